@@ -1,0 +1,128 @@
+//! Memory that operations move bytes to and from.
+//!
+//! [`Segment`] is an address range whose validity somebody promised; [`Buffer`] is aligned memory that we own.
+//! Invariant: every dereference of a segment happens between the push of its operation and the reaping of its completion.
+
+use smallvec::SmallVec;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// An address range. Its maker promised that it stays valid, and is not used otherwise, while an operation uses it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Segment {
+    address: *mut u8,
+    len: usize,
+}
+
+// SAFETY: a segment is an address and a length; the promise made to `Segment::new` holds whichever thread uses it.
+unsafe impl Send for Segment {}
+
+impl Segment {
+    /// # Safety
+    /// From the push of an operation that holds this segment until its completion was reaped (or the backend dropped),
+    /// `address..address + len` is valid for reads and writes (a segment used only by writes to files: for reads), and
+    /// nobody writes to it (a segment that a read fills: nobody reads or writes it) but the backend. Guest memory, which
+    /// the guest may change at any time, is allowed: the backend never relies on the bytes' values.
+    pub const unsafe fn new(address: *mut u8, len: usize) -> Segment {
+        Segment { address, len }
+    }
+
+    /// First byte.
+    pub const fn address(self) -> *mut u8 {
+        self.address
+    }
+
+    /// Bytes.
+    // a segment of length zero is legal, and nothing asks for it
+    #[allow(clippy::len_without_is_empty)]
+    pub const fn len(self) -> usize {
+        self.len
+    }
+}
+
+/// A scatter list. Four segments stay inline; longer lists allocate.
+pub type Segments = SmallVec<[Segment; 4]>;
+
+/// Zeroed memory of its own, aligned to [`Buffer::ALIGN`].
+#[derive(Debug)]
+pub struct Buffer {
+    address: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its memory exclusively.
+unsafe impl Send for Buffer {}
+// SAFETY: shared references only read.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Page alignment: enough for every O_DIRECT device that Linux knows.
+    pub const ALIGN: usize = 4096;
+
+    fn layout(len: usize) -> Layout {
+        // the length is at most isize::MAX - ALIGN for every buffer that can exist; an absurd one fails like any allocation
+        match Layout::from_size_align(len.max(1), Self::ALIGN) {
+            Ok(layout) => layout,
+            Err(_) => handle_alloc_error(Layout::new::<u8>()),
+        }
+    }
+
+    /// `len` zero bytes.
+    pub fn zeroed(len: usize) -> Buffer {
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is at least one.
+        let address = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(address) {
+            Some(address) => Buffer { address, len },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: address and len describe our own initialised memory.
+        unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.len) }
+    }
+
+    /// The bytes, to change.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` excludes other references.
+        unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len) }
+    }
+
+    /// `len` bytes from `offset` on as a segment.
+    ///
+    /// # Safety
+    /// As [`Segment::new`]: the buffer is neither dropped nor touched while an operation uses the segment.
+    ///
+    /// # Panics
+    /// If the range is outside the buffer.
+    pub unsafe fn segment(&mut self, offset: usize, len: usize) -> Segment {
+        assert!(offset <= self.len && len <= self.len - offset, "segment outside its buffer");
+        // SAFETY: the range is inside our memory; the rest is the caller's promise.
+        unsafe { Segment::new(self.address.as_ptr().add(offset), len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this very layout.
+        unsafe { dealloc(self.address.as_ptr(), Self::layout(self.len)) }
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        let mut copy = Buffer::zeroed(self.len);
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
+    }
+}
+
+impl From<&[u8]> for Buffer {
+    fn from(bytes: &[u8]) -> Buffer {
+        let mut buffer = Buffer::zeroed(bytes.len());
+        buffer.as_mut_slice().copy_from_slice(bytes);
+        buffer
+    }
+}

@@ -1,0 +1,62 @@
+//! Byte movers behind one trait: `uring` (io_uring), `threads` (a worker pool), `sim` (a deterministic, faulty disk).
+//!
+//! Knows: files, offsets, memory segments, the operating system. Must never know: image formats, guests, requests.
+//!
+//! Invariants:
+//! * no call but [`Backend::wait`] ever blocks;
+//! * every accepted operation completes exactly once, in any order;
+//! * short transfers, EINTR, EAGAIN and partial submission end here: a completion is final;
+//! * the number of operations in flight is bounded by [`Backend::capacity`].
+
+pub mod buffer;
+pub mod op;
+
+pub use buffer::{Buffer, Segment, Segments};
+pub use op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat, Token};
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// The operation was not accepted because [`Backend::capacity`] operations are in flight; here it is back.
+#[derive(Debug)]
+pub struct Full(pub Op);
+
+/// Moves bytes. See the crate's header for the invariants.
+pub trait Backend {
+    /// Queues an operation. Nothing happens before [`Backend::submit`].
+    fn push(&mut self, token: Token, op: Op) -> Result<(), Full>;
+
+    /// Hands queued operations to the kernel (or the workers) and collects what finished: at most one system call.
+    fn submit(&mut self) -> std::io::Result<()>;
+
+    /// Takes finished operations: appends to `out`, returns how many. Does no system call.
+    fn reap(&mut self, out: &mut Vec<Completion>) -> usize;
+
+    /// As `submit`, but sleeps until something finished or `timeout` ran out. For tools and tests, never for event loops.
+    fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
+
+    /// Becomes readable when something finished. An eventfd; never the ring itself (lost wake-ups with DEFER_TASKRUN).
+    fn notify_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Makes `notify_fd` unreadable again; called before reaping to empty.
+    fn clear_notify(&mut self);
+
+    /// How many operations may be in flight.
+    fn capacity(&self) -> usize;
+
+    /// How many are in flight.
+    fn in_flight(&self) -> usize;
+
+    /// Time since some fixed moment. Simulated disks simulate it.
+    fn now(&self) -> Duration;
+
+    /// Short name for reports: "io_uring", "threads", "sim".
+    fn name(&self) -> &'static str;
+
+    /// Nanoseconds spent inside system calls of `submit` since the last call of this method: reported apart from our own time.
+    fn take_syscall_nanos(&mut self) -> u64;
+
+    /// Registers a long-lived buffer (table and bounce arenas) so that transfers inside it skip page pinning. Best effort:
+    /// the memory must stay valid until the backend is dropped.
+    fn register_buffer(&mut self, segment: Segment);
+}

@@ -1,0 +1,167 @@
+//! What a backend can do, and how it answers.
+//!
+//! Knows: files by slot number, byte ranges, memory segments. Must never know: image formats, guests, requests.
+
+use crate::buffer::Segments;
+use std::ffi::CString;
+
+/// Chosen by the caller, given back with the completion.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// An open file of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct FileId(pub u32);
+
+/// How to open a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct OpenFlags {
+    /// For writing too.
+    pub write: bool,
+    /// Bypass the page cache (O_DIRECT).
+    pub direct: bool,
+}
+
+/// How QEMU's programs and we keep out of each other's way: shared byte-range (OFD) locks on the bytes 100.. and 200..
+/// that QEMU uses (one byte a permission).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LockMode {
+    /// We read and tolerate no writer.
+    Read,
+    /// We read and write and tolerate no other writer (readers that tolerate no writer are refused by it too).
+    Write,
+    /// Give the locks back.
+    None,
+}
+
+/// An operation. Data segments must stay valid until its completion was reaped (see [`crate::buffer::Segment`]).
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Open; completes with [`Output::Opened`]. Never creates.
+    Open {
+        /// Path.
+        path: CString,
+        /// How.
+        flags: OpenFlags,
+    },
+    /// Length, kind and alignment; completes with [`Output::Stat`].
+    Stat {
+        /// Which file.
+        file: FileId,
+    },
+    /// Take, change or drop QEMU-compatible locks. Fails with EAGAIN when somebody else holds a conflicting one.
+    Lock {
+        /// Which file.
+        file: FileId,
+        /// What to hold.
+        mode: LockMode,
+    },
+    /// Close; locks go with it.
+    Close {
+        /// Which file.
+        file: FileId,
+    },
+    /// Read; completes with [`Output::Bytes`]: the full length, or less only at the end of the file.
+    Read {
+        /// Which file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// Where to.
+        segments: Segments,
+    },
+    /// Write; completes with [`Output::Bytes`] only when all is written.
+    Write {
+        /// Which file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// Where from.
+        segments: Segments,
+    },
+    /// fdatasync.
+    Sync {
+        /// Which file.
+        file: FileId,
+    },
+    /// Make the range read as zeros without writing data if the file system can (fallocate ZERO_RANGE, or PUNCH_HOLE
+    /// with `unmap`); falls back to writing zeros where it cannot.
+    ZeroRange {
+        /// Which file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Host space may be given back.
+        unmap: bool,
+    },
+    /// Punch a hole; where the file system cannot, completes with EOPNOTSUPP.
+    PunchHole {
+        /// Which file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Grow the file to `to` bytes: by allocating (fallocate mode 0) if `allocate`, falling back to a sparse extension.
+    Grow {
+        /// Which file.
+        file: FileId,
+        /// Present length.
+        from: u64,
+        /// New length.
+        to: u64,
+        /// Allocate blocks ahead.
+        allocate: bool,
+    },
+    /// ftruncate.
+    SetLen {
+        /// Which file.
+        file: FileId,
+        /// New length.
+        len: u64,
+    },
+}
+
+/// What a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stat {
+    /// Length in bytes (of a block device: its size).
+    pub len: u64,
+    /// Device and inode: two names of one file compare equal.
+    pub identity: (u64, u64),
+    /// Bytes that offsets and lengths must be multiples of: 1 for buffered files.
+    pub offset_align: u32,
+    /// Bytes that memory addresses must be multiples of: 1 for buffered files.
+    pub memory_align: u32,
+    /// It is a block device (cannot grow).
+    pub block_device: bool,
+}
+
+/// What came out of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Output {
+    /// [`Op::Open`].
+    Opened(FileId),
+    /// [`Op::Stat`].
+    Stat(Stat),
+    /// [`Op::Read`] and [`Op::Write`]: bytes moved.
+    Bytes(u64),
+    /// Everything else.
+    Done,
+}
+
+/// An operating system error number, positive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Errno(pub i32);
+
+/// The answer to one operation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Completion {
+    /// The operation's token.
+    pub token: Token,
+    /// How it ended.
+    pub result: Result<Output, Errno>,
+}

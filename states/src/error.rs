@@ -1,0 +1,60 @@
+//! Errors that name the blame: the caller's misuse, an unsupported feature, a corrupt image, the device, full, poisoned.
+
+use alloc::string::String;
+use core::fmt;
+
+/// What went wrong, sorted by whose fault it is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller asked for something that makes no sense, or is not allowed (write to a read-only image).
+    Misuse(&'static str),
+    /// The image needs something that quod does not do; the text names the bits or the feature.
+    Unsupported(String),
+    /// The image contradicts its format.
+    Corrupt {
+        /// The table or header field.
+        place: &'static str,
+        /// Index in that table (0 for header fields).
+        index: u64,
+        /// The value found.
+        value: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The host's file failed.
+    Device {
+        /// What was tried.
+        op: &'static str,
+        /// Host offset.
+        offset: u64,
+        /// The operating system's error number.
+        errno: i32,
+    },
+    /// The host's file system is full.
+    NoSpace,
+    /// An earlier metadata write or sync failed; the image only reads until it is opened again.
+    Poisoned,
+    /// The image is closed or closing.
+    Closed,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Misuse(what) => write!(f, "misuse: {what}"),
+            Error::Unsupported(what) => write!(f, "unsupported: {what}"),
+            Error::Corrupt { place, index, value, what } => {
+                write!(f, "corrupt image: {place}[{index}] = {value:#x}: {what}")
+            }
+            Error::Device { op, offset, errno } => {
+                write!(f, "device error {errno} in {op} at host offset {offset:#x}")
+            }
+            Error::NoSpace => f.write_str("no space left on the host device"),
+            Error::Poisoned => f.write_str("the image is poisoned by an earlier metadata write error"),
+            Error::Closed => f.write_str("the image is closed"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

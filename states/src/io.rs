@@ -1,0 +1,175 @@
+//! What the machine wants done: I/O that is named, not performed.
+//!
+//! Knows: host offsets, lengths, which request's buffer a transfer belongs to.
+//! Must never know: file descriptors, memory addresses, a byte of guest data.
+//!
+//! Invariants:
+//! * every [`Io`] except [`IoOp::ZeroBuffer`] gets exactly one `handle_completion` with its id;
+//! * an [`Io`] never depends on the order in which the embedder performs it: what must be ordered is not yet named;
+//! * ranges of data transfers are exact bytes; the embedder rounds reads out to the device's alignment (reads have
+//!   no neighbours to hurt). Writes are already aligned when head and tail are counted in.
+
+use crate::acb::AcbId;
+use crate::request::RequestId;
+
+/// Names one I/O in flight: slab index and generation, so that a stale completion is recognised.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct IoId {
+    /// Slot of the machine's I/O slab.
+    pub index: u32,
+    /// Changes whenever the slot is used again.
+    pub generation: u32,
+}
+
+/// One thing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Io {
+    /// To be given back with the outcome.
+    pub id: IoId,
+    /// What to do.
+    pub op: IoOp,
+}
+
+/// Which side of the guest's bytes a fill belongs to: the part of the written range in front of them, or behind.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Part {
+    /// In front of the guest's bytes (QEMU: prefill).
+    Head,
+    /// Behind the guest's bytes (QEMU: postfill).
+    Tail,
+}
+
+/// Where the bytes of a fill come from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FillSource {
+    /// This image's file at a host offset (read-modify-write of a sector, copy of a shared cluster).
+    Host(u64),
+    /// The backing layer at a guest offset.
+    Backing(u64),
+}
+
+/// The operations. Offsets and lengths are bytes; "host" is an offset in this image's file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum IoOp {
+    /// Read metadata; complete with `Outcome::Table(bytes)`, exactly `len` bytes (zeros past the end of the file).
+    ReadTable {
+        /// Host offset.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// Write metadata. The bytes come from `Image::encode(id, buf)`, called before the next mutator.
+    WriteTable {
+        /// Host offset.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// Host file -> the request's buffer. Bytes past the end of the file are zeros.
+    ReadData {
+        /// Whose buffer.
+        request: RequestId,
+        /// Where in that buffer.
+        buffer_offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Host offset, any byte.
+        host: u64,
+    },
+    /// Backing layer -> the request's buffer. The range lies inside the backing layer.
+    ReadBacking {
+        /// Whose buffer.
+        request: RequestId,
+        /// Where in that buffer.
+        buffer_offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Offset in the backing layer's guest disk.
+        guest: u64,
+    },
+    /// Fill part of a request's buffer with zeros. Done at once; gets no completion (its id means nothing).
+    ZeroBuffer {
+        /// Whose buffer.
+        request: RequestId,
+        /// Where in that buffer.
+        buffer_offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Read `len` bytes of `source` to position `at` of the fill buffer `part` of `acb`. The fill buffer has `part_len`
+    /// bytes and starts out as zeros when its first fill (or, without fills, the write) is named.
+    ReadFill {
+        /// Whose fill buffer.
+        acb: AcbId,
+        /// Which of its two.
+        part: Part,
+        /// Size of that fill buffer, bytes.
+        part_len: u32,
+        /// Where in the fill buffer.
+        at: u32,
+        /// Bytes.
+        len: u32,
+        /// Where from.
+        source: FillSource,
+    },
+    /// Host file <- head fill, guest bytes, tail fill, as one write at `host - head`. Frees the acb's fill buffers.
+    WriteData {
+        /// Whose fill buffers.
+        acb: AcbId,
+        /// Whose guest bytes.
+        request: RequestId,
+        /// Where in the request's buffer.
+        buffer_offset: u64,
+        /// Guest bytes.
+        len: u64,
+        /// Host offset of the first guest byte.
+        host: u64,
+        /// Bytes of head fill (zeros where nothing was read).
+        head: u32,
+        /// Bytes of tail fill (zeros where nothing was read).
+        tail: u32,
+        /// The request has no buffer: its bytes are `len` zeros (write-zeroes that must copy its surroundings).
+        zero: bool,
+    },
+    /// Make `len` bytes at `host` read as zeros. `unmap` lets the host give the space back.
+    ZeroRange {
+        /// Host offset, aligned.
+        host: u64,
+        /// Bytes, aligned.
+        len: u64,
+        /// Punching a hole is allowed (and wanted).
+        unmap: bool,
+    },
+    /// Give space back to the host: a hole, reads as zeros.
+    PunchHole {
+        /// Host offset.
+        host: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Make the file at least `to` bytes long; the new space reads as zeros. `from` is its length now.
+    Grow {
+        /// Present length.
+        from: u64,
+        /// Wanted length.
+        to: u64,
+    },
+    /// Set the file's length to exactly `len`.
+    SetLen {
+        /// Bytes.
+        len: u64,
+    },
+    /// Make every write completed before now durable, the file's length included (fdatasync).
+    Sync,
+}
+
+/// How an I/O ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// As asked.
+    Done,
+    /// [`IoOp::ReadTable`]: the bytes.
+    Table(&'a [u8]),
+    /// It failed; the operating system's error number.
+    Failed(i32),
+}

@@ -1,0 +1,70 @@
+//! What the embedder decides about an image.
+
+/// When an allocating write completes. Both keep the same power-cut guarantee.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Policy {
+    /// When its data is written and its mapping is live in memory; the next flush makes both durable.
+    #[default]
+    Writeback,
+    /// When its batch of pointers is written to the file, as QED did.
+    Writethrough,
+}
+
+/// What an allocating write waits for: the steps of the 2010 discussion.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Gate {
+    /// Every other allocating write of the image (QED as shipped).
+    Image,
+    /// Others only while one of them allocates an L2 table (the patch).
+    NewTable,
+    /// Other allocating writes under the same L2 table (the per-table queue).
+    Table,
+    /// Only an allocating write of the same cluster.
+    #[default]
+    Cluster,
+}
+
+/// Settings of one image's machine. All limits are hard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Options {
+    /// Requests that may be open at once.
+    pub requests: u32,
+    /// Control blocks: extents in progress at once. At least one.
+    pub acbs: u32,
+    /// Table cache, bytes (slices of 4 KiB).
+    pub cache_bytes: u64,
+    /// Offsets and lengths of writes must be multiples of this (1: buffered file).
+    pub align: u32,
+    /// See [`Policy`].
+    pub policy: Policy,
+    /// See [`Gate`].
+    pub gate: Gate,
+    /// Refuse everything that writes; write nothing.
+    pub read_only: bool,
+    /// Dirty mappings are committed after this many milliseconds.
+    pub commit_ms: u32,
+    /// QED's need-check bit is cleared after this many milliseconds without allocation.
+    pub need_check_ms: u32,
+    /// The file grows ahead of the data in steps of this many bytes.
+    pub grow_step: u64,
+    /// Give out every state transition through `poll_transition`.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            requests: 128,
+            acbs: 256,
+            cache_bytes: 32 << 20,
+            align: 1,
+            policy: Policy::Writeback,
+            gate: Gate::Cluster,
+            read_only: false,
+            commit_ms: 1000,
+            need_check_ms: 5000,
+            grow_step: 64 << 20,
+            trace: false,
+        }
+    }
+}

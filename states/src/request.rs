@@ -1,0 +1,141 @@
+//! What a guest asks of an image.
+//!
+//! Knows: guest offsets and lengths. Must never know: buffers (the embedder keeps them, found by [`RequestId`]).
+
+use crate::error::Error;
+
+bitflags::bitflags! {
+    /// Options of a request.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct Flags: u8 {
+        /// Forced unit access: durable, its mapping included, before it completes.
+        const FUA = 1;
+        /// Write-zeroes may give host space back.
+        const MAY_UNMAP = 2;
+    }
+}
+
+bitflags::bitflags! {
+    /// What a request met on its way, for statistics. A request with none of them was answered from nothing.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct Path: u16 {
+        /// Data found in an allocated cluster, tables in the cache.
+        const HIT = 1;
+        /// A table had to be read.
+        const MISS = 2;
+        /// New clusters were allocated.
+        const ALLOCATE = 4;
+        /// The backing layer was read.
+        const BACKING = 8;
+        /// A range known to be zero.
+        const ZERO = 16;
+        /// Waited for the commit pipeline (flush, FUA, writethrough).
+        const FLUSH = 32;
+        /// A sector was read, modified and written back.
+        const MODIFY = 64;
+        /// A new L2 table was allocated.
+        const NEW_TABLE = 128;
+        /// Waited for another request.
+        const WAITED = 256;
+    }
+}
+
+/// The kinds of request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// Guest disk -> buffer.
+    Read,
+    /// Buffer -> guest disk.
+    Write,
+    /// The range reads as zeros afterwards.
+    WriteZeroes,
+    /// The guest does not need the range any more.
+    Discard,
+    /// All that completed before becomes durable.
+    Flush,
+    /// What is the first run of the range made of? Answered by `Event::Done::extent`.
+    Map,
+    /// Make the file self-consistent (all metadata written and durable, no dirty bit), without stopping service.
+    Quiesce,
+    /// As quiesce, then give back space ahead of the data; nothing is accepted afterwards.
+    Close,
+    /// Set the size of the guest disk to `offset` bytes.
+    Resize,
+}
+
+/// One request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Request {
+    /// What.
+    pub kind: Kind,
+    /// First byte of the guest disk.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Options.
+    pub flags: Flags,
+    /// Given back with the answer.
+    pub user: u64,
+}
+
+/// Names an accepted request. `index` is below the configured number of requests: use it as an array index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct RequestId {
+    /// Slot.
+    pub index: u32,
+    /// Changes whenever the slot is used again.
+    pub generation: u32,
+}
+
+/// What a run of the guest disk is made of, in this layer alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Status {
+    /// Nothing here: the backing layer shows through, or zeros without one.
+    Unallocated,
+    /// Reads as zeros, hides the backing layer.
+    Zero,
+    /// Data in this image's file.
+    Data,
+}
+
+/// A run of the guest disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Extent {
+    /// First guest byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// What it is.
+    pub status: Status,
+    /// Where it lies in this image's file.
+    pub host: Option<u64>,
+}
+
+/// What the machine has to tell.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Event {
+    /// A request ended.
+    Done {
+        /// Which.
+        request: RequestId,
+        /// Its `user` value.
+        user: u64,
+        /// How.
+        result: Result<(), Error>,
+        /// What it met.
+        path: Path,
+        /// The answer to [`Kind::Map`].
+        extent: Option<Extent>,
+    },
+    /// A metadata write or sync failed: from now on reads only. Told once.
+    Poisoned(Error),
+}
+
+/// Why a request was not accepted.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Refused {
+    /// All slots are in use: submit again after a completion.
+    Busy,
+    /// It can never be accepted.
+    Invalid(Error),
+}
