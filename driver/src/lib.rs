@@ -1,1 +1,48 @@
-//! placeholder
+//! An asynchronous block driver for QED and qcow2 disk images that an event loop embeds.
+//!
+//! [`Driver`] owns one backend (io_uring, or a worker pool) and many disks. No call blocks, except those of [`tools`] and
+//! [`Driver::wait`]. Every guest request is an explicit state machine in `quod-states`; bytes are moved by `quod-backend`;
+//! this crate is the pump between the two.
+//!
+//! ```no_run
+//! use quod::{Buffer, Config, Driver, OpenOptions, Request};
+//! # fn main() -> Result<(), quod::Error> {
+//! let mut driver = Driver::new(Config::default())?; // mio's event::Source, and AsFd
+//! let disk = driver.open("disk.qed", OpenOptions::new().write(true))?; // completes as an event
+//! // in the event loop, when the descriptor is readable or `next_timeout` has passed:
+//! driver.turn()?; // never blocks
+//! while let Some(done) = driver.next_completion() {
+//!     println!("{:?} of {:?}: {:?}", done.kind, done.disk, done.result);
+//! }
+//! driver.submit(disk, Request::read(0, Buffer::zeroed(4096), 1)).map_err(|rejected| rejected.reason)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Knows: both sides. Must never know: how an image is laid out, how a system call is made.
+
+mod any;
+mod buffers;
+mod config;
+mod driver;
+mod error;
+mod event_loop;
+pub mod gate;
+mod hold;
+mod request;
+mod stats;
+pub mod tools;
+
+pub use any::{AnyBackend, BackendKind};
+pub use buffers::{Buffers, RawBuffers};
+pub use config::{Config, OpenOptions};
+pub use driver::{Driver, TimedTransition};
+pub use error::Error;
+pub use gate::{AllowAll, DenyBacking, OpenGate, SameDirectory};
+pub use hold::Hold;
+pub use request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request};
+pub use stats::{KINDS, PathClass, Stats};
+
+pub use quod_backend::{Backend, Buffer, Segment, Segments};
+pub use quod_states::{Backing, Counters, Extent, Flags, Format, Gate, Info, Kind, Path, Policy, State, Status, Transition};
+pub use {quod_backend as backend, quod_states as states};

@@ -1,0 +1,229 @@
+//! What the embedder decides: [`Config`] for the whole driver, [`OpenOptions`] for one disk.
+//!
+//! Knows: limits and switches. Must never know: files, machines, operations.
+//! Invariant: every number here is a hard bound; nothing in the driver grows beyond it.
+
+use crate::gate::{DenyBacking, OpenGate};
+use crate::any::BackendKind;
+use quod_states::{Format, Gate, Options, Policy};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Settings of a driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// How bytes are moved.
+    pub backend: BackendKind,
+    /// Backend operations in flight.
+    pub queue_depth: u32,
+    /// Guest requests that may be open at once, per disk.
+    pub requests: u32,
+    /// Record every state transition; take them with `Driver::drain_transitions`.
+    pub trace: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { backend: BackendKind::Auto, queue_depth: 256, requests: 128, trace: false }
+    }
+}
+
+/// How to open a disk. Read-only unless [`OpenOptions::write`] says otherwise.
+#[derive(Clone)]
+pub struct OpenOptions {
+    pub(crate) user: u64,
+    pub(crate) write: bool,
+    pub(crate) direct: bool,
+    pub(crate) backing_direct: Option<bool>,
+    pub(crate) format: Option<Format>,
+    pub(crate) lock: bool,
+    pub(crate) policy: Policy,
+    pub(crate) gate: Gate,
+    pub(crate) cache_bytes: u64,
+    pub(crate) grow_step: u64,
+    pub(crate) allocate_ahead: bool,
+    pub(crate) commit_ms: u32,
+    pub(crate) need_check_ms: u32,
+    pub(crate) acbs: u32,
+    pub(crate) follow_backing: bool,
+    pub(crate) max_depth: u32,
+    gatekeeper: Arc<Mutex<dyn OpenGate + Send>>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions::new()
+    }
+}
+
+impl OpenOptions {
+    /// Read-only, buffered, locked, format probed, no backing file allowed.
+    pub fn new() -> OpenOptions {
+        let core = Options::default();
+        OpenOptions {
+            user: 0,
+            write: false,
+            direct: false,
+            backing_direct: None,
+            format: None,
+            lock: true,
+            policy: core.policy,
+            gate: core.gate,
+            cache_bytes: core.cache_bytes,
+            grow_step: core.grow_step,
+            allocate_ahead: true,
+            commit_ms: core.commit_ms,
+            need_check_ms: core.need_check_ms,
+            acbs: core.acbs,
+            follow_backing: true,
+            max_depth: 32,
+            gatekeeper: Arc::new(Mutex::new(DenyBacking)),
+        }
+    }
+
+    /// Given back as `Completion::user` when the opening ends.
+    pub fn user(mut self, user: u64) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// Open for writing.
+    pub fn write(mut self, write: bool) -> Self {
+        self.write = write;
+        self
+    }
+
+    /// Bypass the page cache (O_DIRECT).
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// Bypass the page cache for the backing files too; None: as the image.
+    pub fn backing_direct(mut self, direct: Option<bool>) -> Self {
+        self.backing_direct = direct;
+        self
+    }
+
+    /// The image's format; None: probe.
+    pub fn format(mut self, format: Option<Format>) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Take QEMU-compatible locks (the default).
+    pub fn lock(mut self, lock: bool) -> Self {
+        self.lock = lock;
+        self
+    }
+
+    /// When an allocating write completes.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// What an allocating write waits for.
+    pub fn gate(mut self, gate: Gate) -> Self {
+        self.gate = gate;
+        self
+    }
+
+    /// Bytes of table cache, per layer.
+    pub fn cache_bytes(mut self, bytes: u64) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// The file grows ahead of the data in steps of this many bytes.
+    pub fn grow_step(mut self, bytes: u64) -> Self {
+        self.grow_step = bytes;
+        self
+    }
+
+    /// Growing allocates host blocks (fallocate) instead of leaving a hole. The default.
+    pub fn allocate_ahead(mut self, allocate: bool) -> Self {
+        self.allocate_ahead = allocate;
+        self
+    }
+
+    /// Dirty mappings are committed after this many milliseconds.
+    pub fn commit_ms(mut self, ms: u32) -> Self {
+        self.commit_ms = ms;
+        self
+    }
+
+    /// QED's need-check bit is cleared after this many milliseconds without allocation.
+    pub fn need_check_ms(mut self, ms: u32) -> Self {
+        self.need_check_ms = ms;
+        self
+    }
+
+    /// Control blocks: extents in progress at once, per layer.
+    pub fn acbs(mut self, acbs: u32) -> Self {
+        self.acbs = acbs.max(1);
+        self
+    }
+
+    /// Who may be opened as a backing file; nobody by default. See [`crate::gate`].
+    pub fn backing(mut self, gate: impl OpenGate + Send + 'static) -> Self {
+        self.gatekeeper = Arc::new(Mutex::new(gate));
+        self
+    }
+
+    /// As [`OpenOptions::backing`], with a closure: the image's path and the backing name as it stands in the image in,
+    /// the file to open out.
+    pub fn gate_fn(self, gate: impl FnMut(&Path, &[u8]) -> Option<PathBuf> + Send + 'static) -> Self {
+        self.backing(gate)
+    }
+
+    /// Do not open the backing file at all: what the image does not hold reads as zeros. For tools.
+    pub fn no_backing(mut self, no_backing: bool) -> Self {
+        self.follow_backing = !no_backing;
+        self
+    }
+
+    /// Layers a disk may have, the image itself included.
+    pub fn max_depth(mut self, depth: u32) -> Self {
+        self.max_depth = depth.max(1);
+        self
+    }
+
+    /// Asks the gate.
+    pub(crate) fn ask_gate(&self, image: &Path, name: &[u8]) -> Option<PathBuf> {
+        self.gatekeeper.lock().unwrap_or_else(PoisonError::into_inner).allow(image, name)
+    }
+
+    /// The machine's settings for the layer at `depth` (0: the image) of a file with this alignment.
+    pub(crate) fn core(&self, config: &Config, depth: usize, align: u32) -> Options {
+        // a deeper layer serves the extents of the layer above it: each acb reads at most data, head fill and tail fill
+        let requests = if depth == 0 { config.requests } else { self.acbs.saturating_mul(3) };
+        Options {
+            requests,
+            acbs: self.acbs,
+            cache_bytes: self.cache_bytes,
+            align,
+            policy: self.policy,
+            gate: self.gate,
+            read_only: depth > 0 || !self.write,
+            commit_ms: self.commit_ms,
+            need_check_ms: self.need_check_ms,
+            grow_step: self.grow_step,
+            trace: config.trace,
+        }
+    }
+}
+
+impl fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenOptions")
+            .field("write", &self.write)
+            .field("direct", &self.direct)
+            .field("format", &self.format)
+            .field("lock", &self.lock)
+            .field("policy", &self.policy)
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}

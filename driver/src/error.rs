@@ -1,0 +1,210 @@
+//! Errors of the driver: what the machine or the operating system said, with the file that it is about.
+//!
+//! Knows: paths, error numbers, the machine's errors. Must never know: how to recover.
+//! Invariant: every error names whose fault it is, and where.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What went wrong, sorted by whose fault it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller asked for something that makes no sense, or is not allowed.
+    Misuse(&'static str),
+    /// The image needs something that quod does not do.
+    Unsupported {
+        /// Which file.
+        path: PathBuf,
+        /// The bits or the feature.
+        what: String,
+    },
+    /// The image contradicts its format.
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// The table or header field.
+        place: &'static str,
+        /// Index in that table (0 for header fields).
+        index: u64,
+        /// The value found.
+        value: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The host's file failed.
+    Device {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// Host offset.
+        offset: u64,
+        /// The operating system's error number.
+        errno: i32,
+    },
+    /// The host's file system is full.
+    NoSpace {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// An earlier metadata write or sync failed; the image only reads until it is opened again.
+    Poisoned {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// All slots are in use: try again after a completion.
+    Busy,
+    /// The disk is closed, closing or was never open.
+    Closed,
+    /// The open gate refused a backing file.
+    NotAllowed {
+        /// The image that names it.
+        image: PathBuf,
+        /// The name as it stands in the image.
+        backing: String,
+    },
+    /// Another process holds a conflicting lock.
+    Locked {
+        /// Which file.
+        path: PathBuf,
+        /// The lock that we wanted: "write" or "read".
+        lock: &'static str,
+    },
+    /// The chain of backing files leads back to a file above.
+    BackingLoop {
+        /// The image that names it.
+        image: PathBuf,
+        /// The file that stands in the chain already.
+        repeated: PathBuf,
+    },
+    /// The chain of backing files is longer than allowed.
+    TooDeep {
+        /// The last file that was opened.
+        image: PathBuf,
+        /// The limit, in layers.
+        depth: u32,
+    },
+    /// A file could not be opened, examined or closed, or the backend itself failed.
+    Io {
+        /// Which file; empty when it is about the backend.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// The operating system's error number.
+        errno: i32,
+    },
+}
+
+impl Error {
+    /// Adds the file to what its machine said.
+    pub fn from_core(path: &Path, error: &quod_states::Error) -> Error {
+        use quod_states::Error as Core;
+        let path = path.to_path_buf();
+        match error {
+            Core::Misuse(what) => Error::Misuse(what),
+            Core::Unsupported(what) => Error::Unsupported { path, what: what.clone() },
+            Core::Corrupt { place, index, value, what } => {
+                Error::Corrupt { path, place, index: *index, value: *value, what }
+            }
+            Core::Device { op, offset, errno } => Error::Device { path, op, offset: *offset, errno: *errno },
+            Core::NoSpace => Error::NoSpace { path },
+            Core::Poisoned => Error::Poisoned { path },
+            Core::Closed => Error::Closed,
+            other => Error::Unsupported { path, what: other.to_string() },
+        }
+    }
+
+    /// A failed system call about no file in particular.
+    pub(crate) fn backend(op: &'static str, error: &std::io::Error) -> Error {
+        Error::Io { path: PathBuf::new(), op, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    }
+
+    /// A failed system call about a file.
+    pub(crate) fn io(path: &Path, op: &'static str, errno: i32) -> Error {
+        Error::Io { path: path.to_path_buf(), op, errno }
+    }
+
+    /// The operating system's error number that comes closest.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::Device { errno, .. } | Error::Io { errno, .. } => *errno,
+            Error::NoSpace { .. } => libc::ENOSPC,
+            Error::Misuse(_) => libc::EINVAL,
+            Error::Unsupported { .. } => libc::ENOTSUP,
+            Error::Busy | Error::Locked { .. } => libc::EAGAIN,
+            Error::Closed => libc::EBADF,
+            Error::NotAllowed { .. } => libc::EPERM,
+            Error::BackingLoop { .. } | Error::TooDeep { .. } => libc::ELOOP,
+            Error::Corrupt { .. } | Error::Poisoned { .. } => libc::EIO,
+        }
+    }
+}
+
+/// The operating system's text for an error number, without Rust's "(os error N)".
+fn describe(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Misuse(what) => write!(f, "misuse: {what}"),
+            Error::Unsupported { path, what } => write!(f, "{}: unsupported: {what}", path.display()),
+            Error::Corrupt { path, place, index, value, what } => {
+                write!(f, "{}: corrupt image: {place}[{index}] = {value:#x}: {what}", path.display())
+            }
+            Error::Device { path, op, offset, errno } => {
+                write!(f, "{}: {op} at host offset {offset:#x} failed: {}", path.display(), describe(*errno))
+            }
+            Error::NoSpace { path } => write!(f, "{}: no space left on the host device", path.display()),
+            Error::Poisoned { path } => {
+                write!(f, "{}: an earlier metadata write failed, the image only reads now", path.display())
+            }
+            Error::Busy => f.write_str("all request slots are in use"),
+            Error::Closed => f.write_str("the disk is not open"),
+            Error::NotAllowed { image, backing } => {
+                write!(f, "{}: its backing file '{backing}' may not be opened (open gate)", image.display())
+            }
+            Error::Locked { path, lock } => {
+                let file = path.display();
+                write!(f, "{file}: Failed to get \"{lock}\" lock: is another process using the image?")
+            }
+            Error::BackingLoop { image, repeated } => {
+                let (image, repeated) = (image.display(), repeated.display());
+                write!(f, "{image}: its backing file '{repeated}' stands in the chain above already")
+            }
+            Error::TooDeep { image, depth } => {
+                write!(f, "{}: has a backing file, but {depth} layers is the limit", image.display())
+            }
+            Error::Io { path, op, errno } if path.as_os_str().is_empty() => {
+                write!(f, "{op} failed: {}", describe(*errno))
+            }
+            Error::Io { path, op, errno } => {
+                write!(f, "{}: could not {op}: {}", path.display(), describe(*errno))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_names_what_and_where() {
+        let path = PathBuf::from("/images/a.qed");
+        let lock = Error::Locked { path: path.clone(), lock: "write" }.to_string();
+        assert!(lock.contains("/images/a.qed") && lock.contains("Failed to get \"write\" lock"));
+        let device = Error::Device { path: path.clone(), op: "WriteData", offset: 4096, errno: libc::EIO };
+        assert_eq!(device.to_string(), "/images/a.qed: WriteData at host offset 0x1000 failed: Input/output error");
+        let gate = Error::NotAllowed { image: path, backing: "base".into() }.to_string();
+        assert!(gate.contains("a.qed") && gate.contains("'base'"));
+    }
+}

@@ -1,0 +1,195 @@
+//! What a disk has done: counters, bytes, latencies.
+//!
+//! Knows: kinds of requests and what they met. Must never know: which request.
+//! Invariant: recording never allocates; a request counts in one kind and in one path class.
+
+use crate::hold::nanos_histogram;
+use hdrhistogram::Histogram;
+use quod_states::{Counters, Kind, Path};
+use std::time::Duration;
+
+/// The class of a request's path for latency reports: the most expensive thing that it met.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum PathClass {
+    /// Data in allocated clusters, tables in the cache.
+    Hit,
+    /// A table had to be read.
+    Miss,
+    /// New clusters were allocated.
+    Allocate,
+    /// The backing layer was read.
+    Backing,
+    /// Answered by a range known to be zero.
+    Zero,
+    /// Waited for the commit pipeline.
+    Flush,
+    /// A sector was read, modified and written back.
+    Modify,
+}
+
+impl PathClass {
+    /// All, by index.
+    pub const ALL: [PathClass; 7] = [
+        PathClass::Hit,
+        PathClass::Miss,
+        PathClass::Allocate,
+        PathClass::Backing,
+        PathClass::Zero,
+        PathClass::Flush,
+        PathClass::Modify,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            PathClass::Hit => "hit",
+            PathClass::Miss => "miss",
+            PathClass::Allocate => "allocate",
+            PathClass::Backing => "backing",
+            PathClass::Zero => "zero",
+            PathClass::Flush => "flush",
+            PathClass::Modify => "modify",
+        }
+    }
+
+    /// The class of a path; None if the request met nothing.
+    pub fn of(path: Path) -> Option<PathClass> {
+        let order = [
+            (Path::FLUSH, PathClass::Flush),
+            (Path::ALLOCATE, PathClass::Allocate),
+            (Path::MODIFY, PathClass::Modify),
+            (Path::BACKING, PathClass::Backing),
+            (Path::MISS, PathClass::Miss),
+            (Path::HIT, PathClass::Hit),
+            (Path::ZERO, PathClass::Zero),
+        ];
+        order.into_iter().find(|(flag, _)| path.contains(*flag)).map(|(_, class)| class)
+    }
+}
+
+/// The kinds of request, in the order of the histograms.
+pub const KINDS: [Kind; 9] = [
+    Kind::Read,
+    Kind::Write,
+    Kind::WriteZeroes,
+    Kind::Discard,
+    Kind::Flush,
+    Kind::Map,
+    Kind::Quiesce,
+    Kind::Close,
+    Kind::Resize,
+];
+
+fn kind_index(kind: Kind) -> usize {
+    match kind {
+        Kind::Read => 0,
+        Kind::Write => 1,
+        Kind::WriteZeroes => 2,
+        Kind::Discard => 3,
+        Kind::Flush => 4,
+        Kind::Map => 5,
+        Kind::Quiesce => 6,
+        Kind::Close => 7,
+        Kind::Resize => 8,
+    }
+}
+
+/// What a disk has done since it was opened.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Counters of the machines, summed over the layers.
+    pub counters: Counters,
+    /// Guest bytes read.
+    pub bytes_read: u64,
+    /// Guest bytes written.
+    pub bytes_written: u64,
+    /// Requests that completed with an error.
+    pub errors: u64,
+    kinds: Vec<Histogram<u32>>,
+    paths: Vec<Histogram<u32>>,
+}
+
+impl Stats {
+    pub(crate) fn new() -> Stats {
+        Stats {
+            counters: Counters::default(),
+            bytes_read: 0,
+            bytes_written: 0,
+            errors: 0,
+            kinds: KINDS.iter().map(|_| nanos_histogram()).collect(),
+            paths: PathClass::ALL.iter().map(|_| nanos_histogram()).collect(),
+        }
+    }
+
+    /// One request completed.
+    pub(crate) fn record(&mut self, kind: Kind, path: Path, len: u64, ok: bool, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.kinds[kind_index(kind)].saturating_record(nanos);
+        if let Some(class) = PathClass::of(path) {
+            self.paths[class as usize].saturating_record(nanos);
+        }
+        match kind {
+            _ if !ok => self.errors += 1,
+            Kind::Read => self.bytes_read += len,
+            Kind::Write | Kind::WriteZeroes => self.bytes_written += len,
+            _ => {}
+        }
+    }
+
+    /// Latencies of one kind of request, nanoseconds.
+    pub fn kind(&self, kind: Kind) -> &Histogram<u32> {
+        &self.kinds[kind_index(kind)]
+    }
+
+    /// Latencies of one path class, nanoseconds.
+    pub fn path(&self, class: PathClass) -> &Histogram<u32> {
+        &self.paths[class as usize]
+    }
+}
+
+/// Adds one layer's counters.
+pub(crate) fn add_counters(sum: &mut Counters, layer: &Counters) {
+    sum.hits += layer.hits;
+    sum.misses += layer.misses;
+    sum.allocations += layer.allocations;
+    sum.table_reads += layer.table_reads;
+    sum.table_writes += layer.table_writes;
+    sum.table_bytes_written += layer.table_bytes_written;
+    sum.syncs += layer.syncs;
+    sum.grows += layer.grows;
+    sum.commits += layer.commits;
+    sum.new_tables += layer.new_tables;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_agree_with_the_lists() {
+        for (index, kind) in KINDS.into_iter().enumerate() {
+            assert_eq!(kind_index(kind), index);
+        }
+        for (index, class) in PathClass::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, index);
+        }
+    }
+
+    #[test]
+    fn the_most_expensive_thing_names_the_class() {
+        assert_eq!(PathClass::of(Path::empty()), None);
+        assert_eq!(PathClass::of(Path::HIT | Path::WAITED), Some(PathClass::Hit));
+        assert_eq!(PathClass::of(Path::HIT | Path::MISS), Some(PathClass::Miss));
+        assert_eq!(PathClass::of(Path::ALLOCATE | Path::BACKING | Path::MISS), Some(PathClass::Allocate));
+    }
+
+    #[test]
+    fn failures_move_no_bytes() {
+        let mut stats = Stats::new();
+        stats.record(Kind::Read, Path::HIT, 4096, true, Duration::from_micros(5));
+        stats.record(Kind::Write, Path::HIT, 4096, false, Duration::from_micros(5));
+        assert_eq!((stats.bytes_read, stats.bytes_written, stats.errors), (4096, 0, 1));
+        assert_eq!(stats.kind(Kind::Read).len(), 1);
+        assert_eq!(stats.path(PathClass::Hit).len(), 2);
+    }
+}

@@ -1,0 +1,13 @@
+//! Blocking helpers for command lines and tests. Never call them from an event loop.
+//!
+//! Knows: paths and whole images. Must never know: how the driver pumps.
+
+mod check;
+mod create;
+mod info;
+mod session;
+
+pub use check::{CheckReport, Problem, Repair, check};
+pub use create::{CreateOptions, create, set_backing};
+pub use info::{ImageInfo, info, probe};
+pub use session::Session;

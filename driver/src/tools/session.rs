@@ -1,0 +1,123 @@
+//! One disk, blocking: every call waits for its completion.
+
+use crate::config::{Config, OpenOptions};
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::request::{Completion, DiskId, DiskInfo, Request};
+use crate::stats::Stats;
+use quod_backend::Buffer;
+use quod_states::Extent;
+use std::path::Path;
+
+/// A blocking convenience over [`Driver`] for one disk.
+pub struct Session {
+    driver: Driver,
+    disk: DiskId,
+}
+
+impl Session {
+    /// Opens an image.
+    pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Session, Error> {
+        Session::with_config(path, options, Config::default())
+    }
+
+    /// Opens an image with a driver of this configuration.
+    pub fn with_config(path: impl AsRef<Path>, options: OpenOptions, config: Config) -> Result<Session, Error> {
+        let mut driver = Driver::new(config)?;
+        let disk = driver.open(path, options)?;
+        let mut session = Session { driver, disk };
+        session.finish()?;
+        Ok(session)
+    }
+
+    fn finish(&mut self) -> Result<Completion, Error> {
+        loop {
+            if let Some(done) = self.driver.next_completion() {
+                return match &done.result {
+                    Ok(()) => Ok(done),
+                    Err(error) => Err(error.clone()),
+                };
+            }
+            if self.driver.idle() {
+                return Err(Error::Closed);
+            }
+            self.driver.wait(self.driver.next_timeout())?;
+        }
+    }
+
+    /// Runs one request to its end.
+    pub fn run(&mut self, request: Request) -> Result<Completion, Error> {
+        self.driver.submit(self.disk, request).map_err(|rejected| Error::from(rejected.reason))?;
+        self.finish()
+    }
+
+    /// Reads into `bytes` from `offset` on.
+    pub fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let done = self.run(Request::read(offset, Buffer::zeroed(bytes.len()), 0))?;
+        if let Some(buffer) = done.buffers.into_owned() {
+            bytes.copy_from_slice(buffer.as_slice());
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` from `offset` on.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.run(Request::write(offset, Buffer::from(bytes), 0)).map(drop)
+    }
+
+    /// The range reads as zeros afterwards.
+    pub fn write_zeroes(&mut self, offset: u64, len: u64, may_unmap: bool) -> Result<(), Error> {
+        let request = Request::write_zeroes(offset, len, 0);
+        self.run(if may_unmap { request.may_unmap() } else { request }).map(drop)
+    }
+
+    /// The range is not needed any more.
+    pub fn discard(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        self.run(Request::discard(offset, len, 0)).map(drop)
+    }
+
+    /// Everything written so far becomes durable.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.run(Request::flush(0)).map(drop)
+    }
+
+    /// The first run of the range in this layer.
+    pub fn map(&mut self, layer: usize, offset: u64, len: u64) -> Result<Extent, Error> {
+        self.run(Request::map(layer, offset, len, 0))?.extent.ok_or(Error::Misuse("map gave no extent"))
+    }
+
+    /// Sets the size of the guest disk.
+    pub fn resize(&mut self, len: u64) -> Result<(), Error> {
+        self.run(Request::resize(len, 0)).map(drop)
+    }
+
+    /// The file becomes self-consistent.
+    pub fn quiesce(&mut self) -> Result<(), Error> {
+        self.run(Request::quiesce(0)).map(drop)
+    }
+
+    /// Finishes everything and closes the files.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.run(Request::close(0)).map(drop)
+    }
+
+    /// Facts about the disk.
+    pub fn info(&self) -> Option<&DiskInfo> {
+        self.driver.disk_info(self.disk)
+    }
+
+    /// What the disk has done.
+    pub fn stats(&self) -> Option<Stats> {
+        self.driver.stats(self.disk)
+    }
+
+    /// The disk's name.
+    pub fn disk(&self) -> DiskId {
+        self.disk
+    }
+
+    /// The driver beneath.
+    pub fn driver(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
+}
