@@ -8,11 +8,19 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// An address range. Its maker promised that it stays valid, and is not used otherwise, while an operation uses it.
+// laid out as the kernel's `struct iovec`, so that a scatter list is handed over without copying it
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
 pub struct Segment {
     address: *mut u8,
     len: usize,
 }
+
+const _: () = {
+    assert!(size_of::<Segment>() == size_of::<libc::iovec>());
+    assert!(std::mem::offset_of!(Segment, address) == std::mem::offset_of!(libc::iovec, iov_base));
+    assert!(std::mem::offset_of!(Segment, len) == std::mem::offset_of!(libc::iovec, iov_len));
+};
 
 // SAFETY: a segment is an address and a length; the promise made to `Segment::new` holds whichever thread uses it.
 unsafe impl Send for Segment {}
@@ -37,6 +45,12 @@ impl Segment {
     #[allow(clippy::len_without_is_empty)]
     pub const fn len(self) -> usize {
         self.len
+    }
+
+    /// What is left after the first `by` bytes.
+    pub(crate) fn skip(self, by: usize) -> Segment {
+        assert!(by <= self.len, "skipping past the end of a segment");
+        Segment { address: self.address.wrapping_add(by), len: self.len - by }
     }
 }
 

@@ -10,9 +10,13 @@
 
 pub mod buffer;
 pub mod op;
+mod sys;
+pub mod threads;
 
 pub use buffer::{Buffer, Segment, Segments};
 pub use op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat, Token};
+
+pub use threads::Threads;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;

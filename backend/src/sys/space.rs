@@ -1,0 +1,97 @@
+//! Length and allocation: fdatasync, ftruncate, fallocate, and what to do where the file system cannot.
+//!
+//! Knows: which errors mean "cannot". Must never know: who asks.
+
+use super::file::OpenFile;
+use super::transfer::{self, Transfer};
+use super::{retry, signed};
+use crate::buffer::{Segment, Segments};
+use crate::op::Errno;
+use std::os::fd::RawFd;
+
+/// Zeros to write where a file system has no way to make zeros.
+const ZEROS_LEN: usize = 256 << 10;
+
+#[repr(C, align(4096))]
+struct Zeros([u8; ZEROS_LEN]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
+
+/// fallocate mode that makes zeros.
+pub(crate) const ZERO_MODE: i32 = libc::FALLOC_FL_ZERO_RANGE;
+/// fallocate mode that gives space back.
+pub(crate) const PUNCH_MODE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// A write of at most `len` zero bytes at `offset`, from static memory.
+pub(crate) fn zeros(direct: bool, offset: u64, len: u64) -> Transfer {
+    let len = len.min(ZEROS_LEN as u64) as usize;
+    // SAFETY: static memory is valid for ever, and a write to a file only reads it.
+    let segment = unsafe { Segment::new(ZEROS.0.as_ptr().cast_mut(), len) };
+    Transfer::new(true, direct, offset, Segments::from_slice(&[segment]))
+}
+
+/// The file system (or device) cannot do this kind of fallocate.
+pub(crate) fn unsupported(errno: Errno) -> bool {
+    matches!(errno.0, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV | libc::ENOTTY)
+}
+
+pub(crate) fn sync(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    retry(|| unsafe { libc::fdatasync(fd) }).map(drop)
+}
+
+pub(crate) fn set_len(fd: RawFd, len: u64) -> Result<(), Errno> {
+    let len = signed(len)?;
+    // SAFETY: no pointers.
+    retry(|| unsafe { libc::ftruncate(fd, len) }).map(drop)
+}
+
+fn fallocate(fd: RawFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
+    let (offset, len) = (signed(offset)?, signed(len)?);
+    // SAFETY: no pointers.
+    retry(|| unsafe { libc::fallocate(fd, mode, offset, len) }).map(drop)
+}
+
+pub(crate) fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), Errno> {
+    match fallocate(fd, PUNCH_MODE, offset, len) {
+        _ if len == 0 => Ok(()),
+        Err(Errno(libc::ENOSYS)) => Err(Errno(libc::EOPNOTSUPP)),
+        other => other,
+    }
+}
+
+pub(crate) fn zero_range(file: &OpenFile, offset: u64, len: u64, unmap: bool) -> Result<(), Errno> {
+    if len == 0 {
+        return Ok(());
+    }
+    let modes: &[i32] = if unmap { &[PUNCH_MODE, ZERO_MODE] } else { &[ZERO_MODE] };
+    for &mode in modes {
+        match fallocate(file.fd(), mode, offset, len) {
+            Err(errno) if unsupported(errno) => {}
+            other => return other,
+        }
+    }
+    let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+    let mut at = offset;
+    while at < end {
+        at += transfer::run(file, zeros(file.direct(), at, end - at))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn grow(file: &OpenFile, from: u64, to: u64, allocate: bool) -> Result<(), Errno> {
+    if to <= from {
+        return Ok(());
+    }
+    if allocate {
+        match fallocate(file.fd(), 0, from, to - from) {
+            Err(errno) if unsupported(errno) => {}
+            other => return other,
+        }
+    }
+    // ftruncate could shrink a file that is longer than the caller believes
+    if file.stat()?.len >= to {
+        return Ok(());
+    }
+    set_len(file.fd(), to)
+}

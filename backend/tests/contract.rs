@@ -1,0 +1,205 @@
+//! What every real backend must do, one by one.
+
+mod common;
+use common::*;
+use quod_backend::*;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+/// Runs a test against every real backend, each with a directory of its own.
+fn each(test: impl Fn(&mut dyn Backend, &std::path::Path)) {
+    for mut backend in backends(32) {
+        let dir = temp_dir();
+        test(&mut *backend, dir.path());
+        assert_eq!(backend.in_flight(), 0, "{}", backend.name());
+    }
+}
+
+#[test]
+fn errors_come_back_as_errno() {
+    each(|b, dir| {
+        assert_eq!(try_open(b, &dir.join("missing"), false, false), Err(Errno(libc::ENOENT)));
+        assert_eq!(try_open(b, dir, false, false), Err(Errno(libc::EISDIR)));
+        assert_eq!(run(b, Op::Sync { file: FileId(99) }), Err(Errno(libc::EBADF)));
+        assert_eq!(read(b, FileId(99), 0, 10), Err(Errno(libc::EBADF)));
+        std::fs::write(dir.join("f"), b"x").unwrap();
+        let f = open(b, &dir.join("f"), false, false);
+        assert_eq!(write(b, f, 0, b"no"), Err(Errno(libc::EBADF)));
+        assert_eq!(run(b, Op::Close { file: f }), Ok(Output::Done));
+        assert_eq!(read(b, f, 0, 10), Err(Errno(libc::EBADF)));
+        assert_eq!(run(b, Op::Close { file: f }), Err(Errno(libc::EBADF)));
+    });
+}
+
+#[test]
+fn a_fifo_is_refused_and_does_not_hang() {
+    each(|b, dir| {
+        let path = c_path(&dir.join("fifo"));
+        // SAFETY: a NUL terminated path.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+        assert_eq!(try_open(b, &dir.join("fifo"), false, false), Err(Errno(libc::EINVAL)));
+        assert_eq!(try_open(b, &dir.join("fifo"), true, false), Err(Errno(libc::EINVAL)));
+    });
+}
+
+#[test]
+fn reads_end_at_the_end_of_the_file() {
+    each(|b, dir| {
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
+        std::fs::write(dir.join("f"), &bytes).unwrap();
+        for direct in [false, true] {
+            let f = open(b, &dir.join("f"), false, direct);
+            assert_eq!(read(b, f, 8192, 8192).unwrap(), bytes[8192..]);
+            assert_eq!(read(b, f, 0, 16384).unwrap(), bytes);
+            assert_eq!(read(b, f, 65536, 4096).unwrap(), b"");
+            assert_eq!(read(b, f, 0, 0).unwrap(), b"");
+        }
+    });
+}
+
+#[test]
+fn scatter_lists_of_all_lengths() {
+    each(|b, dir| {
+        std::fs::write(dir.join("f"), b"").unwrap();
+        let f = open(b, &dir.join("f"), true, false);
+        for count in [1usize, 2, 4, 5, 100, 1500, 3000] {
+            let bytes: Vec<u8> = (0..count * 7).map(|i| (i * 31 + count) as u8).collect();
+            let mut from = Buffer::from(&bytes[..]);
+            let cuts = vec![7; count - 1];
+            let list = segments(&mut from, &cuts);
+            assert_eq!(
+                run(b, Op::Write { file: f, offset: 3, segments: list }),
+                Ok(Output::Bytes(bytes.len() as u64))
+            );
+            let mut to = Buffer::zeroed(bytes.len());
+            let list = segments(&mut to, &cuts);
+            assert_eq!(
+                run(b, Op::Read { file: f, offset: 3, segments: list }),
+                Ok(Output::Bytes(bytes.len() as u64))
+            );
+            assert_eq!(to.as_slice(), bytes);
+        }
+    });
+}
+
+#[test]
+fn stat_tells_length_identity_and_alignment() {
+    each(|b, dir| {
+        std::fs::write(dir.join("f"), vec![1; 12345]).unwrap();
+        std::fs::hard_link(dir.join("f"), dir.join("g")).unwrap();
+        let (f, g) = (open(b, &dir.join("f"), false, false), open(b, &dir.join("g"), true, true));
+        let (s, t) = (stat(b, f), stat(b, g));
+        assert_eq!((s.len, s.offset_align, s.memory_align, s.block_device), (12345, 1, 1, false));
+        assert_eq!(s.identity, t.identity);
+        let offset_align = t.offset_align;
+        assert!(offset_align.is_power_of_two() && (512..=65536).contains(&offset_align), "{offset_align}");
+        assert!(t.memory_align >= 1 && t.memory_align <= 4096);
+    });
+}
+
+#[test]
+fn growth_allocates_or_extends_and_never_shrinks() {
+    each(|b, dir| {
+        let path = dir.join("f");
+        std::fs::write(&path, vec![1; 1000]).unwrap();
+        let f = open(b, &path, true, false);
+        let grow = |from, to, allocate| Op::Grow { file: f, from, to, allocate };
+        assert_eq!(run(b, grow(1000, 1 << 20, true)), Ok(Output::Done));
+        let meta = std::fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), 1 << 20);
+        assert!(meta.blocks() * 512 >= 1 << 20, "allocated {} blocks", meta.blocks());
+        assert_eq!(run(b, grow(1 << 20, 1 << 30, false)), Ok(Output::Done));
+        let meta = std::fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), 1 << 30);
+        assert!(meta.blocks() * 512 < 1 << 24, "a sparse extension allocates nothing");
+        // the caller believes in a length that is long past
+        assert_eq!(run(b, grow(1000, 2000, false)), Ok(Output::Done));
+        assert_eq!(run(b, grow(1000, 2000, true)), Ok(Output::Done));
+        assert_eq!(run(b, grow(5000, 2000, true)), Ok(Output::Done));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30);
+        assert_eq!(
+            run(b, grow(1 << 30, 1 << 62, true)).map_err(|e| e.0 == libc::ENOSPC || e.0 == libc::EFBIG),
+            Err(true)
+        );
+        assert_eq!(run(b, Op::SetLen { file: f, len: 500 }), Ok(Output::Done));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 500);
+        assert_eq!(run(b, Op::SetLen { file: f, len: u64::MAX }), Err(Errno(libc::EFBIG)));
+    });
+}
+
+#[test]
+fn zeroing_and_punching() {
+    // a tmpfs has no ZERO_RANGE: there zeros are written
+    each(|b, dir| {
+        let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+        for path in [dir.join("f"), shm.path().join("f")] {
+            std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+            let f = open(b, &path, true, false);
+            let zero = |offset, len, unmap| Op::ZeroRange { file: f, offset, len, unmap };
+            assert_eq!(run(b, zero(1000, 700_001, false)), Ok(Output::Done));
+            let mut want = vec![7; 1 << 20];
+            want[1000..701_001].fill(0);
+            assert!(std::fs::read(&path).unwrap() == want, "{path:?}");
+            std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+            assert_eq!(run(b, zero(4096, 65536, true)), Ok(Output::Done));
+            assert_eq!(run(b, Op::PunchHole { file: f, offset: 131072, len: 131072 }), Ok(Output::Done));
+            assert_eq!(run(b, zero(1 << 20, 0, false)), Ok(Output::Done));
+            let mut want = vec![7; 1 << 20];
+            want[4096..4096 + 65536].fill(0);
+            want[131072..262144].fill(0);
+            assert!(std::fs::read(&path).unwrap() == want, "{path:?}");
+            let blocks = std::fs::metadata(&path).unwrap().blocks();
+            assert!(blocks * 512 <= (1 << 20) - 65536 - 131072 + 8192, "space was given back: {blocks}");
+        }
+    });
+}
+
+#[test]
+fn a_full_queue_gives_the_operation_back() {
+    for mut backend in backends(4) {
+        let b = &mut *backend;
+        let dir = temp_dir();
+        std::fs::write(dir.path().join("f"), b"x").unwrap();
+        let f = open(b, &dir.path().join("f"), true, false);
+        let capacity = b.capacity();
+        for i in 0..capacity {
+            b.push(Token(i as u64), Op::Sync { file: f }).unwrap();
+        }
+        assert_eq!(b.in_flight(), capacity);
+        let Err(Full(op)) = b.push(Token(99), Op::SetLen { file: f, len: 3 }) else { panic!("not full") };
+        assert!(matches!(op, Op::SetLen { file, len: 3 } if file == f));
+        let mut out = Vec::new();
+        while out.len() < capacity {
+            b.wait(Some(Duration::from_secs(10))).unwrap();
+            b.reap(&mut out);
+        }
+        let mut tokens: Vec<u64> = out.iter().map(|c| c.token.0).collect();
+        tokens.sort();
+        assert_eq!(tokens, (0..capacity as u64).collect::<Vec<_>>());
+        assert_eq!(b.in_flight(), 0);
+        b.push(Token(0), Op::Sync { file: f }).unwrap();
+        b.wait(None).unwrap();
+        assert_eq!(b.reap(&mut out), 1);
+    }
+}
+
+#[test]
+fn nothing_happens_before_submit_and_wait_times_out() {
+    each(|b, dir| {
+        std::fs::write(dir.join("f"), b"old").unwrap();
+        let f = open(b, &dir.join("f"), true, false);
+        let mut buffer = Buffer::from(&b"new"[..]);
+        b.push(Token(1), Op::Write { file: f, offset: 0, segments: segments(&mut buffer, &[]) }).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(std::fs::read(dir.join("f")).unwrap(), b"old");
+        let mut out = Vec::new();
+        assert_eq!(b.reap(&mut out), 0);
+        b.wait(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(b.reap(&mut out), 1);
+        assert_eq!(std::fs::read(dir.join("f")).unwrap(), b"new");
+        let start = Instant::now();
+        b.wait(Some(Duration::from_millis(30))).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(30) && start.elapsed() < Duration::from_secs(5));
+        b.wait(None).unwrap();
+    });
+}
