@@ -10,6 +10,7 @@
 
 pub mod buffer;
 pub mod op;
+pub mod sim;
 mod sys;
 pub mod threads;
 

@@ -1,0 +1,235 @@
+//! Looking at a simulated disk: content, pending operations, counters, digest. Changes nothing.
+
+use super::digest::Digest;
+use super::fault::Kind;
+use super::{Action, Pending, Sim};
+use crate::op::{Errno, FileId, LockMode, Op, OpenFlags, Output, Token};
+use std::time::Duration;
+
+/// An operation that was pushed and has not completed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PendingOp {
+    /// Its token.
+    pub token: Token,
+    /// What it does.
+    pub kind: Kind,
+    /// To which file; none for Open.
+    pub file: Option<FileId>,
+    /// From where on; 0 if it has no offset. Of Grow: the old length.
+    pub offset: u64,
+    /// How many bytes; of SetLen the new length; 0 if it has no length.
+    pub len: u64,
+}
+
+impl PendingOp {
+    pub(super) fn of(token: Token, op: &Op) -> PendingOp {
+        let (file, offset, len) = match op {
+            Op::Open { .. } => (None, 0, 0),
+            Op::Stat { file } | Op::Lock { file, .. } | Op::Close { file } | Op::Sync { file } => {
+                (Some(*file), 0, 0)
+            }
+            Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
+                (Some(*file), *offset, segments.iter().map(|s| s.len() as u64).sum())
+            }
+            Op::ZeroRange { file, offset, len, .. } | Op::PunchHole { file, offset, len } => {
+                (Some(*file), *offset, *len)
+            }
+            Op::Grow { file, from, to, .. } => (Some(*file), *from, to.saturating_sub(*from)),
+            Op::SetLen { file, len } => (Some(*file), 0, *len),
+        };
+        PendingOp { token, kind: Kind::of(op), file, offset, len }
+    }
+}
+
+/// A completed operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Logged {
+    /// What it was.
+    pub op: PendingOp,
+    /// How it ended.
+    pub result: Result<Output, Errno>,
+    /// Virtual time.
+    pub at: Duration,
+}
+
+/// How much was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    completed: [u64; Kind::COUNT],
+    failed: [u64; Kind::COUNT],
+    /// Bytes that reads moved.
+    pub bytes_read: u64,
+    /// Bytes that writes moved.
+    pub bytes_written: u64,
+}
+
+impl Counters {
+    pub(super) fn count(&mut self, kind: Kind, result: &Result<Output, Errno>) {
+        self.completed[kind as usize] += 1;
+        match result {
+            Err(_) => self.failed[kind as usize] += 1,
+            Ok(Output::Bytes(bytes)) if kind == Kind::Read => self.bytes_read += bytes,
+            Ok(Output::Bytes(bytes)) => self.bytes_written += bytes,
+            Ok(_) => {}
+        }
+    }
+
+    /// Completed operations of a kind, failed ones included.
+    pub fn completed(&self, kind: Kind) -> u64 {
+        self.completed[kind as usize]
+    }
+
+    /// Those that failed.
+    pub fn failed(&self, kind: Kind) -> u64 {
+        self.failed[kind as usize]
+    }
+}
+
+impl Sim {
+    /// Paths of all files, in order of insertion.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(|file| &file.path[..])
+    }
+
+    /// What a read of the whole file would see now.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn file_bytes(&self, path: impl AsRef<[u8]>) -> Vec<u8> {
+        match self.find(path.as_ref()) {
+            Some(number) => self.files[number].bytes(),
+            None => panic!("no file {:?}", String::from_utf8_lossy(path.as_ref())),
+        }
+    }
+
+    /// Its present length, if there is such a file.
+    pub fn file_len(&self, path: impl AsRef<[u8]>) -> Option<u64> {
+        self.find(path.as_ref()).map(|number| self.files[number].len)
+    }
+
+    /// Part of it, zeros past its end.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn file_range(&self, path: impl AsRef<[u8]>, offset: u64, len: usize) -> Vec<u8> {
+        let Some(number) = self.find(path.as_ref()) else {
+            panic!("no file {:?}", String::from_utf8_lossy(path.as_ref()))
+        };
+        let mut bytes = vec![0; len];
+        // SAFETY: the vector's own memory.
+        unsafe { self.files[number].visible.read(offset, bytes.as_mut_ptr(), len) };
+        bytes
+    }
+
+    /// Operations that have not completed, oldest first; those that were not even submitted come last.
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = PendingOp> + '_ {
+        self.pending.iter().map(|pending| pending.op)
+    }
+
+    /// How many of [`Sim::pending`] were submitted: what [`Sim::step`] chooses from.
+    pub fn steppable(&self) -> usize {
+        self.submitted
+    }
+
+    /// Nothing volatile: a power cut now would change nothing.
+    pub fn is_settled(&self) -> bool {
+        self.crash_candidates().is_empty()
+    }
+
+    /// How much was done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Starts (anew) or stops logging completed operations.
+    pub fn record_log(&mut self, on: bool) {
+        self.log = on.then(Vec::new);
+    }
+
+    /// Completed operations since [`Sim::record_log`], oldest first.
+    pub fn log(&self) -> &[Logged] {
+        self.log.as_deref().unwrap_or_default()
+    }
+
+    /// Completed writes of the log.
+    pub fn writes_log(&self) -> impl Iterator<Item = &Logged> {
+        self.log().iter().filter(|logged| logged.op.kind == Kind::Write)
+    }
+
+    /// Of everything that decides what may happen from here on: content, open files, pending operations (as a set: in
+    /// which order they were pushed does not matter), answers not yet reaped, faults to come. Not of counters, logs,
+    /// memory addresses, or the clock.
+    pub fn digest(&self) -> u128 {
+        let mut digest = Digest::new();
+        digest.word(self.files.len() as u64).word(self.crash_unit as u64);
+        for file in &self.files {
+            file.digest(&mut digest);
+        }
+        for (id, handle) in &self.handles {
+            digest
+                .word(id as u64)
+                .word(handle.file as u64)
+                .word(flag_bits(handle.flags))
+                .word(lock_bits(handle.lock));
+        }
+        let pending = self.pending.iter().enumerate();
+        let set =
+            |sum: u128, (index, p): (usize, &Pending)| sum.wrapping_add(self.one(p, index < self.submitted));
+        digest.wide(pending.fold(0u128, set));
+        for done in &self.done {
+            digest.word(done.token.0).wide(result_bits(&done.result));
+        }
+        for fault in &self.faults.faults {
+            digest.word(fault.state());
+        }
+        digest.finish()
+    }
+
+    fn one(&self, pending: &Pending, submitted: bool) -> u128 {
+        let mut digest = Digest::new();
+        let op = &pending.op;
+        digest.word(op.token.0).word(op.kind as u64).word(op.offset).word(op.len).word(submitted.into());
+        digest.word(op.file.map_or(u64::MAX, |file| file.0.into()));
+        match &pending.action {
+            Action::Fail(errno) => drop(digest.word(errno.0 as u64)),
+            Action::Open { path, flags } => drop(digest.bytes(path).word(flag_bits(*flags))),
+            Action::Lock { mode, .. } => drop(digest.word(lock_bits(*mode))),
+            Action::Change { entry, .. } => entry.digest(&mut digest),
+            Action::Sync { file, mark } => drop(digest.word(self.files[*file].covered(*mark) as u64)),
+            Action::Stat { .. } | Action::Close { .. } | Action::Read { .. } => {}
+        }
+        digest.finish()
+    }
+}
+
+fn flag_bits(flags: OpenFlags) -> u64 {
+    u64::from(flags.write) | u64::from(flags.direct) << 1
+}
+
+fn lock_bits(mode: LockMode) -> u64 {
+    match mode {
+        LockMode::None => 0,
+        LockMode::Read => 1,
+        LockMode::Write => 2,
+    }
+}
+
+fn result_bits(result: &Result<Output, Errno>) -> u128 {
+    match result {
+        Err(errno) => u128::from(errno.0 as u32) << 8 | 1,
+        Ok(Output::Opened(file)) => u128::from(file.0) << 8 | 2,
+        Ok(Output::Bytes(bytes)) => u128::from(*bytes) << 8 | 3,
+        Ok(Output::Stat(stat)) => u128::from(stat.len) << 8 | 4,
+        Ok(Output::Done) => 5,
+    }
+}
+
+impl std::fmt::Debug for Sim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let paths: Vec<_> = self.paths().map(String::from_utf8_lossy).collect();
+        f.debug_struct("Sim")
+            .field("files", &paths)
+            .field("pending", &self.pending().collect::<Vec<_>>())
+            .finish()
+    }
+}
