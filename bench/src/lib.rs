@@ -3,8 +3,13 @@
 //!
 //! Knows: the public face of the driver. Must never know: image formats, tables, how the driver does its work.
 
-#![forbid(unsafe_op_in_unsafe_fn)]
-
+pub mod dwell;
+pub mod histogram;
 pub mod model;
 pub mod payload;
+pub mod replay;
+pub mod report;
+pub mod sequential;
+pub mod timeline;
 pub mod trace;
+pub mod usage;

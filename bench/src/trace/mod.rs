@@ -165,6 +165,9 @@ fn check(record: &Record, transfer_max: u64) -> Result<(), Error> {
         let what = format!("offset {} or length {} is not a multiple of 512", record.offset, record.len);
         return Err(Error::line(record.line, what));
     }
+    if matches!(record.op, Op::Read | Op::Write) && record.len == 0 {
+        return Err(Error::line(record.line, "a transfer of no bytes"));
+    }
     if record.op != Op::Trim && record.len > transfer_max {
         let what = format!("a transfer of {} bytes; the limit is {transfer_max}", record.len);
         return Err(Error::line(record.line, what));

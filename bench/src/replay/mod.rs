@@ -1,0 +1,307 @@
+//! Plays a trace on an image and proves that every byte came out right.
+//!
+//! Requests that overlap, at least one of them changing the range, keep the order of the trace: the later one waits, and
+//! those behind it wait too. All others run together, up to the depth. A `sync` is a flush: submitted in its turn, it
+//! waits for nobody and nobody waits for it. With times (`real`, or a factor) the loop is open: an operation is due when
+//! the trace says so, however the earlier ones fare, and its lateness is recorded apart.
+//!
+//! Then: every touched block is read back, the image closed, checked, reopened read-only, and compared whole.
+//!
+//! Knows: the driver's public face, the model, the trace. Must never know: image formats, terminals.
+
+mod player;
+mod pool;
+mod scan;
+mod tally;
+
+use crate::model::{DISK_MAX, Initial, Model, Verdict};
+use crate::payload::BLOCK;
+use crate::report::{Hold, Report, Verification};
+use crate::timeline::Timeline;
+use crate::trace::{self, Source, Summary};
+use quod::backend::Backend as _;
+use quod::tools::{self, Session};
+use quod::{BackendKind, Config, Format, Gate, OpenOptions, Policy};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Longest read or write of a trace, bytes.
+pub const TRANSFER_MAX: u64 = 64 << 20;
+/// Largest disk that is compared whole; of a larger one only what was touched.
+pub const COMPARE_WHOLE_MAX: u64 = 16 << 30;
+
+/// How fast.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub enum Speed {
+    /// As fast as the depth allows: a closed loop.
+    #[default]
+    Max,
+    /// So many times as fast as the trace: an open loop.
+    Times(f64),
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Speed, String> {
+        match text {
+            "max" => Ok(Speed::Max),
+            "real" => Ok(Speed::Times(1.0)),
+            _ => match text.parse::<f64>() {
+                Ok(factor) if factor.is_finite() && factor >= 1e-6 => Ok(Speed::Times(factor)),
+                _ => Err(format!("'{text}' is not a speed: `max`, `real`, or how many times as fast")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Speed::Max => f.write_str("max"),
+            Speed::Times(1.0) => f.write_str("real"),
+            Speed::Times(factor) => write!(f, "{factor}x"),
+        }
+    }
+}
+
+/// How to play.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How fast.
+    pub speed: Speed,
+    /// Operations in flight at once, at most.
+    pub depth: u32,
+    /// Of the payload.
+    pub seed: u64,
+    /// What the image holds before.
+    pub initial: Initial,
+    /// Its format; None: probe.
+    pub format: Option<Format>,
+    /// Who moves bytes.
+    pub backend: BackendKind,
+    /// Past the page cache.
+    pub direct: bool,
+    /// What an allocating write waits for.
+    pub gate: Gate,
+    /// When it completes.
+    pub policy: Policy,
+    /// Follow the states: time by state in the report, and the timeline.
+    pub follow: bool,
+    /// Where to write the timeline.
+    pub timeline: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            speed: Speed::Max,
+            depth: 64,
+            seed: 1,
+            initial: Initial::Zeros,
+            format: None,
+            backend: BackendKind::Auto,
+            direct: false,
+            gate: Gate::default(),
+            policy: Policy::default(),
+            follow: true,
+            timeline: None,
+        }
+    }
+}
+
+/// Why a replay could not be carried through. What merely came out wrong is in the report.
+#[derive(Debug)]
+pub enum Error {
+    /// The trace.
+    Trace(trace::Error),
+    /// The driver.
+    Driver(quod::Error),
+    /// The timeline's file.
+    Timeline(std::io::Error),
+    /// The image is smaller than the trace, or the trace larger than a replay can model.
+    Size(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Trace(error) => error.fmt(f),
+            Error::Driver(error) => error.fmt(f),
+            Error::Timeline(error) => write!(f, "cannot write the timeline: {error}"),
+            Error::Size(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<trace::Error> for Error {
+    fn from(error: trace::Error) -> Error {
+        Error::Trace(error)
+    }
+}
+
+impl From<quod::Error> for Error {
+    fn from(error: quod::Error) -> Error {
+        Error::Driver(error)
+    }
+}
+
+/// Is told how a replay comes along.
+pub trait Observer {
+    /// A new phase begins; it has `total` steps.
+    fn phase(&mut self, name: &'static str, total: u64);
+    /// So many steps of it are done.
+    fn progress(&mut self, done: u64);
+}
+
+/// Nobody looks.
+impl Observer for () {
+    fn phase(&mut self, _name: &'static str, _total: u64) {}
+    fn progress(&mut self, _done: u64) {}
+}
+
+/// The size of a fresh disk for a trace: its furthest extent, rounded up to whole MiB.
+pub fn disk_size(summary: &Summary) -> Result<u64, Error> {
+    if summary.max_extent > DISK_MAX {
+        return Err(Error::Size(format!(
+            "the trace reaches to byte {}; the limit is {DISK_MAX}",
+            summary.max_extent
+        )));
+    }
+    Ok(summary.max_extent.max(1).next_multiple_of(1 << 20))
+}
+
+/// Reads a trace once and tells what it amounts to, or why it cannot be played.
+pub fn examine(source: &Source) -> Result<Summary, Error> {
+    let summary = trace::summarise(source, TRANSFER_MAX)?;
+    disk_size(&summary).map(|_| summary)
+}
+
+/// Plays `source` (already [`examine`]d) on the image at `path`.
+pub fn run(
+    path: &Path,
+    source: &Source,
+    summary: &Summary,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Report, Error> {
+    let timeline = options.timeline.as_deref().map(Timeline::create).transpose().map_err(Error::Timeline)?;
+    let follow = options.follow || timeline.is_some();
+    let mut session = open(path, options, true, follow)?;
+    let (format, size) = match session.info() {
+        Some(info) => (info.format, info.virtual_size),
+        None => return Err(quod::Error::Closed.into()),
+    };
+    check_size(summary, size)?;
+    let mut model = Model::new(size, options.seed, options.initial);
+    observer.phase("replay", summary.operations);
+    let played = player::play(&mut session, &mut model, source, options, timeline, observer)?;
+    let mut report = played.report;
+    report.backend = session.driver().backend().name().to_owned();
+    report.hold = Hold::of(session.driver().hold());
+    report.counters = session.stats().map(|stats| stats.counters.into()).unwrap_or_default();
+    describe(&mut report, path, source, options, format, size);
+
+    observer.phase("read back", model.blocks());
+    let verification = &mut report.verification;
+    let back = scan::touched(&mut session, &model, options.depth, observer)?;
+    verification.blocks_read_back = back.verified;
+    let mut verdict = played.verdict;
+    verification.blocks_verified_during = verdict.verified;
+    verdict.add(back);
+    session.close()?;
+
+    check(path, format, verification)?;
+    observer.phase("compare", model.blocks());
+    let mut session = open(path, options, false, false)?;
+    verification.compared_touched_only = size > COMPARE_WHOLE_MAX;
+    let compared = if verification.compared_touched_only {
+        scan::touched(&mut session, &model, options.depth, observer)?
+    } else {
+        scan::whole(&mut session, &model, options.depth, observer)?
+    };
+    verification.bytes_compared = compared.verified * BLOCK as u64;
+    verification.blocks_unknown = compared.unknown;
+    verdict.add(compared);
+    session.close()?;
+    settle(verification, &verdict);
+    Ok(report)
+}
+
+fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Session, quod::Error> {
+    // one request more than the depth: flushes and the like never find the house full
+    let requests = options.depth.saturating_add(1);
+    let queue_depth = Config::default().queue_depth.max(options.depth);
+    let config = Config { backend: options.backend, queue_depth, requests, trace };
+    let open = OpenOptions::new().write(write).direct(options.direct).format(options.format);
+    let open = open.gate(options.gate).policy(options.policy).backing(quod::AllowAll);
+    Session::with_config(path, open, config)
+}
+
+fn check_size(summary: &Summary, size: u64) -> Result<(), Error> {
+    if summary.max_extent > size {
+        let extent = summary.max_extent;
+        return Err(Error::Size(format!("the trace reaches to byte {extent}, the image has only {size}")));
+    }
+    if size > DISK_MAX {
+        return Err(Error::Size(format!("the image has {size} bytes; a replay models {DISK_MAX}")));
+    }
+    Ok(())
+}
+
+fn describe(report: &mut Report, path: &Path, source: &Source, options: &Options, format: Format, size: u64) {
+    report.trace = source.name();
+    report.image = path.display().to_string();
+    report.format = format!("{format:?}").to_lowercase();
+    report.disk_size = size;
+    report.direct = options.direct;
+    report.gate = format!("{:?}", options.gate).to_lowercase();
+    report.policy = format!("{:?}", options.policy).to_lowercase();
+    report.speed = options.speed.to_string();
+    report.depth = options.depth;
+    report.seed = options.seed;
+}
+
+fn check(path: &Path, format: Format, verification: &mut Verification) -> Result<(), Error> {
+    if format == Format::Raw {
+        return Ok(());
+    }
+    let found = tools::check(path, Some(format), None)?;
+    verification.corruptions = Some(found.corruptions);
+    verification.leaks = found.leaks;
+    verification.check_errors = found.check_errors;
+    verification.failures.extend(found.problems.iter().take(16).map(|problem| problem.what.clone()));
+    Ok(())
+}
+
+fn settle(verification: &mut Verification, verdict: &Verdict) {
+    verification.blocks_wrong = verdict.wrong;
+    verification.mismatches = verdict.mismatches.iter().map(ToString::to_string).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_told_apart() {
+        assert_eq!("max".parse(), Ok(Speed::Max));
+        assert_eq!("real".parse(), Ok(Speed::Times(1.0)));
+        assert_eq!("2.5".parse::<Speed>().map(|speed| speed.to_string()), Ok("2.5x".to_owned()));
+        for text in ["", "0", "-1", "inf", "nan", "fast"] {
+            assert!(text.parse::<Speed>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fresh_disk_covers_the_trace() {
+        let size = |max_extent| disk_size(&Summary { max_extent, ..Summary::default() }).ok();
+        assert_eq!(size(0), Some(1 << 20));
+        assert_eq!(size(1 << 20), Some(1 << 20));
+        assert_eq!(size((1 << 20) + 512), Some(2 << 20));
+        assert_eq!(size(DISK_MAX + 512), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! The loop that plays: fills the queue in the order of the trace, reaps, verifies.
+//!
+//! Knows: what is in flight, what is due. Must never know: what comes after the trace.
+
+use super::pool::Pool;
+use super::tally::Tally;
+use super::{Error, Observer, Options, Speed};
+use crate::dwell::Dwell;
+use crate::model::{Change, Model, Ticket, Verdict};
+use crate::payload::{self, BLOCK};
+use crate::report::Report;
+use crate::timeline::Timeline;
+use crate::trace::{Op, Reader, Record, Source};
+use crate::usage::cpu_time;
+use quod::tools::Session;
+use quod::{Buffers, Completion, Refusal, Request};
+use std::io::BufRead;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// What came of playing.
+pub struct Played {
+    pub report: Report,
+    pub verdict: Verdict,
+}
+
+/// An operation in flight.
+struct Flight {
+    record: Record,
+    due: Duration,
+    /// None: a flush, which the model does not see.
+    ticket: Option<Ticket>,
+}
+
+struct Player<'a> {
+    session: &'a mut Session,
+    model: &'a mut Model,
+    input: Reader<Box<dyn BufRead + 'a>>,
+    /// Read, not yet submitted.
+    head: Option<Record>,
+    flights: Vec<Option<Flight>>,
+    free: Vec<usize>,
+    pool: Pool,
+    seed: u64,
+    /// Times as fast; None: no times.
+    factor: Option<f64>,
+    began: Instant,
+    tally: Tally,
+    verdict: Verdict,
+    dwell: Dwell,
+    timeline: Option<Timeline>,
+    done: u64,
+}
+
+/// Why the queue is not filled further.
+enum Stop {
+    /// Something in flight must end first.
+    Blocked,
+    /// The head is due only then.
+    Until(Duration),
+    /// The trace is over.
+    End,
+}
+
+/// Plays a trace to its end.
+pub fn play(
+    session: &mut Session,
+    model: &mut Model,
+    source: &Source,
+    options: &Options,
+    timeline: Option<Timeline>,
+    observer: &mut dyn Observer,
+) -> Result<Played, Error> {
+    let depth = options.depth.max(1) as usize;
+    let mut player = Player {
+        session,
+        model,
+        input: source.open()?,
+        head: None,
+        flights: (0..depth).map(|_| None).collect(),
+        free: (0..depth).rev().collect(),
+        pool: Pool::default(),
+        seed: options.seed,
+        factor: match options.speed {
+            Speed::Max => None,
+            Speed::Times(factor) => Some(factor),
+        },
+        began: Instant::now(),
+        tally: Tally::new(),
+        verdict: Verdict::default(),
+        dwell: Dwell::default(),
+        timeline,
+        done: 0,
+    };
+    player.session.driver().reset_hold();
+    let cpu = cpu_time();
+    player.play(observer)?;
+    let (elapsed, cpu) = (player.began.elapsed(), cpu_time().saturating_sub(cpu));
+    player.follow();
+    if let Some(timeline) = player.timeline {
+        timeline.finish().map_err(Error::Timeline)?;
+    }
+    let mut report = player.tally.report(options, elapsed, cpu);
+    report.states = player.dwell.rows();
+    Ok(Played { report, verdict: player.verdict })
+}
+
+/// The blocks of a record. Its range lies on the 512-byte grid: the trace was examined.
+fn blocks(record: &Record) -> Range<u64> {
+    let first = record.offset / BLOCK as u64;
+    first..first + record.len / BLOCK as u64
+}
+
+impl Player<'_> {
+    fn play(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        loop {
+            let stop = self.fill()?;
+            let idle = self.free.len() == self.flights.len();
+            let due = match stop {
+                Stop::End if idle => return Ok(()),
+                Stop::End | Stop::Blocked => None,
+                Stop::Until(due) => Some(due.saturating_sub(self.began.elapsed())),
+            };
+            let driver = self.session.driver();
+            let timer = driver.next_timeout();
+            let timeout = due.into_iter().chain(timer).min();
+            if idle && timeout.is_none() {
+                // nothing will ever happen: the driver refuses though nothing is in flight
+                return Err(Error::Driver(quod::Error::Busy));
+            }
+            driver.wait(timeout)?;
+            while let Some(done) = self.session.driver().next_completion() {
+                self.complete(done);
+            }
+            self.follow();
+            observer.progress(self.done);
+        }
+    }
+
+    fn fill(&mut self) -> Result<Stop, Error> {
+        loop {
+            if self.head.is_none() {
+                self.head = self.input.next_record()?;
+            }
+            let Some(record) = self.head else { return Ok(Stop::End) };
+            let now = self.began.elapsed();
+            let due = self.due(&record);
+            if due > now {
+                return Ok(Stop::Until(due));
+            }
+            if self.free.is_empty() || self.waits(&record) || !self.submit(record, due, now)? {
+                return Ok(Stop::Blocked);
+            }
+            self.head = None;
+        }
+    }
+
+    fn due(&self, record: &Record) -> Duration {
+        match self.factor {
+            // the longest trace at the lowest speed is still a finite number of seconds, but not always a Duration
+            Some(factor) => {
+                Duration::try_from_secs_f64(record.at_us as f64 / 1e6 / factor).unwrap_or(Duration::MAX)
+            }
+            None => Duration::ZERO,
+        }
+    }
+
+    fn waits(&self, record: &Record) -> bool {
+        record.op != Op::Sync && self.model.conflicts(&blocks(record), record.op.changes())
+    }
+
+    /// False: the driver is busy, the record stays at the head.
+    fn submit(&mut self, record: Record, due: Duration, now: Duration) -> Result<bool, Error> {
+        let Some(slot) = self.free.pop() else { return Ok(false) };
+        let (request, ticket) = self.request(&record, slot as u64);
+        let disk = self.session.disk();
+        match self.session.driver().submit(disk, request) {
+            Ok(()) => {
+                if self.factor.is_some() {
+                    self.tally.submitted(due, now);
+                }
+                self.flights[slot] = Some(Flight { record, due, ticket });
+                Ok(true)
+            }
+            Err(rejected) => {
+                self.free.push(slot);
+                if let Some(ticket) = ticket {
+                    self.model.cancel(ticket);
+                }
+                if let Buffers::Owned(buffer) = rejected.request.buffers {
+                    self.pool.give(buffer);
+                }
+                match rejected.reason {
+                    Refusal::Busy => Ok(false),
+                    Refusal::Error(error) => {
+                        self.done += 1;
+                        self.failed(&record, &error);
+                        Ok(true)
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, record: &Record, user: u64) -> (Request, Option<Ticket>) {
+        let (blocks, offset) = (blocks(record), record.offset);
+        match record.op {
+            Op::Read => {
+                let mut buffer = self.pool.take(record.len as usize);
+                payload::poison(buffer.as_mut_slice());
+                (Request::read(offset, buffer, user), Some(self.model.begin_read(blocks)))
+            }
+            Op::Write => {
+                let mut buffer = self.pool.take(record.len as usize);
+                let first = blocks.start;
+                let (ticket, version) = self.model.begin_change(blocks, Change::Write);
+                payload::fill(buffer.as_mut_slice(), self.seed, first, version);
+                (Request::write(offset, buffer, user), Some(ticket))
+            }
+            Op::Trim => {
+                let (ticket, _) = self.model.begin_change(blocks, Change::Discard);
+                (Request::discard(offset, record.len, user), Some(ticket))
+            }
+            Op::Sync => (Request::flush(user), None),
+        }
+    }
+
+    fn complete(&mut self, done: Completion) {
+        let slot = done.user as usize;
+        let Some(Flight { record, due, ticket }) = self.flights.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(slot);
+        self.done += 1;
+        let succeeded = done.result.is_ok();
+        match (record.op, ticket) {
+            (Op::Read, Some(ticket)) => match (&done.buffers, succeeded) {
+                (Buffers::Owned(buffer), true) => {
+                    self.verdict.add(self.model.finish_read(ticket, buffer.as_slice()));
+                }
+                _ => self.model.cancel(ticket),
+            },
+            (_, Some(ticket)) => self.model.finish_change(ticket, succeeded),
+            (_, None) => {}
+        }
+        if let Buffers::Owned(buffer) = done.buffers {
+            self.pool.give(buffer);
+        }
+        match done.result {
+            Ok(()) => self.tally.completed(record.op, record.len, done.path, done.latency),
+            Err(error) => self.failed(&record, &error),
+        }
+        if self.factor.is_some() {
+            self.tally.responded(self.began.elapsed().saturating_sub(due));
+        }
+    }
+
+    fn failed(&mut self, record: &Record, error: &quod::Error) {
+        let Record { line, op, offset, len, .. } = record;
+        self.tally.failed(|| format!("line {line}, {op:?} of {len} bytes at {offset:#x}: {error}"));
+    }
+
+    /// Takes the transitions since the last time.
+    fn follow(&mut self) {
+        let (dwell, timeline) = (&mut self.dwell, &mut self.timeline);
+        self.session.driver().drain_transitions(&mut |timed| {
+            if let Some(slice) = dwell.transition(timed)
+                && let Some(timeline) = timeline
+            {
+                timeline.slice(&slice);
+            }
+        });
+    }
+}

@@ -1,0 +1,87 @@
+//! Reads a disk at rest and compares it with the model.
+//!
+//! Knows: reads. Must never know: how the disk came to be.
+
+use super::Observer;
+use super::pool::Pool;
+use crate::model::{Model, Verdict};
+use crate::payload::{self, BLOCK};
+use quod::tools::Session;
+use quod::{Error, Request};
+use std::ops::Range;
+
+/// Blocks of one read.
+const RUN: u64 = (1 << 20) / BLOCK as u64;
+/// Reads in flight: enough for the device, and bounded in memory.
+const DEPTH_MAX: u32 = 16;
+
+/// Reads what was touched.
+pub fn touched(
+    session: &mut Session,
+    model: &Model,
+    depth: u32,
+    observer: &mut dyn Observer,
+) -> Result<Verdict, Error> {
+    let mut at = 0;
+    scan(session, model, depth, observer, || {
+        let run = model.next_touched(at, RUN)?;
+        at = run.end;
+        Some(run)
+    })
+}
+
+/// Reads everything.
+pub fn whole(
+    session: &mut Session,
+    model: &Model,
+    depth: u32,
+    observer: &mut dyn Observer,
+) -> Result<Verdict, Error> {
+    let mut at = 0;
+    scan(session, model, depth, observer, || {
+        let run = at..model.blocks().min(at + RUN);
+        at = run.end;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
+fn scan(
+    session: &mut Session,
+    model: &Model,
+    depth: u32,
+    observer: &mut dyn Observer,
+    mut next: impl FnMut() -> Option<Range<u64>>,
+) -> Result<Verdict, Error> {
+    let (mut pool, mut verdict) = (Pool::default(), Verdict::default());
+    let (disk, driver) = (session.disk(), session.driver());
+    let mut in_flight = 0;
+    let mut exhausted = false;
+    loop {
+        while in_flight < depth.min(DEPTH_MAX) && !exhausted {
+            let Some(run) = next() else {
+                exhausted = true;
+                break;
+            };
+            let mut buffer = pool.take((run.end - run.start) as usize * BLOCK);
+            payload::poison(buffer.as_mut_slice());
+            let request = Request::read(run.start * BLOCK as u64, buffer, run.start);
+            driver.submit(disk, request).map_err(|rejected| Error::from(rejected.reason))?;
+            in_flight += 1;
+        }
+        if in_flight == 0 {
+            return Ok(verdict);
+        }
+        driver.wait(driver.next_timeout())?;
+        while let Some(done) = driver.next_completion() {
+            in_flight -= 1;
+            done.result?;
+            if let Some(buffer) = done.buffers.into_owned() {
+                model.verify(done.user, buffer.as_slice(), &mut verdict);
+                observer.progress(done.user);
+                pool.give(buffer);
+            }
+        }
+        // nobody wants the transitions of a scan
+        driver.drain_transitions(&mut |_| ());
+    }
+}
