@@ -84,3 +84,174 @@ impl From<RawBuffers> for Buffers {
         Buffers::Raw(raw)
     }
 }
+
+impl Buffers {
+    /// All bytes as one scatter list. The caller keeps `self` alive and untouched while the list is in use.
+    pub(crate) fn scatter_list(&mut self) -> Segments {
+        let one = |buffer: &mut Buffer| {
+            let len = buffer.as_slice().len();
+            // SAFETY: the buffer moves into its request's slot next and is given back only with the completion; moving
+            // a `Buffer` does not move its bytes.
+            unsafe { buffer.segment(0, len) }
+        };
+        match self {
+            Buffers::Owned(buffer) => Segments::from_iter([one(buffer)]),
+            Buffers::Vec(buffers) => buffers.iter_mut().map(one).collect(),
+            Buffers::Raw(raw) => raw.segments.clone(),
+            Buffers::None => Segments::new(),
+        }
+    }
+}
+
+/// A whole buffer of the arena as a segment.
+pub(crate) fn whole(buffer: &mut Buffer) -> Segment {
+    let len = buffer.as_slice().len();
+    part(buffer, 0, len)
+}
+
+/// Part of a buffer of the arena as a segment.
+pub(crate) fn part(buffer: &mut Buffer, offset: usize, len: usize) -> Segment {
+    // SAFETY: the arena touches the bytes of a loan only through whoever holds the loan, and the in-flight table holds it
+    // until the operation was reaped; the arena lives longer than the backend.
+    unsafe { buffer.segment(offset, len) }
+}
+
+/// Part of a segment.
+///
+/// # Panics
+/// If the range is outside the segment.
+pub(crate) fn within(segment: Segment, offset: usize, len: usize) -> Segment {
+    assert!(offset <= segment.len() && len <= segment.len() - offset, "part outside its segment");
+    // SAFETY: the range is inside the segment and shares its promise.
+    unsafe { Segment::new(segment.address().add(offset), len) }
+}
+
+/// The first `len` bytes of a loan's memory, which `keeper` keeps alive.
+pub(crate) fn view<T>(keeper: &T, memory: Segment, len: usize) -> &[u8] {
+    let _ = keeper;
+    let part = within(memory, 0, len);
+    // SAFETY: memory of the arena (the only caller), initialised, kept while `keeper` is borrowed, and on loan to the
+    // caller, who knows that no operation uses it. Only this loan's bytes are touched: operations use the neighbours.
+    unsafe { std::slice::from_raw_parts(part.address(), len) }
+}
+
+/// As `view`, to change.
+pub(crate) fn view_mut<T>(keeper: &mut T, memory: Segment, len: usize) -> &mut [u8] {
+    let _ = keeper;
+    let part = within(memory, 0, len);
+    // SAFETY: as in `view`; the exclusive borrow of the arena excludes other views.
+    unsafe { std::slice::from_raw_parts_mut(part.address(), len) }
+}
+
+/// `len` bytes of a scatter list from `offset` on (fewer if the list ends before).
+pub(crate) fn cut(segments: &[Segment], offset: u64, len: u64) -> Segments {
+    let (mut skip, mut left) = (offset, len);
+    let mut out = Segments::new();
+    for segment in segments {
+        let size = segment.len() as u64;
+        if skip >= size {
+            skip -= size;
+            continue;
+        }
+        let take = left.min(size - skip);
+        if take == 0 {
+            break;
+        }
+        // SAFETY: `skip + take <= size`, so the part lies inside the segment and shares its promise.
+        out.push(unsafe { Segment::new(segment.address().add(skip as usize), take as usize) });
+        skip = 0;
+        left -= take;
+    }
+    debug_assert_eq!(left, 0, "the machine named bytes outside its request's buffer");
+    out
+}
+
+/// Bytes of a scatter list.
+pub(crate) fn total(segments: &[Segment]) -> u64 {
+    segments.iter().map(|segment| segment.len() as u64).sum()
+}
+
+/// Fills a scatter list with zeros.
+pub(crate) fn zero(segments: &[Segment]) {
+    for segment in segments {
+        // SAFETY: inside this crate segments come from requests that are not completed or from arena buffers on loan; both
+        // are valid, and the caller is about to be told that this read is finished, so no operation fills them now.
+        unsafe { segment.address().write_bytes(0, segment.len()) }
+    }
+}
+
+/// Copies `from` to the front of a scatter list, and zeros to the rest of it.
+pub(crate) fn scatter(mut from: &[u8], segments: &[Segment]) {
+    for segment in segments {
+        let take = segment.len().min(from.len());
+        let (now, later) = from.split_at(take);
+        // SAFETY: as in `zero`; `from` is an arena buffer of our own and overlaps no destination.
+        unsafe {
+            segment.address().copy_from_nonoverlapping(now.as_ptr(), take);
+            segment.address().add(take).write_bytes(0, segment.len() - take);
+        }
+        from = later;
+    }
+}
+
+/// Copies a scatter list to the front of `to`; returns how many bytes.
+pub(crate) fn gather(segments: &[Segment], to: &mut [u8]) -> usize {
+    let mut at = 0;
+    for segment in segments {
+        let take = segment.len().min(to.len() - at);
+        // SAFETY: the segment is valid for reads (as in `zero`); the destination is checked to have `take` bytes left and
+        // is an exclusive borrow. The guest may change its memory meanwhile: any mixture of bytes will do then.
+        unsafe { to.as_mut_ptr().add(at).copy_from_nonoverlapping(segment.address(), take) }
+        at += take;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn list(sizes: &[usize]) -> Buffers {
+        let mut next = 0u8;
+        let mut make = |len: usize| {
+            let mut buffer = Buffer::zeroed(len);
+            for byte in buffer.as_mut_slice() {
+                *byte = next;
+                next = next.wrapping_add(1);
+            }
+            buffer
+        };
+        Buffers::Vec(sizes.iter().map(|&len| make(len)).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_and_gathering_is_slicing(sizes in prop::collection::vec(0usize..40, 1..9), a: u64, b: u64) {
+            let mut buffers = list(&sizes);
+            let all = buffers.len();
+            let (a, b) = (a % (all + 1), b % (all + 1));
+            let (from, to) = (a.min(b), a.max(b));
+            let segments = buffers.scatter_list();
+            let part = cut(&segments, from, to - from);
+            prop_assert_eq!(total(&part), to - from);
+            let mut flat = vec![0xffu8; (to - from) as usize];
+            prop_assert_eq!(gather(&part, &mut flat) as u64, to - from);
+            let want: Vec<u8> = (from..to).map(|byte| byte as u8).collect();
+            prop_assert_eq!(flat, want);
+        }
+
+        #[test]
+        fn scattering_fills_the_rest_with_zeros(sizes in prop::collection::vec(0usize..40, 1..9), got in 0usize..400) {
+            let mut buffers = list(&sizes);
+            let segments = buffers.scatter_list();
+            let all = total(&segments) as usize;
+            let got = got.min(all);
+            scatter(&vec![7u8; got], &segments);
+            let mut flat = vec![0xffu8; all];
+            gather(&segments, &mut flat);
+            prop_assert!(flat[..got].iter().all(|&byte| byte == 7));
+            prop_assert!(flat[got..].iter().all(|&byte| byte == 0));
+        }
+    }
+}

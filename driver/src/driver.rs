@@ -1,36 +1,54 @@
-//! The driver: one backend, many disks.
+//! The driver: one backend, many disks. The public calls and nothing else; the work is in `pump`, `open`, `translate`.
 //!
 //! Knows: disks, completions, time. Must never know: image formats, system calls.
+//! Invariants: no call but [`Driver::wait`] blocks; whatever a call changed is settled when it returns; the number of
+//! accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
 
 use crate::any::AnyBackend;
 use crate::config::{Config, OpenOptions};
+use crate::disk::{Disk, Phase};
 use crate::error::Error;
 use crate::hold::Hold;
+use crate::open::Opener;
+use crate::port::Port;
+use crate::pump::{Job, occupy};
 use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request};
-use crate::stats::Stats;
-use quod_backend::Backend;
-use quod_states::Transition;
+use crate::stats::{Stats, add_counters};
+use crate::trace::Transitions;
+use crate::translate::Place;
+use quod_backend::{Backend, Completion as Landed};
+use quod_states::{Counters, Kind, Refused};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-/// One step of one control block, with when and where.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct TimedTransition {
-    /// Whose.
-    pub disk: DiskId,
-    /// Which file of it: 0 is the image.
-    pub layer: usize,
-    /// On the backend's clock.
-    pub at: Duration,
-    /// What.
-    pub transition: Transition,
-}
+pub use crate::trace::TimedTransition;
+
+/// Submissions to the backend that one `turn` makes at most.
+const ROUNDS: usize = 4;
 
 /// See the crate's documentation.
+///
+/// Dropping a driver without closing its disks is like a power cut for them: nothing is corrupt, what was not flushed may
+/// be lost. It waits for the operations in flight, because they use the buffers.
 pub struct Driver<B: Backend = AnyBackend> {
-    backend: B,
+    // Fields are dropped in this order: the port's first field is the backend, which waits for everything in flight, so
+    // the buffers in the port's arena and in the disks' request slots go only when nothing uses them any more.
+    pub(crate) port: Port<B>,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) vacant: Vec<u32>,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) done: VecDeque<Completion>,
+    pub(crate) transitions: Transitions,
+    /// The earliest deadline of any timer, or an earlier moment.
+    pub(crate) earliest: Option<Duration>,
+    /// The backend's clock when the present call began (in `wait`: after the sleep).
+    pub(crate) now: Duration,
+    /// Requests and openings accepted and not completed.
+    pub(crate) accepted: usize,
+    pub(crate) config: Config,
+    reaped: Vec<Landed>,
     hold: Hold,
-    config: Config,
 }
 
 impl Driver<AnyBackend> {
@@ -46,46 +64,176 @@ impl Driver<AnyBackend> {
 impl<B: Backend> Driver<B> {
     /// A driver on this backend.
     pub fn with_backend(backend: B, config: Config) -> Self {
-        Driver { backend, hold: Hold::new(), config }
+        let room = backend.capacity().clamp(64, 4096);
+        Driver {
+            port: Port::new(backend),
+            disks: Vec::new(),
+            vacant: Vec::new(),
+            jobs: VecDeque::with_capacity(room),
+            done: VecDeque::with_capacity(config.requests as usize + 1),
+            transitions: Transitions::new(config.trace),
+            earliest: None,
+            now: Duration::ZERO,
+            accepted: 0,
+            config,
+            reaped: Vec::with_capacity(room),
+            hold: Hold::new(),
+        }
     }
 
-    /// Starts to open an image and its backing files; ends as a completion of kind `Opened`.
+    /// Starts to open an image and its backing files; ends as a completion of kind `Opened`. Until then the disk takes
+    /// no requests.
     pub fn open(&mut self, path: impl AsRef<Path>, options: OpenOptions) -> Result<DiskId, Error> {
-        let _ = (path.as_ref(), options, self.config);
-        Err(Error::Busy)
+        self.now = self.port.backend.now();
+        if path.as_ref().as_os_str().is_empty() {
+            return Err(Error::Misuse("an empty path"));
+        }
+        let index = match self.vacant.pop() {
+            Some(index) => index,
+            None => {
+                self.disks.push(Disk::vacant());
+                self.disks.len() as u32 - 1
+            }
+        };
+        let disk = &mut self.disks[index as usize];
+        disk.phase = Phase::Opening(Box::new(Opener::new(path.as_ref().to_path_buf(), options, self.now)));
+        disk.outstanding = 1;
+        self.accepted += 1;
+        let id = disk.id(index);
+        self.open_layer(index);
+        self.measured();
+        Ok(id)
     }
 
-    /// Takes a request, or gives it back. Never blocks.
+    /// Takes a request, or gives it back. Never blocks, makes no system call: call `turn` after the last one of a batch.
     pub fn submit(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
-        let _ = disk;
-        Err(Rejected { reason: Refusal::Busy, request })
+        self.now = self.port.backend.now();
+        let result = match self.admit(disk, request) {
+            Ok(place) => {
+                self.settle(place);
+                Ok(())
+            }
+            Err(rejected) => Err(*rejected),
+        };
+        self.measured();
+        result
     }
 
-    /// Hands operations to the backend, takes what finished, fires timers. Never blocks.
+    /// Puts a request into its machine.
+    fn admit(&mut self, id: DiskId, request: Request) -> Result<Place, Box<Rejected>> {
+        let reject = |reason, request| Err(Box::new(Rejected { reason, request }));
+        let most = self.config.requests;
+        let Some(disk) = self.disks.get_mut(id.index as usize).filter(|disk| disk.generation == id.generation)
+        else {
+            return reject(Refusal::Error(Error::Closed), request);
+        };
+        if let Err(error) = check(disk, &request) {
+            return reject(Refusal::Error(error), request);
+        }
+        if disk.outstanding >= most {
+            return reject(Refusal::Busy, request);
+        }
+        let Request { kind, offset, len, flags, user, layer: index, .. } = request;
+        let layer = &mut disk.layers[index];
+        match layer.image.submit(quod_states::Request { kind, offset, len, flags, user }) {
+            Ok(slot) => {
+                occupy(layer, slot, kind, len, request.buffers, self.now);
+                disk.outstanding += 1;
+                self.accepted += 1;
+                Ok(Place { disk: id.index, layer: index as u16 })
+            }
+            Err(Refused::Busy) => reject(Refusal::Busy, request),
+            Err(Refused::Invalid(error)) => {
+                let error = Error::from_core(&layer.file.path, &error);
+                reject(Refusal::Error(error), request)
+            }
+        }
+    }
+
+    /// Hands operations to the backend, takes what finished, fires the timers that are due. Never blocks.
+    ///
+    /// Call it when the descriptor is readable, when [`Driver::next_timeout`] has passed, and after submitting.
     pub fn turn(&mut self) -> Result<(), Error> {
-        Ok(())
+        self.now = self.port.backend.now();
+        let result = self.rounds();
+        self.measured();
+        result
     }
 
-    /// As `turn`, but sleeps until something finished or `timeout` ran out. For tools and tests.
+    /// Bounded: a few submissions; what finishes later makes the descriptor readable again.
+    fn rounds(&mut self) -> Result<(), Error> {
+        self.fire_timers();
+        for _ in 0..ROUNDS {
+            self.start()?;
+            self.port.backend.clear_notify();
+            self.reap();
+            if !self.port.unsent() {
+                return Ok(());
+            }
+        }
+        self.start()
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        self.port.submit().map_err(|error| Error::backend("submitting operations", &error))
+    }
+
+    /// Takes what the backend has finished.
+    fn reap(&mut self) {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        while self.port.backend.reap(&mut reaped) > 0 {
+            for landed in reaped.drain(..) {
+                self.land(landed);
+            }
+        }
+        self.reaped = reaped;
+    }
+
+    /// As `turn`, but sleeps until something finished, a timer is due, or `timeout` ran out; returns at once when there
+    /// is something to take, or nothing to wait for. For tools and tests.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        let _ = timeout;
-        Ok(())
+        self.now = self.port.backend.now();
+        let until = [timeout, self.next_timeout()].into_iter().flatten().min();
+        if self.done.is_empty() && (self.port.in_flight() > 0 || until.is_some()) {
+            self.port.push_pending();
+            self.port.backend.wait(until).map_err(|error| Error::backend("waiting", &error))?;
+            self.port.backend.take_syscall_nanos();
+        }
+        self.now = self.port.backend.now();
+        // what the backend collected while it slept
+        self.port.backend.clear_notify();
+        self.reap();
+        let result = self.rounds();
+        self.measured();
+        result
     }
 
-    /// The next thing that ended.
+    /// The next thing that ended. Only takes it from a queue.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        None
+        let completion = self.done.pop_front()?;
+        if let Some(disk) = self.disks.get_mut(completion.disk.index as usize)
+            && disk.generation == completion.disk.generation
+        {
+            disk.outstanding -= 1;
+        }
+        Some(completion)
     }
 
-    /// Call `turn` when this much time has passed, if not before.
+    /// Call `turn` when this much time has passed, if not before. Zero: there are operations to hand over.
     pub fn next_timeout(&self) -> Option<Duration> {
-        None
+        if self.port.unsent() {
+            return Some(Duration::ZERO);
+        }
+        self.earliest.map(|deadline| deadline.saturating_sub(self.port.backend.now()))
+    }
+
+    fn disk(&self, id: DiskId) -> Option<&Disk> {
+        self.disks.get(id.index as usize).filter(|disk| disk.generation == id.generation)
     }
 
     /// Facts about a disk, once it is open.
     pub fn disk_info(&self, disk: DiskId) -> Option<&DiskInfo> {
-        let _ = disk;
-        None
+        self.disk(disk)?.info.as_ref()
     }
 
     /// How many files make up the disk; 0 if it is not open.
@@ -93,10 +241,25 @@ impl<B: Backend> Driver<B> {
         self.disk_info(disk).map_or(0, |info| info.layers.len())
     }
 
-    /// What the disk has done.
+    /// What the disk has done. Copies the histograms: for reports, not for the hot path.
     pub fn stats(&self, disk: DiskId) -> Option<Stats> {
-        let _ = disk;
-        None
+        let disk = self.disk(disk)?;
+        let mut stats = Stats::clone(disk.stats.as_ref()?);
+        for layer in &disk.layers {
+            add_counters(&mut stats.counters, layer.image.counters());
+        }
+        Some(stats)
+    }
+
+    /// The counters of one layer's machine.
+    pub fn layer_counters(&self, disk: DiskId, layer: usize) -> Option<&Counters> {
+        Some(self.disk(disk)?.layers.get(layer)?.image.counters())
+    }
+
+    /// The error that poisoned the disk, if any.
+    pub fn poisoned(&self, disk: DiskId) -> Option<Error> {
+        let layer = self.disk(disk)?.layers.first()?;
+        Some(Error::from_core(&layer.file.path, layer.image.poisoned()?))
     }
 
     /// How long calls into the driver held the thread.
@@ -109,23 +272,58 @@ impl<B: Backend> Driver<B> {
         self.hold.reset();
     }
 
-    /// Takes the recorded transitions (see [`Config::trace`]).
+    /// Takes the recorded transitions (see [`Config::trace`]). Take them often: beyond a bound they are dropped and
+    /// counted by [`Driver::lost_transitions`].
     pub fn drain_transitions(&mut self, sink: &mut dyn FnMut(TimedTransition)) {
-        let _ = sink;
+        self.transitions.drain(sink);
+    }
+
+    /// Transitions that were dropped because nobody took them.
+    pub fn lost_transitions(&self) -> u64 {
+        self.transitions.lost()
     }
 
     /// The backend.
     pub fn backend(&self) -> &B {
-        &self.backend
+        &self.port.backend
     }
 
     /// The backend, to change.
     pub fn backend_mut(&mut self) -> &mut B {
-        &mut self.backend
+        &mut self.port.backend
     }
 
     /// Nothing is in flight, nothing waits to be taken.
     pub fn idle(&self) -> bool {
-        true
+        self.port.in_flight() == 0 && self.accepted == 0 && self.done.is_empty()
     }
+
+    /// The end of a call: the second of its two clock reads.
+    fn measured(&mut self) {
+        let elapsed = self.port.backend.now().saturating_sub(self.now);
+        self.hold.record(elapsed, self.port.backend.take_syscall_nanos());
+    }
+}
+
+/// What the machine cannot see: phase, layer, buffers.
+fn check(disk: &Disk, request: &Request) -> Result<(), Error> {
+    match disk.phase {
+        Phase::Open => {}
+        Phase::Opening(_) => return Err(Error::Misuse("the disk is not open yet")),
+        Phase::Vacant | Phase::Closing(_) => return Err(Error::Closed),
+    }
+    if request.layer >= disk.layers.len() {
+        return Err(Error::Misuse("the disk has fewer layers"));
+    }
+    if request.layer > 0 && request.kind != Kind::Map {
+        return Err(Error::Misuse("only map asks deeper layers"));
+    }
+    let moves = matches!(request.kind, Kind::Read | Kind::Write);
+    if moves && request.buffers.len() != request.len {
+        return Err(Error::Misuse("the buffers' length is not the request's"));
+    }
+    if !moves && !request.buffers.is_empty() {
+        return Err(Error::Misuse("this kind of request has no buffers"));
+    }
+    Ok(())
 }

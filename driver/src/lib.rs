@@ -22,16 +22,25 @@
 //! Knows: both sides. Must never know: how an image is laid out, how a system call is made.
 
 mod any;
+mod arena;
 mod buffers;
 mod config;
+mod disk;
 mod driver;
 mod error;
 mod event_loop;
+mod fill;
 pub mod gate;
 mod hold;
+mod open;
+mod port;
+mod pump;
 mod request;
 mod stats;
+mod timers;
 pub mod tools;
+mod trace;
+mod translate;
 
 pub use any::{AnyBackend, BackendKind};
 pub use buffers::{Buffers, RawBuffers};

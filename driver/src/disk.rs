@@ -1,0 +1,168 @@
+//! One disk: its phase, its layers, and which request owns which slot of a layer's machine.
+//!
+//! Knows: machines, files, request slots. Must never know: the backend.
+//! Invariants: a slot is filled from the machine's acceptance of a request to its `Done`; guest buffers stay in it that
+//! long; a disk's files are closed only when none of its operations is in flight.
+
+use crate::buffers::Buffers;
+use crate::error::Error;
+use crate::fill::Fill;
+use crate::open::Opener;
+use crate::request::{Completion, DiskId, DiskInfo};
+use crate::stats::Stats;
+use quod_backend::{FileId, Segments, Stat};
+use quod_states::{AcbId, Image, IoId, Kind, Options, Part, Timer};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The file of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerFile {
+    pub id: FileId,
+    pub stat: Stat,
+    pub path: PathBuf,
+}
+
+/// What in the layer above waits for a child request, besides the I/O: the owner of the buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// A request's own buffer; its slot.
+    Request(u32),
+    /// A fill buffer.
+    Fill(AcbId, Part),
+}
+
+/// A read that the layer above wants from this one.
+#[derive(Debug)]
+pub(crate) struct Child {
+    /// The I/O of the layer above that it answers.
+    pub io: IoId,
+    pub origin: Origin,
+    pub offset: u64,
+    pub len: u64,
+    pub segments: Segments,
+}
+
+/// Who asked.
+#[derive(Debug)]
+pub(crate) enum Owner {
+    Guest { kind: Kind, len: u64, buffers: Buffers, started: Duration },
+    Child { io: IoId, origin: Origin },
+}
+
+/// A request slot of a machine.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub owner: Option<Owner>,
+    pub segments: Segments,
+    /// Operations and children that use the segments.
+    pub busy: u32,
+    /// What the layer below said when it failed this request.
+    pub cause: Option<Box<Error>>,
+}
+
+/// One file of the chain with its machine.
+pub(crate) struct Layer {
+    pub image: Image,
+    pub file: LayerFile,
+    pub allocate_ahead: bool,
+    pub slots: Vec<Slot>,
+    /// By acb index.
+    pub fills: Vec<[Fill; 2]>,
+    /// Children that found every slot in use. Bounded by the acbs of the layer above.
+    pub parked: VecDeque<Child>,
+    /// By timer, on the backend's clock.
+    pub deadlines: [Option<Duration>; 2],
+    /// What the layer below said when a fill failed.
+    pub fill_cause: Option<Box<Error>>,
+}
+
+impl Layer {
+    pub(crate) fn new(image: Image, file: LayerFile, options: &Options, allocate_ahead: bool) -> Layer {
+        let mut slots = Vec::new();
+        slots.resize_with(options.requests as usize, Slot::default);
+        let mut fills = Vec::new();
+        fills.resize_with(options.acbs as usize, Default::default);
+        Layer {
+            image,
+            file,
+            allocate_ahead,
+            slots,
+            fills,
+            parked: VecDeque::new(),
+            deadlines: [None; 2],
+            fill_cause: None,
+        }
+    }
+}
+
+/// Index of a timer's deadline.
+pub(crate) fn timer_index(timer: Timer) -> usize {
+    match timer {
+        Timer::Commit => 0,
+        Timer::NeedCheck => 1,
+    }
+}
+
+/// The timers, by index.
+pub(crate) const TIMERS: [Timer; 2] = [Timer::Commit, Timer::NeedCheck];
+
+/// A disk that is going away.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    /// Delivered when the last file is closed.
+    pub completion: Completion,
+    /// The close operations were sent.
+    pub sent: bool,
+    /// Those that have not come back.
+    pub left: usize,
+}
+
+/// Where in its life a disk is.
+pub(crate) enum Phase {
+    Vacant,
+    Opening(Box<Opener>),
+    Open,
+    Closing(Box<Closing>),
+}
+
+/// A slot of the driver's table of disks.
+pub(crate) struct Disk {
+    pub generation: u32,
+    pub phase: Phase,
+    pub layers: Vec<Layer>,
+    /// Every file that was opened for it.
+    pub files: Vec<(FileId, PathBuf)>,
+    pub info: Option<DiskInfo>,
+    pub stats: Option<Box<Stats>>,
+    /// Backend operations.
+    pub flights: usize,
+    /// Guest requests accepted and not yet delivered, the opening included.
+    pub outstanding: u32,
+}
+
+impl Disk {
+    pub(crate) fn vacant() -> Disk {
+        Disk {
+            generation: 0,
+            phase: Phase::Vacant,
+            layers: Vec::new(),
+            files: Vec::new(),
+            info: None,
+            stats: None,
+            flights: 0,
+            outstanding: 0,
+        }
+    }
+
+    /// Makes room for another; the old id is invalid from now on.
+    pub(crate) fn vacate(&mut self) {
+        let generation = self.generation.wrapping_add(1);
+        *self = Disk { generation, ..Disk::vacant() };
+    }
+
+    pub(crate) fn id(&self, index: u32) -> DiskId {
+        DiskId { index, generation: self.generation }
+    }
+}

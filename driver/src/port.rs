@@ -1,0 +1,173 @@
+//! The way to the backend: the table of what is in flight, and the queue of what the backend had no room for.
+//!
+//! Knows: tokens, operations, which machine asked. Must never know: why.
+//! Invariants: every operation sent comes back once (the backend's promise) and finds its flight by slot and generation;
+//! operations leave in the order in which they were named, none is lost. Both tables are bounded by the machines' slabs.
+
+use crate::arena::{Arena, Loan};
+use quod_backend::{Backend, Op, Token};
+use quod_states::{AcbId, IoId, Part};
+use std::collections::VecDeque;
+
+/// Whose operation it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    /// The machine of this layer.
+    Layer(u16),
+    /// The machine that opens this layer, or a step before it starts.
+    Opener(u16),
+    /// Nobody's: a file that is being closed.
+    Close,
+}
+
+/// Where the bytes of a read go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dest {
+    /// The buffers of the request in this slot, from this byte on.
+    Request { index: u32, offset: u64 },
+    /// A fill buffer, from this byte on.
+    Fill { acb: AcbId, part: Part, at: u32 },
+}
+
+/// What to do when it is back.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Hand `len` bytes from `skip` on to the machine.
+    ReadTable { loan: Loan, skip: u32, len: u32 },
+    WriteTable { loan: Loan },
+    /// Zeros behind the end of the file; if it went through a bounce buffer, copy from its byte `skip` on.
+    Read { dest: Dest, len: u64, bounce: Option<Loan>, skip: u32 },
+    /// Give the fills back.
+    Write { acb: AcbId, request: u32, bounce: Option<Loan> },
+    /// Tell the machine.
+    Plain,
+    /// Open, stat or lock.
+    Step,
+    Close,
+}
+
+/// One operation in flight.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub disk: u32,
+    pub target: Target,
+    pub io: IoId,
+    pub task: Task,
+}
+
+/// The id of flights that no machine waits for.
+pub(crate) const NO_IO: IoId = IoId { index: u32::MAX, generation: 0 };
+
+#[derive(Debug)]
+struct Entry {
+    generation: u32,
+    flight: Option<Flight>,
+}
+
+/// See the module's header. The backend is the first field: it is dropped first, and waits for what is in flight, so
+/// that nothing writes to the arena's or the guests' buffers when those go.
+pub(crate) struct Port<B> {
+    pub backend: B,
+    pub arena: Arena,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    pending: VecDeque<(Token, Op)>,
+    in_flight: usize,
+    unsent: bool,
+}
+
+impl<B: Backend> Port<B> {
+    pub(crate) fn new(mut backend: B) -> Port<B> {
+        let mut arena = Arena::new();
+        backend.register_buffer(arena.first_piece());
+        let room = backend.capacity().clamp(64, 4096);
+        Port {
+            backend,
+            arena,
+            entries: Vec::with_capacity(room),
+            free: Vec::with_capacity(room),
+            pending: VecDeque::with_capacity(room),
+            in_flight: 0,
+            unsent: false,
+        }
+    }
+
+    /// Sends an operation, now or when there is room.
+    pub(crate) fn send(&mut self, flight: Flight, op: Op) {
+        let token = self.enter(flight);
+        self.unsent = true;
+        if self.pending.is_empty() {
+            if let Err(full) = self.backend.push(token, op) {
+                self.pending.push_back((token, full.0));
+            }
+        } else {
+            self.pending.push_back((token, op));
+        }
+    }
+
+    fn enter(&mut self, flight: Flight) -> Token {
+        self.in_flight += 1;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.entries.push(Entry { generation: 0, flight: None });
+                self.entries.len() as u32 - 1
+            }
+        };
+        let entry = &mut self.entries[index as usize];
+        entry.flight = Some(flight);
+        Token(u64::from(entry.generation) << 32 | u64::from(index))
+    }
+
+    /// The flight of a finished operation; None if the token is stale.
+    pub(crate) fn land(&mut self, token: Token) -> Option<Flight> {
+        let index = token.0 as u32;
+        let entry = self.entries.get_mut(index as usize)?;
+        if entry.generation != (token.0 >> 32) as u32 {
+            return None;
+        }
+        let flight = entry.flight.take()?;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(index);
+        self.in_flight -= 1;
+        Some(flight)
+    }
+
+    /// Takes back what a task holds when nobody waits for it any more.
+    pub(crate) fn discard(&mut self, task: Task) {
+        match task {
+            Task::ReadTable { loan, .. } | Task::WriteTable { loan } => self.arena.give_back(loan),
+            Task::Read { bounce, .. } | Task::Write { bounce, .. } => {
+                bounce.into_iter().for_each(|loan| self.arena.give_back(loan));
+            }
+            Task::Plain | Task::Step | Task::Close => {}
+        }
+    }
+
+    /// Pushes what waits, as far as there is room.
+    pub(crate) fn push_pending(&mut self) {
+        while let Some((token, op)) = self.pending.pop_front() {
+            if let Err(full) = self.backend.push(token, op) {
+                self.pending.push_front((token, full.0));
+                return;
+            }
+        }
+    }
+
+    /// Something was pushed since the backend was last told to start, or could be pushed now.
+    pub(crate) fn unsent(&self) -> bool {
+        self.unsent || (!self.pending.is_empty() && self.backend.in_flight() < self.backend.capacity())
+    }
+
+    /// One submission.
+    pub(crate) fn submit(&mut self) -> std::io::Result<()> {
+        self.push_pending();
+        self.unsent = false;
+        self.backend.submit()
+    }
+
+    /// Operations named and not finished.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}

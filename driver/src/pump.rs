@@ -1,0 +1,340 @@
+//! The pump: after every change of a machine everything that it wants is taken from it and sent on its way.
+//!
+//! Knows: all rooms of the driver. Must never know: what a machine's states mean.
+//! Invariants: between two changes of one machine it is drained dry; layers talk to each other only through the job
+//! list, so nothing recurses however long the chain; a public call returns with the job list empty.
+
+use crate::buffers::{self, Buffers};
+use crate::disk::{Child, Disk, Layer, Origin, Owner, Phase, Slot, timer_index};
+use crate::driver::{Driver, TimedTransition};
+use crate::error::Error;
+use crate::fill::side;
+use crate::port::{Dest, Flight, Target, Task};
+use crate::request::{Completion, CompletionKind};
+use crate::translate::{Out, Place, translate};
+use quod_backend::{Backend, Completion as Landed, Errno, Output};
+use quod_states::{Event, Extent, Flags, IoId, Kind, Machine, Outcome, Part, Path, Refused, Request, RequestId};
+use std::time::Duration;
+
+/// One change of one machine that another machine asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// The layer above wants bytes.
+    Submit { place: Place, child: Child },
+    /// The layer below has answered.
+    Answer { place: Place, io: IoId, origin: Origin, result: Result<(), Box<Error>> },
+}
+
+/// What a machine says about an ended request.
+struct Done {
+    request: RequestId,
+    user: u64,
+    result: Result<(), quod_states::Error>,
+    path: Path,
+    extent: Option<Extent>,
+}
+
+impl<B: Backend> Driver<B> {
+    /// Takes everything that a layer's machine wants, and then everything that follows from it in other layers.
+    pub(crate) fn settle(&mut self, place: Place) {
+        self.drain(place);
+        while let Some(job) = self.jobs.pop_front() {
+            match job {
+                Job::Submit { place, child } => self.submit_child(place, child),
+                Job::Answer { place, io, origin, result } => self.answer(place, io, origin, result),
+            }
+        }
+    }
+
+    fn drain(&mut self, place: Place) {
+        let Disk { layers, flights, generation, .. } = &mut self.disks[place.disk as usize];
+        let Some(layer) = layers.get_mut(place.layer as usize) else { return };
+        let mut out = Out { port: &mut self.port, jobs: &mut self.jobs, flights, place };
+        while let Some(io) = layer.image.poll_io() {
+            translate(&mut out, layer, io);
+        }
+        while let Some(alarm) = layer.image.poll_timeout() {
+            let deadline = alarm.after_ms.map(|ms| self.now + Duration::from_millis(u64::from(ms)));
+            layer.deadlines[timer_index(alarm.timer)] = deadline;
+            self.earliest = [self.earliest, deadline].into_iter().flatten().min();
+        }
+        if self.config.trace {
+            let disk = crate::request::DiskId { index: place.disk, generation: *generation };
+            while let Some(transition) = layer.image.poll_transition() {
+                let layer = usize::from(place.layer);
+                self.transitions.push(TimedTransition { disk, layer, at: self.now, transition });
+            }
+        }
+        while let Some(event) = self.next_event(place) {
+            // `Poisoned` needs no delivery: from now on every write says so, and `Driver::poisoned` tells
+            if let Event::Done { request, user, result, path, extent } = event {
+                self.finish(place, Done { request, user, result, path, extent });
+            }
+        }
+    }
+
+    fn next_event(&mut self, place: Place) -> Option<Event> {
+        self.disks[place.disk as usize].layers.get_mut(place.layer as usize)?.image.poll_event()
+    }
+
+    /// A request has ended in its machine: its slot is free, its owner hears of it.
+    fn finish(&mut self, place: Place, done: Done) {
+        let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+        let slot = &mut layer.slots[done.request.index as usize];
+        // a buffer must not go back to its owner while an operation uses it
+        assert_eq!(slot.busy, 0, "the machine ended a request whose buffer is in use");
+        let Slot { owner, cause, .. } = std::mem::take(slot);
+        let result = done.result.as_ref().map_err(|error| blame(layer, cause, error)).copied();
+        if let Some(child) = layer.parked.pop_front() {
+            self.jobs.push_back(Job::Submit { place, child });
+        }
+        match owner {
+            Some(Owner::Child { io, origin }) => {
+                let above = Place { disk: place.disk, layer: place.layer - 1 };
+                let result = result.map_err(Box::new);
+                self.jobs.push_back(Job::Answer { place: above, io, origin, result });
+            }
+            Some(Owner::Guest { kind, len, buffers, started }) => {
+                let latency = self.now.saturating_sub(started);
+                let disk = &mut self.disks[place.disk as usize];
+                if let Some(stats) = &mut disk.stats {
+                    stats.record(kind, done.path, len, result.is_ok(), latency);
+                }
+                let completion = Completion {
+                    disk: disk.id(place.disk),
+                    user: done.user,
+                    kind: CompletionKind::Request(kind),
+                    result,
+                    buffers,
+                    path: done.path,
+                    extent: done.extent,
+                    latency,
+                };
+                self.deliver(place, kind, completion);
+            }
+            None => debug_assert!(false, "the machine ended a request that nobody made"),
+        }
+    }
+
+    fn deliver(&mut self, place: Place, kind: Kind, completion: Completion) {
+        let disk = &mut self.disks[place.disk as usize];
+        match kind {
+            Kind::Close => return self.begin_close(place.disk, completion),
+            Kind::Resize if completion.result.is_ok() => {
+                let size = disk.layers[0].image.virtual_size();
+                if let Some(info) = &mut disk.info {
+                    info.virtual_size = size;
+                    info.layers[0].info.virtual_size = size;
+                }
+            }
+            _ => {}
+        }
+        self.complete(completion);
+    }
+
+    /// Puts a completion where the embedder takes it.
+    pub(crate) fn complete(&mut self, completion: Completion) {
+        self.accepted -= 1;
+        self.done.push_back(completion);
+    }
+
+    fn submit_child(&mut self, place: Place, child: Child) {
+        let Some(layer) = self.disks[place.disk as usize].layers.get_mut(place.layer as usize) else {
+            debug_assert!(false, "a machine without a backing layer read from it");
+            let result = Err(Box::new(Error::Misuse("there is no backing layer")));
+            let above = Place { disk: place.disk, layer: place.layer - 1 };
+            self.jobs.push_back(Job::Answer { place: above, io: child.io, origin: child.origin, result });
+            return;
+        };
+        let (offset, len) = (child.offset, child.len);
+        let request = Request { kind: Kind::Read, offset, len, flags: Flags::empty(), user: 0 };
+        match layer.image.submit(request) {
+            Ok(id) => {
+                let owner = Some(Owner::Child { io: child.io, origin: child.origin });
+                let slot = Slot { owner, segments: child.segments, ..Slot::default() };
+                layer.slots[id.index as usize] = slot;
+                self.drain(place);
+            }
+            Err(Refused::Busy) => layer.parked.push_back(child),
+            Err(Refused::Invalid(error)) => {
+                let result = Err(Box::new(Error::from_core(&layer.file.path, &error)));
+                let above = Place { disk: place.disk, layer: place.layer - 1 };
+                self.jobs.push_back(Job::Answer { place: above, io: child.io, origin: child.origin, result });
+            }
+        }
+    }
+
+    fn answer(&mut self, place: Place, io: IoId, origin: Origin, result: Result<(), Box<Error>>) {
+        let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+        match origin {
+            Origin::Request(index) => layer.slots[index as usize].busy -= 1,
+            Origin::Fill(acb, part) => {
+                layer.fills[acb.index as usize][side(part)].end(acb.generation);
+            }
+        }
+        match result {
+            Ok(()) => layer.image.handle_completion(io, Outcome::Done),
+            Err(error) => {
+                let errno = error.errno();
+                match origin {
+                    Origin::Request(index) => layer.slots[index as usize].cause = Some(error),
+                    Origin::Fill(..) => layer.fill_cause = Some(error),
+                }
+                layer.image.handle_completion(io, Outcome::Failed(errno));
+            }
+        }
+        self.drain(place);
+    }
+
+    /// An operation came back.
+    pub(crate) fn land(&mut self, landed: Landed) {
+        let Some(flight) = self.port.land(landed.token) else {
+            debug_assert!(false, "an operation came back twice");
+            return;
+        };
+        let index = flight.disk;
+        match flight.target {
+            Target::Close => return self.file_closed(index),
+            Target::Layer(layer) => self.layer_landed(Place { disk: index, layer }, flight, landed.result),
+            Target::Opener(depth) => self.opener_landed(index, depth, flight, landed.result),
+        }
+        self.disks[index as usize].flights -= 1;
+        self.try_close(index);
+    }
+
+    fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
+        let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+        let arena = &mut self.port.arena;
+        match flight.task {
+            Task::Read { dest, len, bounce, skip } => {
+                let moved = result.map(|output| bytes_of(output).saturating_sub(u64::from(skip)).min(len));
+                if let Some(segments) = destination(layer, arena, dest, len)
+                    && let Ok(moved) = moved
+                {
+                    match &bounce {
+                        Some(loan) => {
+                            let end = skip as usize + moved as usize;
+                            buffers::scatter(&arena.bytes(loan, end)[skip as usize..], &segments);
+                        }
+                        None if moved < len => buffers::zero(&buffers::cut(&segments, moved, len - moved)),
+                        None => {}
+                    }
+                }
+                bounce.into_iter().for_each(|loan| arena.give_back(loan));
+                layer.image.handle_completion(flight.io, plain_outcome(result));
+            }
+            Task::Write { acb, request, bounce } => {
+                bounce.into_iter().for_each(|loan| arena.give_back(loan));
+                layer.slots[request as usize].busy -= 1;
+                for part in [Part::Head, Part::Tail] {
+                    layer.fills[acb.index as usize][side(part)].release(arena, acb.generation);
+                }
+                layer.image.handle_completion(flight.io, plain_outcome(result));
+            }
+            task => crate::translate::land_plain(&mut layer.image, arena, flight.io, task, result),
+        }
+        self.settle(place);
+    }
+}
+
+/// Where a landed read belongs; None if its owner is gone. The owner is not waiting for it any more afterwards.
+fn destination(
+    layer: &mut Layer,
+    arena: &crate::arena::Arena,
+    dest: Dest,
+    len: u64,
+) -> Option<quod_backend::Segments> {
+    match dest {
+        Dest::Request { index, offset } => {
+            let slot = &mut layer.slots[index as usize];
+            slot.busy -= 1;
+            Some(buffers::cut(&slot.segments, offset, len))
+        }
+        Dest::Fill { acb, part, at } => {
+            let fill = &mut layer.fills[acb.index as usize][side(part)];
+            fill.end(acb.generation).then(|| fill.part(arena, acb.generation, at, len))?.map(|s| [s].into_iter().collect())
+        }
+    }
+}
+
+fn bytes_of(output: Output) -> u64 {
+    match output {
+        Output::Bytes(bytes) => bytes,
+        Output::Opened(_) | Output::Stat(_) | Output::Done => 0,
+    }
+}
+
+/// The outcome of everything but table reads.
+pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(errno) => Outcome::Failed(errno.0),
+    }
+}
+
+/// The error of a request: what the layer below said, if that is what made it fail, otherwise what the machine says.
+fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Error) -> Error {
+    if let quod_states::Error::Device { errno, .. } = error {
+        let cause = cause.or_else(|| layer.fill_cause.take());
+        if let Some(cause) = cause.filter(|cause| cause.errno() == *errno) {
+            return *cause;
+        }
+    }
+    Error::from_core(&layer.file.path, error)
+}
+
+impl<B: Backend> Driver<B> {
+    /// The disk goes away; `completion` is delivered when its files are closed.
+    pub(crate) fn begin_close(&mut self, index: u32, completion: Completion) {
+        let disk = &mut self.disks[index as usize];
+        for layer in &mut disk.layers {
+            layer.deadlines = [None; 2];
+        }
+        let closing = crate::disk::Closing { completion, sent: false, left: disk.files.len() };
+        disk.phase = Phase::Closing(Box::new(closing));
+        self.try_close(index);
+    }
+
+    /// Closes the files of a disk that is going away, once nothing of it is in flight.
+    pub(crate) fn try_close(&mut self, index: u32) {
+        let disk = &mut self.disks[index as usize];
+        let Phase::Closing(closing) = &mut disk.phase else { return };
+        if closing.sent || disk.flights > 0 {
+            return;
+        }
+        closing.sent = true;
+        if closing.left == 0 {
+            return self.closed(index);
+        }
+        for (file, _) in &disk.files {
+            let flight = Flight { disk: index, target: Target::Close, io: crate::port::NO_IO, task: Task::Close };
+            self.port.send(flight, quod_backend::Op::Close { file: *file });
+        }
+    }
+
+    /// A file was closed. Its error, if any, changes nothing: what had to be durable was synced before.
+    fn file_closed(&mut self, index: u32) {
+        if let Phase::Closing(closing) = &mut self.disks[index as usize].phase {
+            closing.left -= 1;
+            if closing.left == 0 {
+                self.closed(index);
+            }
+        }
+    }
+
+    fn closed(&mut self, index: u32) {
+        let disk = &mut self.disks[index as usize];
+        if let Phase::Closing(closing) = std::mem::replace(&mut disk.phase, Phase::Vacant) {
+            disk.vacate();
+            self.vacant.push(index);
+            self.complete(closing.completion);
+        }
+    }
+}
+
+/// A guest's request enters its slot.
+pub(crate) fn occupy(layer: &mut Layer, id: RequestId, kind: Kind, len: u64, mut buffers: Buffers, started: Duration) {
+    let segments = buffers.scatter_list();
+    let owner = Some(Owner::Guest { kind, len, buffers, started });
+    layer.slots[id.index as usize] = Slot { owner, segments, ..Slot::default() };
+}

@@ -1,0 +1,262 @@
+//! From what a machine names to what the backend does: one match, and the decisions about alignment.
+//!
+//! Knows: both vocabularies, request slots, fills. Must never know: why the machine wants it.
+//! Invariants: a direct transfer satisfies the file's alignment in offset, lengths and addresses; anything else goes
+//! through a bounce buffer. Reads are rounded out; writes never are (the machine aligned them).
+
+use crate::arena::Arena;
+use crate::buffers;
+use crate::disk::{Child, Layer, LayerFile, Origin};
+use crate::fill::side;
+use crate::port::{Dest, Flight, Port, Target, Task};
+use crate::pump::{Job, plain_outcome};
+use quod_backend::{Backend, Errno, Op, Output, Segment, Segments, Stat};
+use quod_states::{AcbId, FillSource, Io, IoId, IoOp, Machine, Outcome, Part, RequestId};
+use std::collections::VecDeque;
+
+/// Longer scatter lists are copied to a bounce buffer: one operation takes at most 1024 pieces.
+const MOST_PIECES: usize = 1000;
+
+/// Whose I/O it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub disk: u32,
+    pub layer: u16,
+}
+
+/// A transfer of these pieces at this offset can go to the file as it is.
+pub(crate) fn fits(stat: &Stat, offset: u64, segments: &[Segment]) -> bool {
+    if segments.len() > MOST_PIECES {
+        return false;
+    }
+    if stat.offset_align <= 1 && stat.memory_align <= 1 {
+        return true;
+    }
+    let (grain, memory) = (u64::from(stat.offset_align.max(1)), stat.memory_align.max(1) as usize);
+    let good = |segment: &Segment| {
+        (segment.address() as usize).is_multiple_of(memory) && (segment.len() as u64).is_multiple_of(grain)
+    };
+    offset.is_multiple_of(grain) && segments.iter().all(good)
+}
+
+/// A range rounded out to the file's grain: its start, its length, and where in it the wanted bytes begin.
+pub(crate) fn round_out(stat: &Stat, offset: u64, len: u64) -> (u64, u64, u32) {
+    let grain = u64::from(stat.offset_align.max(1));
+    let start = offset - offset % grain;
+    let end = (offset + len).next_multiple_of(grain);
+    (start, end - start, (offset - start) as u32)
+}
+
+/// A table read, or something without bytes: what opening and running machines have in common. None: not such a thing.
+pub(crate) fn plain<M: Machine>(
+    machine: &mut M,
+    arena: &mut Arena,
+    file: &LayerFile,
+    allocate: bool,
+    io: &Io,
+) -> Option<(Task, Op)> {
+    let id = file.id;
+    let op = match io.op {
+        IoOp::ReadTable { offset, len } => {
+            let (start, span, skip) = round_out(&file.stat, offset, u64::from(len));
+            let loan = arena.take(span as usize);
+            let segments = Segments::from_iter([arena.segment(&loan, 0, span as usize)]);
+            return Some((Task::ReadTable { loan, skip, len }, Op::Read { file: id, offset: start, segments }));
+        }
+        IoOp::WriteTable { offset, len } => {
+            let loan = arena.take(len as usize);
+            machine.encode(io.id, arena.bytes_mut(&loan, len as usize));
+            let segments = Segments::from_iter([arena.segment(&loan, 0, len as usize)]);
+            return Some((Task::WriteTable { loan }, Op::Write { file: id, offset, segments }));
+        }
+        IoOp::ZeroRange { host, len, unmap } => Op::ZeroRange { file: id, offset: host, len, unmap },
+        IoOp::PunchHole { host, len } => Op::PunchHole { file: id, offset: host, len },
+        IoOp::Grow { from, to } => Op::Grow { file: id, from, to, allocate },
+        IoOp::SetLen { len } => Op::SetLen { file: id, len },
+        IoOp::Sync => Op::Sync { file: id },
+        IoOp::ReadData { .. }
+        | IoOp::ReadBacking { .. }
+        | IoOp::ZeroBuffer { .. }
+        | IoOp::ReadFill { .. }
+        | IoOp::WriteData { .. } => return None,
+    };
+    Some((Task::Plain, op))
+}
+
+/// The way back of [`plain`].
+pub(crate) fn land_plain<M: Machine>(
+    machine: &mut M,
+    arena: &mut Arena,
+    io: IoId,
+    task: Task,
+    result: Result<Output, Errno>,
+) {
+    match task {
+        Task::ReadTable { loan, skip, len } => {
+            let (skip, end) = (skip as usize, skip as usize + len as usize);
+            match result {
+                Ok(Output::Bytes(bytes)) => {
+                    let table = arena.bytes_mut(&loan, end);
+                    table[end.min(usize::try_from(bytes).unwrap_or(end))..].fill(0);
+                    machine.handle_completion(io, Outcome::Table(&table[skip..]));
+                }
+                Ok(_) => machine.handle_completion(io, Outcome::Failed(libc::EIO)),
+                Err(errno) => machine.handle_completion(io, Outcome::Failed(errno.0)),
+            }
+            arena.give_back(loan);
+        }
+        Task::WriteTable { loan } => {
+            arena.give_back(loan);
+            machine.handle_completion(io, plain_outcome(result));
+        }
+        _ => machine.handle_completion(io, plain_outcome(result)),
+    }
+}
+
+/// Everything else that a translation touches.
+pub(crate) struct Out<'a, B> {
+    pub port: &'a mut Port<B>,
+    pub jobs: &'a mut VecDeque<Job>,
+    /// Operations of this disk in flight.
+    pub flights: &'a mut usize,
+    pub place: Place,
+}
+
+impl<B: Backend> Out<'_, B> {
+    fn send(&mut self, io: IoId, task: Task, op: Op) {
+        *self.flights += 1;
+        let target = Target::Layer(self.place.layer);
+        self.port.send(Flight { disk: self.place.disk, target, io, task }, op);
+    }
+
+    fn read(&mut self, file: &LayerFile, io: IoId, host: u64, dest: Dest, segments: Segments) {
+        let len = buffers::total(&segments);
+        if fits(&file.stat, host, &segments) {
+            let task = Task::Read { dest, len, bounce: None, skip: 0 };
+            return self.send(io, task, Op::Read { file: file.id, offset: host, segments });
+        }
+        let (start, span, skip) = round_out(&file.stat, host, len);
+        let loan = self.port.arena.take(span as usize);
+        let segments = Segments::from_iter([self.port.arena.segment(&loan, 0, span as usize)]);
+        let task = Task::Read { dest, len, bounce: Some(loan), skip };
+        self.send(io, task, Op::Read { file: file.id, offset: start, segments });
+    }
+
+    fn child(&mut self, child: Child) {
+        let place = Place { disk: self.place.disk, layer: self.place.layer + 1 };
+        self.jobs.push_back(Job::Submit { place, child });
+    }
+}
+
+/// Does what a layer's machine named, or sends it on its way.
+pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
+    match io.op {
+        IoOp::ReadData { request, buffer_offset, len, host } => {
+            let segments = lease(layer, request, buffer_offset, len);
+            let dest = Dest::Request { index: request.index, offset: buffer_offset };
+            out.read(&layer.file, io.id, host, dest, segments);
+        }
+        IoOp::ReadBacking { request, buffer_offset, len, guest } => {
+            let segments = lease(layer, request, buffer_offset, len);
+            let origin = Origin::Request(request.index);
+            out.child(Child { io: io.id, origin, offset: guest, len, segments });
+        }
+        IoOp::ZeroBuffer { request, buffer_offset, len } => {
+            let segments = buffers::cut(&layer.slots[request.index as usize].segments, buffer_offset, len);
+            buffers::zero(&segments);
+        }
+        IoOp::ReadFill { acb, part, part_len, at, len, source } => {
+            let fill = &mut layer.fills[acb.index as usize][side(part)];
+            let segment = fill.begin(&mut out.port.arena, acb.generation, part_len, at, len);
+            let segments = Segments::from_iter([segment]);
+            match source {
+                FillSource::Host(host) => {
+                    out.read(&layer.file, io.id, host, Dest::Fill { acb, part, at }, segments);
+                }
+                FillSource::Backing(offset) => {
+                    let origin = Origin::Fill(acb, part);
+                    out.child(Child { io: io.id, origin, offset, len: u64::from(len), segments });
+                }
+            }
+        }
+        IoOp::WriteData { .. } => write(out, layer, io),
+        _ => {
+            let (image, file) = (&mut layer.image, &layer.file);
+            if let Some((task, op)) = plain(image, &mut out.port.arena, file, layer.allocate_ahead, &io) {
+                out.send(io.id, task, op);
+            }
+        }
+    }
+}
+
+/// Part of a request's buffer, for an operation or a child: the request does not end before it.
+fn lease(layer: &mut Layer, request: RequestId, offset: u64, len: u64) -> Segments {
+    let slot = &mut layer.slots[request.index as usize];
+    slot.busy += 1;
+    buffers::cut(&slot.segments, offset, len)
+}
+
+/// One write of head fill, guest bytes and tail fill: as a vector if every piece fits, otherwise gathered.
+fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
+    let IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } = io.op else { return };
+    let guest = lease(layer, request, buffer_offset, if zero { 0 } else { len });
+    let arena = &mut out.port.arena;
+    let mut segments = Segments::new();
+    append_fill(layer, arena, acb, Part::Head, head, &mut segments);
+    if head == 0 {
+        segments = guest;
+    } else {
+        segments.extend(guest);
+    }
+    if zero {
+        arena.append_zeros(&mut segments, len);
+    }
+    append_fill(layer, arena, acb, Part::Tail, tail, &mut segments);
+    let offset = host - u64::from(head);
+    let mut bounce = None;
+    if !fits(&layer.file.stat, offset, &segments) {
+        let size = buffers::total(&segments) as usize;
+        let loan = arena.take(size);
+        buffers::gather(&segments, arena.bytes_mut(&loan, size));
+        segments = Segments::from_iter([arena.segment(&loan, 0, size)]);
+        debug_assert!(fits(&layer.file.stat, offset, &segments), "the machine named an unaligned write");
+        bounce = Some(loan);
+    }
+    let op = Op::Write { file: layer.file.id, offset, segments };
+    out.send(io.id, Task::Write { acb, request: request.index, bounce }, op);
+}
+
+fn append_fill(layer: &Layer, arena: &mut Arena, acb: AcbId, part: Part, len: u32, out: &mut Segments) {
+    layer.fills[acb.index as usize][side(part)].append(arena, acb.generation, len, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quod_backend::Buffer;
+
+    fn stat(offset_align: u32, memory_align: u32) -> Stat {
+        Stat { len: 1 << 20, identity: (1, 1), offset_align, memory_align, block_device: false }
+    }
+
+    #[test]
+    fn reads_are_rounded_out_to_the_grain() {
+        assert_eq!(round_out(&stat(1, 1), 77, 13), (77, 13, 0));
+        assert_eq!(round_out(&stat(512, 4), 77, 13), (0, 512, 77));
+        assert_eq!(round_out(&stat(512, 4), 500, 600), (0, 1536, 500));
+        assert_eq!(round_out(&stat(4096, 4), 8192, 4096), (8192, 4096, 0));
+    }
+
+    #[test]
+    fn direct_transfers_need_offset_length_and_address() {
+        let mut buffer = Buffer::zeroed(8192);
+        let mut piece = |at, len| buffers::part(&mut buffer, at, len);
+        let (whole, odd, short) = (piece(0, 4096), piece(4099, 512), piece(4096, 500));
+        assert!(fits(&stat(1, 1), 3, &[odd, short]));
+        assert!(fits(&stat(512, 4), 512, &[whole]));
+        assert!(!fits(&stat(512, 4), 100, &[whole]), "offset");
+        assert!(!fits(&stat(512, 4), 512, &[odd]), "address");
+        assert!(!fits(&stat(512, 4), 512, &[whole, short]), "length");
+        assert!(!fits(&stat(1, 1), 0, &vec![short; MOST_PIECES + 1]), "number of pieces");
+    }
+}
