@@ -6,6 +6,7 @@
 pub mod dwell;
 pub mod histogram;
 pub mod model;
+pub mod options;
 pub mod payload;
 pub mod replay;
 pub mod report;

@@ -10,6 +10,9 @@ use crate::usage::cpu_time;
 use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Kind, Refusal, Request};
 use std::time::{Duration, Instant};
 
+/// Flushes in flight at once, at most (without draining they overtake nobody and pile up).
+pub const FLUSHES_MAX: u32 = 16;
+
 /// What to do. The numbers are taken as they are; the command line checks them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
@@ -58,14 +61,17 @@ struct Run<'a, B: Backend> {
     /// Requests that have not completed, those in flight included.
     left: u64,
     in_flight: u64,
-    flushes_in_flight: u64,
+    flushes_in_flight: u32,
+    /// Flushes that wait for one of those to end.
+    flushes_owed: u64,
     /// A drained queue waits for this flush.
     in_flush: bool,
     latencies: Latencies,
     flushes: Latencies,
 }
 
-/// Runs a load on an open disk that is idle. The driver must take `depth` requests, and flushes besides.
+/// Runs a load on an open disk that is idle. The driver must take `depth` requests and
+/// [`FLUSHES_MAX`] besides.
 pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Result<Outcome, Error> {
     let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size;
     let depth = u64::from(load.depth).min(load.count) as usize;
@@ -83,6 +89,7 @@ pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Res
         left: load.count,
         in_flight: 0,
         flushes_in_flight: 0,
+        flushes_owed: 0,
         in_flush: false,
         latencies: Latencies::new(),
         flushes: Latencies::new(),
@@ -109,6 +116,10 @@ impl<B: Backend> Run<'_, B> {
                 CompletionKind::Request(Kind::Flush) => {
                     self.flushes.record(done.latency);
                     self.flushes_in_flight -= 1;
+                    if self.flushes_owed > 0 {
+                        self.flushes_owed -= 1;
+                        self.flush()?;
+                    }
                     if self.in_flush {
                         self.in_flush = false;
                         self.fill()?;
@@ -145,6 +156,10 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
+        if self.flushes_in_flight == FLUSHES_MAX {
+            self.flushes_owed += 1;
+            return Ok(());
+        }
         self.submit(Request::flush(0))?;
         self.flushes_in_flight += 1;
         Ok(())

@@ -255,10 +255,10 @@ fn check_size(summary: &Summary, size: u64) -> Result<(), Error> {
 fn describe(report: &mut Report, path: &Path, source: &Source, options: &Options, format: Format, size: u64) {
     report.trace = source.name();
     report.image = path.display().to_string();
-    report.format = format!("{format:?}").to_lowercase();
+    report.format = crate::options::format_name(format).to_owned();
     report.disk_size = size;
     report.direct = options.direct;
-    report.gate = format!("{:?}", options.gate).to_lowercase();
+    report.gate = crate::options::gate_name(options.gate).to_owned();
     report.policy = format!("{:?}", options.policy).to_lowercase();
     report.speed = options.speed.to_string();
     report.depth = options.depth;

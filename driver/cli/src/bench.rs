@@ -1,0 +1,250 @@
+//! `quod bench`: a sequential load with the options and the lines of `qemu-img bench`, and a few lines more.
+//!
+//! Knows: the command line. Must never know: how the load is run.
+
+use quod::tools::Session;
+use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
+use quod_bench::options;
+use quod_bench::report::Hold;
+use quod_bench::sequential::{self, FLUSHES_MAX, Load, Outcome};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Run a simple image benchmark, as qemu-img bench does
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Number of I/O requests to perform
+    #[arg(short, long, default_value = "75000", allow_hyphen_values = true)]
+    count: String,
+    /// Number of requests to perform in parallel
+    #[arg(short, long, default_value = "64", allow_hyphen_values = true)]
+    depth: String,
+    /// Image format (default: probe)
+    #[arg(short, long, value_name = "FMT")]
+    format: Option<String>,
+    /// threads, native or io_uring; native means io_uring here
+    #[arg(short = 'i', long, value_name = "AIO")]
+    aio: Option<String>,
+    /// As -i native
+    #[arg(short, long)]
+    native: bool,
+    /// Start the first request at this offset
+    #[arg(short, long, default_value = "0", allow_hyphen_values = true)]
+    offset: String,
+    /// Size of each request
+    #[arg(short = 's', long, default_value = "4096", value_name = "SIZE", allow_hyphen_values = true)]
+    buffer_size: String,
+    /// Increment of the offset from one request to the next (default: the buffer size)
+    #[arg(short = 'S', long, default_value = "0", value_name = "SIZE", allow_hyphen_values = true)]
+    step_size: String,
+    /// Cache mode: none, writeback, unsafe, directsync or writethrough
+    #[arg(short = 't', long, default_value = "writeback", value_name = "CACHE")]
+    cache: String,
+    /// Write instead of read
+    #[arg(short, long)]
+    write: bool,
+    /// Byte to write
+    #[arg(long, default_value = "0", allow_hyphen_values = true)]
+    pattern: String,
+    /// Flush after this many requests
+    #[arg(long, default_value = "0", value_name = "COUNT", allow_hyphen_values = true)]
+    flush_interval: String,
+    /// Do not wait for the requests in flight before a flush
+    #[arg(long)]
+    no_drain: bool,
+    /// Open without locks, even if a writer has the image open
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// Print only what qemu-img prints
+    #[arg(short, long)]
+    quiet: bool,
+    /// What an allocating write waits for: image, new-table, table or cluster
+    #[arg(long, default_value = "cluster", value_parser = options::gate)]
+    gate: quod::Gate,
+    /// An allocating write completes only when its mapping is written
+    #[arg(long)]
+    writethrough: bool,
+    /// Who moves bytes: auto, uring or threads (overrides -i)
+    #[arg(long, value_parser = options::backend)]
+    backend: Option<BackendKind>,
+    /// Write the results to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    image: Vec<String>,
+}
+
+/// What the words of the command line mean.
+struct Plan {
+    image: String,
+    load: Load,
+    open: OpenOptions,
+    config: Config,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> ExitCode {
+    match plan(&args).and_then(|plan| measure(&args, plan)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("quod: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const INT_MAX: u64 = i32::MAX as u64;
+
+fn load(args: &Args) -> Result<Load, String> {
+    let count = options::number("request count", &args.count, 1, INT_MAX, false)?;
+    let depth = options::number("queue depth", &args.depth, 1, INT_MAX, false)?;
+    let offset = options::number("offset", &args.offset, 0, i64::MAX as u64, true)?;
+    let size = options::number("buffer size", &args.buffer_size, 1, INT_MAX, true)?;
+    let step = options::number("step size", &args.step_size, 0, INT_MAX, true)?;
+    let pattern = options::number("pattern byte", &args.pattern, 0, 255, false)?;
+    let flush_interval = options::number("flush interval", &args.flush_interval, 0, INT_MAX, false)?;
+    if !args.write && flush_interval > 0 {
+        return Err("--flush-interval is only available in write tests".into());
+    }
+    if flush_interval > 0 && flush_interval < depth {
+        return Err("Flush interval can't be smaller than depth".into());
+    }
+    Ok(Load {
+        count,
+        // no more can be in flight than there are; the number fits, it is at most INT_MAX
+        depth: u32::try_from(depth.min(count)).unwrap_or(u32::MAX),
+        size: size as usize,
+        step: if step == 0 { size } else { step },
+        offset,
+        write: args.write,
+        pattern: pattern as u8,
+        fua: matches!(args.cache.as_str(), "writethrough" | "directsync"),
+        flush_interval: if args.cache == "unsafe" { 0 } else { flush_interval },
+        drain: !args.no_drain,
+    })
+}
+
+fn plan(args: &Args) -> Result<Plan, String> {
+    let load = load(args)?;
+    let [image] = args.image.as_slice() else { return Err("Expecting one image file name".into()) };
+    let direct = match args.cache.as_str() {
+        "none" | "off" | "directsync" => true,
+        "writeback" | "unsafe" | "writethrough" => false,
+        _ => return Err("Invalid cache mode".into()),
+    };
+    let aio = match args.aio.as_deref() {
+        None | Some("native") => BackendKind::Auto,
+        Some("io_uring") => BackendKind::Uring,
+        Some("threads") => BackendKind::Threads,
+        Some(other) => return Err(format!("Invalid aio option: {other}")),
+    };
+    let could_not = |what: &str| format!("Could not open '{image}': {what}");
+    if args.force_share && args.write {
+        return Err(could_not("force-share=on can only be used with read-only images"));
+    }
+    let format = args.format.as_deref().map(options::format).transpose().map_err(|what| could_not(&what))?;
+    let policy = if args.writethrough { Policy::Writethrough } else { Policy::Writeback };
+    let open = OpenOptions::new().write(args.write).direct(direct).format(format).lock(!args.force_share);
+    let open =
+        open.gate(args.gate).policy(policy).backing(AllowAll).acbs(load.depth.saturating_mul(2).max(256));
+    let config = Config {
+        backend: args.backend.unwrap_or(aio),
+        queue_depth: Config::default().queue_depth.max(load.depth.saturating_add(64)),
+        requests: load.depth.saturating_add(FLUSHES_MAX),
+        trace: false,
+    };
+    Ok(Plan { image: image.clone(), load, open, config })
+}
+
+fn measure(args: &Args, plan: Plan) -> Result<(), String> {
+    let Plan { image, load, open, config } = plan;
+    let mut session = Session::with_config(&image, open, config)
+        .map_err(|error| format!("Could not open '{image}': {error}"))?;
+    announce(&load);
+    let disk = session.disk();
+    session.driver().reset_hold();
+    let outcome = sequential::run(session.driver(), disk, &load).map_err(|error| failed(&error))?;
+    println!("Run completed in {:.3} seconds.", outcome.elapsed.as_secs_f64());
+    let hold = Hold::of(session.driver().hold());
+    let backend = quod::Backend::name(session.driver().backend());
+    let format = session.info().map_or("", |info| options::format_name(info.format));
+    let closing = Instant::now();
+    session.close().map_err(|error| format!("Could not close '{image}': {error}"))?;
+    let closed = closing.elapsed();
+    if !args.quiet {
+        print(&load, &outcome, &hold, backend, closed);
+    }
+    let Some(path) = &args.json else { return Ok(()) };
+    let mut value = figures(&load, &outcome, &hold, closed);
+    value["image"] = json!(image);
+    value["format"] = json!(format);
+    value["backend"] = json!(backend);
+    value["cache"] = json!(args.cache);
+    value["gate"] = json!(options::gate_name(args.gate));
+    value["writethrough"] = json!(args.writethrough);
+    std::fs::write(path, format!("{value:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn failed(error: &Error) -> String {
+    format!("Failed request: {error}")
+}
+
+fn announce(load: &Load) {
+    let Load { count, depth, size, step, offset, .. } = load;
+    let kind = if load.write { "write" } else { "read" };
+    println!(
+        "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel \
+         (starting at offset {offset}, step size {step})"
+    );
+    if load.flush_interval > 0 {
+        println!("Sending flush every {} requests", load.flush_interval);
+    }
+}
+
+fn rate(load: &Load, outcome: &Outcome) -> (f64, f64, f64) {
+    let seconds = outcome.elapsed.as_secs_f64().max(1e-9);
+    let iops = load.count as f64 / seconds;
+    let mib = iops * load.size as f64 / f64::from(1 << 20);
+    (iops, mib, outcome.cpu.as_secs_f64() * 1e6 / load.count as f64)
+}
+
+fn print(load: &Load, outcome: &Outcome, hold: &Hold, backend: &str, closed: Duration) {
+    let (iops, mib, cpu) = rate(load, outcome);
+    println!("{iops:.0} IOPS, {mib:.1} MiB/s, {cpu:.2} us CPU per request ({backend})");
+    let rows =
+        [("Request latency", outcome.latencies.summary()), ("Flush latency", outcome.flushes.summary())];
+    let rows =
+        rows.into_iter().chain([("Thread held, own code", hold.own), ("in system calls", hold.syscall)]);
+    for (name, row) in rows.filter(|(_, row)| row.count > 0) {
+        let (p50, p90, p99, p999, max) = (row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us);
+        println!(
+            "{name:<22} p50 {p50:.1} us, p90 {p90:.1} us, p99 {p99:.1} us, p99.9 {p999:.1} us, max {max:.1} us"
+        );
+    }
+    println!("Closed in {:.3} seconds.", closed.as_secs_f64());
+}
+
+fn figures(load: &Load, outcome: &Outcome, hold: &Hold, closed: Duration) -> serde_json::Value {
+    let (iops, mib, cpu) = rate(load, outcome);
+    json!({
+        "write": load.write,
+        "count": load.count,
+        "depth": load.depth,
+        "buffer_size": load.size,
+        "step_size": load.step,
+        "offset": load.offset,
+        "flush_interval": load.flush_interval,
+        "drain": load.drain,
+        "elapsed_s": outcome.elapsed.as_secs_f64(),
+        "close_s": closed.as_secs_f64(),
+        "iops": iops,
+        "mib_per_s": mib,
+        "cpu_us_per_request": cpu,
+        "latency": outcome.latencies.summary(),
+        "flush_latency": outcome.flushes.summary(),
+        "hold": hold,
+    })
+}
