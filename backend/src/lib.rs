@@ -8,16 +8,20 @@
 //! * short transfers, EINTR, EAGAIN and partial submission end here: a completion is final;
 //! * the number of operations in flight is bounded by [`Backend::capacity`].
 
+pub mod any;
 pub mod buffer;
 pub mod op;
 pub mod sim;
 mod sys;
 pub mod threads;
+pub mod uring;
 
+pub use any::{AnyBackend, BackendKind};
 pub use buffer::{Buffer, Segment, Segments};
 pub use op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat, Token};
 
 pub use threads::Threads;
+pub use uring::Uring;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;

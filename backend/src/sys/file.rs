@@ -52,6 +52,10 @@ impl OpenFile {
         self.fd.as_raw_fd()
     }
 
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     pub(crate) fn direct(&self) -> bool {
         self.direct
     }
@@ -96,9 +100,14 @@ pub(crate) fn open_flags(flags: OpenFlags) -> i32 {
 /// The fields that [`to_stat`] needs.
 pub(crate) const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_DIOALIGN;
 
-fn statx(fd: RawFd) -> Result<libc::statx, Errno> {
+/// To be filled.
+pub(crate) fn blank_statx() -> libc::statx {
     // SAFETY: all zero bytes are a valid statx.
-    let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
+    unsafe { std::mem::zeroed() }
+}
+
+fn statx(fd: RawFd) -> Result<libc::statx, Errno> {
+    let mut buffer = blank_statx();
     let pointer = &raw mut buffer;
     // SAFETY: an empty path with AT_EMPTY_PATH names the descriptor itself; the buffer is ours.
     retry(|| unsafe { libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MASK, pointer) })?;

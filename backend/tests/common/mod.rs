@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// All real backends.
 pub fn backends(depth: u32) -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Threads::with_workers(depth, 4).unwrap())]
+    vec![Box::new(Uring::new(depth).unwrap()), Box::new(Threads::with_workers(depth, 4).unwrap())]
 }
 
 /// On the disk that holds the sources' target, not in a tmpfs: O_DIRECT and fallocate must work.

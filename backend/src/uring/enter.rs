@@ -1,0 +1,167 @@
+//! The system call: submitting, collecting, sleeping, and letting go.
+//!
+//! Knows: io_uring_enter's errors, which thread may call it. Must never know: what operations mean.
+
+use super::Uring;
+use super::work::Next;
+use io_uring::{EnterFlags, types};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Continuations of short transfers go out at once; a chain that is longer than this many system calls goes on next turn.
+const ROUNDS: usize = 4;
+/// How long a drop on the wrong thread waits for the kernel to finish by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Uring {
+    fn enable(&mut self) -> io::Result<()> {
+        if self.disabled {
+            self.ring.submitter().register_enable_rings()?;
+            self.disabled = false;
+        }
+        Ok(())
+    }
+
+    /// Gives `to_submit` entries to the kernel and waits for `want` answers. Interruption is not an error.
+    fn enter(&mut self, to_submit: usize, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+        self.enable()?;
+        let flags = EnterFlags::GETEVENTS.bits();
+        let spec = timeout.map(types::Timespec::from);
+        let submitter = self.ring.submitter();
+        let (to_submit, want) = (to_submit as u32, want as u32);
+        let result = match &spec {
+            // SAFETY: no argument; the published entries' pointers are valid, see `go`.
+            None => unsafe { submitter.enter::<libc::sigset_t>(to_submit, want, flags, None) },
+            Some(spec) => {
+                let args = types::SubmitArgs::new().timespec(spec);
+                // SAFETY: with EXT_ARG the argument is what `SubmitArgs` is laid out as; and as above.
+                unsafe { submitter.enter(to_submit, want, flags | EnterFlags::EXT_ARG.bits(), Some(&args)) }
+            }
+        };
+        match result {
+            Ok(submitted) => {
+                // without entries to submit the kernel answers 0
+                self.in_kernel += submitted.min(to_submit as usize);
+                Ok(())
+            }
+            Err(error) => match error.raw_os_error() {
+                // nothing was taken: entries stay published, and go with the next enter
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// An enter without entries would find something, or answers lie there already.
+    pub(super) fn something_to_collect(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let flagged = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        flagged
+            || !self.ring.completion().is_empty()
+            || self.helper.as_ref().is_some_and(|h| h.has_finished())
+    }
+
+    fn next_answer(&mut self) -> Option<(usize, i32)> {
+        let entry = self.ring.completion().next()?;
+        self.in_kernel -= 1;
+        Some((entry.user_data() as usize, entry.result()))
+    }
+
+    /// Takes answers out of the completion queue.
+    fn harvest(&mut self) {
+        // answered one by one: a continuation may be published in between
+        while let Some((key, result)) = self.next_answer() {
+            match self.core.context.after(&mut self.core.slots[key].work, result) {
+                // the kernel announced it: unlike `go`
+                Next::Done(result) => self.core.answer(key, result),
+                next => self.go(key, next),
+            }
+        }
+    }
+
+    /// One turn: one system call, unless there is nothing to do (none) or a continuation to send after it.
+    pub(super) fn turn(&mut self) -> io::Result<()> {
+        self.cleared = false;
+        self.turn_helper()?;
+        for round in 0..ROUNDS {
+            let to_submit = self.ring.submission().len();
+            // what finishes from here on announces itself: only continuations are worth another call
+            let look =
+                round == 0 && self.in_kernel > 0 && (!self.tells_taskrun || self.something_to_collect());
+            if to_submit == 0 && !look {
+                break;
+            }
+            let start = Instant::now();
+            let result = self.enter(to_submit, 0, None);
+            self.syscall += start.elapsed();
+            result?;
+            self.harvest();
+        }
+        self.turn_helper()?;
+        if self.unannounced || !self.ring.submission().is_empty() {
+            self.unannounced = false;
+            self.event.signal();
+        }
+        Ok(())
+    }
+
+    /// Turns until something finished or time ran out.
+    pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            self.turn()?;
+            let left = timeout.map(|t| t.saturating_sub(start.elapsed()));
+            if !self.core.done.is_empty() || left == Some(Duration::ZERO) {
+                return Ok(());
+            }
+            if self.core.slots.is_empty() && left.is_none() {
+                return Ok(());
+            }
+            let only_ring = self.in_kernel > 0 && self.helped == 0;
+            if only_ring && (left.is_none() || self.ring.params().is_feature_ext_arg()) {
+                let to_submit = self.ring.submission().len();
+                self.enter(to_submit, 1, left)?;
+                self.harvest();
+                continue;
+            }
+            // in this order: what is announced after the clear wakes the sleep
+            self.event.clear();
+            let pending = !self.ring.submission().is_empty();
+            if !pending && !self.something_to_collect() {
+                self.event.sleep(left)?;
+            }
+        }
+    }
+
+    /// Waits for the kernel; what it answers goes no further.
+    fn quiesce(&mut self) {
+        let start = Instant::now();
+        while self.in_kernel > 0 {
+            let entered = self.enter(0, self.in_kernel, None);
+            while let Some((key, result)) = self.next_answer() {
+                // descriptors change hands here; a continuation is not published
+                let _ = self.core.context.after(&mut self.core.slots[key].work, result);
+            }
+            if entered.is_err() {
+                // another thread owns the ring; when it ends, the kernel finishes without it
+                if start.elapsed() > PATIENCE {
+                    eprintln!("quod-backend: a ring was dropped by a thread that does not own it");
+                    // its memory would be freed while the kernel writes to it
+                    std::process::abort();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // entries that were never submitted are never seen by the kernel; the worker's job must end too
+        self.helper = None;
+        self.quiesce();
+        self.core.context.files.unlock_all();
+        let _ = self.ring.submitter().unregister_files();
+    }
+}

@@ -1,0 +1,246 @@
+//! io_uring: one ring, one thread, one system call a turn.
+//!
+//! Knows: the ring, operations in flight by slot. Must never know: image formats, guests.
+//!
+//! Invariants:
+//! * a slot has at most one SQE or worker job in flight, and there are as many slots as the smaller of both queues has
+//!   entries: neither queue can overflow, and a published SQE always fits;
+//! * the ring is entered by the thread that submits first, and by no other; that thread also drops it;
+//! * an SQE that was published stays published until the kernel took it, whatever the system call says;
+//! * notifications go through an eventfd: with deferred task work the ring's own descriptor loses wake-ups;
+//! * drop returns only when the kernel uses no memory of any operation any more.
+
+mod enter;
+mod setup;
+mod step;
+mod table;
+mod work;
+
+use crate::buffer::Segment;
+use crate::op::{Completion, Errno, Op, Output, Token};
+use crate::sys::event::EventFd;
+use crate::sys::pool::{Finished, Job, Pool};
+use crate::{Backend, Full};
+use io_uring::IoUring;
+use slab::Slab;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use table::{Buffers, Files};
+use work::{Context, Next, Work};
+
+struct Slot {
+    token: Token,
+    work: Work,
+}
+
+/// What happens to operations between the ring, the worker and the caller.
+struct Core {
+    context: Context,
+    /// Never reallocates: pointers into slots are with the kernel.
+    slots: Slab<Slot>,
+    /// Answers not yet reaped.
+    done: Vec<Completion>,
+    /// For the worker, at the next submit.
+    jobs: Vec<Job>,
+}
+
+/// The ring. Must be submitted to and dropped by one and the same thread; which one, the first submit decides.
+pub struct Uring {
+    ring: IoUring,
+    core: Core,
+    /// Started when first needed.
+    helper: Option<Pool>,
+    finished: Vec<Finished>,
+    /// Jobs that the worker has.
+    helped: usize,
+    event: Arc<EventFd>,
+    /// Entries that the kernel took and has not answered.
+    in_kernel: usize,
+    /// Built disabled, and not enabled yet.
+    disabled: bool,
+    tells_taskrun: bool,
+    /// An answer was found without a system call, or a continuation waits: nobody else will wake the caller.
+    unannounced: bool,
+    /// `clear_notify` took a notification that only a submit can honour.
+    cleared: bool,
+    capacity: usize,
+    syscall: Duration,
+    epoch: Instant,
+}
+
+impl Uring {
+    /// A ring for `queue_depth` operations in flight. Fails with the kernel's reason where io_uring is refused, and with
+    /// [`io::ErrorKind::Unsupported`] where it lacks an operation.
+    pub fn new(queue_depth: u32) -> io::Result<Uring> {
+        Uring::with_ring(setup::build(queue_depth)?, queue_depth)
+    }
+
+    fn with_ring(ring: setup::Ring, queue_depth: u32) -> io::Result<Uring> {
+        let setup::Ring { ring, supported, disabled, tells_taskrun } = ring;
+        let event = Arc::new(EventFd::new()?);
+        ring.submitter().register_eventfd(event.as_fd().as_raw_fd())?;
+        let params = ring.params();
+        let capacity = queue_depth.max(1).min(params.sq_entries()).min(params.cq_entries()) as usize;
+        let files = Files::new(&ring.submitter(), supported.files_update);
+        let context = Context { files, buffers: Buffers::default(), supported };
+        let slots = Slab::with_capacity(capacity);
+        let core = Core { context, slots, done: Vec::with_capacity(capacity), jobs: Vec::new() };
+        Ok(Uring {
+            ring,
+            core,
+            helper: None,
+            finished: Vec::new(),
+            helped: 0,
+            event,
+            in_kernel: 0,
+            disabled,
+            tells_taskrun,
+            unannounced: false,
+            cleared: false,
+            capacity,
+            syscall: Duration::ZERO,
+            epoch: Instant::now(),
+        })
+    }
+
+    /// Publishes, hands over or answers.
+    fn go(&mut self, key: usize, next: Next) {
+        match next {
+            Next::Entry(entry) => {
+                let entry = entry.user_data(key as u64);
+                // SAFETY: its pointers are the operation's segments (their maker's promise), static, or in the slot,
+                // which stays where it is until the entry is answered.
+                let pushed = unsafe { self.ring.submission().push(&entry) };
+                // one entry a slot, and no more slots than entries
+                assert!(pushed.is_ok(), "the submission queue holds one entry a slot");
+            }
+            Next::Job(task) => self.core.jobs.push(Job { id: key as u64, task }),
+            Next::Done(result) => {
+                self.core.answer(key, result);
+                self.unannounced = true;
+            }
+        }
+    }
+
+    /// Takes what the worker finished, gives it what is queued.
+    fn turn_helper(&mut self) -> io::Result<()> {
+        if let Some(helper) = &self.helper
+            && self.helped > 0
+        {
+            helper.collect(&mut self.finished);
+            let mut finished = std::mem::take(&mut self.finished);
+            for Finished { id, result } in finished.drain(..) {
+                self.helped -= 1;
+                let key = id as usize;
+                let next = self.core.context.helped(&mut self.core.slots[key].work, result);
+                self.go(key, next);
+            }
+            // its memory serves again
+            self.finished = finished;
+        }
+        if self.core.jobs.is_empty() {
+            return Ok(());
+        }
+        if self.helper.is_none() {
+            self.helper = Some(Pool::new(Arc::clone(&self.event), 1)?);
+        }
+        self.helped += self.core.jobs.len();
+        if let Some(helper) = &self.helper {
+            helper.submit(&mut self.core.jobs);
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    fn answer(&mut self, key: usize, result: Result<Output, Errno>) {
+        let slot = self.slots.remove(key);
+        self.done.push(Completion { token: slot.token, result });
+    }
+}
+
+impl Backend for Uring {
+    fn push(&mut self, token: Token, op: Op) -> Result<(), Full> {
+        if self.in_flight() >= self.capacity {
+            return Err(Full(op));
+        }
+        match self.core.context.begin(op) {
+            Ok(work) => {
+                // fewer than its capacity: does not reallocate
+                let key = self.core.slots.insert(Slot { token, work });
+                let next = self.core.context.issue(&mut self.core.slots[key].work);
+                self.go(key, next);
+            }
+            Err(errno) => {
+                self.core.done.push(Completion { token, result: Err(errno) });
+                self.unannounced = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.turn()
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) -> usize {
+        let count = self.core.done.len();
+        out.append(&mut self.core.done);
+        if self.cleared {
+            // cleared without a submit since: what was announced is still to come
+            self.cleared = false;
+            self.event.signal();
+        }
+        count
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.sleep(timeout)
+    }
+
+    fn notify_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.event.as_fd())
+    }
+
+    fn clear_notify(&mut self) {
+        self.event.clear();
+        // what was announced before the clear shows now; what comes after it is announced again
+        self.cleared = self.something_to_collect();
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn in_flight(&self) -> usize {
+        self.core.slots.len() + self.core.done.len()
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+
+    fn take_syscall_nanos(&mut self) -> u64 {
+        u64::try_from(std::mem::take(&mut self.syscall).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn register_buffer(&mut self, segment: Segment) {
+        self.core.context.buffers.register(&self.ring.submitter(), segment);
+    }
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring")
+            .field("in_flight", &self.in_flight())
+            .field("in_kernel", &self.in_kernel)
+            .field("features", &self.core.context.supported)
+            .finish()
+    }
+}

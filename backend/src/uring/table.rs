@@ -1,0 +1,134 @@
+//! What is registered with the ring: files by number, buffers by address.
+//!
+//! Knows: which index means what. Must never know: operations.
+//! Invariants: a file number is not given out again before its ring registration was undone; a closing file has no
+//! target.
+
+use crate::buffer::Segment;
+use crate::op::{Errno, FileId};
+use crate::sys::file::OpenFile;
+use io_uring::{Submitter, types};
+use slab::Slab;
+use std::sync::Arc;
+
+/// Files beyond these are used by plain descriptor.
+const FIXED_FILES: u32 = 1024;
+/// Ranges beyond these are not registered: finding one is a linear search.
+const FIXED_BUFFERS: usize = 32;
+/// The kernel's limit for one registered buffer.
+const MAX_BUFFER: usize = 1 << 30;
+
+/// How an SQE names a file.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    Fixed(types::Fixed),
+    Plain(types::Fd),
+}
+
+struct Entry {
+    file: Arc<OpenFile>,
+    fixed: bool,
+    closing: bool,
+}
+
+/// Open files.
+pub(super) struct Files {
+    entries: Slab<Entry>,
+    fixed: u32,
+}
+
+impl Files {
+    pub(super) fn new(submitter: &Submitter<'_>, can_update: bool) -> Files {
+        let fixed = can_update && submitter.register_files_sparse(FIXED_FILES).is_ok();
+        Files { entries: Slab::new(), fixed: if fixed { FIXED_FILES } else { 0 } }
+    }
+
+    pub(super) fn insert(&mut self, file: OpenFile) -> u32 {
+        self.entries.insert(Entry { file: Arc::new(file), fixed: false, closing: false }) as u32
+    }
+
+    /// The ring's table has room for this file.
+    pub(super) fn can_fix(&self, index: u32) -> bool {
+        index < self.fixed
+    }
+
+    pub(super) fn set_fixed(&mut self, index: u32, fixed: bool) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.fixed = fixed;
+        }
+    }
+
+    pub(super) fn is_fixed(&self, index: u32) -> bool {
+        self.entries.get(index as usize).is_some_and(|entry| entry.fixed)
+    }
+
+    fn open_entry(&self, index: u32) -> Result<&Entry, Errno> {
+        self.entries.get(index as usize).filter(|entry| !entry.closing).ok_or(Errno(libc::EBADF))
+    }
+
+    pub(super) fn get(&self, file: FileId) -> Result<&Arc<OpenFile>, Errno> {
+        self.open_entry(file.0).map(|entry| &entry.file)
+    }
+
+    pub(super) fn target(&self, index: u32) -> Result<Target, Errno> {
+        self.open_entry(index).map(|entry| match entry.fixed {
+            true => Target::Fixed(types::Fixed(index)),
+            false => Target::Plain(types::Fd(entry.file.fd())),
+        })
+    }
+
+    /// From here on the number is nobody's.
+    pub(super) fn start_closing(&mut self, file: FileId) -> Result<(), Errno> {
+        self.open_entry(file.0)?;
+        self.entries[file.0 as usize].closing = true;
+        Ok(())
+    }
+
+    /// The number may be given out again.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Arc<OpenFile>> {
+        self.entries.try_remove(index as usize).map(|entry| entry.file)
+    }
+
+    /// Gives all locks back: the ring's end lets go of its files only some time later.
+    pub(super) fn unlock_all(&self) {
+        for (_, entry) in &self.entries {
+            entry.file.unlock();
+        }
+    }
+}
+
+/// Registered memory.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// None: not tried yet; Some(false): this kernel has no sparse table.
+    table: Option<bool>,
+    ranges: Vec<(usize, usize)>,
+}
+
+impl Buffers {
+    /// Best effort: a kernel or memory limit that refuses costs speed only.
+    pub(super) fn register(&mut self, submitter: &Submitter<'_>, segment: Segment) {
+        let made = *self
+            .table
+            .get_or_insert_with(|| submitter.register_buffers_sparse(FIXED_BUFFERS as u32).is_ok());
+        let mut rest = segment;
+        while made && rest.len() > 0 && self.ranges.len() < FIXED_BUFFERS {
+            let len = rest.len().min(MAX_BUFFER);
+            let iovec = libc::iovec { iov_base: rest.address().cast(), iov_len: len };
+            // SAFETY: the caller of `Backend::register_buffer` keeps the memory valid until the backend is dropped.
+            let done = unsafe { submitter.register_buffers_update(self.ranges.len() as u32, &[iovec], None) };
+            if done.is_err() {
+                return;
+            }
+            self.ranges.push((rest.address().addr(), rest.address().addr() + len));
+            rest = rest.skip(len);
+        }
+    }
+
+    /// The registered buffer that a segment lies in.
+    pub(super) fn find(&self, segment: Segment) -> Option<u16> {
+        let start = segment.address().addr();
+        let end = start + segment.len();
+        self.ranges.iter().position(|&(from, to)| from <= start && end <= to).map(|index| index as u16)
+    }
+}

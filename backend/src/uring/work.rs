@@ -1,0 +1,279 @@
+//! Operations as small state machines: each is at one step, and has at most one SQE or one worker job in flight.
+//!
+//! Knows: which step follows which result. Must never know: the ring itself, tokens.
+//! Invariants: pointers in an SQE point into the slot's boxes, the operation's segments or static memory, none of which
+//! moves while the SQE is in flight; every step ends in another step or in the answer.
+
+use super::setup::Supported;
+use super::table::{Buffers, Files, Target};
+use crate::buffer::Segment;
+use crate::op::{Errno, FileId, Op, OpenFlags, Output};
+use crate::sys::file;
+use crate::sys::transfer::Transfer;
+use crate::sys::{Task, signed, space};
+use io_uring::{opcode, squeue, types};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// Where an operation is.
+pub(super) enum Work {
+    Move {
+        file: u32,
+        transfer: Transfer,
+    },
+    Sync {
+        file: u32,
+    },
+    SetLen {
+        file: u32,
+        len: u64,
+    },
+    Punch {
+        file: u32,
+        offset: u64,
+        len: u64,
+    },
+    Zero {
+        file: u32,
+        offset: u64,
+        end: u64,
+        way: Way,
+    },
+    Allocate {
+        file: u32,
+        from: u64,
+        to: u64,
+    },
+    Stat {
+        file: u32,
+        statx: Box<libc::statx>,
+    },
+    Open {
+        path: CString,
+        flags: OpenFlags,
+    },
+    Examine {
+        fd: OwnedFd,
+        flags: OpenFlags,
+        statx: Box<libc::statx>,
+    },
+    Register {
+        index: u32,
+        fd: Box<i32>,
+    },
+    Unregister {
+        index: u32,
+        none: Box<i32>,
+    },
+    /// The ring closes it.
+    Close {
+        fd: OwnedFd,
+    },
+    /// A worker does it; the task is taken when handed over.
+    Help {
+        task: Option<Task>,
+    },
+}
+
+/// How to make zeros: tried in this order.
+pub(super) enum Way {
+    Punch,
+    Zero,
+    Write(Transfer),
+}
+
+/// What to do for an operation now.
+pub(super) enum Next {
+    Entry(squeue::Entry),
+    Job(Task),
+    Done(Result<Output, Errno>),
+}
+
+/// What the steps need to look at.
+pub(super) struct Context {
+    pub(super) files: Files,
+    pub(super) buffers: Buffers,
+    pub(super) supported: Supported,
+}
+
+macro_rules! on {
+    ($target:expr, |$fd:ident| $entry:expr) => {
+        match $target {
+            Target::Fixed($fd) => $entry,
+            Target::Plain($fd) => $entry,
+        }
+    };
+}
+
+impl Context {
+    /// An operation's first step.
+    pub(super) fn begin(&mut self, op: Op) -> Result<Work, Errno> {
+        let supported = self.supported;
+        let checked = |offset: u64, len: u64| {
+            let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+            signed(end).map(|_| end)
+        };
+        Ok(match op {
+            Op::Read { file, offset, segments } => self.transfer(false, file, offset, segments)?,
+            Op::Write { file, offset, segments } => self.transfer(true, file, offset, segments)?,
+            Op::Sync { file: FileId(file) } => Work::Sync { file },
+            Op::Open { path, flags } if supported.open && supported.statx => Work::Open { path, flags },
+            Op::Open { path, flags } => Work::help(Task::Open { path, flags }),
+            Op::Stat { file: FileId(file) } if supported.statx => {
+                Work::Stat { file, statx: Box::new(file::blank_statx()) }
+            }
+            Op::SetLen { file: FileId(file), len } if supported.ftruncate => {
+                checked(len, 0)?;
+                Work::SetLen { file, len }
+            }
+            Op::PunchHole { file: FileId(file), offset, len } if supported.fallocate && len > 0 => {
+                checked(offset, len)?;
+                Work::Punch { file, offset, len }
+            }
+            Op::ZeroRange { file: FileId(file), offset, len, unmap } if supported.fallocate && len > 0 => {
+                let end = checked(offset, len)?;
+                Work::Zero { file, offset, end, way: if unmap { Way::Punch } else { Way::Zero } }
+            }
+            Op::Grow { file: FileId(file), from, to, allocate: true } if supported.fallocate && from < to => {
+                checked(to, 0)?;
+                Work::Allocate { file, from, to }
+            }
+            Op::Close { file } => self.close(file)?,
+            // sparse growth looks before it truncates: two system calls, so a worker does both at once
+            Op::Lock { file, .. }
+            | Op::Stat { file }
+            | Op::SetLen { file, .. }
+            | Op::PunchHole { file, .. }
+            | Op::ZeroRange { file, .. }
+            | Op::Grow { file, .. } => Work::help(Task::On { file: Arc::clone(self.files.get(file)?), op }),
+        })
+    }
+
+    fn transfer(
+        &self,
+        write: bool,
+        file: FileId,
+        offset: u64,
+        segments: crate::Segments,
+    ) -> Result<Work, Errno> {
+        let direct = self.files.get(file)?.direct();
+        // an offset of -1 would mean the file's position
+        signed(offset)?;
+        Ok(Work::Move { file: file.0, transfer: Transfer::new(write, direct, offset, segments) })
+    }
+
+    fn close(&mut self, file: FileId) -> Result<Work, Errno> {
+        self.files.start_closing(file)?;
+        match self.files.is_fixed(file.0) {
+            true => Ok(Work::Unregister { index: file.0, none: Box::new(-1) }),
+            false => self.let_go(file.0),
+        }
+    }
+
+    /// The ring's table does not hold the file any more.
+    pub(super) fn let_go(&mut self, index: u32) -> Result<Work, Errno> {
+        let file = self.files.remove(index).ok_or(Errno(libc::EBADF))?;
+        if file.locked() || !self.supported.close {
+            return Ok(Work::help(Task::Close { file }));
+        }
+        match Arc::try_unwrap(file) {
+            Ok(file) => Ok(Work::Close { fd: file.into_fd() }),
+            // a worker is still using it, and the last user closes
+            Err(file) => Ok(Work::help(Task::Close { file })),
+        }
+    }
+
+    /// What a step asks for.
+    pub(super) fn issue(&self, work: &mut Work) -> Next {
+        match self.entry(work) {
+            Ok(Some(entry)) => Next::Entry(entry),
+            Ok(None) => Next::Done(Ok(Output::Bytes(0))),
+            Err(Some(task)) => Next::Job(task),
+            Err(None) => Next::Done(Err(Errno(libc::EBADF))),
+        }
+    }
+
+    /// `Ok(None)`: nothing to move; `Err(task)`: not for the ring; `Err(None)`: no such file.
+    fn entry(&self, work: &mut Work) -> Result<Option<squeue::Entry>, Option<Task>> {
+        let target = |file: u32| self.files.target(file).map_err(|_| None);
+        let fallocate = |file, mode, offset, len| {
+            let entry =
+                on!(target(file)?, |fd| opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build());
+            Ok(Some(entry))
+        };
+        match work {
+            Work::Move { transfer, .. } if transfer.is_empty() => Ok(None),
+            Work::Move { file, transfer } => Ok(Some(self.move_entry(target(*file)?, transfer))),
+            Work::Sync { file } => {
+                let flags = types::FsyncFlags::DATASYNC;
+                Ok(Some(on!(target(*file)?, |fd| opcode::Fsync::new(fd).flags(flags).build())))
+            }
+            Work::SetLen { file, len } => {
+                Ok(Some(on!(target(*file)?, |fd| opcode::Ftruncate::new(fd, *len).build())))
+            }
+            Work::Punch { file, offset, len } => fallocate(*file, space::PUNCH_MODE, *offset, *len),
+            Work::Zero { file, offset, end, way } => match way {
+                Way::Punch => fallocate(*file, space::PUNCH_MODE, *offset, *end - *offset),
+                Way::Zero => fallocate(*file, space::ZERO_MODE, *offset, *end - *offset),
+                Way::Write(transfer) => Ok(Some(self.move_entry(target(*file)?, transfer))),
+            },
+            Work::Allocate { file, from, to } => fallocate(*file, 0, *from, *to - *from),
+            Work::Stat { file, statx } => {
+                let file = self.files.get(FileId(*file)).map_err(|_| None)?;
+                Ok(Some(statx_entry(file.fd(), statx)))
+            }
+            Work::Open { path, flags } => {
+                let at = types::Fd(libc::AT_FDCWD);
+                Ok(Some(opcode::OpenAt::new(at, path.as_ptr()).flags(file::open_flags(*flags)).build()))
+            }
+            Work::Examine { fd, statx, .. } => Ok(Some(statx_entry(fd.as_raw_fd(), statx))),
+            Work::Register { index, fd } | Work::Unregister { index, none: fd } => {
+                Ok(Some(opcode::FilesUpdate::new(&raw const **fd, 1).offset(*index as i32).build()))
+            }
+            Work::Close { fd } => Ok(Some(opcode::Close::new(types::Fd(fd.as_raw_fd())).build())),
+            Work::Help { task } => Err(task.take()),
+        }
+    }
+
+    fn move_entry(&self, target: Target, transfer: &Transfer) -> squeue::Entry {
+        let (offset, rest) = (transfer.offset(), transfer.rest());
+        if let [segment] = rest {
+            return self.single_entry(target, transfer.write, offset, *segment);
+        }
+        // a segment is an iovec in memory; the list lives in the slot, which does not move
+        let (list, count) = (rest.as_ptr().cast::<libc::iovec>(), rest.len() as u32);
+        match transfer.write {
+            true => on!(target, |fd| opcode::Writev::new(fd, list, count).offset(offset).build()),
+            false => on!(target, |fd| opcode::Readv::new(fd, list, count).offset(offset).build()),
+        }
+    }
+
+    fn single_entry(&self, target: Target, write: bool, offset: u64, segment: Segment) -> squeue::Entry {
+        // more is a short transfer, which goes on
+        let len = segment.len().min(1 << 30) as u32;
+        let address = segment.address();
+        match (write, self.buffers.find(segment)) {
+            (true, None) => on!(target, |fd| opcode::Write::new(fd, address, len).offset(offset).build()),
+            (false, None) => on!(target, |fd| opcode::Read::new(fd, address, len).offset(offset).build()),
+            (true, Some(index)) => {
+                on!(target, |fd| opcode::WriteFixed::new(fd, address, len, index).offset(offset).build())
+            }
+            (false, Some(index)) => {
+                on!(target, |fd| opcode::ReadFixed::new(fd, address, len, index).offset(offset).build())
+            }
+        }
+    }
+}
+
+fn statx_entry(fd: i32, statx: &mut libc::statx) -> squeue::Entry {
+    let buffer = std::ptr::from_mut(statx).cast::<types::statx>();
+    let entry = opcode::Statx::new(types::Fd(fd), c"".as_ptr(), buffer);
+    entry.flags(libc::AT_EMPTY_PATH).mask(file::STATX_MASK).build()
+}
+
+impl Work {
+    pub(super) fn help(task: Task) -> Work {
+        Work::Help { task: Some(task) }
+    }
+}
