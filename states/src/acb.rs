@@ -1,9 +1,96 @@
-//! stub
-/// Names an AIO control block.
+//! The AIO control block: one extent of one request on its way, all of it as data.
+//!
+//! Knows: its guest range, its host range, what it owns. Must never know: how it gets on (`Image::advance`).
+//!
+//! Invariants:
+//! * `pos <= run_end <= end`; `[pos, run_end)` is the extent in progress, `[run_end, end)` is still to be looked up;
+//! * `pending` counts its own I/O in flight; it is in a queue only while `pending` is 0.
+
+use crate::error::Error;
+use crate::queue::NONE;
+use crate::state::State;
+
+/// Names a control block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct AcbId {
     /// Slot: below the configured number of acbs.
     pub index: u32,
     /// Changes whenever the slot is used again.
     pub generation: u32,
+}
+
+/// What an acb that waits for the commit pipeline needs to hear.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub(crate) enum Want {
+    /// Its pointers are written (writethrough).
+    Written,
+    /// Its data and pointers are durable (flush, FUA).
+    Durable,
+    /// And the dirty bit is cleared, durably (quiesce, close).
+    Clean,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Acb {
+    /// Slot of its request.
+    pub(crate) request: u32,
+    pub(crate) state: State,
+    pub(crate) pos: u64,
+    pub(crate) run_end: u64,
+    pub(crate) end: u64,
+    /// Host offset of `pos`, while an extent is in progress.
+    pub(crate) host: u64,
+    /// Guest range that is written with the extent, fills included, in host order: `[fill_start, fill_end)`.
+    pub(crate) fill_start: u64,
+    pub(crate) fill_end: u64,
+    /// How much of `[fill_start, fill_end)` is written.
+    pub(crate) fill_at: u64,
+    /// Own I/O in flight.
+    pub(crate) pending: u32,
+    /// It holds a claim on the clusters it writes.
+    pub(crate) claims: bool,
+    /// Cache slot that it pinned until its new clusters are linked.
+    pub(crate) pinned: Option<u32>,
+    /// Commit window that its finished data belongs to.
+    pub(crate) window: u64,
+    pub(crate) want: Want,
+    /// Something of it needs the commit pipeline before it may complete.
+    pub(crate) uncommitted: bool,
+    /// Its write in flight only partly covers sectors.
+    pub(crate) modifies: bool,
+    pub(crate) error: Option<Error>,
+    /// Next in the queue that it is in.
+    pub(crate) link: u32,
+}
+
+impl Acb {
+    pub(crate) fn new(request: u32, pos: u64, end: u64) -> Acb {
+        debug_assert!(pos <= end);
+        Acb {
+            request,
+            state: State::Free,
+            pos,
+            run_end: pos,
+            end,
+            host: 0,
+            fill_start: 0,
+            fill_end: 0,
+            fill_at: 0,
+            pending: 0,
+            claims: false,
+            pinned: None,
+            window: 0,
+            want: Want::Written,
+            uncommitted: false,
+            modifies: false,
+            error: None,
+            link: NONE,
+        }
+    }
+
+    /// The host range that a write of this acb in place touches, sectors rounded out by `fill_start` and `fill_end`.
+    pub(crate) fn host_range(&self) -> (u64, u64) {
+        let start = self.host - (self.pos - self.fill_start);
+        (start, start + (self.fill_end - self.fill_start))
+    }
 }

@@ -1,6 +1,23 @@
-//! stub
-use crate::{Error, Image, Io, IoId, Machine, Options, Outcome};
+//! Opening an image, as a machine: header, backing name, autoclear bits, and the check of a dirty image.
+//!
+//! Knows: the order in which a header is read, validated and, if the image may be written, put in order. Must never know: what a
+//! backing name means to the host.
+//!
+//! Invariants:
+//! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
+//! * a dirty image that may be written is checked and repaired, durably, before it is ready (QE6).
+
+use crate::check::{Repair, Report};
+use crate::error::Error;
+use crate::image::Image;
+use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::machine::Machine;
+use crate::options::Options;
+use crate::qed::{Check, Header};
+use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
+
 /// An image format.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Format {
@@ -11,6 +28,29 @@ pub enum Format {
     /// qcow2.
     Qcow2,
 }
+
+impl Format {
+    /// What a file that starts with these bytes is; anything unknown is raw.
+    pub fn probe(bytes: &[u8]) -> Format {
+        if Header::probe(bytes) {
+            Format::Qed
+        } else if bytes.starts_with(b"QFI\xfb") {
+            Format::Qcow2
+        } else {
+            Format::Raw
+        }
+    }
+
+    /// As qemu-img calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qed => "qed",
+            Format::Qcow2 => "qcow2",
+        }
+    }
+}
+
 /// What an image says about its backing file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backing {
@@ -19,6 +59,7 @@ pub struct Backing {
     /// The format if the image names one; None: probe.
     pub format: Option<Format>,
 }
+
 /// Facts about an open image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Info {
@@ -33,6 +74,7 @@ pub struct Info {
     /// Its backing file.
     pub backing: Option<Backing>,
 }
+
 /// A finished opening.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -40,19 +82,190 @@ pub struct Opened {
     pub image: Image,
     /// Facts.
     pub info: Info,
-    /// The image was dirty, opened for writing, and this many entries were repaired.
-    pub repaired: Option<u64>,
+    /// The image was dirty and open for writing: what its check found and repaired.
+    pub report: Option<Report>,
 }
-/// Opens an image: reads and validates the header, checks and repairs a dirty image if it may write.
-pub struct Opening {}
+
+#[derive(Clone, Debug)]
+enum Step {
+    ReadHeader,
+    ReadName(Header),
+    ClearAutoclear(Header),
+    SyncAutoclear(Header),
+    Check(Box<Check>),
+    Ended,
+}
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    format: Option<Format>,
+    file_len: u64,
+    options: Options,
+    step: Step,
+    id: u32,
+    out: Option<IoOp>,
+    dirty: bool,
+    backing: Option<Backing>,
+    result: Option<Result<Box<Opened>, Error>>,
+}
+
 impl Opening {
     /// `format` None: probe (what is neither QED nor qcow2 is raw). `file_len` is the file's length in bytes.
-    pub fn new(_format: Option<Format>, _file_len: u64, _options: Options) -> Opening { unimplemented!() }
+    pub fn new(format: Option<Format>, file_len: u64, options: Options) -> Opening {
+        let mut opening = Opening {
+            format,
+            file_len,
+            options,
+            step: Step::ReadHeader,
+            id: 0,
+            out: None,
+            dirty: false,
+            backing: None,
+            result: None,
+        };
+        if format == Some(Format::Raw) {
+            opening.finish_raw();
+        } else {
+            let len = options.align.max(512);
+            opening.name(Step::ReadHeader, IoOp::ReadTable { offset: 0, len });
+        }
+        opening
+    }
+
     /// The outcome, once.
-    pub fn poll_result(&mut self) -> Option<Result<Opened, Error>> { unimplemented!() }
+    pub fn poll_result(&mut self) -> Option<Result<Opened, Error>> {
+        self.result.take().map(|result| result.map(|opened| *opened))
+    }
+
+    fn name(&mut self, step: Step, op: IoOp) {
+        self.step = step;
+        self.id = self.id.wrapping_add(1);
+        self.out = Some(op);
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.step = Step::Ended;
+        self.result = Some(Err(error));
+    }
+
+    fn finish_raw(&mut self) {
+        let info = Info {
+            format: Format::Raw,
+            virtual_size: self.file_len,
+            cluster_size: 0,
+            dirty: false,
+            backing: None,
+        };
+        let image = Image::raw(self.file_len, &self.options);
+        self.step = Step::Ended;
+        self.result = Some(Ok(Box::new(Opened { image, info, report: None })));
+    }
+
+    fn finish(&mut self, header: Header, report: Option<Report>) {
+        let info = Info {
+            format: Format::Qed,
+            virtual_size: header.image_size,
+            cluster_size: header.cluster_size,
+            dirty: self.dirty,
+            backing: self.backing.take(),
+        };
+        let image = Image::qed(header, self.file_len, &self.options);
+        self.step = Step::Ended;
+        self.result = Some(Ok(Box::new(Opened { image, info, report })));
+    }
+
+    fn header_read(&mut self, bytes: &[u8]) {
+        let head = bytes.get(..bytes.len().min(usize::try_from(self.file_len).unwrap_or(usize::MAX)));
+        match self.format.unwrap_or_else(|| Format::probe(head.unwrap_or(bytes))) {
+            Format::Raw => self.finish_raw(),
+            Format::Qcow2 => self.fail(Error::Unsupported(String::from("the qcow2 format"))),
+            Format::Qed => match Header::parse(bytes, self.file_len) {
+                Ok(header) => self.header_valid(header),
+                Err(error) => self.fail(error),
+            },
+        }
+    }
+
+    fn header_valid(&mut self, header: Header) {
+        self.dirty = header.need_check();
+        match header.backing_name() {
+            // a name of no bytes is no backing file, as for QEMU
+            Some((offset, len)) if len > 0 => {
+                self.name(Step::ReadName(header), IoOp::ReadTable { offset, len });
+            }
+            _ => self.put_in_order(header),
+        }
+    }
+
+    /// Unknown autoclear bits go before anything else is written.
+    fn put_in_order(&mut self, mut header: Header) {
+        if self.options.read_only || header.autoclear_features == 0 {
+            return self.check(header);
+        }
+        header.autoclear_features = 0;
+        let len = header.block_len();
+        self.name(Step::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
+    }
+
+    fn check(&mut self, header: Header) {
+        if self.options.read_only || !header.need_check() {
+            return self.finish(header, None);
+        }
+        self.step = Step::Check(Box::new(Check::new(header, self.file_len, Some(Repair::All))));
+    }
+
+    fn check_ended(&mut self) {
+        let Step::Check(check) = &mut self.step else { return };
+        let Some(result) = check.poll_result() else { return };
+        let step = core::mem::replace(&mut self.step, Step::Ended);
+        let Step::Check(check) = step else { return };
+        let (header, file_len) = check.into_parts();
+        self.file_len = file_len;
+        match result {
+            Ok(report) => self.finish(header, Some(report)),
+            Err(error) => self.fail(error),
+        }
+    }
 }
+
 impl Machine for Opening {
-    fn poll_io(&mut self) -> Option<Io> { unimplemented!() }
-    fn encode(&mut self, _id: IoId, _buf: &mut [u8]) { unimplemented!() }
-    fn handle_completion(&mut self, _id: IoId, _outcome: Outcome<'_>) { unimplemented!() }
+    fn poll_io(&mut self) -> Option<Io> {
+        if let Step::Check(check) = &mut self.step {
+            return check.poll_io();
+        }
+        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+    }
+
+    fn encode(&mut self, id: IoId, buf: &mut [u8]) {
+        match &mut self.step {
+            Step::Check(check) => check.encode(id, buf),
+            Step::ClearAutoclear(header) => header.encode_block(buf),
+            _ => debug_assert!(false, "nothing to encode"),
+        }
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        if let Step::Check(check) = &mut self.step {
+            check.handle_completion(id, outcome);
+            return self.check_ended();
+        }
+        if id.generation != self.id {
+            return;
+        }
+        if let Outcome::Failed(errno) = outcome {
+            return self.fail(Error::Device { op: "open image", offset: 0, errno });
+        }
+        match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
+            (Step::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),
+            (Step::ReadName(header), Outcome::Table(bytes)) => {
+                let format = header.backing_raw().then_some(Format::Raw);
+                self.backing = Some(Backing { name: bytes.to_vec(), format });
+                self.put_in_order(header);
+            }
+            (Step::ClearAutoclear(header), _) => self.name(Step::SyncAutoclear(header), IoOp::Sync),
+            (Step::SyncAutoclear(header), _) => self.check(header),
+            _ => self.fail(Error::Misuse("a completion that was not asked for")),
+        }
+    }
 }

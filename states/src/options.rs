@@ -24,6 +24,24 @@ pub enum Gate {
     Cluster,
 }
 
+/// Rules of docs/ordering.md that a test can remove, to see that their absence is noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum Rule {
+    /// QE1: the need-check bit is durable before the first pointer.
+    MarkDirty = 1,
+    /// QE3: data is durable before the pointer to it.
+    DataBeforePointer = 2,
+    /// QE8: a flush ends only when the pointers are durable.
+    SyncTables = 4,
+    /// QE5: the bit is cleared only when all pointers are durable.
+    ClearAfterSync = 8,
+    /// One allocating write of a cluster at a time.
+    ClusterClaim = 16,
+    /// Modifying a sector excludes other writes to it.
+    SectorWait = 32,
+}
+
 /// Settings of one image's machine. All limits are hard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Options {
@@ -49,6 +67,21 @@ pub struct Options {
     pub grow_step: u64,
     /// Give out every state transition through `poll_transition`.
     pub trace: bool,
+    /// Rules that are removed: a set of [`Rule`] bits.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: u32,
+}
+
+impl Options {
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn sabotaged(&self, rule: Rule) -> bool {
+        self.sabotage & rule as u32 != 0
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    pub(crate) const fn sabotaged(&self, _rule: Rule) -> bool {
+        false
+    }
 }
 
 impl Default for Options {
@@ -65,6 +98,8 @@ impl Default for Options {
             need_check_ms: 5000,
             grow_step: 64 << 20,
             trace: false,
+            #[cfg(feature = "sabotage")]
+            sabotage: 0,
         }
     }
 }

@@ -1,0 +1,222 @@
+//! All arithmetic on offsets: which table slice and entry maps a guest offset, what fits, what is aligned.
+//!
+//! Knows: sizes. Must never know: tables' contents, requests.
+//!
+//! Invariants: every sum and product that could leave 64 bits is checked or proved by the limits in `Geometry::new`;
+//! geometry is a value, so the explorer may use tables of four entries that no header would be allowed to ask for.
+
+use crate::error::Error;
+
+/// Bytes of a table slice: the unit in which tables are cached and read.
+pub const SLICE_BYTES: u32 = 4096;
+/// Bytes that no power cut tears.
+pub const SECTOR: u64 = 512;
+
+/// A byte of the guest disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct GuestOffset(pub u64);
+
+/// A byte of the image file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct HostOffset(pub u64);
+
+/// Names a table slice by what it maps: first all slices of the L1 table, then those of each possible L2 table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct SliceNumber(pub u64);
+
+/// The shape of a two-level image.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Geometry {
+    /// log2 of the cluster size in bytes.
+    pub cluster_bits: u32,
+    /// log2 of the entries in one table.
+    pub table_bits: u32,
+    /// log2 of the entries in one slice.
+    pub slice_bits: u32,
+    /// Bytes that one table takes in the file.
+    pub table_bytes: u64,
+    /// Where the L1 table lies.
+    pub l1_offset: HostOffset,
+    /// First host byte that is not the header's.
+    pub data_start: HostOffset,
+}
+
+impl Geometry {
+    /// `entries` must be a power of two; a slice holds at most 512 of them.
+    pub fn new(cluster_bits: u32, entries: u64, table_bytes: u64, l1: u64, data_start: u64) -> Geometry {
+        debug_assert!(entries.is_power_of_two() && cluster_bits < 32);
+        let table_bits = entries.trailing_zeros();
+        let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros());
+        Geometry {
+            cluster_bits,
+            table_bits,
+            slice_bits,
+            table_bytes,
+            l1_offset: HostOffset(l1),
+            data_start: HostOffset(data_start),
+        }
+    }
+
+    /// Bytes of a cluster.
+    pub const fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// First byte of the cluster that holds `guest`.
+    pub const fn cluster_start(&self, guest: u64) -> u64 {
+        guest & !(self.cluster_size() - 1)
+    }
+
+    /// First byte behind the cluster that holds the byte before `guest`. Guest offsets are below 2^63.
+    pub const fn cluster_end(&self, guest: u64) -> u64 {
+        self.cluster_start(guest + (self.cluster_size() - 1))
+    }
+
+    /// Guest bytes that one L2 table maps; saturates for the largest geometries.
+    pub const fn table_span(&self) -> u64 {
+        let bits = self.cluster_bits + self.table_bits;
+        if bits >= 63 { 1 << 63 } else { 1 << bits }
+    }
+
+    /// Guest bytes that one L2 slice maps.
+    pub const fn slice_span(&self) -> u64 {
+        1 << (self.cluster_bits + self.slice_bits)
+    }
+
+    /// Bytes of a slice in the file.
+    pub const fn slice_bytes(&self) -> u32 {
+        if self.table_bytes < SLICE_BYTES as u64 { self.table_bytes as u32 } else { SLICE_BYTES }
+    }
+
+    /// Entries of a slice.
+    pub const fn slice_entries(&self) -> usize {
+        1 << self.slice_bits
+    }
+
+    /// Slices of one table.
+    pub const fn slices_per_table(&self) -> u64 {
+        1 << (self.table_bits - self.slice_bits)
+    }
+
+    /// Index into the L1 table.
+    pub const fn l1_index(&self, guest: u64) -> u64 {
+        let bits = self.cluster_bits + self.table_bits;
+        if bits >= 64 { 0 } else { guest >> bits }
+    }
+
+    /// The slice of the L1 table that holds entry `l1_index`, and the entry's place in it.
+    pub const fn l1_slice(&self, l1_index: u64) -> (SliceNumber, usize) {
+        (SliceNumber(l1_index >> self.slice_bits), (l1_index & ((1 << self.slice_bits) - 1)) as usize)
+    }
+
+    /// The L2 slice that maps `guest`, and the entry's place in it.
+    pub const fn l2_slice(&self, guest: u64) -> (SliceNumber, usize) {
+        let cluster = guest >> self.cluster_bits;
+        let number = self.slices_per_table() + (cluster >> self.slice_bits);
+        (SliceNumber(number), (cluster & ((1 << self.slice_bits) - 1)) as usize)
+    }
+
+    /// Is it a slice of the L1 table?
+    pub const fn is_l1(&self, slice: SliceNumber) -> bool {
+        slice.0 < self.slices_per_table()
+    }
+
+    /// Byte offset of an L1 slice in the file.
+    pub const fn l1_slice_host(&self, slice: SliceNumber) -> HostOffset {
+        HostOffset(self.l1_offset.0 + slice.0 * self.slice_bytes() as u64)
+    }
+
+    /// Byte offset in the file of the L2 slice that maps `guest`, in a table at `table`.
+    pub const fn l2_slice_host(&self, table: u64, guest: u64) -> HostOffset {
+        let cluster = guest >> self.cluster_bits;
+        let within = (cluster >> self.slice_bits) & (self.slices_per_table() - 1);
+        HostOffset(table + within * self.slice_bytes() as u64)
+    }
+
+    /// How many slice numbers a guest disk of `size` bytes can need.
+    pub const fn slice_count(&self, size: u64) -> u64 {
+        self.slices_per_table() + size.div_ceil(self.slice_span())
+    }
+
+    /// An L1 entry that is not 0 must name a whole table inside the file (below `end`).
+    pub fn check_table(&self, index: u64, entry: u64, end: u64) -> Result<(), Error> {
+        let bad = |what| Err(Error::Corrupt { place: "L1 table", index, value: entry, what });
+        if entry & (self.cluster_size() - 1) != 0 {
+            return bad("L2 table offset is not aligned to a cluster");
+        }
+        if entry < self.data_start.0 {
+            return bad("L2 table offset points into the header");
+        }
+        if entry.checked_add(self.table_bytes).is_none_or(|table_end| table_end > end) {
+            return bad("L2 table lies beyond the end of the file");
+        }
+        Ok(())
+    }
+
+    /// A data entry must name a cluster inside the file (below `end`). `guest` is only for the message.
+    pub fn check_data(&self, guest: u64, entry: u64, end: u64) -> Result<(), Error> {
+        let index = guest >> self.cluster_bits;
+        let bad = |what| Err(Error::Corrupt { place: "L2 table, guest cluster", index, value: entry, what });
+        if entry & (self.cluster_size() - 1) != 0 {
+            return bad("data offset is not aligned to a cluster");
+        }
+        if entry < self.data_start.0 {
+            return bad("data offset points into the header");
+        }
+        if entry.checked_add(self.cluster_size()).is_none_or(|cluster_end| cluster_end > end) {
+            return bad("data cluster lies beyond the end of the file");
+        }
+        Ok(())
+    }
+}
+
+/// Rounds down to a multiple of `align`, a power of two.
+pub const fn align_down(value: u64, align: u64) -> u64 {
+    value & !(align - 1)
+}
+
+/// Rounds up to a multiple of `align`, a power of two. Saturates at the last multiple.
+pub const fn align_up(value: u64, align: u64) -> u64 {
+    match value.checked_add(align - 1) {
+        Some(sum) => align_down(sum, align),
+        None => align_down(u64::MAX, align),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        // every guest offset has one slice, one entry, and its host place lies inside its table
+        #[test]
+        fn slices_partition_the_guest(
+            cluster_bits in 12u32..=26, table_clusters in 0u32..=4, guest in 0u64..(1 << 62),
+        ) {
+            let cluster = 1u64 << cluster_bits;
+            let table = cluster << table_clusters;
+            let g = Geometry::new(cluster_bits, table / 8, table, cluster, cluster);
+            let guest = guest % (g.table_span().saturating_mul(4)).min(1 << 62);
+            let (slice, entry) = g.l2_slice(guest);
+            prop_assert!(!g.is_l1(slice) && entry < g.slice_entries());
+            prop_assert_eq!(slice.0, g.slices_per_table()
+                + g.l1_index(guest) * g.slices_per_table() + (guest % g.table_span()) / g.slice_span());
+            let host = g.l2_slice_host(1 << 40, guest).0;
+            prop_assert!(host >= 1 << 40 && host + u64::from(g.slice_bytes()) <= (1 << 40) + table);
+            prop_assert_eq!((host - (1 << 40)) / 8 + entry as u64, (guest % g.table_span()) >> cluster_bits);
+        }
+
+        #[test]
+        fn entries_are_checked_at_both_ends(cluster_bits in 12u32..=26, entry: u64, end in 0u64..(1 << 50)) {
+            let cluster = 1u64 << cluster_bits;
+            let g = Geometry::new(cluster_bits, cluster / 2, cluster * 4, cluster, cluster);
+            if g.check_data(0, entry, end).is_ok() {
+                prop_assert!(entry >= cluster && entry % cluster == 0 && entry + cluster <= end);
+            }
+            if g.check_table(0, entry, end).is_ok() {
+                prop_assert!(entry >= cluster && entry % cluster == 0 && entry + cluster * 4 <= end);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Claims: which guest clusters are being allocated, and the gates of the 2010 discussion.
+//!
+//! Knows: cluster ranges of allocating writes in flight. Must never know: their data.
+//!
+//! Invariants: two claims never overlap; a claim lives from before the first byte is written until the clusters are linked in
+//! memory (or the write failed); whoever waits for a claim looks again when it goes.
+
+use super::Image;
+use crate::options::Gate;
+use crate::queue::Queue;
+use crate::request::Path;
+use crate::state::State;
+
+/// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Claim {
+    pub(super) acb: u32,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// It had to allocate an L2 table.
+    pub(super) new_table: bool,
+    pub(super) waiters: Queue,
+}
+
+impl Image {
+    /// May an allocating write of `[start, end)` start, by the gate in force? If not, the acb waits for the claim in its way.
+    pub(super) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
+        if self.claims.is_empty() {
+            return true;
+        }
+        let gate = self.options.gate;
+        let span = self.geometry().map_or(1 << 63, |geometry| geometry.table_span());
+        let blocks = |claim: &Claim| {
+            let overlaps = claim.start < end && start < claim.end;
+            overlaps
+                || match gate {
+                    Gate::Image => true,
+                    Gate::NewTable => new_table || claim.new_table,
+                    Gate::Table => claim.start / span == start / span,
+                    Gate::Cluster => false,
+                }
+        };
+        if self.sabotaged(crate::options::Rule::ClusterClaim) {
+            return true;
+        }
+        let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };
+        debug_assert_ne!(claim.acb, a);
+        let mut waiters = claim.waiters;
+        waiters.push(&mut self.acbs, a);
+        claim.waiters = waiters;
+        self.note(a, Path::WAITED);
+        self.set_state(a, State::WaitCluster);
+        false
+    }
+
+    pub(super) fn claim(&mut self, a: u32, start: u64, end: u64, new_table: bool) {
+        debug_assert!(start < end);
+        self.claims.push(Claim { acb: a, start, end, new_table, waiters: Queue::new() });
+        if let Some(acb) = self.acbs.get_mut(a) {
+            acb.claims = true;
+        }
+    }
+
+    /// Gives back what an acb holds: its claim, its pin, its part in sector waits. Wakes who waited for them.
+    pub(super) fn let_go(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
+        let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
+        acb.claims = false;
+        acb.modifies = false;
+        if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
+            let mut claim = self.claims.swap_remove(index);
+            self.ready.append(&mut self.acbs, &mut claim.waiters);
+        }
+        if let Some(slot) = pinned {
+            let slice = self.tables.slot_mut(slot);
+            debug_assert!(slice.pins > 0);
+            slice.pins -= 1;
+            if slice.pins == 0 {
+                self.wake_slot_waiters();
+            }
+        }
+        if modifies {
+            self.modifying -= 1;
+        }
+        if wrote || modifies {
+            self.wake_sector_waiters();
+        }
+    }
+}

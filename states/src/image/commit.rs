@@ -1,0 +1,518 @@
+//! The commit pipeline: one small machine an image, shared by everybody who needs durability.
+//!
+//! A round: [header marked dirty] -> sync -> (data is durable) -> pointers written -> [next round's sync makes them durable].
+//! *Windows* number the time between rounds: data that was written in a window is durable when a sync that was submitted after
+//! the window closed has completed. A sync closes a window for new data and makes the pointers of the round before it durable,
+//! so under a stream of flushes each costs one sync, and one flush alone costs two.
+//!
+//! Knows: which slices are dirty, who waits for what. Must never know: what the pointers mean.
+//!
+//! Invariants (docs/ordering.md):
+//! * a pointer is written only when a sync submitted after its data was written has completed (QE3, QE2, QE4);
+//! * the header's need-check bit is durable before the first pointer of a dirty period is written (QE1);
+//! * the bit is cleared only when every written pointer is durable (QE5);
+//! * a failed metadata write or sync poisons the image: nothing is written after it.
+
+use super::{Alarm, Image, Layout, Purpose, TABLE_WRITES_MAX};
+use crate::acb::Want;
+use crate::error::Error;
+use crate::io::IoOp;
+use crate::options::Rule;
+use crate::queue::Queue;
+use crate::request::{Event, Path};
+use crate::state::State;
+use crate::table::SliceState;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// The timers of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Timer {
+    /// Write dirty tables after a while.
+    Commit,
+    /// Clear the need-check bit after a while.
+    NeedCheck,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Phase {
+    Idle,
+    /// The header is being written: need-check set, or a new size.
+    Mark,
+    Sync,
+    /// Pointers are being written.
+    Tables,
+    /// The header is being written: need-check cleared.
+    Clear,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Commit {
+    /// The open window: data that is written now belongs to it.
+    pub(super) window: u64,
+    phase: Phase,
+    /// The window that the running round closed.
+    round: u64,
+    /// Data of windows up to this one is durable.
+    durable: u64,
+    /// Pointers of windows up to this one are in the file.
+    written: u64,
+    /// The value of `written` when the running sync was submitted.
+    written_before: u64,
+    /// Pointers of windows up to this one are durable.
+    tables_durable: u64,
+    /// Pointers of windows up to this one shall be written,
+    demand: u64,
+    /// and durable.
+    demand_durable: u64,
+    /// The header's dirty bit shall be cleared, durably.
+    demand_clean: bool,
+    /// Something was written since the last sync was submitted.
+    pub(super) unsynced: bool,
+    /// The header in the file lacks a change.
+    pub(super) header_dirty: bool,
+    /// The bit is set in the file, durably.
+    marked: bool,
+    /// The bit may be set in the file.
+    maybe_marked: bool,
+    /// The bit was cleared in the file, and that is not durable yet.
+    clearing: bool,
+    /// Slots that may be dirty.
+    dirty: Vec<u32>,
+    /// The slots of the running round, and how far it got.
+    writing: Vec<u32>,
+    cursor: usize,
+    in_flight: u32,
+    wrote: bool,
+    waiters: Queue,
+    commit_armed: bool,
+    check_armed: bool,
+}
+
+impl Commit {
+    /// `marked`: the header's bit is set and must stay.
+    pub(super) fn new(marked: bool) -> Commit {
+        Commit {
+            window: 1,
+            phase: Phase::Idle,
+            round: 0,
+            durable: 0,
+            written: 0,
+            written_before: 0,
+            tables_durable: 0,
+            demand: 0,
+            demand_durable: 0,
+            demand_clean: false,
+            // what another program wrote before us may not be durable
+            unsynced: true,
+            header_dirty: false,
+            marked,
+            maybe_marked: marked,
+            clearing: false,
+            dirty: Vec::new(),
+            writing: Vec::new(),
+            cursor: 0,
+            in_flight: 0,
+            wrote: false,
+            waiters: Queue::new(),
+            commit_armed: false,
+            check_armed: false,
+        }
+    }
+
+    /// A slice became dirty.
+    pub(super) fn note_dirty(&mut self, slot: u32, after_ms: u32, alarms: &mut VecDeque<Alarm>) {
+        self.dirty.push(slot);
+        if !self.commit_armed {
+            self.commit_armed = true;
+            alarms.push_back(Alarm { timer: Timer::Commit, after_ms: Some(after_ms) });
+        }
+        if self.check_armed {
+            self.check_armed = false;
+            alarms.push_back(Alarm { timer: Timer::NeedCheck, after_ms: None });
+        }
+    }
+
+    pub(super) fn waiters(&self) -> &Queue {
+        &self.waiters
+    }
+
+    fn idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+}
+
+impl Image {
+    /// A timer ran out.
+    pub fn handle_timeout(&mut self, timer: Timer) {
+        if self.poison.is_some() {
+            return;
+        }
+        match timer {
+            Timer::Commit => {
+                self.commit.commit_armed = false;
+                self.commit_soon();
+            }
+            Timer::NeedCheck => {
+                self.commit.check_armed = false;
+                // an allocation in flight would set it again at once
+                if self.claims.is_empty() && self.tables.dirty == 0 {
+                    self.commit.demand_clean = true;
+                    self.kick();
+                } else {
+                    self.arm_need_check();
+                }
+            }
+        }
+        self.run_ready();
+    }
+
+    /// Write what is dirty, though nobody waits for it.
+    pub(super) fn commit_soon(&mut self) {
+        if self.tables.dirty > 0 && self.poison.is_none() {
+            self.commit.demand = self.commit.window;
+            self.kick();
+        }
+    }
+
+    /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it wants it.
+    pub(super) fn join_commit(&mut self, a: u32, want: Want) {
+        if self.poison.is_some() {
+            return self.finish(a, Err(Error::Poisoned));
+        }
+        self.note(a, Path::FLUSH);
+        self.set_state(a, State::SyncData);
+        let window = self.commit.window;
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        // the acb may have waited since it wrote, but its own window is the one that counts
+        if acb.window == 0 {
+            acb.window = window;
+        }
+        acb.want = want;
+        let needed = acb.window;
+        let commit = &mut self.commit;
+        commit.demand = commit.demand.max(needed);
+        if want >= Want::Durable {
+            commit.demand_durable = commit.demand_durable.max(needed);
+        }
+        commit.demand_clean |= want == Want::Clean;
+        let mut waiters = commit.waiters;
+        waiters.push(&mut self.acbs, a);
+        self.commit.waiters = waiters;
+        self.kick();
+    }
+
+    /// Starts a round if there is a reason for one and none is running.
+    fn kick(&mut self) {
+        let commit = &self.commit;
+        let reason = commit.demand > commit.written
+            || commit.demand_durable > commit.tables_durable
+            || commit.demand_clean
+            || commit.clearing;
+        if !commit.idle() || !reason || self.poison.is_some() || self.options.read_only {
+            return;
+        }
+        self.counters.commits += 1;
+        if commit.clearing {
+            // nothing but a sync may follow the clearing of the bit
+            return self.start_round(false);
+        }
+        let writes_pointers = commit.demand > commit.written && self.tables.dirty > 0;
+        let Layout::Qed(_, header) = &mut self.layout else { return self.start_round(false) };
+        let mark = writes_pointers && !commit.marked;
+        if mark {
+            header.set_need_check(true);
+        }
+        let write = (mark || commit.header_dirty) && !self.sabotaged(Rule::MarkDirty);
+        self.start_round(write);
+    }
+
+    fn start_round(&mut self, write_header: bool) {
+        let commit = &mut self.commit;
+        commit.round = commit.window;
+        commit.window += 1;
+        if write_header {
+            commit.phase = Phase::Mark;
+            if let Layout::Qed(_, header) = &self.layout {
+                commit.maybe_marked = header.need_check();
+            }
+            self.write_header("write header");
+        } else {
+            self.start_sync();
+        }
+        self.show_phase();
+    }
+
+    fn write_header(&mut self, name: &'static str) {
+        self.commit.header_dirty = false;
+        self.counters.header_writes += 1;
+        let Layout::Qed(_, header) = &self.layout else { return };
+        let len = header.block_len();
+        self.name_io(Purpose::Header, name, 0, IoOp::WriteTable { offset: 0, len });
+    }
+
+    pub(super) fn encode_header(&self, buf: &mut [u8]) {
+        if let Layout::Qed(_, header) = &self.layout {
+            header.encode_block(buf);
+        }
+    }
+
+    pub(super) fn header_written(&mut self, result: Result<(), Error>) {
+        if self.poison.is_some() {
+            return;
+        }
+        if let Err(error) = result {
+            return self.poison_with(error);
+        }
+        self.commit.unsynced = true;
+        match self.commit.phase {
+            Phase::Mark => self.start_sync(),
+            Phase::Clear => {
+                self.commit.phase = Phase::Idle;
+                self.commit.marked = false;
+                self.commit.clearing = true;
+                self.kick();
+            }
+            phase => debug_assert!(false, "header written in {phase:?}"),
+        }
+        self.show_phase();
+    }
+
+    fn start_sync(&mut self) {
+        let commit = &mut self.commit;
+        commit.phase = Phase::Sync;
+        commit.written_before = commit.written;
+        if !commit.unsynced {
+            return self.synced(Ok(()));
+        }
+        commit.unsynced = false;
+        self.counters.syncs += 1;
+        self.name_io(Purpose::Sync, "sync", 0, IoOp::Sync);
+    }
+
+    /// The round's sync ended.
+    pub(super) fn synced(&mut self, result: Result<(), Error>) {
+        if self.poison.is_some() {
+            return;
+        }
+        if let Err(error) = result {
+            return self.poison_with(error);
+        }
+        debug_assert_eq!(self.commit.phase, Phase::Sync);
+        let commit = &mut self.commit;
+        commit.durable = commit.round;
+        commit.tables_durable = commit.tables_durable.max(commit.written_before);
+        if commit.clearing {
+            (commit.clearing, commit.demand_clean) = (false, false);
+            (commit.marked, commit.maybe_marked) = (false, false);
+            self.release(true);
+            return self.end_round();
+        }
+        commit.marked = commit.maybe_marked;
+        if self.commit.demand > self.commit.written {
+            self.start_tables();
+        } else {
+            self.end_round();
+        }
+    }
+
+    fn start_tables(&mut self) {
+        let commit = &mut self.commit;
+        commit.phase = Phase::Tables;
+        commit.cursor = 0;
+        commit.wrote = false;
+        commit.writing.clear();
+        core::mem::swap(&mut commit.writing, &mut commit.dirty);
+        if !commit.writing.is_empty() {
+            self.show_phase();
+        }
+        self.write_tables();
+    }
+
+    /// Names table writes up to the limit; when all are written the phase ends.
+    fn write_tables(&mut self) {
+        let entries_per_block = (self.options.align.max(512) / 8) as usize;
+        while self.commit.in_flight < TABLE_WRITES_MAX {
+            let Some(&slot) = self.commit.writing.get(self.commit.cursor) else { break };
+            self.commit.cursor += 1;
+            let durable =
+                if self.sabotaged(Rule::DataBeforePointer) { u64::MAX } else { self.commit.durable };
+            let slice = self.tables.slot_mut(slot);
+            let young = slice.young.len();
+            slice.settle(durable, entries_per_block);
+            let settled = young - slice.young.len();
+            debug_assert_eq!(slice.state, SliceState::Present);
+            let unchanged = slice.dirty == 0;
+            self.tables.young -= settled;
+            if unchanged {
+                // all of it is younger than this round
+                self.commit.dirty.push(slot);
+                continue;
+            }
+            self.write_slice(slot, entries_per_block as u64 * 8);
+        }
+        if self.commit.in_flight == 0 && self.commit.cursor == self.commit.writing.len() {
+            self.tables_written();
+        }
+    }
+
+    fn write_slice(&mut self, slot: u32, block: u64) {
+        let slice_bytes = self.geometry().map_or(0, |geometry| u64::from(geometry.slice_bytes()));
+        let slice = self.tables.slot_mut(slot);
+        slice.writing = slice.dirty;
+        slice.dirty = 0;
+        slice.state = SliceState::Writing;
+        // one contiguous write from the first to the last changed block; what lies between is written as it is (QE9)
+        let start = u64::from(slice.writing.trailing_zeros()) * block;
+        let end = (u64::from(64 - slice.writing.leading_zeros()) * block).min(slice_bytes.max(block));
+        let offset = slice.host + start;
+        let len = (end - start) as u32;
+        self.commit.in_flight += 1;
+        self.commit.wrote = true;
+        self.counters.table_writes += 1;
+        self.counters.table_bytes_written += u64::from(len);
+        self.name_io(Purpose::Table(slot), "write table", offset, IoOp::WriteTable { offset, len });
+    }
+
+    pub(super) fn table_written(&mut self, slot: u32, result: Result<(), Error>) {
+        let slice = self.tables.slot_mut(slot);
+        debug_assert_eq!(slice.state, SliceState::Writing);
+        slice.state = SliceState::Present;
+        self.commit.in_flight -= 1;
+        self.commit.unsynced = true;
+        let slice = self.tables.slot_mut(slot);
+        if let Err(error) = result {
+            slice.dirty |= core::mem::take(&mut slice.writing);
+            return if self.poison.is_none() {
+                self.poison_with(error)
+            };
+        }
+        slice.writing = 0;
+        if slice.is_dirty() {
+            self.commit.dirty.push(slot);
+        } else {
+            self.tables.dirty -= 1;
+        }
+        if self.poison.is_none() {
+            self.write_tables();
+        }
+    }
+
+    fn tables_written(&mut self) {
+        let commit = &mut self.commit;
+        let all_durable = commit.tables_durable == commit.written;
+        commit.written = commit.round;
+        if !commit.wrote && all_durable {
+            commit.tables_durable = commit.written;
+        }
+        if self.sabotaged(Rule::SyncTables) {
+            self.commit.tables_durable = self.commit.written;
+        }
+        self.wake_slot_waiters();
+        self.end_round();
+    }
+
+    /// Answers who has what it wants; clears the dirty bit if that is wanted and possible; goes on if there is a reason.
+    fn end_round(&mut self) {
+        self.commit.phase = Phase::Idle;
+        self.release(false);
+        let commit = &self.commit;
+        let all_durable = commit.tables_durable == commit.written && commit.demand <= commit.written;
+        if commit.demand_clean && (all_durable || self.sabotaged(Rule::ClearAfterSync)) {
+            if commit.marked {
+                return self.start_clear();
+            }
+            self.commit.demand_clean = false;
+            self.release(true);
+        }
+        self.kick();
+        self.show_phase();
+        if self.commit.idle() && self.tables.dirty == 0 {
+            self.arm_need_check();
+        }
+        // young entries that this round left behind still need their alarm
+        if self.commit.idle() && self.tables.dirty > 0 && !self.commit.commit_armed {
+            self.commit.commit_armed = true;
+            let alarm = Alarm { timer: Timer::Commit, after_ms: Some(self.options.commit_ms) };
+            self.out_alarms.push_back(alarm);
+        }
+    }
+
+    fn start_clear(&mut self) {
+        let Layout::Qed(_, header) = &mut self.layout else { return };
+        if header.keeps_need_check() {
+            self.commit.demand_clean = false;
+            return self.release(true);
+        }
+        header.set_need_check(false);
+        self.commit.phase = Phase::Clear;
+        self.write_header("clear need-check");
+    }
+
+    fn arm_need_check(&mut self) {
+        if self.commit.marked && !self.commit.check_armed {
+            self.commit.check_armed = true;
+            let alarm = Alarm { timer: Timer::NeedCheck, after_ms: Some(self.options.need_check_ms) };
+            self.out_alarms.push_back(alarm);
+        }
+    }
+
+    /// Readies the acbs that have what they want. `clean`: the dirty bit is cleared, or was never set.
+    fn release(&mut self, clean: bool) {
+        let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
+        let mut left = Queue::new();
+        let (written, durable) = (self.commit.written, self.commit.tables_durable);
+        while let Some(a) = waiters.pop(&mut self.acbs) {
+            let Some(acb) = self.acbs.get(a) else { continue };
+            let satisfied = match acb.want {
+                Want::Written => acb.window <= written,
+                Want::Durable => acb.window <= durable,
+                Want::Clean => clean && acb.window <= durable,
+            };
+            if satisfied { self.ready.push(&mut self.acbs, a) } else { left.push(&mut self.acbs, a) }
+        }
+        self.commit.waiters = left;
+    }
+
+    /// Sets the waiters' states to what they wait for now.
+    fn show_phase(&mut self) {
+        let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
+        let mut kept = Queue::new();
+        while let Some(a) = waiters.pop(&mut self.acbs) {
+            kept.push(&mut self.acbs, a);
+            let commit = &self.commit;
+            let Some(acb) = self.acbs.get(a) else { continue };
+            let next = if acb.window > commit.round || commit.idle() {
+                acb.state
+            } else if acb.window <= commit.written {
+                State::SyncTables
+            } else {
+                match commit.phase {
+                    Phase::Mark => State::MarkDirty,
+                    Phase::Tables => State::UpdateL2,
+                    _ => State::SyncData,
+                }
+            };
+            if next != acb.state {
+                self.set_state(a, next);
+            }
+        }
+        self.commit.waiters = kept;
+    }
+
+    /// From now on reads only: memory knows mappings that the file may never have got.
+    fn poison_with(&mut self, error: Error) {
+        debug_assert!(self.poison.is_none());
+        self.poison = Some(error.clone());
+        self.out_events.push_back(Event::Poisoned(error.clone()));
+        self.commit.phase = Phase::Idle;
+        let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
+        for a in waiters.iter(&self.acbs).collect::<Vec<u32>>() {
+            if let Some(acb) = self.acbs.get_mut(a) {
+                acb.error = Some(error.clone());
+            }
+        }
+        self.ready.append(&mut self.acbs, &mut waiters);
+        self.wake_slot_waiters();
+    }
+}

@@ -1,0 +1,316 @@
+//! Find-cluster: what is the acb's next byte mapped to, and what follows from it; and the loading of tables.
+//!
+//! Knows: entries, the cache. Must never know: how new clusters come to be (`write.rs`, `space.rs`).
+//!
+//! Invariants:
+//! * an entry is checked before it is used, each cluster of a run (trap Q6), and a bad one ends the request with its place;
+//! * concurrent misses of one slice share one load;
+//! * a slice that was just loaded is used by its waiters before anything can evict it: they go to the head of the ready queue.
+
+use super::{Image, Layout, Purpose};
+use crate::error::Error;
+use crate::geometry::{Geometry, HostOffset, SliceNumber};
+use crate::io::{IoOp, Outcome};
+use crate::request::{Extent, Kind, Path, Status};
+use crate::state::State;
+use crate::table::Young;
+use crate::table::{SliceState, block_mask};
+
+/// An L2 entry of QED that is not a cluster: it reads as zeros and hides the backing layer.
+pub(crate) const ZERO_ENTRY: u64 = 1;
+
+/// Data moves in extents of at most this many bytes (an allocating extent: to the next cluster end).
+pub(super) const EXTENT_MAX: u64 = 8 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Mapping {
+    /// No L2 table: all that it would map is unallocated.
+    NoTable,
+    Unallocated,
+    Zero,
+    /// The host offset of the run's first byte.
+    Data(u64),
+}
+
+pub(super) enum Lookup {
+    /// The same mapping for `len` bytes; found in cache slot `slot` (none for `NoTable` and raw).
+    Run { mapping: Mapping, len: u64, slot: Option<u32> },
+    /// A slice of the way is being loaded into this slot.
+    Loading(u32),
+    /// No slot is free for a slice of the way.
+    NoSlot,
+    /// A bad entry.
+    Failed(Error),
+}
+
+impl Image {
+    /// `FindCluster`: goes on until the acb waits for something or has ended.
+    pub(super) fn find_cluster(&mut self, a: u32) {
+        loop {
+            let Some(acb) = self.acbs.get(a) else { return };
+            debug_assert_eq!(acb.state, State::FindCluster);
+            let (pos, end) = (acb.pos, acb.end);
+            let Some((request, _)) = self.request_of(a) else { return };
+            if pos == end {
+                return self.range_done(a);
+            }
+            let writes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
+            if writes && self.poison.is_some() {
+                return self.finish(a, Err(Error::Poisoned));
+            }
+            let (mapping, len, slot) = match self.lookup(pos, end) {
+                Lookup::Run { mapping, len, slot } => (mapping, len, slot),
+                Lookup::Loading(slot) => return self.wait_for_slice(a, slot),
+                Lookup::NoSlot => return self.wait_for_slot(a),
+                Lookup::Failed(error) => return self.finish(a, Err(error)),
+            };
+            debug_assert!(len > 0 && len <= end - pos);
+            if let Some(slot) = slot {
+                self.tables.touch(slot);
+                self.counters.hits += 1;
+            }
+            let go_on = match request.kind {
+                Kind::Read => self.read_run(a, mapping, len),
+                Kind::Write => self.write_run(a, mapping, len, slot),
+                Kind::WriteZeroes => self.zero_run(a, mapping, len, slot),
+                Kind::Discard => self.discard_run(a, mapping, len),
+                _ => self.map_run(a, mapping, len),
+            };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    fn read_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
+        let Some(acb) = self.acbs.get(a) else { return false };
+        let pos = acb.pos;
+        let Some((request, id)) = self.request_of(a) else { return false };
+        let buffer_offset = pos - request.offset;
+        match mapping {
+            Mapping::Data(host) => {
+                let len = self.take_run(a, len.min(EXTENT_MAX), host);
+                self.note(a, Path::HIT);
+                self.set_state(a, State::ReadData);
+                self.name_own(a, "read data", host, IoOp::ReadData { request: id, buffer_offset, len, host });
+                false
+            }
+            Mapping::NoTable | Mapping::Unallocated
+                if self.backing_len.is_some_and(|backing| backing > pos) =>
+            {
+                let backing = self.backing_len.unwrap_or(0);
+                let len = self.take_run(a, len.min(EXTENT_MAX).min(backing - pos), 0);
+                self.note(a, Path::BACKING);
+                self.set_state(a, State::ReadBacking);
+                let op = IoOp::ReadBacking { request: id, buffer_offset, len, guest: pos };
+                self.name_own(a, "read backing", pos, op);
+                false
+            }
+            _ => {
+                self.note(a, Path::ZERO);
+                let op = IoOp::ZeroBuffer { request: id, buffer_offset, len };
+                self.out_io
+                    .push_back(crate::io::Io { id: crate::io::IoId { index: u32::MAX, generation: 0 }, op });
+                self.skip(a, len)
+            }
+        }
+    }
+
+    /// The next `len` bytes need nothing more.
+    pub(super) fn skip(&mut self, a: u32, len: u64) -> bool {
+        let Some(acb) = self.acbs.get_mut(a) else { return false };
+        acb.pos += len;
+        acb.run_end = acb.pos;
+        debug_assert!(acb.pos <= acb.end);
+        true
+    }
+
+    /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that the extents of one
+    /// request run concurrently, or stays for later when there is none.
+    pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64) -> u64 {
+        let Some(acb) = self.acbs.get_mut(a) else { return len };
+        acb.run_end = acb.pos + len;
+        acb.host = host;
+        debug_assert!(acb.run_end <= acb.end);
+        let (rest, end, request) = (acb.run_end, acb.end, acb.request);
+        if rest < end
+            && let Ok((sibling, _)) = self.acbs.insert(crate::acb::Acb::new(request, rest, end))
+        {
+            if let Some(acb) = self.acbs.get_mut(a) {
+                acb.end = rest;
+            }
+            if let Some(open) = self.requests.get_mut(request) {
+                open.acbs += 1;
+            }
+            self.ready.push(&mut self.acbs, sibling);
+        }
+        len
+    }
+
+    fn map_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
+        let Some(acb) = self.acbs.get(a) else { return false };
+        let (offset, request) = (acb.pos, acb.request);
+        let (status, host) = match mapping {
+            Mapping::Data(host) => (Status::Data, Some(host)),
+            Mapping::Zero => (Status::Zero, None),
+            Mapping::NoTable | Mapping::Unallocated => (Status::Unallocated, None),
+        };
+        if let Some(open) = self.requests.get_mut(request) {
+            open.extent = Some(Extent { offset, len, status, host });
+        }
+        self.finish(a, Ok(()));
+        false
+    }
+
+    /// `ReadData`, `ReadBacking`: the bytes are there.
+    pub(super) fn extent_read(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        if let Some(error) = acb.error.take() {
+            return self.finish(a, Err(error));
+        }
+        acb.pos = acb.run_end;
+        if acb.pos == acb.end {
+            return self.finish(a, Ok(()));
+        }
+        self.look(a);
+    }
+
+    /// What is `pos` mapped to, and for how long?
+    pub(super) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
+        let Layout::Qed(geometry, _) = &self.layout else {
+            return Lookup::Run { mapping: Mapping::Data(pos), len: end - pos, slot: None };
+        };
+        let geometry = *geometry;
+        let (number, entry) = geometry.l2_slice(pos);
+        if let Some(slot) = self.tables.find(number) {
+            if self.tables.slot(slot).state == SliceState::Loading {
+                return Lookup::Loading(slot);
+            }
+            return self.decode(&geometry, slot, entry, pos, end);
+        }
+        let l1_index = geometry.l1_index(pos);
+        let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
+        let Some(l1_slot) = self.tables.find(l1_number) else {
+            return self.load(l1_number, geometry.l1_slice_host(l1_number), &geometry);
+        };
+        if self.tables.slot(l1_slot).state == SliceState::Loading {
+            return Lookup::Loading(l1_slot);
+        }
+        self.tables.touch(l1_slot);
+        let table = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0);
+        if table == 0 {
+            let left = geometry.table_span() - pos % geometry.table_span();
+            return Lookup::Run { mapping: Mapping::NoTable, len: left.min(end - pos), slot: None };
+        }
+        if let Err(error) = geometry.check_table(l1_index, table, self.space.end()) {
+            return Lookup::Failed(error);
+        }
+        self.load(number, geometry.l2_slice_host(table, pos), &geometry)
+    }
+
+    /// The run that starts with entry `first` of a slice.
+    fn decode(&self, geometry: &Geometry, slot: u32, first: usize, pos: u64, end: u64) -> Lookup {
+        let entries = &self.tables.slot(slot).entries;
+        let run = |mapping, len: u64| Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) };
+        let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
+        let Some(&head) = entries.get(first) else {
+            return Lookup::Failed(Error::Misuse("slice without the entry"));
+        };
+        let mut rest = entries.iter().skip(first + 1);
+        if head <= ZERO_ENTRY {
+            let mapping = if head == 0 { Mapping::Unallocated } else { Mapping::Zero };
+            while covered < end - pos && rest.next() == Some(&head) {
+                covered += geometry.cluster_size();
+            }
+            return run(mapping, covered);
+        }
+        if let Err(error) = geometry.check_data(pos, head, self.space.end()) {
+            return Lookup::Failed(error);
+        }
+        let mut expected = head;
+        while covered < end - pos {
+            expected += geometry.cluster_size();
+            let contiguous = rest.next() == Some(&expected);
+            if !contiguous || geometry.check_data(pos + covered, expected, self.space.end()).is_err() {
+                break;
+            }
+            covered += geometry.cluster_size();
+        }
+        run(Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered)
+    }
+
+    /// Starts to load a slice.
+    fn load(&mut self, number: SliceNumber, host: HostOffset, geometry: &Geometry) -> Lookup {
+        let Some(slot) = self.tables.claim(number, host, geometry.slice_entries()) else {
+            return Lookup::NoSlot;
+        };
+        self.counters.table_reads += 1;
+        let op = IoOp::ReadTable { offset: host.0, len: geometry.slice_bytes() };
+        self.name_io(Purpose::Load(slot), super::slice_name(geometry, number), host.0, op);
+        Lookup::Loading(slot)
+    }
+
+    /// A load ended.
+    pub(super) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
+        let result = match (result, outcome) {
+            (Ok(()), Outcome::Table(bytes)) => {
+                let slice = self.tables.slot_mut(slot);
+                debug_assert_eq!(slice.state, SliceState::Loading);
+                for (entry, bytes) in slice.entries.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                    *entry = u64::from_le_bytes(*bytes);
+                }
+                slice.state = SliceState::Present;
+                Ok(())
+            }
+            (Ok(()), _) => Err(Error::Misuse("a table read was completed without its bytes")),
+            (Err(error), _) => Err(error),
+        };
+        let mut waiters =
+            core::mem::replace(&mut self.tables.slot_mut(slot).waiters, crate::queue::Queue::new());
+        if let Err(error) = result {
+            let failed: alloc::vec::Vec<u32> = waiters.iter(&self.acbs).collect();
+            for a in failed {
+                if let Some(acb) = self.acbs.get_mut(a) {
+                    acb.error = Some(error.clone());
+                }
+            }
+            self.tables.drop_slot(slot);
+        }
+        self.ready.prepend(&mut self.acbs, &mut waiters);
+        self.wake_slot_waiters();
+    }
+
+    fn wait_for_slice(&mut self, a: u32, slot: u32) {
+        self.note(a, Path::MISS);
+        self.counters.misses += 1;
+        self.set_state(a, State::ReadL2);
+        self.tables.slot_mut(slot).waiters.push(&mut self.acbs, a);
+    }
+
+    /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ... The change is
+    /// young: it is written only after a sync that was submitted from now on (QE3).
+    pub(super) fn set_entries(&mut self, slot: u32, first: usize, count: usize, value: u64, step: u64) {
+        let window = self.commit.window;
+        let was_dirty = self.tables.slot(slot).is_dirty();
+        let slice = self.tables.slot_mut(slot);
+        let Some(range) = slice.entries.get_mut(first..first + count) else { return };
+        let Some(&old) = range.first() else { return };
+        debug_assert!(range.iter().all(|entry| *entry == old), "a run is of one kind");
+        let mut next = value;
+        for entry in range {
+            *entry = next;
+            next += step;
+        }
+        debug_assert!(first + count <= usize::from(u16::MAX));
+        debug_assert!(block_mask(first, count, 1) != 0 || count > 64);
+        slice.young.push(Young { first: first as u16, count: count as u16, old, window });
+        self.tables.young += 1;
+        if !was_dirty {
+            self.tables.dirty += 1;
+            self.commit.note_dirty(slot, self.options.commit_ms, &mut self.out_alarms);
+        }
+        if self.tables.young > super::YOUNG_MAX / 2 || self.tables.dirty > self.tables.capacity() / 2 {
+            self.commit_soon();
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! The machine of one open image: requests go in, named I/O comes out, each request an explicit state machine.
+//!
+//! Grammar (as quinn-proto and str0m have it): *mutators* are `submit`, `handle_completion`, `handle_timeout`; after each of
+//! them drain `poll_io`, `poll_timeout`, `poll_event` (and `poll_transition`) until all are empty.
+//!
+//! Knows: acbs, requests, tables, space, the commit pipeline. Must never know: file descriptors, clocks, threads, guest bytes.
+//!
+//! Invariants:
+//! * each live acb is in exactly one place: own I/O in flight, one wait list, or the ready queue;
+//! * nothing recurses: waking an acb puts it into the ready queue, which `run_ready` empties before a mutator returns;
+//! * shared I/O (table loads and writes, header, sync, growth) belongs to the shared object, never to the acb that came first;
+//! * every queue is bounded by the number of acbs or requests.
+
+mod claims;
+mod commit;
+mod control;
+mod find;
+mod space;
+mod sweep;
+mod wait;
+mod write;
+mod zero;
+
+pub use commit::Timer;
+
+use crate::acb::{Acb, AcbId, Want};
+use crate::arena::Arena;
+use crate::cache::TableCache;
+use crate::error::Error;
+use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
+use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::machine::Machine;
+use crate::options::{Options, Policy, Rule};
+use crate::qed::Header;
+use crate::queue::Queue;
+use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
+use crate::state::{EdgeCounts, EdgeTable, State, Transition};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use claims::Claim;
+use commit::Commit;
+use space::Space;
+
+/// Table writes in flight at once.
+const TABLE_WRITES_MAX: u32 = 32;
+/// Uncommitted mappings that are remembered at most; half of it asks for a commit.
+const YOUNG_MAX: usize = 16384;
+
+/// Set or clear a timer: a new alarm replaces the timer's old one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Alarm {
+    /// Which.
+    pub timer: Timer,
+    /// Milliseconds from now; None: off.
+    pub after_ms: Option<u32>,
+}
+
+/// Counts since the image was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Lookups that found their slice in the cache.
+    pub hits: u64,
+    /// Lookups that had to wait for a slice.
+    pub misses: u64,
+    /// Clusters allocated for data.
+    pub allocations: u64,
+    /// Slices read.
+    pub table_reads: u64,
+    /// Writes of table slices.
+    pub table_writes: u64,
+    /// Bytes in them.
+    pub table_bytes_written: u64,
+    /// Syncs of the file.
+    pub syncs: u64,
+    /// Times the file was grown ahead.
+    pub grows: u64,
+    /// Rounds of the commit pipeline.
+    pub commits: u64,
+    /// L2 tables allocated.
+    pub new_tables: u64,
+    /// Writes of the header.
+    pub header_writes: u64,
+    /// Completions that named no I/O in flight: the embedder's mistake.
+    pub stale_completions: u64,
+}
+
+/// What stands between guest and host offsets.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Layout {
+    /// Guest offset = host offset.
+    Raw,
+    /// QED: two levels of tables.
+    Qed(Geometry, Header),
+}
+
+/// Whose I/O it is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Purpose {
+    /// An acb's own.
+    Own(u32),
+    /// A slice being loaded.
+    Load(u32),
+    /// A slice being written.
+    Table(u32),
+    /// The header, by the commit pipeline.
+    Header,
+    /// Of the commit pipeline.
+    Sync,
+    /// The file growing.
+    Grow,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct InFlight {
+    purpose: Purpose,
+    name: &'static str,
+    offset: u64,
+}
+
+/// An accepted request: what its extents have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Open {
+    pub(crate) request: Request,
+    /// Acbs that work for it.
+    pub(crate) acbs: u32,
+    pub(crate) path: Path,
+    pub(crate) error: Option<Error>,
+    pub(crate) extent: Option<Extent>,
+}
+
+/// One open image. See the module's header.
+#[derive(Clone, Debug)]
+pub struct Image {
+    layout: Layout,
+    edges: EdgeTable,
+    options: Options,
+    size: u64,
+    backing_len: Option<u64>,
+    acbs: Arena<Acb>,
+    requests: Arena<Open>,
+    ios: Arena<InFlight>,
+    tables: TableCache,
+    space: Space,
+    commit: Commit,
+    claims: Vec<Claim>,
+    /// Acbs that wait for a sector (see `wait.rs`).
+    sector_waiters: Queue,
+    /// Acbs that write only parts of sectors just now.
+    modifying: u32,
+    /// Acbs that wait for room in the cache.
+    slot_waiters: Queue,
+    /// The close request's acb, while it waits for the others.
+    closer: Option<u32>,
+    closing: bool,
+    ready: Queue,
+    poison: Option<Error>,
+    out_io: VecDeque<Io>,
+    out_events: VecDeque<Event>,
+    out_alarms: VecDeque<Alarm>,
+    // what follows only observes
+    out_transitions: VecDeque<Transition>,
+    counters: Counters,
+    edge_counts: EdgeCounts,
+    scratch: Vec<u64>,
+}
+
+impl Image {
+    /// A raw image of `len` bytes.
+    pub fn raw(len: u64, options: &Options) -> Image {
+        Image::new(Layout::Raw, len, len, options)
+    }
+
+    /// A QED image whose header was validated against a file of `file_len` bytes.
+    pub(crate) fn qed(header: Header, file_len: u64, options: &Options) -> Image {
+        let (geometry, size) = (header.geometry(), header.image_size);
+        Image::new(Layout::Qed(geometry, header), size, file_len, options)
+    }
+
+    fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
+        let acbs = options.acbs.max(1);
+        let marked = matches!(&layout, Layout::Qed(_, header) if header.need_check());
+        let (edges, space, slices, cluster_align) = match &layout {
+            Layout::Raw => (EdgeTable::RAW, Space::fixed(file_len), 1, 1),
+            Layout::Qed(geometry, _) => {
+                let space = Space::new(file_len, geometry.cluster_size(), options.grow_step);
+                (EdgeTable::QED, space, geometry.slice_count(size), geometry.cluster_size())
+            }
+        };
+        debug_assert!(
+            options.align.is_power_of_two() && u64::from(options.align) <= cluster_align.max(65536)
+        );
+        let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(2, 1 << 24) as usize;
+        Image {
+            layout,
+            edges,
+            options: *options,
+            size,
+            backing_len: None,
+            acbs: Arena::new(acbs),
+            requests: Arena::new(options.requests.max(1)),
+            // two fills an acb, one load an acb at most, the tables, and header, sync, growth
+            ios: Arena::new(acbs * 3 + TABLE_WRITES_MAX + 4),
+            tables: TableCache::new(slots, slices),
+            space,
+            commit: Commit::new(marked),
+            claims: Vec::with_capacity(acbs as usize),
+            sector_waiters: Queue::new(),
+            modifying: 0,
+            slot_waiters: Queue::new(),
+            closer: None,
+            closing: false,
+            ready: Queue::new(),
+            poison: None,
+            out_io: VecDeque::with_capacity(acbs as usize),
+            out_events: VecDeque::with_capacity(options.requests as usize),
+            out_alarms: VecDeque::new(),
+            out_transitions: VecDeque::new(),
+            counters: Counters::default(),
+            edge_counts: EdgeCounts::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Length of the backing layer's guest disk; call before the first request. None: no backing layer.
+    pub fn set_backing_len(&mut self, len: Option<u64>) {
+        debug_assert!(self.requests.is_empty());
+        self.backing_len = len;
+    }
+
+    /// Size of the guest disk, bytes.
+    pub fn virtual_size(&self) -> u64 {
+        self.size
+    }
+
+    /// Counts.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How often each edge was taken.
+    pub fn edge_counts(&self) -> &EdgeCounts {
+        &self.edge_counts
+    }
+
+    /// The error that poisoned it, if any.
+    pub fn poisoned(&self) -> Option<&Error> {
+        self.poison.as_ref()
+    }
+
+    /// Requests that were accepted and have not ended.
+    pub fn open_requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Takes a request, or says why not.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
+        self.admit(&request)?;
+        if self.requests.is_full() || self.acbs.is_full() {
+            return Err(Refused::Busy);
+        }
+        let open = Open { request, acbs: 1, path: Path::empty(), error: None, extent: None };
+        let Ok((index, generation)) = self.requests.insert(open) else { return Err(Refused::Busy) };
+        let (pos, end) = match request.kind {
+            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
+                (request.offset, request.offset + request.len)
+            }
+            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => (0, 0),
+        };
+        // room was checked above
+        let Ok((acb, _)) = self.acbs.insert(Acb::new(index, pos, end)) else { return Err(Refused::Busy) };
+        self.start(acb, request.kind);
+        self.run_ready();
+        Ok(RequestId { index, generation })
+    }
+
+    fn admit(&self, request: &Request) -> Result<(), Refused> {
+        let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
+        if self.closing {
+            return Err(Refused::Invalid(Error::Closed));
+        }
+        let writes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize);
+        if writes && self.options.read_only {
+            return misuse("the image is open for reading only");
+        }
+        match request.kind {
+            Kind::Flush | Kind::Quiesce | Kind::Close => Ok(()),
+            Kind::Resize => self.admit_resize(request.offset),
+            _ => match request.offset.checked_add(request.len) {
+                Some(end) if end <= self.size => Ok(()),
+                _ => misuse("the range lies beyond the end of the disk"),
+            },
+        }
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out_events.pop_front()
+    }
+
+    /// The next change of a timer.
+    pub fn poll_timeout(&mut self) -> Option<Alarm> {
+        self.out_alarms.pop_front()
+    }
+
+    /// The next transition, if tracing is on.
+    pub fn poll_transition(&mut self) -> Option<Transition> {
+        self.out_transitions.pop_front()
+    }
+
+    /// The first step of a new acb.
+    fn start(&mut self, a: u32, kind: Kind) {
+        match kind {
+            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => self.look(a),
+            Kind::Flush | Kind::Quiesce => self.start_flush(a, kind),
+            Kind::Close => self.start_close(a),
+            Kind::Resize => self.start_resize(a),
+        }
+    }
+
+    /// Empties the ready queue.
+    fn run_ready(&mut self) {
+        while let Some(a) = self.ready.pop(&mut self.acbs) {
+            self.advance(a);
+        }
+    }
+
+    /// All the control flow: what an acb does when the thing that its state waits for has happened.
+    fn advance(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get(a) else { return };
+        debug_assert_eq!(acb.pending, 0);
+        match acb.state {
+            // nothing of it is written yet: look again, the world may have changed
+            State::Free
+            | State::ReadL2
+            | State::WaitCluster
+            | State::WaitSector
+            | State::WaitSlot
+            | State::GrowFile
+            | State::AllocL2 => self.look(a),
+            State::FindCluster => self.find_cluster(a),
+            State::ReadData | State::ReadBacking => self.extent_read(a),
+            State::CopyOnWrite | State::ReadModify => self.write_piece(a),
+            State::WriteData => self.piece_written(a),
+            State::ZeroData => self.extent_zeroed(a),
+            State::MarkDirty | State::SyncData | State::UpdateL2 | State::SyncTables => self.committed(a),
+            State::WaitRequests => self.all_requests_ended(a),
+            State::Resize => self.resized(a),
+            State::Done => self.finish(a, Ok(())),
+        }
+    }
+
+    /// To `FindCluster`, and on from there; an error met while waiting ends it instead.
+    fn look(&mut self, a: u32) {
+        if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
+            return self.finish(a, Err(error));
+        }
+        self.set_state(a, State::FindCluster);
+        self.find_cluster(a);
+    }
+
+    /// The only assignment of a state.
+    #[inline]
+    fn set_state(&mut self, a: u32, next: State) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let from = acb.state;
+        debug_assert!(self.edges.allows(from, next), "no edge {from:?} -> {next:?}");
+        acb.state = next;
+        self.edge_counts.count(from, next);
+        if self.options.trace {
+            let request = acb.request;
+            let acb = AcbId { index: a, generation: self.acbs.generation(a) };
+            let request = RequestId { index: request, generation: self.requests.generation(request) };
+            self.out_transitions.push_back(Transition { acb, request, from, to: next });
+        }
+    }
+
+    /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
+    fn finish(&mut self, a: u32, result: Result<(), Error>) {
+        self.let_go(a);
+        self.set_state(a, State::Done);
+        self.set_state(a, State::Free);
+        let generation = self.acbs.generation(a);
+        let Some(acb) = self.acbs.remove(a, generation) else { return };
+        let id = RequestId { index: acb.request, generation: self.requests.generation(acb.request) };
+        let Some(open) = self.requests.get_mut(acb.request) else { return };
+        if let Err(error) = result {
+            open.error.get_or_insert(error);
+        }
+        debug_assert!(open.acbs > 0);
+        open.acbs -= 1;
+        if open.acbs > 0 {
+            return;
+        }
+        let Some(open) = self.requests.remove(id.index, id.generation) else { return };
+        let result = match open.error {
+            Some(error) => Err(error),
+            None => Ok(()),
+        };
+        let (user, path, extent) = (open.request.user, open.path, open.extent);
+        self.out_events.push_back(Event::Done { request: id, user, result, path, extent });
+        if self.requests.len() == 1
+            && let Some(closer) = self.closer.take()
+        {
+            self.ready.push(&mut self.acbs, closer);
+        }
+    }
+
+    /// Marks what the acb's request met.
+    #[inline]
+    fn note(&mut self, a: u32, path: Path) {
+        if let Some(acb) = self.acbs.get(a)
+            && let Some(open) = self.requests.get_mut(acb.request)
+        {
+            open.path |= path;
+        }
+    }
+
+    fn request_of(&self, a: u32) -> Option<(Request, RequestId)> {
+        let index = self.acbs.get(a)?.request;
+        let open = self.requests.get(index)?;
+        Some((open.request, RequestId { index, generation: self.requests.generation(index) }))
+    }
+
+    fn geometry(&self) -> Option<&Geometry> {
+        match &self.layout {
+            Layout::Raw => None,
+            Layout::Qed(geometry, _) => Some(geometry),
+        }
+    }
+
+    fn align(&self) -> u64 {
+        u64::from(self.options.align)
+    }
+
+    /// Names an I/O.
+    fn name_io(&mut self, purpose: Purpose, name: &'static str, offset: u64, op: IoOp) {
+        match self.ios.insert(InFlight { purpose, name, offset }) {
+            Ok((index, generation)) => self.out_io.push_back(Io { id: IoId { index, generation }, op }),
+            // the arena's limit is the sum of what may be in flight
+            Err(_) => debug_assert!(false, "more I/O in flight than the limits allow"),
+        }
+    }
+
+    /// Names an I/O of an acb's own.
+    fn name_own(&mut self, a: u32, name: &'static str, offset: u64, op: IoOp) {
+        if let Some(acb) = self.acbs.get_mut(a) {
+            acb.pending += 1;
+        }
+        self.name_io(Purpose::Own(a), name, offset, op);
+    }
+
+    /// An acb's own I/O ended; with its last the acb is ready.
+    fn own_io_ended(&mut self, a: u32, result: Result<(), Error>) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        debug_assert!(acb.pending > 0);
+        acb.pending -= 1;
+        if let Err(error) = result {
+            acb.error.get_or_insert(error);
+        }
+        if acb.pending == 0 {
+            self.ready.push(&mut self.acbs, a);
+        }
+    }
+
+    /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait for it.
+    fn committed(&mut self, a: u32) {
+        if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
+            return self.finish(a, Err(error));
+        }
+        match self.request_of(a).map(|(request, _)| request.kind) {
+            Some(Kind::Close) => self.trim(a),
+            Some(Kind::Resize) => self.apply_size(a),
+            _ => self.finish(a, Ok(())),
+        }
+    }
+
+    /// The acb's range is done: complete, or first through the commit pipeline.
+    fn range_done(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get(a) else { return };
+        let (uncommitted, mut want) = (acb.uncommitted, acb.want);
+        // what the range already was may not be durable yet, even if nothing had to be written
+        let fua = self.request_of(a).is_some_and(|(request, _)| {
+            request.flags.contains(Flags::FUA) && matches!(request.kind, Kind::Write | Kind::WriteZeroes)
+        });
+        if fua {
+            want = Want::Durable;
+        }
+        if uncommitted || fua { self.join_commit(a, want) } else { self.finish(a, Ok(())) }
+    }
+
+    fn sabotaged(&self, rule: Rule) -> bool {
+        self.options.sabotaged(rule)
+    }
+
+    /// After a write: does its completion have to wait for the pipeline?
+    fn note_written(&mut self, a: u32, allocated: bool) {
+        let through = allocated && self.options.policy == Policy::Writethrough;
+        let window = self.commit.window;
+        self.commit.unsynced = true;
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        acb.window = window;
+        acb.uncommitted |= through;
+    }
+}
+
+impl Machine for Image {
+    fn poll_io(&mut self) -> Option<Io> {
+        self.out_io.pop_front()
+    }
+
+    fn encode(&mut self, id: IoId, buf: &mut [u8]) {
+        let Some(io) = self.ios.get(id.index) else { return };
+        match io.purpose {
+            Purpose::Header => self.encode_header(buf),
+            Purpose::Table(slot) => {
+                let slice = self.tables.slot(slot);
+                slice.snapshot(&mut self.scratch);
+                let skip = ((io.offset - slice.host) / 8) as usize;
+                let entries = self.scratch.iter().skip(skip).copied().chain(core::iter::repeat(0));
+                for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
+                    bytes.copy_from_slice(&entry.to_le_bytes());
+                }
+            }
+            _ => debug_assert!(false, "only table writes are encoded"),
+        }
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        let Some(io) = self.ios.remove(id.index, id.generation) else {
+            self.counters.stale_completions += 1;
+            return;
+        };
+        let result = match outcome {
+            Outcome::Failed(errno) => Err(Error::Device { op: io.name, offset: io.offset, errno }),
+            Outcome::Done | Outcome::Table(_) => Ok(()),
+        };
+        match io.purpose {
+            Purpose::Own(a) => self.own_io_ended(a, result),
+            Purpose::Load(slot) => self.loaded(slot, outcome, result),
+            Purpose::Table(slot) => self.table_written(slot, result),
+            Purpose::Header => self.header_written(result),
+            Purpose::Sync => self.synced(result),
+            Purpose::Grow => self.grown(result),
+        }
+        self.run_ready();
+    }
+}
+
+/// Names a slice in messages and asserts.
+pub(crate) fn slice_name(geometry: &Geometry, number: SliceNumber) -> &'static str {
+    if geometry.is_l1(number) { "L1 table" } else { "L2 table" }
+}

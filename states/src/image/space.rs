@@ -1,0 +1,164 @@
+//! Space in the file: an append pointer, and a file that grows in large steps ahead of it.
+//!
+//! Knows: host offsets, the file's length. Must never know: what is stored where.
+//!
+//! Invariants:
+//! * `append <= grown`, both whole clusters; space from `append` on was beyond the end of the file when it was opened, so it
+//!   reads as zeros (a partial cluster at the end is never used: trap in formats.md 1.4);
+//! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write behind it;
+//! * space that a failed write got is lost (a leak), never handed out again: it may hold bytes.
+
+use super::{Image, Purpose};
+use crate::error::Error;
+use crate::geometry::align_up;
+use crate::io::IoOp;
+use crate::queue::Queue;
+use crate::state::State;
+
+/// The first steps are at least this long.
+const STEP_MIN: u64 = 4 << 20;
+/// Host offsets stay below this, as a file's length does (off_t is signed).
+const HOST_MAX: u64 = 1 << 62;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Space {
+    append: u64,
+    grown: u64,
+    cluster: u64,
+    step_max: u64,
+    /// The length that the growth in flight will give.
+    growing: Option<u64>,
+    /// The growth in flight was already the smallest that helps.
+    smallest: bool,
+    /// Bytes that the waiters need.
+    wanted: u64,
+    waiters: Queue,
+}
+
+impl Space {
+    /// A file in which nothing is allocated.
+    pub(super) fn fixed(len: u64) -> Space {
+        Space {
+            append: len,
+            grown: len,
+            cluster: 1,
+            step_max: 0,
+            growing: None,
+            smallest: false,
+            wanted: 0,
+            waiters: Queue::new(),
+        }
+    }
+
+    pub(super) fn new(file_len: u64, cluster: u64, step_max: u64) -> Space {
+        // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed the file's length,
+        // so the first growth starts from there
+        let append = align_up(file_len, cluster);
+        Space { append, grown: append.min(file_len), cluster, step_max, ..Space::fixed(0) }
+    }
+
+    /// First byte behind everything that is, or was, allocated.
+    pub(super) fn end(&self) -> u64 {
+        self.append
+    }
+
+    /// The file's length.
+    pub(super) fn file_len(&self) -> u64 {
+        self.grown
+    }
+
+    pub(super) fn waiters(&self) -> &Queue {
+        &self.waiters
+    }
+
+    fn take(&mut self, len: u64) -> Option<u64> {
+        debug_assert!(len % self.cluster == 0);
+        let end = self.append.checked_add(len)?;
+        if end > self.grown {
+            return None;
+        }
+        let offset = self.append;
+        self.append = end;
+        Some(offset)
+    }
+
+    /// The next length to grow to, `need` bytes behind `append` at least.
+    fn target(&self, need: u64) -> u64 {
+        let step = (self.append / 8)
+            .clamp(STEP_MIN, STEP_MIN.max(self.step_max))
+            .min(self.step_max.max(self.cluster));
+        align_up(self.append.saturating_add(need).saturating_add(step), self.cluster)
+    }
+}
+
+impl Image {
+    /// `len` bytes of space, or None: then the acb waits in `state` for the file to grow (or has failed).
+    pub(super) fn allocate(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
+        if let Some(offset) = self.space.take(len) {
+            let left = self.space.grown - self.space.append;
+            if self.space.growing.is_none() && left < self.space.step_max.min(self.space.append / 8) / 2 {
+                let target = self.space.target(0);
+                self.grow(target, false);
+            }
+            return Some(offset);
+        }
+        if self.space.append.checked_add(len).is_none_or(|end| end > HOST_MAX) {
+            self.finish(a, Err(Error::NoSpace));
+            return None;
+        }
+        self.set_state(a, state);
+        self.space.waiters.push(&mut self.acbs, a);
+        self.space.wanted = self.space.wanted.saturating_add(len);
+        if self.space.growing.is_none() {
+            let target = self.space.target(self.space.wanted).min(HOST_MAX);
+            self.grow(target, false);
+        }
+        None
+    }
+
+    fn grow(&mut self, to: u64, smallest: bool) {
+        debug_assert!(self.space.growing.is_none());
+        let from = self.space.grown;
+        if to <= from {
+            return;
+        }
+        self.space.growing = Some(to);
+        self.space.smallest = smallest;
+        self.counters.grows += 1;
+        self.name_io(Purpose::Grow, "grow file", from, IoOp::Grow { from, to });
+    }
+
+    /// A growth ended.
+    pub(super) fn grown(&mut self, result: Result<(), Error>) {
+        let Some(to) = self.space.growing.take() else { return };
+        match result {
+            Ok(()) => {
+                self.space.grown = to;
+                // the new length must be durable before a pointer into it is (QE4)
+                self.commit.unsynced = true;
+            }
+            Err(_) if self.space.waiters.is_empty() => {}
+            Err(_) if !self.space.smallest => {
+                // a large step failed: what is needed may still fit
+                let need = align_up(self.space.append.saturating_add(self.space.wanted), self.space.cluster);
+                return self.grow(need, true);
+            }
+            Err(error) => {
+                let error = match error {
+                    // ENOSPC, EDQUOT, EFBIG
+                    Error::Device { errno: 28 | 122 | 27, .. } => Error::NoSpace,
+                    other => other,
+                };
+                let waiters: alloc::vec::Vec<u32> = self.space.waiters.iter(&self.acbs).collect();
+                for a in waiters {
+                    if let Some(acb) = self.acbs.get_mut(a) {
+                        acb.error = Some(error.clone());
+                    }
+                }
+            }
+        }
+        self.space.wanted = 0;
+        let mut waiters = core::mem::replace(&mut self.space.waiters, Queue::new());
+        self.ready.append(&mut self.acbs, &mut waiters);
+    }
+}

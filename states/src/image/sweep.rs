@@ -1,0 +1,176 @@
+//! The invariant sweep and the digest: what tests, simulator and explorer ask of an image between two steps.
+//!
+//! Knows: everything, changes nothing.
+
+use super::{Image, Purpose};
+use crate::digest::digest;
+use crate::queue::{NONE, Queue};
+use crate::state::State;
+use crate::table::SliceState;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use core::hash::{Hash, Hasher};
+
+impl Image {
+    /// A stable 128-bit digest of everything that decides future behaviour (no counters, no generations).
+    pub fn digest(&self) -> u128 {
+        digest(self)
+    }
+
+    /// Checks what must hold whenever all drains are empty; says what does not.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        self.check_places()?;
+        self.check_requests()?;
+        self.check_tables()?;
+        self.check_claims()
+    }
+
+    fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
+        use State::{
+            AllocL2, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables, UpdateL2, WaitCluster, WaitSector,
+            WaitSlot,
+        };
+        let loads = self.tables.slots().iter().map(|slice| (&slice.waiters, &[ReadL2] as &[State]));
+        let claims = self.claims.iter().map(|claim| (&claim.waiters, &[WaitCluster] as &[State]));
+        let rest: [(&Queue, &'static [State]); 4] = [
+            (&self.sector_waiters, &[WaitSector]),
+            (&self.slot_waiters, &[WaitSlot]),
+            (self.space.waiters(), &[GrowFile, AllocL2]),
+            (self.commit.waiters(), &[MarkDirty, SyncData, UpdateL2, SyncTables]),
+        ];
+        loads.chain(claims).chain(rest)
+    }
+
+    /// Each live acb is in exactly one place, and its state says which.
+    fn check_places(&self) -> Result<(), String> {
+        if !self.ready.is_empty() {
+            return Err(String::from("the ready queue is not empty"));
+        }
+        let mut places = vec![0u32; self.options.acbs.max(1) as usize];
+        for (queue, states) in self.queues() {
+            for a in queue.iter(&self.acbs) {
+                let state = self.acbs.get(a).map(|acb| acb.state);
+                if !state.is_some_and(|state| states.contains(&state)) {
+                    return Err(format!("acb {a} in state {state:?} waits in the queue of {states:?}"));
+                }
+                places[a as usize] += 1;
+            }
+        }
+        if let Some(closer) = self.closer {
+            places[closer as usize] += 1;
+        }
+        let mut own = vec![0u32; places.len()];
+        for (_, io) in self.ios.iter() {
+            if let Purpose::Own(a) = io.purpose {
+                own[a as usize] += 1;
+            }
+        }
+        for (a, acb) in self.acbs.iter() {
+            let own = own[a as usize];
+            if own != acb.pending {
+                return Err(format!("acb {a} counts {} I/Os in flight, there are {own}", acb.pending));
+            }
+            if places[a as usize] + u32::from(own > 0) != 1 {
+                return Err(format!(
+                    "acb {a} in {:?} is in {} places, {own} I/Os",
+                    acb.state, places[a as usize]
+                ));
+            }
+            if acb.pos > acb.run_end || acb.run_end > acb.end.max(acb.run_end) {
+                return Err(format!("acb {a} has a range that runs backwards"));
+            }
+            if (acb.link == NONE) != (own > 0 || self.closer == Some(a)) {
+                return Err(format!("acb {a} in {:?} has the wrong link", acb.state));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), String> {
+        for (index, open) in self.requests.iter() {
+            let acbs = self.acbs.iter().filter(|(_, acb)| acb.request == index).count();
+            if acbs != open.acbs as usize || acbs == 0 {
+                return Err(format!("request {index} counts {} acbs, there are {acbs}", open.acbs));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_tables(&self) -> Result<(), String> {
+        let (mut dirty, mut young) = (0, 0);
+        for (slot, slice) in self.tables.slots().iter().enumerate() {
+            if slice.state == SliceState::Empty {
+                continue;
+            }
+            dirty += usize::from(slice.is_dirty());
+            young += slice.young.len();
+            let found = self.tables.find(crate::geometry::SliceNumber(slice.number));
+            if found != Some(slot as u32) {
+                return Err(format!("slot {slot} holds slice {}, found in {found:?}", slice.number));
+            }
+            if !slice.young.is_sorted_by_key(|young| young.window) {
+                return Err(format!("slot {slot}: young changes are out of order"));
+            }
+            if (slice.state == SliceState::Writing) != (slice.writing != 0) {
+                return Err(format!(
+                    "slot {slot}: state {:?} with writing {:#x}",
+                    slice.state, slice.writing
+                ));
+            }
+            let pins = self.acbs.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
+            if pins != slice.pins as usize {
+                return Err(format!("slot {slot} counts {} pins, there are {pins}", slice.pins));
+            }
+        }
+        if (dirty, young) != (self.tables.dirty, self.tables.young) {
+            let counts = (self.tables.dirty, self.tables.young);
+            return Err(format!("dirty and young are {:?}, counted as {counts:?}", (dirty, young)));
+        }
+        Ok(())
+    }
+
+    fn check_claims(&self) -> Result<(), String> {
+        for (index, claim) in self.claims.iter().enumerate() {
+            if !self.acbs.get(claim.acb).is_some_and(|acb| acb.claims) {
+                return Err(format!("claim of acb {} that does not know of it", claim.acb));
+            }
+            let overlaps = |other: &super::Claim| claim.start < other.end && other.start < claim.end;
+            let rule = crate::options::Rule::ClusterClaim;
+            if self.claims.iter().skip(index + 1).any(overlaps) && !self.sabotaged(rule) {
+                return Err(format!("claims overlap at {:#x}", claim.start));
+            }
+        }
+        let modifying = self.acbs.iter().filter(|(_, acb)| acb.modifies).count();
+        if modifying != self.modifying as usize {
+            return Err(format!("{modifying} acbs modify sectors, counted as {}", self.modifying));
+        }
+        Ok(())
+    }
+}
+
+impl Hash for Image {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.layout, self.options, self.size, self.backing_len).hash(state);
+        (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit).hash(state);
+        (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
+        (self.closer, self.closing, self.ready, &self.poison).hash(state);
+        (&self.out_io, &self.out_alarms).hash(state);
+    }
+}
+
+impl PartialEq for Image {
+    /// Equal in everything that decides future behaviour.
+    fn eq(&self, other: &Image) -> bool {
+        (&self.layout, self.options, self.size, self.backing_len)
+            == (&other.layout, other.options, other.size, other.backing_len)
+            && (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit)
+                == (&other.acbs, &other.requests, &other.ios, &other.tables, &other.space, &other.commit)
+            && (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters)
+                == (&other.claims, other.sector_waiters, other.modifying, other.slot_waiters)
+            && (self.closer, self.closing, self.ready, &self.poison)
+                == (other.closer, other.closing, other.ready, &other.poison)
+    }
+}
+
+impl Eq for Image {}

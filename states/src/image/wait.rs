@@ -1,0 +1,55 @@
+//! Waiting for room and for sectors.
+//!
+//! Two writers of one sector under O_DIRECT: one that covers it only partly reads it, changes its bytes and writes it back, so
+//! whatever another writes in between would be lost. Rule: while an acb modifies sectors, no other write in place touches
+//! them, and it starts only when no write that touches them is in flight.
+//!
+//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `WriteData` after it; without any, writes pay one comparison.
+
+use super::Image;
+use crate::request::Path;
+use crate::state::State;
+
+impl Image {
+    /// No slot of the cache is free, or too many mappings are uncommitted: wait for a commit, a load or an unpin.
+    pub(super) fn wait_for_slot(&mut self, a: u32) {
+        if self.poison.is_some() {
+            // dirty slices stay in memory for ever now: nothing will come free
+            return self.finish(a, Err(crate::error::Error::Poisoned));
+        }
+        self.note(a, Path::WAITED);
+        self.set_state(a, State::WaitSlot);
+        self.slot_waiters.push(&mut self.acbs, a);
+        self.commit_soon();
+    }
+
+    pub(super) fn wake_slot_waiters(&mut self) {
+        let mut waiters = core::mem::replace(&mut self.slot_waiters, crate::queue::Queue::new());
+        self.ready.append(&mut self.acbs, &mut waiters);
+    }
+
+    /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
+    pub(super) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
+        if self.modifying == 0 && !modifies {
+            return true;
+        }
+        let conflict = self.acbs.iter().any(|(other, acb)| {
+            let writes = matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
+            let (low, high) = acb.host_range();
+            other != a && writes && (modifies || acb.modifies) && low < end && start < high
+        });
+        if conflict && !self.sabotaged(crate::options::Rule::SectorWait) {
+            self.note(a, Path::WAITED);
+            self.set_state(a, State::WaitSector);
+            self.sector_waiters.push(&mut self.acbs, a);
+        }
+        !conflict || self.sabotaged(crate::options::Rule::SectorWait)
+    }
+
+    pub(super) fn wake_sector_waiters(&mut self) {
+        if !self.sector_waiters.is_empty() {
+            let mut waiters = core::mem::replace(&mut self.sector_waiters, crate::queue::Queue::new());
+            self.ready.append(&mut self.acbs, &mut waiters);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Write-zeroes and discard.
+//!
+//! QE10: an unallocated cluster becomes a zero entry, which needs no data; an allocated one is zeroed in place, never replaced.
+
+use super::find::{EXTENT_MAX, Mapping, ZERO_ENTRY};
+use super::{Image, Layout};
+use crate::geometry::{align_down, align_up};
+use crate::io::IoOp;
+use crate::request::{Flags, Path};
+use crate::state::State;
+
+impl Image {
+    /// Write-zeroes of a run. True: look on; false: the acb waits or has ended.
+    pub(super) fn zero_run(&mut self, a: u32, mapping: Mapping, len: u64, slot: Option<u32>) -> bool {
+        let Some(acb) = self.acbs.get(a) else { return false };
+        let (pos, end) = (acb.pos, acb.pos + len);
+        match mapping {
+            Mapping::Data(host) => self.zero_in_place(a, host, len),
+            Mapping::Zero => self.skip(a, len),
+            // what no layer holds reads as zeros already
+            Mapping::NoTable | Mapping::Unallocated
+                if self.backing_len.is_none_or(|backing| backing <= pos) =>
+            {
+                self.note(a, Path::ZERO);
+                self.skip(a, len)
+            }
+            Mapping::NoTable | Mapping::Unallocated => {
+                let Some(geometry) = self.geometry().copied() else { return false };
+                let whole = |offset: u64| offset == geometry.cluster_start(offset);
+                let first = geometry.cluster_end(pos);
+                // a cluster that is zeroed to the end of the disk is zeroed whole
+                let last =
+                    if end == self.size { geometry.cluster_end(end) } else { geometry.cluster_start(end) };
+                if !whole(pos) {
+                    // the rest of a partly covered cluster shows the backing layer: it is copied
+                    return self.write_run(a, mapping, len.min(first - pos), slot);
+                }
+                if last <= pos {
+                    return self.write_run(a, mapping, len, slot);
+                }
+                self.set_zero_entries(a, pos, last, end.min(last) - pos, slot)
+            }
+        }
+    }
+
+    fn set_zero_entries(&mut self, a: u32, start: u64, end: u64, len: u64, slot: Option<u32>) -> bool {
+        let new_table = slot.is_none();
+        if !self.pass_gate(a, start, end, new_table) {
+            return false;
+        }
+        let Some(slot) = slot else { return self.new_table(a, start) };
+        let Some(geometry) = self.geometry().copied() else { return false };
+        if self.tables.young >= super::YOUNG_MAX {
+            self.wait_for_slot(a);
+            return false;
+        }
+        let (_, first) = geometry.l2_slice(start);
+        let count = ((end - start) >> geometry.cluster_bits) as usize;
+        debug_assert!(first + count <= geometry.slice_entries(), "a run ends with its slice");
+        self.set_entries(slot, first, count, ZERO_ENTRY, 0);
+        self.note(a, Path::ZERO);
+        self.note_written(a, true);
+        self.skip(a, len)
+    }
+
+    /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
+    fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+        let align = self.align();
+        let (first, last) = (align_up(host, align), align_down(host + len, align));
+        if first >= last {
+            return self.write_in_place(a, host, len);
+        }
+        if host < first {
+            return self.write_in_place(a, host, first - host);
+        }
+        let unmap = matches!(self.layout, Layout::Raw)
+            && self.request_of(a).is_some_and(|(request, _)| request.flags.contains(Flags::MAY_UNMAP));
+        self.zero_host(a, host, last - first, unmap)
+    }
+
+    fn zero_host(&mut self, a: u32, host: u64, len: u64, unmap: bool) -> bool {
+        if !self.pass_sectors(a, host, host + len, false) {
+            return false;
+        }
+        let len = self.take_run(a, len, host);
+        if let Some(acb) = self.acbs.get_mut(a) {
+            (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
+        }
+        self.note(a, Path::HIT);
+        self.set_state(a, State::ZeroData);
+        self.name_own(a, "zero range", host, IoOp::ZeroRange { host, len, unmap });
+        false
+    }
+
+    /// `ZeroData`: the range reads as zeros.
+    pub(super) fn extent_zeroed(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let error = acb.error.take();
+        if let Some(error) = error {
+            return self.finish(a, Err(error));
+        }
+        acb.pos = acb.run_end;
+        self.let_go(a);
+        self.note_written(a, false);
+        self.next_run(a);
+    }
+
+    /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
+    pub(super) fn discard_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
+        let (Layout::Raw, Mapping::Data(host)) = (&self.layout, mapping) else { return self.skip(a, len) };
+        let align = self.align().max(crate::geometry::SECTOR);
+        let (first, last) = (align_up(host, align), align_down(host + len, align));
+        if first >= last {
+            return self.skip(a, len);
+        }
+        if host < first {
+            return self.skip(a, first - host);
+        }
+        debug_assert!(EXTENT_MAX > 0);
+        self.zero_host(a, host, last - first, true)
+    }
+}

@@ -1,0 +1,385 @@
+//! Check and repair of a QED image, as a machine: walks the L1 table and every L2 table, one read at a time.
+//!
+//! Knows: tables in chunks, which clusters are referred to. Must never know: guest data.
+//!
+//! Invariants:
+//! * memory is bounded by what the file's tables refer to, not by what the header claims;
+//! * repairs are durable before the need-check bit is cleared (QE5), and it is cleared only when the image is sound;
+//! * with repair, trailing space that nothing refers to is given back only when the image is sound.
+
+use super::Header;
+use crate::check::{Repair, Report};
+use crate::error::Error;
+use crate::geometry::{Geometry, align_down};
+use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::machine::Machine;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// Bytes read at once.
+const CHUNK: u64 = 64 << 10;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    ReadL1,
+    ReadL2,
+    WriteL2,
+    WriteL1,
+    SyncRepairs,
+    WriteHeader,
+    SyncHeader,
+    Trim,
+    Ended,
+}
+
+/// Referenced clusters, in pages of 4096 that exist only where something is referred to.
+#[derive(Clone, Debug, Default)]
+struct Used {
+    pages: BTreeMap<u64, Box<[u64; 64]>>,
+    count: u64,
+    /// First cluster behind the last.
+    end: u64,
+}
+
+impl Used {
+    /// False if it was already.
+    fn insert(&mut self, cluster: u64) -> bool {
+        let page = self.pages.entry(cluster / 4096).or_insert_with(|| Box::new([0; 64]));
+        let (word, bit) = ((cluster % 4096 / 64) as usize, 1 << (cluster % 64));
+        let new = page[word] & bit == 0;
+        page[word] |= bit;
+        self.count += u64::from(new);
+        self.end = self.end.max(cluster + 1);
+        new
+    }
+}
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub struct Check {
+    header: Header,
+    geometry: Geometry,
+    /// The file's length, and rounded down to clusters: what entries may refer to.
+    len: u64,
+    end: u64,
+    repair: Option<Repair>,
+    step: Step,
+    id: u32,
+    out: Option<IoOp>,
+    used: Used,
+    report: Report,
+    result: Option<Result<Report, Error>>,
+    /// The chunk of the L1 table: entry index of its first, and entries.
+    l1: Vec<u64>,
+    l1_at: u64,
+    l1_next: usize,
+    l1_fixed: bool,
+    /// The chunk of the L2 table.
+    l2: Vec<u64>,
+    l2_table: u64,
+    l2_at: u64,
+    l2_fixed: bool,
+    last_data: u64,
+    repaired: bool,
+}
+
+impl Check {
+    /// A check of the image with this header in a file of `len` bytes. Without `repair` nothing is written.
+    pub fn new(header: Header, len: u64, repair: Option<Repair>) -> Check {
+        let geometry = header.geometry();
+        let report = Report {
+            total_clusters: header.image_size.div_ceil(geometry.cluster_size()),
+            ..Report::default()
+        };
+        let mut check = Check {
+            end: align_down(len, geometry.cluster_size()),
+            geometry,
+            len,
+            repair,
+            step: Step::ReadL1,
+            id: 0,
+            out: None,
+            used: Used::default(),
+            report,
+            result: None,
+            l1: Vec::new(),
+            l1_at: 0,
+            l1_next: 0,
+            l1_fixed: false,
+            l2: Vec::new(),
+            l2_table: 0,
+            l2_at: 0,
+            l2_fixed: false,
+            last_data: 0,
+            repaired: false,
+            header,
+        };
+        let l1 = check.geometry.l1_offset.0;
+        check.mark_used(l1, u64::from(check.header.table_size));
+        check.read_l1();
+        check
+    }
+
+    /// The outcome, once. An error means that the check could not be made; what it found wrong is in the report.
+    pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
+        self.result.take()
+    }
+
+    /// The header as the check left it, and the file's length.
+    pub(crate) fn into_parts(self) -> (Header, u64) {
+        (self.header, self.len)
+    }
+
+    fn mark_used(&mut self, offset: u64, clusters: u64) -> bool {
+        let first = offset >> self.geometry.cluster_bits;
+        let mut sound = true;
+        for cluster in first..first + clusters {
+            if !self.used.insert(cluster) {
+                sound = false;
+                self.report.corruptions += 1;
+                self.report.problem(Error::Corrupt {
+                    place: "cluster of the file",
+                    index: cluster,
+                    value: offset,
+                    what: "is referred to more than once",
+                });
+            }
+        }
+        sound
+    }
+
+    fn name(&mut self, step: Step, op: IoOp) {
+        debug_assert!(self.out.is_none());
+        self.step = step;
+        self.id = self.id.wrapping_add(1);
+        self.out = Some(op);
+    }
+
+    fn entries(&self) -> u64 {
+        1 << self.geometry.table_bits
+    }
+
+    /// Bytes of the chunk that starts with entry `at` of a table.
+    fn chunk_len(&self, at: u64) -> u32 {
+        (self.geometry.table_bytes - at * 8).min(CHUNK) as u32
+    }
+
+    fn read_l1(&mut self) {
+        let offset = self.geometry.l1_offset.0 + self.l1_at * 8;
+        self.name(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
+    }
+
+    /// Goes on with the next L1 entry of the chunk that has an L2 table to walk.
+    fn next_table(&mut self) {
+        while let Some(&entry) = self.l1.get(self.l1_next) {
+            let index = self.l1_at + self.l1_next as u64;
+            self.l1_next += 1;
+            if entry == 0 {
+                continue;
+            }
+            if let Err(error) = self.geometry.check_table(index, entry, self.end) {
+                self.l1_fixed |= self.bad_entry(error);
+                if self.repair.is_some()
+                    && let Some(entry) = self.l1.get_mut(self.l1_next - 1)
+                {
+                    *entry = 0;
+                }
+                continue;
+            }
+            if !self.mark_used(entry, u64::from(self.header.table_size)) {
+                continue;
+            }
+            (self.l2_table, self.l2_at) = (entry, 0);
+            return self.read_l2();
+        }
+        if core::mem::take(&mut self.l1_fixed) {
+            let offset = self.geometry.l1_offset.0 + self.l1_at * 8;
+            return self.name(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
+        }
+        self.next_l1_chunk();
+    }
+
+    fn next_l1_chunk(&mut self) {
+        self.l1_at += self.l1.len() as u64;
+        self.l1_next = 0;
+        if self.l1_at < self.entries() {
+            return self.read_l1();
+        }
+        self.walked();
+    }
+
+    fn bad_entry(&mut self, error: Error) -> bool {
+        self.report.problem(error);
+        if self.repair.is_some() {
+            self.report.corruptions_fixed += 1;
+            self.repaired = true;
+            return true;
+        }
+        self.report.corruptions += 1;
+        false
+    }
+
+    fn read_l2(&mut self) {
+        let offset = self.l2_table + self.l2_at * 8;
+        self.name(Step::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
+    }
+
+    fn walk_l2(&mut self) {
+        let first_guest = ((self.l1_at + self.l1_next as u64 - 1) << self.geometry.table_bits) + self.l2_at;
+        for index in 0..self.l2.len() {
+            let Some(&entry) = self.l2.get(index) else { break };
+            if entry <= 1 {
+                continue;
+            }
+            self.report.allocated_clusters += 1;
+            if self.last_data != 0 && self.last_data.wrapping_add(self.geometry.cluster_size()) != entry {
+                self.report.fragmented_clusters += 1;
+            }
+            self.last_data = entry;
+            // only for the message: an index beyond what 64 bits address cannot be named
+            let guest =
+                (first_guest + index as u64).checked_shl(self.geometry.cluster_bits).unwrap_or(u64::MAX);
+            if let Err(error) = self.geometry.check_data(guest, entry, self.end) {
+                if self.bad_entry(error) {
+                    self.l2_fixed = true;
+                    if let Some(entry) = self.l2.get_mut(index) {
+                        *entry = 0;
+                    }
+                }
+                continue;
+            }
+            self.mark_used(entry, 1);
+        }
+        if core::mem::take(&mut self.l2_fixed) {
+            let offset = self.l2_table + self.l2_at * 8;
+            return self.name(Step::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
+        }
+        self.next_l2_chunk();
+    }
+
+    fn next_l2_chunk(&mut self) {
+        self.l2_at += self.l2.len() as u64;
+        if self.l2_at < self.entries() { self.read_l2() } else { self.next_table() }
+    }
+
+    /// All tables are walked: count leaks; with repair go on to make it durable.
+    fn walked(&mut self) {
+        let clusters = self.end >> self.geometry.cluster_bits;
+        let usable = clusters.saturating_sub(u64::from(self.header.header_size));
+        if self.report.check_errors == 0 {
+            self.report.leaks = usable.saturating_sub(self.used.count);
+        }
+        if self.repair.is_none() {
+            return self.end();
+        }
+        if self.repaired {
+            return self.name(Step::SyncRepairs, IoOp::Sync);
+        }
+        self.repairs_durable();
+    }
+
+    fn repairs_durable(&mut self) {
+        if !self.report.is_sound() {
+            self.header.keep_need_check();
+            return self.end();
+        }
+        if !self.header.need_check() {
+            return self.trim();
+        }
+        self.header.set_need_check(false);
+        let len = self.header.block_len();
+        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+    }
+
+    fn trim(&mut self) {
+        let len = self.used.end << self.geometry.cluster_bits;
+        if len >= self.len || self.report.leaks == 0 {
+            return self.end();
+        }
+        self.name(Step::Trim, IoOp::SetLen { len });
+    }
+
+    fn trimmed(&mut self) {
+        let len = self.used.end << self.geometry.cluster_bits;
+        let given_back =
+            ((self.end - len.min(self.end)) >> self.geometry.cluster_bits).min(self.report.leaks);
+        self.report.leaks -= given_back;
+        self.report.leaks_fixed += given_back;
+        self.len = len;
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.step = Step::Ended;
+        self.result = Some(Ok(core::mem::take(&mut self.report)));
+    }
+
+    fn unreadable(&mut self, error: Error) {
+        self.report.check_errors += 1;
+        self.report.problem(error);
+        self.next_table();
+    }
+}
+
+fn decode(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()
+}
+
+impl Machine for Check {
+    fn poll_io(&mut self) -> Option<Io> {
+        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+    }
+
+    fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
+        let entries = match self.step {
+            Step::WriteHeader => return self.header.encode_block(buf),
+            Step::WriteL1 => &self.l1,
+            _ => &self.l2,
+        };
+        for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
+            bytes.copy_from_slice(&entry.to_le_bytes());
+        }
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        if id.generation != self.id || self.step == Step::Ended {
+            return;
+        }
+        if let Outcome::Failed(errno) = outcome {
+            let offset = self.l2_table + self.l2_at * 8;
+            let error = |op| Error::Device { op, offset, errno };
+            match self.step {
+                Step::ReadL2 => return self.unreadable(error("read L2 table")),
+                // the space is a leak as before
+                Step::Trim => return self.end(),
+                _ => {
+                    let error = Error::Device { op: "check", offset: self.geometry.l1_offset.0, errno };
+                    self.step = Step::Ended;
+                    self.result = Some(Err(error));
+                    return;
+                }
+            }
+        }
+        match (self.step, outcome) {
+            (Step::ReadL1, Outcome::Table(bytes)) => {
+                self.l1 = decode(bytes);
+                self.next_table();
+            }
+            (Step::ReadL2, Outcome::Table(bytes)) => {
+                self.l2 = decode(bytes);
+                self.walk_l2();
+            }
+            (Step::WriteL2, _) => self.next_l2_chunk(),
+            (Step::WriteL1, _) => self.next_l1_chunk(),
+            (Step::SyncRepairs, _) => self.repairs_durable(),
+            (Step::WriteHeader, _) => self.name(Step::SyncHeader, IoOp::Sync),
+            (Step::SyncHeader, _) => self.trim(),
+            (Step::Trim, _) => self.trimmed(),
+            (Step::ReadL1 | Step::ReadL2 | Step::Ended, _) => {
+                self.step = Step::Ended;
+                self.result = Some(Err(Error::Misuse("a table read was completed without its bytes")));
+            }
+        }
+    }
+}

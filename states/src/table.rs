@@ -1,0 +1,145 @@
+//! One cached slice of a metadata table, as its own small machine: Loading -> Clean <-> Dirty -> Writing.
+//!
+//! Knows: its entries, which of its blocks are dirty, which changes must not be written yet. Must never know: requests.
+//!
+//! Invariants:
+//! * at most one write of a slice is in flight, and it writes a snapshot: what `encode` saw;
+//! * a *young* change points to data that is not durable yet (QE3, QC3): readers use it at once, `encode` leaves it out;
+//! * `dirty` marks blocks with changes that may be written; `young` lists those that may not, newest first.
+
+use crate::queue::Queue;
+use alloc::vec::Vec;
+
+/// Where a slice is. Absent slices have no slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum SliceState {
+    /// The slot is free.
+    Empty,
+    /// Being read; its entries mean nothing yet.
+    Loading,
+    /// In memory.
+    Present,
+    /// In memory, and a snapshot is being written.
+    Writing,
+}
+
+/// A change whose data is not durable yet: entries `[first, first + count)` were all `old`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Young {
+    pub(crate) first: u16,
+    pub(crate) count: u16,
+    pub(crate) old: u64,
+    /// The commit window that makes its data durable.
+    pub(crate) window: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Slice {
+    pub(crate) number: u64,
+    pub(crate) host: u64,
+    pub(crate) state: SliceState,
+    /// Bit n: block n has changes that may be written.
+    pub(crate) dirty: u64,
+    /// Blocks that the write in flight covers.
+    pub(crate) writing: u64,
+    /// Oldest first.
+    pub(crate) young: Vec<Young>,
+    /// Acbs that wait for it to be loaded.
+    pub(crate) waiters: Queue,
+    /// Acbs that hold it in the cache.
+    pub(crate) pins: u32,
+    /// Second chances left before eviction.
+    pub(crate) chances: u8,
+    pub(crate) entries: Vec<u64>,
+}
+
+impl Slice {
+    pub(crate) const fn empty() -> Slice {
+        Slice {
+            number: 0,
+            host: 0,
+            state: SliceState::Empty,
+            dirty: 0,
+            writing: 0,
+            young: Vec::new(),
+            waiters: Queue::new(),
+            pins: 0,
+            chances: 0,
+            entries: Vec::new(),
+        }
+    }
+
+    /// It can be dropped without losing anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state == SliceState::Present && self.dirty == 0 && self.young.is_empty() && self.pins == 0
+    }
+
+    /// It holds something that the file does not.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty != 0 || self.writing != 0 || !self.young.is_empty()
+    }
+
+    /// Changes whose data became durable (`window <= durable`) may be written from now on.
+    pub(crate) fn settle(&mut self, durable: u64, entries_per_block: usize) {
+        let settled = self.young.iter().take_while(|young| young.window <= durable).count();
+        for young in self.young.drain(..settled) {
+            self.dirty |= block_mask(young.first as usize, young.count as usize, entries_per_block);
+        }
+    }
+
+    /// The snapshot: entry `index` without the changes that must not be written yet.
+    pub(crate) fn snapshot(&self, buf: &mut Vec<u64>) {
+        buf.clear();
+        buf.extend_from_slice(&self.entries);
+        for young in self.young.iter().rev() {
+            let first = young.first as usize;
+            if let Some(range) = buf.get_mut(first..first + young.count as usize) {
+                range.fill(young.old);
+            }
+        }
+    }
+}
+
+/// The blocks that entries `[first, first + count)` lie in, as bits.
+pub(crate) fn block_mask(first: usize, count: usize, entries_per_block: usize) -> u64 {
+    debug_assert!(count > 0 && entries_per_block > 0);
+    let (low, high) = (first / entries_per_block, (first + count - 1) / entries_per_block);
+    debug_assert!(high < 64);
+    (u64::MAX >> (63 - (high - low))) << low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_masks_cover_first_and_last() {
+        assert_eq!(block_mask(0, 1, 64), 1);
+        assert_eq!(block_mask(63, 2, 64), 0b11);
+        assert_eq!(block_mask(0, 512, 64), 0xff);
+        assert_eq!(block_mask(130, 1, 64), 0b100);
+    }
+
+    #[test]
+    fn young_changes_stay_out_of_the_snapshot_until_they_settle() {
+        let mut slice = Slice::empty();
+        slice.entries = alloc::vec![0; 8];
+        // entry 3: 0 -> zero cluster (needs no data) -> 0x3000 -> and entry 4 later
+        slice.entries[3] = 1;
+        slice.dirty |= block_mask(3, 1, 8);
+        slice.young.push(Young { first: 3, count: 1, old: 1, window: 5 });
+        slice.entries[3] = 0x3000;
+        slice.young.push(Young { first: 4, count: 1, old: 0, window: 6 });
+        slice.entries[4] = 0x4000;
+        let mut buf = Vec::new();
+        slice.snapshot(&mut buf);
+        assert_eq!((buf[3], buf[4]), (1, 0));
+        slice.dirty = 0;
+        slice.settle(5, 8);
+        slice.snapshot(&mut buf);
+        assert_eq!((buf[3], buf[4], slice.dirty), (0x3000, 0, 1));
+        slice.settle(6, 8);
+        slice.snapshot(&mut buf);
+        assert_eq!((buf[3], buf[4], slice.young.len()), (0x3000, 0x4000, 0));
+    }
+}
