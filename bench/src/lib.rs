@@ -3,6 +3,7 @@
 //!
 //! Knows: the public face of the driver. Must never know: image formats, tables, how the driver does its work.
 
+pub mod bare;
 pub mod dwell;
 pub mod histogram;
 pub mod model;

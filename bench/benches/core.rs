@@ -1,0 +1,128 @@
+//! What the machine itself costs, no I/O done: read hit, in-place write, allocating write, table miss, table batching.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use quod::states::{Gate, Kind, Options};
+use quod_bench::bare::{Bare, CLUSTER, SLICE};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const BATCH: u64 = 64;
+
+fn bare(guest_len: u64, options: &Options) -> Bare {
+    Bare::qed(guest_len, options).expect("an empty image opens")
+}
+
+/// Submits a batch, runs it, and sees that all of it ended well.
+fn batch(bare: &mut Bare, kind: Kind, offsets: impl Iterator<Item = u64>) {
+    let mut count = 0;
+    for offset in offsets {
+        bare.submit(kind, offset, 4096).expect("slots for a batch");
+        count += 1;
+    }
+    assert_eq!(black_box(bare.finish()), count);
+}
+
+fn hits(c: &mut Criterion) {
+    let mut group = c.benchmark_group("core");
+    for (name, kind) in [("read_hit", Kind::Read), ("in_place_write", Kind::Write)] {
+        let mut bare = bare(1 << 30, &Options::default());
+        assert!((0..256).all(|cluster| bare.run(Kind::Write, cluster * CLUSTER, CLUSTER)));
+        assert!(bare.run(Kind::Flush, 0, 0));
+        group.throughput(Throughput::Elements(1));
+        let mut at = 0;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                at = (at + 4096) % (256 * CLUSTER);
+                assert!(bare.run(kind, at, 4096));
+            });
+        });
+        group.throughput(Throughput::Elements(BATCH));
+        group.bench_function(BenchmarkId::new(name, "batch_of_64"), |b| {
+            b.iter(|| batch(&mut bare, kind, (0..BATCH).map(|i| i * 4096)));
+        });
+    }
+    group.finish();
+}
+
+/// 4 KiB at a stride of one cluster into an empty image; a new image whenever one is full.
+fn allocating(c: &mut Criterion) {
+    const GUEST: u64 = 4 << 30;
+    let mut group = c.benchmark_group("core");
+    group.throughput(Throughput::Elements(BATCH));
+    for gate in [Gate::Cluster, Gate::Table, Gate::NewTable, Gate::Image] {
+        let options = Options { gate, ..Options::default() };
+        group.bench_function(BenchmarkId::new("allocating_write", format!("{gate:?}")), |b| {
+            b.iter_custom(|iterations| {
+                let mut spent = Duration::ZERO;
+                let mut image = bare(GUEST, &options);
+                let mut at = 0;
+                for _ in 0..iterations {
+                    if at + BATCH * CLUSTER > GUEST {
+                        image = bare(GUEST, &options);
+                        at = 0;
+                    }
+                    let began = Instant::now();
+                    batch(&mut image, Kind::Write, (0..BATCH).map(|i| at + i * CLUSTER));
+                    spent += began.elapsed();
+                    at += BATCH * CLUSTER;
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Reads that walk over twice as many table slices as the cache holds.
+fn misses(c: &mut Criterion) {
+    const SLICES: u64 = 512;
+    let options = Options { cache_bytes: SLICES / 2 * 4096, ..Options::default() };
+    let mut bare = bare(SLICES * SLICE, &options);
+    for slice in 0..SLICES {
+        assert!(bare.run(Kind::Write, slice * SLICE, 4096) && bare.run(Kind::Flush, 0, 0));
+    }
+    let mut group = c.benchmark_group("core");
+    group.throughput(Throughput::Elements(1));
+    let (mut slice, before) = (0, bare.image().counters().misses);
+    let mut reads = 0;
+    group.bench_function("l2_miss", |b| {
+        b.iter(|| {
+            slice = (slice + 1) % SLICES;
+            reads += 1;
+            assert!(bare.run(Kind::Read, slice * SLICE, 4096));
+        });
+    });
+    let misses = bare.image().counters().misses - before;
+    assert!(misses * 10 >= reads * 9, "{misses} misses in {reads} reads: the cache is larger than meant");
+    group.finish();
+}
+
+/// 64 allocating writes under one L2 table and the flush that makes them durable: how many table writes?
+fn batching(c: &mut Criterion) {
+    const GUEST: u64 = 4 << 30;
+    let options = Options::default();
+    let mut group = c.benchmark_group("core");
+    group.throughput(Throughput::Elements(BATCH));
+    let (mut image, mut at, mut batches, mut writes) = (bare(GUEST, &options), 0, 0u64, 0);
+    group.bench_function("64_allocating_writes_and_flush", |b| {
+        b.iter(|| {
+            if at + BATCH * CLUSTER > GUEST {
+                image = bare(GUEST, &options);
+                at = 0;
+            }
+            let before = image.image().counters().table_writes;
+            batch(&mut image, Kind::Write, (0..BATCH).map(|i| at + i * CLUSTER));
+            assert!(image.run(Kind::Flush, 0, 0));
+            writes += image.image().counters().table_writes - before;
+            batches += 1;
+            at += BATCH * CLUSTER;
+        });
+    });
+    group.finish();
+    if batches > 0 {
+        println!("table writes of a batch: {:.2}", writes as f64 / batches as f64);
+    }
+}
+
+criterion_group!(benches, hits, allocating, misses, batching);
+criterion_main!(benches);
