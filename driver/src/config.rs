@@ -4,7 +4,7 @@
 //! Invariant: every number here is a hard bound; nothing in the driver grows beyond it.
 
 use crate::gate::{DenyBacking, OpenGate};
-use crate::any::BackendKind;
+use quod_backend::BackendKind;
 use quod_states::{Format, Gate, Options, Policy};
 use std::fmt;
 use std::path::{Path, PathBuf};

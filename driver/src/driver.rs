@@ -4,7 +4,6 @@
 //! Invariants: no call but [`Driver::wait`] blocks; whatever a call changed is settled when it returns; the number of
 //! accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
 
-use crate::any::AnyBackend;
 use crate::config::{Config, OpenOptions};
 use crate::disk::{Disk, Phase};
 use crate::error::Error;
@@ -16,7 +15,7 @@ use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request};
 use crate::stats::{Stats, add_counters};
 use crate::trace::Transitions;
 use crate::translate::Place;
-use quod_backend::{Backend, Completion as Landed};
+use quod_backend::{AnyBackend, Backend, Completion as Landed};
 use quod_states::{Counters, Kind, Refused};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -193,7 +192,8 @@ impl<B: Backend> Driver<B> {
     /// is something to take, or nothing to wait for. For tools and tests.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         self.now = self.port.backend.now();
-        let until = [timeout, self.next_timeout()].into_iter().flatten().min();
+        let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
+        let until = [timeout, alarm].into_iter().flatten().min();
         if self.done.is_empty() && (self.port.in_flight() > 0 || until.is_some()) {
             self.port.push_pending();
             self.port.backend.wait(until).map_err(|error| Error::backend("waiting", &error))?;
@@ -219,9 +219,10 @@ impl<B: Backend> Driver<B> {
         Some(completion)
     }
 
-    /// Call `turn` when this much time has passed, if not before. Zero: there are operations to hand over.
+    /// Call `turn` and take completions when this much time has passed, if not before. Zero: there are operations to hand
+    /// over, or completions to take, now. A loop that sleeps no longer than this needs no other care.
     pub fn next_timeout(&self) -> Option<Duration> {
-        if self.port.unsent() {
+        if self.port.unsent() || !self.done.is_empty() {
             return Some(Duration::ZERO);
         }
         self.earliest.map(|deadline| deadline.saturating_sub(self.port.backend.now()))

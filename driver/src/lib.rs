@@ -21,7 +21,6 @@
 //!
 //! Knows: both sides. Must never know: how an image is laid out, how a system call is made.
 
-mod any;
 mod arena;
 mod buffers;
 mod config;
@@ -42,7 +41,7 @@ pub mod tools;
 mod trace;
 mod translate;
 
-pub use any::{AnyBackend, BackendKind};
+
 pub use buffers::{Buffers, RawBuffers};
 pub use config::{Config, OpenOptions};
 pub use driver::{Driver, TimedTransition};
@@ -52,6 +51,6 @@ pub use hold::Hold;
 pub use request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request};
 pub use stats::{KINDS, PathClass, Stats};
 
-pub use quod_backend::{Backend, Buffer, Segment, Segments};
+pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
 pub use quod_states::{Backing, Counters, Extent, Flags, Format, Gate, Info, Kind, Path, Policy, State, Status, Transition};
 pub use {quod_backend as backend, quod_states as states};

@@ -206,9 +206,9 @@ impl<B: Backend> Driver<B> {
         let options = opener.options.core(&config, depth, stat.offset_align);
         let file = LayerFile { id: opener.file, stat, path: path.clone() };
         disk.layers.push(Layer::new(opened.image, file, &options, opener.options.allocate_ahead));
-        let Opened { info, repaired, .. } = opened;
+        let Opened { info, report, .. } = opened;
         let backing = info.backing.clone().filter(|_| opener.options.follow_backing);
-        opener.infos.push(LayerInfo { path, format: info.format, info, repaired });
+        opener.infos.push(LayerInfo { path, format: info.format, info, report });
         match backing.map(|backing| opener.next(depth, backing)) {
             None => self.opened(index),
             Some(Ok(())) => self.open_layer(index),

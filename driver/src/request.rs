@@ -5,7 +5,7 @@
 
 use crate::buffers::Buffers;
 use crate::error::Error;
-use quod_states::{Extent, Flags, Format, Info, Kind, Path};
+use quod_states::{Extent, Flags, Format, Info, Kind, Path, Report};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,6 +132,17 @@ impl From<Refusal> for Error {
     }
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Busy => Error::Busy.fmt(f),
+            Refusal::Error(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
 /// What a completion is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CompletionKind {
@@ -182,6 +193,6 @@ pub struct LayerInfo {
     pub format: Format,
     /// What its header says.
     pub info: Info,
-    /// Entries that were repaired when a dirty image was opened for writing.
-    pub repaired: Option<u64>,
+    /// It was dirty and is open for writing: what its check found and repaired.
+    pub report: Option<Report>,
 }

@@ -159,6 +159,8 @@ pub(crate) fn add_counters(sum: &mut Counters, layer: &Counters) {
     sum.grows += layer.grows;
     sum.commits += layer.commits;
     sum.new_tables += layer.new_tables;
+    sum.header_writes += layer.header_writes;
+    sum.stale_completions += layer.stale_completions;
 }
 
 #[cfg(test)]

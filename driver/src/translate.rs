@@ -34,7 +34,8 @@ pub(crate) fn fits(stat: &Stat, offset: u64, segments: &[Segment]) -> bool {
     }
     let (grain, memory) = (u64::from(stat.offset_align.max(1)), stat.memory_align.max(1) as usize);
     let good = |segment: &Segment| {
-        (segment.address() as usize).is_multiple_of(memory) && (segment.len() as u64).is_multiple_of(grain)
+        let (address, len) = (segment.address() as usize, segment.len());
+        address.is_multiple_of(memory) && len.is_multiple_of(memory) && (len as u64).is_multiple_of(grain)
     };
     offset.is_multiple_of(grain) && segments.iter().all(good)
 }

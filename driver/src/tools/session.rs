@@ -41,7 +41,7 @@ impl Session {
             if self.driver.idle() {
                 return Err(Error::Closed);
             }
-            self.driver.wait(self.driver.next_timeout())?;
+            self.driver.wait(None)?;
         }
     }
 

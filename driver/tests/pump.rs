@@ -1,0 +1,276 @@
+//! The pump over the simulated disk: raw images, buffered and O_DIRECT, any order of completion, errors, opening.
+
+use quod::backend::Backend;
+use quod::backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
+use quod::{
+    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format, Kind, OpenOptions,
+    Refusal, Request,
+};
+use std::time::Duration;
+
+const SIZE: usize = 256 << 10;
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
+fn driver_on(sim: Sim) -> Driver<Sim> {
+    Driver::with_backend(sim, Config { requests: 16, ..Config::default() })
+}
+
+/// Runs until a completion is there.
+fn next(driver: &mut Driver<Sim>, order: &mut Seeded) -> Completion {
+    for _ in 0..10_000 {
+        if let Some(done) = driver.next_completion() {
+            return done;
+        }
+        driver.turn().unwrap();
+        driver.backend_mut().step(order);
+    }
+    panic!("nothing completes");
+}
+
+fn open(driver: &mut Driver<Sim>, options: OpenOptions) -> (DiskId, Result<(), Error>) {
+    let disk = driver.open("disk", options.user(7)).unwrap();
+    let done = next(driver, &mut Seeded::new(1));
+    assert_eq!((done.disk, done.kind, done.user), (disk, CompletionKind::Opened, 7));
+    (disk, done.result)
+}
+
+fn submit(driver: &mut Driver<Sim>, disk: DiskId, request: Request) {
+    driver.submit(disk, request).map_err(|rejected| rejected.reason).unwrap();
+}
+
+fn raw() -> OpenOptions {
+    OpenOptions::new().format(Some(Format::Raw)).write(true)
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// `len` bytes in up to three buffers, so that scatter lists are cut everywhere.
+    fn buffers(&mut self, bytes: &[u8]) -> Buffers {
+        let a = self.below(bytes.len() as u64 + 1) as usize;
+        let b = a + self.below((bytes.len() - a) as u64 + 1) as usize;
+        match self.below(2) {
+            0 => Buffers::Owned(Buffer::from(bytes)),
+            _ => Buffers::Vec([&bytes[..a], &bytes[a..b], &bytes[b..]].map(Buffer::from).into()),
+        }
+    }
+}
+
+fn bytes_of(buffers: &Buffers) -> Vec<u8> {
+    match buffers {
+        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
+        Buffers::Vec(list) => list.iter().flat_map(|buffer| buffer.as_slice().to_vec()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Writes to disjoint ranges at once, reads them back at once, for every order that the seed makes.
+fn round_trip(seed: u64, direct: bool) {
+    let mut sim = Sim::new();
+    sim.set_capacity(1 + seed as usize % 7);
+    let mut model = pattern(SIZE);
+    sim.insert_file("disk", &model, FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (disk, result) = open(&mut driver, raw().direct(direct));
+    result.unwrap();
+    assert_eq!(driver.disk_info(disk).unwrap().virtual_size, SIZE as u64);
+    let (mut random, mut order) = (Random(seed + 1), Seeded::new(seed));
+    for _ in 0..4 {
+        for lane in 0..8u64 {
+            let offset = lane * 32768 + random.below(9000);
+            let len = 1 + random.below(20000);
+            let range = offset as usize..(offset + len) as usize;
+            if random.below(4) == 0 {
+                model[range].fill(0);
+                submit(&mut driver, disk, Request::write_zeroes(offset, len, lane));
+            } else {
+                let bytes: Vec<u8> = (0..len).map(|_| random.below(256) as u8).collect();
+                model[range].copy_from_slice(&bytes);
+                submit(&mut driver, disk, Request::write(offset, random.buffers(&bytes), lane));
+            }
+        }
+        for _ in 0..8 {
+            next(&mut driver, &mut order).result.unwrap();
+        }
+        let mut asked = Vec::new();
+        for user in 0..8u64 {
+            let offset = random.below(SIZE as u64 - 5000);
+            let len = 1 + random.below(5000);
+            asked.push((offset, len));
+            submit(&mut driver, disk, Request::read(offset, random.buffers(&vec![0xee; len as usize]), user));
+        }
+        for _ in 0..8 {
+            let done = next(&mut driver, &mut order);
+            done.result.unwrap();
+            let (offset, len) = asked[done.user as usize];
+            let want = &model[offset as usize..(offset + len) as usize];
+            assert!(bytes_of(&done.buffers) == want, "seed {seed} read {offset}+{len}");
+        }
+    }
+    submit(&mut driver, disk, Request::close(9));
+    let done = next(&mut driver, &mut order);
+    assert_eq!((done.kind, done.result), (CompletionKind::Request(Kind::Close), Ok(())));
+    assert!(driver.idle());
+    assert!(driver.disk_info(disk).is_none());
+    assert!(driver.backend().file_bytes("disk") == model, "seed {seed}");
+}
+
+#[test]
+fn raw_images_move_buffered_and_direct() {
+    for seed in 0..40 {
+        round_trip(seed, false);
+        round_trip(seed, true);
+    }
+}
+
+#[test]
+fn a_full_driver_says_busy_and_gives_the_request_back() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (disk, _) = open(&mut driver, raw());
+    for user in 0..16 {
+        submit(&mut driver, disk, Request::read(user * 512, Buffer::zeroed(512), user));
+    }
+    let rejected = driver.submit(disk, Request::read(0, Buffer::zeroed(512), 99)).unwrap_err();
+    assert_eq!(rejected.reason, Refusal::Busy);
+    assert_eq!((rejected.request.user, rejected.request.buffers.len()), (99, 512));
+    // done and not taken is as good as busy: completions are bounded too
+    for _ in 0..100 {
+        driver.turn().unwrap();
+        driver.backend_mut().step(&mut Seeded::new(3));
+    }
+    assert_eq!(driver.next_timeout(), Some(Duration::ZERO));
+    assert_eq!(driver.submit(disk, Request::flush(0)).unwrap_err().reason, Refusal::Busy);
+    let mut order = Seeded::new(4);
+    for _ in 0..16 {
+        let done = next(&mut driver, &mut order);
+        assert_eq!(bytes_of(&done.buffers), &pattern(SIZE)[done.user as usize * 512..][..512]);
+    }
+    assert!(driver.idle());
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let early = driver.open("disk", raw()).unwrap();
+    let refuse = |driver: &mut Driver<Sim>, disk, request| match driver.submit(disk, request) {
+        Err(rejected) => Error::from(rejected.reason),
+        Ok(()) => panic!("accepted"),
+    };
+    assert!(matches!(refuse(&mut driver, early, Request::flush(0)), Error::Misuse(_)));
+    next(&mut driver, &mut Seeded::new(1)).result.unwrap();
+    assert!(matches!(refuse(&mut driver, early, Request::map(1, 0, 1, 0)), Error::Misuse(_)));
+    let mut short = Request::read(0, Buffer::zeroed(512), 0);
+    short.len = 1024;
+    assert!(matches!(refuse(&mut driver, early, short), Error::Misuse(_)));
+    let mut carried = Request::flush(0);
+    carried.buffers = Buffer::zeroed(512).into();
+    assert!(matches!(refuse(&mut driver, early, carried), Error::Misuse(_)));
+    submit(&mut driver, early, Request::close(0));
+    assert_eq!(refuse(&mut driver, early, Request::flush(0)), Error::Closed);
+    next(&mut driver, &mut Seeded::new(1)).result.unwrap();
+    let again = driver.open("disk", raw()).unwrap();
+    assert_ne!(again, early);
+    next(&mut driver, &mut Seeded::new(1)).result.unwrap();
+    assert_eq!(refuse(&mut driver, early, Request::flush(0)), Error::Closed, "the old name stays invalid");
+}
+
+#[test]
+fn failures_of_the_device_name_the_file_and_leave_the_driver_alive() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (disk, _) = open(&mut driver, raw());
+    let mut order = Seeded::new(5);
+    driver.backend_mut().set_faults(FaultPlan::none().and(Fault::new(&[OpKind::Read], When::Nth(1), libc::EIO)));
+    for user in 0..2 {
+        submit(&mut driver, disk, Request::read(0, Buffer::zeroed(512), user));
+    }
+    let results: Vec<_> = (0..2).map(|_| next(&mut driver, &mut order).result).collect();
+    let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    assert_eq!(failed.len(), 1);
+    assert!(matches!(&failed[0], Error::Device { path, errno: libc::EIO, .. } if path.ends_with("disk")), "{failed:?}");
+    assert_eq!(driver.stats(disk).unwrap().errors, 1);
+}
+
+#[test]
+fn opening_fails_with_the_name_of_the_file_and_leaves_nothing_open() {
+    let mut driver = driver_on(Sim::new());
+    let (_, result) = open(&mut driver, raw());
+    let error = result.unwrap_err();
+    assert!(matches!(&error, Error::Io { op: "open", errno: libc::ENOENT, .. }), "{error:?}");
+    assert!(error.to_string().contains("disk"));
+    assert!(driver.idle());
+
+    for kind in [OpKind::Stat, OpKind::Lock] {
+        let mut sim = Sim::new();
+        sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+        sim.set_faults(FaultPlan::none().and(Fault::new(&[kind], When::Nth(0), libc::EIO)));
+        let mut driver = driver_on(sim);
+        let (disk, result) = open(&mut driver, raw());
+        assert!(matches!(result, Err(Error::Io { errno: libc::EIO, .. })), "{kind:?}");
+        assert!(driver.idle() && driver.disk_info(disk).is_none());
+        assert_eq!(driver.backend().counters().completed(OpKind::Close), 1, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_second_writer_is_refused_and_locks_go_with_the_disk() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (first, result) = open(&mut driver, raw());
+    result.unwrap();
+    let (_, second) = open(&mut driver, raw());
+    let error = second.unwrap_err();
+    assert!(error.to_string().contains("Failed to get \"write\" lock"), "{error}");
+    open(&mut driver, raw().lock(false)).1.unwrap();
+    submit(&mut driver, first, Request::close(0));
+    next(&mut driver, &mut Seeded::new(2)).result.unwrap();
+    open(&mut driver, raw()).1.unwrap();
+}
+
+#[test]
+fn several_disks_share_a_driver() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &[1; 4096], FileOptions::default());
+    sim.insert_file("other", &[2; 4096], FileOptions::default());
+    let mut driver = driver_on(sim);
+    let a = driver.open("disk", raw()).unwrap();
+    let b = driver.open("other", raw().backing(AllowAll)).unwrap();
+    let mut order = Seeded::new(6);
+    for _ in 0..2 {
+        next(&mut driver, &mut order).result.unwrap();
+    }
+    submit(&mut driver, a, Request::read(0, Buffer::zeroed(512), 0));
+    submit(&mut driver, b, Request::read(0, Buffer::zeroed(512), 0));
+    for _ in 0..2 {
+        let done = next(&mut driver, &mut order);
+        assert_eq!(bytes_of(&done.buffers), [if done.disk == a { 1 } else { 2 }; 512]);
+    }
+}
+
+#[test]
+fn a_driver_may_be_dropped_in_the_middle() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (disk, _) = open(&mut driver, raw());
+    submit(&mut driver, disk, Request::read(3, Buffer::zeroed(5000), 0));
+    driver.turn().unwrap();
+    assert!(driver.backend().in_flight() > 0);
+    drop(driver);
+}
