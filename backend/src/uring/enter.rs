@@ -95,6 +95,7 @@ impl Uring {
             let start = Instant::now();
             let result = self.enter(to_submit, 0, None);
             self.syscall += start.elapsed();
+            self.enters += 1;
             result?;
             self.harvest();
         }

@@ -14,6 +14,8 @@ mod enter;
 mod setup;
 mod step;
 mod table;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use crate::buffer::Segment;
@@ -66,6 +68,8 @@ pub struct Uring {
     /// `clear_notify` took a notification that only a submit can honour.
     cleared: bool,
     capacity: usize,
+    /// System calls that `submit` made.
+    enters: u64,
     syscall: Duration,
     epoch: Instant,
 }
@@ -100,6 +104,7 @@ impl Uring {
             unannounced: false,
             cleared: false,
             capacity,
+            enters: 0,
             syscall: Duration::ZERO,
             epoch: Instant::now(),
         })
@@ -240,6 +245,7 @@ impl std::fmt::Debug for Uring {
         f.debug_struct("Uring")
             .field("in_flight", &self.in_flight())
             .field("in_kernel", &self.in_kernel)
+            .field("enters", &self.enters)
             .field("features", &self.core.context.supported)
             .finish()
     }
