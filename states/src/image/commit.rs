@@ -303,7 +303,7 @@ impl Image {
         commit.durable = commit.round;
         commit.tables_durable = commit.tables_durable.max(commit.written_before);
         if commit.clearing {
-            (commit.clearing, commit.demand_clean) = (false, false);
+            commit.clearing = false;
             (commit.marked, commit.maybe_marked) = (false, false);
             self.release(true);
             return self.end_round();
@@ -422,7 +422,6 @@ impl Image {
             if commit.marked {
                 return self.start_clear();
             }
-            self.commit.demand_clean = false;
             self.release(true);
         }
         self.kick();
@@ -441,7 +440,6 @@ impl Image {
     fn start_clear(&mut self) {
         let Layout::Qed(_, header) = &mut self.layout else { return };
         if header.keeps_need_check() {
-            self.commit.demand_clean = false;
             return self.release(true);
         }
         header.set_need_check(false);
@@ -461,6 +459,7 @@ impl Image {
     fn release(&mut self, clean: bool) {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         let mut left = Queue::new();
+        let mut clean_wanted = false;
         let (written, durable) = (self.commit.written, self.commit.tables_durable);
         while let Some(a) = waiters.pop(&mut self.acbs) {
             let Some(acb) = self.acbs.get(a) else { continue };
@@ -469,7 +468,11 @@ impl Image {
                 Want::Durable => acb.window <= durable,
                 Want::Clean => clean && acb.window <= durable,
             };
+            clean_wanted |= acb.want == Want::Clean && !satisfied;
             if satisfied { self.ready.push(&mut self.acbs, a) } else { left.push(&mut self.acbs, a) }
+        }
+        if clean {
+            self.commit.demand_clean = clean_wanted;
         }
         self.commit.waiters = left;
     }

@@ -26,6 +26,16 @@ impl Image {
         self.check_claims()
     }
 
+    /// Who waits for what, for a person to read.
+    pub fn describe(&self) -> String {
+        let acbs = self.acbs.iter().map(|(a, acb)| {
+            format!("acb {a}: {:?} [{:#x}, {:#x}) window {} ", acb.state, acb.pos, acb.end, acb.window)
+        });
+        let mut text: String = acbs.collect();
+        text += &format!("commit {:?} dirty {} poison {:?}", self.commit, self.tables.dirty, self.poison);
+        text
+    }
+
     fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
         use State::{
             AllocL2, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables, UpdateL2, WaitCluster, WaitSector,

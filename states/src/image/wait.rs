@@ -35,8 +35,11 @@ impl Image {
         }
         let conflict = self.acbs.iter().any(|(other, acb)| {
             let writes = matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
+            if other == a || !writes || !(modifies || acb.modifies) {
+                return false;
+            }
             let (low, high) = acb.host_range();
-            other != a && writes && (modifies || acb.modifies) && low < end && start < high
+            low < end && start < high
         });
         if conflict && !self.sabotaged(crate::options::Rule::SectorWait) {
             self.note(a, Path::WAITED);

@@ -1,0 +1,267 @@
+//! A disk of bytes that answers the machine's I/O in an order that a seed chooses. The whole embedder in one file.
+
+use quod_states::qed::{CreateOptions, Header};
+use quod_states::{
+    AcbId, Event, FillSource, Image, Io, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Part,
+    Refused, Request, RequestId,
+};
+use std::collections::BTreeMap;
+
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// The bytes of a fresh QED image.
+pub fn qed_file(size: u64, cluster_size: u32, table_size: u32, backing: Option<&[u8]>) -> Vec<u8> {
+    let options = CreateOptions { size, cluster_size, table_size, backing, backing_raw: true };
+    let header = Header::create(&options).unwrap();
+    let mut file = vec![0; (header.l1_table_offset + header.table_bytes()) as usize];
+    file[..64].copy_from_slice(&header.encode());
+    let name = backing.unwrap_or(b"");
+    file[64..64 + name.len()].copy_from_slice(name);
+    file
+}
+
+#[derive(Default)]
+pub struct Fills {
+    generation: u32,
+    parts: [Vec<u8>; 2],
+}
+
+pub struct Disk {
+    pub file: Vec<u8>,
+    pub backing: Option<Vec<u8>>,
+    pub pending: Vec<(Io, Vec<u8>)>,
+    pub buffers: BTreeMap<RequestId, Vec<u8>>,
+    pub done: Vec<(u64, Result<(), quod_states::Error>, Vec<u8>, RequestId)>,
+    pub alarms: Vec<quod_states::Alarm>,
+    pub extent: Option<quod_states::Extent>,
+    fills: BTreeMap<u32, Fills>,
+    /// The n-th I/O from now fails with this error number.
+    pub fail: Option<(u64, i32)>,
+    pub align: u64,
+}
+
+impl Disk {
+    pub fn new(file: Vec<u8>, backing: Option<Vec<u8>>, align: u64) -> Disk {
+        Disk {
+            file,
+            backing,
+            pending: Vec::new(),
+            buffers: BTreeMap::new(),
+            done: Vec::new(),
+            alarms: Vec::new(),
+            extent: None,
+            fills: BTreeMap::new(),
+            fail: None,
+            align,
+        }
+    }
+
+    pub fn open(&mut self, options: Options) -> Result<Opened, quod_states::Error> {
+        let mut opening = Opening::new(None, self.file.len() as u64, options);
+        loop {
+            if let Some(result) = opening.poll_result() {
+                return result.map(|mut opened| {
+                    let len = self.backing.as_ref().map(|backing| backing.len() as u64);
+                    opened.image.set_backing_len(len);
+                    opened
+                });
+            }
+            let io = opening.poll_io().expect("an opening that is not done wants something");
+            let bytes = self.encode(&mut opening, io);
+            self.perform(&mut opening, io, bytes);
+        }
+    }
+
+    fn encode(&self, machine: &mut impl Machine, io: Io) -> Vec<u8> {
+        let IoOp::WriteTable { offset, len } = io.op else { return Vec::new() };
+        assert_eq!(offset % self.align.max(512), 0, "table writes are aligned");
+        assert_eq!(u64::from(len) % self.align.max(512), 0, "table writes are whole blocks");
+        let mut bytes = vec![0xee; len as usize];
+        machine.encode(io.id, &mut bytes);
+        bytes
+    }
+
+    pub fn submit(
+        &mut self,
+        image: &mut Image,
+        request: Request,
+        bytes: Vec<u8>,
+    ) -> Result<RequestId, Refused> {
+        let id = image.submit(request)?;
+        self.buffers.insert(id, bytes);
+        self.drain(image);
+        Ok(id)
+    }
+
+    pub fn drain(&mut self, image: &mut Image) {
+        while let Some(io) = image.poll_io() {
+            if let IoOp::ZeroBuffer { request, buffer_offset, len } = io.op {
+                let buffer = self.buffers.get_mut(&request).unwrap();
+                buffer[buffer_offset as usize..(buffer_offset + len) as usize].fill(0);
+                continue;
+            }
+            let bytes = self.encode(image, io);
+            self.pending.push((io, bytes));
+        }
+        while let Some(alarm) = image.poll_timeout() {
+            self.alarms.push(alarm);
+        }
+        while let Some(event) = image.poll_event() {
+            if let Event::Done { request, user, result, extent, .. } = event {
+                let buffer = self.buffers.remove(&request).unwrap_or_default();
+                self.extent = extent.or(self.extent);
+                self.done.push((user, result, buffer, request));
+            }
+        }
+        while image.poll_transition().is_some() {}
+        image.check_invariants().unwrap();
+    }
+
+    /// Completes pending I/O `index`.
+    pub fn complete(&mut self, image: &mut Image, index: usize) {
+        let (io, bytes) = self.pending.swap_remove(index);
+        self.perform(image, io, bytes);
+        self.drain(image);
+    }
+
+    fn read(&self, offset: u64, len: u64) -> Vec<u8> {
+        (offset..offset + len).map(|at| self.file.get(at as usize).copied().unwrap_or(0)).collect()
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset as usize + bytes.len();
+        if end > self.file.len() {
+            self.file.resize(end, 0);
+        }
+        self.file[offset as usize..end].copy_from_slice(bytes);
+    }
+
+    fn fill(&mut self, acb: AcbId) -> &mut Fills {
+        let fills = self.fills.entry(acb.index).or_default();
+        if fills.generation != acb.generation {
+            *fills = Fills { generation: acb.generation, ..Fills::default() };
+        }
+        fills
+    }
+
+    fn perform(&mut self, machine: &mut impl Machine, io: Io, bytes: Vec<u8>) {
+        if let Some((count, errno)) = &mut self.fail {
+            if *count == 0 {
+                let errno = *errno;
+                self.fail = None;
+                return machine.handle_completion(io.id, Outcome::Failed(errno));
+            }
+            *count -= 1;
+        }
+        match io.op {
+            IoOp::ReadTable { offset, len } => {
+                let bytes = self.read(offset, len.into());
+                return machine.handle_completion(io.id, Outcome::Table(&bytes));
+            }
+            IoOp::WriteTable { offset, .. } => self.write(offset, &bytes),
+            IoOp::ReadData { request, buffer_offset, len, host } => {
+                let bytes = self.read(host, len);
+                self.to_buffer(request, buffer_offset, &bytes);
+            }
+            IoOp::ReadBacking { request, buffer_offset, len, guest } => {
+                let backing = self.backing.as_ref().unwrap();
+                let bytes = backing[guest as usize..(guest + len) as usize].to_vec();
+                self.to_buffer(request, buffer_offset, &bytes);
+            }
+            IoOp::ReadFill { acb, part, part_len, at, len, source } => {
+                let bytes = match source {
+                    FillSource::Host(host) => self.read(host, len.into()),
+                    FillSource::Backing(guest) => {
+                        self.backing.as_ref().unwrap()[guest as usize..][..len as usize].to_vec()
+                    }
+                };
+                let buffer = &mut self.fill(acb).parts[usize::from(part == Part::Tail)];
+                buffer.resize(part_len as usize, 0);
+                buffer[at as usize..(at + len) as usize].copy_from_slice(&bytes);
+            }
+            IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } => {
+                let mut fills = std::mem::take(self.fill(acb));
+                let [before, after] = &mut fills.parts;
+                before.resize(head as usize, 0);
+                after.resize(tail as usize, 0);
+                let mut all = before.clone();
+                if zero || len == 0 {
+                    all.resize(all.len() + len as usize, 0);
+                } else {
+                    all.extend_from_slice(&self.buffers[&request][buffer_offset as usize..][..len as usize]);
+                }
+                all.extend_from_slice(after);
+                let start = host - u64::from(head);
+                assert_eq!(start % self.align, 0, "data writes are aligned");
+                assert_eq!(all.len() as u64 % self.align, 0, "data writes are whole blocks");
+                assert!(
+                    start + all.len() as u64 <= self.file.len() as u64,
+                    "nothing is written beyond the file"
+                );
+                self.write(start, &all);
+            }
+            IoOp::ZeroRange { host, len, .. } | IoOp::PunchHole { host, len } => {
+                self.write(host, &vec![0; len as usize]);
+            }
+            IoOp::Grow { from, to } => {
+                assert_eq!(from, self.file.len() as u64);
+                self.file.resize(to as usize, 0);
+            }
+            IoOp::SetLen { len } => self.file.resize(len as usize, 0),
+            IoOp::Sync => {}
+            IoOp::ZeroBuffer { .. } => unreachable!(),
+        }
+        machine.handle_completion(io.id, Outcome::Done);
+    }
+
+    fn to_buffer(&mut self, request: RequestId, offset: u64, bytes: &[u8]) {
+        let buffer = self.buffers.get_mut(&request).unwrap();
+        buffer[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Completes everything, in an order that the seed chooses.
+    pub fn settle(&mut self, image: &mut Image, rng: &mut Rng) {
+        let mut steps = 0;
+        while !self.pending.is_empty() {
+            let index = rng.below(self.pending.len() as u64) as usize;
+            self.complete(image, index);
+            steps += 1;
+            assert!(steps < 1_000_000, "the machine does not come to rest");
+        }
+        let open = image.open_requests();
+        assert_eq!(open, 0, "the device has answered everything, yet requests wait: {}", image.describe());
+    }
+
+    /// One request from start to end, alone.
+    pub fn run(&mut self, image: &mut Image, request: Request, bytes: Vec<u8>) -> Vec<u8> {
+        self.submit(image, request, bytes).unwrap();
+        self.settle(image, &mut Rng(1));
+        let (_, result, buffer, _) = self.done.pop().unwrap();
+        result.unwrap();
+        buffer
+    }
+}
+
+pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {
+    Request { kind, offset, len, flags: quod_states::Flags::empty(), user }
+}
+
+/// Opens with QED's own machine and reads everything back.
+pub fn read_all(disk: &mut Disk, options: Options) -> Vec<u8> {
+    let mut image = disk.open(Options { read_only: true, ..options }).unwrap().image;
+    let size = image.virtual_size();
+    disk.run(&mut image, request(Kind::Read, 0, size, 0), vec![0xcc; size as usize])
+}

@@ -1,0 +1,173 @@
+//! Random requests, many in flight, completions in random order, against a model of plain bytes.
+//!
+//! Checks: reads give what the last write before them left; the invariant sweep after every step; every request ends; after
+//! close a check finds neither corruption nor leaks, the dirty bit is clear, and a fresh open reads the same bytes.
+
+mod common;
+
+use common::{Disk, Rng, qed_file, read_all, request};
+use quod_states::qed::{Check, Header};
+use quod_states::{Flags, Gate, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request};
+
+/// Checks a file in memory.
+fn check(file: &[u8]) -> Report {
+    let header = Header::parse(&file[..512], file.len() as u64).unwrap();
+    assert!(!header.need_check(), "a closed image is clean");
+    let mut check = Check::new(header, file.len() as u64, None);
+    loop {
+        if let Some(report) = check.poll_result() {
+            return report.unwrap();
+        }
+        let io = check.poll_io().unwrap();
+        let IoOp::ReadTable { offset, len } = io.op else { panic!("a check without repair only reads") };
+        check.handle_completion(io.id, Outcome::Table(&file[offset as usize..][..len as usize]));
+    }
+}
+
+struct Case {
+    size: u64,
+    cluster_size: u32,
+    table_size: u32,
+    backing: Option<Vec<u8>>,
+    options: Options,
+}
+
+fn case(rng: &mut Rng) -> Case {
+    let cluster_size = 4096 << rng.below(3);
+    let table_size = 1 << rng.below(3);
+    let size = 512 * (1 + rng.below(1 + 40 * u64::from(cluster_size) / 512));
+    let backing = (rng.below(2) == 0).then(|| {
+        let len = 512 * rng.below(1 + 2 * size / 512);
+        (0..len).map(|at| (at / 512 * 7 + 1) as u8).collect()
+    });
+    let gates = [Gate::Image, Gate::NewTable, Gate::Table, Gate::Cluster];
+    let options = Options {
+        requests: 1 + rng.below(16) as u32,
+        acbs: 1 + rng.below(32) as u32,
+        cache_bytes: 8192 << rng.below(3),
+        align: [1, 512, 4096][rng.below(3) as usize],
+        policy: [Policy::Writeback, Policy::Writethrough][rng.below(2) as usize],
+        gate: gates[rng.below(4) as usize],
+        grow_step: [0, 4096, 1 << 20][rng.below(3) as usize],
+        trace: true,
+        ..Options::default()
+    };
+    Case { size, cluster_size, table_size, backing, options }
+}
+
+/// What is in flight, so that overlapping requests wait for each other and the model stays simple.
+#[derive(Default)]
+struct Flight(Vec<(u64, u64, u64, bool, Vec<u8>)>);
+
+impl Flight {
+    fn conflicts(&self, start: u64, end: u64, writes: bool) -> bool {
+        self.0.iter().any(|(_, low, high, w, _)| *low < end && start < *high && (writes || *w))
+    }
+}
+
+fn reap(disk: &mut Disk, flight: &mut Flight, seed: u64) {
+    for (user, result, buffer, _) in std::mem::take(&mut disk.done) {
+        let index = flight.0.iter().position(|entry| entry.0 == user).expect("answered once");
+        let (_, start, _, writes, expected) = flight.0.swap_remove(index);
+        result.unwrap_or_else(|error| panic!("seed {seed}: request {user}: {error}"));
+        if !writes && !expected.is_empty() {
+            let wrong = buffer.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!(wrong.map(|at| start + at as u64), None, "seed {seed}: wrong byte read");
+        }
+    }
+}
+
+fn one_request(rng: &mut Rng, user: u64, size: u64, align: u64) -> Request {
+    let start = rng.below(size);
+    let len = match rng.below(4) {
+        0 => rng.below(size - start + 1),
+        1 => rng.below(600).min(size - start),
+        _ => (512 * (1 + rng.below(32))).min(size - start),
+    };
+    let (start, len) = if rng.below(3) == 0 { (start, len) } else { (start & !511, len.max(512) & !511) };
+    let len = len.min(size - start);
+    let kind = match rng.below(20) {
+        0 => Kind::Flush,
+        1 | 2 => Kind::WriteZeroes,
+        3 => Kind::Discard,
+        4..=9 => Kind::Read,
+        10 => Kind::Quiesce,
+        _ => Kind::Write,
+    };
+    assert!(align > 0);
+    let flags = if rng.below(8) == 0 { Flags::FUA } else { Flags::empty() };
+    match kind {
+        Kind::Flush | Kind::Quiesce => Request { kind, offset: 0, len: 0, flags: Flags::empty(), user },
+        _ => Request { kind, offset: start, len, flags, user },
+    }
+}
+
+fn run(seed: u64) {
+    let mut rng = Rng(seed);
+    let Case { size, cluster_size, table_size, backing, options } = case(&mut rng);
+    let mut model = backing.clone().unwrap_or_default();
+    model.resize(size as usize, 0);
+    let name = backing.as_ref().map(|_| b"base".as_slice());
+    let align = u64::from(options.align);
+    let mut disk = Disk::new(qed_file(size, cluster_size, table_size, name), backing, align);
+    let mut image = disk.open(options).unwrap().image;
+    let mut flight = Flight::default();
+    let mut user = 0;
+    for _ in 0..150 {
+        let wanted = one_request(&mut rng, user, size, align);
+        let (start, end) = (wanted.offset, wanted.offset + wanted.len);
+        let writes = matches!(wanted.kind, Kind::Write | Kind::WriteZeroes);
+        if !flight.conflicts(start, end, writes) {
+            let mut bytes: Vec<u8> = vec![0xbb; wanted.len as usize];
+            if wanted.kind == Kind::Write {
+                bytes = (0..wanted.len).map(|at| (user + at / 64) as u8 | 1).collect();
+            }
+            match disk.submit(&mut image, wanted, bytes.clone()) {
+                Ok(_) => {
+                    user += 1;
+                    let range = start as usize..end as usize;
+                    let expected =
+                        if wanted.kind == Kind::Read { model[range.clone()].to_vec() } else { vec![] };
+                    match wanted.kind {
+                        Kind::Write => model[range].copy_from_slice(&bytes),
+                        Kind::WriteZeroes => model[range].fill(0),
+                        _ => {}
+                    }
+                    flight.0.push((wanted.user, start, end, writes, expected));
+                }
+                Err(Refused::Busy) => {}
+                Err(Refused::Invalid(error)) => panic!("seed {seed}: refused {wanted:?}: {error}"),
+            }
+        }
+        for _ in 0..rng.below(4) {
+            if !disk.pending.is_empty() {
+                let index = rng.below(disk.pending.len() as u64) as usize;
+                disk.complete(&mut image, index);
+            }
+        }
+        if rng.below(10) == 0 {
+            for alarm in std::mem::take(&mut disk.alarms) {
+                image.handle_timeout(alarm.timer);
+                disk.drain(&mut image);
+            }
+        }
+        reap(&mut disk, &mut flight, seed);
+    }
+    disk.settle(&mut image, &mut rng);
+    reap(&mut disk, &mut flight, seed);
+    disk.submit(&mut image, request(Kind::Close, 0, 0, u64::MAX), vec![]).unwrap();
+    disk.settle(&mut image, &mut rng);
+    disk.done.pop().unwrap().1.unwrap();
+    let report = check(&disk.file);
+    assert!(report.is_sound() && report.leaks == 0, "seed {seed}: {report:?}");
+    let read = read_all(&mut disk, options);
+    let wrong = read.iter().zip(&model).position(|(a, b)| a != b);
+    assert_eq!(wrong, None, "seed {seed}: wrong byte after reopening");
+}
+
+#[test]
+fn random_requests_match_the_model() {
+    for seed in 0..2000 {
+        run(seed);
+    }
+}
