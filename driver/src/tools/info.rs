@@ -1,7 +1,13 @@
 //! What is this file?
+//!
+//! Knows: headers as the machine reports them. Must never know: tables.
 
+use super::host::Host;
 use crate::error::Error;
-use quod_states::{Format, Info};
+use crate::gate;
+use quod_states::qed::Header;
+use quod_states::{Format, Info, Opening, Options};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Facts about an image file.
@@ -25,11 +31,34 @@ pub struct ImageInfo {
 
 /// Reads an image's header. `force_share`: without taking a lock, even if a writer has it open.
 pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -> Result<ImageInfo, Error> {
-    let _ = (path.as_ref(), format, force_share);
-    Err(Error::Busy)
+    let path = path.as_ref();
+    let mut host = Host::open(path, false, !force_share)?;
+    let options =
+        Options { requests: 1, acbs: 1, cache_bytes: 64 << 10, read_only: true, ..Options::default() };
+    let mut opening = Opening::new(format, host.len(), options);
+    let opened = host.pump(&mut opening, Opening::poll_result)?;
+    let info = opened.map_err(|error| Error::from_core(path, &error))?.info;
+    let table_size = match info.format {
+        Format::Qed => Header::parse(&host.read(0, 4096)?, host.len()).ok().map(|header| header.table_size),
+        Format::Raw | Format::Qcow2 => None,
+    };
+    let blocks = std::fs::metadata(path)
+        .map_err(|error| Error::io(path, "examine", error.raw_os_error().unwrap_or(libc::EIO)))?
+        .blocks();
+    let name = info.backing.as_ref().and_then(|backing| gate::plain_name(&backing.name));
+    Ok(ImageInfo {
+        path: path.to_path_buf(),
+        format: info.format,
+        file_len: host.len(),
+        disk_size: blocks * 512,
+        table_size,
+        backing_path: name.map(|name| gate::resolve(path, name)),
+        info,
+    })
 }
 
 /// The format of a file; what is no known image is raw.
 pub fn probe(path: impl AsRef<Path>) -> Result<Format, Error> {
-    info(path, None, true).map(|info| info.format)
+    let mut host = Host::open(path.as_ref(), false, false)?;
+    Ok(Format::probe(&host.read(0, 512)?))
 }

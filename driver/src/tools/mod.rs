@@ -4,10 +4,11 @@
 
 mod check;
 mod create;
+mod host;
 mod info;
 mod session;
 
-pub use check::{CheckReport, Problem, Repair, check};
+pub use check::{CheckReport, Problem, Repair, check, check_with};
 pub use create::{CreateOptions, create, set_backing};
 pub use info::{ImageInfo, info, probe};
 pub use session::Session;

@@ -1,0 +1,155 @@
+//! One file, blocking: operations of the real backend one at a time.
+//!
+//! Knows: the backend, the common half of the translation. Must never know: formats.
+
+use crate::arena::Arena;
+use crate::disk::LayerFile;
+use crate::error::Error;
+use crate::translate::{land_plain, plain};
+use quod_backend::{
+    AnyBackend, Backend, BackendKind, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Token,
+};
+use quod_states::Machine;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// An open file. Closed, and its locks given back, when dropped.
+pub(super) struct Host {
+    // dropped first: nothing is in flight between calls, and after a failed wait it waits for what is
+    backend: AnyBackend,
+    arena: Arena,
+    file: LayerFile,
+}
+
+impl Host {
+    /// Opens a file that exists. Buffered: a tool has no use for alignment.
+    pub(super) fn open(path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
+        let backend = AnyBackend::new(BackendKind::Auto, 8)
+            .map_err(|error| Error::backend("setting up the backend", &error))?;
+        let stat =
+            Stat { len: 0, identity: (0, 0), offset_align: 1, memory_align: 1, block_device: false };
+        let file = LayerFile { id: FileId(0), stat, path: path.to_path_buf() };
+        let mut host = Host { backend, arena: Arena::new(), file };
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::io(path, "open", libc::EINVAL))?;
+        let op = Op::Open { path: name, flags: OpenFlags { write, direct: false } };
+        match host.run(op)? {
+            Ok(Output::Opened(id)) => host.file.id = id,
+            Ok(_) => return Err(Error::io(path, "open", libc::EIO)),
+            Err(errno) => return Err(Error::io(path, "open", errno.0)),
+        }
+        if lock {
+            host.lock(write)?;
+        }
+        match host.run(Op::Stat { file: host.file.id })? {
+            Ok(Output::Stat(stat)) => host.file.stat = stat,
+            Ok(_) => return Err(Error::io(path, "examine", libc::EIO)),
+            Err(errno) => return Err(Error::io(path, "examine", errno.0)),
+        }
+        Ok(host)
+    }
+
+    fn lock(&mut self, write: bool) -> Result<(), Error> {
+        let (mode, lock) = if write { (LockMode::Write, "write") } else { (LockMode::Read, "read") };
+        match self.run(Op::Lock { file: self.file.id, mode })? {
+            Ok(_) => Ok(()),
+            Err(Errno(libc::EAGAIN | libc::EACCES)) => {
+                Err(Error::Locked { path: self.file.path.clone(), lock })
+            }
+            Err(errno) => Err(Error::io(&self.file.path, "lock", errno.0)),
+        }
+    }
+
+    /// Runs one operation to its end.
+    fn run(&mut self, op: Op) -> Result<Result<Output, Errno>, Error> {
+        if self.backend.push(Token(0), op).is_err() {
+            return Err(Error::Busy);
+        }
+        let mut done = Vec::new();
+        loop {
+            self.backend.wait(None).map_err(|error| Error::backend("waiting", &error))?;
+            self.backend.clear_notify();
+            self.backend.reap(&mut done);
+            if let Some(done) = done.pop() {
+                return Ok(done.result);
+            }
+        }
+    }
+
+    /// Bytes of the file when it was opened.
+    pub(super) fn len(&self) -> u64 {
+        self.file.stat.len
+    }
+
+    /// The file's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Up to `len` bytes, fewer at the end of the file.
+    pub(super) fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        let loan = self.arena.take(len);
+        let segments = Segments::from_iter([self.arena.segment(&loan, 0, len)]);
+        let result = self.run(Op::Read { file: self.file.id, offset, segments })?;
+        let bytes = match result {
+            Ok(Output::Bytes(bytes)) => self.arena.bytes(&loan, len.min(bytes as usize)).to_vec(),
+            Ok(_) => Vec::new(),
+            Err(errno) => return Err(self.device("read", offset, errno)),
+        };
+        self.arena.give_back(loan);
+        Ok(bytes)
+    }
+
+    /// Writes bytes.
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let loan = self.arena.take(bytes.len());
+        self.arena.bytes_mut(&loan, bytes.len()).copy_from_slice(bytes);
+        let segments = Segments::from_iter([self.arena.segment(&loan, 0, bytes.len())]);
+        let result = self.run(Op::Write { file: self.file.id, offset, segments })?;
+        self.arena.give_back(loan);
+        result.map(drop).map_err(|errno| self.device("write", offset, errno))
+    }
+
+    /// Makes the writes durable.
+    pub(super) fn sync(&mut self) -> Result<(), Error> {
+        let result = self.run(Op::Sync { file: self.file.id })?;
+        result.map(drop).map_err(|errno| self.device("sync", 0, errno))
+    }
+
+    /// Sets the file's length.
+    pub(super) fn set_len(&mut self, len: u64) -> Result<(), Error> {
+        let result = self.run(Op::SetLen { file: self.file.id, len })?;
+        result.map(drop).map_err(|errno| self.device("set length", len, errno))
+    }
+
+    fn device(&self, op: &'static str, offset: u64, errno: Errno) -> Error {
+        let path: PathBuf = self.file.path.clone();
+        match errno.0 {
+            libc::ENOSPC | libc::EDQUOT => Error::NoSpace { path },
+            errno => Error::Device { path, op, offset, errno },
+        }
+    }
+
+    /// Does all that a machine without guest bytes wants, until `ended` answers.
+    pub(super) fn pump<M: Machine, T>(
+        &mut self,
+        machine: &mut M,
+        mut ended: impl FnMut(&mut M) -> Option<T>,
+    ) -> Result<T, Error> {
+        loop {
+            if let Some(result) = ended(machine) {
+                return Ok(result);
+            }
+            let Some(io) = machine.poll_io() else {
+                return Err(Error::Misuse("the machine wants nothing and has not ended"));
+            };
+            match plain(machine, &mut self.arena, &self.file, false, &io) {
+                Some((task, op)) => {
+                    let result = self.run(op)?;
+                    land_plain(machine, &mut self.arena, io.id, task, result);
+                }
+                None => return Err(Error::Misuse("the machine wants guest bytes")),
+            }
+        }
+    }
+}
