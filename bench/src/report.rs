@@ -135,6 +135,8 @@ pub struct Verification {
     pub corruptions: Option<u64>,
     pub leaks: u64,
     pub check_errors: u64,
+    /// The first findings of the check, in words.
+    pub check_problems: Vec<String>,
 }
 
 impl Verification {
@@ -255,6 +257,7 @@ impl Report {
         if v.blocks_unknown > 0 {
             writeln!(f, "not verified  {} blocks that held unknown data", v.blocks_unknown)?;
         }
+        v.check_problems.iter().try_for_each(|text| writeln!(f, "found         {text}"))?;
         v.failures.iter().try_for_each(|text| writeln!(f, "failed        {text}"))?;
         v.mismatches.iter().try_for_each(|text| writeln!(f, "wrong         {text}"))?;
         if v.passed() {

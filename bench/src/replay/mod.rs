@@ -273,7 +273,7 @@ fn check(path: &Path, format: Format, verification: &mut Verification) -> Result
     verification.corruptions = Some(found.corruptions);
     verification.leaks = found.leaks;
     verification.check_errors = found.check_errors;
-    verification.failures.extend(found.problems.iter().take(16).map(|problem| problem.what.clone()));
+    verification.check_problems = found.problems.into_iter().take(16).map(|problem| problem.what).collect();
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Knows: the command line. Must never know: how the load is run.
 
+use crate::failure::{fail, why_not_opened};
+use crate::{format, sizes};
 use quod::tools::Session;
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
 use quod_bench::options;
@@ -89,23 +91,35 @@ struct Plan {
 pub fn run(args: Args) -> ExitCode {
     match plan(&args).and_then(|plan| measure(&args, plan)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("quod: {what}");
-            ExitCode::FAILURE
-        }
+        Err(what) => fail(what),
+    }
+}
+
+/// A number as QEMU takes it, messages included: decimal or 0x..., with `units` a size.
+pub fn number(what: &str, text: &str, min: u64, max: u64, units: bool) -> Result<u64, String> {
+    let bad = || format!("Invalid {what} specified: '{text}'.");
+    let out_of_range = || format!("Invalid {what} specified. Must be between {min} and {max}.");
+    let hexadecimal = text.starts_with("0x") || text.starts_with("0X");
+    if !units && !hexadecimal && text.contains(|c: char| !c.is_ascii_digit() && c != '-') {
+        return Err(bad());
+    }
+    match sizes::parse(text) {
+        Ok(value) if (min..=max).contains(&value) => Ok(value),
+        Ok(_) | Err(sizes::SizeError::OutOfRange) => Err(out_of_range()),
+        Err(sizes::SizeError::NotANumber) => Err(bad()),
     }
 }
 
 const INT_MAX: u64 = i32::MAX as u64;
 
 fn load(args: &Args) -> Result<Load, String> {
-    let count = options::number("request count", &args.count, 1, INT_MAX, false)?;
-    let depth = options::number("queue depth", &args.depth, 1, INT_MAX, false)?;
-    let offset = options::number("offset", &args.offset, 0, i64::MAX as u64, true)?;
-    let size = options::number("buffer size", &args.buffer_size, 1, INT_MAX, true)?;
-    let step = options::number("step size", &args.step_size, 0, INT_MAX, true)?;
-    let pattern = options::number("pattern byte", &args.pattern, 0, 255, false)?;
-    let flush_interval = options::number("flush interval", &args.flush_interval, 0, INT_MAX, false)?;
+    let count = number("request count", &args.count, 1, INT_MAX, false)?;
+    let depth = number("queue depth", &args.depth, 1, INT_MAX, false)?;
+    let offset = number("offset", &args.offset, 0, i64::MAX as u64, true)?;
+    let size = number("buffer size", &args.buffer_size, 1, INT_MAX, true)?;
+    let step = number("step size", &args.step_size, 0, INT_MAX, true)?;
+    let pattern = number("pattern byte", &args.pattern, 0, 255, false)?;
+    let flush_interval = number("flush interval", &args.flush_interval, 0, INT_MAX, false)?;
     if !args.write && flush_interval > 0 {
         return Err("--flush-interval is only available in write tests".into());
     }
@@ -145,7 +159,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
     if args.force_share && args.write {
         return Err(could_not("force-share=on can only be used with read-only images"));
     }
-    let format = args.format.as_deref().map(options::format).transpose().map_err(|what| could_not(&what))?;
+    let format = args.format.as_deref().map(format::parse).transpose().map_err(|what| could_not(&what))?;
     let policy = if args.writethrough { Policy::Writethrough } else { Policy::Writeback };
     let open = OpenOptions::new().write(args.write).direct(direct).format(format).lock(!args.force_share);
     let open =
@@ -161,8 +175,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
 
 fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     let Plan { image, load, open, config } = plan;
-    let mut session = Session::with_config(&image, open, config)
-        .map_err(|error| format!("Could not open '{image}': {error}"))?;
+    let why = |error| format!("Could not open '{image}': {}", why_not_opened(image.as_ref(), &error));
+    let mut session = Session::with_config(&image, open, config).map_err(why)?;
     announce(&load);
     let disk = session.disk();
     session.driver().reset_hold();
@@ -170,7 +184,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     println!("Run completed in {:.3} seconds.", outcome.elapsed.as_secs_f64());
     let hold = Hold::of(session.driver().hold());
     let backend = quod::Backend::name(session.driver().backend());
-    let format = session.info().map_or("", |info| options::format_name(info.format));
+    let format = session.info().map_or("", |info| format::name(info.format));
     let closing = Instant::now();
     session.close().map_err(|error| format!("Could not close '{image}': {error}"))?;
     let closed = closing.elapsed();
@@ -247,4 +261,25 @@ fn figures(load: &Load, outcome: &Outcome, hold: &Hold, closed: Duration) -> ser
         "flush_latency": outcome.flushes.summary(),
         "hold": hold,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_refused_in_qemus_words() {
+        assert_eq!(number("buffer size", "1.5k", 1, 4096, true), Ok(1536));
+        assert_eq!(number("request count", "0x10", 1, 4096, false), Ok(16));
+        let range = Err("Invalid queue depth specified. Must be between 1 and 9.".to_owned());
+        for text in ["0", "10", "-1", "99999999999999999999"] {
+            assert_eq!(number("queue depth", text, 1, 9, false), range);
+        }
+        for text in ["", "x", "1k", "1.5", "5-"] {
+            assert_eq!(
+                number("queue depth", text, 1, 9, false),
+                Err(format!("Invalid queue depth specified: '{text}'."))
+            );
+        }
+    }
 }

@@ -2,6 +2,9 @@
 //!
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
+use crate::bench::number;
+use crate::failure::fail;
+use crate::{format, keyval};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools::{self, CreateOptions};
 use quod::{BackendKind, Format, Policy};
@@ -25,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// Image format (default: qed for a fresh image, else probe)
-    #[arg(short, long, value_name = "FMT", value_parser = options::format)]
+    #[arg(short, long, value_name = "FMT", value_parser = format::parse)]
     format: Option<Format>,
     /// `max`; `real`: at the times of the trace; or how many times as fast
     #[arg(long, default_value = "max")]
@@ -78,15 +81,9 @@ pub fn run(args: Args) -> ExitCode {
             if report.verification.passed() {
                 return ExitCode::SUCCESS;
             }
-            if args.quiet {
-                eprintln!("quod: replay: verification failed");
-            }
-            ExitCode::FAILURE
+            fail("replay: verification failed")
         }
-        Err(what) => {
-            eprintln!("quod: replay: {what}");
-            ExitCode::FAILURE
-        }
+        Err(what) => fail(format_args!("replay: {what}")),
     }
 }
 
@@ -151,17 +148,18 @@ fn target(args: &Args, summary: &Summary) -> Result<Target, String> {
 
 fn create(path: &Path, format: Format, size: u64, words: &[String]) -> Result<(), String> {
     let mut create = CreateOptions::new(format, size);
-    for word in words.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
-        let (name, value) = word.split_once('=').ok_or_else(|| format!("-o {word}: expected NAME=VALUE"))?;
-        let small = || {
-            let value = options::number(name, value, 1, u64::from(u32::MAX), true)?;
-            u32::try_from(value).map_err(|error| error.to_string())
-        };
-        match name {
-            "size" => create.size = options::number(name, value, 512, i64::MAX as u64, true)?,
-            "cluster_size" => create.cluster_size = Some(small()?),
-            "table_size" => create.table_size = Some(small()?),
-            _ => return Err(format!("-o {name}: a replay knows size, cluster_size and table_size")),
+    for list in words {
+        for (name, value) in keyval::parse(list).ok_or_else(|| format!("-o {list}: an empty option"))? {
+            let small = || {
+                let value = number(&name, &value, 1, u64::from(u32::MAX), true)?;
+                u32::try_from(value).map_err(|error| error.to_string())
+            };
+            match name.as_str() {
+                "size" => create.size = number(&name, &value, 512, i64::MAX as u64, true)?,
+                "cluster_size" => create.cluster_size = Some(small()?),
+                "table_size" => create.table_size = Some(small()?),
+                _ => return Err(format!("-o {name}: a replay knows size, cluster_size and table_size")),
+            }
         }
     }
     tools::create(path, &create).map_err(|error| error.to_string())
