@@ -1,13 +1,15 @@
 //! Memory that operations move bytes to and from.
 //!
-//! [`Segment`] is an address range whose validity somebody promised; [`Buffer`] is aligned memory that we own.
-//! Invariant: every dereference of a segment happens between the push of its operation and the reaping of its completion.
+//! [`Segment`] is an address range whose validity somebody promised; [`Buffer`] is aligned memory that we
+//! own. Invariant: every dereference of a segment happens between the push of its operation and the reaping
+//! of its completion.
 
 use smallvec::SmallVec;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// An address range. Its maker promised that it stays valid, and is not used otherwise, while an operation uses it.
+/// An address range. Its maker promised that it stays valid, and is not used otherwise, while an operation
+/// uses it.
 // laid out as the kernel's `struct iovec`, so that a scatter list is handed over without copying it
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
@@ -22,15 +24,18 @@ const _: () = {
     assert!(std::mem::offset_of!(Segment, len) == std::mem::offset_of!(libc::iovec, iov_len));
 };
 
-// SAFETY: a segment is an address and a length; the promise made to `Segment::new` holds whichever thread uses it.
+// SAFETY: a segment is an address and a length; the promise made to `Segment::new` holds whichever thread
+// uses it.
 unsafe impl Send for Segment {}
 
 impl Segment {
     /// # Safety
-    /// From the push of an operation that holds this segment until its completion was reaped (or the backend dropped),
-    /// `address..address + len` is valid for reads and writes (a segment used only by writes to files: for reads), and
-    /// nobody writes to it (a segment that a read fills: nobody reads or writes it) but the backend. Guest memory, which
-    /// the guest may change at any time, is allowed: the backend never relies on the bytes' values.
+    /// From the push of an operation that holds this segment until its completion was reaped (or the backend
+    /// dropped),
+    /// `address..address + len` is valid for reads and writes (a segment used only by writes to files: for
+    /// reads), and nobody writes to it (a segment that a read fills: nobody reads or writes it) but the
+    /// backend. Guest memory, which the guest may change at any time, is allowed: the backend never relies on
+    /// the bytes' values.
     pub const unsafe fn new(address: *mut u8, len: usize) -> Segment {
         Segment { address, len }
     }
@@ -74,7 +79,8 @@ impl Buffer {
     pub const ALIGN: usize = 4096;
 
     fn layout(len: usize) -> Layout {
-        // the length is at most isize::MAX - ALIGN for every buffer that can exist; an absurd one fails like any allocation
+        // the length is at most isize::MAX - ALIGN for every buffer that can exist; an absurd one fails like
+        // any allocation
         match Layout::from_size_align(len.max(1), Self::ALIGN) {
             Ok(layout) => layout,
             Err(_) => handle_alloc_error(Layout::new::<u8>()),

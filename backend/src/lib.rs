@@ -1,6 +1,8 @@
-//! Byte movers behind one trait: `uring` (io_uring), `threads` (a worker pool), `sim` (a deterministic, faulty disk).
+//! Byte movers behind one trait: `uring` (io_uring), `threads` (a worker pool), `sim` (a deterministic,
+//! faulty disk).
 //!
-//! Knows: files, offsets, memory segments, the operating system. Must never know: image formats, guests, requests.
+//! Knows: files, offsets, memory segments, the operating system. Must never know: image formats, guests,
+//! requests.
 //!
 //! Invariants:
 //! * no call but [`Backend::wait`] ever blocks;
@@ -35,19 +37,24 @@ pub trait Backend {
     /// Queues an operation. Nothing happens before [`Backend::submit`].
     fn push(&mut self, token: Token, op: Op) -> Result<(), Full>;
 
-    /// Hands queued operations to the kernel (or the workers) and collects what finished: at most one system call.
+    /// Hands queued operations to the kernel (or the workers) and collects what finished: one system call, none
+    /// if there is nothing to do, and one more only for what a short transfer left over.
     fn submit(&mut self) -> std::io::Result<()>;
 
     /// Takes finished operations: appends to `out`, returns how many. Does no system call.
     fn reap(&mut self, out: &mut Vec<Completion>) -> usize;
 
-    /// As `submit`, but sleeps until something finished or `timeout` ran out. For tools and tests, never for event loops.
+    /// As `submit`, but sleeps until something finished or `timeout` ran out. For tools and tests, never for
+    /// event loops.
     fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
 
-    /// Becomes readable when something finished. An eventfd; never the ring itself (lost wake-ups with DEFER_TASKRUN).
+    /// Becomes readable when something finished. An eventfd; never the ring itself (lost wake-ups with
+    /// DEFER_TASKRUN).
     fn notify_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Makes `notify_fd` unreadable again; called before reaping to empty.
+    /// Makes `notify_fd` unreadable again; called before reaping to empty. The best order in an event loop is
+    /// submit, clear, reap: submitting itself announces what it collected, and clearing afterwards saves that
+    /// second wake-up. Every other order that clears before it reaps is safe too: nothing is ever lost.
     fn clear_notify(&mut self);
 
     /// How many operations may be in flight.
@@ -62,10 +69,11 @@ pub trait Backend {
     /// Short name for reports: "io_uring", "threads", "sim".
     fn name(&self) -> &'static str;
 
-    /// Nanoseconds spent inside system calls of `submit` since the last call of this method: reported apart from our own time.
+    /// Nanoseconds spent inside system calls of `submit` since the last call of this method: reported apart
+    /// from our own time.
     fn take_syscall_nanos(&mut self) -> u64;
 
-    /// Registers a long-lived buffer (table and bounce arenas) so that transfers inside it skip page pinning. Best effort:
-    /// the memory must stay valid until the backend is dropped.
+    /// Registers a long-lived buffer (table and bounce arenas) so that transfers inside it skip page pinning.
+    /// Best effort: the memory must stay valid until the backend is dropped.
     fn register_buffer(&mut self, segment: Segment);
 }

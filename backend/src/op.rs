@@ -1,6 +1,7 @@
 //! What a backend can do, and how it answers.
 //!
-//! Knows: files by slot number, byte ranges, memory segments. Must never know: image formats, guests, requests.
+//! Knows: files by slot number, byte ranges, memory segments. Must never know: image formats, guests,
+//! requests.
 
 use crate::buffer::Segments;
 use std::ffi::CString;
@@ -22,19 +23,21 @@ pub struct OpenFlags {
     pub direct: bool,
 }
 
-/// How QEMU's programs and we keep out of each other's way: shared byte-range (OFD) locks on the bytes 100.. and 200..
-/// that QEMU uses (one byte a permission).
+/// How QEMU's programs and we keep out of each other's way: shared byte-range (OFD) locks on the bytes 100..
+/// and 200.. that QEMU uses (one byte a permission).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LockMode {
     /// We read and tolerate no writer.
     Read,
-    /// We read and write and tolerate no other writer (readers that tolerate no writer are refused by it too).
+    /// We read and write and tolerate no other writer (readers that tolerate no writer are refused by it
+    /// too).
     Write,
     /// Give the locks back.
     None,
 }
 
-/// An operation. Data segments must stay valid until its completion was reaped (see [`crate::buffer::Segment`]).
+/// An operation. Data segments must stay valid until its completion was reaped (see
+/// [`crate::buffer::Segment`]).
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Open; completes with [`Output::Opened`]. Never creates.
@@ -49,7 +52,8 @@ pub enum Op {
         /// Which file.
         file: FileId,
     },
-    /// Take, change or drop QEMU-compatible locks. Fails with EAGAIN when somebody else holds a conflicting one.
+    /// Take, change or drop QEMU-compatible locks. Fails with EAGAIN when somebody else holds a conflicting
+    /// one.
     Lock {
         /// Which file.
         file: FileId,
@@ -84,8 +88,8 @@ pub enum Op {
         /// Which file.
         file: FileId,
     },
-    /// Make the range read as zeros without writing data if the file system can (fallocate ZERO_RANGE, or PUNCH_HOLE
-    /// with `unmap`); falls back to writing zeros where it cannot.
+    /// Make the range read as zeros without writing data if the file system can (fallocate ZERO_RANGE, or
+    /// PUNCH_HOLE with `unmap`); falls back to writing zeros where it cannot.
     ZeroRange {
         /// Which file.
         file: FileId,
@@ -105,7 +109,8 @@ pub enum Op {
         /// Bytes.
         len: u64,
     },
-    /// Grow the file to `to` bytes: by allocating (fallocate mode 0) if `allocate`, falling back to a sparse extension.
+    /// Grow the file to `to` bytes: by allocating (fallocate mode 0) if `allocate`, falling back to a sparse
+    /// extension.
     Grow {
         /// Which file.
         file: FileId,

@@ -1,8 +1,8 @@
 //! A bounded worker pool: the backend for hosts where io_uring is switched off.
 //!
-//! Knows: which file number is which open file, tokens, how many operations are in flight. Must never know: image
-//! formats; how a system call is made (that is `sys`).
-//! Invariants: the caller's thread makes no blocking call but in `wait` and drop; capacity bounds the queues.
+//! Knows: which file number is which open file, tokens, how many operations are in flight. Must never know:
+//! image formats; how a system call is made (that is `sys`). Invariants: the caller's thread makes no
+//! blocking call but in `wait` and drop; capacity bounds the queues.
 
 use crate::buffer::Segment;
 use crate::op::{Completion, Errno, FileId, Op, Output, Token};
@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 /// Workers unless told otherwise: enough to keep a fast disk busy, few enough to start at once.
 const WORKERS: usize = 8;
 
-/// The worker pool. Memory of operations in flight is free again when it is dropped: drop waits for what runs.
+/// The worker pool. Memory of operations in flight is free again when it is dropped: drop waits for what
+/// runs.
 pub struct Threads {
     pool: Pool,
     event: Arc<EventFd>,

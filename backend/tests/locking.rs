@@ -1,4 +1,5 @@
-//! QEMU's locks against the real thing, in both directions. Needs qemu-io and qemu-img: without them this fails.
+//! QEMU's locks against the real thing, in both directions. Needs qemu-io and qemu-img: without them this
+//! fails.
 
 mod common;
 use common::*;

@@ -154,6 +154,23 @@ fn writes_in_flight_tear_at_units_and_old_versions_come_back() {
 }
 
 #[test]
+fn versions_of_a_unit_build_on_each_other() {
+    let mut d = disk(512);
+    d.write(0, &[1; 100]);
+    d.write(100, &[2; 100]);
+    d.push_write(200, &[3; 100]);
+    let image = |parts: &[(usize, u8)]| {
+        let mut bytes = sectors(&[0xDD]);
+        parts.iter().for_each(|&(at, byte)| bytes[at..at + 100].fill(byte));
+        bytes
+    };
+    let first = [(0, 1)];
+    let both = [(0, 1), (100, 2)];
+    let all = [(0, 1), (100, 2), (200, 3)];
+    assert_eq!(d.crashes(), [image(&[]), image(&first), image(&both), image(&all)].into());
+}
+
+#[test]
 fn growth_can_be_lost_while_data_is_kept_and_the_other_way_round() {
     let mut d = disk(512);
     d.push(Op::Grow { file: d.file, from: 512, to: 1536, allocate: true });

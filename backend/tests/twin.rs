@@ -1,5 +1,5 @@
-//! Random reads and writes on two files, through a backend and through the standard library: the files end up equal, and
-//! every read sees the same.
+//! Random reads and writes on two files, through a backend and through the standard library: the files end up
+//! equal, and every read sees the same.
 
 mod common;
 use common::*;

@@ -1,6 +1,6 @@
-//! Does an event loop ever miss a completion? Edge-triggered epoll through mio on the notification descriptor: every
-//! operation wakes the loop, in either order of clearing and submitting. Also: drop with operations in flight, and a ring
-//! that moves to another thread.
+//! Does an event loop ever miss a completion? Edge-triggered epoll through mio on the notification
+//! descriptor: every operation wakes the loop, in either order of clearing and submitting. Also: drop with
+//! operations in flight, and a ring that moves to another thread.
 
 mod common;
 use common::*;
@@ -18,6 +18,10 @@ enum Kind {
     Direct,
     Fsync,
     Stat,
+    /// A worker answers.
+    Lock,
+    /// Nobody is asked.
+    Refused,
 }
 
 /// The order in which an event loop may call: all of them must be safe.
@@ -27,7 +31,12 @@ enum Turn {
     ClearSubmitReap,
     /// Submits only to send; collects when woken.
     ClearReapSubmit,
+    /// So slow that things finish in between.
+    SubmitPauseClearReap,
 }
+
+const ORDERS: [Turn; 4] =
+    [Turn::SubmitClearReap, Turn::ClearSubmitReap, Turn::ClearReapSubmit, Turn::SubmitPauseClearReap];
 
 fn turn(b: &mut dyn Backend, order: Turn, out: &mut Vec<Completion>) {
     match order {
@@ -45,6 +54,12 @@ fn turn(b: &mut dyn Backend, order: Turn, out: &mut Vec<Completion>) {
             b.clear_notify();
             b.reap(out);
             b.submit().unwrap();
+        }
+        Turn::SubmitPauseClearReap => {
+            b.submit().unwrap();
+            std::thread::sleep(Duration::from_micros(500));
+            b.clear_notify();
+            b.reap(out);
         }
     }
 }
@@ -87,8 +102,8 @@ fn no_wake_up_is_lost() {
         let (cached, direct) = (open(b, &path, true, false), open(b, &path, false, true));
         let mut events = Loop::new(b);
         let mut buffer = Buffer::zeroed(65536);
-        for order in [Turn::SubmitClearReap, Turn::ClearSubmitReap, Turn::ClearReapSubmit] {
-            for kind in [Kind::Cached, Kind::Direct, Kind::Fsync, Kind::Stat] {
+        for order in ORDERS {
+            for kind in [Kind::Cached, Kind::Direct, Kind::Fsync, Kind::Stat, Kind::Lock, Kind::Refused] {
                 for round in 0..ROUNDS {
                     let offset = round % 60 * 65536;
                     let list = segments(&mut buffer, &[]);
@@ -97,16 +112,22 @@ fn no_wake_up_is_lost() {
                         Kind::Direct => Op::Read { file: direct, offset, segments: list },
                         Kind::Fsync => Op::Sync { file: cached },
                         Kind::Stat => Op::Stat { file: cached },
+                        Kind::Lock => Op::Lock { file: cached, mode: LockMode::Read },
+                        Kind::Refused => Op::Stat { file: FileId(999) },
                     };
                     b.push(Token(round), op).unwrap();
                     let mut out = Vec::new();
-                    b.submit().unwrap();
+                    // every second time the sending turn may collect it already
+                    match round % 2 {
+                        0 => b.submit().unwrap(),
+                        _ => turn(b, order, &mut out),
+                    }
                     while out.is_empty() {
                         events.sleep(&(b.name(), order, kind, round));
                         turn(b, order, &mut out);
                     }
                     assert_eq!(out.len(), 1);
-                    assert!(out[0].result.is_ok());
+                    assert_eq!(out[0].result.is_ok(), !matches!(kind, Kind::Refused));
                 }
             }
         }
@@ -116,7 +137,7 @@ fn no_wake_up_is_lost() {
 /// Many in flight, sent from inside the turn as a driver does it, with two workers' worth of jobs in between.
 #[test]
 fn a_busy_loop_finishes() {
-    for order in [Turn::SubmitClearReap, Turn::ClearSubmitReap, Turn::ClearReapSubmit] {
+    for order in ORDERS {
         for mut backend in backends(16) {
             let b = &mut *backend;
             let dir = temp_dir();

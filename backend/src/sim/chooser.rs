@@ -1,8 +1,9 @@
-//! The one source of nondeterminism: every decision of the simulation is a choice between `n` numbered alternatives.
+//! The one source of nondeterminism: every decision of the simulation is a choice between `n` numbered
+//! alternatives.
 //!
-//! Knows: numbers. Must never know: what they mean (the [`Choice`] is there for traces and for biased choosers).
-//! Invariants: alternative 0 is always the plain one (oldest first, no error, nothing but the durable survives); a
-//! question with a single answer is not asked, so that scripts stay short.
+//! Knows: numbers. Must never know: what they mean (the [`Choice`] is there for traces and for biased
+//! choosers). Invariants: alternative 0 is always the plain one (oldest first, no error, nothing but the
+//! durable survives); a question with a single answer is not asked, so that scripts stay short.
 
 /// What is being decided.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

@@ -2,10 +2,11 @@
 //!
 //! Knows: versions of crash units and lengths. Must never know: what the bytes mean.
 //!
-//! Rules: each crash unit (512 or 4096 bytes, aligned) independently holds its durable content, or its content after any
-//! one completed but not durable operation, or after any one operation in flight over what is visible (so operations in
-//! flight tear at units). The length is the durable one or any that was asked for since, chosen apart; bytes between
-//! content and length are zero. Equal versions count once, so a candidate always makes a difference.
+//! Rules: each crash unit (512 or 4096 bytes, aligned) independently holds its durable content, or its
+//! content after any one completed but not durable operation, or after any one operation in flight over what
+//! is visible (so operations in flight tear at units). The length is the durable one or any that was asked
+//! for since, chosen apart; bytes between content and length are zero. Equal versions count once, so a
+//! candidate always makes a difference.
 
 use super::chooser::{Choice, Chooser, pick};
 use super::file::{Entry, File};
@@ -36,7 +37,8 @@ pub struct Candidate {
     pub file: usize,
     /// What of it.
     pub what: Volatile,
-    /// How many versions there are, at least 2; 0 is the durable one, then in order of completion, then those in flight.
+    /// How many versions there are, at least 2; 0 is the durable one, then in order of completion, then those
+    /// in flight.
     pub versions: usize,
 }
 
@@ -194,8 +196,8 @@ impl CrashPlan {
         unit_bytes(&versions[version], &(start..start + len as usize))
     }
 
-    /// The disk on which every candidate came out as `choose` says (a version, or for [`Volatile::Length`] a length, by
-    /// index).
+    /// The disk on which every candidate came out as `choose` says (a version, or for [`Volatile::Length`] a
+    /// length, by index).
     ///
     /// # Panics
     /// If an index is out of range.

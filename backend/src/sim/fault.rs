@@ -56,8 +56,8 @@ impl Kind {
 /// Which of the operations that a fault is about fail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum When {
-    /// Each may: the chooser decides between `n` alternatives, and the last one is failure. 2 for explorers, 100 for one
-    /// percent.
+    /// Each may: the chooser decides between `n` alternatives, and the last one is failure. 2 for explorers,
+    /// 100 for one percent.
     OneIn(usize),
     /// The n-th, counted from 0, once.
     Nth(u64),
@@ -75,7 +75,8 @@ pub enum Aftermath {
     Torn,
     /// It happened entirely, though it reports failure.
     All,
-    /// A sync dropped the pages that it could not write, as Linux does: they are lost, reads see the old content.
+    /// A sync dropped the pages that it could not write, as Linux does: they are lost, reads see the old
+    /// content.
     DropUnsynced,
 }
 
@@ -123,7 +124,8 @@ impl Fault {
         Fault { aftermath, ..self }
     }
 
-    /// Counts an operation; how many alternatives to choose from: 1 is "no fault", `Err(())` is "fault, do not ask".
+    /// Counts an operation; how many alternatives to choose from: 1 is "no fault", `Err(())` is "fault, do
+    /// not ask".
     pub(super) fn alternatives(
         &mut self,
         kind: Kind,

@@ -1,8 +1,8 @@
 //! One simulated file: what is durable, what is visible, and the log of what lies between.
 //!
 //! Knows: versions. Must never know: operations' order or results (its owner decides), other files.
-//! Invariants: `visible` is `durable` with the whole log applied in order of completion; a sync makes a prefix of the
-//! log durable, namely what had completed when the sync was submitted.
+//! Invariants: `visible` is `durable` with the whole log applied in order of completion; a sync makes a
+//! prefix of the log durable, namely what had completed when the sync was submitted.
 
 use super::digest::Digest;
 use super::store::{Change, Store};

@@ -156,9 +156,9 @@ impl Sim {
         self.log().iter().filter(|logged| logged.op.kind == Kind::Write)
     }
 
-    /// Of everything that decides what may happen from here on: content, open files, pending operations (as a set: in
-    /// which order they were pushed does not matter), answers not yet reaped, faults to come. Not of counters, logs,
-    /// memory addresses, or the clock.
+    /// Of everything that decides what may happen from here on: content, open files, pending operations (as a
+    /// set: in which order they were pushed does not matter), answers not yet reaped, faults to come. Not of
+    /// counters, logs, memory addresses, or the clock.
     pub fn digest(&self) -> u128 {
         let mut digest = Digest::new();
         digest.word(self.files.len() as u64).word(self.crash_unit as u64);

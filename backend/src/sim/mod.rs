@@ -1,17 +1,20 @@
-//! A deterministic disk in memory: volatile write cache, chosen completion order, injected faults, power cuts.
+//! A deterministic disk in memory: volatile write cache, chosen completion order, injected faults, power
+//! cuts.
 //!
-//! Knows: files by path, operations, what is durable. Must never know: image formats; who chooses (a [`Chooser`] is
-//! handed in with every step, so one harness drives everything).
+//! Knows: files by path, operations, what is durable. Must never know: image formats; who chooses (a
+//! [`Chooser`] is handed in with every step, so one harness drives everything).
 //!
 //! The rules that crash proofs stand on:
-//! * a write's bytes are captured at push, and become visible when it completes; a read sees what is visible when *it*
-//!   completes: so overlapping operations take effect in order of completion;
-//! * a change becomes durable only by a sync that was submitted after the change completed, and that itself succeeds;
-//! * until then a power cut leaves, crash unit by crash unit, the durable or any volatile version (see [`crash`]);
+//! * a write's bytes are captured at push, and become visible when it completes; a read sees what is visible
+//!   when *it* completes: so overlapping operations take effect in order of completion;
+//! * a change becomes durable only by a sync that was submitted after the change completed, and that itself
+//!   succeeds;
+//! * until then a power cut leaves, crash unit by crash unit, the durable or any volatile version (see
+//!   [`crash`]);
 //! * operations that were pushed but not submitted never reached the disk.
 //!
-//! A clone holds the memory segments of pending reads: step only one of two copies; a clone is for [`Sim::crash`],
-//! [`Sim::digest`] and looking.
+//! A clone holds the memory segments of pending reads: step only one of two copies; a clone is for
+//! [`Sim::crash`], [`Sim::digest`] and looking.
 //!
 //! It is test equipment: misuse (misaligned O_DIRECT transfers) panics with a message.
 
@@ -227,7 +230,8 @@ impl Sim {
     }
 
     /// # Panics
-    /// If an O_DIRECT transfer is not aligned: the kernel would answer EINVAL, and it is a bug of the caller's.
+    /// If an O_DIRECT transfer is not aligned: the kernel would answer EINVAL, and it is a bug of the
+    /// caller's.
     fn check_alignment(&self, op: &Op) {
         let (Op::Read { file, offset, segments } | Op::Write { file, offset, segments }) = op else { return };
         let Ok(handle) = self.handle(*file) else { return };
@@ -241,7 +245,8 @@ impl Sim {
             |s: &Segment| s.address().addr().is_multiple_of(memory) && s.len().is_multiple_of(memory);
         assert!(
             offset.is_multiple_of(align) && len.is_multiple_of(align) && segments.iter().all(aligned),
-            "misaligned O_DIRECT {:?} of {:?}: offset {offset} len {len} align {align}, memory align {memory}: {segments:?}",
+            "misaligned O_DIRECT {:?} of {:?}: offset {offset} len {len} align {align}, \
+             memory align {memory}: {segments:?}",
             Kind::of(op),
             String::from_utf8_lossy(&file.path),
         );

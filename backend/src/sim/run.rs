@@ -1,6 +1,7 @@
 //! Completing one pending operation: the only place where simulated state changes.
 //!
-//! Invariant: an operation takes effect at the moment of its completion, entirely, unless a fault says otherwise.
+//! Invariant: an operation takes effect at the moment of its completion, entirely, unless a fault says
+//! otherwise.
 
 use super::chooser::{Choice, Chooser, pick};
 use super::fault::{Aftermath, Fault};
@@ -94,7 +95,8 @@ impl Sim {
                 let moved = left;
                 for segment in segments {
                     let step = left.min(segment.len() as u64);
-                    // SAFETY: the segments' maker promised that they are valid until the completion is reaped.
+                    // SAFETY: the segments' maker promised that they are valid until the completion is
+                    // reaped.
                     unsafe { file.visible.read(offset, segment.address(), step as usize) };
                     (offset, left) = (offset + step, left - step);
                 }

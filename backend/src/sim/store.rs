@@ -1,8 +1,8 @@
 //! Sparse bytes: 4 KiB chunks, shared between copies until one of them writes.
 //!
 //! Knows: byte ranges. Must never know: versions, durability, operations.
-//! Invariant: what was never written reads as zeros and costs nothing; equal content has an equal digest, whether zeros
-//! were written or never touched.
+//! Invariant: what was never written reads as zeros and costs nothing; equal content has an equal digest,
+//! whether zeros were written or never touched.
 
 use super::digest::{Digest, of_bytes};
 use crate::buffer::Segments;
@@ -46,7 +46,8 @@ impl Chunk {
 /// A chunk, or zeros.
 pub(super) type Content = Option<Arc<Chunk>>;
 
-/// The part of a write that falls into one chunk: its bytes are at their place in a chunk of their own, zero elsewhere.
+/// The part of a write that falls into one chunk: its bytes are at their place in a chunk of their own, zero
+/// elsewhere.
 #[derive(Clone)]
 pub(super) struct Piece {
     pub(super) chunk: u64,
@@ -130,8 +131,8 @@ impl Change {
         Change::Write(kept)
     }
 
-    /// The chunks that this may change, each with the byte range inside it; of a zeroing only those that `present`
-    /// names, since others are zero already.
+    /// The chunks that this may change, each with the byte range inside it; of a zeroing only those that
+    /// `present` names, since others are zero already.
     pub(super) fn touched(&self, present: impl Fn(Range<u64>) -> Vec<u64>) -> Vec<(u64, Range<usize>)> {
         match self {
             Change::Nothing => Vec::new(),

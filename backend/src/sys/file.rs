@@ -1,8 +1,8 @@
 //! An open image file: opening, kind, length, alignment.
 //!
 //! Knows: open(2), statx(2). Must never know: who asks.
-//! Invariants: only regular files and block devices become an [`OpenFile`] (a FIFO or a terminal named by an untrusted
-//! image would block for ever); locks are given back before the descriptor is closed.
+//! Invariants: only regular files and block devices become an [`OpenFile`] (a FIFO or a terminal named by an
+//! untrusted image would block for ever); locks are given back before the descriptor is closed.
 
 use super::{lock, retry};
 use crate::op::{Errno, LockMode, OpenFlags, Stat};
@@ -81,7 +81,8 @@ impl OpenFile {
         *self.held.lock().unwrap_or_else(|e| e.into_inner()) != LockMode::None
     }
 
-    /// Gives the locks back. Closing alone does not: the ring's file table may hold the description a little longer.
+    /// Gives the locks back. Closing alone does not: the ring's file table may hold the description a little
+    /// longer.
     pub(crate) fn unlock(&self) {
         if self.locked() {
             // a failing unlock leaves it to close

@@ -1,5 +1,6 @@
-//! QEMU's image locks: OFD byte-range locks on the bytes 100+n ("I use permission n") and 200+n ("I do not share
-//! permission n"), always shared ones; a conflict shows when asking whether somebody else holds the opposite byte.
+//! QEMU's image locks: OFD byte-range locks on the bytes 100+n ("I use permission n") and 200+n ("I do not
+//! share permission n"), always shared ones; a conflict shows when asking whether somebody else holds the
+//! opposite byte.
 //!
 //! Knows: which bytes. Must never know: why.
 //! Invariant: after a failed change exactly the old bytes are held.

@@ -1,8 +1,8 @@
 //! Worker threads that do blocking tasks: all of `threads`, and the few things that a ring cannot do.
 //!
 //! Knows: tasks by number, an eventfd. Must never know: tokens, capacity (its owner bounds what is queued).
-//! Invariants: every queued task finishes exactly once, or is dropped unstarted when the pool is dropped; after the drop
-//! no worker touches memory of any task.
+//! Invariants: every queued task finishes exactly once, or is dropped unstarted when the pool is dropped;
+//! after the drop no worker touches memory of any task.
 
 use super::event::EventFd;
 use super::{Outcome, Task, perform};

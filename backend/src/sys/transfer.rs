@@ -1,8 +1,8 @@
 //! One read or write on its way: what is left, and what a system call's result means.
 //!
-//! Knows: short transfers, EINTR, EAGAIN, the end of the file, O_DIRECT's alignment. Must never know: how the system
-//! call is made; so the rules are tested without one.
-//! Invariant: bytes are counted once; a transfer ends complete, at the end of the file (reads), or with an error.
+//! Knows: short transfers, EINTR, EAGAIN, the end of the file, O_DIRECT's alignment. Must never know: how the
+//! system call is made; so the rules are tested without one. Invariant: bytes are counted once; a transfer
+//! ends complete, at the end of the file (reads), or with an error.
 
 use super::file::OpenFile;
 use super::{last_errno, signed};

@@ -8,7 +8,8 @@ use io_uring::{EnterFlags, types};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Continuations of short transfers go out at once; a chain that is longer than this many system calls goes on next turn.
+/// Continuations of short transfers go out at once; a chain that is longer than this many system calls goes
+/// on next turn.
 const ROUNDS: usize = 4;
 /// How long a drop on the wrong thread waits for the kernel to finish by itself.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -3,8 +3,8 @@
 //! Knows: the ring, operations in flight by slot. Must never know: image formats, guests.
 //!
 //! Invariants:
-//! * a slot has at most one SQE or worker job in flight, and there are as many slots as the smaller of both queues has
-//!   entries: neither queue can overflow, and a published SQE always fits;
+//! * a slot has at most one SQE or worker job in flight, and there are as many slots as the smaller of both
+//!   queues has entries: neither queue can overflow, and a published SQE always fits;
 //! * the ring is entered by the thread that submits first, and by no other; that thread also drops it;
 //! * an SQE that was published stays published until the kernel took it, whatever the system call says;
 //! * notifications go through an eventfd: with deferred task work the ring's own descriptor loses wake-ups;
@@ -48,7 +48,8 @@ struct Core {
     jobs: Vec<Job>,
 }
 
-/// The ring. Must be submitted to and dropped by one and the same thread; which one, the first submit decides.
+/// The ring. Must be submitted to and dropped by one and the same thread; which one, the first submit
+/// decides.
 pub struct Uring {
     ring: IoUring,
     core: Core,
@@ -75,8 +76,8 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// A ring for `queue_depth` operations in flight. Fails with the kernel's reason where io_uring is refused, and with
-    /// [`io::ErrorKind::Unsupported`] where it lacks an operation.
+    /// A ring for `queue_depth` operations in flight. Fails with the kernel's reason where io_uring is
+    /// refused, and with [`io::ErrorKind::Unsupported`] where it lacks an operation.
     pub fn new(queue_depth: u32) -> io::Result<Uring> {
         Uring::with_ring(setup::build(queue_depth)?, queue_depth)
     }
@@ -115,8 +116,8 @@ impl Uring {
         match next {
             Next::Entry(entry) => {
                 let entry = entry.user_data(key as u64);
-                // SAFETY: its pointers are the operation's segments (their maker's promise), static, or in the slot,
-                // which stays where it is until the entry is answered.
+                // SAFETY: its pointers are the operation's segments (their maker's promise), static, or in
+                // the slot, which stays where it is until the entry is answered.
                 let pushed = unsafe { self.ring.submission().push(&entry) };
                 // one entry a slot, and no more slots than entries
                 assert!(pushed.is_ok(), "the submission queue holds one entry a slot");

@@ -1,4 +1,5 @@
-//! What a result means for the operation that waited for it: the transitions between the steps of [`super::work`].
+//! What a result means for the operation that waited for it: the transitions between the steps of
+//! [`super::work`].
 //!
 //! Invariant: EINTR and EAGAIN repeat the step (but close: its descriptor is gone whatever it answers).
 

@@ -1,8 +1,8 @@
 //! What is registered with the ring: files by number, buffers by address.
 //!
 //! Knows: which index means what. Must never know: operations.
-//! Invariants: a file number is not given out again before its ring registration was undone; a closing file has no
-//! target.
+//! Invariants: a file number is not given out again before its ring registration was undone; a closing file
+//! has no target.
 
 use crate::buffer::Segment;
 use crate::op::{Errno, FileId};
@@ -115,7 +115,8 @@ impl Buffers {
         while made && rest.len() > 0 && self.ranges.len() < FIXED_BUFFERS {
             let len = rest.len().min(MAX_BUFFER);
             let iovec = libc::iovec { iov_base: rest.address().cast(), iov_len: len };
-            // SAFETY: the caller of `Backend::register_buffer` keeps the memory valid until the backend is dropped.
+            // SAFETY: the caller of `Backend::register_buffer` keeps the memory valid until the backend is
+            // dropped.
             let done = unsafe { submitter.register_buffers_update(self.ranges.len() as u32, &[iovec], None) };
             if done.is_err() {
                 return;

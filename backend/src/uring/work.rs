@@ -1,8 +1,9 @@
-//! Operations as small state machines: each is at one step, and has at most one SQE or one worker job in flight.
+//! Operations as small state machines: each is at one step, and has at most one SQE or one worker job in
+//! flight.
 //!
 //! Knows: which step follows which result. Must never know: the ring itself, tokens.
-//! Invariants: pointers in an SQE point into the slot's boxes, the operation's segments or static memory, none of which
-//! moves while the SQE is in flight; every step ends in another step or in the answer.
+//! Invariants: pointers in an SQE point into the slot's boxes, the operation's segments or static memory,
+//! none of which moves while the SQE is in flight; every step ends in another step or in the answer.
 
 use super::setup::Supported;
 use super::table::{Buffers, Files, Target};
