@@ -1,0 +1,232 @@
+//! Real files: QED images, their backing chains, the gate, the tools.
+
+use quod::tools::{self, CreateOptions, Repair, Session};
+use quod::{AllowAll, Config, Error, Format, OpenOptions, Policy, SameDirectory, Status};
+use std::path::{Path, PathBuf};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn qed(&self, name: &str, size: u64, backing: Option<(&str, Option<Format>)>) -> PathBuf {
+        let options = CreateOptions {
+            cluster_size: Some(4096),
+            table_size: Some(1),
+            backing: backing.map(|(name, format)| (name.to_string(), format)),
+            ..CreateOptions::new(Format::Qed, size)
+        };
+        tools::create(self.path(name), &options).unwrap();
+        self.path(name)
+    }
+}
+
+fn pattern(seed: u32, len: usize) -> Vec<u8> {
+    (0..len as u32).map(|at| (at ^ seed).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
+fn writable() -> OpenOptions {
+    OpenOptions::new().write(true).backing(AllowAll)
+}
+
+fn failure(path: &Path, options: OpenOptions) -> Error {
+    match Session::open(path, options) {
+        Ok(_) => panic!("{} opened", path.display()),
+        Err(error) => error,
+    }
+}
+
+fn sound(path: &Path) {
+    let report = tools::check(path, None, None).unwrap();
+    assert!(report.is_sound() && report.leaks == 0, "{report:?}");
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+fn scribble(session: &mut Session, model: &mut [u8], seed: u64, steps: usize) {
+    let mut random = Random(seed);
+    let size = model.len() as u64;
+    for step in 0..steps {
+        let offset = random.below(size - 1);
+        let len = 1 + random.below((size - offset).min(20_000));
+        let range = offset as usize..(offset + len) as usize;
+        match random.below(8) {
+            0 => {
+                session.write_zeroes(offset, len, step % 2 == 0).unwrap();
+                model[range].fill(0);
+            }
+            1 => session.flush().unwrap(),
+            2 | 3 => {
+                let mut bytes = vec![0xaa; len as usize];
+                session.read(offset, &mut bytes).unwrap();
+                assert!(bytes == model[range], "seed {seed} step {step} read {offset}+{len}");
+            }
+            _ => {
+                let bytes = pattern(step as u32, len as usize);
+                session.write(offset, &bytes).unwrap();
+                model[range].copy_from_slice(&bytes);
+            }
+        }
+    }
+    let mut all = vec![0; model.len()];
+    session.read(0, &mut all).unwrap();
+    assert!(all == model, "seed {seed}: final read");
+}
+
+#[test]
+fn a_chain_of_three_holds_what_was_written_buffered_and_direct() {
+    for seed in 1..7 {
+        let folder = Folder::new();
+        let base = pattern(9, 300_000);
+        std::fs::write(folder.path("base.raw"), &base).unwrap();
+        folder.qed("middle.qed", 500_224, Some(("base.raw", Some(Format::Raw))));
+        let top = folder.qed("top.qed", 700_416, Some(("middle.qed", None)));
+        let mut model = vec![0; 700_416];
+        model[..300_000].copy_from_slice(&base);
+        let policy = if seed % 3 == 0 { Policy::Writethrough } else { Policy::Writeback };
+        let options = || writable().direct(seed % 2 == 0).policy(policy);
+        {
+            let mut middle = Session::open(folder.path("middle.qed"), options()).unwrap();
+            let mut half = model[..500_224].to_vec();
+            scribble(&mut middle, &mut half, seed + 100, 60);
+            model[..500_224].copy_from_slice(&half);
+            middle.close().unwrap();
+        }
+        let middle_bytes = std::fs::read(folder.path("middle.qed")).unwrap();
+        let mut session = Session::open(&top, options()).unwrap();
+        assert_eq!(session.info().unwrap().layers.len(), 3);
+        scribble(&mut session, &mut model, seed, 150);
+        session.close().unwrap();
+        sound(&top);
+        let mut again = Session::open(&top, OpenOptions::new().backing(SameDirectory)).unwrap();
+        let mut all = vec![0; model.len()];
+        again.read(0, &mut all).unwrap();
+        assert!(all == model, "seed {seed}: after reopening");
+        assert!(middle_bytes == std::fs::read(folder.path("middle.qed")).unwrap(), "a backing file was changed");
+    }
+}
+
+#[test]
+fn the_gate_keeps_backing_files_closed_by_default() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("base.raw"), [1; 4096]).unwrap();
+    let top = folder.qed("top.qed", 65536, Some(("base.raw", None)));
+    let error = failure(&top, OpenOptions::new());
+    assert_eq!(error, Error::NotAllowed { image: top.clone(), backing: "base.raw".into() });
+    assert!(error.to_string().contains("top.qed") && error.to_string().contains("base.raw"));
+    assert_eq!(Session::open(&top, OpenOptions::new().no_backing(true)).unwrap().info().unwrap().layers.len(), 1);
+    let elsewhere = folder.path("base.raw");
+    let gate = move |_: &Path, name: &[u8]| (name == b"base.raw").then(|| elsewhere.clone());
+    assert_eq!(Session::open(&top, OpenOptions::new().gate_fn(gate)).unwrap().info().unwrap().layers.len(), 2);
+    let protocol = folder.qed("nbd.qed", 65536, Some(("nbd:localhost:10809", None)));
+    let error = failure(&protocol, writable());
+    assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("nbd:localhost")), "{error:?}");
+    let prefixed = folder.qed("file.qed", 65536, Some(("file:base.raw", Some(Format::Raw))));
+    Session::open(&prefixed, writable()).unwrap();
+}
+
+#[test]
+fn loops_and_long_chains_are_errors_that_name_the_file() {
+    let folder = Folder::new();
+    let a = folder.qed("a.qed", 65536, Some(("b.qed", None)));
+    folder.qed("b.qed", 65536, Some(("a.qed", None)));
+    let error = failure(&a, writable());
+    let repeated = folder.path("a.qed");
+    assert_eq!(error, Error::BackingLoop { image: folder.path("b.qed"), repeated });
+    folder.qed("0.qed", 65536, None);
+    for layer in 1..5 {
+        folder.qed(&format!("{layer}.qed"), 65536, Some((&format!("{}.qed", layer - 1), None)));
+    }
+    let top = folder.path("4.qed");
+    assert_eq!(Session::open(&top, writable().max_depth(5)).unwrap().info().unwrap().layers.len(), 5);
+    let error = failure(&top, writable().max_depth(4));
+    assert_eq!(error, Error::TooDeep { image: folder.path("1.qed"), depth: 4 });
+}
+
+#[test]
+fn a_missing_backing_file_is_named_and_nothing_stays_locked() {
+    let folder = Folder::new();
+    let top = folder.qed("top.qed", 65536, Some(("gone.raw", None)));
+    let error = failure(&top, writable());
+    assert!(matches!(&error, Error::Io { path, errno: libc::ENOENT, .. } if path.ends_with("gone.raw")), "{error:?}");
+    std::fs::write(folder.path("gone.raw"), [1; 4096]).unwrap();
+    Session::open(&top, writable()).unwrap().close().unwrap();
+}
+
+#[test]
+fn writers_lock_each_other_out() {
+    let folder = Folder::new();
+    let path = folder.qed("a.qed", 65536, None);
+    let writer = Session::open(&path, writable()).unwrap();
+    assert_eq!(failure(&path, writable()), Error::Locked { path: path.clone(), lock: "write" });
+    assert!(matches!(tools::info(&path, None, false), Err(Error::Locked { .. })));
+    tools::info(&path, None, true).unwrap();
+    Session::open(&path, OpenOptions::new().lock(false)).unwrap();
+    writer.close().unwrap();
+    let reader = Session::open(&path, OpenOptions::new()).unwrap();
+    let other = Session::open(&path, OpenOptions::new()).unwrap();
+    drop((reader, other));
+    Session::open(&path, writable()).unwrap();
+}
+
+#[test]
+fn tools_describe_check_and_rename() {
+    let folder = Folder::new();
+    let base = folder.qed("base.qed", 1 << 20, None);
+    let top = folder.qed("top.qed", 1 << 20, Some(("base.qed", None)));
+    let info = tools::info(&top, None, false).unwrap();
+    assert_eq!((info.format, info.info.virtual_size, info.table_size), (Format::Qed, 1 << 20, Some(1)));
+    assert_eq!(info.backing_path, Some(base.clone()));
+    assert_eq!(tools::probe(&top), Ok(Format::Qed));
+    let mut session = Session::open(&base, writable()).unwrap();
+    session.write(5000, b"from the base").unwrap();
+    session.close().unwrap();
+    tools::set_backing(&top, None).unwrap();
+    assert_eq!(tools::info(&top, None, false).unwrap().info.backing, None);
+    tools::set_backing(&top, Some(("./base.qed", None))).unwrap();
+    let mut session = Session::open(&top, writable()).unwrap();
+    let mut bytes = [0; 13];
+    session.read(5000, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"from the base");
+    session.write(0, &[1]).unwrap();
+    let extent = session.map(0, 0, 1 << 20).unwrap();
+    assert_eq!((extent.status, extent.len), (Status::Data, 4096));
+    assert_eq!(session.map(1, 4096, 4096).unwrap().status, Status::Data);
+    session.close().unwrap();
+    let report = tools::check(&top, None, Some(Repair::All)).unwrap();
+    assert_eq!((report.allocated_clusters, report.total_clusters), (1, 256));
+    sound(&base);
+}
+
+#[test]
+fn a_session_on_workers_moves_the_same_bytes() {
+    let folder = Folder::new();
+    let path = folder.qed("a.qed", 1 << 20, None);
+    let config = Config { backend: quod::BackendKind::Threads, ..Config::default() };
+    let mut model = vec![0; 1 << 20];
+    let mut session = Session::with_config(&path, writable(), config).unwrap();
+    scribble(&mut session, &mut model, 77, 100);
+    let stats = session.stats().unwrap();
+    assert!(stats.counters.allocations > 0 && stats.bytes_written > 0 && stats.errors == 0);
+    assert!(session.driver().hold().histogram().len() > 100);
+    session.resize(2 << 20).unwrap();
+    assert_eq!(session.info().unwrap().virtual_size, 2 << 20);
+    session.quiesce().unwrap();
+    session.close().unwrap();
+    sound(&path);
+}
