@@ -52,7 +52,9 @@ pub fn run(path: &Path) -> Answer<()> {
         while let Some(done) = driver.next_completion() {
             done.result?;
             match done.kind {
-                CompletionKind::Opened => submit(&mut driver, disk, Request::write(100, Buffer::from(TEXT), 0))?,
+                CompletionKind::Opened => {
+                    submit(&mut driver, disk, Request::write(100, Buffer::from(TEXT), 0))?
+                }
                 CompletionKind::Request(Kind::Write) => {
                     submit(&mut driver, disk, Request::read(100, Buffer::zeroed(TEXT.len()), 0))?;
                 }
@@ -74,6 +76,7 @@ pub fn run(path: &Path) -> Answer<()> {
 
 #[allow(dead_code, reason = "the tests call `run`")]
 fn main() -> Answer<()> {
-    let path = std::env::args_os().nth(1).ok_or("usage: epoll_loop IMAGE (a few bytes of it are overwritten)")?;
+    let path =
+        std::env::args_os().nth(1).ok_or("usage: epoll_loop IMAGE (a few bytes of it are overwritten)")?;
     run(Path::new(&path))
 }

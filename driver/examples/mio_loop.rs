@@ -1,4 +1,5 @@
-//! Embedding in a mio loop: open an image, write, read back, flush, close, all as events beside a timer of our own.
+//! Embedding in a mio loop: open an image, write, read back, flush, close, all as events beside a timer of
+//! our own.
 //!
 //! `cargo run -p quod --example mio_loop -- disk.img`
 
@@ -91,6 +92,7 @@ pub fn run(path: &Path) -> Answer<()> {
 
 #[allow(dead_code, reason = "the tests call `run`")]
 fn main() -> Answer<()> {
-    let path = std::env::args_os().nth(1).ok_or("usage: mio_loop IMAGE (its first mebibyte is overwritten)")?;
+    let path =
+        std::env::args_os().nth(1).ok_or("usage: mio_loop IMAGE (its first mebibyte is overwritten)")?;
     run(Path::new(&path))
 }

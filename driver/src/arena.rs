@@ -1,7 +1,7 @@
 //! Aligned buffers on loan: for tables, for transfers that do not fit the device's alignment, for fills.
 //!
-//! Knows: sizes. Must never know: what the bytes mean. Buffers are kept by size class and reused, so that the hot path
-//! does not allocate once warm; what is idle is bounded by [`IDLE`] per class.
+//! Knows: sizes. Must never know: what the bytes mean. Buffers are kept by size class and reused, so that the
+//! hot path does not allocate once warm; what is idle is bounded by [`IDLE`] per class.
 //! Invariant: a loan is given back once, and only when no operation uses its bytes.
 
 use crate::buffers;
@@ -13,7 +13,8 @@ const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 const IDLE: [usize; 5] = [256, 64, 64, 32, 8];
 /// Buffers of the smallest class made at the start, in one piece that is registered with the backend.
 const FIRST: usize = 128;
-/// Zeros to write, in pieces of this many bytes. Nobody writes to them, so the host backs them with its one zero page.
+/// Zeros to write, in pieces of this many bytes. Nobody writes to them, so the host backs them with its one
+/// zero page.
 const ZEROS: usize = 1 << 20;
 
 /// A buffer on loan.
@@ -51,7 +52,14 @@ impl Arena {
         }
         let mut idle = IDLE.map(Vec::with_capacity);
         idle[0].extend((0..FIRST as u32).rev());
-        Arena { first, zeros: Buffer::zeroed(ZEROS), slots, idle, gone: Vec::with_capacity(4 * FIRST), lent: 0 }
+        Arena {
+            first,
+            zeros: Buffer::zeroed(ZEROS),
+            slots,
+            idle,
+            gone: Vec::with_capacity(4 * FIRST),
+            lent: 0,
+        }
     }
 
     /// The piece to register with the backend.

@@ -1,9 +1,10 @@
 //! Memory: guest buffers as scatter lists, and the arena of aligned buffers for tables, bounces and fills.
 //!
 //! Knows: addresses, lengths, alignment. Must never know: files, offsets in files, machines.
-//! The only room of the driver with `unsafe`. Invariants: a segment given to an operation stays valid until the
-//! operation's completion was reaped, because guest buffers stay in their request's slot and arena buffers are given back
-//! only then; and because the driver drops its backend (which waits for what is in flight) before both.
+//! The only room of the driver with `unsafe`. Invariants: a segment given to an operation stays valid until
+//! the operation's completion was reaped, because guest buffers stay in their request's slot and arena
+//! buffers are given back only then; and because the driver drops its backend (which waits for what is in
+//! flight) before both.
 
 use quod_backend::{Buffer, Segment, Segments};
 
@@ -15,9 +16,10 @@ pub struct RawBuffers {
 
 impl RawBuffers {
     /// # Safety
-    /// From the submission of the request that carries them until its completion was taken (or the driver dropped), the
-    /// segments keep the promise of [`Segment::new`]: they stay valid, and nobody else writes to them (reads from them,
-    /// if the request is a read). Guest memory that the guest changes meanwhile is allowed.
+    /// From the submission of the request that carries them until its completion was taken (or the driver
+    /// dropped), the segments keep the promise of [`Segment::new`]: they stay valid, and nobody else writes
+    /// to them (reads from them, if the request is a read). Guest memory that the guest changes meanwhile is
+    /// allowed.
     pub unsafe fn new(segments: Segments) -> RawBuffers {
         RawBuffers { segments }
     }
@@ -90,8 +92,8 @@ impl Buffers {
     pub(crate) fn scatter_list(&mut self) -> Segments {
         let one = |buffer: &mut Buffer| {
             let len = buffer.as_slice().len();
-            // SAFETY: the buffer moves into its request's slot next and is given back only with the completion; moving
-            // a `Buffer` does not move its bytes.
+            // SAFETY: the buffer moves into its request's slot next and is given back only with the
+            // completion; moving a `Buffer` does not move its bytes.
             unsafe { buffer.segment(0, len) }
         };
         match self {
@@ -111,8 +113,8 @@ pub(crate) fn whole(buffer: &mut Buffer) -> Segment {
 
 /// Part of a buffer of the arena as a segment.
 pub(crate) fn part(buffer: &mut Buffer, offset: usize, len: usize) -> Segment {
-    // SAFETY: the arena touches the bytes of a loan only through whoever holds the loan, and the in-flight table holds it
-    // until the operation was reaped; the arena lives longer than the backend.
+    // SAFETY: the arena touches the bytes of a loan only through whoever holds the loan, and the in-flight
+    // table holds it until the operation was reaped; the arena lives longer than the backend.
     unsafe { buffer.segment(offset, len) }
 }
 
@@ -130,8 +132,9 @@ pub(crate) fn within(segment: Segment, offset: usize, len: usize) -> Segment {
 pub(crate) fn view<T>(keeper: &T, memory: Segment, len: usize) -> &[u8] {
     let _ = keeper;
     let part = within(memory, 0, len);
-    // SAFETY: memory of the arena (the only caller), initialised, kept while `keeper` is borrowed, and on loan to the
-    // caller, who knows that no operation uses it. Only this loan's bytes are touched: operations use the neighbours.
+    // SAFETY: memory of the arena (the only caller), initialised, kept while `keeper` is borrowed, and on
+    // loan to the caller, who knows that no operation uses it. Only this loan's bytes are touched: operations
+    // use the neighbours.
     unsafe { std::slice::from_raw_parts(part.address(), len) }
 }
 
@@ -174,8 +177,9 @@ pub(crate) fn total(segments: &[Segment]) -> u64 {
 /// Fills a scatter list with zeros.
 pub(crate) fn zero(segments: &[Segment]) {
     for segment in segments {
-        // SAFETY: inside this crate segments come from requests that are not completed or from arena buffers on loan; both
-        // are valid, and the caller is about to be told that this read is finished, so no operation fills them now.
+        // SAFETY: inside this crate segments come from requests that are not completed or from arena buffers
+        // on loan; both are valid, and the caller is about to be told that this read is finished, so no
+        // operation fills them now.
         unsafe { segment.address().write_bytes(0, segment.len()) }
     }
 }
@@ -199,8 +203,9 @@ pub(crate) fn gather(segments: &[Segment], to: &mut [u8]) -> usize {
     let mut at = 0;
     for segment in segments {
         let take = segment.len().min(to.len() - at);
-        // SAFETY: the segment is valid for reads (as in `zero`); the destination is checked to have `take` bytes left and
-        // is an exclusive borrow. The guest may change its memory meanwhile: any mixture of bytes will do then.
+        // SAFETY: the segment is valid for reads (as in `zero`); the destination is checked to have `take`
+        // bytes left and is an exclusive borrow. The guest may change its memory meanwhile: any mixture of
+        // bytes will do then.
         unsafe { to.as_mut_ptr().add(at).copy_from_nonoverlapping(segment.address(), take) }
         at += take;
     }

@@ -172,8 +172,8 @@ impl OpenOptions {
         self
     }
 
-    /// As [`OpenOptions::backing`], with a closure: the image's path and the backing name as it stands in the image in,
-    /// the file to open out.
+    /// As [`OpenOptions::backing`], with a closure: the image's path and the backing name as it stands in the
+    /// image in, the file to open out.
     pub fn gate_fn(self, gate: impl FnMut(&Path, &[u8]) -> Option<PathBuf> + Send + 'static) -> Self {
         self.backing(gate)
     }
@@ -197,7 +197,8 @@ impl OpenOptions {
 
     /// The machine's settings for the layer at `depth` (0: the image) of a file with this alignment.
     pub(crate) fn core(&self, config: &Config, depth: usize, align: u32) -> Options {
-        // a deeper layer serves the extents of the layer above it: each acb reads at most data, head fill and tail fill
+        // a deeper layer serves the extents of the layer above it: each acb reads at most data, head fill and
+        // tail fill
         let requests = if depth == 0 { config.requests } else { self.acbs.saturating_mul(3) };
         Options {
             requests,

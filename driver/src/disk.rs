@@ -1,8 +1,8 @@
 //! One disk: its phase, its layers, and which request owns which slot of a layer's machine.
 //!
 //! Knows: machines, files, request slots. Must never know: the backend.
-//! Invariants: a slot is filled from the machine's acceptance of a request to its `Done`; guest buffers stay in it that
-//! long; a disk's files are closed only when none of its operations is in flight.
+//! Invariants: a slot is filled from the machine's acceptance of a request to its `Done`; guest buffers stay
+//! in it that long; a disk's files are closed only when none of its operations is in flight.
 
 use crate::buffers::Buffers;
 use crate::error::Error;

@@ -1,8 +1,9 @@
-//! The driver: one backend, many disks. The public calls and nothing else; the work is in `pump`, `open`, `translate`.
+//! The driver: one backend, many disks. The public calls and nothing else; the work is in `pump`, `open`,
+//! `translate`.
 //!
 //! Knows: disks, completions, time. Must never know: image formats, system calls.
-//! Invariants: no call but [`Driver::wait`] blocks; whatever a call changed is settled when it returns; the number of
-//! accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
+//! Invariants: no call but [`Driver::wait`] blocks; whatever a call changed is settled when it returns; the
+//! number of accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
 
 use crate::config::{Config, OpenOptions};
 use crate::disk::{Disk, Phase};
@@ -28,11 +29,12 @@ const ROUNDS: usize = 4;
 
 /// See the crate's documentation.
 ///
-/// Dropping a driver without closing its disks is like a power cut for them: nothing is corrupt, what was not flushed may
-/// be lost. It waits for the operations in flight, because they use the buffers.
+/// Dropping a driver without closing its disks is like a power cut for them: nothing is corrupt, what was not
+/// flushed may be lost. It waits for the operations in flight, because they use the buffers.
 pub struct Driver<B: Backend = AnyBackend> {
-    // Fields are dropped in this order: the port's first field is the backend, which waits for everything in flight, so
-    // the buffers in the port's arena and in the disks' request slots go only when nothing uses them any more.
+    // Fields are dropped in this order: the port's first field is the backend, which waits for everything in
+    // flight, so the buffers in the port's arena and in the disks' request slots go only when nothing uses
+    // them any more.
     pub(crate) port: Port<B>,
     pub(crate) disks: Vec<Disk>,
     pub(crate) vacant: Vec<u32>,
@@ -80,8 +82,8 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    /// Starts to open an image and its backing files; ends as a completion of kind `Opened`. Until then the disk takes
-    /// no requests.
+    /// Starts to open an image and its backing files; ends as a completion of kind `Opened`. Until then the
+    /// disk takes no requests.
     pub fn open(&mut self, path: impl AsRef<Path>, options: OpenOptions) -> Result<DiskId, Error> {
         self.now = self.port.backend.now();
         if path.as_ref().as_os_str().is_empty() {
@@ -104,7 +106,8 @@ impl<B: Backend> Driver<B> {
         Ok(id)
     }
 
-    /// Takes a request, or gives it back. Never blocks, makes no system call: call `turn` after the last one of a batch.
+    /// Takes a request, or gives it back. Never blocks, makes no system call: call `turn` after the last one
+    /// of a batch.
     pub fn submit(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
         self.now = self.port.backend.now();
         let result = match self.admit(disk, request) {
@@ -122,7 +125,8 @@ impl<B: Backend> Driver<B> {
     fn admit(&mut self, id: DiskId, request: Request) -> Result<Place, Box<Rejected>> {
         let reject = |reason, request| Err(Box::new(Rejected { reason, request }));
         let most = self.config.requests;
-        let Some(disk) = self.disks.get_mut(id.index as usize).filter(|disk| disk.generation == id.generation)
+        let Some(disk) =
+            self.disks.get_mut(id.index as usize).filter(|disk| disk.generation == id.generation)
         else {
             return reject(Refusal::Error(Error::Closed), request);
         };
@@ -151,7 +155,8 @@ impl<B: Backend> Driver<B> {
 
     /// Hands operations to the backend, takes what finished, fires the timers that are due. Never blocks.
     ///
-    /// Call it when the descriptor is readable, when [`Driver::next_timeout`] has passed, and after submitting.
+    /// Call it when the descriptor is readable, when [`Driver::next_timeout`] has passed, and after
+    /// submitting.
     pub fn turn(&mut self) -> Result<(), Error> {
         self.now = self.port.backend.now();
         let result = self.rounds();
@@ -188,8 +193,8 @@ impl<B: Backend> Driver<B> {
         self.reaped = reaped;
     }
 
-    /// As `turn`, but sleeps until something finished, a timer is due, or `timeout` ran out; returns at once when there
-    /// is something to take, or nothing to wait for. For tools and tests.
+    /// As `turn`, but sleeps until something finished, a timer is due, or `timeout` ran out; returns at once
+    /// when there is something to take, or nothing to wait for. For tools and tests.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         self.now = self.port.backend.now();
         let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
@@ -219,8 +224,9 @@ impl<B: Backend> Driver<B> {
         Some(completion)
     }
 
-    /// Call `turn` and take completions when this much time has passed, if not before. Zero: there are operations to hand
-    /// over, or completions to take, now. A loop that sleeps no longer than this needs no other care.
+    /// Call `turn` and take completions when this much time has passed, if not before. Zero: there are
+    /// operations to hand over, or completions to take, now. A loop that sleeps no longer than this needs no
+    /// other care.
     pub fn next_timeout(&self) -> Option<Duration> {
         if self.port.unsent() || !self.done.is_empty() {
             return Some(Duration::ZERO);
@@ -273,8 +279,8 @@ impl<B: Backend> Driver<B> {
         self.hold.reset();
     }
 
-    /// Takes the recorded transitions (see [`Config::trace`]). Take them often: beyond a bound they are dropped and
-    /// counted by [`Driver::lost_transitions`].
+    /// Takes the recorded transitions (see [`Config::trace`]). Take them often: beyond a bound they are
+    /// dropped and counted by [`Driver::lost_transitions`].
     pub fn drain_transitions(&mut self, sink: &mut dyn FnMut(TimedTransition)) {
         self.transitions.drain(sink);
     }

@@ -203,7 +203,10 @@ mod tests {
         let lock = Error::Locked { path: path.clone(), lock: "write" }.to_string();
         assert!(lock.contains("/images/a.qed") && lock.contains("Failed to get \"write\" lock"));
         let device = Error::Device { path: path.clone(), op: "WriteData", offset: 4096, errno: libc::EIO };
-        assert_eq!(device.to_string(), "/images/a.qed: WriteData at host offset 0x1000 failed: Input/output error");
+        assert_eq!(
+            device.to_string(),
+            "/images/a.qed: WriteData at host offset 0x1000 failed: Input/output error"
+        );
         let gate = Error::NotAllowed { image: path, backing: "base".into() }.to_string();
         assert!(gate.contains("a.qed") && gate.contains("'base'"));
     }

@@ -2,10 +2,10 @@
 //!
 //! Knows: the backend's notification descriptor. Must never know: what it tells about.
 //!
-//! The loop: wait until the descriptor is readable or [`Driver::next_timeout`] has passed; call [`Driver::turn`]; take
-//! everything from [`Driver::next_completion`]; submit; call `turn` again if something was submitted. A wake is a hint: it
-//! may come early or without cause, and `turn` clears it before it reaps to empty, so none is lost, edge-triggered (mio) or
-//! level-triggered.
+//! The loop: wait until the descriptor is readable or [`Driver::next_timeout`] has passed; call
+//! [`Driver::turn`]; take everything from [`Driver::next_completion`]; submit; call `turn` again if something
+//! was submitted. A wake is a hint: it may come early or without cause, and `turn` clears it before it reaps
+//! to empty, so none is lost, edge-triggered (mio) or level-triggered.
 
 use crate::driver::Driver;
 use mio::event::Source;
@@ -19,7 +19,9 @@ impl<B: Backend> Driver<B> {
     fn notify(&self) -> io::Result<RawFd> {
         match self.backend().notify_fd() {
             Some(fd) => Ok(fd.as_raw_fd()),
-            None => Err(io::Error::new(io::ErrorKind::Unsupported, "this backend has no descriptor to wait for")),
+            None => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this backend has no descriptor to wait for"))
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Fill buffers: the bytes around a guest's bytes that a write must carry along (QEMU: prefill and postfill).
 //!
 //! Knows: which control block's, head or tail. Must never know: where the bytes come from.
-//! Invariants: a fill starts out as zeros; it is given back when its write has ended; a fill that a read is still
-//! filling is never given back, even if its control block died meanwhile.
+//! Invariants: a fill starts out as zeros; it is given back when its write has ended; a fill that a read is
+//! still filling is never given back, even if its control block died meanwhile.
 
 use crate::arena::{Arena, Loan};
 use quod_backend::{Segment, Segments};
@@ -27,8 +27,16 @@ pub(crate) fn side(part: Part) -> usize {
 }
 
 impl Fill {
-    /// A read of `len` bytes to `at` begins; makes the buffer, zeroed, if this is the first of this generation.
-    pub(crate) fn begin(&mut self, arena: &mut Arena, generation: u32, size: u32, at: u32, len: u32) -> Segment {
+    /// A read of `len` bytes to `at` begins; makes the buffer, zeroed, if this is the first of this
+    /// generation.
+    pub(crate) fn begin(
+        &mut self,
+        arena: &mut Arena,
+        generation: u32,
+        size: u32,
+        at: u32,
+        len: u32,
+    ) -> Segment {
         if self.loan.is_none() || self.generation != generation || self.len != size {
             self.drop_loan(arena);
             *self = Fill { loan: Some(arena.take_zeroed(size as usize)), len: size, generation, busy: 0 };

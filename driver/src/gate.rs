@@ -1,4 +1,5 @@
-//! Open gates: an image names another file as its backing file, and somebody must say whether it may be opened.
+//! Open gates: an image names another file as its backing file, and somebody must say whether it may be
+//! opened.
 //!
 //! Knows: paths and the bytes of the name. Must never know: open files, machines.
 //! Invariant: no file is opened on an image's word alone; the default gate opens nothing.
@@ -9,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Decides which backing files may be opened.
 pub trait OpenGate {
-    /// `image` is the path of the image that names `name` (raw bytes from its header, never a protocol name). Answers
-    /// the path to open, or None: refused.
+    /// `image` is the path of the image that names `name` (raw bytes from its header, never a protocol name).
+    /// Answers the path to open, or None: refused.
     fn allow(&mut self, image: &Path, name: &[u8]) -> Option<PathBuf>;
 }
 
@@ -30,8 +31,8 @@ impl OpenGate for DenyBacking {
     }
 }
 
-/// Allows files directly in the directory of the image that names them. Symbolic links there are the embedder's
-/// own business: this gate looks at names only.
+/// Allows files directly in the directory of the image that names them. Symbolic links there are the
+/// embedder's own business: this gate looks at names only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SameDirectory;
 
@@ -63,7 +64,8 @@ pub fn resolve(image: &Path, name: &[u8]) -> PathBuf {
     directory(image).join(OsStr::from_bytes(name))
 }
 
-/// The file name in `name`, without its `file:` prefix; None if it names another protocol (a colon before any slash).
+/// The file name in `name`, without its `file:` prefix; None if it names another protocol (a colon before any
+/// slash).
 pub(crate) fn plain_name(name: &[u8]) -> Option<&[u8]> {
     if let Some(rest) = name.strip_prefix(b"file:") {
         return Some(rest);

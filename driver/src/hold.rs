@@ -1,8 +1,10 @@
 //! How long one call into the driver holds the embedder's thread.
 //!
 //! Knows: durations. Must never know: a clock (callers pass times in), requests.
-//! Measured are `submit` and `turn` (and `open`): two clock reads a call, the second of `submit` doubles as nothing else.
-//! `next_completion` only pops a queue and is not measured. Invariant: recording never allocates.
+//! Measured are `open`, `submit`, `turn` and `wait` (without its sleep), each with two reads of the clock,
+//! the first of which is also the time that everything in the call happens at. `next_completion` only pops a
+//! queue: not measured.
+//! Invariant: recording never allocates.
 
 use hdrhistogram::Histogram;
 use std::time::Duration;

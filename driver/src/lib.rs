@@ -1,8 +1,8 @@
 //! An asynchronous block driver for QED and qcow2 disk images that an event loop embeds.
 //!
-//! [`Driver`] owns one backend (io_uring, or a worker pool) and many disks. No call blocks, except those of [`tools`] and
-//! [`Driver::wait`]. Every guest request is an explicit state machine in `quod-states`; bytes are moved by `quod-backend`;
-//! this crate is the pump between the two.
+//! [`Driver`] owns one backend (io_uring, or a worker pool) and many disks. No call blocks, except those of
+//! [`tools`] and [`Driver::wait`]. Every guest request is an explicit state machine in `quod-states`; bytes
+//! are moved by `quod-backend`; this crate is the pump between the two.
 //!
 //! ```no_run
 //! use quod::{Buffer, Config, Driver, OpenOptions, Request};
@@ -41,7 +41,6 @@ pub mod tools;
 mod trace;
 mod translate;
 
-
 pub use buffers::{Buffers, RawBuffers};
 pub use config::{Config, OpenOptions};
 pub use driver::{Driver, TimedTransition};
@@ -52,5 +51,7 @@ pub use request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refus
 pub use stats::{KINDS, PathClass, Stats};
 
 pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
-pub use quod_states::{Backing, Counters, Extent, Flags, Format, Gate, Info, Kind, Path, Policy, State, Status, Transition};
+pub use quod_states::{
+    Backing, Counters, Extent, Flags, Format, Gate, Info, Kind, Path, Policy, State, Status, Transition,
+};
 pub use {quod_backend as backend, quod_states as states};

@@ -1,9 +1,9 @@
 //! Opening a disk: one file after the other, from the image down its chain of backing files.
 //!
-//! Knows: the steps (open, stat, lock, the format's own opening), the gate, the chain's limits. Must never know: what a
-//! header says, beyond the backing name.
-//! Invariants: nothing waits; whatever fails, every file that was opened is closed before the failure is delivered; a
-//! file named by an image is opened only if the gate allows it, and never twice in one chain.
+//! Knows: the steps (open, stat, lock, the format's own opening), the gate, the chain's limits. Must never
+//! know: what a header says, beyond the backing name.
+//! Invariants: nothing waits; whatever fails, every file that was opened is closed before the failure is
+//! delivered; a file named by an image is opened only if the gate allows it, and never twice in one chain.
 
 use crate::buffers::Buffers;
 use crate::config::OpenOptions;
@@ -97,7 +97,13 @@ impl<B: Backend> Driver<B> {
     }
 
     /// An operation of an opening came back.
-    pub(crate) fn opener_landed(&mut self, index: u32, depth: u16, flight: Flight, result: Result<Output, Errno>) {
+    pub(crate) fn opener_landed(
+        &mut self,
+        index: u32,
+        depth: u16,
+        flight: Flight,
+        result: Result<Output, Errno>,
+    ) {
         let disk = &mut self.disks[index as usize];
         let current = disk.layers.len() == usize::from(depth);
         if let (Task::Step, Ok(Output::Opened(file))) = (&flight.task, result) {

@@ -1,8 +1,9 @@
 //! The way to the backend: the table of what is in flight, and the queue of what the backend had no room for.
 //!
 //! Knows: tokens, operations, which machine asked. Must never know: why.
-//! Invariants: every operation sent comes back once (the backend's promise) and finds its flight by slot and generation;
-//! operations leave in the order in which they were named, none is lost. Both tables are bounded by the machines' slabs.
+//! Invariants: every operation sent comes back once (the backend's promise) and finds its flight by slot and
+//! generation; operations leave in the order in which they were named, none is lost. Both tables are bounded
+//! by the machines' slabs.
 
 use crate::arena::{Arena, Loan};
 use quod_backend::{Backend, Op, Token};
@@ -33,12 +34,27 @@ pub(crate) enum Dest {
 #[derive(Debug)]
 pub(crate) enum Task {
     /// Hand `len` bytes from `skip` on to the machine.
-    ReadTable { loan: Loan, skip: u32, len: u32 },
-    WriteTable { loan: Loan },
+    ReadTable {
+        loan: Loan,
+        skip: u32,
+        len: u32,
+    },
+    WriteTable {
+        loan: Loan,
+    },
     /// Zeros behind the end of the file; if it went through a bounce buffer, copy from its byte `skip` on.
-    Read { dest: Dest, len: u64, bounce: Option<Loan>, skip: u32 },
+    Read {
+        dest: Dest,
+        len: u64,
+        bounce: Option<Loan>,
+        skip: u32,
+    },
     /// Give the fills back.
-    Write { acb: AcbId, request: u32, bounce: Option<Loan> },
+    Write {
+        acb: AcbId,
+        request: u32,
+        bounce: Option<Loan>,
+    },
     /// Tell the machine.
     Plain,
     /// Open, stat or lock.
@@ -64,8 +80,8 @@ struct Entry {
     flight: Option<Flight>,
 }
 
-/// See the module's header. The backend is the first field: it is dropped first, and waits for what is in flight, so
-/// that nothing writes to the arena's or the guests' buffers when those go.
+/// See the module's header. The backend is the first field: it is dropped first, and waits for what is in
+/// flight, so that nothing writes to the arena's or the guests' buffers when those go.
 pub(crate) struct Port<B> {
     pub backend: B,
     pub arena: Arena,

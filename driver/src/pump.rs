@@ -1,8 +1,8 @@
 //! The pump: after every change of a machine everything that it wants is taken from it and sent on its way.
 //!
 //! Knows: all rooms of the driver. Must never know: what a machine's states mean.
-//! Invariants: between two changes of one machine it is drained dry; layers talk to each other only through the job
-//! list, so nothing recurses however long the chain; a public call returns with the job list empty.
+//! Invariants: between two changes of one machine it is drained dry; layers talk to each other only through
+//! the job list, so nothing recurses however long the chain; a public call returns with the job list empty.
 
 use crate::buffers::{self, Buffers};
 use crate::disk::{Child, Disk, Layer, Origin, Owner, Phase, Slot, timer_index};
@@ -13,7 +13,9 @@ use crate::port::{Dest, Flight, Target, Task};
 use crate::request::{Completion, CompletionKind};
 use crate::translate::{Out, Place, translate};
 use quod_backend::{Backend, Completion as Landed, Errno, Output};
-use quod_states::{Event, Extent, Flags, IoId, Kind, Machine, Outcome, Part, Path, Refused, Request, RequestId};
+use quod_states::{
+    Event, Extent, Flags, IoId, Kind, Machine, Outcome, Part, Path, Refused, Request, RequestId,
+};
 use std::time::Duration;
 
 /// One change of one machine that another machine asked for.
@@ -35,7 +37,8 @@ struct Done {
 }
 
 impl<B: Backend> Driver<B> {
-    /// Takes everything that a layer's machine wants, and then everything that follows from it in other layers.
+    /// Takes everything that a layer's machine wants, and then everything that follows from it in other
+    /// layers.
     pub(crate) fn settle(&mut self, place: Place) {
         self.drain(place);
         while let Some(job) = self.jobs.pop_front() {
@@ -237,7 +240,8 @@ impl<B: Backend> Driver<B> {
     }
 }
 
-/// Where a landed read belongs; None if its owner is gone. The owner is not waiting for it any more afterwards.
+/// Where a landed read belongs; None if its owner is gone. The owner is not waiting for it any more
+/// afterwards.
 fn destination(
     layer: &mut Layer,
     arena: &crate::arena::Arena,
@@ -252,7 +256,9 @@ fn destination(
         }
         Dest::Fill { acb, part, at } => {
             let fill = &mut layer.fills[acb.index as usize][side(part)];
-            fill.end(acb.generation).then(|| fill.part(arena, acb.generation, at, len))?.map(|s| [s].into_iter().collect())
+            fill.end(acb.generation)
+                .then(|| fill.part(arena, acb.generation, at, len))?
+                .map(|s| [s].into_iter().collect())
         }
     }
 }
@@ -272,7 +278,8 @@ pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
     }
 }
 
-/// The error of a request: what the layer below said, if that is what made it fail, otherwise what the machine says.
+/// The error of a request: what the layer below said, if that is what made it fail, otherwise what the
+/// machine says.
 fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Error) -> Error {
     if let quod_states::Error::Device { errno, .. } = error {
         let cause = cause.or_else(|| layer.fill_cause.take());
@@ -307,7 +314,8 @@ impl<B: Backend> Driver<B> {
             return self.closed(index);
         }
         for (file, _) in &disk.files {
-            let flight = Flight { disk: index, target: Target::Close, io: crate::port::NO_IO, task: Task::Close };
+            let flight =
+                Flight { disk: index, target: Target::Close, io: crate::port::NO_IO, task: Task::Close };
             self.port.send(flight, quod_backend::Op::Close { file: *file });
         }
     }
@@ -333,7 +341,14 @@ impl<B: Backend> Driver<B> {
 }
 
 /// A guest's request enters its slot.
-pub(crate) fn occupy(layer: &mut Layer, id: RequestId, kind: Kind, len: u64, mut buffers: Buffers, started: Duration) {
+pub(crate) fn occupy(
+    layer: &mut Layer,
+    id: RequestId,
+    kind: Kind,
+    len: u64,
+    mut buffers: Buffers,
+    started: Duration,
+) {
     let segments = buffers.scatter_list();
     let owner = Some(Owner::Guest { kind, len, buffers, started });
     layer.slots[id.index as usize] = Slot { owner, segments, ..Slot::default() };

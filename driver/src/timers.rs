@@ -1,8 +1,8 @@
 //! Timers: machines ask for alarms in milliseconds, the driver keeps deadlines on the backend's clock.
 //!
 //! Knows: deadlines. Must never know: what a timer is for.
-//! Invariant: `Driver::earliest` is never later than the earliest deadline; it may be earlier after an alarm was called
-//! off, which costs one early call of `turn`.
+//! Invariant: `Driver::earliest` is never later than the earliest deadline; it may be earlier after an alarm
+//! was called off, which costs one early call of `turn`.
 
 use crate::disk::TIMERS;
 use crate::driver::Driver;
@@ -30,7 +30,9 @@ impl<B: Backend> Driver<B> {
     }
 
     fn fire(&mut self, place: Place, timer: usize) {
-        let Some(layer) = self.disks[place.disk as usize].layers.get_mut(place.layer as usize) else { return };
+        let Some(layer) = self.disks[place.disk as usize].layers.get_mut(place.layer as usize) else {
+            return;
+        };
         if layer.deadlines[timer].is_some_and(|deadline| deadline <= self.now) {
             layer.deadlines[timer] = None;
             layer.image.handle_timeout(TIMERS[timer]);

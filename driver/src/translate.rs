@@ -1,8 +1,8 @@
 //! From what a machine names to what the backend does: one match, and the decisions about alignment.
 //!
 //! Knows: both vocabularies, request slots, fills. Must never know: why the machine wants it.
-//! Invariants: a direct transfer satisfies the file's alignment in offset, lengths and addresses; anything else goes
-//! through a bounce buffer. Reads are rounded out; writes never are (the machine aligned them).
+//! Invariants: a direct transfer satisfies the file's alignment in offset, lengths and addresses; anything
+//! else goes through a bounce buffer. Reads are rounded out; writes never are (the machine aligned them).
 
 use crate::arena::Arena;
 use crate::buffers;
@@ -48,7 +48,8 @@ pub(crate) fn round_out(stat: &Stat, offset: u64, len: u64) -> (u64, u64, u32) {
     (start, end - start, (offset - start) as u32)
 }
 
-/// A table read, or something without bytes: what opening and running machines have in common. None: not such a thing.
+/// A table read, or something without bytes: what opening and running machines have in common. None: not such
+/// a thing.
 pub(crate) fn plain<M: Machine>(
     machine: &mut M,
     arena: &mut Arena,
@@ -62,7 +63,10 @@ pub(crate) fn plain<M: Machine>(
             let (start, span, skip) = round_out(&file.stat, offset, u64::from(len));
             let loan = arena.take(span as usize);
             let segments = Segments::from_iter([arena.segment(&loan, 0, span as usize)]);
-            return Some((Task::ReadTable { loan, skip, len }, Op::Read { file: id, offset: start, segments }));
+            return Some((
+                Task::ReadTable { loan, skip, len },
+                Op::Read { file: id, offset: start, segments },
+            ));
         }
         IoOp::WriteTable { offset, len } => {
             let loan = arena.take(len as usize);

@@ -117,7 +117,10 @@ fn a_chain_of_three_holds_what_was_written_buffered_and_direct() {
         let mut all = vec![0; model.len()];
         again.read(0, &mut all).unwrap();
         assert!(all == model, "seed {seed}: after reopening");
-        assert!(middle_bytes == std::fs::read(folder.path("middle.qed")).unwrap(), "a backing file was changed");
+        assert!(
+            middle_bytes == std::fs::read(folder.path("middle.qed")).unwrap(),
+            "a backing file was changed"
+        );
     }
 }
 
@@ -129,10 +132,16 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     let error = failure(&top, OpenOptions::new());
     assert_eq!(error, Error::NotAllowed { image: top.clone(), backing: "base.raw".into() });
     assert!(error.to_string().contains("top.qed") && error.to_string().contains("base.raw"));
-    assert_eq!(Session::open(&top, OpenOptions::new().no_backing(true)).unwrap().info().unwrap().layers.len(), 1);
+    assert_eq!(
+        Session::open(&top, OpenOptions::new().no_backing(true)).unwrap().info().unwrap().layers.len(),
+        1
+    );
     let elsewhere = folder.path("base.raw");
     let gate = move |_: &Path, name: &[u8]| (name == b"base.raw").then(|| elsewhere.clone());
-    assert_eq!(Session::open(&top, OpenOptions::new().gate_fn(gate)).unwrap().info().unwrap().layers.len(), 2);
+    assert_eq!(
+        Session::open(&top, OpenOptions::new().gate_fn(gate)).unwrap().info().unwrap().layers.len(),
+        2
+    );
     let protocol = folder.qed("nbd.qed", 65536, Some(("nbd:localhost:10809", None)));
     let error = failure(&protocol, writable());
     assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("nbd:localhost")), "{error:?}");
@@ -163,7 +172,10 @@ fn a_missing_backing_file_is_named_and_nothing_stays_locked() {
     let folder = Folder::new();
     let top = folder.qed("top.qed", 65536, Some(("gone.raw", None)));
     let error = failure(&top, writable());
-    assert!(matches!(&error, Error::Io { path, errno: libc::ENOENT, .. } if path.ends_with("gone.raw")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Io { path, errno: libc::ENOENT, .. } if path.ends_with("gone.raw")),
+        "{error:?}"
+    );
     std::fs::write(folder.path("gone.raw"), [1; 4096]).unwrap();
     Session::open(&top, writable()).unwrap().close().unwrap();
 }

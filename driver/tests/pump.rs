@@ -1,11 +1,12 @@
-//! The pump over the simulated disk: raw images, buffered and O_DIRECT, any order of completion, errors, opening.
+//! The pump over the simulated disk: raw images, buffered and O_DIRECT, any order of completion, errors,
+//! opening.
 
 use quod::backend::Backend;
 use quod::backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
 use quod::tools::{self, CreateOptions};
 use quod::{
-    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format, Kind, OpenOptions,
-    Refusal, Request,
+    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format, Kind,
+    OpenOptions, Refusal, Request,
 };
 use std::time::Duration;
 
@@ -26,7 +27,9 @@ fn next(driver: &mut Driver<Sim>, order: &mut Seeded) -> Completion {
             return done;
         }
         driver.turn().unwrap();
-        if !driver.backend_mut().step(order) && let Some(time) = driver.next_timeout() {
+        if !driver.backend_mut().step(order)
+            && let Some(time) = driver.next_timeout()
+        {
             driver.backend_mut().advance(time);
         }
     }
@@ -45,7 +48,12 @@ fn submit(driver: &mut Driver<Sim>, disk: DiskId, request: Request) {
 }
 
 /// Runs requests together, as far as the driver takes them.
-fn together(driver: &mut Driver<Sim>, disk: DiskId, order: &mut Seeded, requests: Vec<Request>) -> Vec<Completion> {
+fn together(
+    driver: &mut Driver<Sim>,
+    disk: DiskId,
+    order: &mut Seeded,
+    requests: Vec<Request>,
+) -> Vec<Completion> {
     let count = requests.len();
     let mut done = Vec::new();
     for mut request in requests {
@@ -263,14 +271,21 @@ fn failures_of_the_device_name_the_file_and_leave_the_driver_alive() {
     let mut driver = driver_on(sim);
     let (disk, _) = open(&mut driver, raw());
     let mut order = Seeded::new(5);
-    driver.backend_mut().set_faults(FaultPlan::none().and(Fault::new(&[OpKind::Read], When::Nth(1), libc::EIO)));
+    driver.backend_mut().set_faults(FaultPlan::none().and(Fault::new(
+        &[OpKind::Read],
+        When::Nth(1),
+        libc::EIO,
+    )));
     for user in 0..2 {
         submit(&mut driver, disk, Request::read(0, Buffer::zeroed(512), user));
     }
     let results: Vec<_> = (0..2).map(|_| next(&mut driver, &mut order).result).collect();
     let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
     assert_eq!(failed.len(), 1);
-    assert!(matches!(&failed[0], Error::Device { path, errno: libc::EIO, .. } if path.ends_with("disk")), "{failed:?}");
+    assert!(
+        matches!(&failed[0], Error::Device { path, errno: libc::EIO, .. } if path.ends_with("disk")),
+        "{failed:?}"
+    );
     assert_eq!(driver.stats(disk).unwrap().errors, 1);
 }
 

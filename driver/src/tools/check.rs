@@ -83,7 +83,8 @@ pub fn check(
     check_with(path, format, repair, true)
 }
 
-/// As [`check`]; `lock` false: even if somebody else has the image open. What they change meanwhile may look damaged.
+/// As [`check`]; `lock` false: even if somebody else has the image open. What they change meanwhile may look
+/// damaged.
 pub fn check_with(
     path: impl AsRef<Path>,
     format: Option<Format>,

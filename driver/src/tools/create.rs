@@ -80,8 +80,8 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     host.write(0, &start)
 }
 
-/// Changes (or with None removes) the backing file that an image names. The guest's data is not touched. An image that
-/// was not closed cleanly is checked and repaired first.
+/// Changes (or with None removes) the backing file that an image names. The guest's data is not touched. An
+/// image that was not closed cleanly is checked and repaired first.
 pub fn set_backing(path: impl AsRef<Path>, backing: Option<(&str, Option<Format>)>) -> Result<(), Error> {
     let path = path.as_ref();
     let mut host = Host::open(path, true, true)?;

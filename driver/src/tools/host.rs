@@ -27,11 +27,11 @@ impl Host {
     pub(super) fn open(path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
         let backend = AnyBackend::new(BackendKind::Auto, 8)
             .map_err(|error| Error::backend("setting up the backend", &error))?;
-        let stat =
-            Stat { len: 0, identity: (0, 0), offset_align: 1, memory_align: 1, block_device: false };
+        let stat = Stat { len: 0, identity: (0, 0), offset_align: 1, memory_align: 1, block_device: false };
         let file = LayerFile { id: FileId(0), stat, path: path.to_path_buf() };
         let mut host = Host { backend, arena: Arena::new(), file };
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::io(path, "open", libc::EINVAL))?;
+        let name =
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::io(path, "open", libc::EINVAL))?;
         let op = Op::Open { path: name, flags: OpenFlags { write, direct: false } };
         match host.run(op)? {
             Ok(Output::Opened(id)) => host.file.id = id,

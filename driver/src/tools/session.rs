@@ -22,7 +22,11 @@ impl Session {
     }
 
     /// Opens an image with a driver of this configuration.
-    pub fn with_config(path: impl AsRef<Path>, options: OpenOptions, config: Config) -> Result<Session, Error> {
+    pub fn with_config(
+        path: impl AsRef<Path>,
+        options: OpenOptions,
+        config: Config,
+    ) -> Result<Session, Error> {
         let mut driver = Driver::new(config)?;
         let disk = driver.open(path, options)?;
         let mut session = Session { driver, disk };
