@@ -1,1 +1,82 @@
-fn main() {}
+//! The `quod` command: one file a subcommand, each a thin caller of the driver.
+//!
+//! Knows: names of subcommands. Must never know: images, offsets, requests.
+//! Called by the name `qemu-io`, it behaves as `quod io`.
+
+mod bench;
+mod check;
+mod create;
+mod failure;
+mod format;
+mod getopt;
+mod info;
+mod io;
+mod json;
+mod keyval;
+mod map;
+mod replay;
+mod sizes;
+
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Create, inspect, check, exercise and replay disk images
+#[derive(Parser)]
+#[command(name = "quod", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Create(create::Args),
+    Info(info::Args),
+    Check(check::Args),
+    Map(map::Args),
+    /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
+    #[command(disable_help_flag = true)]
+    Io {
+        /// Options of qemu-io, and an image
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    Bench(bench::Args),
+    Replay(replay::Args),
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_else(|| "quod".into());
+    let called = Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    if called == "qemu-io" {
+        failure::set_program("qemu-io");
+        return io::run(&words);
+    }
+    failure::set_program("quod");
+    if words.first().is_some_and(|word| word == "io") {
+        return io::run(&words[1..]);
+    }
+    match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        Err(error) => {
+            // printing fails only if nobody reads
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Create(args) => create::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Map(args) => map::run(args),
+        Command::Io { args } => io::run(&args),
+        Command::Bench(args) => bench::run(args),
+        Command::Replay(args) => replay::run(args),
+    }
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Runs QEMU's own iotests for qed with quod in the place of qemu-io.
+#
+#   driver/cli/iotests.sh SOURCE [TEST...]
+#
+# SOURCE   an unpacked QEMU source tree (tests/qemu-iotests, python and scripts are enough); the release must
+#          be the one of the installed qemu-img, because the expected outputs belong to it:
+#              apt-get source --download-only qemu && tar xJf qemu_*.orig.tar.xz
+# TEST     numbers of tests; without them, every test that `check` finds (those that do not apply to qed
+#          say so themselves).
+#
+# Environment:
+#   IO       the program in qemu-io's place. Default: quod from the target folder (built with --release when it
+#            is missing). IO=/usr/bin/qemu-io gives the baseline that docs/compat.md compares with.
+#   WORK     folder for images and logs. Default: a new temporary folder, removed at the end.
+#   CACHE    the cache mode handed to `check -c` (none needs a file system with O_DIRECT below WORK).
+#   LIMIT    seconds that one test may take (default 120).
+#   FORMAT   image format (default qed; raw also works).
+#
+# Prints one line a test: NUMBER pass|fail|notrun|timeout REASON. No emulator is needed: where a test starts one,
+# a stub that knows no machine stands in its place, and the test is listed as failing in the baseline too.
+set -u
+
+usage() {
+    sed -n '2,/^set -u/{/^set -u/d;s/^# \{0,1\}//p}' "$0"
+    exit 1
+}
+
+find_quod() {
+    local top target
+    top=$(cd "$(dirname "$0")/../.." && pwd)
+    target=${CARGO_TARGET_DIR:-$top/target}
+    if [ ! -x "$target/release/quod" ]; then
+        (cd "$top" && cargo build --quiet --release -p quod-cli) >&2 || exit 1
+    fi
+    echo "$target/release/quod"
+}
+
+need() {
+    command -v "$1" || { echo "iotests.sh: $1 is not installed" >&2; exit 1; }
+}
+
+# The tree that `check` expects to be started from: a link to itself, and programs two folders above.
+lay_out() {
+    mkdir -p "$build" "$WORK/bin" "$WORK/scratch"
+    ln -sfn "$iotests/check" "$build/check"
+    ln -sfn "$io" "$WORK/bin/qemu-io"
+    cat > "$WORK/bin/qemu-stub" <<'STUB'
+#!/bin/sh
+case "$*" in
+    *'-machine help'*) echo 'none                 empty machine' ;;
+    *) echo 'qemu-stub: there is no emulator here' >&2; exit 1 ;;
+esac
+STUB
+    chmod +x "$WORK/bin/qemu-stub"
+}
+
+run_one() {
+    local test=$1 log=$WORK/$1.log status
+    mkdir -p "$(dirname "$log")"
+    (
+        cd "$build" || exit 1
+        export TEST_DIR=$WORK/scratch QEMU_PROG=$WORK/bin/qemu-stub QSD_PROG=$WORK/bin/qemu-stub
+        export QEMU_IMG_PROG=$img QEMU_NBD_PROG=$nbd QEMU_IO_PROG=$WORK/bin/qemu-io
+        export MALLOC_PERTURB_=0
+        timeout -k 5 "${LIMIT:-120}" ./check "-${FORMAT:-qed}" ${CACHE:+-c "$CACHE"} --color off "$test"
+    ) > "$log" 2>&1
+    status=$?
+    if [ "$status" -ge 124 ]; then
+        echo "$test timeout"
+    elif grep -q '^Not run: ' "$log"; then
+        echo "$test notrun: $(sed -n 's/.* not run  *[][0-9: .]* \{3,\}//p' "$log" | head -1)"
+    elif [ "$status" = 0 ]; then
+        echo "$test pass"
+    else
+        echo "$test fail"
+    fi
+}
+
+[ $# -ge 1 ] || usage
+case $1 in -h | --help) usage ;; esac
+iotests=$(cd "$1/tests/qemu-iotests" 2>/dev/null && pwd) ||
+    { echo "iotests.sh: $1/tests/qemu-iotests is not there" >&2; exit 1; }
+shift
+io=$(readlink -f "${IO:-$(find_quod)}")
+img=$(need qemu-img) || exit 1
+nbd=$(need qemu-nbd) || exit 1
+need python3 > /dev/null || exit 1
+if [ -z "${WORK:-}" ]; then
+    WORK=$(mktemp -d)
+    trap 'rm -rf "$WORK"' EXIT
+fi
+build=$WORK/build/tests/qemu-iotests
+lay_out
+if [ $# -eq 0 ]; then
+    set -- $(cd "$build" && TEST_DIR=$WORK/scratch ./check "-${FORMAT:-qed}" -n 2>/dev/null |
+        sed "s#^\([a-z]\)#tests/\1#")
+fi
+for test in "$@"; do
+    run_one "$test"
+done

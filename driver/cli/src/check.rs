@@ -1,0 +1,150 @@
+//! `quod check`: is the image consistent? As `qemu-img check` answers.
+//!
+//! Knows: exit codes and texts. Must never know: how a check is made.
+
+use crate::failure::{self, could_not_open};
+use crate::format::{self, Output};
+use crate::json;
+use quod::Format;
+use quod::tools::{self, CheckReport, Repair};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit code: data is or may be damaged.
+const CORRUPT: u8 = 2;
+/// Exit code: clusters are wasted, nothing worse.
+const LEAKS: u8 = 3;
+/// Exit code: the format has no check.
+const NO_CHECK: u8 = 63;
+
+/// Check an image for consistency
+///
+/// Exit codes: 0 clean, 1 the check failed, 2 corrupt, 3 leaks only, 63 the format has no check
+#[derive(clap::Args)]
+pub struct Args {
+    /// Format of the image (default: probe)
+    #[arg(short, long, value_name = "FMT")]
+    format: Option<String>,
+    /// Repair what was found: leaks, or all
+    #[arg(short, long, value_name = "WHAT")]
+    repair: Option<String>,
+    /// How to answer
+    #[arg(long, value_enum, value_name = "OFMT", default_value_t)]
+    output: Output,
+    /// Check even if a writer has the image open
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// Print errors only
+    #[arg(short, long)]
+    quiet: bool,
+    /// The image
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> ExitCode {
+    let format = match args.format.as_deref().map(format::parse).transpose() {
+        Ok(format) => format,
+        Err(text) => return failure::fail(format!("Could not open '{}': {text}", args.file.display())),
+    };
+    let repair = match args.repair.as_deref() {
+        None => None,
+        Some("leaks") => Some(Repair::Leaks),
+        Some("all") => Some(Repair::All),
+        Some(other) => {
+            return failure::fail(format!("--repair (-r) expects 'leaks' or 'all' not '{other}'"));
+        }
+    };
+    let format = match tools::info(&args.file, format, args.force_share) {
+        Ok(info) => info.format,
+        Err(error) => return could_not_open(&args.file, &error),
+    };
+    if format == Format::Raw {
+        failure::fail("This image format does not support checks");
+        return ExitCode::from(NO_CHECK);
+    }
+    match tools::check(&args.file, Some(format), repair) {
+        Ok(report) => answer(&args, format, &report),
+        Err(error) => could_not_open(&args.file, &error),
+    }
+}
+
+fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
+    if !args.quiet {
+        match args.output {
+            Output::Human => print!("{}", human(report)),
+            Output::Json => println!("{}", json::pretty(&object(args, format, report))),
+        }
+    }
+    match (report.corruptions, report.leaks, report.check_errors) {
+        (_, _, 1..) => ExitCode::FAILURE,
+        (1.., _, _) => ExitCode::from(CORRUPT),
+        (0, 1.., _) => ExitCode::from(LEAKS),
+        (0, 0, 0) => ExitCode::SUCCESS,
+    }
+}
+
+fn human(report: &CheckReport) -> String {
+    let mut text = String::new();
+    if report.corruptions_fixed > 0 || report.leaks_fixed > 0 {
+        text += &format!(
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\n\
+             Double checking the fixed image now...\n",
+            report.leaks_fixed, report.corruptions_fixed
+        );
+    }
+    if report.corruptions + report.leaks + report.check_errors == 0 {
+        text += "No errors were found on the image.\n";
+    }
+    if report.corruptions > 0 {
+        text += &format!(
+            "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt \
+             it.\n",
+            report.corruptions
+        );
+    }
+    if report.leaks > 0 {
+        text += &format!(
+            "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n",
+            report.leaks
+        );
+    }
+    if report.check_errors > 0 {
+        text += &format!("\n{} internal errors have occurred during the check.\n", report.check_errors);
+    }
+    if report.total_clusters > 0 && report.allocated_clusters > 0 {
+        let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole as f64;
+        text += &format!(
+            "{}/{} = {:.2}% allocated, {:.2}% fragmented, 0.00% compressed clusters\n",
+            report.allocated_clusters,
+            report.total_clusters,
+            percent(report.allocated_clusters, report.total_clusters),
+            percent(report.fragmented_clusters, report.allocated_clusters),
+        );
+    }
+    text
+}
+
+/// Fields in the order in which qemu-img happens to print them; counts of zero are left out where it does.
+fn object(args: &Args, format: Format, report: &CheckReport) -> Value {
+    let mut fields = Map::new();
+    let mut add = |name: &str, value: u64, always: bool| {
+        if always || value > 0 {
+            fields.insert(name.to_string(), value.into());
+        }
+    };
+    add("total-clusters", report.total_clusters, false);
+    add("corruptions", report.corruptions, false);
+    add("corruptions-fixed", report.corruptions_fixed, false);
+    add("check-errors", report.check_errors, true);
+    add("leaks", report.leaks, false);
+    add("leaks-fixed", report.leaks_fixed, false);
+    add("allocated-clusters", report.allocated_clusters, false);
+    fields.insert("filename".into(), args.file.display().to_string().into());
+    fields.insert("format".into(), format::name(format).into());
+    if report.fragmented_clusters > 0 {
+        fields.insert("fragmented-clusters".into(), report.fragmented_clusters.into());
+    }
+    Value::Object(fields)
+}

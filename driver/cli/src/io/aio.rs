@@ -1,0 +1,141 @@
+//! `aio_read`, `aio_write` and `aio_flush`: requests that are started and not waited for.
+//!
+//! Knows: their flags, what is printed when they end. Must never know: when that is.
+
+use super::read::{self, buffers, gather, vector};
+use super::report::{self, Transfer};
+use super::tool::{Failed, Tool};
+use super::write::{self, durable, fill, zeroes};
+use crate::failure::strerror;
+use quod::{Completion, Request};
+use std::time::Instant;
+
+/// What is remembered of a started request.
+pub struct Aio {
+    verb: &'static str,
+    failure: &'static str,
+    offset: u64,
+    bytes: u64,
+    start: Instant,
+    quiet: bool,
+    condensed: bool,
+    dump: bool,
+    pattern: Option<u8>,
+}
+
+/// What is printed when a request has ended.
+pub fn outcome(memo: &Aio, done: &Completion) -> String {
+    if let Err(error) = &done.result {
+        return format!("{} failed: {}\n", memo.failure, strerror(error.errno()));
+    }
+    let mut text = String::new();
+    if memo.dump || memo.pattern.is_some() {
+        let bytes = gather(&done.buffers);
+        if let Some(pattern) = memo.pattern {
+            text += &report::mismatch(&bytes, pattern, memo.offset).unwrap_or_default();
+        }
+        if memo.dump && !memo.quiet {
+            text += &report::dump(&bytes, memo.offset);
+        }
+    }
+    if !memo.quiet {
+        let elapsed = memo.start.elapsed();
+        let Aio { verb, bytes, offset, condensed, .. } = *memo;
+        text += &Transfer { verb, bytes, offset, elapsed, condensed }.text();
+    }
+    text
+}
+
+/// `aio_read off len...`
+pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (flags, operands) = read::flags(tool, words, "CP:iqrv")?;
+    if flags.invalid {
+        tool.say("injecting invalid read request\n");
+        return Ok(());
+    }
+    let (Some(offset), Some(lengths)) = (operands.first(), operands.get(1..).filter(|some| !some.is_empty()))
+    else {
+        return Err(tool.usage("aio_read"));
+    };
+    let offset = tool.number(offset)?;
+    let lengths = vector(tool, lengths)?;
+    let memo = Aio {
+        verb: "read",
+        failure: "readv",
+        offset,
+        bytes: lengths.iter().sum(),
+        start: Instant::now(),
+        quiet: flags.quiet,
+        condensed: flags.condensed,
+        dump: flags.dump,
+        pattern: flags.pattern,
+    };
+    start(tool, memo, |user| Request::read(offset, buffers(&lengths), user));
+    Ok(())
+}
+
+/// `aio_write off len...`
+pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (flags, operands) = write::flags(tool, words, "CfiP:qruz")?;
+    if flags.invalid {
+        tool.say("injecting invalid write request\n");
+        return Ok(());
+    }
+    let (Some(offset), Some(lengths)) = (operands.first(), operands.get(1..).filter(|some| !some.is_empty()))
+    else {
+        return Err(tool.usage("aio_write"));
+    };
+    if flags.zero && lengths.len() != 1 {
+        return Err(tool.refuse("-z supports only a single length parameter"));
+    }
+    if flags.unmap && !flags.zero {
+        return Err(tool.refuse("-u requires -z to be specified"));
+    }
+    let offset = tool.number(offset)?;
+    let lengths = vector(tool, lengths)?;
+    let bytes: u64 = lengths.iter().sum();
+    let memo = Aio {
+        verb: "wrote",
+        failure: "aio_write",
+        offset,
+        bytes,
+        start: Instant::now(),
+        quiet: flags.quiet,
+        condensed: flags.condensed,
+        dump: false,
+        pattern: None,
+    };
+    let mode = tool.engine.as_ref().map(|engine| engine.mode.clone()).unwrap_or_default();
+    let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && mode.discard);
+    let pattern = flags.pattern.unwrap_or(0xcd);
+    start(tool, memo, |user| match flags.zero {
+        true => durable(zeroes(offset, bytes, unmap, user), fua),
+        false => {
+            let contents = vec![pattern; bytes as usize];
+            durable(Request::write(offset, fill(&lengths, &contents), user), fua)
+        }
+    });
+    Ok(())
+}
+
+/// Starts a request. What cannot even start fails as if it had.
+fn start(tool: &mut Tool, memo: Aio, request: impl FnOnce(u64) -> Request) {
+    let failure = memo.failure;
+    let (offset, bytes) = (memo.offset, memo.bytes);
+    let in_range = match tool.engine.as_ref() {
+        Some(engine) => engine.check_range(offset, bytes),
+        None => Err(libc::EBADF),
+    };
+    let result = match in_range {
+        Ok(()) => tool.with(|engine| engine.start(request, memo)),
+        Err(errno) => Err(errno),
+    };
+    if let Err(errno) = result {
+        tool.failed(failure, errno);
+    }
+}
+
+/// `aio_flush`
+pub fn flush(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
+    tool.with(|engine| engine.wait_all()).map_err(|errno| tool.failed("aio_flush", errno))
+}

@@ -1,0 +1,242 @@
+//! One open image: requests that are waited for, and requests that are not.
+//!
+//! Knows: the driver. Must never know: commands, texts.
+//! Invariant: every request that was started ends in `finished` or is waited for; nothing is in flight after `close`.
+
+use super::open::Mode;
+use crate::failure::why_not_opened;
+use quod::tools::{self, CreateOptions};
+use quod::{
+    AllowAll, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format, OpenOptions,
+};
+use quod::{Refusal, Request, Status};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Bytes that copy-on-read moves at a time.
+const COPY_STEP: u64 = 1 << 20;
+
+/// An open image. `T` is what the caller wants to remember of a request that it does not wait for.
+pub struct Engine<T> {
+    driver: Driver,
+    disk: DiskId,
+    /// How it was opened.
+    pub mode: Mode,
+    /// Its file.
+    pub path: PathBuf,
+    /// The format was found by looking, and it is raw.
+    pub probed_raw: bool,
+    size: u64,
+    next_user: u64,
+    started: HashMap<u64, T>,
+    finished: Vec<(T, Completion)>,
+    /// The folder of the temporary overlay.
+    _overlay: Option<TempDir>,
+}
+
+impl<T> Engine<T> {
+    /// Opens an image.
+    pub fn open(path: &Path, mode: Mode) -> Result<Engine<T>, String> {
+        if let Some(text) = mode.contradiction() {
+            return Err(text.into());
+        }
+        let (file, overlay) = match mode.snapshot {
+            true => make_overlay(path, &mode).map(|(file, folder)| (file, Some(folder)))?,
+            false => (path.to_path_buf(), None),
+        };
+        let describe = |error: Error| why_not_opened(path, &error);
+        let config = Config { backend: mode.engine, ..Config::default() };
+        let mut driver = Driver::new(config).map_err(describe)?;
+        let options = OpenOptions::new()
+            .format(mode.format.filter(|_| overlay.is_none()))
+            .write(!mode.read_only)
+            .direct(mode.direct)
+            .lock(!mode.force_share)
+            .backing(AllowAll);
+        let disk = driver.open(&file, options).map_err(describe)?;
+        let mut engine = Engine {
+            driver,
+            disk,
+            mode,
+            path: path.to_path_buf(),
+            probed_raw: false,
+            size: 0,
+            next_user: 1,
+            started: HashMap::new(),
+            finished: Vec::new(),
+            _overlay: overlay,
+        };
+        engine.wait_for(0).map_err(describe)?;
+        let info = engine.info().ok_or("the disk is not open")?;
+        let (size, found) = (info.virtual_size, info.format);
+        engine.size = size;
+        engine.probed_raw = engine.mode.format.is_none() && found == Format::Raw;
+        Ok(engine)
+    }
+
+    /// Facts about the disk.
+    pub fn info(&self) -> Option<&DiskInfo> {
+        self.driver.disk_info(self.disk)
+    }
+
+    /// The guest disk's length: whole sectors.
+    pub fn size(&self) -> u64 {
+        self.size.next_multiple_of(512)
+    }
+
+    /// EIO, as QEMU answers, for a range that is not inside the disk.
+    pub fn check_range(&self, offset: u64, len: u64) -> Result<(), i32> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.size());
+        if inside { Ok(()) } else { Err(libc::EIO) }
+    }
+
+    /// Runs a request to its end. Others that end meanwhile are in `take_finished`.
+    pub fn run(&mut self, request: impl FnOnce(u64) -> Request) -> Result<Completion, Error> {
+        let user = self.submit(request)?;
+        self.wait_for(user)
+    }
+
+    /// Starts a request and goes on.
+    pub fn start(&mut self, request: impl FnOnce(u64) -> Request, memo: T) -> Result<(), Error> {
+        let user = self.submit(request)?;
+        self.started.insert(user, memo);
+        self.driver.turn()
+    }
+
+    fn submit(&mut self, request: impl FnOnce(u64) -> Request) -> Result<u64, Error> {
+        let user = self.next_user;
+        self.next_user += 1;
+        let mut request = request(user);
+        loop {
+            match self.driver.submit(self.disk, request) {
+                Ok(()) => return Ok(user),
+                Err(rejected) if rejected.reason == Refusal::Busy => request = rejected.request,
+                Err(rejected) => return Err(rejected.reason.into()),
+            }
+            self.pump()?;
+        }
+    }
+
+    fn wait_for(&mut self, user: u64) -> Result<Completion, Error> {
+        loop {
+            while let Some(done) = self.driver.next_completion() {
+                if done.user == user {
+                    return match done.result.clone() {
+                        Ok(()) => Ok(done),
+                        Err(error) => Err(error),
+                    };
+                }
+                self.note(done);
+            }
+            if self.driver.idle() {
+                return Err(Error::Closed);
+            }
+            self.driver.wait(self.driver.next_timeout())?;
+        }
+    }
+
+    fn note(&mut self, done: Completion) {
+        if let Some(memo) = self.started.remove(&done.user) {
+            self.finished.push((memo, done));
+        }
+    }
+
+    /// Waits for something to happen.
+    fn pump(&mut self) -> Result<(), Error> {
+        self.driver.wait(self.driver.next_timeout())?;
+        while let Some(done) = self.driver.next_completion() {
+            self.note(done);
+        }
+        Ok(())
+    }
+
+    /// Looks whether something has happened.
+    pub fn turn(&mut self) -> Result<(), Error> {
+        self.driver.turn()?;
+        while let Some(done) = self.driver.next_completion() {
+            self.note(done);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was started has ended.
+    pub fn wait_all(&mut self) -> Result<(), Error> {
+        while !self.started.is_empty() {
+            self.pump()?;
+        }
+        Ok(())
+    }
+
+    /// Requests that were started and have ended since the last call, in the order in which they ended.
+    pub fn take_finished(&mut self) -> Vec<(T, Completion)> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// The driver, to wait for it together with something else.
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Sets the guest disk's length.
+    pub fn resize(&mut self, len: u64) -> Result<(), Error> {
+        self.run(|user| Request::resize(len, user))?;
+        self.size = len;
+        Ok(())
+    }
+
+    /// The first run of a range, in the top layer.
+    pub fn map(&mut self, offset: u64, len: u64) -> Result<Extent, Error> {
+        let done = self.run(|user| Request::map(0, offset, len, user))?;
+        done.extent.ok_or(Error::Misuse("map gave no extent"))
+    }
+
+    /// Copy-on-read: what the top layer does not have, of the clusters that the range touches, is written to it.
+    pub fn populate(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        let cluster = self.info().and_then(|info| info.layers.first()).map_or(0, |top| top.info.cluster_size);
+        let cluster = u64::from(cluster.max(512));
+        let mut at = offset - offset % cluster;
+        let end = (offset + len).next_multiple_of(cluster).min(self.size());
+        while at < end {
+            let run = self.map(at, end - at)?;
+            let take = run.len.min(end - at);
+            if run.status != Status::Unallocated {
+                at += take;
+                continue;
+            }
+            let take = take.min(COPY_STEP);
+            let read = self.run(|user| Request::read(at, Buffer::zeroed(take as usize), user))?;
+            let buffer = read.buffers.into_owned().ok_or(Error::Misuse("a read lost its buffer"))?;
+            if buffer.as_slice().iter().all(|&byte| byte == 0) {
+                self.run(|user| Request::write_zeroes(at, take, user))?;
+            } else {
+                self.run(|user| Request::write(at, buffer, user))?;
+            }
+            at += take;
+        }
+        Ok(())
+    }
+
+    /// Ends everything and closes the image. What was started is in the answer.
+    pub fn close(mut self) -> (Vec<(T, Completion)>, Result<(), Error>) {
+        let waited = self.wait_all();
+        let closed = self.run(Request::close).map(drop);
+        (self.take_finished(), waited.and(closed))
+    }
+}
+
+/// A QED overlay in a temporary folder.
+fn make_overlay(path: &Path, mode: &Mode) -> Result<(PathBuf, TempDir), String> {
+    let words = |error: std::io::Error| format!("Could not make a temporary overlay: {error}");
+    let info =
+        tools::info(path, mode.format, mode.force_share).map_err(|error| why_not_opened(path, &error))?;
+    let folder = tempfile::tempdir().map_err(words)?;
+    let file = folder.path().join("overlay.qed");
+    let full = std::path::absolute(path).map_err(words)?.display().to_string();
+    // QED has two words for a backing format: raw, and look for yourself
+    let format = (info.format == Format::Raw).then_some(Format::Raw);
+    let size = info.info.virtual_size.next_multiple_of(512);
+    let options = CreateOptions { backing: Some((full, format)), ..CreateOptions::new(Format::Qed, size) };
+    tools::create(&file, &options).map_err(|error| error.to_string())?;
+    Ok((file, folder))
+}

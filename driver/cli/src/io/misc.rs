@@ -1,0 +1,176 @@
+//! Commands that move no bytes: flush, discard, truncate, length, info, map, alloc, sleep.
+//!
+//! Knows: their arguments and texts. Must never know: how they are done.
+
+use super::report::{self, Transfer};
+use super::tool::{BYTES_MAX, Failed, Tool, c_integer};
+use crate::getopt::Found;
+use crate::{format, sizes};
+use quod::{Format, Request, Status};
+use std::time::{Duration, Instant};
+
+/// `flush`
+pub fn flush(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
+    if tool.engine.as_ref().is_some_and(|engine| engine.mode.unsafe_cache || engine.mode.read_only) {
+        return Ok(());
+    }
+    tool.run(Request::flush).map(drop).map_err(|errno| tool.failed("flush", errno))
+}
+
+/// `discard off len`
+pub fn discard(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (found, operands) = Tool::sort(words, "Cq");
+    let (mut condensed, mut quiet) = (false, false);
+    for item in found {
+        match item {
+            Found::Option('C', _) => condensed = true,
+            Found::Option(..) => quiet = true,
+            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
+        }
+    }
+    let [offset, length] = operands.as_slice() else { return Err(tool.usage("discard")) };
+    let offset = tool.number(offset)?;
+    let bytes = tool.number(length)?;
+    if bytes > BYTES_MAX {
+        return Err(tool.refuse(&format!("length cannot exceed {BYTES_MAX}, given {length}")));
+    }
+    let start = Instant::now();
+    let engine = tool.engine.as_ref().ok_or(Failed)?;
+    // unless the image was opened with discard=unmap, a discard is a wish that is not granted
+    let reaches_image = engine.mode.discard && bytes > 0;
+    let result = match engine.check_range(offset, bytes) {
+        Ok(()) if reaches_image => tool.run(|user| Request::discard(offset, bytes, user)).map(drop),
+        other => other,
+    };
+    result.map_err(|errno| tool.failed("discard", errno))?;
+    if !quiet {
+        let elapsed = start.elapsed();
+        tool.say(&Transfer { verb: "discard", bytes, offset, elapsed, condensed }.text());
+    }
+    Ok(())
+}
+
+/// `truncate off`
+pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (found, operands) = Tool::sort(words, "m:");
+    let mut preallocation = "off".to_string();
+    for item in found {
+        match item {
+            Found::Option(_, value) => preallocation = value,
+            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
+        }
+    }
+    match preallocation.as_str() {
+        "off" | "metadata" | "falloc" | "full" => {}
+        other => return Err(tool.complain(&format!("Invalid preallocation mode '{other}'"))),
+    }
+    let Some(length) = operands.first() else { return Err(tool.usage("truncate")) };
+    let length = tool.number(length)?;
+    if preallocation != "off" {
+        return Err(tool.complain(&format!("Unsupported preallocation mode '{preallocation}'")));
+    }
+    let engine = tool.engine.as_ref().ok_or(Failed)?;
+    let is_qed = engine.info().is_some_and(|info| info.format == Format::Qed);
+    let old = engine.size();
+    if is_qed && !length.is_multiple_of(512) {
+        return Err(tool.complain("Invalid image size specified"));
+    }
+    if is_qed && length < old {
+        return Err(tool.complain("Shrinking images is currently not supported"));
+    }
+    tool.with(|engine| engine.resize(length)).map_err(|errno| {
+        let text = match errno {
+            libc::EINVAL => "Invalid image size specified".to_string(),
+            other => format!("Could not resize the image: {}", crate::failure::strerror(other)),
+        };
+        tool.complain(&text)
+    })
+}
+
+/// `length`
+pub fn length(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
+    let size = tool.engine.as_ref().map_or(0, |engine| engine.size());
+    tool.say(&format!("{}\n", sizes::short(size as f64)));
+    Ok(())
+}
+
+/// `info`
+pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
+    let info = tool.engine.as_ref().and_then(|engine| engine.info()).ok_or(Failed)?;
+    let cluster = info.layers.first().map_or(0, |layer| layer.info.cluster_size);
+    let (name, cluster) = (format::name(info.format), sizes::short(f64::from(cluster)));
+    tool.say(&format!("format name: {name}\ncluster size: {cluster}\nvm state offset: 0 bytes\n"));
+    Ok(())
+}
+
+/// The first run of a range in the top layer: its length, and whether it is allocated there.
+fn allocated(tool: &mut Tool, offset: u64, len: u64) -> Result<(u64, bool), i32> {
+    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
+    if engine.info().is_some_and(|info| info.format == Format::Raw) {
+        return Ok((len, true));
+    }
+    let extent = tool.with(|engine| engine.map(offset, len))?;
+    Ok((extent.len.min(len), extent.status != Status::Unallocated))
+}
+
+/// `map`
+pub fn map(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
+    let size = tool.engine.as_ref().map_or(0, |engine| engine.size());
+    let (mut at, mut begin) = (0, 0);
+    let mut kind = None;
+    while at < size {
+        let (len, is_allocated) = allocated(tool, at, size - at).map_err(|errno| {
+            tool.complain(&format!("Failed to get allocation status: {}", crate::failure::strerror(errno)))
+        })?;
+        if let Some(before) = kind.filter(|&before| before != is_allocated) {
+            tool.say(&report::map_line(at - begin, before, begin));
+            begin = at;
+        }
+        kind = Some(is_allocated);
+        at += len.max(1);
+    }
+    if let Some(last) = kind {
+        tool.say(&report::map_line(size - begin, last, begin));
+    }
+    Ok(())
+}
+
+/// `alloc offset [count]`
+pub fn alloc(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let offset = tool.number(words.get(1).map_or("", String::as_str))?;
+    let wanted = match words.get(2) {
+        Some(text) => tool.number(text)?,
+        None => 512,
+    };
+    let size = tool.engine.as_ref().map_or(0, |engine| engine.size());
+    let count = wanted.min(size.saturating_sub(offset));
+    let (mut at, mut sum) = (0, 0);
+    while at < count {
+        let (len, is_allocated) = allocated(tool, offset + at, count - at).map_err(|errno| {
+            tool.complain(&format!("is_allocated failed: {}", crate::failure::strerror(errno)))
+        })?;
+        sum += if is_allocated { len } else { 0 };
+        at += len.max(1);
+    }
+    tool.say(&report::allocation(sum, count, offset));
+    Ok(())
+}
+
+/// `sleep ms`: requests that were started go on and are reported meanwhile.
+pub fn sleep(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let text = words.get(1).map_or("", String::as_str);
+    let Some(ms) = c_integer(text).and_then(|ms| u64::try_from(ms).ok()) else {
+        return Err(tool.refuse(&format!("{text} is not a valid number")));
+    };
+    let end = Instant::now() + Duration::from_millis(ms.min(u64::from(u32::MAX)));
+    loop {
+        if tool.engine.is_some() && tool.with(|engine| engine.turn()).is_err() {
+            return Err(Failed);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(Duration::from_millis(5)));
+    }
+}

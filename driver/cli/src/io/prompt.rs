@@ -1,0 +1,84 @@
+//! Commands from stdin: a prompt, a line, and meanwhile whatever ends.
+//!
+//! Knows: descriptors and lines. Must never know: commands.
+
+use super::tool::Tool;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::Read;
+use std::os::fd::AsFd;
+
+/// Reads and runs lines until there are no more. True: a line failed.
+pub fn run(tool: &mut Tool) -> bool {
+    let mut input = Input { bytes: Vec::new(), ended: false };
+    let mut any_failed = false;
+    while !tool.leaving {
+        tool.say("qemu-io> ");
+        tool.show();
+        let Some(line) = input.line(tool) else { break };
+        any_failed |= tool.line(&line).is_err();
+    }
+    any_failed
+}
+
+struct Input {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+impl Input {
+    /// The next line; requests that end before it is there are reported.
+    fn line(&mut self, tool: &mut Tool) -> Option<String> {
+        loop {
+            if tool.engine.is_some() {
+                // an error here comes back with the next command
+                let _ = tool.with(|engine| engine.turn());
+                tool.show();
+            }
+            if let Some(end) = self.bytes.iter().position(|&byte| byte == b'\n') {
+                let line = self.bytes.drain(..=end).take(end).collect();
+                return Some(text(line));
+            }
+            if self.ended {
+                return (!self.bytes.is_empty()).then(|| text(std::mem::take(&mut self.bytes)));
+            }
+            if stdin_is_ready(tool) {
+                self.fill();
+            }
+        }
+    }
+
+    fn fill(&mut self) {
+        let mut piece = [0; 4096];
+        // unbuffered as far as it matters: nobody else reads stdin
+        match std::io::stdin().lock().read(&mut piece) {
+            Ok(0) | Err(_) => self.ended = true,
+            Ok(read) => self.bytes.extend_from_slice(&piece[..read]),
+        }
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Waits for stdin, the driver, or the driver's next timeout; true if it was stdin.
+fn stdin_is_ready(tool: &Tool) -> bool {
+    let stdin = std::io::stdin();
+    let mut fds = vec![PollFd::new(&stdin, PollFlags::IN)];
+    let driver = tool.engine.as_ref().map(|engine| engine.driver());
+    let descriptor = driver.map(|driver| driver.as_fd());
+    if let Some(descriptor) = &descriptor {
+        fds.push(PollFd::new(descriptor, PollFlags::IN));
+    }
+    let timeout = driver.and_then(|driver| driver.next_timeout());
+    let timeout = timeout.map(|time| Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    });
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) => !fds[0].revents().is_empty(),
+        Err(rustix::io::Errno::INTR) => false,
+        // stdin cannot be waited for; reading tells why
+        Err(_) => true,
+    }
+}

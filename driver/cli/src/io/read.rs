@@ -1,0 +1,173 @@
+//! `read` and `readv`.
+//!
+//! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are read.
+
+use super::report::{self, Transfer};
+use super::tool::{BYTES_MAX, Failed, Tool};
+use crate::getopt::Found;
+use quod::{Buffer, Buffers, Request};
+use std::time::Instant;
+
+/// What both commands can be asked.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `-C`
+    pub condensed: bool,
+    /// `-q`
+    pub quiet: bool,
+    /// `-v`
+    pub dump: bool,
+    /// `-P`
+    pub pattern: Option<u8>,
+    state: bool,
+    skip: Option<u64>,
+    length: Option<u64>,
+    /// `-i`
+    pub invalid: bool,
+}
+
+/// Reads flags: all that `letters` allows.
+pub fn flags(tool: &mut Tool, words: &[String], letters: &str) -> Result<(Flags, Vec<String>), Failed> {
+    let (found, operands) = Tool::sort(words, letters);
+    let mut flags = Flags::default();
+    for item in found {
+        match item {
+            Found::Option('C', _) => flags.condensed = true,
+            Found::Option('q', _) => flags.quiet = true,
+            Found::Option('v', _) => flags.dump = true,
+            Found::Option('b', _) => flags.state = true,
+            Found::Option('i', _) => flags.invalid = true,
+            Found::Option('P', value) => flags.pattern = Some(tool.pattern(&value)?),
+            Found::Option('s', value) => flags.skip = Some(tool.number(&value)?),
+            Found::Option('l', value) => flags.length = Some(tool.number(&value)?),
+            // -p is the default, and registering a buffer (-r) changes nothing that can be seen
+            Found::Option(..) => {}
+            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
+        }
+    }
+    Ok((flags, operands))
+}
+
+/// `read off len`
+pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (flags, operands) = flags(tool, words, "bCl:pP:qrs:v")?;
+    let [offset, length] = operands.as_slice() else { return Err(tool.usage("read")) };
+    let offset = tool.number(offset)?;
+    let count = tool.number(length)?;
+    if count > BYTES_MAX {
+        return Err(tool.refuse(&format!("length cannot exceed {BYTES_MAX}, given {length}")));
+    }
+    if flags.pattern.is_none() && (flags.length.is_some() || flags.skip.is_some()) {
+        return Err(tool.usage("read"));
+    }
+    let skip = flags.skip.unwrap_or(0);
+    let length = flags.length.unwrap_or(count.saturating_sub(skip));
+    if skip.checked_add(length).is_none_or(|end| end > count) {
+        return Err(tool.refuse("pattern verification range exceeds end of read data"));
+    }
+    if flags.state {
+        sectors(tool, offset, "offset")?;
+        sectors(tool, count, "count")?;
+        return Err(tool.failed("read", libc::ENOTSUP));
+    }
+    let start = Instant::now();
+    let bytes = fetch(tool, offset, &[count]).map_err(|errno| tool.failed("read", errno))?;
+    let elapsed = start.elapsed();
+    let range = skip as usize..(skip + length) as usize;
+    let wrong = flags.pattern.and_then(|pattern| report::mismatch(&bytes[range], pattern, offset + skip));
+    finish(tool, &flags, offset, &bytes, elapsed, wrong)
+}
+
+/// `readv off len...`
+pub fn readv(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (flags, operands) = flags(tool, words, "CP:qrv")?;
+    let (Some(offset), Some(lengths)) = (operands.first(), operands.get(1..).filter(|some| !some.is_empty()))
+    else {
+        return Err(tool.usage("readv"));
+    };
+    let offset = tool.number(offset)?;
+    let lengths = vector(tool, lengths)?;
+    let start = Instant::now();
+    let bytes = fetch(tool, offset, &lengths).map_err(|errno| tool.failed("read", errno))?;
+    let elapsed = start.elapsed();
+    let wrong = flags.pattern.and_then(|pattern| report::mismatch(&bytes, pattern, offset));
+    finish(tool, &flags, offset, &bytes, elapsed, wrong)
+}
+
+fn finish(
+    tool: &mut Tool,
+    flags: &Flags,
+    offset: u64,
+    bytes: &[u8],
+    elapsed: std::time::Duration,
+    wrong: Option<String>,
+) -> Result<(), Failed> {
+    if let Some(text) = &wrong {
+        tool.say(text);
+    }
+    if !flags.quiet {
+        if flags.dump {
+            tool.say(&report::dump(bytes, offset));
+        }
+        let bytes = bytes.len() as u64;
+        let transfer = Transfer { verb: "read", bytes, offset, elapsed, condensed: flags.condensed };
+        tool.say(&transfer.text());
+    }
+    if wrong.is_some() { Err(Failed) } else { Ok(()) }
+}
+
+/// Refuses what is no whole sector.
+pub fn sectors(tool: &mut Tool, value: u64, name: &str) -> Result<(), Failed> {
+    if value.is_multiple_of(512) {
+        return Ok(());
+    }
+    Err(tool.refuse(&format!("{value} is not a sector-aligned value for '{name}'")))
+}
+
+/// Lengths of a scatter list.
+pub fn vector(tool: &mut Tool, texts: &[String]) -> Result<Vec<u64>, Failed> {
+    let mut lengths = Vec::new();
+    let mut total = 0;
+    for text in texts {
+        let length = tool.number(text)?;
+        if length > BYTES_MAX {
+            return Err(tool.refuse(&format!("Argument '{text}' exceeds maximum size {BYTES_MAX}")));
+        }
+        if total + length > BYTES_MAX {
+            let text = format!("The total number of bytes exceed the maximum size {BYTES_MAX}");
+            return Err(tool.refuse(&text));
+        }
+        total += length;
+        lengths.push(length);
+    }
+    Ok(lengths)
+}
+
+/// Buffers of these lengths.
+pub fn buffers(lengths: &[u64]) -> Vec<Buffer> {
+    lengths.iter().filter(|&&length| length > 0).map(|&length| Buffer::zeroed(length as usize)).collect()
+}
+
+/// All bytes of a scatter list.
+pub fn gather(buffers: &Buffers) -> Vec<u8> {
+    match buffers {
+        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
+        Buffers::Vec(buffers) => buffers.iter().flat_map(|buffer| buffer.as_slice()).copied().collect(),
+        Buffers::Raw(_) | Buffers::None => Vec::new(),
+    }
+}
+
+fn fetch(tool: &mut Tool, offset: u64, lengths: &[u64]) -> Result<Vec<u8>, i32> {
+    let total = lengths.iter().sum();
+    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
+    engine.check_range(offset, total)?;
+    let copy = engine.mode.copy_on_read && !engine.mode.read_only;
+    if total == 0 {
+        return Ok(Vec::new());
+    }
+    if copy {
+        tool.with(|engine| engine.populate(offset, total))?;
+    }
+    let done = tool.run(|user| Request::read(offset, buffers(lengths), user))?;
+    Ok(gather(&done.buffers))
+}

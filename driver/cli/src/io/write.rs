@@ -1,0 +1,209 @@
+//! `write` and `writev`.
+//!
+//! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are written.
+
+use super::read::{sectors, vector};
+use super::report::Transfer;
+use super::tool::{BYTES_MAX, Failed, Tool};
+use crate::failure::strerror;
+use crate::getopt::Found;
+use quod::{Buffer, Request};
+use std::time::{Duration, Instant};
+
+/// What is written if nothing else is said.
+const FILL: u8 = 0xcd;
+
+/// What the writing commands can be asked.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `-C`
+    pub condensed: bool,
+    /// `-q`
+    pub quiet: bool,
+    /// `-f`
+    pub fua: bool,
+    /// `-z`
+    pub zero: bool,
+    /// `-u`
+    pub unmap: bool,
+    /// `-P`
+    pub pattern: Option<u8>,
+    /// `-i`
+    pub invalid: bool,
+    state: bool,
+    compressed: bool,
+    no_fallback: bool,
+    source: Option<String>,
+}
+
+/// Reads flags: all that `letters` allows.
+pub fn flags(tool: &mut Tool, words: &[String], letters: &str) -> Result<(Flags, Vec<String>), Failed> {
+    let (found, operands) = Tool::sort(words, letters);
+    let mut flags = Flags::default();
+    for item in found {
+        match item {
+            Found::Option('C', _) => flags.condensed = true,
+            Found::Option('q', _) => flags.quiet = true,
+            Found::Option('f', _) => flags.fua = true,
+            Found::Option('z', _) => flags.zero = true,
+            Found::Option('u', _) => flags.unmap = true,
+            Found::Option('b', _) => flags.state = true,
+            Found::Option('c', _) => flags.compressed = true,
+            Found::Option('n', _) => flags.no_fallback = true,
+            Found::Option('i', _) => flags.invalid = true,
+            Found::Option('s', value) => flags.source = Some(value),
+            Found::Option('P', value) => flags.pattern = Some(tool.pattern(&value)?),
+            // -p is the default, and registering a buffer (-r) changes nothing that can be seen
+            Found::Option(..) => {}
+            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
+        }
+    }
+    Ok((flags, operands))
+}
+
+/// `write off len`
+pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (flags, operands) = flags(tool, words, "bcCfnpP:qrs:uz")?;
+    let [offset, length] = operands.as_slice() else { return Err(tool.usage("write")) };
+    if let Some(text) = contradiction(&flags) {
+        return Err(tool.refuse(text));
+    }
+    let offset = tool.number(offset)?;
+    let count = tool.number(length)?;
+    if count > BYTES_MAX && !flags.no_fallback {
+        let hint = if flags.zero { " without -n" } else { "" };
+        return Err(tool.refuse(&format!("length cannot exceed {BYTES_MAX}{hint}, given {length}")));
+    }
+    if flags.state || flags.compressed {
+        sectors(tool, offset, "offset")?;
+        sectors(tool, count, "count")?;
+    }
+    let bytes = if flags.zero { Vec::new() } else { contents(tool, &flags, count)? };
+    let start = Instant::now();
+    let result = if flags.state || flags.compressed {
+        Err(libc::ENOTSUP)
+    } else if flags.zero {
+        write_zeroes(tool, &flags, offset, count)
+    } else {
+        store(tool, offset, &[count], bytes, flags.fua)
+    };
+    result.map_err(|errno| tool.failed("write", errno))?;
+    finish(tool, &flags, offset, count, start.elapsed());
+    Ok(())
+}
+
+/// `writev off len...`
+pub fn writev(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let (flags, operands) = flags(tool, words, "CfqrP:")?;
+    let (Some(offset), Some(lengths)) = (operands.first(), operands.get(1..).filter(|some| !some.is_empty()))
+    else {
+        return Err(tool.usage("writev"));
+    };
+    let offset = tool.number(offset)?;
+    let lengths = vector(tool, lengths)?;
+    let total: u64 = lengths.iter().sum();
+    let bytes = vec![flags.pattern.unwrap_or(FILL); total as usize];
+    let start = Instant::now();
+    store(tool, offset, &lengths, bytes, flags.fua).map_err(|errno| tool.failed("writev", errno))?;
+    finish(tool, &flags, offset, total, start.elapsed());
+    Ok(())
+}
+
+fn contradiction(flags: &Flags) -> Option<&'static str> {
+    let sources =
+        usize::from(flags.zero) + usize::from(flags.pattern.is_some()) + usize::from(flags.source.is_some());
+    if flags.state && flags.zero {
+        return Some("-b and -z cannot be specified at the same time");
+    }
+    if flags.fua && (flags.state || flags.compressed) {
+        return Some("-f and -b or -c cannot be specified at the same time");
+    }
+    if flags.no_fallback && !flags.zero {
+        return Some("-n requires -z to be specified");
+    }
+    if flags.unmap && !flags.zero {
+        return Some("-u requires -z to be specified");
+    }
+    (sources > 1).then_some("Only one of -z, -P, and -s can be specified at the same time")
+}
+
+/// The bytes of `write`: a file over and over, or a pattern.
+fn contents(tool: &mut Tool, flags: &Flags, count: u64) -> Result<Vec<u8>, Failed> {
+    let Some(name) = &flags.source else { return Ok(vec![flags.pattern.unwrap_or(FILL); count as usize]) };
+    let source = match std::fs::read(name) {
+        Ok(source) => source,
+        Err(error) => {
+            tool.show();
+            eprintln!("{name}: {}", strerror(error.raw_os_error().unwrap_or(libc::EIO)));
+            return Err(Failed);
+        }
+    };
+    if source.is_empty() {
+        eprintln!("{name}: file is empty");
+        return Err(Failed);
+    }
+    Ok(source.iter().copied().cycle().take(count as usize).collect())
+}
+
+fn finish(tool: &mut Tool, flags: &Flags, offset: u64, bytes: u64, elapsed: Duration) {
+    if !flags.quiet {
+        let transfer = Transfer { verb: "wrote", bytes, offset, elapsed, condensed: flags.condensed };
+        tool.say(&transfer.text());
+    }
+}
+
+/// Cuts bytes into buffers of these lengths.
+pub fn fill(lengths: &[u64], bytes: &[u8]) -> Vec<Buffer> {
+    let mut rest = bytes;
+    let mut buffers = Vec::new();
+    for &length in lengths.iter().filter(|&&length| length > 0) {
+        let (now, later) = rest.split_at(length as usize);
+        buffers.push(Buffer::from(now));
+        rest = later;
+    }
+    buffers
+}
+
+fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: bool) -> Result<(), i32> {
+    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
+    engine.check_range(offset, bytes.len() as u64)?;
+    guard_first_sector(engine.probed_raw, offset, &bytes)?;
+    let fua = fua || engine.mode.writethrough;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let buffers = fill(lengths, &bytes);
+    tool.run(|user| durable(Request::write(offset, buffers, user), fua)).map(drop)
+}
+
+/// A raw image that nobody called raw must not be made to look like another format.
+fn guard_first_sector(probed_raw: bool, offset: u64, bytes: &[u8]) -> Result<(), i32> {
+    let looks_like_an_image = [b"QED\0".as_slice(), b"QFI\xfb"].iter().any(|magic| bytes.starts_with(magic));
+    if probed_raw && offset == 0 && looks_like_an_image { Err(libc::EPERM) } else { Ok(()) }
+}
+
+/// With FUA if asked.
+pub fn durable(request: Request, fua: bool) -> Request {
+    if fua { request.fua() } else { request }
+}
+
+fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result<(), i32> {
+    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
+    engine.check_range(offset, len)?;
+    // only a raw file can promise that zeros cost no writing, and only where the file system helps
+    let raw = engine.info().is_some_and(|info| info.format == quod::Format::Raw);
+    if flags.no_fallback && !raw {
+        return Err(libc::ENOTSUP);
+    }
+    let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && engine.mode.discard);
+    if len == 0 {
+        return Ok(());
+    }
+    tool.run(|user| durable(zeroes(offset, len, unmap, user), fua)).map(drop)
+}
+
+/// A request that makes zeros.
+pub fn zeroes(offset: u64, len: u64, unmap: bool, user: u64) -> Request {
+    let request = Request::write_zeroes(offset, len, user);
+    if unmap { request.may_unmap() } else { request }
+}
