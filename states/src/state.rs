@@ -156,6 +156,7 @@ pub const QED_EDGES: Edges = &[
     (ReadModify, WriteData),
     (ReadModify, Done),
     (WriteData, CopyOnWrite),
+    (WriteData, WriteData),
     (WriteData, FindCluster),
     (WriteData, SyncData),
     (WriteData, Done),

@@ -7,12 +7,15 @@ mod common;
 
 use common::{Disk, Rng, qed_file, read_all, request};
 use quod_states::qed::{Check, Header};
-use quod_states::{Flags, Gate, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request};
+use quod_states::state::QED_EDGES;
+use quod_states::{
+    Error, Flags, Gate, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request, State,
+};
 
 /// Checks a file in memory.
-fn check(file: &[u8]) -> Report {
+fn check(file: &[u8], may_be_dirty: bool) -> Report {
     let header = Header::parse(&file[..512], file.len() as u64).unwrap();
-    assert!(!header.need_check(), "a closed image is clean");
+    assert!(may_be_dirty || !header.need_check(), "a closed image is clean");
     let mut check = Check::new(header, file.len() as u64, None);
     loop {
         if let Some(report) = check.poll_result() {
@@ -33,9 +36,12 @@ struct Case {
 }
 
 fn case(rng: &mut Rng) -> Case {
-    let cluster_size = 4096 << rng.below(3);
-    let table_size = 1 << rng.below(3);
-    let size = 512 * (1 + rng.below(1 + 40 * u64::from(cluster_size) / 512));
+    // mostly small; some with more slices than the cache holds, some with clusters that are copied in pieces
+    let (cluster_bits, clusters) =
+        [(12 + rng.below(3), 40), (12, 2500), (22, 2)][[0, 0, 0, 1, 2][rng.below(5) as usize]];
+    let cluster_size: u32 = 1 << cluster_bits;
+    let table_size = if clusters > 40 { 1 } else { 1 << rng.below(3) };
+    let size = 512 * (1 + rng.below(1 + clusters * u64::from(cluster_size) / 512));
     let backing = (rng.below(2) == 0).then(|| {
         let len = 512 * rng.below(1 + 2 * size / 512);
         (0..len).map(|at| (at / 512 * 7 + 1) as u8).collect()
@@ -65,10 +71,13 @@ impl Flight {
     }
 }
 
-fn reap(disk: &mut Disk, flight: &mut Flight, seed: u64) {
+fn reap(disk: &mut Disk, flight: &mut Flight, seed: u64, faults: bool) {
     for (user, result, buffer, _) in std::mem::take(&mut disk.done) {
         let index = flight.0.iter().position(|entry| entry.0 == user).expect("answered once");
         let (_, start, _, writes, expected) = flight.0.swap_remove(index);
+        if faults {
+            continue;
+        }
         result.unwrap_or_else(|error| panic!("seed {seed}: request {user}: {error}"));
         if !writes && !expected.is_empty() {
             let wrong = buffer.iter().zip(&expected).position(|(a, b)| a != b);
@@ -102,7 +111,8 @@ fn one_request(rng: &mut Rng, user: u64, size: u64, align: u64) -> Request {
     }
 }
 
-fn run(seed: u64) {
+/// Runs one seed; with `faults` any I/O may fail, and then only the answers count: each request ends, nothing is corrupt.
+fn run(seed: u64, faults: bool, edges: &mut Edges) {
     let mut rng = Rng(seed);
     let Case { size, cluster_size, table_size, backing, options } = case(&mut rng);
     let mut model = backing.clone().unwrap_or_default();
@@ -139,6 +149,9 @@ fn run(seed: u64) {
                 Err(Refused::Invalid(error)) => panic!("seed {seed}: refused {wanted:?}: {error}"),
             }
         }
+        if faults && disk.fail.is_none() && rng.below(20) == 0 {
+            disk.fail = Some((rng.below(20), [5, 28][rng.below(2) as usize]));
+        }
         for _ in 0..rng.below(4) {
             if !disk.pending.is_empty() {
                 let index = rng.below(disk.pending.len() as u64) as usize;
@@ -151,23 +164,52 @@ fn run(seed: u64) {
                 disk.drain(&mut image);
             }
         }
-        reap(&mut disk, &mut flight, seed);
+        reap(&mut disk, &mut flight, seed, faults);
     }
     disk.settle(&mut image, &mut rng);
-    reap(&mut disk, &mut flight, seed);
+    reap(&mut disk, &mut flight, seed, faults);
     disk.submit(&mut image, request(Kind::Close, 0, 0, u64::MAX), vec![]).unwrap();
     disk.settle(&mut image, &mut rng);
-    disk.done.pop().unwrap().1.unwrap();
-    let report = check(&disk.file);
+    add_edges(edges, &image);
+    let closed = disk.done.pop().unwrap().1;
+    if faults {
+        assert!(closed.is_ok() || image.poisoned().is_some() || matches!(closed, Err(Error::Device { .. })));
+        disk.fail = None;
+        let report = check(&disk.file, true);
+        assert!(report.is_sound(), "seed {seed}: {report:?}");
+        return;
+    }
+    closed.unwrap();
+    let report = check(&disk.file, false);
     assert!(report.is_sound() && report.leaks == 0, "seed {seed}: {report:?}");
     let read = read_all(&mut disk, options);
     let wrong = read.iter().zip(&model).position(|(a, b)| a != b);
     assert_eq!(wrong, None, "seed {seed}: wrong byte after reopening");
 }
 
-#[test]
-fn random_requests_match_the_model() {
-    for seed in 0..2000 {
-        run(seed);
+type Edges = std::collections::BTreeMap<(State, State), u64>;
+
+fn add_edges(edges: &mut Edges, image: &quod_states::Image) {
+    for &from in State::ALL {
+        for &to in State::ALL {
+            *edges.entry((from, to)).or_default() += image.edge_counts().get(from, to);
+        }
     }
+}
+
+/// Every edge of the table is taken by some seed, and (checked by `set_state` in debug builds, and here) no other.
+#[test]
+fn random_requests_match_the_model_and_take_every_edge() {
+    let mut edges = Edges::new();
+    for seed in 0..400 {
+        run(seed, false, &mut edges);
+    }
+    for seed in 0..400 {
+        run(seed, true, &mut edges);
+    }
+    let listed = |edge: &(State, State)| QED_EDGES.contains(edge);
+    let foreign: Vec<_> = edges.iter().filter(|(edge, count)| !listed(edge) && **count > 0).collect();
+    assert!(foreign.is_empty(), "edges that the table does not list: {foreign:?}");
+    let untaken: Vec<_> = QED_EDGES.iter().filter(|edge| edges[*edge] == 0).collect();
+    assert!(untaken.is_empty(), "edges that no seed takes: {untaken:?}");
 }

@@ -13,8 +13,8 @@ use crate::geometry::{Geometry, HostOffset, SliceNumber};
 use crate::io::{IoOp, Outcome};
 use crate::request::{Extent, Kind, Path, Status};
 use crate::state::State;
+use crate::table::SliceState;
 use crate::table::Young;
-use crate::table::{SliceState, block_mask};
 
 /// An L2 entry of QED that is not a cluster: it reads as zeros and hides the backing layer.
 pub(crate) const ZERO_ENTRY: u64 = 1;
@@ -302,7 +302,6 @@ impl Image {
             next += step;
         }
         debug_assert!(first + count <= usize::from(u16::MAX));
-        debug_assert!(block_mask(first, count, 1) != 0 || count > 64);
         slice.young.push(Young { first: first as u16, count: count as u16, old, window });
         self.tables.young += 1;
         if !was_dirty {

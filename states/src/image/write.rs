@@ -151,7 +151,14 @@ impl Image {
             }
         }
         if reads.iter().all(Option::is_none) {
-            return self.write_piece(a);
+            if piece.head_end < piece.tail_start {
+                return self.write_piece(a);
+            }
+            // nothing shows through here: new space is zeros already
+            if let Some(acb) = self.acbs.get_mut(a) {
+                acb.fill_at = piece.end;
+            }
+            return self.next_piece(a);
         }
         self.set_state(a, if modifies { State::ReadModify } else { State::CopyOnWrite });
         if !modifies {

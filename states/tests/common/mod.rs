@@ -1,5 +1,7 @@
 //! A disk of bytes that answers the machine's I/O in an order that a seed chooses. The whole embedder in one file.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use quod_states::qed::{CreateOptions, Header};
 use quod_states::{
     AcbId, Event, FillSource, Image, Io, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Part,
@@ -51,6 +53,7 @@ pub struct Disk {
     /// The n-th I/O from now fails with this error number.
     pub fail: Option<(u64, i32)>,
     pub align: u64,
+    full: bool,
 }
 
 impl Disk {
@@ -66,6 +69,7 @@ impl Disk {
             fills: BTreeMap::new(),
             fail: None,
             align,
+            full: false,
         }
     }
 
@@ -137,6 +141,13 @@ impl Disk {
         self.drain(image);
     }
 
+    /// Completes the oldest pending I/O.
+    pub fn complete_first(&mut self, image: &mut Image) {
+        let (io, bytes) = self.pending.remove(0);
+        self.perform(image, io, bytes);
+        self.drain(image);
+    }
+
     fn read(&self, offset: u64, len: u64) -> Vec<u8> {
         (offset..offset + len).map(|at| self.file.get(at as usize).copied().unwrap_or(0)).collect()
     }
@@ -161,7 +172,9 @@ impl Disk {
         if let Some((count, errno)) = &mut self.fail {
             if *count == 0 {
                 let errno = *errno;
-                self.fail = None;
+                // a full device stays full for the smaller second try
+                self.fail = matches!(io.op, IoOp::Grow { .. }).then_some((0, errno)).filter(|_| !self.full);
+                self.full = self.fail.is_some();
                 return machine.handle_completion(io.id, Outcome::Failed(errno));
             }
             *count -= 1;
