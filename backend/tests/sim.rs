@@ -189,9 +189,39 @@ fn growth_can_be_lost_while_data_is_kept_and_the_other_way_round() {
     assert_eq!(d.sim.file_bytes("f"), sectors(&[0xDD]));
     assert!(d.crashes().contains(&sectors(&[0xDD, 0, 5, 6])));
     d.sync().unwrap();
-    d.push(Op::Grow { file: d.file, from: 512, to: 1024, allocate: false });
+    d.push(Op::Grow { file: d.file, from: 512, to: 2048, allocate: false });
     d.finish().unwrap();
-    assert_eq!(d.sim.file_bytes("f"), sectors(&[0xDD, 0]), "cut bytes do not come back");
+    assert_eq!(d.sim.file_bytes("f"), sectors(&[0xDD, 0, 0, 0]), "cut bytes do not come back");
+    d.sync().unwrap();
+    assert_eq!(d.crashes(), images(&[&[0xDD, 0, 0, 0]]));
+}
+
+#[test]
+fn data_past_a_lost_growth_is_gone() {
+    let mut d = disk(512);
+    d.write(512, &sectors(&[7]));
+    // the data reached the disk, the length did not
+    let mut crashed = d.sim.crash_with(|c| usize::from(c.what != Volatile::Length));
+    assert_eq!(crashed.file_bytes("f"), sectors(&[0xDD]));
+    let flags = OpenFlags { write: true, direct: false };
+    crashed.push(Token(0), Op::Open { path: CString::new("f").unwrap(), flags }).unwrap();
+    crashed.wait(None).unwrap();
+    crashed.push(Token(1), Op::Grow { file: FileId(0), from: 512, to: 1024, allocate: false }).unwrap();
+    crashed.reap(&mut Vec::new());
+    crashed.wait(None).unwrap();
+    assert_eq!(crashed.file_bytes("f"), sectors(&[0xDD, 0]));
+}
+
+#[test]
+fn what_was_not_submitted_never_reached_the_disk() {
+    let mut d = disk(512);
+    let mut buffer = Buffer::from(&sectors(&[1])[..]);
+    // SAFETY: never submitted.
+    let segments = Segments::from_slice(&[unsafe { buffer.segment(0, 512) }]);
+    d.sim.push(Token(9), Op::Write { file: d.file, offset: 0, segments }).unwrap();
+    assert_eq!((d.sim.pending().len(), d.sim.steppable()), (1, 0));
+    assert!(!d.sim.step(&mut Fifo));
+    assert!(d.sim.is_settled());
 }
 
 #[test]

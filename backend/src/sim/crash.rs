@@ -5,8 +5,9 @@
 //! Rules: each crash unit (512 or 4096 bytes, aligned) independently holds its durable content, or its
 //! content after any one completed but not durable operation, or after any one operation in flight over what
 //! is visible (so operations in flight tear at units). The length is the durable one or any that was asked
-//! for since, chosen apart; bytes between content and length are zero. Equal versions count once, so a
-//! candidate always makes a difference.
+//! for since, chosen apart; bytes between content and length are zero. (A shrink in flight changes the length
+//! only; a completed one also leaves zeros as a version of what it cut off, since the file may grow over them
+//! again.) Equal versions count once, so a candidate always makes a difference.
 
 use super::chooser::{Choice, Chooser, pick};
 use super::file::{Entry, File};
@@ -157,7 +158,7 @@ impl CrashPlan {
                 })
             };
             for entry in in_flight() {
-                collector.add(&shrinking(entry, file.len), false);
+                collector.add(&entry.change, false);
             }
             for (offset, versions) in collector.units.into_iter().filter(|(_, v)| v.len() > 1) {
                 let what = Volatile::Unit { offset, len: sim.crash_unit as u32 };
@@ -225,14 +226,6 @@ impl CrashPlan {
             file.len = len;
         }
         sim
-    }
-}
-
-/// A shrinking SetLen in flight zeroes what it cuts off.
-fn shrinking(entry: &Entry, len: u64) -> Change {
-    match entry.set {
-        Some(new) if new < len => Change::Zero(new..u64::MAX),
-        _ => entry.change.clone(),
     }
 }
 
