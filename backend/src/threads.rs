@@ -186,6 +186,14 @@ impl Backend for Threads {
     fn register_buffer(&mut self, _segment: Segment) {}
 }
 
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.pool.stop();
+        // closing alone would leave them to a process that was forked meanwhile, until it calls exec
+        self.files.iter().for_each(|(_, file)| file.unlock());
+    }
+}
+
 impl std::fmt::Debug for Threads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Threads")

@@ -96,8 +96,9 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
+impl Pool {
+    /// Drops what was not started, waits for what was.
+    pub(crate) fn stop(&mut self) {
         let mut queue = lock(&self.shared.queue);
         queue.stop = true;
         queue.jobs.clear();
@@ -107,6 +108,12 @@ impl Drop for Pool {
             // a worker that panicked touches nothing any more
             let _ = worker.join();
         }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
