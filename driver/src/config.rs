@@ -48,6 +48,8 @@ pub struct OpenOptions {
     pub(crate) acbs: u32,
     pub(crate) follow_backing: bool,
     pub(crate) max_depth: u32,
+    #[cfg(feature = "sabotage")]
+    pub(crate) sabotage: u32,
     gatekeeper: Arc<Mutex<dyn OpenGate + Send>>,
 }
 
@@ -78,6 +80,8 @@ impl OpenOptions {
             acbs: core.acbs,
             follow_backing: true,
             max_depth: 32,
+            #[cfg(feature = "sabotage")]
+            sabotage: 0,
             gatekeeper: Arc::new(Mutex::new(DenyBacking)),
         }
     }
@@ -190,6 +194,13 @@ impl OpenOptions {
         self
     }
 
+    /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed.
+    #[cfg(feature = "sabotage")]
+    pub fn sabotage(mut self, rules: u32) -> Self {
+        self.sabotage = rules;
+        self
+    }
+
     /// Asks the gate.
     pub(crate) fn ask_gate(&self, image: &Path, name: &[u8]) -> Option<PathBuf> {
         self.gatekeeper.lock().unwrap_or_else(PoisonError::into_inner).allow(image, name)
@@ -212,6 +223,8 @@ impl OpenOptions {
             need_check_ms: self.need_check_ms,
             grow_step: self.grow_step,
             trace: config.trace,
+            #[cfg(feature = "sabotage")]
+            sabotage: self.sabotage,
         }
     }
 }

@@ -269,6 +269,12 @@ impl<B: Backend> Driver<B> {
         Some(Error::from_core(&layer.file.path, layer.image.poisoned()?))
     }
 
+    /// The machine of one layer, to look at: for proofs and tests, no promise is made about it.
+    #[doc(hidden)]
+    pub fn image(&self, disk: DiskId, layer: usize) -> Option<&quod_states::Image> {
+        Some(&self.disk(disk)?.layers.get(layer)?.image)
+    }
+
     /// How long calls into the driver held the thread.
     pub fn hold(&self) -> &Hold {
         &self.hold
