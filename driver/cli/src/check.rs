@@ -64,10 +64,21 @@ pub fn run(args: Args) -> ExitCode {
         failure::fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
     }
-    match tools::check(&args.file, Some(format), repair) {
+    match check(&args, format, repair) {
         Ok(report) => answer(&args, format, &report),
         Err(error) => could_not_open(&args.file, &error),
     }
+}
+
+/// A check; after a repair a second one, which says what is left.
+fn check(args: &Args, format: Format, repair: Option<Repair>) -> Result<CheckReport, quod::Error> {
+    let first = tools::check(&args.file, Some(format), repair)?;
+    if first.corruptions_fixed + first.leaks_fixed == 0 {
+        return Ok(first);
+    }
+    let second = tools::check(&args.file, Some(format), None)?;
+    let CheckReport { corruptions_fixed, leaks_fixed, .. } = first;
+    Ok(CheckReport { corruptions_fixed, leaks_fixed, ..second })
 }
 
 fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
@@ -89,8 +100,8 @@ fn human(report: &CheckReport) -> String {
     let mut text = String::new();
     if report.corruptions_fixed > 0 || report.leaks_fixed > 0 {
         text += &format!(
-            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\n\
-             Double checking the fixed image now...\n",
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    \
+             {} corruptions\n\nDouble checking the fixed image now...\n",
             report.leaks_fixed, report.corruptions_fixed
         );
     }
@@ -99,14 +110,15 @@ fn human(report: &CheckReport) -> String {
     }
     if report.corruptions > 0 {
         text += &format!(
-            "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt \
-             it.\n",
+            "\n{} errors were found on the image.\nData may be corrupted, or further writes \
+             to the image may corrupt it.\n",
             report.corruptions
         );
     }
     if report.leaks > 0 {
         text += &format!(
-            "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n",
+            "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but \
+             no harm to data.\n",
             report.leaks
         );
     }

@@ -43,11 +43,43 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
         Error::Locked { path: file, lock } => {
             format!("Failed to get \"{lock}\" lock\nIs another process using the image [{}]?", file.display())
         }
-        other => other.to_string(),
+        other => qemus_words(other).unwrap_or_else(|| other.to_string()),
     };
     match file_of(error) {
         Some(file) if file != path => format!("Could not open backing file: {text}"),
         _ => text,
+    }
+}
+
+/// What QEMU says of a header that contradicts its format. It names no field and no value.
+fn qemus_words(error: &Error) -> Option<String> {
+    match error {
+        Error::Corrupt { place, .. } => {
+            let words = match place.strip_prefix("QED header field ")? {
+                "magic" => "Image not in QED format",
+                "cluster_size" => "QED cluster size is invalid",
+                "table_size" => "QED table size is invalid",
+                "image_size" => "QED image size is invalid",
+                "l1_table_offset" | "header_size" => "QED table offset is invalid",
+                _ => return None,
+            };
+            Some(words.to_string())
+        }
+        Error::Unsupported { what, .. } => {
+            let bits = what.strip_prefix("QED header field features: unknown bits 0x")?;
+            Some(format!("Unsupported QED features: {bits}"))
+        }
+        _ => None,
+    }
+}
+
+/// Which field, which value, what is wrong: for a header that is a QED header, but a broken one.
+fn detail(error: &Error) -> Option<String> {
+    match error {
+        Error::Corrupt { place, value, what, .. } if !place.ends_with("magic") => {
+            Some(format!("{place} = {value:#x}: {what}"))
+        }
+        _ => None,
     }
 }
 
@@ -70,5 +102,9 @@ fn file_of(error: &Error) -> Option<&Path> {
 
 /// Ends a command with the reason why its image could not be opened.
 pub fn could_not_open(path: &Path, error: &Error) -> ExitCode {
-    fail(format!("Could not open '{}': {}", path.display(), why_not_opened(path, error)))
+    let text = format!("Could not open '{}': {}", path.display(), why_not_opened(path, error));
+    match detail(error).filter(|_| qemus_words(error).is_some()) {
+        Some(detail) => fail(format!("{text} ({detail})")),
+        None => fail(text),
+    }
 }

@@ -1,7 +1,9 @@
-//! Options as getopt_long reads them: bundled letters, long names that may be cut short, `--`, options after operands.
+//! Options as getopt_long reads them: bundled letters, long names that may be cut short, `--`, options
+//! after operands.
 //!
 //! Knows: which letters and names take a value. Must never know: what they mean.
-//! Invariant: findings come in the order of the command line, so that the first bad thing is the one reported.
+//! Invariant: findings come in the order of the command line, so that the first bad thing is the
+//! one reported.
 
 /// What a tool or a command accepts.
 pub struct Spec<'a> {

@@ -125,8 +125,8 @@ fn full_backing_name(layer: &ImageInfo) -> Option<String> {
     layer.backing_path.as_ref().map(|path| path.display().to_string())
 }
 
-/// Fields in the order in which qemu-img happens to print them. QEMU says `dirty-flag: false` of every QED image,
-/// whatever its need-check bit says, and so does this.
+/// Fields in the order in which qemu-img happens to print them. QEMU says `dirty-flag: false` of every
+/// QED image, whatever its need-check bit says, and so does this.
 fn object(layer: &ImageInfo) -> Value {
     let path = layer.path.display().to_string();
     let file = json!({

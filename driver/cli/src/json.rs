@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn looks_like_qemu_img() {
         let value = json!({"children": [], "data": {}, "list": [1, {"a": "b\"c"}], "flag": false});
-        let text = "{\n    \"children\": [\n    ],\n    \"data\": {\n    },\n    \"list\": [\n        1,\n        {\n            \
-                    \"a\": \"b\\\"c\"\n        }\n    ],\n    \"flag\": false\n}";
+        let text = "{\n    \"children\": [\n    ],\n    \"data\": {\n    },\n    \"list\": [\n        \
+                    1,\n        {\n            \"a\": \"b\\\"c\"\n        }\n    ],\n    \"flag\": false\n}";
         assert_eq!(pretty(&value), text);
         assert_eq!(serde_json::from_str::<Value>(text).unwrap(), value);
     }

@@ -148,7 +148,7 @@ impl Chain {
     fn runs(&mut self, start: u64, length: u64) -> Result<Vec<Run>, Error> {
         let end = self.size(0).min(start.saturating_add(length));
         let mut runs = Vec::new();
-        let mut current = Run::default();
+        let mut current = Run { start, ..Run::default() };
         let mut at = start;
         while at < end {
             let next = self.run(at, end - at)?;

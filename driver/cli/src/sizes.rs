@@ -12,7 +12,8 @@ pub enum SizeError {
     OutOfRange,
 }
 
-/// Parses `1536`, `1.5k`, `0x600`; a unit is a power of 1024, and a fraction needs one. No exponent, no sign but `+`.
+/// Parses `1536`, `1.5k`, `0x600`; a unit is a power of 1024, and a fraction needs one. No exponent,
+/// no sign but `+`.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let trimmed = text.trim_start();
     if let Some(rest) = trimmed.strip_prefix('-') {
@@ -76,7 +77,8 @@ fn fits(value: u64) -> bool {
     i64::try_from(value).is_ok()
 }
 
-/// `64 KiB`, `1.500 GiB`, `512 bytes`: three decimals, none if they are zero. Given as a float because rates are.
+/// `64 KiB`, `1.500 GiB`, `512 bytes`: three decimals, none if they are zero. Given as a float
+/// because rates are.
 pub fn short(value: f64) -> String {
     const UNITS: [(&str, u32); 6] =
         [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];

@@ -131,7 +131,7 @@ fn start(tool: &mut Tool, memo: Aio, request: impl FnOnce(u64) -> Request) {
         Err(errno) => Err(errno),
     };
     if let Err(errno) = result {
-        tool.failed(failure, errno);
+        tool.late += &format!("{failure} failed: {}\n", strerror(errno));
     }
 }
 

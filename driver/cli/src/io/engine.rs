@@ -1,7 +1,8 @@
 //! One open image: requests that are waited for, and requests that are not.
 //!
 //! Knows: the driver. Must never know: commands, texts.
-//! Invariant: every request that was started ends in `finished` or is waited for; nothing is in flight after `close`.
+//! Invariant: every request that was started ends in `finished` or is waited for; nothing is in flight after
+//! `close`.
 
 use super::open::Mode;
 use crate::failure::why_not_opened;
@@ -191,7 +192,8 @@ impl<T> Engine<T> {
         done.extent.ok_or(Error::Misuse("map gave no extent"))
     }
 
-    /// Copy-on-read: what the top layer does not have, of the clusters that the range touches, is written to it.
+    /// Copy-on-read: what the top layer does not have, of the clusters that the range touches, is
+    /// written to it.
     pub fn populate(&mut self, offset: u64, len: u64) -> Result<(), Error> {
         let cluster = self.info().and_then(|info| info.layers.first()).map_or(0, |top| top.info.cluster_size);
         let cluster = u64::from(cluster.max(512));

@@ -72,7 +72,7 @@ Reads and writes an image by commands, with the options and texts of qemu-io
 #[derive(Default)]
 struct Asked {
     mode: Mode,
-    named_format: bool,
+    format: Option<String>,
     option_string: bool,
     commands: Vec<String>,
     /// Not to run at all, but to end with this.
@@ -92,7 +92,7 @@ pub fn run(words: &[String]) -> ExitCode {
     if operands.len() > 1 {
         return usage(ExitCode::FAILURE);
     }
-    if asked.named_format && asked.option_string {
+    if asked.format.is_some() && asked.option_string {
         return fail("--image-opts and -f are mutually exclusive");
     }
     let mut tool = Tool::new();
@@ -110,6 +110,10 @@ pub fn run(words: &[String]) -> ExitCode {
 fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), tool::Failed> {
     let mut mode = asked.mode.clone();
     if !asked.option_string {
+        mode.format = match asked.format.as_deref().map(format::parse).transpose() {
+            Ok(format) => format,
+            Err(text) => return Err(tool.complain(&format!("can't open device {image}: {text}"))),
+        };
         return manage::open_image(tool, Path::new(image), mode, true);
     }
     match image_options(image, &mut mode) {
@@ -142,10 +146,7 @@ fn read_options(found: Vec<Found>) -> Result<Asked, String> {
                 asked.end = Some(ExitCode::SUCCESS);
             }
             Found::Option('c', value) => asked.commands.push(value),
-            Found::Option('f', value) => {
-                asked.mode.format = Some(format::parse(&value)?);
-                asked.named_format = true;
-            }
+            Found::Option('f', value) => asked.format = Some(value),
             Found::Option('r', _) => asked.mode.read_only = true,
             Found::Option('s', _) => asked.mode.snapshot = true,
             Found::Option('n', _) => asked.mode.set_cache("none")?,

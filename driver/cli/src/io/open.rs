@@ -82,7 +82,8 @@ impl Mode {
     }
 }
 
-/// Reads `driver=qed,file.filename=...`: sets what it says in `mode`, answers the file. Other options are refused by name.
+/// Reads `driver=qed,file.filename=...`: sets what it says in `mode`, answers the file. Other options are
+/// refused by name.
 pub fn image_options(text: &str, mode: &mut Mode) -> Result<PathBuf, String> {
     let pairs = keyval::parse(text).ok_or_else(|| format!("Invalid option list: {text}"))?;
     let mut file = None;

@@ -88,7 +88,7 @@ pub fn readv(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let offset = tool.number(offset)?;
     let lengths = vector(tool, lengths)?;
     let start = Instant::now();
-    let bytes = fetch(tool, offset, &lengths).map_err(|errno| tool.failed("read", errno))?;
+    let bytes = fetch(tool, offset, &lengths).map_err(|errno| tool.failed("readv", errno))?;
     let elapsed = start.elapsed();
     let wrong = flags.pattern.and_then(|pattern| report::mismatch(&bytes, pattern, offset));
     finish(tool, &flags, offset, &bytes, elapsed, wrong)

@@ -100,13 +100,13 @@ mod tests {
             elapsed: Duration::from_nanos(1_715_155),
             condensed: false,
         };
-        let text = "wrote 65536/65536 bytes at offset 0\n64 KiB, 1 ops; 00.00 sec (36.440 MiB/sec and 583.0377 \
-                    ops/sec)\n";
+        let text = "wrote 65536/65536 bytes at offset 0\n64 KiB, 1 ops; 00.00 sec \
+                    (36.440 MiB/sec and 583.0377 ops/sec)\n";
         assert_eq!(transfer.text(), text);
         transfer.elapsed = Duration::from_millis(1_321_380);
         transfer.bytes = 512;
-        let text = "wrote 512/512 bytes at offset 0\n512 bytes, 1 ops; 0:22:01.38 (0.387474 bytes/sec and 0.0008 \
-                    ops/sec)\n";
+        let text = "wrote 512/512 bytes at offset 0\n512 bytes, 1 ops; 0:22:01.38 \
+                    (0.387474 bytes/sec and 0.0008 ops/sec)\n";
         assert_eq!(transfer.text(), text);
         transfer.condensed = true;
         transfer.elapsed = Duration::from_micros(2000);
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn dumps_read_as_qemu_io_prints_them() {
-        let text = "bffffffb:  2a 2a 2a 2a 2a 41 7a 39 00 00 00 00 00 00 00 00  .....Az9........\nc000000b:  00 7f  ..\n";
+        let text = "bffffffb:  2a 2a 2a 2a 2a 41 7a 39 00 00 00 00 00 00 00 00  .....Az9........\n\
+                    c000000b:  00 7f  ..\n";
         assert_eq!(dump(b"*****Az9\0\0\0\0\0\0\0\0\0\x7f", 0xbfff_fffb), text);
         assert_eq!(dump(&[], 0), "");
     }

@@ -23,6 +23,8 @@ pub const BYTES_MAX: u64 = 2_147_483_136;
 pub struct Tool {
     /// The open image.
     pub engine: Option<Engine<Aio>>,
+    /// Said when something has ended next: requests that could not start fail as those that did.
+    pub late: String,
     /// `quit` was typed.
     pub leaving: bool,
     out: BufWriter<Stdout>,
@@ -36,6 +38,7 @@ impl Tool {
         // as much as C's stdio keeps back for a pipe, so that both outputs mix as the other tool's do
         Tool {
             engine: None,
+            late: String::new(),
             leaving: false,
             out: BufWriter::with_capacity(4096, std::io::stdout()),
             terminal,
@@ -148,6 +151,8 @@ impl Tool {
 
     /// Prints what has ended.
     pub fn print_finished(&mut self, finished: Vec<(Aio, Completion)>) {
+        let late = std::mem::take(&mut self.late);
+        self.say(&late);
         for (memo, done) in finished {
             let text = aio::outcome(&memo, &done);
             self.say(&text);

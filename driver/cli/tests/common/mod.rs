@@ -1,0 +1,84 @@
+//! The two tools on the same arguments: quod, and the installed QEMU as the judge.
+//!
+//! Knows: processes and their output. Must never know: images.
+#![allow(dead_code, reason = "every test file takes what it needs")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What a process left behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a program in a folder. A program that is not there is a failure.
+pub fn run(program: &str, args: &[&str], folder: &Path, stdin: &str) -> Answer {
+    let input = folder.join(".stdin");
+    std::fs::write(&input, stdin).unwrap();
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::from(std::fs::File::open(&input).unwrap()))
+        .output()
+        .unwrap_or_else(|error| panic!("{program} must be installed for these tests: {error}"));
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Answer { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs quod.
+pub fn quod(args: &[&str], folder: &Path) -> Answer {
+    run(env!("CARGO_BIN_EXE_quod"), args, folder, "").without_names()
+}
+
+/// Runs qemu-img.
+pub fn qemu_img(args: &[&str], folder: &Path) -> Answer {
+    run("qemu-img", args, folder, "").without_names()
+}
+
+/// Runs `quod io`, times taken out.
+pub fn quod_io(args: &[&str], folder: &Path, stdin: &str) -> Answer {
+    let words: Vec<&str> = ["io"].iter().chain(args).copied().collect();
+    run(env!("CARGO_BIN_EXE_quod"), &words, folder, stdin).without_names().without_times()
+}
+
+/// Runs qemu-io, times taken out.
+pub fn qemu_io(args: &[&str], folder: &Path, stdin: &str) -> Answer {
+    run("qemu-io", args, folder, stdin).without_names().without_times()
+}
+
+/// Prepares something with a QEMU tool.
+pub fn prepare(program: &str, args: &[&str], folder: &Path) {
+    let answer = run(program, args, folder, "");
+    assert_eq!(answer.code, Some(0), "{program} {args:?}: {answer:?}");
+}
+
+impl Answer {
+    fn without_names(mut self) -> Answer {
+        for name in ["qemu-img: ", "qemu-io: ", "quod: "] {
+            self.stderr = self.stderr.replace(name, "");
+        }
+        // a hint about another program's help
+        let lines = self.stderr.lines().filter(|line| !line.starts_with("Try 'qemu-img "));
+        self.stderr = lines.map(|line| format!("{line}\n")).collect();
+        self
+    }
+
+    fn without_times(mut self) -> Answer {
+        self.stdout = self.stdout.split_inclusive('\n').map(without_time).collect();
+        self
+    }
+}
+
+/// `64 KiB, 1 ops; <anything>` and `65536,1,<anything>` lose what no two runs share.
+fn without_time(line: &str) -> String {
+    if let Some((kept, _)) = line.split_once(" ops; ") {
+        return format!("{kept} ops\n");
+    }
+    match line.split_once(",1,") {
+        Some((bytes, _)) if bytes.bytes().all(|byte| byte.is_ascii_digit()) => format!("{bytes},1\n"),
+        _ => line.to_string(),
+    }
+}

@@ -1,0 +1,136 @@
+//! `quod info`, `check` and `map` against `qemu-img`: the same text and the same JSON on the same files.
+
+mod common;
+
+use common::{prepare, qemu_img, quod};
+use std::path::Path;
+
+/// A chain top.qed -> mid.qed -> base.raw with data, zeros and holes in every layer, and images with faults.
+fn images() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let create = |args: &[&str]| prepare("qemu-img", &[&["create", "-q", "-f"], args].concat(), path);
+    let write = |format: &str, file: &str, commands: &[&str]| {
+        let mut args = vec!["-f", format];
+        args.extend(commands.iter().flat_map(|command| ["-c", command]));
+        args.push(file);
+        prepare("qemu-io", &args, path);
+    };
+    create(&["raw", "base.raw", "1M"]);
+    create(&["qed", "-b", "base.raw", "-F", "raw", "mid.qed", "2M"]);
+    create(&["qed", "-b", "mid.qed", "-F", "qed", "top.qed", "3M"]);
+    create(&["qed", "empty.qed", "1M"]);
+    create(&["qed", "-u", "-b", "nowhere", "-F", "raw", "orphan.qed", "1M"]);
+    create(&["qed", "-o", "cluster_size=4k,table_size=2", "small.qed", "20M"]);
+    write("raw", "base.raw", &["write 128k 4k", "write 512k 100k"]);
+    write("qed", "mid.qed", &["write 64k 64k", "write 1M 256k"]);
+    write("qed", "top.qed", &["write 0 1k", "write -z 1M 64k", "write 2M 192k"]);
+    write("qed", "small.qed", &["write 1M 64k", "write 0 12k", "write 2M 4k", "write 2056k 4k"]);
+    std::fs::copy(path.join("top.qed"), path.join("leak.qed")).unwrap();
+    let leak = std::fs::OpenOptions::new().write(true).open(path.join("leak.qed")).unwrap();
+    leak.set_len(leak.metadata().unwrap().len() + 200 * 1024).unwrap();
+    damage(path);
+    folder
+}
+
+/// bad.qed: an L2 entry beyond the file, one that repeats a cluster, an L1 entry that is no offset.
+fn damage(folder: &Path) {
+    let mut bytes = std::fs::read(folder.join("top.qed")).unwrap();
+    let entry = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let table = entry(&bytes, 0x10000) as usize;
+    let first = entry(&bytes, table);
+    bytes[table + 40..table + 48].copy_from_slice(&0x9000_0000u64.to_le_bytes());
+    bytes[0x10008..0x10010].copy_from_slice(&0x123u64.to_le_bytes());
+    std::fs::write(folder.join("fixable.qed"), &bytes).unwrap();
+    bytes[table + 48..table + 56].copy_from_slice(&first.to_le_bytes());
+    std::fs::write(folder.join("bad.qed"), &bytes).unwrap();
+    std::fs::write(folder.join("noise"), [7; 70000]).unwrap();
+}
+
+fn same(command: &str, folder: &Path) {
+    let args: Vec<&str> = command.split_whitespace().collect();
+    assert_eq!(quod(&args, folder), qemu_img(&args, folder), "{command}");
+}
+
+const FILES: [&str; 8] =
+    ["top.qed", "mid.qed", "base.raw", "empty.qed", "small.qed", "leak.qed", "noise", "./top.qed"];
+
+#[test]
+fn info_is_the_same() {
+    let folder = images();
+    for file in FILES {
+        for options in ["", "--output=json", "--backing-chain", "--backing-chain --output json", "-U"] {
+            same(&format!("info {options} {file}"), folder.path());
+        }
+    }
+    for command in
+        ["info nowhere", "info orphan.qed", "info --backing-chain orphan.qed", "info -f bad top.qed"]
+    {
+        same(command, folder.path());
+    }
+    same("info -f raw --output json top.qed", folder.path());
+}
+
+#[test]
+fn check_is_the_same() {
+    let folder = images();
+    for file in FILES.into_iter().chain(["bad.qed", "fixable.qed", "nowhere"]) {
+        for options in ["", "--output=json", "-q", "-f qed -U"] {
+            if file == "noise" || file == "base.raw" {
+                same(&format!("check {} {file}", options.replace("qed", "raw")), folder.path());
+            } else {
+                same(&format!("check {options} {file}"), folder.path());
+            }
+        }
+    }
+    same("check -r bad top.qed", folder.path());
+}
+
+#[test]
+fn repair_is_the_same() {
+    for what in ["leaks", "all"] {
+        for output in ["human", "json"] {
+            for file in ["fixable.qed", "bad.qed", "top.qed"] {
+                let (ours, theirs) = (images(), images());
+                let args = ["check", "-r", what, "--output", output, file];
+                let (ours_said, theirs_said) = (quod(&args, ours.path()), qemu_img(&args, theirs.path()));
+                assert_eq!(ours_said, theirs_said, "{args:?}");
+                let after = ["check", file];
+                assert_eq!(qemu_img(&after, ours.path()), qemu_img(&after, theirs.path()), "{args:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn map_is_the_same() {
+    let folder = images();
+    for file in FILES {
+        for options in ["", "--output=json", "-U --start-offset 1M --max-length 100k --output json"] {
+            same(&format!("map {options} {file}"), folder.path());
+        }
+    }
+    for command in [
+        "map --start-offset 100 --max-length 1 --output json top.qed",
+        "map --max-length 0 --output json top.qed",
+        "map --start-offset 8M top.qed",
+        "map --start-offset x top.qed",
+        "map --max-length x top.qed",
+        "map --start-offset -1 top.qed",
+        "map nowhere",
+        "map orphan.qed",
+        "map -f bad top.qed",
+    ] {
+        same(command, folder.path());
+    }
+}
+
+#[test]
+fn leaks_that_qemu_leaves_are_repaired() {
+    let folder = images();
+    let repair = quod(&["check", "-r", "leaks", "leak.qed"], folder.path());
+    assert_eq!(repair.code, Some(0), "{repair:?}");
+    assert!(repair.stdout.contains("    3 leaked clusters\n"), "{repair:?}");
+    same("check leak.qed", folder.path());
+    same("check --output json leak.qed", folder.path());
+}
