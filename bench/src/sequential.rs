@@ -62,7 +62,7 @@ struct Run<'a, B: Backend> {
     left: u64,
     in_flight: u64,
     flushes_in_flight: u32,
-    /// Flushes that wait for one of those to end.
+    /// Flushes that wait until one of those, or a request, has ended.
     flushes_owed: u64,
     /// A drained queue waits for this flush.
     in_flush: bool,
@@ -100,7 +100,7 @@ pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Res
         run.turn()?;
     }
     let (elapsed, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
-    while run.flushes_in_flight > 0 {
+    while run.flushes_in_flight > 0 || run.flushes_owed > 0 {
         run.turn()?;
     }
     Ok(Outcome { elapsed, cpu, latencies: run.latencies, flushes: run.flushes })
@@ -116,10 +116,6 @@ impl<B: Backend> Run<'_, B> {
                 CompletionKind::Request(Kind::Flush) => {
                     self.flushes.record(done.latency);
                     self.flushes_in_flight -= 1;
-                    if self.flushes_owed > 0 {
-                        self.flushes_owed -= 1;
-                        self.flush()?;
-                    }
                     if self.in_flush {
                         self.in_flush = false;
                         self.fill()?;
@@ -134,7 +130,7 @@ impl<B: Backend> Run<'_, B> {
                 }
             }
         }
-        Ok(())
+        self.send_flushes()
     }
 
     /// One read or write ended: is it time for a flush, or for the next?
@@ -156,12 +152,20 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        if self.flushes_in_flight == FLUSHES_MAX {
-            self.flushes_owed += 1;
-            return Ok(());
+        self.flushes_owed += 1;
+        self.send_flushes()
+    }
+
+    fn send_flushes(&mut self) -> Result<(), Error> {
+        while self.flushes_owed > 0 && self.flushes_in_flight < FLUSHES_MAX {
+            match self.driver.submit(self.disk, Request::flush(0)) {
+                Ok(()) => {}
+                Err(rejected) if rejected.reason == Refusal::Busy && self.in_flight > 0 => break,
+                Err(rejected) => return Err(rejected.reason.into()),
+            }
+            self.flushes_owed -= 1;
+            self.flushes_in_flight += 1;
         }
-        self.submit(Request::flush(0))?;
-        self.flushes_in_flight += 1;
         Ok(())
     }
 
@@ -176,18 +180,21 @@ impl<B: Backend> Run<'_, B> {
                 true => Request::write(self.offset, buffer, 0),
                 false => Request::read(self.offset, buffer, 0),
             };
-            self.submit(request)?;
+            match self.driver.submit(self.disk, request) {
+                Ok(()) => {}
+                // requests of many extents take many control blocks: go on when one ended
+                Err(rejected) if rejected.reason == Refusal::Busy && self.in_flight > 0 => {
+                    if let Buffers::Owned(buffer) = rejected.request.buffers {
+                        self.buffers.push(buffer);
+                    }
+                    return Ok(());
+                }
+                Err(rejected) => return Err(rejected.reason.into()),
+            }
             self.in_flight += 1;
             self.offset = next_offset(self.offset, self.load.step, self.image_size);
         }
         Ok(())
-    }
-
-    fn submit(&mut self, request: Request) -> Result<(), Error> {
-        self.driver.submit(self.disk, request).map_err(|rejected| match rejected.reason {
-            Refusal::Busy => Error::Misuse("the driver takes fewer requests than the depth of the load"),
-            Refusal::Error(error) => error,
-        })
     }
 }
 

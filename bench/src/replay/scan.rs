@@ -7,7 +7,7 @@ use super::pool::Pool;
 use crate::model::{Model, Verdict};
 use crate::payload::{self, BLOCK};
 use quod::tools::Session;
-use quod::{Error, Request};
+use quod::{Error, Refusal, Request};
 use std::ops::Range;
 
 /// Blocks of one read.
@@ -55,18 +55,26 @@ fn scan(
     let (mut pool, mut verdict) = (Pool::default(), Verdict::default());
     let (disk, driver) = (session.disk(), session.driver());
     let mut in_flight = 0;
-    let mut exhausted = false;
+    let mut pending = next();
     loop {
-        while in_flight < depth.min(DEPTH_MAX) && !exhausted {
-            let Some(run) = next() else {
-                exhausted = true;
-                break;
-            };
+        while in_flight < depth.min(DEPTH_MAX)
+            && let Some(run) = pending.take()
+        {
             let mut buffer = pool.take((run.end - run.start) as usize * BLOCK);
             payload::poison(buffer.as_mut_slice());
-            let request = Request::read(run.start * BLOCK as u64, buffer, run.start);
-            driver.submit(disk, request).map_err(|rejected| Error::from(rejected.reason))?;
-            in_flight += 1;
+            match driver.submit(disk, Request::read(run.start * BLOCK as u64, buffer, run.start)) {
+                Ok(()) => {
+                    in_flight += 1;
+                    pending = next();
+                }
+                // a read of many extents takes many control blocks: go on when one ended
+                Err(rejected) if rejected.reason == Refusal::Busy && in_flight > 0 => {
+                    rejected.request.buffers.into_owned().into_iter().for_each(|buffer| pool.give(buffer));
+                    pending = Some(run);
+                    break;
+                }
+                Err(rejected) => return Err(rejected.reason.into()),
+            }
         }
         if in_flight == 0 {
             return Ok(verdict);
