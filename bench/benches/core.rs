@@ -1,4 +1,5 @@
-//! What the machine itself costs, no I/O done: read hit, in-place write, allocating write, table miss, table batching.
+//! What the machine itself costs, no I/O done: read hit, in-place write, allocating write, table miss, table
+//! batching.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quod::states::{Gate, Kind, Options};

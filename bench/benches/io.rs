@@ -1,5 +1,5 @@
-//! What I/O costs, on files in the temporary folder (set TMPDIR to choose the file system): a ring round trip,
-//! allocating writes under the four gates, the replay of the shipped trace.
+//! What I/O costs, on files in the temporary folder (set TMPDIR to choose the file system): a ring round
+//! trip, allocating writes under the four gates, the replay of the shipped trace.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quod::backend::{Backend, Completion, FileId, Op, OpenFlags, Output, Token};
@@ -50,7 +50,8 @@ fn round_trip(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 offset = (offset + 4096) % (1 << 20);
-                // SAFETY: `finish` returns only when the operation was reaped; the buffer outlives it, untouched
+                // SAFETY: `finish` returns only when the operation was reaped; the buffer outlives it,
+                // untouched
                 let segment = unsafe { buffer.segment(0, 4096) };
                 let op = Op::Read { file, offset, segments: [segment].into_iter().collect() };
                 assert_eq!(finish(&mut backend, op, &mut done), Output::Bytes(4096));

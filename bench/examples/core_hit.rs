@@ -6,9 +6,9 @@
 //! valgrind --tool=callgrind target/release/examples/core_hit 110000    # I2
 //! ```
 //!
-//! Instructions of one hit, from submit to completion, the answering loop included: (I2 - I1) / 100000. Callgrind's
-//! `--toggle-collect` is not needed: everything else is the same in both runs and falls out of the difference.
-//! `core_hit N write` does the same for in-place writes.
+//! Instructions of one hit, from submit to completion, the answering loop included: (I2 - I1) / 100000.
+//! Callgrind's `--toggle-collect` is not needed: everything else is the same in both runs and falls out of
+//! the difference. `core_hit N write` does the same for in-place writes.
 
 use quod::states::{Kind, Options};
 use quod_bench::bare::{Bare, CLUSTER};

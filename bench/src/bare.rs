@@ -1,8 +1,10 @@
-//! A machine without a driver: every I/O that it names is answered at once from memory, so that only its own code costs.
+//! A machine without a driver: every I/O that it names is answered at once from memory, so that only its own
+//! code costs.
 //!
 //! Knows: the machine's grammar, table bytes. Must never know: data bytes (nobody looks at them here), files.
 //!
-//! Invariant: hits and in-place writes allocate nothing here, or the machine's own allocations could not be counted.
+//! Invariant: hits and in-place writes allocate nothing here, or the machine's own allocations could not be
+//! counted.
 
 use quod::states::{
     Error, Flags, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Refused, Request, open,
@@ -100,8 +102,7 @@ pub struct Bare {
 impl Bare {
     /// An empty QED image: clusters of 64 KiB, tables of four clusters, no backing file.
     pub fn qed(guest_len: u64, options: &Options) -> Result<Bare, Error> {
-        let mut memory = Memory::default();
-        memory.scratch = header(guest_len);
+        let mut memory = Memory { scratch: header(guest_len), ..Memory::default() };
         memory.write(0);
         memory.len = 5 * CLUSTER;
         let mut queue = VecDeque::with_capacity(1024);

@@ -1,7 +1,8 @@
-//! The measuring tools of quod: block traces, a replay engine that verifies every byte, a sequential load, histograms,
-//! reports.
+//! The measuring tools of quod: block traces, a replay engine that verifies every byte, a sequential load,
+//! histograms, reports.
 //!
-//! Knows: the public face of the driver. Must never know: image formats, tables, how the driver does its work.
+//! Knows: the public face of the driver. Must never know: image formats, tables, how the driver does its
+//! work.
 
 pub mod bare;
 pub mod dwell;

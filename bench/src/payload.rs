@@ -1,7 +1,7 @@
 //! What a replay writes: every 512-byte block says which seed, which block and which version it is.
 //!
-//! A block is four words of header (magic, seed, block, version) and sixty words of a stream keyed by all of them, so
-//! that a block in the wrong place, of the wrong age, torn or half overwritten is told apart.
+//! A block is four words of header (magic, seed, block, version) and sixty words of a stream keyed by all of
+//! them, so that a block in the wrong place, of the wrong age, torn or half overwritten is told apart.
 //!
 //! Knows: bytes of one block. Must never know: what the model expects, images, drivers.
 
@@ -70,7 +70,8 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     words.iter().all(|word| *word == [0; 32]) && rest.iter().all(|&byte| byte == 0)
 }
 
-/// Marks every block of a buffer so that bytes which a read did not deliver are not mistaken for what it should.
+/// Marks every block of a buffer so that bytes which a read did not deliver are not mistaken for what it
+/// should.
 pub fn poison(bytes: &mut [u8]) {
     for chunk in bytes.as_chunks_mut::<BLOCK>().0 {
         let words = chunk.as_chunks_mut::<8>().0;
@@ -148,7 +149,8 @@ mod tests {
         fn every_flipped_bit_is_seen(seed: u64, block in 0..1u64 << 54, version: u32, bit in 0..BLOCK * 8) {
             let mut bytes = one(seed, block, version);
             prop_assert!(matches(&bytes, seed, block, version));
-            prop_assert_eq!(decode(&bytes), Found::Payload { seed, block, version: version.into(), intact: true });
+            let whole = Found::Payload { seed, block, version: version.into(), intact: true };
+            prop_assert_eq!(decode(&bytes), whole);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(!matches(&bytes, seed, block, version));
             let intact = matches!(decode(&bytes), Found::Payload { intact: true, .. });
@@ -158,8 +160,10 @@ mod tests {
         #[test]
         fn neighbours_differ_everywhere(seed: u64, block in 0..1u64 << 54, version in 0..u32::MAX) {
             let here = one(seed, block, version);
-            for other in [one(seed ^ 1, block, version), one(seed, block + 1, version), one(seed, block, version + 1)] {
-                let same = (HEADER..WORDS).filter(|i| here[i * 8..i * 8 + 8] == other[i * 8..i * 8 + 8]).count();
+            let others = [(seed ^ 1, block, version), (seed, block + 1, version), (seed, block, version + 1)];
+            for other in others.map(|(seed, block, version)| one(seed, block, version)) {
+                let word = |bytes: &[u8; BLOCK], index| bytes.as_chunks::<8>().0[index];
+                let same = (HEADER..WORDS).filter(|i| word(&here, *i) == word(&other, *i)).count();
                 prop_assert_eq!(same, 0);
             }
         }

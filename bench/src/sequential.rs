@@ -1,7 +1,7 @@
 //! A load as `qemu-img bench` makes it: requests of one size at a steady stride, a fixed number in flight.
 //!
-//! As lean as it can be, since it is the ruler: buffers are made once and travel round through the completions; nothing
-//! is allocated per request.
+//! As lean as it can be, since it is the ruler: buffers are made once and travel round through the
+//! completions; nothing is allocated per request.
 //!
 //! Knows: the driver's public face. Must never know: image formats, files.
 
@@ -41,7 +41,8 @@ pub struct Load {
 /// What came of it.
 #[derive(Debug)]
 pub struct Outcome {
-    /// From the first submission to the last completion (flushes after the last request not included, as in QEMU).
+    /// From the first submission to the last completion (flushes after the last request not included, as in
+    /// QEMU).
     pub elapsed: Duration,
     /// Processor time in between, worker threads included.
     pub cpu: Duration,

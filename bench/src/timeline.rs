@@ -1,5 +1,5 @@
-//! A timeline in Chrome's trace format, which Perfetto opens: one process a layer, one row a control block, one slice a
-//! stay in a state.
+//! A timeline in Chrome's trace format, which Perfetto opens: one process a layer, one row a control block,
+//! one slice a stay in a state.
 //!
 //! Knows: slices, JSON. Must never know: drivers.
 //!

@@ -1,5 +1,5 @@
-//! Checks: once warm, read hits and in-place writes allocate nothing: in the machine alone, and through the whole driver
-//! on a real file, with both backends' completions passing through.
+//! Checks: once warm, read hits and in-place writes allocate nothing: in the machine alone, and through the
+//! whole driver on a real file, with both backends' completions passing through.
 //!
 //! One test function: the counter belongs to the process, and tests run side by side.
 

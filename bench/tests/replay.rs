@@ -1,5 +1,6 @@
-//! Checks: a replay on a real file passes where the driver is right, fails where the disk holds other bytes than it
-//! should, keeps the times it promises, and refuses images that are too small; a sequential load goes where it should.
+//! Checks: a replay on a real file passes where the driver is right, fails where the disk holds other bytes
+//! than it should, keeps the times it promises, and refuses images that are too small; a sequential load goes
+//! where it should.
 
 use quod::tools::{self, CreateOptions, Session};
 use quod::{BackendKind, Config, Format, OpenOptions};

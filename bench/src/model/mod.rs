@@ -1,8 +1,8 @@
 //! What every 512-byte block of a disk must hold, given what was asked of the disk so far.
 //!
-//! A block holds one version, or one of a few when changes of the same block were in flight together, or zeros besides
-//! after a discard (which a disk may ignore). A read may see what stood there when it was submitted, or what any change
-//! that was in flight at any moment of it makes.
+//! A block holds one version, or one of a few when changes of the same block were in flight together, or
+//! zeros besides after a discard (which a disk may ignore). A read may see what stood there when it was
+//! submitted, or what any change that was in flight at any moment of it makes.
 //!
 //! Knows: blocks, versions, what is in flight. Must never know: images, drivers, time.
 //!

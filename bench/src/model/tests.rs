@@ -1,5 +1,5 @@
-//! Checks: order gives one right answer, overlap gives exactly the possible ones, discards and failures widen, mistakes
-//! are found and counted, memory follows what is touched.
+//! Checks: order gives one right answer, overlap gives exactly the possible ones, discards and failures
+//! widen, mistakes are found and counted, memory follows what is touched.
 
 use super::*;
 use proptest::prelude::*;
@@ -193,7 +193,7 @@ proptest! {
                 let (ticket, kind, _, data, _) = flight.swap_remove(index);
                 if kind == 0 {
                     let verdict = model.finish_read(ticket, &data);
-                    prop_assert_eq!(verdict.wrong, 0, "{:?}", verdict.mismatches.first().map(|m| m.to_string()));
+                    prop_assert_eq!(verdict.wrong, 0, "{:?}", verdict.mismatches);
                 } else {
                     model.finish_change(ticket, true);
                 }

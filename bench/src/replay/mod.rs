@@ -1,9 +1,10 @@
 //! Plays a trace on an image and proves that every byte came out right.
 //!
-//! Requests that overlap, at least one of them changing the range, keep the order of the trace: the later one waits, and
-//! those behind it wait too. All others run together, up to the depth. A `sync` is a flush: submitted in its turn, it
-//! waits for nobody and nobody waits for it. With times (`real`, or a factor) the loop is open: an operation is due when
-//! the trace says so, however the earlier ones fare, and its lateness is recorded apart.
+//! Requests that overlap, at least one of them changing the range, keep the order of the trace: the later one
+//! waits, and those behind it wait too. All others run together, up to the depth. A `sync` is a flush:
+//! submitted in its turn, it waits for nobody and nobody waits for it. With times (`real`, or a factor) the
+//! loop is open: an operation is due when the trace says so, however the earlier ones fare, and its lateness
+//! is recorded apart.
 //!
 //! Then: every touched block is read back, the image closed, checked, reopened read-only, and compared whole.
 //!

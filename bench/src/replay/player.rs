@@ -157,7 +157,8 @@ impl Player<'_> {
 
     fn due(&self, record: &Record) -> Duration {
         match self.factor {
-            // the longest trace at the lowest speed is still a finite number of seconds, but not always a Duration
+            // the longest trace at the lowest speed is still a finite number of seconds, but not always a
+            // Duration
             Some(factor) => {
                 Duration::try_from_secs_f64(record.at_us as f64 / 1e6 / factor).unwrap_or(Duration::MAX)
             }

@@ -1,12 +1,12 @@
 //! fio's iolog, versions 2 and 3, in and out.
 //!
-//! Version 2: `FILE ACTION [OFFSET LENGTH]`. It carries no times but `wait` lines, whose OFFSET is a number of
-//! microseconds. fio's manual calls it relative to the previous `wait`; so the clock of the trace is the sum of all
-//! waits so far, and the operations between two waits are due at the same moment. (fio drops waits below 100; here they
-//! count, or a trace of many small waits would run ahead of itself.)
+//! Version 2: `FILE ACTION [OFFSET LENGTH]`. It carries no times but `wait` lines, whose OFFSET is a number
+//! of microseconds. fio's manual calls it relative to the previous `wait`; so the clock of the trace is the
+//! sum of all waits so far, and the operations between two waits are due at the same moment. (fio drops waits
+//! below 100; here they count, or a trace of many small waits would run ahead of itself.)
 //!
-//! Version 3: `TIMESTAMP FILE ACTION [OFFSET LENGTH]`, the time since the start in microseconds (fio's manual omits the
-//! unit, its source measures microseconds). It knows no `wait`.
+//! Version 3: `TIMESTAMP FILE ACTION [OFFSET LENGTH]`, the time since the start in microseconds (fio's manual
+//! omits the unit, its source measures microseconds). It knows no `wait`.
 //!
 //! Knows: the text of one line. Must never know: what becomes of a record.
 

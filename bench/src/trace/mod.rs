@@ -2,7 +2,8 @@
 //!
 //! Knows: operations, byte ranges, times. Must never know: images, drivers, payloads.
 //!
-//! Invariants: traces are streamed, one line in memory at a time; a hostile trace gives an error that names the line.
+//! Invariants: traces are streamed, one line in memory at a time; a hostile trace gives an error that names
+//! the line.
 
 mod iolog;
 
@@ -13,8 +14,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// The trace that ships with the project: an ext4 guest runs mkfs, unpacks files, syncs small ones, copies, deletes,
-/// trims, and loads a database of 8 KiB pages. 8540 operations on a disk of 1 GiB.
+/// The trace that ships with the project: an ext4 guest runs mkfs, unpacks files, syncs small ones, copies,
+/// deletes, trims, and loads a database of 8 KiB pages. 8540 operations on a disk of 1 GiB.
 pub const SHIPPED: &[u8] = include_bytes!("../../traces/ext4-guest.iolog");
 
 /// The name of [`SHIPPED`] in reports.
@@ -139,8 +140,8 @@ pub struct Summary {
     pub max_transfer: u64,
 }
 
-/// Reads a trace once, refusing what a replay on one disk cannot do: several files, ranges off the 512-byte grid, and
-/// transfers above `transfer_max`.
+/// Reads a trace once, refusing what a replay on one disk cannot do: several files, ranges off the 512-byte
+/// grid, and transfers above `transfer_max`.
 pub fn summarise(source: &Source, transfer_max: u64) -> Result<Summary, Error> {
     let mut summary = Summary::default();
     let mut reader = source.open()?;

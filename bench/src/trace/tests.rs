@@ -1,5 +1,5 @@
-//! Checks: both versions are understood, times are right, the shipped trace is whole, hostile text is refused by line
-//! and never panics, what is written is read back.
+//! Checks: both versions are understood, times are right, the shipped trace is whole, hostile text is refused
+//! by line and never panics, what is written is read back.
 
 use super::*;
 use proptest::prelude::*;
@@ -105,15 +105,17 @@ proptest! {
     }
 
     #[test]
-    fn hostile_bytes_never_panic(mut text in prop::collection::vec(any::<u8>(), 0..300), three in any::<bool>()) {
+    fn hostile_bytes_never_panic(text in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = read_all(&text);
-        let mut headed = if three { b"fio version 3 iolog\n".to_vec() } else { b"fio version 2 iolog\n".to_vec() };
-        headed.append(&mut text);
-        let _ = read_all(&headed);
+        for head in ["fio version 3 iolog\n", "fio version 2 iolog\n"] {
+            let _ = read_all(&[head.as_bytes(), &text].concat());
+        }
     }
 
     #[test]
-    fn near_misses_never_panic(text in "([0-9]{0,22} ?(d|e)? ?(read|write|trim|wait|sync|add)? ?[0-9-]{0,21}\n?){0,20}") {
+    fn near_misses_never_panic(
+        text in "([0-9]{0,22} ?(d|e)? ?(read|write|trim|wait|sync|add)? ?[0-9-]{0,21}\n?){0,20}",
+    ) {
         for head in ["fio version 3 iolog\n", "fio version 2 iolog\n"] {
             let _ = read_all(format!("{head}{text}").as_bytes());
         }

@@ -235,7 +235,8 @@ fn print(load: &Load, outcome: &Outcome, hold: &Hold, backend: &str, closed: Dur
     for (name, row) in rows.filter(|(_, row)| row.count > 0) {
         let (p50, p90, p99, p999, max) = (row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us);
         println!(
-            "{name:<22} p50 {p50:.1} us, p90 {p90:.1} us, p99 {p99:.1} us, p99.9 {p999:.1} us, max {max:.1} us"
+            "{name:<22} p50 {p50:.1} us, p90 {p90:.1} us, p99 {p99:.1} us, p99.9 {p999:.1} us, \
+             max {max:.1} us"
         );
     }
     println!("Closed in {:.3} seconds.", closed.as_secs_f64());
