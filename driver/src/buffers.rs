@@ -232,7 +232,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cutting_and_gathering_is_slicing(sizes in prop::collection::vec(0usize..40, 1..9), a: u64, b: u64) {
+        fn cutting_is_slicing(sizes in prop::collection::vec(0usize..40, 1..9), a: u64, b: u64) {
             let mut buffers = list(&sizes);
             let all = buffers.len();
             let (a, b) = (a % (all + 1), b % (all + 1));
@@ -247,7 +247,7 @@ mod tests {
         }
 
         #[test]
-        fn scattering_fills_the_rest_with_zeros(sizes in prop::collection::vec(0usize..40, 1..9), got in 0usize..400) {
+        fn scattering_zeros_the_rest(sizes in prop::collection::vec(0usize..40, 1..9), got in 0usize..400) {
             let mut buffers = list(&sizes);
             let segments = buffers.scatter_list();
             let all = total(&segments) as usize;

@@ -242,3 +242,30 @@ fn a_session_on_workers_moves_the_same_bytes() {
     session.close().unwrap();
     sound(&path);
 }
+
+#[test]
+fn a_driver_dropped_in_the_middle_waits_for_its_buffers_and_corrupts_nothing() {
+    for backend in [quod::BackendKind::Auto, quod::BackendKind::Threads] {
+        let folder = Folder::new();
+        let path = folder.qed("a.qed", 8 << 20, None);
+        for round in 0..10u64 {
+            let mut driver = quod::Driver::new(Config { backend, ..Config::default() }).unwrap();
+            let disk = driver.open(&path, writable().direct(true)).unwrap();
+            while driver.next_completion().is_none() {
+                driver.wait(None).unwrap();
+            }
+            for number in 0..32u64 {
+                let offset = (round * 32 + number) * 9001 % (7 << 20);
+                let request = match number % 2 {
+                    0 => quod::Request::write(offset, quod::Buffer::zeroed(20_000), number),
+                    _ => quod::Request::read(offset, quod::Buffer::zeroed(20_000), number),
+                };
+                driver.submit(disk, request).map_err(|rejected| rejected.reason).unwrap();
+            }
+            driver.turn().unwrap();
+            drop(driver);
+        }
+        let report = tools::check(&path, None, Some(Repair::All)).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+    }
+}
