@@ -1,1 +1,46 @@
-//! placeholder
+//! Proof for quod: every completion order, every power cut, every failure, against a model of what a disk owes its guest.
+//!
+//! The system under test is the real core and the real pump ([`quod::Driver`]) over the simulated disk of the backend;
+//! nothing here models them. Every decision (which completion is next, what fails, what survives a power cut, what the
+//! guest does) is asked of one [`Chooser`](quod_backend::sim::Chooser), so that the simulator, the explorer and a replay
+//! share one harness and one schedule text.
+//!
+//! * [`sim`]: long random runs, one a seed;
+//! * explore
+//! * nth
+//! * [`schedule`]: the text that replays a finding, and its shrinking.
+//!
+//! Knows: the guest's contract (what may be read when), the QED format where a rule is about it. Must never know: how the
+//! driver keeps the contract.
+
+// pub mod explore;
+pub mod image;
+pub mod model;
+// pub mod nth;
+pub mod payload;
+pub mod probe;
+pub mod schedule;
+pub mod sim;
+pub mod world;
+
+use std::fmt;
+
+/// A property does not hold: what, in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The outcome of a check.
+pub type Checked<T = ()> = Result<T, Failure>;
+
+/// A failed check.
+pub fn fail<T>(what: impl Into<String>) -> Checked<T> {
+    Err(Failure(what.into()))
+}

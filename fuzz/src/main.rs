@@ -1,0 +1,92 @@
+//! The proof's command line: `sim`, `explore`, `nth`, `replay`.
+//!
+//! Knows: arguments and how to print. Must never know: what is checked.
+
+use quod::State;
+use quod_fuzz::schedule::Schedule;
+use quod_fuzz::world::{Tally, as_is};
+use quod_fuzz::{Failure, sim};
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str = "usage: quod-fuzz sim --seeds N [--from S]
+       quod-fuzz replay FILE
+replay prints what a schedule does, with its verdict.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["sim", rest @ ..] => simulate(rest),
+        ["replay", file] => replay(file),
+        _ => Err(Failure(USAGE.into())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn option(args: &[&str], name: &str, default: u64) -> Result<u64, Failure> {
+    let Some(at) = args.iter().position(|arg| *arg == name) else { return Ok(default) };
+    let value = args.get(at + 1).and_then(|text| text.parse().ok());
+    value.ok_or_else(|| Failure(format!("{name} needs a number\n{USAGE}")))
+}
+
+fn simulate(args: &[&str]) -> Result<(), Failure> {
+    let (seeds, from) = (option(args, "--seeds", 1000)?, option(args, "--from", 0)?);
+    let (started, mut tally) = (Instant::now(), Tally::default());
+    std::panic::set_hook(Box::new(|_| {}));
+    for seed in from..from + seeds {
+        match sim::seed(seed, as_is) {
+            Ok(report) => tally.add(&report.tally),
+            Err(found) => {
+                let (failure, schedule) = *found;
+                println!("{}", sim::shrunk(&schedule, as_is, 3000));
+                return Err(failure);
+            }
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{seeds} seeds in {seconds:.1} s: {:.0} seeds/s", seeds as f64 / seconds);
+    print_tally(&tally);
+    Ok(())
+}
+
+fn print_tally(tally: &Tally) {
+    let Tally { done, failed, operations, faults, crashes, volatile, clean_closes, repairs, .. } = tally;
+    println!("requests: {done} done, {failed} failed; operations: {operations}, {faults} made to fail");
+    println!("power cuts: {crashes}, {volatile} volatile units; clean closes: {clean_closes}; repairs: {repairs}");
+    println!("timers: {}; poisoned sessions: {}", tally.timers, tally.poisoned);
+    let missing: Vec<String> = quod::states::state::QED_EDGES
+        .iter()
+        .filter(|(from, to)| !tally.edges.contains_key(&(*from as u8, *to as u8)))
+        .map(|(from, to)| format!("{from:?} -> {to:?}"))
+        .collect();
+    let name = |index: u8| State::ALL.get(usize::from(index)).map_or("?", |state| state.name());
+    for ((from, to), count) in &tally.edges {
+        println!("  {:>12}  {} -> {}", count, name(*from), name(*to));
+    }
+    println!("edges of the QED table not taken: {}", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+}
+
+fn replay(file: &str) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| Failure(format!("{file}: {error}")))?;
+    let schedule = Schedule::parse(&text)?;
+    match schedule.run.as_str() {
+        "sim" => match sim::replay(&schedule.choices, as_is) {
+            Ok(_) => {
+                println!("passes");
+                Ok(())
+            }
+            Err((failure, story)) => {
+                story.iter().for_each(|line| println!("{line}"));
+                Err(failure)
+            }
+        },
+        other => Err(Failure(format!("no such run: {other}"))),
+    }
+}

@@ -1,0 +1,184 @@
+//! The simulated disk behind a backend that renames tokens.
+//!
+//! The pump's tokens count how often a slot was used, so two paths to one state differ in them. Here each operation in
+//! flight is named after what it does instead, and the disk's digest is equal where the state is.
+//!
+//! Knows: operations' summaries, tokens. Must never know: contents' meaning, formats.
+//! Invariant: names of operations in flight are unique; a completion goes back under the token it came with.
+
+use quod_backend::sim::{Chooser, Kind, Logged, Sim};
+use quod_backend::{Backend, Completion, FileId, Full, Op, Segment, Token};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// See the module's header.
+pub struct Probe {
+    sim: Sim,
+    names: Vec<(u64, Token)>,
+    /// Sum over completed reads of what they saw: in it lies what is in buffers that nobody can look into.
+    seen: u128,
+    watch: bool,
+    /// Completed operations.
+    pub completed: u64,
+}
+
+fn mix(hash: u128, word: u64) -> u128 {
+    let hash = (hash ^ u128::from(word)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    hash ^ (hash >> 71)
+}
+
+/// A hash of bytes.
+pub fn hash_bytes(seed: u128, bytes: &[u8]) -> u128 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let hash = words.iter().fold(seed ^ 0x6c62_272e_07bb_0142, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
+}
+
+/// A hash of numbers.
+pub fn hash_words(seed: u128, words: impl IntoIterator<Item = u64>) -> u128 {
+    words.into_iter().fold(seed ^ 0x62b8_2175_6295_c58d, mix)
+}
+
+fn summary(op: &Op) -> [u64; 4] {
+    let (file, offset, len) = match op {
+        Op::Open { .. } => (FileId(u32::MAX), 0, 0),
+        Op::Stat { file } | Op::Lock { file, .. } | Op::Close { file } | Op::Sync { file } => (*file, 0, 0),
+        Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
+            (*file, *offset, segments.iter().map(|segment| segment.len() as u64).sum())
+        }
+        Op::ZeroRange { file, offset, len, .. } | Op::PunchHole { file, offset, len } => (*file, *offset, *len),
+        Op::Grow { file, from, to, .. } => (*file, *from, *to),
+        Op::SetLen { file, len } => (*file, 0, *len),
+    };
+    [Kind::of(op) as u64, u64::from(file.0), offset, len]
+}
+
+impl Probe {
+    /// Around this disk.
+    pub fn new(sim: Sim) -> Probe {
+        Probe { sim, names: Vec::new(), seen: 0, watch: false, completed: 0 }
+    }
+
+    /// From now on what reads see counts in the digest.
+    pub fn watch_reads(&mut self) {
+        self.watch = true;
+        self.sim.record_log(true);
+    }
+
+    /// The disk.
+    pub fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    /// The disk, to change.
+    pub fn sim_mut(&mut self) -> &mut Sim {
+        &mut self.sim
+    }
+
+    /// Completes one operation of the chooser's choice. False if there is none.
+    pub fn step(&mut self, chooser: &mut dyn Chooser) -> bool {
+        if !self.sim.step(chooser) {
+            return false;
+        }
+        self.completed += 1;
+        if self.watch {
+            if let Some(logged) = self.sim.log().last().copied() {
+                self.look(&logged);
+            }
+            self.sim.record_log(true);
+        }
+        true
+    }
+
+    fn look(&mut self, logged: &Logged) {
+        // the image is the first file that is opened; backing files do not change
+        if logged.op.kind != Kind::Read || logged.op.file != Some(FileId(0)) {
+            return;
+        }
+        let Some(path) = self.sim.paths().next().map(<[u8]>::to_vec) else { return };
+        let bytes = self.sim.file_range(path, logged.op.offset, logged.op.len as usize);
+        self.seen = self.seen.wrapping_add(hash_bytes(hash_words(1, [logged.op.offset]), &bytes));
+    }
+
+    /// Equal for equal states, however they were reached.
+    pub fn digest(&self) -> u128 {
+        hash_words(self.sim.digest(), [self.seen as u64, (self.seen >> 64) as u64])
+    }
+
+    /// All operations that failed since the disk was made.
+    pub fn failed(&self) -> u64 {
+        const KINDS: [Kind; 8] = [
+            Kind::Open,
+            Kind::Stat,
+            Kind::Read,
+            Kind::Write,
+            Kind::Sync,
+            Kind::ZeroRange,
+            Kind::Grow,
+            Kind::SetLen,
+        ];
+        let counters = self.sim.counters();
+        KINDS.iter().map(|kind| counters.failed(*kind)).sum::<u64>() + counters.failed(Kind::Lock)
+            + counters.failed(Kind::Close)
+    }
+}
+
+impl Backend for Probe {
+    fn push(&mut self, token: Token, op: Op) -> Result<(), Full> {
+        let mut name = hash_words(0, summary(&op)) as u64;
+        while self.names.iter().any(|(other, _)| *other == name) {
+            name = name.wrapping_add(1);
+        }
+        self.sim.push(Token(name), op)?;
+        self.names.push((name, token));
+        Ok(())
+    }
+
+    fn submit(&mut self) -> std::io::Result<()> {
+        self.sim.submit()
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) -> usize {
+        let first = out.len();
+        let count = self.sim.reap(out);
+        for completion in &mut out[first..] {
+            let index = self.names.iter().position(|(name, _)| *name == completion.token.0);
+            // what completes was pushed: a panic here is a finding
+            let index = index.unwrap_or_else(|| panic!("an operation completed twice: {completion:?}"));
+            completion.token = self.names.swap_remove(index).1;
+        }
+        count
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()> {
+        self.sim.wait(timeout)
+    }
+
+    fn notify_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn clear_notify(&mut self) {}
+
+    fn capacity(&self) -> usize {
+        self.sim.capacity()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.sim.in_flight()
+    }
+
+    fn now(&self) -> Duration {
+        self.sim.now()
+    }
+
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
+    fn take_syscall_nanos(&mut self) -> u64 {
+        0
+    }
+
+    fn register_buffer(&mut self, _segment: Segment) {}
+}

@@ -1,0 +1,482 @@
+//! One image under test: the real driver over the simulated disk, and the model that judges it.
+//!
+//! Knows: requests in flight, when the power is cut, what must hold after each step. Must never know: who chooses (a
+//! chooser is handed in), how the driver works.
+//! Invariants: after every step the machines' own sweep holds; a request is answered once; without a fault no request
+//! fails; what a read gives is allowed by the model at the moment of its answer.
+
+mod check;
+mod crash;
+
+use crate::model::{Fill, Model, View};
+use crate::payload;
+use crate::probe::Probe;
+use crate::{Checked, Failure, fail};
+use quod::{
+    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Kind, OpenOptions, Refusal, Request,
+};
+use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
+use quod_backend::Backend;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The image's path on the simulated disk. Files are opened from it downwards.
+pub const TOP: &str = "top";
+
+/// What the guest may ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // offset and length in bytes everywhere
+pub enum Ask {
+    Read { offset: u64, len: u64 },
+    Write { offset: u64, len: u64, fua: bool },
+    Zero { offset: u64, len: u64, fua: bool },
+    Discard { offset: u64, len: u64 },
+    Flush,
+    Quiesce,
+    Resize { len: u64 },
+    Close,
+}
+
+/// An accepted request.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    ask: Ask,
+    submitted: u64,
+    /// In the model.
+    write: Option<u32>,
+}
+
+/// How the image is opened; a test may remove rules here.
+pub type Tweak = fn(OpenOptions) -> OpenOptions;
+
+/// No tweak.
+pub fn as_is(options: OpenOptions) -> OpenOptions {
+    options
+}
+
+/// Settings of a session.
+#[derive(Clone)]
+pub struct Session {
+    /// How to open.
+    pub options: OpenOptions,
+    /// Requests at once.
+    pub requests: u32,
+    /// Count the edges of the state tables.
+    pub trace: bool,
+}
+
+/// See the module's header.
+pub struct World {
+    driver: Driver<Probe>,
+    disk: Option<DiskId>,
+    session: Session,
+    model: Model,
+    tickets: BTreeMap<u64, Ticket>,
+    next_user: u64,
+    /// What the layers below the image hold: shows up when the disk grows.
+    below: Vec<u8>,
+    /// Sizes that were asked for, and may be found after a power cut or a failure.
+    sizes: Vec<u64>,
+    /// It is a QED image: checks make sense.
+    qed: bool,
+    /// Operations have failed in this session: requests may fail too, and nothing is promised about space.
+    faulted: bool,
+    /// Operations that had failed before the session.
+    failed_before: u64,
+    /// A failed sync dropped pages: what live reads find is not promised until the image is opened again.
+    blind: bool,
+    /// A failing sync will do so.
+    drops: bool,
+    /// Leaked clusters when the session began.
+    leaks: u64,
+    /// What happened, if somebody wants to read it.
+    trace: Option<Vec<String>>,
+    /// What was covered.
+    pub tally: Tally,
+}
+
+/// What runs have covered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Requests answered well.
+    pub done: u64,
+    /// Requests answered with an error.
+    pub failed: u64,
+    /// Backend operations.
+    pub operations: u64,
+    /// Operations that were made to fail.
+    pub faults: u64,
+    /// Power cuts survived.
+    pub crashes: u64,
+    /// Volatile units and lengths at those moments.
+    pub volatile: u64,
+    /// Closes without a fault.
+    pub clean_closes: u64,
+    /// Openings that repaired.
+    pub repairs: u64,
+    /// Timers that ran out.
+    pub timers: u64,
+    /// Sessions that a failed write or sync poisoned.
+    pub poisoned: u64,
+    /// Edges of the state tables: (from, to) by index, with counts.
+    pub edges: BTreeMap<(u8, u8), u64>,
+}
+
+impl Tally {
+    /// Adds another.
+    pub fn add(&mut self, other: &Tally) {
+        self.done += other.done;
+        self.failed += other.failed;
+        self.operations += other.operations;
+        self.faults += other.faults;
+        self.crashes += other.crashes;
+        self.volatile += other.volatile;
+        self.clean_closes += other.clean_closes;
+        self.repairs += other.repairs;
+        self.timers += other.timers;
+        self.poisoned += other.poisoned;
+        for (edge, count) in &other.edges {
+            *self.edges.entry(*edge).or_default() += count;
+        }
+    }
+}
+
+impl World {
+    /// A world around this disk, whose guest sees `content`. Nothing is open yet.
+    pub fn new(sim: Sim, content: Vec<u8>, below: Vec<u8>, session: Session, qed: bool) -> World {
+        World {
+            driver: driver(sim, &session),
+            disk: None,
+            session,
+            model: Model::new(content),
+            tickets: BTreeMap::new(),
+            next_user: 1,
+            below,
+            sizes: Vec::new(),
+            qed,
+            faulted: false,
+            failed_before: 0,
+            blind: false,
+            drops: false,
+            leaks: 0,
+            trace: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// From now on what happens is written down.
+    pub fn tell(&mut self) {
+        self.trace = Some(Vec::new());
+    }
+
+    /// What was written down.
+    pub fn told(&self) -> &[String] {
+        self.trace.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(text());
+        }
+    }
+
+    /// The disk beneath.
+    pub fn sim(&self) -> &Sim {
+        self.driver.backend().sim()
+    }
+
+    /// The disk beneath, to set faults.
+    pub fn sim_mut(&mut self) -> &mut Sim {
+        self.driver.backend_mut().sim_mut()
+    }
+
+    /// From now on operations fail so.
+    pub fn arm(&mut self, fault: Option<Fault>) {
+        self.note(|| format!("faults: {fault:?}"));
+        self.drops = fault.as_ref().is_some_and(|fault| fault.aftermath == Aftermath::DropUnsynced);
+        self.sim_mut().set_faults(fault.map_or_else(FaultPlan::none, FaultPlan::from));
+    }
+
+    /// What the guest was promised.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Is the image open and taking requests?
+    pub fn is_open(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// A failed write or sync made it read-only.
+    pub fn is_poisoned(&self) -> bool {
+        self.disk.is_some_and(|disk| self.driver.poisoned(disk).is_some())
+    }
+
+    /// A timer is running: how long until it runs out?
+    pub fn timeout(&self) -> Option<Duration> {
+        self.driver.next_timeout()
+    }
+
+    /// Settings for the next opening.
+    pub fn set_session(&mut self, session: Session) {
+        self.session = session;
+    }
+
+    /// Opens the image for writing with the session's settings; operations complete in the chooser's order. An error is
+    /// the driver's answer: only after a fault may it be one.
+    pub fn open(&mut self, chooser: &mut dyn Chooser) -> Checked<bool> {
+        let options = self.session.options.clone().write(true);
+        match self.open_with(options, chooser)? {
+            Some(disk) => {
+                self.disk = Some(disk);
+                self.opened(disk)?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn open_with(&mut self, options: OpenOptions, chooser: &mut dyn Chooser) -> Checked<Option<DiskId>> {
+        let options = options.backing(AllowAll);
+        let disk = self.driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
+        for _ in 0..100_000 {
+            self.pump()?;
+            if let Some(done) = self.driver.next_completion() {
+                self.see_faults();
+                if done.disk != disk || done.kind != CompletionKind::Opened {
+                    return fail(format!("opening answered {done:?}"));
+                }
+                self.note(|| format!("opened: {:?}", done.result));
+                return match done.result {
+                    Ok(()) => Ok(Some(disk)),
+                    Err(_) if self.faulted => Ok(None),
+                    Err(error) => fail(format!("the image does not open: {error}")),
+                };
+            }
+            if !self.driver.backend_mut().step(chooser) {
+                break;
+            }
+        }
+        fail("the opening does not end")
+    }
+
+    fn opened(&mut self, disk: DiskId) -> Checked {
+        let info = self.driver.disk_info(disk).cloned();
+        let info = info.ok_or_else(|| Failure("an open disk without info".into()))?;
+        if self.sizes.contains(&info.virtual_size) {
+            self.grow(info.virtual_size);
+        }
+        if info.virtual_size != self.model.len() {
+            return fail(format!("the disk has {} bytes, it should have {}", info.virtual_size, self.model.len()));
+        }
+        if let Some(report) = &info.layers[0].report {
+            self.tally.repairs += 1;
+            if !report.is_sound() {
+                return fail(format!("the repair left {report:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks; false if the driver is busy.
+    pub fn ask(&mut self, ask: Ask) -> Checked<bool> {
+        let Some(disk) = self.disk else { return fail("nothing is open") };
+        let user = self.next_user;
+        if let Ask::Resize { len } = ask {
+            self.sizes.push(len);
+        }
+        let request = request(ask, user);
+        let submitted = self.model.tick();
+        match self.driver.submit(disk, request) {
+            Ok(()) => {}
+            Err(rejected) if rejected.reason == Refusal::Busy => return Ok(false),
+            Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
+        }
+        self.note(|| format!("#{user} {ask:?}"));
+        self.next_user += 1;
+        let data = Fill::Data(user);
+        let write = match ask {
+            Ask::Write { offset, len, .. } => Some(self.model.submit(offset, offset + len, data, false)),
+            Ask::Zero { offset, len, .. } => Some(self.model.submit(offset, offset + len, Fill::Zero, false)),
+            Ask::Discard { offset, len } => Some(self.model.submit(offset, offset + len, Fill::Zero, true)),
+            _ => None,
+        };
+        self.tickets.insert(user, Ticket { ask, submitted, write });
+        self.turn()?;
+        Ok(true)
+    }
+
+    /// Completes one operation of the chooser's choice, and lets everything follow from it. False: there is none.
+    pub fn step(&mut self, chooser: &mut dyn Chooser) -> Checked<bool> {
+        if !self.driver.backend_mut().step(chooser) {
+            return Ok(false);
+        }
+        self.tally.operations += 1;
+        self.turn()?;
+        Ok(true)
+    }
+
+    /// Lets the time pass until the next timer runs out. False: there is none.
+    pub fn fire(&mut self) -> Checked<bool> {
+        let Some(left) = self.driver.next_timeout() else { return Ok(false) };
+        self.note(|| format!("timer after {left:?}"));
+        self.tally.timers += 1;
+        self.sim_mut().advance(left);
+        self.turn()?;
+        Ok(true)
+    }
+
+    fn pump(&mut self) -> Checked {
+        self.driver.turn().map_err(|error| Failure(format!("turn: {error}")))
+    }
+
+    /// Pumps, takes completions, checks what must hold between steps.
+    fn turn(&mut self) -> Checked {
+        self.pump()?;
+        self.see_faults();
+        while let Some(done) = self.driver.next_completion() {
+            self.completed(done)?;
+        }
+        self.pump()?;
+        if self.session.trace {
+            let edges = &mut self.tally.edges;
+            self.driver.drain_transitions(&mut |step| {
+                *edges.entry((step.transition.from as u8, step.transition.to as u8)).or_default() += 1;
+            });
+        }
+        self.sweep()
+    }
+
+    fn see_faults(&mut self) {
+        self.faulted |= self.driver.backend().failed() > self.failed_before;
+        self.blind |= self.drops && self.sim().counters().failed(OpKind::Sync) > 0;
+    }
+
+    fn completed(&mut self, done: Completion) -> Checked {
+        let Some(ticket) = self.tickets.remove(&done.user) else {
+            return fail(format!("an answer that nobody waits for: {done:?}"));
+        };
+        self.note(|| format!("#{} ended: {:?}", done.user, done.result));
+        let ok = done.result.is_ok();
+        if let Err(error) = &done.result
+            && !self.faulted
+        {
+            return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
+        }
+        if ok { self.tally.done += 1 } else { self.tally.failed += 1 }
+        if let Some(index) = ticket.write {
+            let fua = matches!(ticket.ask, Ask::Write { fua: true, .. } | Ask::Zero { fua: true, .. });
+            self.model.end(index, ok, fua);
+        }
+        match ticket.ask {
+            Ask::Read { offset, .. } if ok && !self.blind => {
+                self.read_ended(&ticket, offset, &done.buffers, done.user)
+            }
+            Ask::Flush | Ask::Quiesce if ok => {
+                self.model.flushed(ticket.submitted);
+                Ok(())
+            }
+            Ask::Resize { len } if ok => {
+                self.grow(len);
+                Ok(())
+            }
+            Ask::Close => self.closed(ticket.submitted, ok),
+            _ => Ok(()),
+        }
+    }
+
+    /// The disk has grown to this size, if it was smaller.
+    fn grow(&mut self, len: u64) {
+        let (from, to) = (self.model.len() as usize, len as usize);
+        let mut more = vec![0; to.saturating_sub(from)];
+        let shown = self.below.get(from.min(self.below.len())..to.min(self.below.len())).unwrap_or_default();
+        more[..shown.len()].copy_from_slice(shown);
+        self.model.grow(&more);
+    }
+
+    fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: &Buffers, user: u64) -> Checked {
+        let bytes: Vec<u8> = match buffers {
+            Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
+            Buffers::Vec(list) => list.iter().flat_map(|buffer| buffer.as_slice()).copied().collect(),
+            _ => return fail("a read came back without its buffers"),
+        };
+        let checked = self.model.check_bytes(offset, &bytes, View::Live(ticket.submitted));
+        checked.map_err(|failure| Failure(format!("read #{user}: {failure}")))
+    }
+
+    /// Everything in flight ends: operations complete in the chooser's order, timers run out if nothing else happens.
+    pub fn drain(&mut self, chooser: &mut dyn Chooser) -> Checked {
+        for _ in 0..1_000_000 {
+            if self.tickets.is_empty() && self.driver.backend().in_flight() == 0 {
+                return Ok(());
+            }
+            if !self.step(chooser)? && !self.fire()? {
+                return fail(format!("stuck: {:?} wait for nothing\n{}", self.tickets, self.describe()));
+            }
+        }
+        fail("does not come to rest")
+    }
+
+    /// Closes the image and waits for it; false if the close itself failed (which only a fault excuses).
+    pub fn close(&mut self) -> Checked<bool> {
+        let before = self.tally.clean_closes;
+        while !self.ask(Ask::Close)? {
+            if !self.step(&mut Fifo)? && !self.fire()? {
+                return fail("busy, and nothing is in flight");
+            }
+        }
+        self.drain(&mut Fifo)?;
+        Ok(self.tally.clean_closes > before)
+    }
+}
+
+fn driver(sim: Sim, session: &Session) -> Driver<Probe> {
+    let config = Config { requests: session.requests, trace: session.trace, ..Config::default() };
+    Driver::with_backend(Probe::new(sim), config)
+}
+
+/// The driver's request; payloads are split into up to three buffers, by its number.
+fn request(ask: Ask, user: u64) -> Request {
+    let split = |bytes: Vec<u8>| -> Buffers {
+        if !user.is_multiple_of(3) || bytes.len() < 3 {
+            return Buffer::from(&bytes[..]).into();
+        }
+        let (a, b) = (bytes.len() / 3, bytes.len() / 2);
+        Buffers::Vec([&bytes[..a], &bytes[a..b], &bytes[b..]].map(Buffer::from).into())
+    };
+    let flag = |request: Request, fua: bool| if fua { request.fua() } else { request };
+    match ask {
+        Ask::Read { offset, len } => Request::read(offset, split(vec![0xee; len as usize]), user),
+        Ask::Write { offset, len, fua } => {
+            flag(Request::write(offset, split(payload::bytes(user, offset, offset + len)), user), fua)
+        }
+        Ask::Zero { offset, len, fua } => {
+            let request = Request::write_zeroes(offset, len, user);
+            flag(if user.is_multiple_of(2) { request.may_unmap() } else { request }, fua)
+        }
+        Ask::Discard { offset, len } => Request::discard(offset, len, user),
+        Ask::Flush => Request::flush(user),
+        Ask::Quiesce => Request::quiesce(user),
+        Ask::Resize { len } => Request::resize(len, user),
+        Ask::Close => Request::close(user),
+    }
+}
+
+/// The kind of request, for those who count.
+pub fn kind(ask: Ask) -> Kind {
+    match ask {
+        Ask::Read { .. } => Kind::Read,
+        Ask::Write { .. } => Kind::Write,
+        Ask::Zero { .. } => Kind::WriteZeroes,
+        Ask::Discard { .. } => Kind::Discard,
+        Ask::Flush => Kind::Flush,
+        Ask::Quiesce => Kind::Quiesce,
+        Ask::Resize { .. } => Kind::Resize,
+        Ask::Close => Kind::Close,
+    }
+}

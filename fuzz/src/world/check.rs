@@ -1,0 +1,131 @@
+//! What must hold: between two steps, when an image is closed, when it was read whole.
+//!
+//! Knows: the driver's layers as far as they can be asked. Must never know: why something holds.
+
+use super::{TOP, World};
+use crate::model::View;
+use crate::probe::{hash_bytes, hash_words};
+use crate::{Checked, Failure, fail, image};
+use quod::{Buffer, DiskId, Request};
+use quod_backend::sim::Fifo;
+
+/// Bytes of one read when the disk is read whole.
+const CHUNK: u64 = 256 << 10;
+
+impl World {
+    /// The machines' own invariants.
+    pub(super) fn sweep(&self) -> Checked {
+        let Some(disk) = self.disk else { return Ok(()) };
+        for layer in 0..self.driver.layers(disk) {
+            if let Some(image) = self.driver.image(disk, layer) {
+                image.check_invariants().map_err(|what| {
+                    Failure(format!("invariant of layer {layer}: {what}\n{}", image.describe()))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Who waits for what.
+    pub fn describe(&self) -> String {
+        let image = self.disk.and_then(|disk| self.driver.image(disk, 0));
+        image.map_or_else(|| String::from("closed"), |image| image.describe())
+    }
+
+    /// The answer to close came.
+    pub(super) fn closed(&mut self, submitted: u64, ok: bool) -> Checked {
+        self.disk = None;
+        if !self.tickets.is_empty() {
+            return fail(format!("closed before {:?} ended", self.tickets));
+        }
+        if !ok {
+            return Ok(());
+        }
+        self.model.flushed(submitted);
+        if self.faulted {
+            return Ok(());
+        }
+        self.tally.clean_closes += 1;
+        if !self.qed {
+            return Ok(());
+        }
+        let report = image::sound(self.sim(), TOP, "after a clean close")?;
+        if report.leaks > self.leaks {
+            return fail(format!("a clean close leaves {} leaks, {} were there before", report.leaks, self.leaks));
+        }
+        if image::need_check(&self.sim().file_range(TOP, 0, 512)) {
+            return fail("a clean close leaves the need-check bit set");
+        }
+        Ok(())
+    }
+
+    /// Counts the leaks that the session starts with.
+    pub(super) fn count_leaks(&mut self) -> Checked {
+        if self.qed {
+            self.leaks = image::sound(self.sim(), TOP, "after opening")?.leaks;
+        }
+        Ok(())
+    }
+
+    /// Reads the disk whole through the driver and judges it.
+    pub fn read_whole(&mut self, disk: DiskId, view: View) -> Checked<Vec<u8>> {
+        let len = self.model.len();
+        let mut content = Vec::with_capacity(len as usize);
+        while (content.len() as u64) < len {
+            let (offset, user) = (content.len() as u64, u64::MAX);
+            let request = Request::read(offset, Buffer::zeroed(CHUNK.min(len - offset) as usize), user);
+            self.driver.submit(disk, request).map_err(|rejected| Failure(format!("read: {}", rejected.reason)))?;
+            let done = loop {
+                self.pump()?;
+                if let Some(done) = self.driver.next_completion() {
+                    break done;
+                }
+                if !self.driver.backend_mut().step(&mut Fifo) {
+                    return fail("a read after opening does not end");
+                }
+            };
+            done.result.map_err(|error| Failure(format!("read at {offset:#x}: {error}")))?;
+            let buffer = done.buffers.into_owned();
+            let buffer = buffer.ok_or_else(|| Failure("a read came back without its buffer".into()))?;
+            self.model.check_range(offset, buffer.as_slice(), view)?;
+            content.extend_from_slice(buffer.as_slice());
+        }
+        Ok(content)
+    }
+
+    /// Of everything that decides the future: machines, disk, promises.
+    pub fn digest(&self) -> u128 {
+        let mut words = vec![self.driver.next_timeout().map_or(0, |left| left.as_nanos() as u64 + 1)];
+        let mut add = |digest: u128| words.extend([digest as u64, (digest >> 64) as u64]);
+        add(self.driver.backend().digest());
+        add(self.model.digest());
+        if let Some(disk) = self.disk {
+            for layer in 0..self.driver.layers(disk) {
+                self.driver.image(disk, layer).into_iter().for_each(|image| add(image.digest()));
+            }
+        }
+        for (user, ticket) in &self.tickets {
+            words.push(*user);
+            words.extend(self.model.ended_before(ticket.submitted));
+        }
+        words.extend([u64::from(self.faulted), u64::from(self.blind), self.disk.is_some().into()]);
+        hash_words(5, words)
+    }
+
+    /// Of what the guest can see now: for runs that must repeat exactly.
+    pub fn trace_digest(&self) -> u128 {
+        hash_bytes(self.digest(), &self.next_user.to_le_bytes())
+    }
+}
+
+impl World {
+    /// Requests are numbered from here on.
+    pub fn number_from(&mut self, number: u64) {
+        self.next_user = number;
+    }
+
+    /// The number of the next request.
+    pub fn next_number(&self) -> u64 {
+        self.next_user
+    }
+}

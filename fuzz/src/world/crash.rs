@@ -1,0 +1,110 @@
+//! The power is cut, and the image is opened again.
+//!
+//! Checks, for each image that a power cut may leave: the tables are sound before any repair (leaks may be there); opening
+//! for reading alone gives what the contract allows, and writes nothing; opening for writing repairs or needs nothing and
+//! gives the same bytes; afterwards the check finds no corruption.
+
+use super::{Ask, Session, TOP, World, driver};
+use crate::model::View;
+use crate::{Checked, Failure, fail, image};
+use quod_backend::sim::{Choice, Chooser, Fifo, Sim, Volatile, pick};
+
+impl World {
+    /// The power is cut now; what survives is the chooser's choice. Nothing is open afterwards.
+    pub fn cut_power(&mut self, chooser: &mut dyn Chooser) -> Checked {
+        let plan = self.sim().crash_plan();
+        let mut versions = Vec::new();
+        let crashed = plan.build(|candidate| {
+            let what = match candidate.what {
+                Volatile::Unit { .. } => Choice::Survive,
+                Volatile::Length => Choice::Length,
+            };
+            let version = pick(chooser, what, candidate.versions);
+            versions.push((candidate.what, version, candidate.versions));
+            version
+        });
+        self.note(|| format!("power cut, (unit, version, of): {versions:?}"));
+        self.tally.volatile += plan.candidates().len() as u64;
+        self.tally.crashes += 1;
+        self.replace(crashed);
+        Ok(())
+    }
+
+    /// Another disk takes the present one's place; nothing is open.
+    pub fn replace(&mut self, sim: Sim) {
+        self.tally.faults += self.driver.backend().failed() - self.failed_before;
+        self.driver = driver(sim, &self.session);
+        self.disk = None;
+        self.faulted = false;
+        self.failed_before = 0;
+        self.blind = false;
+        self.drops = false;
+        for ticket in std::mem::take(&mut self.tickets).into_values() {
+            // it may have happened or not
+            if let Some(index) = ticket.write {
+                self.model.end(index, false, false);
+            }
+        }
+    }
+
+    /// Opens what a power cut left, and checks it in all ways; the image stays open for writing. `twice`: for reading alone
+    /// too, first.
+    pub fn recover(&mut self, twice: bool) -> Checked<Vec<u8>> {
+        if self.qed {
+            image::sound(self.sim(), TOP, "after a power cut, before any repair")?;
+        }
+        let mut first = None;
+        if twice {
+            let before = self.sim().digest();
+            let options = self.session.options.clone().write(false).lock(false);
+            let disk = self.open_with(options, &mut Fifo)?;
+            let disk = disk.ok_or_else(|| Failure("the image does not open for reading".into()))?;
+            self.opened(disk)?;
+            first = Some(self.read_whole(disk, View::Crash)?);
+            let fresh = self.sim().crash_plan().build(|_| 0);
+            if before != fresh.digest() {
+                return fail("opening for reading alone changed the file");
+            }
+            self.driver = driver(fresh, &self.session);
+        }
+        if !self.open(&mut Fifo)? {
+            return fail("the image does not open after a power cut");
+        }
+        let Some(disk) = self.disk else { return fail("nothing is open") };
+        let content = self.read_whole(disk, View::Crash)?;
+        if first.is_some_and(|first| first != content) {
+            return fail("opening for writing changed what the guest reads");
+        }
+        self.count_leaks()?;
+        Ok(content)
+    }
+
+    /// After `recover`: what was read is what the guest has from now on.
+    pub fn settle(&mut self, content: &[u8]) {
+        self.model.settle(content);
+        self.sizes.clear();
+    }
+
+    /// Opens again after a close, clean or not, without a power cut: nothing was lost but what a failed sync dropped. A flush
+    /// then makes durable what was found.
+    pub fn reopen(&mut self, session: Session) -> Checked {
+        let failed = self.driver.backend().failed();
+        self.tally.faults += failed - self.failed_before;
+        let clean = !self.faulted;
+        (self.session, self.failed_before, self.faulted, self.blind) = (session, failed, false, false);
+        self.arm(None);
+        if !self.open(&mut Fifo)? {
+            return fail("the image does not open again");
+        }
+        let Some(disk) = self.disk else { return fail("nothing is open") };
+        let now = self.model.tick();
+        let content = self.read_whole(disk, if clean { View::Live(now) } else { View::Crash })?;
+        self.count_leaks()?;
+        if !self.ask(Ask::Flush)? {
+            return fail("busy after opening");
+        }
+        self.drain(&mut Fifo)?;
+        self.settle(&content);
+        Ok(())
+    }
+}
