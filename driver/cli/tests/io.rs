@@ -279,3 +279,19 @@ fn two_writers_refuse_each_other() {
         assert!(ours.stderr.contains("lock"), "{ours:?}");
     }
 }
+
+#[test]
+fn unaligned_zeros_past_the_page_cache() {
+    let commands = [
+        "write -P 10 0 128k",
+        "write -z 512 1024",
+        "write -P 11 131072 1536",
+        "write -z 1024 131072",
+        "read -P 10 0 512",
+        "read -P 0 512 512",
+        "read -P 0 1024 131072",
+        "read -P 11 132096 512",
+    ];
+    same_commands(&["-n", "-f", "qed", "x.qed"], &commands);
+    same_commands(&["-n", "-f", "qed", "over.qed"], &commands);
+}

@@ -17,15 +17,27 @@ pub fn open(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let mut file = None;
     for item in found {
         let result = match item {
-            Found::Option('s', _) => Ok(mode.snapshot = true),
+            Found::Option('s', _) => {
+                mode.snapshot = true;
+                Ok(())
+            }
             Found::Option('n', _) => mode.set_cache("none"),
-            Found::Option('C', _) => Ok(mode.copy_on_read = true),
-            Found::Option('r', _) => Ok(mode.read_only = true),
+            Found::Option('C', _) => {
+                mode.copy_on_read = true;
+                Ok(())
+            }
+            Found::Option('r', _) => {
+                mode.read_only = true;
+                Ok(())
+            }
             Found::Option('k', _) => mode.set_engine("native"),
             Found::Option('i', value) => mode.set_engine(&value),
             Found::Option('t', value) => mode.set_cache(&value),
             Found::Option('d', value) => mode.set_discard(&value),
-            Found::Option('U', _) => Ok(mode.force_share = true),
+            Found::Option('U', _) => {
+                mode.force_share = true;
+                Ok(())
+            }
             Found::Option(_, value) => image_options(&value, &mut mode).map(|path| file = Some(path)),
             Found::Bad(text) => return Err(tool.bad_option(words, &text)),
         };
@@ -79,8 +91,14 @@ pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
             Found::Option('r' | 'w', _) if writable.is_some() => {
                 Err("Only one -r/-w option may be given".into())
             }
-            Found::Option('r', _) => Ok(writable = Some(false)),
-            Found::Option('w', _) => Ok(writable = Some(true)),
+            Found::Option('r', _) => {
+                writable = Some(false);
+                Ok(())
+            }
+            Found::Option('w', _) => {
+                writable = Some(true);
+                Ok(())
+            }
             Found::Option(_, value) => Err(format!(
                 "Cannot change the option '{}'",
                 value.split(['=', ',']).next().unwrap_or_default()
