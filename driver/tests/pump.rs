@@ -357,3 +357,83 @@ fn a_driver_may_be_dropped_in_the_middle() {
     assert!(driver.backend().in_flight() > 0);
     drop(driver);
 }
+
+#[test]
+fn a_failing_backing_file_is_the_one_that_is_named() {
+    let mut sim = Sim::new();
+    sim.insert_file("base", &pattern(SIZE), FileOptions::default());
+    sim.insert_file("middle", &qed(SIZE as u64, Some("base")), FileOptions::default());
+    sim.insert_file("disk", &qed(SIZE as u64, Some("middle")), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let options = || OpenOptions::new().write(true).backing(AllowAll);
+    let (disk, result) = open(&mut driver, options());
+    result.unwrap();
+    let mut order = Seeded::new(8);
+    let mut run = |driver: &mut Driver<Sim>, request| {
+        submit(driver, disk, request);
+        next(driver, &mut order).result
+    };
+    // a warm-up: the tables of all layers are loaded
+    run(&mut driver, Request::read(0, Buffer::zeroed(4096), 0)).unwrap();
+    for request in [Request::read(4096, Buffer::zeroed(512), 1), Request::write(8200, Buffer::zeroed(100), 2)]
+    {
+        let fault = Fault::new(&[OpKind::Read], When::Nth(0), libc::EIO);
+        driver.backend_mut().set_faults(FaultPlan::none().and(fault));
+        let error = run(&mut driver, request).unwrap_err();
+        assert!(matches!(&error, Error::Device { path, .. } if path.ends_with("base")), "{error:?}");
+    }
+    // the failed write changed nothing, and everything works again
+    driver.backend_mut().set_faults(FaultPlan::none());
+    let buffer = Buffer::zeroed(4096);
+    submit(&mut driver, disk, Request::read(8192, buffer, 3));
+    let done = next(&mut driver, &mut Seeded::new(1));
+    assert_eq!(bytes_of(&done.buffers), &pattern(SIZE)[8192..12288]);
+}
+
+#[test]
+fn timers_fire_on_the_backends_clock() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &qed(SIZE as u64, None), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (disk, _) = open(&mut driver, OpenOptions::new().write(true).commit_ms(50).need_check_ms(200));
+    let mut order = Seeded::new(1);
+    submit(&mut driver, disk, Request::write(0, Buffer::zeroed(4096), 0));
+    next(&mut driver, &mut order).result.unwrap();
+    let run = |driver: &mut Driver<Sim>| {
+        for _ in 0..100 {
+            driver.turn().unwrap();
+            driver.backend_mut().step(&mut Seeded::new(1));
+        }
+    };
+    run(&mut driver);
+    let counters = |driver: &Driver<Sim>| *driver.layer_counters(disk, 0).unwrap();
+    assert_eq!(counters(&driver).table_writes, 0);
+    let timeout = driver.next_timeout().unwrap();
+    assert!(timeout > Duration::ZERO && timeout <= Duration::from_millis(50), "{timeout:?}");
+    driver.backend_mut().advance(timeout);
+    assert_eq!(driver.next_timeout(), Some(Duration::ZERO));
+    run(&mut driver);
+    assert!(counters(&driver).table_writes > 0);
+    let writes = counters(&driver).header_writes;
+    for _ in 0..10 {
+        driver.backend_mut().advance(Duration::from_millis(100));
+        run(&mut driver);
+    }
+    assert!(counters(&driver).header_writes > writes, "the need-check bit is cleared");
+    assert_eq!(driver.next_timeout(), None);
+}
+
+#[test]
+fn transitions_are_recorded_when_asked_for() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = Driver::with_backend(sim, Config { trace: true, ..Config::default() });
+    let (disk, _) = open(&mut driver, raw());
+    submit(&mut driver, disk, Request::read(0, Buffer::zeroed(512), 0));
+    next(&mut driver, &mut Seeded::new(1)).result.unwrap();
+    let mut seen = Vec::new();
+    driver.drain_transitions(&mut |step| seen.push(step));
+    assert!(seen.len() >= 2 && seen.iter().all(|step| step.disk == disk && step.layer == 0));
+    assert!(seen.windows(2).all(|pair| pair[0].transition.to == pair[1].transition.from), "{seen:?}");
+    assert_eq!(driver.lost_transitions(), 0);
+}
