@@ -71,6 +71,7 @@ impl<B: Backend> Driver<B> {
         while let Some(event) = self.next_event(place) {
             // `Poisoned` needs no delivery: from now on every write says so, and `Driver::poisoned` tells
             if let Event::Done { request, user, result, path, extent } = event {
+                let (result, extent) = (result.map_err(|error| *error), extent.map(|extent| *extent));
                 self.finish(place, Done { request, user, result, path, extent });
             }
         }

@@ -4,11 +4,13 @@
 //!
 //! Invariants:
 //! * `pos <= run_end <= end`; `[pos, run_end)` is the extent in progress, `[run_end, end)` is still to be looked up;
-//! * `pending` counts its own I/O in flight; it is in a queue only while `pending` is 0.
+//! * `pending` marks its own I/O in flight; it is in a queue only while `pending` is 0.
 
 use crate::error::Error;
 use crate::queue::NONE;
+use crate::request::{Flags, Kind, Path, Request, RequestId};
 use crate::state::State;
+use alloc::boxed::Box;
 
 /// Names a control block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -32,9 +34,15 @@ pub(crate) enum Want {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Acb {
-    /// Slot of its request.
-    pub(crate) request: u32,
+    pub(crate) request: RequestId,
     pub(crate) state: State,
+    /// What its request asks for.
+    pub(crate) kind: Kind,
+    pub(crate) flags: Flags,
+    /// What it met; told to the request when it ends.
+    pub(crate) path: Path,
+    /// First guest byte of the request: where its buffer starts.
+    pub(crate) origin: u64,
     pub(crate) pos: u64,
     pub(crate) run_end: u64,
     pub(crate) end: u64,
@@ -45,8 +53,10 @@ pub(crate) struct Acb {
     pub(crate) fill_end: u64,
     /// How much of `[fill_start, fill_end)` is written.
     pub(crate) fill_at: u64,
-    /// Own I/O in flight.
-    pub(crate) pending: u32,
+    /// Own I/O in flight: bit 0 the head's or the only one, bit 1 the tail's,
+    pub(crate) pending: u8,
+    /// and the generation of their ids.
+    pub(crate) io_generation: u32,
     /// It holds a claim on the clusters it writes.
     pub(crate) claims: bool,
     /// Cache slot that it pinned until its new clusters are linked.
@@ -58,17 +68,21 @@ pub(crate) struct Acb {
     pub(crate) uncommitted: bool,
     /// Its write in flight only partly covers sectors.
     pub(crate) modifies: bool,
-    pub(crate) error: Option<Error>,
+    pub(crate) error: Option<Box<Error>>,
     /// Next in the queue that it is in.
     pub(crate) link: u32,
 }
 
 impl Acb {
-    pub(crate) fn new(request: u32, pos: u64, end: u64) -> Acb {
+    pub(crate) fn new(id: RequestId, request: &Request, pos: u64, end: u64) -> Acb {
         debug_assert!(pos <= end);
         Acb {
-            request,
+            request: id,
             state: State::Free,
+            kind: request.kind,
+            flags: request.flags,
+            path: Path::empty(),
+            origin: request.offset,
             pos,
             run_end: pos,
             end,
@@ -77,6 +91,7 @@ impl Acb {
             fill_end: 0,
             fill_at: 0,
             pending: 0,
+            io_generation: 0,
             claims: false,
             pinned: None,
             window: 0,
@@ -86,6 +101,17 @@ impl Acb {
             error: None,
             link: NONE,
         }
+    }
+
+    /// A sibling that takes over `[run_end, end)`, which is cut off here.
+    pub(crate) fn split(&mut self) -> Acb {
+        let mut sibling = Acb { pos: self.run_end, run_end: self.run_end, ..self.clone() };
+        sibling.state = State::Free;
+        sibling.path = Path::empty();
+        (sibling.claims, sibling.pinned, sibling.modifies, sibling.uncommitted) = (false, None, false, false);
+        (sibling.pending, sibling.window, sibling.link, sibling.error) = (0, 0, NONE, None);
+        self.end = self.run_end;
+        sibling
     }
 
     /// The host range that a write of this acb in place touches, sectors rounded out by `fill_start` and `fill_end`.

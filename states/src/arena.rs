@@ -72,6 +72,12 @@ impl<T> Arena<T> {
         self.slots.try_remove(index as usize).map(|slot| slot.value)
     }
 
+    /// Drops the value; its id is known to be valid.
+    pub(crate) fn discard(&mut self, index: u32) {
+        debug_assert!(self.slots.contains(index as usize));
+        self.slots.try_remove(index as usize);
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.slots.iter().map(|(index, slot)| (index as u32, &slot.value))
     }

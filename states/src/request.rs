@@ -3,6 +3,7 @@
 //! Knows: guest offsets and lengths. Must never know: buffers (the embedder keeps them, found by [`RequestId`]).
 
 use crate::error::Error;
+use alloc::boxed::Box;
 
 bitflags::bitflags! {
     /// Options of a request.
@@ -121,11 +122,11 @@ pub enum Event {
         /// Its `user` value.
         user: u64,
         /// How.
-        result: Result<(), Error>,
+        result: Result<(), Box<Error>>,
         /// What it met.
         path: Path,
         /// The answer to [`Kind::Map`].
-        extent: Option<Extent>,
+        extent: Option<Box<Extent>>,
     },
     /// A metadata write or sync failed: from now on reads only. Told once.
     Poisoned(Error),

@@ -82,6 +82,22 @@ states! {
     Done,
 }
 
+impl State {
+    /// What its own I/O does, for error messages.
+    pub(crate) const fn operation(self) -> &'static str {
+        match self {
+            State::ReadData => "read data",
+            State::ReadBacking => "read backing",
+            State::CopyOnWrite => "read for copy-on-write",
+            State::ReadModify => "read for modification",
+            State::WriteData => "write data",
+            State::ZeroData => "zero range",
+            State::Resize => "set length",
+            _ => "wait",
+        }
+    }
+}
+
 /// The edges of one format: `(from, to)`.
 pub type Edges = &'static [(State, State)];
 

@@ -22,6 +22,7 @@ use crate::queue::Queue;
 use crate::request::{Event, Path};
 use crate::state::State;
 use crate::table::SliceState;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -512,7 +513,7 @@ impl Image {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         for a in waiters.iter(&self.acbs).collect::<Vec<u32>>() {
             if let Some(acb) = self.acbs.get_mut(a) {
-                acb.error = Some(error.clone());
+                acb.error = Some(Box::new(error.clone()));
             }
         }
         self.ready.append(&mut self.acbs, &mut waiters);

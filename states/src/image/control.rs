@@ -5,7 +5,7 @@
 use super::{Image, Layout};
 use crate::acb::Want;
 use crate::error::Error;
-use crate::io::IoOp;
+use crate::io::{IoOp, Part};
 use crate::request::{Kind, Path, Refused};
 use crate::state::State;
 
@@ -42,7 +42,7 @@ impl Image {
             return self.finish(a, Ok(()));
         }
         self.set_state(a, State::Resize);
-        self.name_own(a, "trim file", len, IoOp::SetLen { len });
+        self.name_own(a, Part::Head, IoOp::SetLen { len });
     }
 
     pub(super) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
@@ -64,8 +64,8 @@ impl Image {
     }
 
     pub(super) fn start_resize(&mut self, a: u32) {
-        let Some((request, _)) = self.request_of(a) else { return };
-        let size = request.offset;
+        // a resize has no range: its offset is the size
+        let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
         if self.poison.is_some() {
             return self.finish(a, Err(Error::Poisoned));
         }
@@ -73,7 +73,7 @@ impl Image {
             Layout::Raw => {
                 self.commit.unsynced = true;
                 self.set_state(a, State::Resize);
-                self.name_own(a, "resize file", size, IoOp::SetLen { len: size });
+                self.name_own(a, Part::Head, IoOp::SetLen { len: size });
             }
             Layout::Qed(_, header) => {
                 // admitted before, but a resize in flight may have been larger
@@ -86,8 +86,8 @@ impl Image {
 
     /// QED: the header with the new size is durable.
     pub(super) fn apply_size(&mut self, a: u32) {
-        if let Some((request, _)) = self.request_of(a) {
-            self.size = self.size.max(request.offset);
+        if let Some(acb) = self.acbs.get(a) {
+            self.size = self.size.max(acb.origin);
             if let Some(geometry) = self.geometry().copied() {
                 self.tables.reserve(geometry.slice_count(self.size));
             }
@@ -99,13 +99,11 @@ impl Image {
     pub(super) fn resized(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
-            return self.finish(a, Err(error));
+            return self.fail(a, error);
         }
-        self.note(a, Path::FLUSH);
-        if let (Layout::Raw, Some((request, _))) = (&self.layout, self.request_of(a))
-            && request.kind == Kind::Resize
-        {
-            self.size = request.offset;
+        acb.path |= Path::FLUSH;
+        if matches!(self.layout, Layout::Raw) && acb.kind == Kind::Resize {
+            self.size = acb.origin;
         }
         self.finish(a, Ok(()));
     }

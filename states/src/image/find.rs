@@ -10,11 +10,12 @@
 use super::{Image, Layout, Purpose};
 use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset, SliceNumber};
-use crate::io::{IoOp, Outcome};
+use crate::io::{IoOp, Outcome, Part};
 use crate::request::{Extent, Kind, Path, Status};
 use crate::state::State;
 use crate::table::SliceState;
 use crate::table::Young;
+use alloc::boxed::Box;
 
 /// An L2 entry of QED that is not a cluster: it reads as zeros and hides the backing layer.
 pub(crate) const ZERO_ENTRY: u64 = 1;
@@ -40,7 +41,7 @@ pub(super) enum Lookup {
     /// No slot is free for a slice of the way.
     NoSlot,
     /// A bad entry.
-    Failed(Error),
+    Failed(Box<Error>),
 }
 
 impl Image {
@@ -49,12 +50,11 @@ impl Image {
         loop {
             let Some(acb) = self.acbs.get(a) else { return };
             debug_assert_eq!(acb.state, State::FindCluster);
-            let (pos, end) = (acb.pos, acb.end);
-            let Some((request, _)) = self.request_of(a) else { return };
+            let (pos, end, kind) = (acb.pos, acb.end, acb.kind);
             if pos == end {
                 return self.range_done(a);
             }
-            let writes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
+            let writes = matches!(kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
             if writes && self.poison.is_some() {
                 return self.finish(a, Err(Error::Poisoned));
             }
@@ -62,14 +62,14 @@ impl Image {
                 Lookup::Run { mapping, len, slot } => (mapping, len, slot),
                 Lookup::Loading(slot) => return self.wait_for_slice(a, slot),
                 Lookup::NoSlot => return self.wait_for_slot(a),
-                Lookup::Failed(error) => return self.finish(a, Err(error)),
+                Lookup::Failed(error) => return self.fail(a, error),
             };
             debug_assert!(len > 0 && len <= end - pos);
             if let Some(slot) = slot {
                 self.tables.touch(slot);
                 self.counters.hits += 1;
             }
-            let go_on = match request.kind {
+            let go_on = match kind {
                 Kind::Read => self.read_run(a, mapping, len),
                 Kind::Write => self.write_run(a, mapping, len, slot),
                 Kind::WriteZeroes => self.zero_run(a, mapping, len, slot),
@@ -84,26 +84,23 @@ impl Image {
 
     fn read_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
         let Some(acb) = self.acbs.get(a) else { return false };
-        let pos = acb.pos;
-        let Some((request, id)) = self.request_of(a) else { return false };
-        let buffer_offset = pos - request.offset;
+        let (pos, id) = (acb.pos, acb.request);
+        let buffer_offset = pos - acb.origin;
         match mapping {
             Mapping::Data(host) => {
-                let len = self.take_run(a, len.min(EXTENT_MAX), host);
-                self.note(a, Path::HIT);
+                let len = self.take_run(a, len.min(EXTENT_MAX), host, Path::HIT);
                 self.set_state(a, State::ReadData);
-                self.name_own(a, "read data", host, IoOp::ReadData { request: id, buffer_offset, len, host });
+                self.name_own(a, Part::Head, IoOp::ReadData { request: id, buffer_offset, len, host });
                 false
             }
             Mapping::NoTable | Mapping::Unallocated
                 if self.backing_len.is_some_and(|backing| backing > pos) =>
             {
                 let backing = self.backing_len.unwrap_or(0);
-                let len = self.take_run(a, len.min(EXTENT_MAX).min(backing - pos), 0);
-                self.note(a, Path::BACKING);
+                let len = self.take_run(a, len.min(EXTENT_MAX).min(backing - pos), pos, Path::BACKING);
                 self.set_state(a, State::ReadBacking);
                 let op = IoOp::ReadBacking { request: id, buffer_offset, len, guest: pos };
-                self.name_own(a, "read backing", pos, op);
+                self.name_own(a, Part::Head, op);
                 false
             }
             _ => {
@@ -127,36 +124,39 @@ impl Image {
 
     /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that the extents of one
     /// request run concurrently, or stays for later when there is none.
-    pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64) -> u64 {
+    pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64, path: Path) -> u64 {
         let Some(acb) = self.acbs.get_mut(a) else { return len };
+        acb.path |= path;
         acb.run_end = acb.pos + len;
         acb.host = host;
         debug_assert!(acb.run_end <= acb.end);
-        let (rest, end, request) = (acb.run_end, acb.end, acb.request);
-        if rest < end
-            && let Ok((sibling, _)) = self.acbs.insert(crate::acb::Acb::new(request, rest, end))
-        {
-            if let Some(acb) = self.acbs.get_mut(a) {
-                acb.end = rest;
-            }
-            if let Some(open) = self.requests.get_mut(request) {
-                open.acbs += 1;
-            }
-            self.ready.push(&mut self.acbs, sibling);
+        if acb.run_end < acb.end && !self.acbs.is_full() {
+            self.split(a);
         }
         len
     }
 
+    #[cold]
+    fn split(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let (sibling, request) = (acb.split(), acb.request.index);
+        let Ok((sibling, _)) = self.acbs.insert(sibling) else { return };
+        if let Some(open) = self.requests.get_mut(request) {
+            open.acbs += 1;
+        }
+        self.ready.push(&mut self.acbs, sibling);
+    }
+
     fn map_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
         let Some(acb) = self.acbs.get(a) else { return false };
-        let (offset, request) = (acb.pos, acb.request);
+        let (offset, request) = (acb.pos, acb.request.index);
         let (status, host) = match mapping {
             Mapping::Data(host) => (Status::Data, Some(host)),
             Mapping::Zero => (Status::Zero, None),
             Mapping::NoTable | Mapping::Unallocated => (Status::Unallocated, None),
         };
         if let Some(open) = self.requests.get_mut(request) {
-            open.extent = Some(Extent { offset, len, status, host });
+            open.extent = Some(Box::new(Extent { offset, len, status, host }));
         }
         self.finish(a, Ok(()));
         false
@@ -166,7 +166,7 @@ impl Image {
     pub(super) fn extent_read(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
-            return self.finish(a, Err(error));
+            return self.fail(a, error);
         }
         acb.pos = acb.run_end;
         if acb.pos == acb.end {
@@ -180,14 +180,21 @@ impl Image {
         let Layout::Qed(geometry, _) = &self.layout else {
             return Lookup::Run { mapping: Mapping::Data(pos), len: end - pos, slot: None };
         };
-        let geometry = *geometry;
         let (number, entry) = geometry.l2_slice(pos);
         if let Some(slot) = self.tables.find(number) {
-            if self.tables.slot(slot).state == SliceState::Loading {
+            let slice = self.tables.slot(slot);
+            if slice.state == SliceState::Loading {
                 return Lookup::Loading(slot);
             }
-            return self.decode(&geometry, slot, entry, pos, end);
+            return decode(geometry, &slice.entries, self.space.end(), slot, entry, pos, end);
         }
+        let geometry = *geometry;
+        self.lookup_l1(geometry, pos, end)
+    }
+
+    /// The slice is not cached: where is it?
+    fn lookup_l1(&mut self, geometry: Geometry, pos: u64, end: u64) -> Lookup {
+        let (number, _) = geometry.l2_slice(pos);
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         let Some(l1_slot) = self.tables.find(l1_number) else {
@@ -203,40 +210,9 @@ impl Image {
             return Lookup::Run { mapping: Mapping::NoTable, len: left.min(end - pos), slot: None };
         }
         if let Err(error) = geometry.check_table(l1_index, table, self.space.end()) {
-            return Lookup::Failed(error);
+            return Lookup::Failed(Box::new(error));
         }
         self.load(number, geometry.l2_slice_host(table, pos), &geometry)
-    }
-
-    /// The run that starts with entry `first` of a slice.
-    fn decode(&self, geometry: &Geometry, slot: u32, first: usize, pos: u64, end: u64) -> Lookup {
-        let entries = &self.tables.slot(slot).entries;
-        let run = |mapping, len: u64| Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) };
-        let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
-        let Some(&head) = entries.get(first) else {
-            return Lookup::Failed(Error::Misuse("slice without the entry"));
-        };
-        let mut rest = entries.iter().skip(first + 1);
-        if head <= ZERO_ENTRY {
-            let mapping = if head == 0 { Mapping::Unallocated } else { Mapping::Zero };
-            while covered < end - pos && rest.next() == Some(&head) {
-                covered += geometry.cluster_size();
-            }
-            return run(mapping, covered);
-        }
-        if let Err(error) = geometry.check_data(pos, head, self.space.end()) {
-            return Lookup::Failed(error);
-        }
-        let mut expected = head;
-        while covered < end - pos {
-            expected += geometry.cluster_size();
-            let contiguous = rest.next() == Some(&expected);
-            if !contiguous || geometry.check_data(pos + covered, expected, self.space.end()).is_err() {
-                break;
-            }
-            covered += geometry.cluster_size();
-        }
-        run(Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered)
     }
 
     /// Starts to load a slice.
@@ -271,7 +247,7 @@ impl Image {
             let failed: alloc::vec::Vec<u32> = waiters.iter(&self.acbs).collect();
             for a in failed {
                 if let Some(acb) = self.acbs.get_mut(a) {
-                    acb.error = Some(error.clone());
+                    acb.error = Some(Box::new(error.clone()));
                 }
             }
             self.tables.drop_slot(slot);
@@ -312,4 +288,43 @@ impl Image {
             self.commit_soon();
         }
     }
+}
+
+/// The run that starts with entry `first` of a slice.
+#[inline]
+fn decode(
+    geometry: &Geometry,
+    entries: &[u64],
+    file_end: u64,
+    slot: u32,
+    first: usize,
+    pos: u64,
+    end: u64,
+) -> Lookup {
+    let run = |mapping, len: u64| Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) };
+    let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
+    let Some(&head) = entries.get(first) else {
+        return Lookup::Failed(Box::new(Error::Misuse("slice without the entry")));
+    };
+    let mut rest = entries.iter().skip(first + 1);
+    if head <= ZERO_ENTRY {
+        let mapping = if head == 0 { Mapping::Unallocated } else { Mapping::Zero };
+        while covered < end - pos && rest.next() == Some(&head) {
+            covered += geometry.cluster_size();
+        }
+        return run(mapping, covered);
+    }
+    if let Err(error) = geometry.check_data(pos, head, file_end) {
+        return Lookup::Failed(Box::new(error));
+    }
+    let mut expected = head;
+    while covered < end - pos {
+        expected += geometry.cluster_size();
+        let contiguous = rest.next() == Some(&expected);
+        if !contiguous || geometry.check_data(pos + covered, expected, file_end).is_err() {
+            break;
+        }
+        covered += geometry.cluster_size();
+    }
+    run(Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered)
 }

@@ -28,13 +28,14 @@ use crate::arena::Arena;
 use crate::cache::TableCache;
 use crate::error::Error;
 use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
-use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::machine::Machine;
 use crate::options::{Options, Policy, Rule};
 use crate::qed::Header;
 use crate::queue::Queue;
 use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
 use crate::state::{EdgeCounts, EdgeTable, State, Transition};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use claims::Claim;
@@ -93,11 +94,9 @@ pub(crate) enum Layout {
     Qed(Geometry, Header),
 }
 
-/// Whose I/O it is.
+/// Whose I/O it is, if no acb's own.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Purpose {
-    /// An acb's own.
-    Own(u32),
     /// A slice being loaded.
     Load(u32),
     /// A slice being written.
@@ -120,12 +119,12 @@ struct InFlight {
 /// An accepted request: what its extents have in common.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Open {
-    pub(crate) request: Request,
+    pub(crate) user: u64,
     /// Acbs that work for it.
     pub(crate) acbs: u32,
     pub(crate) path: Path,
-    pub(crate) error: Option<Error>,
-    pub(crate) extent: Option<Extent>,
+    pub(crate) error: Option<Box<Error>>,
+    pub(crate) extent: Option<Box<Extent>>,
 }
 
 /// One open image. See the module's header.
@@ -138,7 +137,11 @@ pub struct Image {
     backing_len: Option<u64>,
     acbs: Arena<Acb>,
     requests: Arena<Open>,
+    /// I/O of shared objects; its ids start behind `own_ids`.
     ios: Arena<InFlight>,
+    /// Ids below this are acbs' own: two an acb.
+    own_ids: u32,
+    own_generation: u32,
     tables: TableCache,
     space: Space,
     commit: Commit,
@@ -198,8 +201,10 @@ impl Image {
             backing_len: None,
             acbs: Arena::new(acbs),
             requests: Arena::new(options.requests.max(1)),
-            // two fills an acb, one load an acb at most, the tables, and header, sync, growth
-            ios: Arena::new(acbs * 3 + TABLE_WRITES_MAX + 4),
+            // one load an acb at most, the tables, and header, sync, growth
+            ios: Arena::new(acbs + TABLE_WRITES_MAX + 4),
+            own_ids: acbs * 2,
+            own_generation: 0,
             tables: TableCache::new(slots, slices),
             space,
             commit: Commit::new(marked),
@@ -258,7 +263,7 @@ impl Image {
         if self.requests.is_full() || self.acbs.is_full() {
             return Err(Refused::Busy);
         }
-        let open = Open { request, acbs: 1, path: Path::empty(), error: None, extent: None };
+        let open = Open { user: request.user, acbs: 1, path: Path::empty(), error: None, extent: None };
         let Ok((index, generation)) = self.requests.insert(open) else { return Err(Refused::Busy) };
         let (pos, end) = match request.kind {
             Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
@@ -266,11 +271,14 @@ impl Image {
             }
             Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => (0, 0),
         };
+        let id = RequestId { index, generation };
         // room was checked above
-        let Ok((acb, _)) = self.acbs.insert(Acb::new(index, pos, end)) else { return Err(Refused::Busy) };
+        let Ok((acb, _)) = self.acbs.insert(Acb::new(id, &request, pos, end)) else {
+            return Err(Refused::Busy);
+        };
         self.start(acb, request.kind);
         self.run_ready();
-        Ok(RequestId { index, generation })
+        Ok(id)
     }
 
     fn admit(&self, request: &Request) -> Result<(), Refused> {
@@ -352,7 +360,7 @@ impl Image {
     /// To `FindCluster`, and on from there; an error met while waiting ends it instead.
     fn look(&mut self, a: u32) {
         if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
-            return self.finish(a, Err(error));
+            return self.fail(a, error);
         }
         self.set_state(a, State::FindCluster);
         self.find_cluster(a);
@@ -369,35 +377,46 @@ impl Image {
         if self.options.trace {
             let request = acb.request;
             let acb = AcbId { index: a, generation: self.acbs.generation(a) };
-            let request = RequestId { index: request, generation: self.requests.generation(request) };
             self.out_transitions.push_back(Transition { acb, request, from, to: next });
         }
     }
 
     /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
     fn finish(&mut self, a: u32, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.end_acb(a, None),
+            Err(error) => self.end_acb(a, Some(Box::new(error))),
+        }
+    }
+
+    fn fail(&mut self, a: u32, error: Box<Error>) {
+        self.end_acb(a, Some(error));
+    }
+
+    fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
         self.let_go(a);
         self.set_state(a, State::Done);
         self.set_state(a, State::Free);
-        let generation = self.acbs.generation(a);
-        let Some(acb) = self.acbs.remove(a, generation) else { return };
-        let id = RequestId { index: acb.request, generation: self.requests.generation(acb.request) };
-        let Some(open) = self.requests.get_mut(acb.request) else { return };
-        if let Err(error) = result {
-            open.error.get_or_insert(error);
+        let Some(acb) = self.acbs.get(a) else { return };
+        let (id, path) = (acb.request, acb.path);
+        self.acbs.discard(a);
+        let Some(open) = self.requests.get_mut(id.index) else { return };
+        open.path |= path;
+        if error.is_some() && open.error.is_none() {
+            open.error = error;
         }
         debug_assert!(open.acbs > 0);
         open.acbs -= 1;
         if open.acbs > 0 {
             return;
         }
-        let Some(open) = self.requests.remove(id.index, id.generation) else { return };
-        let result = match open.error {
+        let result = match open.error.take() {
             Some(error) => Err(error),
             None => Ok(()),
         };
-        let (user, path, extent) = (open.request.user, open.path, open.extent);
+        let (user, path, extent) = (open.user, open.path, open.extent.take());
         self.out_events.push_back(Event::Done { request: id, user, result, path, extent });
+        self.requests.discard(id.index);
         if self.requests.len() == 1
             && let Some(closer) = self.closer.take()
         {
@@ -405,20 +424,12 @@ impl Image {
         }
     }
 
-    /// Marks what the acb's request met.
+    /// Marks what the acb met.
     #[inline]
     fn note(&mut self, a: u32, path: Path) {
-        if let Some(acb) = self.acbs.get(a)
-            && let Some(open) = self.requests.get_mut(acb.request)
-        {
-            open.path |= path;
+        if let Some(acb) = self.acbs.get_mut(a) {
+            acb.path |= path;
         }
-    }
-
-    fn request_of(&self, a: u32) -> Option<(Request, RequestId)> {
-        let index = self.acbs.get(a)?.request;
-        let open = self.requests.get(index)?;
-        Some((open.request, RequestId { index, generation: self.requests.generation(index) }))
     }
 
     fn geometry(&self) -> Option<&Geometry> {
@@ -432,42 +443,60 @@ impl Image {
         u64::from(self.options.align)
     }
 
-    /// Names an I/O.
+    /// Names an I/O of a shared object.
     fn name_io(&mut self, purpose: Purpose, name: &'static str, offset: u64, op: IoOp) {
         match self.ios.insert(InFlight { purpose, name, offset }) {
-            Ok((index, generation)) => self.out_io.push_back(Io { id: IoId { index, generation }, op }),
+            Ok((index, generation)) => {
+                self.out_io.push_back(Io { id: IoId { index: self.own_ids + index, generation }, op });
+            }
             // the arena's limit is the sum of what may be in flight
             Err(_) => debug_assert!(false, "more I/O in flight than the limits allow"),
         }
     }
 
-    /// Names an I/O of an acb's own.
-    fn name_own(&mut self, a: u32, name: &'static str, offset: u64, op: IoOp) {
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.pending += 1;
+    /// Names an I/O of an acb's own: its only one, or the head's or the tail's fill.
+    #[inline]
+    fn name_own(&mut self, a: u32, part: Part, op: IoOp) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        if acb.pending == 0 {
+            self.own_generation = self.own_generation.wrapping_add(1);
+            acb.io_generation = self.own_generation;
         }
-        self.name_io(Purpose::Own(a), name, offset, op);
+        let bit = part as u8;
+        debug_assert_eq!(acb.pending & (1 << bit), 0);
+        acb.pending |= 1 << bit;
+        let id = IoId { index: a * 2 + u32::from(bit), generation: acb.io_generation };
+        self.out_io.push_back(Io { id, op });
     }
 
-    /// An acb's own I/O ended; with its last the acb is ready.
-    fn own_io_ended(&mut self, a: u32, result: Result<(), Error>) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
-        debug_assert!(acb.pending > 0);
-        acb.pending -= 1;
-        if let Err(error) = result {
-            acb.error.get_or_insert(error);
+    /// An acb's own I/O ended; with its last the acb goes on.
+    #[inline]
+    fn own_io_ended(&mut self, id: IoId, outcome: Outcome<'_>) {
+        let (a, bit) = (id.index / 2, 1 << (id.index % 2));
+        let Some(acb) = self.acbs.get_mut(a).filter(|acb| acb.io_generation == id.generation) else {
+            self.counters.stale_completions += 1;
+            return;
+        };
+        if acb.pending & bit == 0 {
+            self.counters.stale_completions += 1;
+            return;
+        }
+        acb.pending &= !bit;
+        if let Outcome::Failed(errno) = outcome {
+            let error = Error::Device { op: acb.state.operation(), offset: acb.host, errno };
+            acb.error.get_or_insert_with(|| Box::new(error));
         }
         if acb.pending == 0 {
-            self.ready.push(&mut self.acbs, a);
+            self.advance(a);
         }
     }
 
     /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait for it.
     fn committed(&mut self, a: u32) {
         if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
-            return self.finish(a, Err(error));
+            return self.fail(a, error);
         }
-        match self.request_of(a).map(|(request, _)| request.kind) {
+        match self.acbs.get(a).map(|acb| acb.kind) {
             Some(Kind::Close) => self.trim(a),
             Some(Kind::Resize) => self.apply_size(a),
             _ => self.finish(a, Ok(())),
@@ -479,9 +508,7 @@ impl Image {
         let Some(acb) = self.acbs.get(a) else { return };
         let (uncommitted, mut want) = (acb.uncommitted, acb.want);
         // what the range already was may not be durable yet, even if nothing had to be written
-        let fua = self.request_of(a).is_some_and(|(request, _)| {
-            request.flags.contains(Flags::FUA) && matches!(request.kind, Kind::Write | Kind::WriteZeroes)
-        });
+        let fua = acb.flags.contains(Flags::FUA) && matches!(acb.kind, Kind::Write | Kind::WriteZeroes);
         if fua {
             want = Want::Durable;
         }
@@ -509,7 +536,9 @@ impl Machine for Image {
     }
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
-        let Some(io) = self.ios.get(id.index) else { return };
+        let Some(io) = id.index.checked_sub(self.own_ids).and_then(|index| self.ios.get(index)) else {
+            return;
+        };
         match io.purpose {
             Purpose::Header => self.encode_header(buf),
             Purpose::Table(slot) => {
@@ -526,7 +555,11 @@ impl Machine for Image {
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        let Some(io) = self.ios.remove(id.index, id.generation) else {
+        if id.index < self.own_ids {
+            self.own_io_ended(id, outcome);
+            return self.run_ready();
+        }
+        let Some(io) = self.ios.remove(id.index - self.own_ids, id.generation) else {
             self.counters.stale_completions += 1;
             return;
         };
@@ -535,7 +568,6 @@ impl Machine for Image {
             Outcome::Done | Outcome::Table(_) => Ok(()),
         };
         match io.purpose {
-            Purpose::Own(a) => self.own_io_ended(a, result),
             Purpose::Load(slot) => self.loaded(slot, outcome, result),
             Purpose::Table(slot) => self.table_written(slot, result),
             Purpose::Header => self.header_written(result),

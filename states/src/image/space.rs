@@ -14,6 +14,7 @@ use crate::geometry::align_up;
 use crate::io::IoOp;
 use crate::queue::Queue;
 use crate::state::State;
+use alloc::boxed::Box;
 
 /// The first steps are at least this long.
 const STEP_MIN: u64 = 4 << 20;
@@ -152,7 +153,7 @@ impl Image {
                 let waiters: alloc::vec::Vec<u32> = self.space.waiters.iter(&self.acbs).collect();
                 for a in waiters {
                     if let Some(acb) = self.acbs.get_mut(a) {
-                        acb.error = Some(error.clone());
+                        acb.error = Some(Box::new(error.clone()));
                     }
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Knows: everything, changes nothing.
 
-use super::{Image, Purpose};
+use super::Image;
 use crate::digest::digest;
 use crate::queue::{NONE, Queue};
 use crate::state::State;
@@ -70,17 +70,8 @@ impl Image {
         if let Some(closer) = self.closer {
             places[closer as usize] += 1;
         }
-        let mut own = vec![0u32; places.len()];
-        for (_, io) in self.ios.iter() {
-            if let Purpose::Own(a) = io.purpose {
-                own[a as usize] += 1;
-            }
-        }
         for (a, acb) in self.acbs.iter() {
-            let own = own[a as usize];
-            if own != acb.pending {
-                return Err(format!("acb {a} counts {} I/Os in flight, there are {own}", acb.pending));
-            }
+            let own = acb.pending.count_ones();
             if places[a as usize] + u32::from(own > 0) != 1 {
                 return Err(format!(
                     "acb {a} in {:?} is in {} places, {own} I/Os",
@@ -99,7 +90,7 @@ impl Image {
 
     fn check_requests(&self) -> Result<(), String> {
         for (index, open) in self.requests.iter() {
-            let acbs = self.acbs.iter().filter(|(_, acb)| acb.request == index).count();
+            let acbs = self.acbs.iter().filter(|(_, acb)| acb.request.index == index).count();
             if acbs != open.acbs as usize || acbs == 0 {
                 return Err(format!("request {index} counts {} acbs, there are {acbs}", open.acbs));
             }

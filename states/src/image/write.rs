@@ -45,14 +45,13 @@ impl Image {
         if !self.pass_sectors(a, start, end, modifies) {
             return false;
         }
-        self.take_run(a, len, host);
+        self.take_run(a, len, host, if modifies { Path::HIT | Path::MODIFY } else { Path::HIT });
         let Some(acb) = self.acbs.get_mut(a) else { return false };
         acb.fill_start = acb.pos - (host - start);
         acb.fill_end = acb.run_end + (end - (host + len));
         acb.fill_at = acb.fill_start;
         acb.modifies = modifies;
         self.modifying += u32::from(modifies);
-        self.note(a, if modifies { Path::HIT | Path::MODIFY } else { Path::HIT });
         self.next_piece(a);
         false
     }
@@ -74,10 +73,10 @@ impl Image {
         let Some(slot) = slot else { return self.new_table(a, pos) };
         let Some(base) = self.allocate(a, last - first, State::GrowFile) else { return false };
         self.counters.allocations += (last - first) >> geometry.cluster_bits;
-        let made_table = self.request_of(a).is_some() && self.made_table(a);
+        let made_table = self.acbs.get(a).is_some_and(|acb| acb.path.contains(Path::NEW_TABLE));
         self.claim(a, first, last, made_table);
         self.tables.slot_mut(slot).pins += 1;
-        self.take_run(a, cut - pos, base + (pos - first));
+        self.take_run(a, cut - pos, base + (pos - first), Path::ALLOCATE);
         // what shows through from the backing layer, and where it ends
         let shows = if mapping == Mapping::Zero { 0 } else { self.backing_len.unwrap_or(0) };
         let align = self.align();
@@ -87,14 +86,8 @@ impl Image {
         acb.fill_end = align_up(cut, align).max(align_up(shows.min(last), align));
         acb.fill_at = acb.fill_start;
         acb.modifies = false;
-        self.note(a, Path::ALLOCATE);
         self.next_piece(a);
         false
-    }
-
-    fn made_table(&self, a: u32) -> bool {
-        let request = self.acbs.get(a).and_then(|acb| self.requests.get(acb.request));
-        request.is_some_and(|open| open.path.contains(Path::NEW_TABLE))
     }
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young like any other, so
@@ -124,6 +117,9 @@ impl Image {
     /// The next piece of the extent: its fills are read, or it is written at once.
     fn next_piece(&mut self, a: u32) {
         let Some(piece) = self.piece(a) else { return self.extent_written(a) };
+        if piece.start == piece.head_end && piece.tail_start == piece.end {
+            return self.name_write(a, piece);
+        }
         let Some(acb) = self.acbs.get(a) else { return };
         let (modifies, copies, host, pos) = (acb.modifies, acb.claims, acb.host, acb.pos);
         let shows = self.backing_len.unwrap_or(0);
@@ -131,7 +127,7 @@ impl Image {
         let acb_id = crate::acb::AcbId { index: a, generation };
         let head = (Part::Head, piece.start, piece.head_end);
         let tail = (Part::Tail, piece.tail_start, piece.end);
-        let mut reads: [Option<(u64, IoOp)>; 2] = [None, None];
+        let mut reads: [Option<IoOp>; 2] = [None, None];
         for (read, (part, start, end)) in reads.iter_mut().zip([head, tail]) {
             let part_len = (end - start) as u32;
             let op = |len: u64, source| IoOp::ReadFill {
@@ -145,9 +141,9 @@ impl Image {
             if modifies && start < end {
                 // fill_start and fill_end lie within a block of the guest's bytes: no underflow
                 let from = host + start - pos;
-                *read = Some((from, op(end - start, FillSource::Host(from))));
+                *read = Some(op(end - start, FillSource::Host(from)));
             } else if copies && start < end.min(shows) && self.copies_backing(a) {
-                *read = Some((start, op(end.min(shows) - start, FillSource::Backing(start))));
+                *read = Some(op(end.min(shows) - start, FillSource::Backing(start)));
             }
         }
         if reads.iter().all(Option::is_none) {
@@ -164,8 +160,10 @@ impl Image {
         if !modifies {
             self.note(a, Path::BACKING);
         }
-        for (offset, op) in reads.into_iter().flatten() {
-            self.name_own(a, "read for copy-on-write or modify", offset, op);
+        for (part, op) in [Part::Head, Part::Tail].into_iter().zip(reads) {
+            if let Some(op) = op {
+                self.name_own(a, part, op);
+            }
         }
     }
 
@@ -209,10 +207,13 @@ impl Image {
     pub(super) fn write_piece(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
-            return self.finish(a, Err(error));
+            return self.fail(a, error);
         }
         let Some(piece) = self.piece(a) else { return self.extent_written(a) };
-        let Some((request, id)) = self.request_of(a) else { return };
+        self.name_write(a, piece);
+    }
+
+    fn name_write(&mut self, a: u32, piece: Piece) {
         let generation = self.acbs.generation(a);
         let Some(acb) = self.acbs.get_mut(a) else { return };
         acb.fill_at = piece.end;
@@ -220,23 +221,23 @@ impl Image {
         let host = acb.host + piece.head_end - acb.pos;
         let op = IoOp::WriteData {
             acb: crate::acb::AcbId { index: a, generation },
-            request: id,
-            buffer_offset: if len == 0 { 0 } else { acb.pos - request.offset },
+            request: acb.request,
+            buffer_offset: if len == 0 { 0 } else { acb.pos - acb.origin },
             len,
             host,
             head: (piece.head_end - piece.start) as u32,
             tail: (piece.end - piece.tail_start) as u32,
-            zero: request.kind != Kind::Write,
+            zero: acb.kind != Kind::Write,
         };
         self.set_state(a, State::WriteData);
-        self.name_own(a, "write data", host, op);
+        self.name_own(a, Part::Head, op);
     }
 
     /// `WriteData`: a piece is written.
     pub(super) fn piece_written(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
-            return self.finish(a, Err(error));
+            return self.fail(a, error);
         }
         self.next_piece(a);
     }

@@ -5,7 +5,7 @@
 use super::find::{EXTENT_MAX, Mapping, ZERO_ENTRY};
 use super::{Image, Layout};
 use crate::geometry::{align_down, align_up};
-use crate::io::IoOp;
+use crate::io::{IoOp, Part};
 use crate::request::{Flags, Path};
 use crate::state::State;
 
@@ -74,7 +74,7 @@ impl Image {
             return self.write_in_place(a, host, first - host);
         }
         let unmap = matches!(self.layout, Layout::Raw)
-            && self.request_of(a).is_some_and(|(request, _)| request.flags.contains(Flags::MAY_UNMAP));
+            && self.acbs.get(a).is_some_and(|acb| acb.flags.contains(Flags::MAY_UNMAP));
         self.zero_host(a, host, last - first, unmap)
     }
 
@@ -82,22 +82,20 @@ impl Image {
         if !self.pass_sectors(a, host, host + len, false) {
             return false;
         }
-        let len = self.take_run(a, len, host);
+        let len = self.take_run(a, len, host, Path::HIT);
         if let Some(acb) = self.acbs.get_mut(a) {
             (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
         }
-        self.note(a, Path::HIT);
         self.set_state(a, State::ZeroData);
-        self.name_own(a, "zero range", host, IoOp::ZeroRange { host, len, unmap });
+        self.name_own(a, Part::Head, IoOp::ZeroRange { host, len, unmap });
         false
     }
 
     /// `ZeroData`: the range reads as zeros.
     pub(super) fn extent_zeroed(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
-        let error = acb.error.take();
-        if let Some(error) = error {
-            return self.finish(a, Err(error));
+        if let Some(error) = acb.error.take() {
+            return self.fail(a, error);
         }
         acb.pos = acb.run_end;
         self.let_go(a);

@@ -126,8 +126,8 @@ impl Disk {
         while let Some(event) = image.poll_event() {
             if let Event::Done { request, user, result, extent, .. } = event {
                 let buffer = self.buffers.remove(&request).unwrap_or_default();
-                self.extent = extent.or(self.extent);
-                self.done.push((user, result, buffer, request));
+                self.extent = extent.map(|extent| *extent).or(self.extent);
+                self.done.push((user, result.map_err(|error| *error), buffer, request));
             }
         }
         while image.poll_transition().is_some() {}
