@@ -3,8 +3,8 @@
 //! The contract (formats.md 8.1): a completed flush covers what had completed when it was submitted, FUA covers its own
 //! write; after a power cut a sector holds the last covered value or that of any write that is not older; a sector that
 //! nobody wrote holds what it held. A write that failed, and a discard, may have happened or not. Two writes are ordered
-//! only if one completed before the other was submitted. Where all writes of a sector covered it whole, it holds one of
-//! them whole; otherwise each of its bytes does.
+//! only if one completed before the other was submitted. Where all writes of a sector covered it whole and none failed, it
+//! holds one of them whole; otherwise each of its bytes does.
 //!
 //! Knows: requests, their order, their payload. Must never know: image formats, the driver.
 //! Invariant: `writes` and `sectors` hold what happened since the last `settle`; before it lies `base`.
@@ -150,7 +150,10 @@ impl Model {
             return if bytes == base { Ok(()) } else { self.wrong(sector, bytes, view, "was never written") };
         };
         let end = start + bytes.len() as u64;
-        let whole = |write: &Write| write.start <= start && end <= write.end;
+        // a write that failed may have stopped anywhere
+        let whole = |write: &Write| {
+            write.start <= start && end <= write.end && (write.fate != Fate::Maybe || write.optional)
+        };
         if list.iter().all(|index| whole(&self.writes[*index as usize])) {
             let (fills, old) = self.alive(list, view, &|_| true);
             let mut buffer = [0; SECTOR as usize];
@@ -167,17 +170,7 @@ impl Model {
             }
             return self.wrong(sector, bytes, view, "holds none of the values that it may hold");
         }
-        for (at, &byte) in (start..).zip(bytes) {
-            let (fills, old) = self.alive(list, view, &|write| write.start <= at && at < write.end);
-            let value = |fill: &Fill| match fill {
-                Fill::Data(id) => payload::byte(*id, at),
-                Fill::Zero => 0,
-            };
-            if !(old && byte == base[(at - start) as usize] || fills.iter().any(|fill| value(fill) == byte)) {
-                return self.wrong(sector, bytes, view, &format!("holds a wrong byte at {at:#x}"));
-            }
-        }
-        Ok(())
+        self.check_part(start, bytes, view)
     }
 
     /// May the disk hold these bytes at `offset`, a multiple of the sector size?
@@ -222,18 +215,29 @@ impl Model {
         self.check_part(last, part(last, end), view)
     }
 
-    /// Part of one sector, byte by byte.
+    /// Part of one sector, byte by byte; between two ends of writes all bytes have the same writes.
     fn check_part(&self, offset: u64, bytes: &[u8], view: View) -> Checked {
-        let none = Vec::new();
-        let list = self.sectors.get(&(offset / SECTOR)).unwrap_or(&none);
-        for (at, &byte) in (offset..).zip(bytes) {
-            let (fills, old) = self.alive(list, view, &|write| write.start <= at && at < write.end);
-            let value = |fill: &Fill| match fill {
-                Fill::Data(id) => payload::byte(*id, at),
-                Fill::Zero => 0,
-            };
-            if !(old && byte == self.base[at as usize] || fills.iter().any(|fill| value(fill) == byte)) {
-                return self.wrong(offset / SECTOR, bytes, view, &format!("gives a wrong byte at {at:#x}"));
+        let end = offset + bytes.len() as u64;
+        let list = self.sectors.get(&(offset / SECTOR)).map(Vec::as_slice).unwrap_or_default();
+        let mut cuts = vec![offset, end];
+        for index in list {
+            let write = &self.writes[*index as usize];
+            cuts.extend([write.start, write.end].into_iter().filter(|cut| offset < *cut && *cut < end));
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+        for pair in cuts.windows(2) {
+            let (from, to) = (pair[0], pair[1]);
+            let (fills, old) = self.alive(list, view, &|write| write.start <= from && to <= write.end);
+            for at in from..to {
+                let byte = bytes[(at - offset) as usize];
+                let value = |fill: &Fill| match fill {
+                    Fill::Data(id) => payload::byte(*id, at),
+                    Fill::Zero => 0,
+                };
+                if !(old && byte == self.base[at as usize] || fills.iter().any(|fill| value(fill) == byte)) {
+                    return self.wrong(offset / SECTOR, bytes, view, &format!("has a wrong byte at {at:#x}"));
+                }
             }
         }
         Ok(())

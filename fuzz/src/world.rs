@@ -396,7 +396,13 @@ impl World {
         let mut more = vec![0; to.saturating_sub(from)];
         let shown = self.below.get(from.min(self.below.len())..to.min(self.below.len())).unwrap_or_default();
         more[..shown.len()].copy_from_slice(shown);
+        let uncertain = !shown.is_empty();
         self.model.grow(&more);
+        if uncertain {
+            // the cluster at the old end may have been zeroed whole, or copied whole: both are allowed
+            let index = self.model.submit(from as u64, to as u64, Fill::Zero, true);
+            self.model.end(index, true, false);
+        }
     }
 
     fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: &Buffers, user: u64) -> Checked {
