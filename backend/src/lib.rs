@@ -37,8 +37,8 @@ pub trait Backend {
     /// Queues an operation. Nothing happens before [`Backend::submit`].
     fn push(&mut self, token: Token, op: Op) -> Result<(), Full>;
 
-    /// Hands queued operations to the kernel (or the workers) and collects what finished: one system call, none
-    /// if there is nothing to do, and one more only for what a short transfer left over.
+    /// Hands queued operations to the kernel (or the workers) and collects what finished: one system call,
+    /// none if there is nothing to do, and one more only for what a short transfer left over.
     fn submit(&mut self) -> std::io::Result<()>;
 
     /// Takes finished operations: appends to `out`, returns how many. Does no system call.

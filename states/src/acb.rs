@@ -3,7 +3,8 @@
 //! Knows: its guest range, its host range, what it owns. Must never know: how it gets on (`Image::advance`).
 //!
 //! Invariants:
-//! * `pos <= run_end <= end`; `[pos, run_end)` is the extent in progress, `[run_end, end)` is still to be looked up;
+//! * `pos <= run_end <= end`; `[pos, run_end)` is the extent in progress, `[run_end, end)` is still to be
+//!   looked up;
 //! * `pending` marks its own I/O in flight; it is in a queue only while `pending` is 0.
 
 use crate::error::Error;
@@ -114,7 +115,8 @@ impl Acb {
         sibling
     }
 
-    /// The host range that a write of this acb in place touches, sectors rounded out by `fill_start` and `fill_end`.
+    /// The host range that a write of this acb in place touches, sectors rounded out by `fill_start` and
+    /// `fill_end`.
     pub(crate) fn host_range(&self) -> (u64, u64) {
         let start = self.host - (self.pos - self.fill_start);
         (start, start + (self.fill_end - self.fill_start))

@@ -1,6 +1,7 @@
 //! The cache of table slices: bounded, found by index, one load a miss, nothing dirty is ever dropped.
 //!
-//! Knows: slots and how they are replaced (clock with second chances). Must never know: requests, the commit's rules.
+//! Knows: slots and how they are replaced (clock with second chances). Must never know: requests, the
+//! commit's rules.
 //!
 //! Invariants: at most `capacity` slots; a slice has one slot at most; only idle slices are evicted.
 
@@ -76,7 +77,8 @@ impl TableCache {
         &self.slots
     }
 
-    /// A slot for a slice that is not cached, in state `Loading` with `entries` zero entries; None when none is idle.
+    /// A slot for a slice that is not cached, in state `Loading` with `entries` zero entries; None when none
+    /// is idle.
     pub(crate) fn claim(&mut self, number: SliceNumber, host: HostOffset, entries: usize) -> Option<u32> {
         debug_assert!(self.find(number).is_none());
         let slot = self.free_slot()?;

@@ -1,4 +1,5 @@
-//! A stable 128-bit digest (FNV-1a) of anything that implements `Hash`: the same on every machine and in every run.
+//! A stable 128-bit digest (FNV-1a) of anything that implements `Hash`: the same on every machine and in
+//! every run.
 
 use core::hash::{Hash, Hasher};
 

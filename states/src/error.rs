@@ -1,4 +1,5 @@
-//! Errors that name the blame: the caller's misuse, an unsupported feature, a corrupt image, the device, full, poisoned.
+//! Errors that name the blame: the caller's misuse, an unsupported feature, a corrupt image, the device,
+//! full, poisoned.
 
 use alloc::string::String;
 use core::fmt;

@@ -2,8 +2,9 @@
 //!
 //! Knows: sizes. Must never know: tables' contents, requests.
 //!
-//! Invariants: every sum and product that could leave 64 bits is checked or proved by the limits in `Geometry::new`;
-//! geometry is a value, so the explorer may use tables of four entries that no header would be allowed to ask for.
+//! Invariants: every sum and product that could leave 64 bits is checked or proved by the limits in
+//! `Geometry::new`; geometry is a value, so the explorer may use tables of four entries that no header would
+//! be allowed to ask for.
 
 use crate::error::Error;
 
@@ -20,7 +21,8 @@ pub struct GuestOffset(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct HostOffset(pub u64);
 
-/// Names a table slice by what it maps: first all slices of the L1 table, then those of each possible L2 table.
+/// Names a table slice by what it maps: first all slices of the L1 table, then those of each possible L2
+/// table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SliceNumber(pub u64);
 

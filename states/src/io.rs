@@ -5,9 +5,10 @@
 //!
 //! Invariants:
 //! * every [`Io`] except [`IoOp::ZeroBuffer`] gets exactly one `handle_completion` with its id;
-//! * an [`Io`] never depends on the order in which the embedder performs it: what must be ordered is not yet named;
-//! * ranges of data transfers are exact bytes; the embedder rounds reads out to the device's alignment (reads have
-//!   no neighbours to hurt). Writes are already aligned when head and tail are counted in.
+//! * an [`Io`] never depends on the order in which the embedder performs it: what must be ordered is not yet
+//!   named;
+//! * ranges of data transfers are exact bytes; the embedder rounds reads out to the device's alignment (reads
+//!   have no neighbours to hurt). Writes are already aligned when head and tail are counted in.
 
 use crate::acb::AcbId;
 use crate::request::RequestId;
@@ -30,7 +31,8 @@ pub struct Io {
     pub op: IoOp,
 }
 
-/// Which side of the guest's bytes a fill belongs to: the part of the written range in front of them, or behind.
+/// Which side of the guest's bytes a fill belongs to: the part of the written range in front of them, or
+/// behind.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Part {
     /// In front of the guest's bytes (QEMU: prefill).
@@ -51,7 +53,8 @@ pub enum FillSource {
 /// The operations. Offsets and lengths are bytes; "host" is an offset in this image's file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum IoOp {
-    /// Read metadata; complete with `Outcome::Table(bytes)`, exactly `len` bytes (zeros past the end of the file).
+    /// Read metadata; complete with `Outcome::Table(bytes)`, exactly `len` bytes (zeros past the end of the
+    /// file).
     ReadTable {
         /// Host offset.
         offset: u64,
@@ -96,8 +99,8 @@ pub enum IoOp {
         /// Bytes.
         len: u64,
     },
-    /// Read `len` bytes of `source` to position `at` of the fill buffer `part` of `acb`. The fill buffer has `part_len`
-    /// bytes and starts out as zeros when its first fill (or, without fills, the write) is named.
+    /// Read `len` bytes of `source` to position `at` of the fill buffer `part` of `acb`. The fill buffer has
+    /// `part_len` bytes and starts out as zeros when its first fill (or, without fills, the write) is named.
     ReadFill {
         /// Whose fill buffer.
         acb: AcbId,
@@ -112,7 +115,8 @@ pub enum IoOp {
         /// Where from.
         source: FillSource,
     },
-    /// Host file <- head fill, guest bytes, tail fill, as one write at `host - head`. Frees the acb's fill buffers.
+    /// Host file <- head fill, guest bytes, tail fill, as one write at `host - head`. Frees the acb's fill
+    /// buffers.
     WriteData {
         /// Whose fill buffers.
         acb: AcbId,
@@ -128,7 +132,8 @@ pub enum IoOp {
         head: u32,
         /// Bytes of tail fill (zeros where nothing was read).
         tail: u32,
-        /// The request has no buffer: its bytes are `len` zeros (write-zeroes that must copy its surroundings).
+        /// The request has no buffer: its bytes are `len` zeros (write-zeroes that must copy its
+        /// surroundings).
         zero: bool,
     },
     /// Make `len` bytes at `host` read as zeros. `unmap` lets the host give the space back.

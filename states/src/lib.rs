@@ -1,11 +1,13 @@
 //! The request state machines of quod: what a QED image needs done, decided without doing any of it.
 //!
-//! This crate holds no file descriptor, clock, thread or byte of guest data. Most users want the crate `quod`; use this one
-//! to drive an image from another I/O engine, a simulator or a model checker. The important types are [`Image`] (an open image:
-//! requests in, named I/O out), [`Opening`] (how it came to be open) and [`State`] (what a request is waiting for).
+//! This crate holds no file descriptor, clock, thread or byte of guest data. Most users want the crate
+//! `quod`; use this one to drive an image from another I/O engine, a simulator or a model checker. The
+//! important types are [`Image`] (an open image: requests in, named I/O out), [`Opening`] (how it came to be
+//! open) and [`State`] (what a request is waiting for).
 //!
-//! The contract, single mutation: after every mutator (`submit`, `handle_completion`, `handle_timeout`) drain `poll_io`,
-//! `poll_timeout`, `poll_event` and `poll_transition` until they are empty, before the next mutator.
+//! The contract, single mutation: after every mutator (`submit`, `handle_completion`, `handle_timeout`) drain
+//! `poll_io`, `poll_timeout`, `poll_event` and `poll_transition` until they are empty, before the next
+//! mutator.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -2,7 +2,8 @@
 
 use crate::io::{Io, IoId, Outcome};
 
-/// A machine that names I/O. After every mutator drain `poll_io` (and the machine's other drains) until empty.
+/// A machine that names I/O. After every mutator drain `poll_io` (and the machine's other drains) until
+/// empty.
 pub trait Machine {
     /// The next thing to do.
     fn poll_io(&mut self) -> Option<Io>;

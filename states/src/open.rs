@@ -1,7 +1,7 @@
 //! Opening an image, as a machine: header, backing name, autoclear bits, and the check of a dirty image.
 //!
-//! Knows: the order in which a header is read, validated and, if the image may be written, put in order. Must never know: what a
-//! backing name means to the host.
+//! Knows: the order in which a header is read, validated and, if the image may be written, put in order. Must
+//! never know: what a backing name means to the host.
 //!
 //! Invariants:
 //! * nothing is written to an image that is open for reading only, nor before the whole header is valid;

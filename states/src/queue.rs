@@ -1,4 +1,5 @@
-//! First-in first-out lists of acbs, threaded through the acbs themselves: no allocation, and an acb is in one list at most.
+//! First-in first-out lists of acbs, threaded through the acbs themselves: no allocation, and an acb is in
+//! one list at most.
 //!
 //! Knows: acb indexes. Must never know: why they wait.
 //!

@@ -1,6 +1,7 @@
 //! What a guest asks of an image.
 //!
-//! Knows: guest offsets and lengths. Must never know: buffers (the embedder keeps them, found by [`RequestId`]).
+//! Knows: guest offsets and lengths. Must never know: buffers (the embedder keeps them, found by
+//! [`RequestId`]).
 
 use crate::error::Error;
 use alloc::boxed::Box;
@@ -56,7 +57,8 @@ pub enum Kind {
     Flush,
     /// What is the first run of the range made of? Answered by `Event::Done::extent`.
     Map,
-    /// Make the file self-consistent (all metadata written and durable, no dirty bit), without stopping service.
+    /// Make the file self-consistent (all metadata written and durable, no dirty bit), without stopping
+    /// service.
     Quiesce,
     /// As quiesce, then give back space ahead of the data; nothing is accepted afterwards.
     Close,

@@ -1,10 +1,11 @@
 //! The states of a control block, and which may follow which.
 //!
-//! A state answers one question: what is this acb waiting for? Knows: the edge tables, one a format. Must never know: how a
-//! state is left (that is `Image::advance`).
+//! A state answers one question: what is this acb waiting for? Knows: the edge tables, one a format. Must
+//! never know: how a state is left (that is `Image::advance`).
 //!
 //! Invariants:
-//! * `Image::set_state` is the only assignment of a state, and every assignment is an edge of the format's table;
+//! * `Image::set_state` is the only assignment of a state, and every assignment is an edge of the format's
+//!   table;
 //! * a waiting state names exactly one thing that is waited for;
 //! * a request that is woken before it wrote anything goes back to `FindCluster` and looks again.
 
@@ -46,7 +47,8 @@ states! {
     ReadL2,
     /// waits for an allocating write that holds the cluster, or closes the gate
     WaitCluster,
-    /// waits for a read-modify-write of a sector that it also touches, or for writes to the sector it wants to modify
+    /// waits for a read-modify-write of a sector that it also touches, or for writes to the sector it wants
+    /// to modify
     WaitSector,
     /// waits for room in the table cache or in the list of uncommitted mappings
     WaitSlot,
@@ -68,7 +70,8 @@ states! {
     GrowFile,
     /// waits for space for a new L2 table
     AllocL2,
-    /// waits for the commit pipeline: the header's dirty bit (and other metadata that precedes pointers) is being written
+    /// waits for the commit pipeline: the header's dirty bit (and other metadata that precedes pointers) is
+    /// being written
     MarkDirty,
     /// waits for the commit pipeline: data is being made durable, or will be in the next round
     SyncData,

@@ -1,10 +1,12 @@
 //! One cached slice of a metadata table, as its own small machine: Loading -> Clean <-> Dirty -> Writing.
 //!
-//! Knows: its entries, which of its blocks are dirty, which changes must not be written yet. Must never know: requests.
+//! Knows: its entries, which of its blocks are dirty, which changes must not be written yet. Must never know:
+//! requests.
 //!
 //! Invariants:
 //! * at most one write of a slice is in flight, and it writes a snapshot: what `encode` saw;
-//! * a *young* change points to data that is not durable yet (QE3, QC3): readers use it at once, `encode` leaves it out;
+//! * a *young* change points to data that is not durable yet (QE3, QC3): readers use it at once, `encode`
+//!   leaves it out;
 //! * `dirty` marks blocks with changes that may be written; `young` lists those that may not, newest first.
 
 use crate::queue::Queue;

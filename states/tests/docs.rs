@@ -1,7 +1,7 @@
 //! Keeps documents in step with the code they describe.
 //!
-//! Checks: docs/states.md is what the edge tables generate; docs/ordering.md has a row for each ordering rule of QED and
-//! names each rule that a test can remove.
+//! Checks: docs/states.md is what the edge tables generate; docs/ordering.md has a row for each ordering rule
+//! of QED and names each rule that a test can remove.
 //!
 //! A stale docs/states.md is written anew by `UPDATE_DOCS=1 cargo test -p quod-states --test docs`.
 

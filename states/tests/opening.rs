@@ -1,7 +1,8 @@
 //! What opening promises about images that were not closed, are damaged, or lie.
 //!
-//! Checks: a dirty image is repaired, durably, before it is ready (QE6); one that is open for reading only is not touched;
-//! what cannot be repaired keeps its bit (trap Q7); a partial last cluster is never used (QE7); unknown autoclear bits go.
+//! Checks: a dirty image is repaired, durably, before it is ready (QE6); one that is open for reading only is
+//! not touched; what cannot be repaired keeps its bit (trap Q7); a partial last cluster is never used (QE7);
+//! unknown autoclear bits go.
 
 mod common;
 

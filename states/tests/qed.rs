@@ -77,7 +77,8 @@ fn independent_allocating_writes_are_all_in_flight_at_once() {
 
 #[test]
 fn the_gates_let_through_what_they_should() {
-    // writes in flight after eight allocating writes: four under one L2 table (2 GiB apart from the rest), four under another
+    // writes in flight after eight allocating writes: four under one L2 table (2 GiB apart from the rest),
+    // four under another
     let in_flight = |gate| {
         let (mut disk, mut image) = setup_with(8 << 30, None, Options { gate, ..Options::default() });
         for table in 0..2 {

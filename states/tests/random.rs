@@ -1,7 +1,8 @@
 //! Random requests, many in flight, completions in random order, against a model of plain bytes.
 //!
-//! Checks: reads give what the last write before them left; the invariant sweep after every step; every request ends; after
-//! close a check finds neither corruption nor leaks, the dirty bit is clear, and a fresh open reads the same bytes.
+//! Checks: reads give what the last write before them left; the invariant sweep after every step; every
+//! request ends; after close a check finds neither corruption nor leaks, the dirty bit is clear, and a fresh
+//! open reads the same bytes.
 
 mod common;
 
@@ -111,7 +112,8 @@ fn one_request(rng: &mut Rng, user: u64, size: u64, align: u64) -> Request {
     }
 }
 
-/// Runs one seed; with `faults` any I/O may fail, and then only the answers count: each request ends, nothing is corrupt.
+/// Runs one seed; with `faults` any I/O may fail, and then only the answers count: each request ends, nothing
+/// is corrupt.
 fn run(seed: u64, faults: bool, edges: &mut Edges) {
     let mut rng = Rng(seed);
     let Case { size, cluster_size, table_size, backing, options } = case(&mut rng);
@@ -197,7 +199,8 @@ fn add_edges(edges: &mut Edges, image: &quod_states::Image) {
     }
 }
 
-/// Every edge of the table is taken by some seed, and (checked by `set_state` in debug builds, and here) no other.
+/// Every edge of the table is taken by some seed, and (checked by `set_state` in debug builds, and here) no
+/// other.
 #[test]
 fn random_requests_match_the_model_and_take_every_edge() {
     let mut edges = Edges::new();

@@ -81,8 +81,8 @@ impl OpenFile {
         *self.held.lock().unwrap_or_else(|e| e.into_inner()) != LockMode::None
     }
 
-    /// Gives the locks back. Closing alone does not: the ring's file table, or a process that was forked and has
-    /// not called exec yet, may hold the description a little longer.
+    /// Gives the locks back. Closing alone does not: the ring's file table, or a process that was forked and
+    /// has not called exec yet, may hold the description a little longer.
     pub(crate) fn unlock(&self) {
         if self.locked() {
             // a failing unlock leaves it to close

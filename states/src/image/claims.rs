@@ -2,8 +2,8 @@
 //!
 //! Knows: cluster ranges of allocating writes in flight. Must never know: their data.
 //!
-//! Invariants: two claims never overlap; a claim lives from before the first byte is written until the clusters are linked in
-//! memory (or the write failed); whoever waits for a claim looks again when it goes.
+//! Invariants: two claims never overlap; a claim lives from before the first byte is written until the
+//! clusters are linked in memory (or the write failed); whoever waits for a claim looks again when it goes.
 
 use super::Image;
 use crate::options::Gate;
@@ -23,7 +23,8 @@ pub(super) struct Claim {
 }
 
 impl Image {
-    /// May an allocating write of `[start, end)` start, by the gate in force? If not, the acb waits for the claim in its way.
+    /// May an allocating write of `[start, end)` start, by the gate in force? If not, the acb waits for the
+    /// claim in its way.
     pub(super) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
         if self.claims.is_empty() {
             return true;

@@ -1,14 +1,16 @@
 //! The commit pipeline: one small machine an image, shared by everybody who needs durability.
 //!
-//! A round: [header marked dirty] -> sync -> (data is durable) -> pointers written -> [next round's sync makes them durable].
-//! *Windows* number the time between rounds: data that was written in a window is durable when a sync that was submitted after
-//! the window closed has completed. A sync closes a window for new data and makes the pointers of the round before it durable,
-//! so under a stream of flushes each costs one sync, and one flush alone costs two.
+//! A round: [header marked dirty] -> sync -> (data is durable) -> pointers written -> [next round's sync
+//! makes them durable]. *Windows* number the time between rounds: data that was written in a window is
+//! durable when a sync that was submitted after the window closed has completed. A sync closes a window for
+//! new data and makes the pointers of the round before it durable, so under a stream of flushes each costs
+//! one sync, and one flush alone costs two.
 //!
 //! Knows: which slices are dirty, who waits for what. Must never know: what the pointers mean.
 //!
 //! Invariants (docs/ordering.md):
-//! * a pointer is written only when a sync submitted after its data was written has completed (QE3, QE2, QE4);
+//! * a pointer is written only when a sync submitted after its data was written has completed (QE3, QE2,
+//!   QE4);
 //! * the header's need-check bit is durable before the first pointer of a dirty period is written (QE1);
 //! * the bit is cleared only when every written pointer is durable (QE5);
 //! * a failed metadata write or sync poisons the image: nothing is written after it.
@@ -176,7 +178,8 @@ impl Image {
         }
     }
 
-    /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it wants it.
+    /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it
+    /// wants it.
     pub(super) fn join_commit(&mut self, a: u32, want: Want) {
         if self.poison.is_some() {
             return self.finish(a, Err(Error::Poisoned));
@@ -363,7 +366,8 @@ impl Image {
         slice.writing = slice.dirty;
         slice.dirty = 0;
         slice.state = SliceState::Writing;
-        // one contiguous write from the first to the last changed block; what lies between is written as it is (QE9)
+        // one contiguous write from the first to the last changed block; what lies between is written as it
+        // is (QE9)
         let start = u64::from(slice.writing.trailing_zeros()) * block;
         let end = (u64::from(64 - slice.writing.leading_zeros()) * block).min(slice_bytes.max(block));
         let offset = slice.host + start;
@@ -413,7 +417,8 @@ impl Image {
         self.end_round();
     }
 
-    /// Answers who has what it wants; clears the dirty bit if that is wanted and possible; goes on if there is a reason.
+    /// Answers who has what it wants; clears the dirty bit if that is wanted and possible; goes on if there
+    /// is a reason.
     fn end_round(&mut self) {
         self.commit.phase = Phase::Idle;
         self.release(false);

@@ -17,7 +17,8 @@ impl Image {
         self.join_commit(a, if kind == Kind::Flush { Want::Durable } else { Want::Clean });
     }
 
-    /// Nothing new is accepted; when all else has ended: commit, clear the dirty bit, give back the space ahead of the data.
+    /// Nothing new is accepted; when all else has ended: commit, clear the dirty bit, give back the space
+    /// ahead of the data.
     pub(super) fn start_close(&mut self, a: u32) {
         self.closing = true;
         self.set_state(a, State::WaitRequests);

@@ -3,9 +3,10 @@
 //! Knows: host offsets, the file's length. Must never know: what is stored where.
 //!
 //! Invariants:
-//! * `append <= grown`, both whole clusters; space from `append` on was beyond the end of the file when it was opened, so it
-//!   reads as zeros (a partial cluster at the end is never used: trap in formats.md 1.4);
-//! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write behind it;
+//! * `append <= grown`, both whole clusters; space from `append` on was beyond the end of the file when it
+//!   was opened, so it reads as zeros (a partial cluster at the end is never used: trap in formats.md 1.4);
+//! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write
+//!   behind it;
 //! * space that a failed write got is lost (a leak), never handed out again: it may hold bytes.
 
 use super::{Image, Purpose};
@@ -52,8 +53,8 @@ impl Space {
     }
 
     pub(super) fn new(file_len: u64, cluster: u64, step_max: u64) -> Space {
-        // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed the file's length,
-        // so the first growth starts from there
+        // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed
+        // the file's length, so the first growth starts from there
         let append = align_up(file_len, cluster);
         Space { append, grown: append.min(file_len), cluster, step_max, ..Space::fixed(0) }
     }

@@ -1,17 +1,19 @@
 //! Waiting for room and for sectors.
 //!
-//! Two writers of one sector under O_DIRECT: one that covers it only partly reads it, changes its bytes and writes it back, so
-//! whatever another writes in between would be lost. Rule: while an acb modifies sectors, no other write in place touches
-//! them, and it starts only when no write that touches them is in flight.
+//! Two writers of one sector under O_DIRECT: one that covers it only partly reads it, changes its bytes and
+//! writes it back, so whatever another writes in between would be lost. Rule: while an acb modifies sectors,
+//! no other write in place touches them, and it starts only when no write that touches them is in flight.
 //!
-//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `WriteData` after it; without any, writes pay one comparison.
+//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `WriteData` after it; without any, writes
+//! pay one comparison.
 
 use super::Image;
 use crate::request::Path;
 use crate::state::State;
 
 impl Image {
-    /// No slot of the cache is free, or too many mappings are uncommitted: wait for a commit, a load or an unpin.
+    /// No slot of the cache is free, or too many mappings are uncommitted: wait for a commit, a load or an
+    /// unpin.
     pub(super) fn wait_for_slot(&mut self, a: u32) {
         if self.poison.is_some() {
             // dirty slices stay in memory for ever now: nothing will come free

@@ -1,10 +1,12 @@
 //! Writes: in place, read-modify-write of partly covered sectors, and allocating writes with copy-on-write.
 //!
-//! An extent is written in pieces: one vectored write of head, guest bytes and tail; only where a large cluster must be copied
-//! do pieces without guest bytes come before and after, so that no fill buffer exceeds `COPY_MAX`.
+//! An extent is written in pieces: one vectored write of head, guest bytes and tail; only where a large
+//! cluster must be copied do pieces without guest bytes come before and after, so that no fill buffer exceeds
+//! `COPY_MAX`.
 //!
 //! Invariants:
-//! * the mapping of new clusters becomes visible only when all their pieces are written (nobody reads stale host bytes);
+//! * the mapping of new clusters becomes visible only when all their pieces are written (nobody reads stale
+//!   host bytes);
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
 //! * a failed write links nothing: its clusters are a leak.
 
@@ -19,7 +21,8 @@ use crate::state::State;
 /// Fill buffers are at most this large.
 const COPY_MAX: u64 = 1 << 20;
 
-/// One piece of an extent: guest range `[start, end)`, of which `[head_end, tail_start)` are the guest's bytes.
+/// One piece of an extent: guest range `[start, end)`, of which `[head_end, tail_start)` are the guest's
+/// bytes.
 struct Piece {
     start: u64,
     head_end: u64,
@@ -56,7 +59,8 @@ impl Image {
         false
     }
 
-    /// New clusters for an unallocated or zero run: gate, table, space, claim; each may make the acb wait and look again.
+    /// New clusters for an unallocated or zero run: gate, table, space, claim; each may make the acb wait and
+    /// look again.
     fn write_new(&mut self, a: u32, mapping: Mapping, len: u64, slot: Option<u32>) -> bool {
         let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return false };
         let pos = acb.pos;
@@ -90,8 +94,8 @@ impl Image {
         false
     }
 
-    /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young like any other, so
-    /// it is written after a sync that made the file's new length durable (QE2, QE4).
+    /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
+    /// like any other, so it is written after a sync that made the file's new length durable (QE2, QE4).
     pub(super) fn new_table(&mut self, a: u32, pos: u64) -> bool {
         let Some(geometry) = self.geometry().copied() else { return false };
         let l1_index = geometry.l1_index(pos);
@@ -167,8 +171,8 @@ impl Image {
         }
     }
 
-    /// Does what surrounds the guest's bytes come from the backing layer? (Not over a zero cluster: then the fill range is
-    /// only the sectors' padding.)
+    /// Does what surrounds the guest's bytes come from the backing layer? (Not over a zero cluster: then the
+    /// fill range is only the sectors' padding.)
     fn copies_backing(&self, a: u32) -> bool {
         let (Some(acb), Some(geometry)) = (self.acbs.get(a), self.geometry()) else { return false };
         let Some(slot) = acb.pinned else { return false };
@@ -269,7 +273,8 @@ impl Image {
         let (number, entry) = geometry.l2_slice(first);
         debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
         debug_assert!(matches!(self.layout, Layout::Qed(..)));
-        // the sync that makes the data durable comes first: `set_entries` keeps the change out of table writes until then
+        // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
+        // writes until then
         self.commit.unsynced = true;
         self.set_entries(slot, entry, count, host, geometry.cluster_size());
     }

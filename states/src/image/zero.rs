@@ -1,6 +1,7 @@
 //! Write-zeroes and discard.
 //!
-//! QE10: an unallocated cluster becomes a zero entry, which needs no data; an allocated one is zeroed in place, never replaced.
+//! QE10: an unallocated cluster becomes a zero entry, which needs no data; an allocated one is zeroed in
+//! place, never replaced.
 
 use super::find::{EXTENT_MAX, Mapping, ZERO_ENTRY};
 use super::{Image, Layout};

@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! * memory is bounded by what the file's tables refer to, not by what the header claims;
-//! * repairs are durable before the need-check bit is cleared (QE5), and it is cleared only when the image is sound;
+//! * repairs are durable before the need-check bit is cleared (QE5), and it is cleared only when the image is
+//!   sound;
 //! * with repair, trailing space that nothing refers to is given back only when the image is sound.
 
 use super::Header;
@@ -121,7 +122,8 @@ impl Check {
         check
     }
 
-    /// The outcome, once. An error means that the check could not be made; what it found wrong is in the report.
+    /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
+    /// report.
     pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
         self.result.take()
     }

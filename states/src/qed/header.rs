@@ -94,7 +94,8 @@ impl Header {
         bytes.len() >= HEADER_BYTES && bytes.starts_with(&MAGIC.to_le_bytes())
     }
 
-    /// Reads and validates. `block` is the first block of the file, at least 64 bytes; `file_len` the file's length.
+    /// Reads and validates. `block` is the first block of the file, at least 64 bytes; `file_len` the file's
+    /// length.
     pub fn parse(block: &[u8], file_len: u64) -> Result<Header, Error> {
         if !Header::probe(block) {
             return corrupt(
@@ -267,8 +268,8 @@ impl Header {
         bytes
     }
 
-    /// A new image: its header, whose first cluster is `encode` and the backing name from byte 64 on; behind it at
-    /// `l1_table_offset` an L1 table of zeros ends the file.
+    /// A new image: its header, whose first cluster is `encode` and the backing name from byte 64 on; behind
+    /// it at `l1_table_offset` an L1 table of zeros ends the file.
     pub fn create(options: &CreateOptions<'_>) -> Result<Header, Error> {
         check_shape(options.cluster_size, options.table_size)?;
         let size = options.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
@@ -299,7 +300,8 @@ impl Header {
         })
     }
 
-    /// Names another backing file, or none. The name is to be written at byte 64, durable before the header (QE11).
+    /// Names another backing file, or none. The name is to be written at byte 64, durable before the header
+    /// (QE11).
     pub fn set_backing(&mut self, name: Option<&[u8]>, raw: bool) -> Result<(), Error> {
         if self.compat_features != 0 && name.is_some() {
             let bits = self.compat_features;

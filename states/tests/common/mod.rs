@@ -1,4 +1,5 @@
-//! A disk of bytes that answers the machine's I/O in an order that a seed chooses. The whole embedder in one file.
+//! A disk of bytes that answers the machine's I/O in an order that a seed chooses. The whole embedder in one
+//! file.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
