@@ -13,14 +13,15 @@ use std::path::PathBuf;
 const UPDATE: &str = "UPDATE_DOCS=1 cargo test -p quod-states --test docs";
 
 const INTRODUCTION: &str = "\
-Generated from the edge tables in `states/src/state.rs`; do not edit. A test compares this page with the tables. To write it
-anew:
+Generated from the edge tables in `states/src/state.rs`; do not edit. A test compares this page with the
+tables. To write it anew:
 
     UPDATE_DOCS=1 cargo test -p quod-states --test docs
 
-A control block (acb) carries one extent of one request. Its state says what it waits for. `set_state` is the only assignment
-of a state; debug builds check each one against the table of the image's format. In the diagrams `[*]` is `Free`: the slot
-before and after its use. [architecture.md](architecture.md) tells the life of an allocating write in these terms.
+A control block (acb) carries one extent of one request. Its state says what it waits for. `set_state` is the
+only assignment of a state; debug builds check each one against the table of the image's format. In the
+diagrams `[*]` is `Free`: the slot before and after its use. [architecture.md](architecture.md) tells the life
+of an allocating write in these terms.
 ";
 
 fn document(name: &str) -> PathBuf {

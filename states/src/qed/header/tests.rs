@@ -112,7 +112,8 @@ proptest! {
     #[test]
     fn what_create_makes_parses(size: u64, cluster_bits in 12u32..=26, table_bits in 0u32..=4) {
         let options = CreateOptions {
-            size, cluster_size: 1 << cluster_bits, table_size: 1 << table_bits, backing: None, backing_raw: false,
+            size, cluster_size: 1 << cluster_bits, table_size: 1 << table_bits,
+            backing: None, backing_raw: false,
         };
         if let Ok(header) = Header::create(&options) {
             let mut block = vec![0; 512];
