@@ -192,7 +192,7 @@ impl Check {
             if !self.mark_used(entry, u64::from(self.header.table_size)) {
                 continue;
             }
-            (self.l2_table, self.l2_at) = (entry, 0);
+            (self.l2_table, self.l2_at, self.last_data) = (entry, 0, 0);
             return self.read_l2();
         }
         if core::mem::take(&mut self.l1_fixed) {
