@@ -60,6 +60,11 @@ impl Image {
             Layout::Qed(..) if !size.is_multiple_of(512) => {
                 misuse("the size of a QED image is a multiple of 512")
             }
+            // the new part would show what the backing file holds behind the old end; QEMU refuses it too
+            Layout::Qed(..) if size > self.size && self.backing_len.is_some_and(|len| len > self.size) => {
+                let what = "growing a QED image whose backing file is longer than it";
+                Err(Refused::Invalid(Error::Unsupported(what.into())))
+            }
             Layout::Qed(..) => Ok(()),
         }
     }
