@@ -6,17 +6,17 @@
 //! share one harness and one schedule text.
 //!
 //! * [`sim`]: long random runs, one a seed;
-//! * explore
-//! * nth
+//! * [`explore`]: small scenarios, all orders, all crash images up to a bound;
+//! * [`nth`]: a fixed workload in which the n-th operation fails, for every n;
 //! * [`schedule`]: the text that replays a finding, and its shrinking.
 //!
 //! Knows: the guest's contract (what may be read when), the QED format where a rule is about it. Must never know: how the
 //! driver keeps the contract.
 
-// pub mod explore;
+pub mod explore;
 pub mod image;
 pub mod model;
-// pub mod nth;
+pub mod nth;
 pub mod payload;
 pub mod probe;
 pub mod schedule;

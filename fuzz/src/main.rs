@@ -5,11 +5,13 @@
 use quod::State;
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::{Tally, as_is};
-use quod_fuzz::{Failure, sim};
+use quod_fuzz::{Failure, explore, sim};
 use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str = "usage: quod-fuzz sim --seeds N [--from S]
+       quod-fuzz explore [SCENARIO] [--states N] [--images N] [--faults 1]
+       quod-fuzz nth
        quod-fuzz replay FILE
 replay prints what a schedule does, with its verdict.";
 
@@ -18,6 +20,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["sim", rest @ ..] => simulate(rest),
+        ["explore", rest @ ..] => explore_all(rest),
+        ["nth"] => quod_fuzz::nth::run(as_is).map(|report| println!("{report:?}")),
         ["replay", file] => replay(file),
         _ => Err(Failure(USAGE.into())),
     };
@@ -73,6 +77,35 @@ fn print_tally(tally: &Tally) {
     println!("edges of the QED table not taken: {}", if missing.is_empty() { "none".into() } else { missing.join(", ") });
 }
 
+fn explore_all(args: &[&str]) -> Result<(), Failure> {
+    let (states, images) = (option(args, "--states", 1_000_000)?, option(args, "--images", 1024)?);
+    let faults = option(args, "--faults", 0)? > 0;
+    let bounds = explore::Bounds { states: states as usize, images: images as usize };
+    let name = args.first().filter(|name| !name.starts_with("--"));
+    std::panic::set_hook(Box::new(|_| {}));
+    let columns = "states     runs   ends    images  recovered  sampled  seconds";
+    println!("{:<32}{columns}", "scenario");
+    for scenario in explore::scenario::all() {
+        if name.is_some_and(|name| *name != scenario.name) {
+            continue;
+        }
+        let started = Instant::now();
+        let outcome = match faults {
+            true => explore::explore_faults(&scenario, as_is, bounds),
+            false => explore::explore(&scenario, None, as_is, bounds),
+        };
+        let out = outcome.map_err(|found| {
+            println!("{}", found.1);
+            found.0
+        })?;
+        let seconds = started.elapsed().as_secs_f64();
+        let (name, more) = (scenario.name, if out.complete { "" } else { " (bounded)" });
+        let explore::Explored { states, runs, ends, images, recovered, sampled, .. } = out;
+        println!("{name:<30}{states:>8}{runs:>9}{ends:>7}{images:>10}{recovered:>11}{sampled:>9}{seconds:>9.1}{more}");
+    }
+    Ok(())
+}
+
 fn replay(file: &str) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| Failure(format!("{file}: {error}")))?;
     let schedule = Schedule::parse(&text)?;
@@ -87,6 +120,11 @@ fn replay(file: &str) -> Result<(), Failure> {
                 Err(failure)
             }
         },
+        name if name.starts_with("explore ") => {
+            let (story, outcome) = explore::replay(&schedule, as_is);
+            story.iter().for_each(|line| println!("{line}"));
+            outcome
+        }
         other => Err(Failure(format!("no such run: {other}"))),
     }
 }

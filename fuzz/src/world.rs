@@ -197,6 +197,26 @@ impl World {
         self.sim_mut().set_faults(fault.map_or_else(FaultPlan::none, FaultPlan::from));
     }
 
+    /// Faults are over, without a word about it.
+    fn arm_quietly(&mut self) {
+        self.sim_mut().set_faults(FaultPlan::none());
+    }
+
+    /// Has an operation failed in this session?
+    pub fn has_failed(&self) -> bool {
+        self.faulted
+    }
+
+    /// The settings.
+    pub fn session(&self) -> Session {
+        self.session.clone()
+    }
+
+    /// From now on what reads see counts in the digest.
+    pub fn watch(&mut self) {
+        self.driver.backend_mut().watch_reads();
+    }
+
     /// What the guest was promised.
     pub fn model(&self) -> &Model {
         &self.model

@@ -72,7 +72,13 @@ impl World {
     }
 
     /// Reads the disk whole through the driver and judges it.
-    pub fn read_whole(&mut self, disk: DiskId, view: View) -> Checked<Vec<u8>> {
+    pub(super) fn read_whole(&mut self, disk: DiskId, view: View) -> Checked<Vec<u8>> {
+        let content = self.read_all(disk)?;
+        self.model.check_range(0, &content, view)?;
+        Ok(content)
+    }
+
+    fn read_all(&mut self, disk: DiskId) -> Checked<Vec<u8>> {
         let len = self.model.len();
         let mut content = Vec::with_capacity(len as usize);
         while (content.len() as u64) < len {
@@ -91,9 +97,27 @@ impl World {
             done.result.map_err(|error| Failure(format!("read at {offset:#x}: {error}")))?;
             let buffer = done.buffers.into_owned();
             let buffer = buffer.ok_or_else(|| Failure("a read came back without its buffer".into()))?;
-            self.model.check_range(offset, buffer.as_slice(), view)?;
             content.extend_from_slice(buffer.as_slice());
         }
+        Ok(content)
+    }
+
+    /// The disk at rest, with its image open: what does the guest see? Faults are over.
+    pub fn read_now(&mut self) -> Checked {
+        self.arm_quietly();
+        let Some(disk) = self.disk else { return fail("nothing is open") };
+        let now = self.model.tick();
+        if self.blind { Ok(()) } else { self.read_whole(disk, View::Live(now)).map(drop) }
+    }
+
+    /// Opens for writing and reads whole; nothing is promised about the content.
+    pub fn open_and_read(&mut self) -> Checked<Vec<u8>> {
+        if !self.open(&mut Fifo)? {
+            return fail("the image does not open");
+        }
+        let Some(disk) = self.disk else { return fail("nothing is open") };
+        let content = self.read_all(disk)?;
+        image::sound(self.sim(), TOP, "after opening")?;
         Ok(content)
     }
 

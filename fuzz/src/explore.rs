@@ -1,0 +1,312 @@
+//! The exhaustive explorer: every order of completion of a small scenario, and every image that a power cut may leave.
+//!
+//! Depth first. A run follows a prefix of choices and then always takes the first alternative; the next run changes the
+//! last choice that has another one. A run stops at a state that was seen (a digest of machines, disk and promises), so
+//! that each state is expanded once. Runs start from the beginning: requests in flight are never copied.
+//!
+//! At every new state: the machines' sweep (the world does it), the header rule QE1/QE5, and the crash images: all of
+//! them up to [`Bounds::images`], beyond that none, all, each one missing, each one kept, tables only, data only, and a
+//! sample. An image is recovered once, however many states lead to it, and judged once for each set of promises.
+//!
+//! Knows: scenarios, digests. Must never know: how the driver works.
+
+mod crash;
+pub mod scenario;
+
+use crate::probe::hash_words;
+use crate::schedule::Schedule;
+use crate::sim::panic_text;
+use crate::world::{Tweak, World};
+use crate::{Checked, Failure, fail};
+use crash::Images;
+use quod_backend::sim::{Choice, Chooser, Fault, Fifo, Script, pick};
+use scenario::Scenario;
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How far to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// States of a scenario.
+    pub states: usize,
+    /// Crash images of a state, when there are more: the sample.
+    pub images: usize,
+}
+
+/// What was explored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Explored {
+    /// Different states.
+    pub states: usize,
+    /// Runs from the beginning.
+    pub runs: usize,
+    /// Different ends.
+    pub ends: usize,
+    /// Crash images that were looked at, and how many different ones were recovered.
+    pub images: usize,
+    /// Of those, the different ones: recovered and read whole.
+    pub recovered: usize,
+    /// States with more images than the bound.
+    pub sampled: usize,
+    /// No bound on states was met.
+    pub complete: bool,
+    /// An operation was made to fail in some run.
+    pub failed: bool,
+}
+
+/// Follows a prefix, then takes first alternatives.
+struct Exhaustive {
+    path: Vec<(u32, u32)>,
+    at: usize,
+}
+
+impl Chooser for Exhaustive {
+    fn choose(&mut self, _what: Choice, n: usize) -> usize {
+        if self.at == self.path.len() {
+            self.path.push((0, n as u32));
+        }
+        let (index, of) = self.path[self.at];
+        assert_eq!(of as usize, n, "the run does not repeat itself");
+        self.at += 1;
+        index as usize
+    }
+}
+
+impl Exhaustive {
+    /// To the next path; false: there is none.
+    fn next(&mut self) -> bool {
+        self.at = 0;
+        while let Some((index, n)) = self.path.pop() {
+            if index + 1 < n {
+                self.path.push((index + 1, n));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn choices(&self) -> Vec<u32> {
+        self.path.iter().map(|(index, _)| *index).collect()
+    }
+}
+
+/// Answers the next question about order, passes others on.
+struct Ordered<'a> {
+    index: usize,
+    others: &'a mut dyn Chooser,
+}
+
+impl Chooser for Ordered<'_> {
+    fn choose(&mut self, what: Choice, n: usize) -> usize {
+        if what == Choice::NextCompletion { self.index } else { self.others.choose(what, n) }
+    }
+}
+
+/// One action of the chooser's choice: an operation completes, the next request is made, a timer runs out. False: none.
+fn act(world: &mut World, scenario: &Scenario, asked: &mut usize, chooser: &mut dyn Chooser) -> Checked<bool> {
+    let steps = world.sim().steppable();
+    let next = scenario.asks.get(*asked).filter(|_| world.is_open());
+    let timer = scenario.timers && world.timeout().is_some();
+    let n = steps + usize::from(next.is_some()) + usize::from(timer);
+    if n == 0 {
+        return Ok(false);
+    }
+    let index = pick(chooser, Choice::Workload, n);
+    if index < steps {
+        world.step(&mut Ordered { index, others: chooser })?;
+    } else if let (Some(ask), true) = (next, index == steps) {
+        *asked += usize::from(world.ask(*ask)?);
+    } else {
+        world.fire()?;
+    }
+    Ok(true)
+}
+
+/// A world at the scenario's start.
+fn start(scenario: &Scenario, fault: &Option<Fault>, tweak: Tweak) -> Checked<(World, usize)> {
+    let mut world = scenario.world(tweak)?;
+    if !world.open(&mut Fifo)? {
+        return fail("the scenario's image does not open");
+    }
+    world.watch();
+    world.arm(fault.clone());
+    for ask in &scenario.asks[..scenario.at_once] {
+        if !world.ask(*ask)? {
+            return fail("the scenario asks more than the driver takes");
+        }
+    }
+    Ok((world, scenario.at_once))
+}
+
+/// At rest: read whole, close, and everything that a close promises.
+fn finish(mut world: World, asked: usize, scenario: &Scenario) -> Checked {
+    if world.in_flight() > 0 {
+        return fail(format!("requests wait for nothing:\n{}", world.describe()));
+    }
+    debug_assert!(asked == scenario.asks.len() || !world.is_open());
+    if world.is_open() {
+        world.read_now()?;
+        world.close()?;
+    }
+    Ok(())
+}
+
+struct Search<'a> {
+    scenario: &'a Scenario,
+    fault: Option<Fault>,
+    tweak: Tweak,
+    bounds: Bounds,
+    seen: HashSet<u128>,
+    images: Images,
+    out: Explored,
+    /// The crash image that was judged last.
+    crash: Option<Vec<u32>>,
+}
+
+impl Search<'_> {
+    /// One run along the chooser's path.
+    fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
+        let known = chooser.path.len();
+        let (mut world, mut asked) = start(self.scenario, &self.fault, self.tweak)?;
+        loop {
+            if chooser.at >= known {
+                let digest = hash_words(world.digest(), [asked as u64]);
+                if !self.seen.insert(digest) {
+                    return Ok(());
+                }
+                self.out.states += 1;
+                self.images.judge(&world, self.bounds.images, &mut self.out, &mut self.crash)?;
+                self.crash = None;
+            }
+            if !act(&mut world, self.scenario, &mut asked, chooser)? {
+                self.out.ends += 1;
+                self.out.failed |= world.has_failed();
+                return finish(world, asked, self.scenario);
+            }
+            self.out.failed |= world.has_failed();
+        }
+    }
+}
+
+/// Explores a scenario; a violation comes back as a schedule.
+pub fn explore(
+    scenario: &Scenario,
+    fault: Option<Fault>,
+    tweak: Tweak,
+    bounds: Bounds,
+) -> Result<Explored, Box<(Failure, Schedule)>> {
+    let images = Images::new(scenario);
+    let mut search = Search {
+        scenario,
+        fault,
+        tweak,
+        bounds,
+        seen: HashSet::new(),
+        images,
+        out: Explored { complete: true, ..Explored::default() },
+        crash: None,
+    };
+    let mut chooser = Exhaustive { path: Vec::new(), at: 0 };
+    loop {
+        search.out.runs += 1;
+        let outcome = catch_unwind(AssertUnwindSafe(|| search.run(&mut chooser)));
+        let failure = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(failure)) => Some(failure),
+            Err(panic) => Some(Failure(format!("panic: {}", panic_text(&*panic)))),
+        };
+        if let Some(failure) = failure {
+            let choices = chooser.choices();
+            let run = format!("explore {}", scenario.name);
+            let (crash, fault) = (search.crash.take(), search.fault);
+            let story = story(scenario, &choices, crash.as_deref(), fault, tweak);
+            return Err(Box::new((failure, Schedule { run, choices, crash, story })));
+        }
+        if search.out.states >= bounds.states {
+            search.out.complete = false;
+            return Ok(search.out);
+        }
+        if !chooser.next() {
+            return Ok(search.out);
+        }
+    }
+}
+
+/// As [`explore`], with the n-th operation failing once or for ever, for every n until none fails any more.
+pub fn explore_faults(
+    scenario: &Scenario,
+    tweak: Tweak,
+    bounds: Bounds,
+) -> Result<Explored, Box<(Failure, Schedule)>> {
+    let mut sum = Explored { complete: true, ..Explored::default() };
+    for n in 0.. {
+        let mut any = false;
+        for fault in crate::nth::faults(n) {
+            let out = explore(scenario, Some(fault), tweak, bounds)?;
+            any |= out.failed;
+            sum.states += out.states;
+            sum.runs += out.runs;
+            sum.ends += out.ends;
+            sum.images += out.images;
+            sum.recovered += out.recovered;
+            sum.sampled += out.sampled;
+            sum.complete &= out.complete;
+        }
+        if !any {
+            break;
+        }
+    }
+    Ok(sum)
+}
+
+/// What a path does, for a person.
+fn story(scenario: &Scenario, choices: &[u32], crash: Option<&[u32]>, fault: Option<Fault>, tweak: Tweak) -> Vec<String> {
+    let told = catch_unwind(AssertUnwindSafe(|| tell(scenario, choices, crash, fault, tweak)));
+    match told {
+        Ok((mut story, outcome)) => {
+            story.extend(outcome.err().map(|failure| failure.0));
+            story
+        }
+        Err(panic) => vec![format!("panic: {}", panic_text(&*panic))],
+    }
+}
+
+fn tell(
+    scenario: &Scenario,
+    choices: &[u32],
+    crash: Option<&[u32]>,
+    fault: Option<Fault>,
+    tweak: Tweak,
+) -> (Vec<String>, Checked) {
+    let (mut world, mut asked) = match start(scenario, &fault, tweak) {
+        Ok(started) => started,
+        Err(failure) => return (Vec::new(), Err(failure)),
+    };
+    world.tell();
+    let mut script = Script::new(choices.to_vec());
+    while crash.is_none() || script.asked() < choices.len() {
+        match act(&mut world, scenario, &mut asked, &mut script) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(failure) => return (world.told().to_vec(), Err(failure)),
+        }
+    }
+    let mut story = world.told().to_vec();
+    let outcome = match crash {
+        None => finish(world, asked, scenario),
+        Some(versions) => {
+            story.push(crash::describe(&world, versions));
+            crash::judge_one(&world, versions)
+        }
+    };
+    (story, outcome)
+}
+
+/// Runs a schedule of the explorer.
+pub fn replay(schedule: &Schedule, tweak: Tweak) -> (Vec<String>, Checked) {
+    let name = schedule.run.strip_prefix("explore ").unwrap_or_default();
+    match scenario::all().into_iter().find(|scenario| scenario.name == name) {
+        Some(scenario) => tell(&scenario, &schedule.choices, schedule.crash.as_deref(), None, tweak),
+        None => (Vec::new(), fail(format!("no such scenario: {name}"))),
+    }
+}

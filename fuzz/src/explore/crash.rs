@@ -1,0 +1,233 @@
+//! The crash images of a state: which are looked at, and whether each keeps what was promised.
+//!
+//! Checks: before any repair the tables are sound; the image opens for writing, repairing or needing nothing, and is sound
+//! then; every sector holds what the model allows; what nobody wrote is as it was. Of a state: while the header in the
+//! file may say "clean", no table may be volatile (QE1, QE5).
+//!
+//! Knows: candidates and versions, the interned contents of sectors. Must never know: how a state was reached.
+
+use super::Explored;
+use super::scenario::Scenario;
+use crate::model::View;
+use crate::payload::SECTOR;
+use crate::probe::hash_words;
+use crate::world::{Session, TOP, World};
+use crate::{Checked, Failure, fail, image};
+use quod_backend::sim::{Choice, Chooser, CrashPlan, Seeded, Sim, Volatile};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+/// Of a recovered image: the touched sectors, each as the number of its content.
+type Content = Rc<Vec<u32>>;
+
+/// Every image that was met.
+pub struct Images {
+    session: Session,
+    base: Vec<u8>,
+    touched: Vec<u64>,
+    recovered: HashMap<u128, Content>,
+    judged: HashSet<u128>,
+    contents: Vec<Vec<u8>>,
+    numbers: HashMap<Vec<u8>, u32>,
+}
+
+impl Images {
+    /// For a scenario.
+    pub fn new(scenario: &Scenario) -> Images {
+        Images {
+            session: scenario.session(crate::world::as_is),
+            base: scenario.content(),
+            touched: scenario.touched(),
+            recovered: HashMap::new(),
+            judged: HashSet::new(),
+            contents: Vec::new(),
+            numbers: HashMap::new(),
+        }
+    }
+
+    /// Judges the crash images of a state; `last` is the one that a failure is about.
+    pub fn judge(
+        &mut self,
+        world: &World,
+        bound: usize,
+        out: &mut Explored,
+        last: &mut Option<Vec<u32>>,
+    ) -> Checked {
+        let plan = world.sim().crash_plan();
+        header_rule(world.sim(), &plan)?;
+        let promises = world.model().digest();
+        let lists = version_lists(world.sim(), &plan, bound);
+        out.sampled += usize::from(lists.sampled);
+        for versions in lists.all {
+            out.images += 1;
+            let image = build(&plan, &versions);
+            let digest = image.digest();
+            if !self.judged.insert(hash_words(digest, [promises as u64, (promises >> 64) as u64])) {
+                continue;
+            }
+            *last = Some(versions);
+            let content = match self.recovered.get(&digest) {
+                Some(content) => Rc::clone(content),
+                None => {
+                    out.recovered += 1;
+                    let content = Rc::new(self.recover(image)?);
+                    self.recovered.insert(digest, Rc::clone(&content));
+                    content
+                }
+            };
+            for (sector, number) in self.touched.iter().zip(content.iter()) {
+                world.model().check_sector(*sector, &self.contents[*number as usize], View::Crash)?;
+            }
+        }
+        *last = None;
+        Ok(())
+    }
+
+    fn recover(&mut self, image: Sim) -> Checked<Vec<u32>> {
+        let bytes = open_and_read(image, &self.session, self.base.len() as u64)?;
+        let mut numbers = Vec::with_capacity(self.touched.len());
+        let mut at = 0;
+        for &sector in &self.touched {
+            let (start, end) = ((sector * SECTOR) as usize, ((sector + 1) * SECTOR) as usize);
+            untouched(&self.base, &bytes, at, start)?;
+            let part = &bytes[start..end];
+            let number = match self.numbers.get(part) {
+                Some(number) => *number,
+                None => {
+                    let number = self.contents.len() as u32;
+                    self.contents.push(part.to_vec());
+                    self.numbers.insert(part.to_vec(), number);
+                    number
+                }
+            };
+            numbers.push(number);
+            at = end;
+        }
+        untouched(&self.base, &bytes, at, bytes.len())?;
+        Ok(numbers)
+    }
+}
+
+fn untouched(base: &[u8], bytes: &[u8], start: usize, end: usize) -> Checked {
+    if base[start..end] == bytes[start..end] {
+        return Ok(());
+    }
+    let at = (start..end).find(|at| base[*at] != bytes[*at]).unwrap_or(start);
+    fail(format!("byte {at:#x}, which nobody wrote, was {} and is {}", base[at], bytes[at]))
+}
+
+/// What the real driver makes of an image.
+fn open_and_read(image: Sim, session: &Session, len: u64) -> Checked<Vec<u8>> {
+    image::sound(&image, TOP, "after a power cut, before any repair")?;
+    let mut world = World::new(image, vec![0; len as usize], Vec::new(), session.clone(), true);
+    world.open_and_read()
+}
+
+fn build(plan: &CrashPlan, versions: &[u32]) -> Sim {
+    let mut next = versions.iter();
+    // a schedule made by hand may be short, or ask for more versions than there are
+    plan.build(|candidate| (next.next().copied().unwrap_or(0) as usize).min(candidate.versions - 1))
+}
+
+/// One image, for a replay.
+pub fn judge_one(world: &World, versions: &[u32]) -> Checked {
+    let plan = world.sim().crash_plan();
+    header_rule(world.sim(), &plan)?;
+    let bytes = open_and_read(build(&plan, versions), &world.session(), world.model().len())?;
+    world.model().check_range(0, &bytes, View::Crash)
+}
+
+/// What an image is made of, for a person.
+pub fn describe(world: &World, versions: &[u32]) -> String {
+    let plan = world.sim().crash_plan();
+    let parts: Vec<String> = plan
+        .candidates()
+        .iter()
+        .zip(versions)
+        .map(|(candidate, version)| format!("{:?} version {version} of {}", candidate.what, candidate.versions))
+        .collect();
+    format!("power cut: {}", parts.join(", "))
+}
+
+struct Lists {
+    all: Vec<Vec<u32>>,
+    sampled: bool,
+}
+
+/// Is this candidate metadata?
+fn is_meta(what: Volatile, tables: &[(u64, u64)]) -> bool {
+    match what {
+        Volatile::Unit { offset, .. } => {
+            offset == 0 || tables.iter().any(|(start, end)| *start <= offset && offset < *end)
+        }
+        Volatile::Length => true,
+    }
+}
+
+fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
+    let counts: Vec<u32> = plan.candidates().iter().map(|candidate| candidate.versions as u32).collect();
+    let product = counts.iter().try_fold(1usize, |product, n| product.checked_mul(*n as usize));
+    if product.is_some_and(|product| product <= bound) {
+        let mut all = vec![vec![0; counts.len()]];
+        for index in 0..all[0].len() {
+            let more: Vec<Vec<u32>> = (1..counts[index])
+                .flat_map(|version| {
+                    all.iter().map(move |list| {
+                        let mut list = list.clone();
+                        list[index] = version;
+                        list
+                    })
+                })
+                .collect();
+            all.extend(more);
+        }
+        return Lists { all, sampled: false };
+    }
+    let none = vec![0; counts.len()];
+    let full: Vec<u32> = counts.iter().map(|n| n - 1).collect();
+    let mut all = vec![none.clone(), full.clone()];
+    for index in 0..counts.len() {
+        for version in 0..counts[index] {
+            for mut list in [none.clone(), full.clone()] {
+                list[index] = version;
+                all.push(list);
+            }
+        }
+    }
+    let tables = image::tables(sim, TOP).unwrap_or_default();
+    let meta: Vec<bool> = plan.candidates().iter().map(|candidate| is_meta(candidate.what, &tables)).collect();
+    for keep in [true, false] {
+        all.push(full.iter().zip(&meta).map(|(last, meta)| if *meta == keep { *last } else { 0 }).collect());
+    }
+    let mut random = Seeded::new(counts.len() as u64 ^ 0x51ed);
+    while all.len() < bound {
+        all.push(counts.iter().map(|n| random.choose(Choice::Survive, *n as usize) as u32).collect());
+    }
+    Lists { all, sampled: true }
+}
+
+/// QE1 and QE5: as long as a power cut may leave a header that says "clean", no table is volatile.
+fn header_rule(sim: &Sim, plan: &CrashPlan) -> Checked {
+    let mut says_clean = None;
+    let mut volatile = Vec::new();
+    let tables = image::tables(sim, TOP)?;
+    for (index, candidate) in plan.candidates().iter().enumerate() {
+        match candidate.what {
+            Volatile::Unit { offset: 0, .. } if candidate.file == 0 => {
+                let mut versions = (0..candidate.versions).map(|version| plan.unit(index, version));
+                says_clean = Some(versions.any(|block| !image::need_check(&block.unwrap_or_default())));
+            }
+            Volatile::Unit { offset, .. } if candidate.file == 0 => {
+                if tables.iter().any(|(start, end)| *start <= offset && offset < *end) {
+                    volatile.push(offset);
+                }
+            }
+            _ => {}
+        }
+    }
+    let settled = || !image::need_check(&sim.file_range(TOP, 0, 512));
+    if says_clean.unwrap_or_else(settled) && !volatile.is_empty() {
+        return Err(Failure(format!("a power cut may leave need-check clear while tables at {volatile:x?} are volatile")));
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Small scenarios: an image, what stands in it, and two to four requests.
+//!
+//! Knows: offsets that make requests meet. Must never know: how they are driven.
+
+use crate::image::{self, Shape};
+use crate::payload::{self, SECTOR};
+use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::{Checked, fail};
+use quod::{OpenOptions, Policy};
+use quod_backend::sim::{FileOptions, Fifo, Sim};
+
+/// Bytes of a cluster, everywhere.
+pub const CLUSTER: u64 = 4096;
+/// Guest bytes under one L2 table.
+const SPAN: u64 = CLUSTER * CLUSTER / 8;
+/// The number of the first write of the preparation.
+const PREPARED: u64 = 3_000_000;
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name in schedules.
+    pub name: &'static str,
+    /// Bytes of the guest disk.
+    size: u64,
+    /// A raw backing file of this many bytes; with `middle` a QED layer between.
+    backing: Option<u64>,
+    middle: bool,
+    /// Requests that ran and were made durable before.
+    before: Vec<Ask>,
+    /// Requests, in this order.
+    pub asks: Vec<Ask>,
+    /// The first so many are made at once, the others at any moment.
+    pub at_once: usize,
+    /// Timers may run out at any moment.
+    pub timers: bool,
+    direct: bool,
+    policy: Policy,
+    cache: u64,
+}
+
+const fn write(offset: u64, len: u64) -> Ask {
+    Ask::Write { offset, len, fua: false }
+}
+
+const fn zero(offset: u64, len: u64) -> Ask {
+    Ask::Zero { offset, len, fua: false }
+}
+
+const fn read(offset: u64, len: u64) -> Ask {
+    Ask::Read { offset, len }
+}
+
+impl Scenario {
+    fn new(name: &'static str, at_once: usize, asks: &[Ask]) -> Scenario {
+        Scenario {
+            name,
+            size: 8 * CLUSTER,
+            backing: None,
+            middle: false,
+            before: Vec::new(),
+            asks: asks.to_vec(),
+            at_once,
+            timers: false,
+            direct: false,
+            policy: Policy::Writeback,
+            cache: 1 << 20,
+        }
+    }
+
+    fn backed(mut self, bytes: u64) -> Scenario {
+        self.backing = Some(bytes);
+        self
+    }
+
+    fn after(mut self, before: &[Ask]) -> Scenario {
+        self.before = before.to_vec();
+        self
+    }
+
+    fn large(mut self) -> Scenario {
+        self.size = SPAN + 4 * CLUSTER;
+        self
+    }
+
+    fn direct(mut self) -> Scenario {
+        self.direct = true;
+        self
+    }
+
+    /// Settings.
+    pub fn session(&self, tweak: Tweak) -> Session {
+        let options = OpenOptions::new()
+            .direct(self.direct)
+            .policy(self.policy)
+            .cache_bytes(self.cache)
+            .grow_step(0)
+            .acbs(8);
+        Session { options: tweak(options), requests: 8, trace: false }
+    }
+
+    /// What the guest sees at the start.
+    pub fn content(&self) -> Vec<u8> {
+        let mut content = vec![0; self.size as usize];
+        let shown = self.backing.unwrap_or(0).min(self.size) as usize;
+        payload::fill(PREPARED - 1, 0, &mut content[..shown]);
+        for (ask, id) in self.before.iter().zip(PREPARED..) {
+            match *ask {
+                Ask::Write { offset, len, .. } => {
+                    payload::fill(id, offset, &mut content[offset as usize..(offset + len) as usize]);
+                }
+                Ask::Zero { offset, len, .. } => content[offset as usize..(offset + len) as usize].fill(0),
+                _ => {}
+            }
+        }
+        content
+    }
+
+    /// Sectors that the requests write to.
+    pub fn touched(&self) -> Vec<u64> {
+        let mut sectors: Vec<u64> = self
+            .asks
+            .iter()
+            .filter_map(|ask| match *ask {
+                Ask::Write { offset, len, .. } | Ask::Zero { offset, len, .. } | Ask::Discard { offset, len } => {
+                    Some(offset / SECTOR..(offset + len).div_ceil(SECTOR))
+                }
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        sectors.sort_unstable();
+        sectors.dedup();
+        sectors
+    }
+
+    /// The world at the start, closed.
+    pub fn world(&self, tweak: Tweak) -> Checked<World> {
+        let mut sim = Sim::new();
+        sim.insert_sparse(TOP, 0, FileOptions::default());
+        let mut name = None;
+        if let Some(bytes) = self.backing {
+            sim.insert_file("base", &payload::bytes(PREPARED - 1, 0, bytes), FileOptions::default());
+            name = Some(("base".to_string(), true));
+        }
+        let shape = |backing| Shape { cluster: CLUSTER as u32, table: 1, size: self.size, backing };
+        if self.middle {
+            sim.insert_file("middle", &image::create(&shape(name))?, FileOptions::default());
+            name = Some(("middle".to_string(), false));
+        }
+        sim.insert_file(TOP, &image::create(&shape(name))?, FileOptions::default());
+        if !self.before.is_empty() {
+            sim = self.prepare(sim)?;
+        }
+        Ok(World::new(sim, self.content(), Vec::new(), self.session(tweak), true))
+    }
+
+    fn prepare(&self, sim: Sim) -> Checked<Sim> {
+        let mut content = vec![0; self.size as usize];
+        let shown = self.backing.unwrap_or(0).min(self.size) as usize;
+        payload::fill(PREPARED - 1, 0, &mut content[..shown]);
+        let mut world = World::new(sim, content, Vec::new(), self.session(crate::world::as_is), true);
+        world.number_from(PREPARED);
+        world.open(&mut Fifo)?;
+        for ask in &self.before {
+            world.ask(*ask)?;
+            world.drain(&mut Fifo)?;
+        }
+        if !world.close()? {
+            return fail("the preparation does not close");
+        }
+        // everything durable, the trimmed length too
+        Ok(world.sim().crash_plan().build(|candidate| candidate.versions - 1))
+    }
+}
+
+/// All, small ones first.
+pub fn all() -> Vec<Scenario> {
+    let fua = Ask::Write { offset: 512, len: 512, fua: true };
+    let backed = 6 * CLUSTER;
+    let mut list = vec![
+        Scenario::new("two-writers-one-cluster", 2, &[write(0, 512), write(1024, 512)]),
+        Scenario::new("two-writers-one-cluster-backed", 2, &[write(0, 512), write(1024, 512)]).backed(backed),
+        Scenario::new("two-writers-one-table", 2, &[write(0, 512), write(CLUSTER, 512), Ask::Flush]),
+        Scenario::new("writer-and-reader", 2, &[write(512, 512), read(0, CLUSTER)]),
+        Scenario::new("two-new-tables", 2, &[write(0, 512), write(SPAN, 512), Ask::Flush]).large(),
+        Scenario::new("writer-and-flush", 1, &[write(0, 1024), Ask::Flush]),
+        Scenario::new("first-write-fua", 1, &[fua, write(0, 512)]),
+        Scenario::new("two-flushes", 1, &[write(0, 512), Ask::Flush, write(512, 512), Ask::Flush]),
+        Scenario::new("overlapping-in-place", 2, &[write(0, 1024), write(512, 1024), Ask::Flush])
+            .after(&[write(0, CLUSTER)]),
+        Scenario::new("writer-and-discard", 2, &[write(0, 512), Ask::Discard { offset: 0, len: CLUSTER }, Ask::Flush])
+            .after(&[write(0, CLUSTER)]),
+        Scenario::new("zeroes-over-all-kinds", 1, &[zero(2048, 3 * CLUSTER), Ask::Flush])
+            .backed(backed)
+            .after(&[write(0, CLUSTER), zero(CLUSTER, CLUSTER)]),
+        Scenario::new("zeroes-and-writer", 2, &[zero(0, 2 * CLUSTER), write(512, 512), Ask::Flush]).backed(backed),
+        Scenario::new("write-over-zero-entry", 1, &[write(512, 512), Ask::Flush])
+            .backed(backed)
+            .after(&[zero(0, CLUSTER)]),
+        Scenario::new("copy-beside-reader", 2, &[write(1024, 512), read(0, CLUSTER), Ask::Flush]).backed(backed),
+        Scenario::new("short-backing", 2, &[write(512, 512), write(CLUSTER, 512), Ask::Flush]).backed(CLUSTER + 1024),
+        Scenario::new("close-in-flight", 2, &[write(0, 512), write(CLUSTER, 512), Ask::Close]),
+        Scenario::new("quiesce-and-writer", 1, &[write(0, 512), Ask::Quiesce, write(CLUSTER, 512)]),
+        Scenario::new("sector-writers", 3, &[write(10, 20), write(100, 50), write(120, 600), read(0, 1024)])
+            .direct()
+            .after(&[write(0, CLUSTER)]),
+        Scenario::new("unaligned-new-cluster", 2, &[write(700, 100), write(900, 300), Ask::Flush]).direct(),
+        Scenario::new("spans-two-clusters", 1, &[write(CLUSTER - 512, 1024), Ask::Flush]).backed(backed),
+    ];
+    let mut through = Scenario::new("writethrough", 2, &[write(0, 512), write(CLUSTER, 512), Ask::Flush]);
+    through.policy = Policy::Writethrough;
+    let mut pressure = Scenario::new("cache-pressure", 2, &[write(0, 512), write(SPAN, 512), read(0, 512)]).large();
+    pressure.cache = 8192;
+    let mut timer = Scenario::new("need-check-timer", 1, &[write(0, 512), write(CLUSTER, 512)]);
+    timer.timers = true;
+    let mut chain = Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
+    chain.middle = true;
+    list.extend([through, pressure, timer, chain]);
+    list
+}

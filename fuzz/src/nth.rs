@@ -1,0 +1,112 @@
+//! Fail the n-th operation, once or for ever, for n = 0, 1, 2, ... until the workload passes untouched.
+//!
+//! Checks: whatever fails, requests end; nothing is promised that a power cut takes; the image opens afterwards.
+//!
+//! Knows: a fixed workload. Must never know: which operation is which.
+
+use crate::image::{self, Shape};
+use crate::payload;
+use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::{Checked, Failure, fail};
+use quod::OpenOptions;
+use quod_backend::sim::{Aftermath, Fault, FileOptions, Fifo, Kind, Seeded, Sim, When};
+
+const ANY: [Kind; 7] =
+    [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];
+
+/// The ways in which the n-th operation may fail.
+pub fn faults(n: u64) -> Vec<Fault> {
+    let once = |aftermath| Fault::new(&ANY, When::Nth(n), libc::EIO).leaving(aftermath);
+    vec![
+        once(Aftermath::Nothing),
+        once(Aftermath::All),
+        Fault::new(&ANY, When::From(n), libc::ENOSPC),
+        Fault::new(&[Kind::Sync], When::Nth(n), libc::EIO).leaving(Aftermath::DropUnsynced),
+        Fault::new(&[Kind::Write], When::Nth(n), libc::EIO).leaving(Aftermath::Torn),
+    ]
+}
+
+/// What the workload did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// The first n that no operation had.
+    pub operations: u64,
+    /// Workloads run.
+    pub runs: u64,
+}
+
+const WORK: [Ask; 12] = [
+    Ask::Write { offset: 1000, len: 3000, fua: false },
+    Ask::Write { offset: 20_480, len: 9000, fua: false },
+    Ask::Read { offset: 0, len: 30_000 },
+    Ask::Zero { offset: 8192, len: 8192, fua: false },
+    Ask::Flush,
+    Ask::Write { offset: 2048, len: 512, fua: true },
+    Ask::Discard { offset: 20_480, len: 4096 },
+    Ask::Zero { offset: 21_000, len: 3000, fua: true },
+    Ask::Resize { len: 65_536 },
+    Ask::Write { offset: 30_000, len: 700, fua: false },
+    Ask::Quiesce,
+    Ask::Write { offset: 12_288, len: 512, fua: false },
+];
+
+fn world(tweak: Tweak) -> Checked<World> {
+    let mut sim = Sim::new();
+    sim.insert_sparse(TOP, 0, FileOptions::default());
+    sim.insert_file("base", &payload::bytes(9, 0, 24_000), FileOptions::default());
+    let shape = Shape { cluster: 4096, table: 1, size: 49_152, backing: Some(("base".into(), true)) };
+    sim.insert_file(TOP, &image::create(&shape)?, FileOptions::default());
+    let options = OpenOptions::new().direct(true).backing_direct(Some(false)).grow_step(0);
+    let session = Session { options: tweak(options), requests: 16, trace: false };
+    let mut content = payload::bytes(9, 0, 24_000);
+    content.resize(49_152, 0);
+    Ok(World::new(sim, content, payload::bytes(9, 0, 24_000), session, true))
+}
+
+/// The workload with this fault, then a power cut (`cut`) or a close, then recovery. True: something failed.
+fn once(fault: Fault, cut: bool, at_once: usize, tweak: Tweak) -> Checked<bool> {
+    let mut world = world(tweak)?;
+    world.arm(Some(fault));
+    if !world.open(&mut Fifo)? {
+        return Ok(true);
+    }
+    for asks in WORK.chunks(at_once) {
+        for ask in asks {
+            world.ask(*ask)?;
+        }
+        world.drain(&mut Fifo)?;
+    }
+    let failed = world.has_failed();
+    if cut {
+        world.cut_power(&mut Seeded::new(at_once as u64))?;
+        world.recover(true)?;
+        return Ok(failed);
+    }
+    world.close()?;
+    let failed = failed || world.has_failed();
+    let session = world.session();
+    world.reopen(session)?;
+    Ok(failed)
+}
+
+/// The loop.
+pub fn run(tweak: Tweak) -> Checked<Report> {
+    let mut report = Report::default();
+    for n in 0..10_000 {
+        let mut any = false;
+        for (index, fault) in faults(n).into_iter().enumerate() {
+            for (cut, at_once) in [(true, 1), (false, 1), (true, 4), (false, 12)] {
+                report.runs += 1;
+                let outcome = once(fault.clone(), cut, at_once, tweak);
+                any |= outcome.map_err(|failure| {
+                    Failure(format!("operation {n}, fault {index}, cut {cut}, {at_once} at once: {failure}"))
+                })?;
+            }
+        }
+        if !any {
+            report.operations = n;
+            return Ok(report);
+        }
+    }
+    fail("something fails for ever")
+}
