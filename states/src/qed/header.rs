@@ -178,7 +178,7 @@ impl Header {
         Ok(())
     }
 
-    /// See [`size_max`].
+    /// The largest guest disk that tables of this shape map.
     pub fn size_max(&self) -> u64 {
         size_max(self.cluster_size, self.table_size)
     }

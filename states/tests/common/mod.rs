@@ -42,12 +42,15 @@ pub struct Fills {
     parts: [Vec<u8>; 2],
 }
 
+/// An ended request: its user value, how it ended, its buffer, its id.
+pub type Answer = (u64, Result<(), quod_states::Error>, Vec<u8>, RequestId);
+
 pub struct Disk {
     pub file: Vec<u8>,
     pub backing: Option<Vec<u8>>,
     pub pending: Vec<(Io, Vec<u8>)>,
     pub buffers: BTreeMap<RequestId, Vec<u8>>,
-    pub done: Vec<(u64, Result<(), quod_states::Error>, Vec<u8>, RequestId)>,
+    pub done: Vec<Answer>,
     pub alarms: Vec<quod_states::Alarm>,
     pub extent: Option<quod_states::Extent>,
     fills: BTreeMap<u32, Fills>,
@@ -188,12 +191,12 @@ impl Disk {
             IoOp::WriteTable { offset, .. } => self.write(offset, &bytes),
             IoOp::ReadData { request, buffer_offset, len, host } => {
                 let bytes = self.read(host, len);
-                self.to_buffer(request, buffer_offset, &bytes);
+                self.fill_buffer(request, buffer_offset, &bytes);
             }
             IoOp::ReadBacking { request, buffer_offset, len, guest } => {
                 let backing = self.backing.as_ref().unwrap();
                 let bytes = backing[guest as usize..(guest + len) as usize].to_vec();
-                self.to_buffer(request, buffer_offset, &bytes);
+                self.fill_buffer(request, buffer_offset, &bytes);
             }
             IoOp::ReadFill { acb, part, part_len, at, len, source } => {
                 let bytes = match source {
@@ -241,7 +244,7 @@ impl Disk {
         machine.handle_completion(io.id, Outcome::Done);
     }
 
-    fn to_buffer(&mut self, request: RequestId, offset: u64, bytes: &[u8]) {
+    fn fill_buffer(&mut self, request: RequestId, offset: u64, bytes: &[u8]) {
         let buffer = self.buffers.get_mut(&request).unwrap();
         buffer[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
     }

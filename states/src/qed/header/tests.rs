@@ -24,7 +24,8 @@ fn reparse(header: &Header) -> Result<Header, Error> {
 
 #[test]
 fn each_bad_field_is_named() {
-    let cases: [(&str, fn(&mut Header)); 17] = [
+    type Case = (&'static str, fn(&mut Header));
+    let cases: [Case; 17] = [
         ("features", |h| h.features |= 8),
         ("features", |h| h.features |= 1 << 63),
         ("cluster_size", |h| h.cluster_size = 2048),
@@ -37,10 +38,10 @@ fn each_bad_field_is_named() {
         ("header_size", |h| h.header_size = 0),
         ("header_size", |h| h.header_size = 65536),
         ("image_size", |h| h.image_size = 1),
-        ("image_size", |h| h.image_size = u64::MAX & !511),
+        ("image_size", |h| h.image_size = !511),
         ("l1_table_offset", |h| h.l1_table_offset = 65537),
         ("l1_table_offset", |h| h.l1_table_offset = 0),
-        ("l1_table_offset", |h| h.l1_table_offset = u64::MAX & !65535),
+        ("l1_table_offset", |h| h.l1_table_offset = !65535),
         ("l1_table_offset", |h| h.l1_table_offset = 2 * 65536),
     ];
     assert!(reparse(&valid()).is_ok());
