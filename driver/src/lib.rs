@@ -55,3 +55,8 @@ pub use quod_states::{
     Backing, Counters, Extent, Flags, Format, Gate, Info, Kind, Path, Policy, State, Status, Transition,
 };
 pub use {quod_backend as backend, quod_states as states};
+
+/// The example of the README, compiled and run.
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+pub struct ReadmeDoctests;
