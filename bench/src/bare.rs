@@ -119,6 +119,11 @@ impl Bare {
         &self.image
     }
 
+    /// The machine, for a loop of the caller's own.
+    pub fn image_mut(&mut self) -> &mut Image {
+        &mut self.image
+    }
+
     /// Submits one request without running it.
     pub fn submit(&mut self, kind: Kind, offset: u64, len: u64) -> Result<(), Refused> {
         let request = Request { kind, offset, len, flags: Flags::empty(), user: 0 };

@@ -7,16 +7,23 @@
 use core::hash::{Hash, Hasher};
 use slab::Slab;
 
+/// No freed slot.
+const NO_SLOT: u32 = u32::MAX;
+
 #[derive(Clone, Debug)]
 struct Slot<T> {
     generation: u32,
+    live: bool,
     value: T,
 }
 
-/// See the module's header.
+/// See the module's header. A value that is removed stays in its slot until the slot is used again: nothing is moved.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena<T> {
     slots: Slab<Slot<T>>,
+    /// The slot that was freed last, and through each freed slot's `generation` the one before.
+    free: u32,
+    live: u32,
     limit: u32,
     generation: u32,
 }
@@ -25,61 +32,94 @@ impl<T> Arena<T> {
     /// Room for `limit` values; grows to it on demand.
     pub(crate) fn new(limit: u32) -> Arena<T> {
         debug_assert!(limit > 0);
-        Arena { slots: Slab::new(), limit, generation: 0 }
+        Arena { slots: Slab::new(), free: NO_SLOT, live: 0, limit, generation: 0 }
     }
 
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.slots.len() >= self.limit as usize
+        self.live >= self.limit
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.live == 0
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        self.live as usize
     }
 
-    /// Index and generation of the stored value, or the value back when full.
-    pub(crate) fn insert(&mut self, value: T) -> Result<(u32, u32), T> {
+    /// Index and generation of the stored value; None when full.
+    #[inline(always)]
+    pub(crate) fn insert(&mut self, value: T) -> Option<(u32, u32)> {
         if self.is_full() {
-            return Err(value);
+            return None;
         }
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let index = self.slots.insert(Slot { generation, value });
+        self.live += 1;
+        let index = self.free;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            debug_assert!(!slot.live);
+            self.free = slot.generation;
+            *slot = Slot { generation, live: true, value };
+            return Some((index, generation));
+        }
+        let index = self.slots.insert(Slot { generation, live: true, value });
         debug_assert!(index < self.limit as usize);
-        Ok((index as u32, generation))
+        Some((index as u32, generation))
     }
 
+    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.slots.get(index as usize).map(|slot| &slot.value)
+        let slot = self.slots.get(index as usize)?;
+        debug_assert!(slot.live, "an index that is kept names a live value");
+        Some(&slot.value)
     }
 
+    /// As `get`, for an index that came from outside.
+    pub(crate) fn find(&self, index: u32) -> Option<&T> {
+        self.slots.get(index as usize).filter(|slot| slot.live).map(|slot| &slot.value)
+    }
+
+    #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.slots.get_mut(index as usize).map(|slot| &mut slot.value)
+        let slot = self.slots.get_mut(index as usize)?;
+        debug_assert!(slot.live, "an index that is kept names a live value");
+        Some(&mut slot.value)
     }
 
+    #[inline]
     pub(crate) fn generation(&self, index: u32) -> u32 {
-        self.slots.get(index as usize).map_or(0, |slot| slot.generation)
+        self.slots.get(index as usize).filter(|slot| slot.live).map_or(0, |slot| slot.generation)
     }
 
     /// Takes the value out if the id is still valid.
-    pub(crate) fn remove(&mut self, index: u32, generation: u32) -> Option<T> {
-        if self.slots.get(index as usize)?.generation != generation {
-            return None;
-        }
-        self.slots.try_remove(index as usize).map(|slot| slot.value)
+    pub(crate) fn remove(&mut self, index: u32, generation: u32) -> Option<T>
+    where
+        T: Clone,
+    {
+        let slot =
+            self.slots.get(index as usize).filter(|slot| slot.live && slot.generation == generation)?;
+        let value = slot.value.clone();
+        self.discard(index);
+        Some(value)
     }
 
-    /// Drops the value; its id is known to be valid.
+    /// Frees the slot; its id is known to be valid.
+    #[inline]
     pub(crate) fn discard(&mut self, index: u32) {
-        debug_assert!(self.slots.contains(index as usize));
-        self.slots.try_remove(index as usize);
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            debug_assert!(slot.live);
+            slot.live = false;
+            slot.generation = self.free;
+            self.free = index;
+            self.live -= 1;
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.slots.iter().map(|(index, slot)| (index as u32, &slot.value))
+        self.slots.iter().filter(|(_, slot)| slot.live).map(|(index, slot)| (index as u32, &slot.value))
     }
 }
 
@@ -111,14 +151,14 @@ mod tests {
         let mut arena = Arena::new(2);
         let (a, ga) = arena.insert('a').unwrap();
         let (b, gb) = arena.insert('b').unwrap();
-        assert_eq!(arena.insert('c'), Err('c'));
+        assert_eq!(arena.insert('c'), None);
         assert_eq!(arena.remove(a, ga), Some('a'));
         assert_eq!(arena.remove(a, ga), None);
         let (c, gc) = arena.insert('c').unwrap();
         assert_eq!(c, a, "the slot is used again");
         assert_ne!(gc, ga, "under another generation");
         assert_eq!(arena.remove(a, ga), None);
-        assert_eq!(arena.get(b), Some(&'b'));
+        assert_eq!(arena.find(b), Some(&'b'));
         assert_eq!(arena.remove(b, gb), Some('b'));
     }
 }

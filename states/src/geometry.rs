@@ -156,7 +156,16 @@ impl Geometry {
     }
 
     /// A data entry must name a cluster inside the file (below `end`). `guest` is only for the message.
+    #[inline]
     pub fn check_data(&self, guest: u64, entry: u64, end: u64) -> Result<(), Error> {
+        let aligned = entry & (self.cluster_size() - 1) == 0;
+        // `end` is at most 2^63, so the sum only wraps for an entry that is too large anyway
+        let inside = entry < end && entry + self.cluster_size() <= end;
+        if aligned && entry >= self.data_start.0 && inside { Ok(()) } else { self.bad_data(guest, entry) }
+    }
+
+    #[cold]
+    fn bad_data(&self, guest: u64, entry: u64) -> Result<(), Error> {
         let index = guest >> self.cluster_bits;
         let bad = |what| Err(Error::Corrupt { place: "L2 table, guest cluster", index, value: entry, what });
         if entry & (self.cluster_size() - 1) != 0 {
@@ -165,10 +174,7 @@ impl Geometry {
         if entry < self.data_start.0 {
             return bad("data offset points into the header");
         }
-        if entry.checked_add(self.cluster_size()).is_none_or(|cluster_end| cluster_end > end) {
-            return bad("data cluster lies beyond the end of the file");
-        }
-        Ok(())
+        bad("data cluster lies beyond the end of the file")
     }
 }
 

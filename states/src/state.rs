@@ -208,7 +208,7 @@ impl EdgeTable {
     pub(crate) const QED: EdgeTable = EdgeTable::new(QED_EDGES);
 
     const fn new(edges: Edges) -> EdgeTable {
-        assert!(State::COUNT <= 32);
+        const { assert!(State::COUNT <= 32, "a set of states fits a word") };
         let mut table = [0u32; State::COUNT];
         let mut i = 0;
         while i < edges.len() {

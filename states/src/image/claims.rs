@@ -65,10 +65,6 @@ impl Image {
     /// Gives back what an acb holds: its claim, its pin, its part in sector waits. Wakes who waited for them.
     pub(super) fn let_go(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
-        if matches!(acb.state, State::ReadData | State::FindCluster) {
-            debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
-            return;
-        }
         let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
         acb.claims = false;

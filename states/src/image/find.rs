@@ -10,8 +10,8 @@
 use super::{Image, Layout, Purpose};
 use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset, SliceNumber};
-use crate::io::{IoOp, Outcome, Part};
-use crate::request::{Extent, Kind, Path, Status};
+use crate::io::{Io, IoId, IoOp, Outcome, Part};
+use crate::request::{Extent, Kind, Path, RequestId, Status};
 use crate::state::State;
 use crate::table::SliceState;
 use crate::table::Young;
@@ -106,11 +106,47 @@ impl Image {
             _ => {
                 self.note(a, Path::ZERO);
                 let op = IoOp::ZeroBuffer { request: id, buffer_offset, len };
-                self.out_io
-                    .push_back(crate::io::Io { id: crate::io::IoId { index: u32::MAX, generation: 0 }, op });
+                self.out_io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });
                 self.skip(a, len)
             }
         }
+    }
+
+    /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
+    #[inline]
+    pub(super) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
+        let Layout::Qed(geometry, _) = &self.layout else { return None };
+        let within = pos & (geometry.cluster_size() - 1);
+        if end == pos || within + (end - pos) > geometry.cluster_size() {
+            return None;
+        }
+        let (number, entry) = geometry.l2_slice(pos);
+        let slot = self.tables.find(number)?;
+        let slice = self.tables.slot_mut(slot);
+        let &cluster = slice.entries.get(entry)?;
+        // a slice that is being loaded is all zeros: no cluster
+        if cluster <= ZERO_ENTRY || geometry.check_data(pos, cluster, self.space.end()).is_err() {
+            return None;
+        }
+        slice.chances |= 1;
+        self.counters.hits += 1;
+        Some(cluster + within)
+    }
+
+    /// A whole new request is this one read.
+    #[inline]
+    pub(super) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
+        let generation = self.own_generation.wrapping_add(1);
+        self.own_generation = generation;
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        debug_assert_eq!(acb.end, acb.pos + len);
+        acb.path = Path::HIT;
+        acb.run_end = acb.end;
+        acb.host = host;
+        (acb.pending, acb.io_generation) = (1, generation);
+        let op = IoOp::ReadData { request, buffer_offset: 0, len, host };
+        self.out_io.push_back(Io { id: IoId { index: a * 2, generation }, op });
+        self.set_state_through(a, State::FindCluster, State::ReadData);
     }
 
     /// The next `len` bytes need nothing more.
@@ -130,17 +166,20 @@ impl Image {
         acb.run_end = acb.pos + len;
         acb.host = host;
         debug_assert!(acb.run_end <= acb.end);
-        if acb.run_end < acb.end && !self.acbs.is_full() {
-            self.split(a);
+        if acb.run_end < acb.end {
+            self.split_if_possible(a);
         }
         len
     }
 
     #[cold]
-    fn split(&mut self, a: u32) {
+    fn split_if_possible(&mut self, a: u32) {
+        if self.acbs.is_full() {
+            return;
+        }
         let Some(acb) = self.acbs.get_mut(a) else { return };
         let (sibling, request) = (acb.split(), acb.request.index);
-        let Ok((sibling, _)) = self.acbs.insert(sibling) else { return };
+        let Some((sibling, _)) = self.acbs.insert(sibling) else { return };
         if let Some(open) = self.requests.get_mut(request) {
             open.acbs += 1;
         }

@@ -259,12 +259,16 @@ impl Image {
 
     /// Takes a request, or says why not.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
-        self.admit(&request)?;
+        // the common case at one glance, the reasons for a refusal apart
+        let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
+        if !inside || self.closing || request.kind as u8 > Kind::Write as u8 || self.options.read_only {
+            self.admit(&request)?;
+        }
         if self.requests.is_full() || self.acbs.is_full() {
             return Err(Refused::Busy);
         }
         let open = Open { user: request.user, acbs: 1, path: Path::empty(), error: None, extent: None };
-        let Ok((index, generation)) = self.requests.insert(open) else { return Err(Refused::Busy) };
+        let Some((index, generation)) = self.requests.insert(open) else { return Err(Refused::Busy) };
         let (pos, end) = match request.kind {
             Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
                 (request.offset, request.offset + request.len)
@@ -273,9 +277,16 @@ impl Image {
         };
         let id = RequestId { index, generation };
         // room was checked above
-        let Ok((acb, _)) = self.acbs.insert(Acb::new(id, &request, pos, end)) else {
+        let Some((acb, _)) = self.acbs.insert(Acb::new(id, &request, pos, end)) else {
             return Err(Refused::Busy);
         };
+        // the hot path: a read within one cluster that is there
+        if request.kind == Kind::Read
+            && let Some(host) = self.hit(pos, end)
+        {
+            self.read_hit(acb, id, request.len, host);
+            return Ok(id);
+        }
         self.start(acb, request.kind);
         self.run_ready();
         Ok(id)
@@ -366,7 +377,7 @@ impl Image {
         self.find_cluster(a);
     }
 
-    /// The only assignment of a state.
+    /// The only assignment of a state (with `set_state_through`, which is two of them).
     #[inline]
     fn set_state(&mut self, a: u32, next: State) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
@@ -375,10 +386,32 @@ impl Image {
         acb.state = next;
         self.edge_counts.count(from, next);
         if self.options.trace {
-            let request = acb.request;
-            let acb = AcbId { index: a, generation: self.acbs.generation(a) };
-            self.out_transitions.push_back(Transition { acb, request, from, to: next });
+            self.record(a, from, next);
         }
+    }
+
+    /// Two steps at once: through `via`, where nothing is waited for, to `next`.
+    #[inline]
+    fn set_state_through(&mut self, a: u32, via: State, next: State) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let from = acb.state;
+        debug_assert!(self.edges.allows(from, via), "no edge {from:?} -> {via:?}");
+        debug_assert!(self.edges.allows(via, next), "no edge {via:?} -> {next:?}");
+        acb.state = next;
+        self.edge_counts.count(from, via);
+        self.edge_counts.count(via, next);
+        if self.options.trace {
+            self.record(a, from, via);
+            self.record(a, via, next);
+        }
+    }
+
+    #[cold]
+    fn record(&mut self, a: u32, from: State, to: State) {
+        let Some(acb) = self.acbs.get(a) else { return };
+        let request = acb.request;
+        let acb = AcbId { index: a, generation: self.acbs.generation(a) };
+        self.out_transitions.push_back(Transition { acb, request, from, to });
     }
 
     /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
@@ -394,11 +427,14 @@ impl Image {
     }
 
     fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
-        self.let_go(a);
-        self.set_state(a, State::Done);
-        self.set_state(a, State::Free);
         let Some(acb) = self.acbs.get(a) else { return };
         let (id, path) = (acb.request, acb.path);
+        if acb.state == State::ReadData {
+            debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
+        } else {
+            self.let_go(a);
+        }
+        self.set_state_through(a, State::Done, State::Free);
         self.acbs.discard(a);
         let Some(open) = self.requests.get_mut(id.index) else { return };
         open.path |= path;
@@ -446,11 +482,11 @@ impl Image {
     /// Names an I/O of a shared object.
     fn name_io(&mut self, purpose: Purpose, name: &'static str, offset: u64, op: IoOp) {
         match self.ios.insert(InFlight { purpose, name, offset }) {
-            Ok((index, generation)) => {
+            Some((index, generation)) => {
                 self.out_io.push_back(Io { id: IoId { index: self.own_ids + index, generation }, op });
             }
             // the arena's limit is the sum of what may be in flight
-            Err(_) => debug_assert!(false, "more I/O in flight than the limits allow"),
+            None => debug_assert!(false, "more I/O in flight than the limits allow"),
         }
     }
 
@@ -473,22 +509,26 @@ impl Image {
     #[inline]
     fn own_io_ended(&mut self, id: IoId, outcome: Outcome<'_>) {
         let (a, bit) = (id.index / 2, 1 << (id.index % 2));
-        let Some(acb) = self.acbs.get_mut(a).filter(|acb| acb.io_generation == id.generation) else {
-            self.counters.stale_completions += 1;
-            return;
-        };
-        if acb.pending & bit == 0 {
+        let known =
+            self.acbs.find(a).is_some_and(|acb| acb.io_generation == id.generation && acb.pending & bit != 0);
+        if !known {
             self.counters.stale_completions += 1;
             return;
         }
+        let Some(acb) = self.acbs.get_mut(a) else { return };
         acb.pending &= !bit;
         if let Outcome::Failed(errno) = outcome {
             let error = Error::Device { op: acb.state.operation(), offset: acb.host, errno };
             acb.error.get_or_insert_with(|| Box::new(error));
         }
-        if acb.pending == 0 {
-            self.advance(a);
+        if acb.pending != 0 {
+            return;
         }
+        if acb.state == State::ReadData && acb.run_end == acb.end && acb.error.is_none() {
+            // the hot path: what `advance` would do
+            return self.end_acb(a, None);
+        }
+        self.advance(a);
     }
 
     /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait for it.
@@ -536,7 +576,7 @@ impl Machine for Image {
     }
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
-        let Some(io) = id.index.checked_sub(self.own_ids).and_then(|index| self.ios.get(index)) else {
+        let Some(io) = id.index.checked_sub(self.own_ids).and_then(|index| self.ios.find(index)) else {
             return;
         };
         match io.purpose {

@@ -74,7 +74,7 @@ impl Space {
     }
 
     fn take(&mut self, len: u64) -> Option<u64> {
-        debug_assert!(len % self.cluster == 0);
+        debug_assert!(len.is_multiple_of(self.cluster));
         let end = self.append.checked_add(len)?;
         if end > self.grown {
             return None;
