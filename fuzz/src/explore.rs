@@ -168,13 +168,14 @@ impl Search<'_> {
     fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
         let known = chooser.path.len();
         let (mut world, mut asked) = start(self.scenario, &self.fault, self.tweak)?;
-        loop {
+        for actions in 0.. {
             if chooser.at >= known {
                 let digest = hash_words(world.digest(), [asked as u64]);
                 if !self.seen.insert(digest) {
                     return Ok(());
                 }
                 self.out.states += 1;
+                self.crash = Some(vec![actions]);
                 self.images.judge(&world, self.bounds.images, &mut self.out, &mut self.crash)?;
                 self.crash = None;
             }
@@ -185,6 +186,7 @@ impl Search<'_> {
             }
             self.out.failed |= world.has_failed();
         }
+        Ok(())
     }
 }
 
@@ -284,7 +286,8 @@ fn tell(
     };
     world.tell();
     let mut script = Script::new(choices.to_vec());
-    while crash.is_none() || script.asked() < choices.len() {
+    let most = crash.and_then(|crash| crash.first()).map_or(u32::MAX, |actions| *actions);
+    for _ in 0..most {
         match act(&mut world, scenario, &mut asked, &mut script) {
             Ok(true) => {}
             Ok(false) => break,
@@ -294,7 +297,8 @@ fn tell(
     let mut story = world.told().to_vec();
     let outcome = match crash {
         None => finish(world, asked, scenario),
-        Some(versions) => {
+        Some(crash) => {
+            let versions = crash.get(1..).unwrap_or_default();
             story.push(crash::describe(&world, versions));
             crash::judge_one(&world, versions)
         }

@@ -60,7 +60,7 @@ fn world(tweak: Tweak) -> Checked<World> {
     let session = Session { options: tweak(options), requests: 16, trace: false };
     let mut content = payload::bytes(9, 0, 24_000);
     content.resize(49_152, 0);
-    Ok(World::new(sim, content, payload::bytes(9, 0, 24_000), session, true))
+    Ok(World::new(sim, content, 24_000, session, true))
 }
 
 /// The workload with this fault, then a power cut (`cut`) or a close, then recovery. True: something failed.

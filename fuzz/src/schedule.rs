@@ -23,7 +23,7 @@ pub struct Schedule {
     pub run: String,
     /// Answers, in order.
     pub choices: Vec<u32>,
-    /// The explorer's crash image: a version a candidate.
+    /// The explorer's crash: after so many actions, then a version a candidate.
     pub crash: Option<Vec<u32>>,
     /// What happened.
     pub story: Vec<String>,

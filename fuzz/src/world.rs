@@ -73,8 +73,8 @@ pub struct World {
     model: Model,
     tickets: BTreeMap<u64, Ticket>,
     next_user: u64,
-    /// What the layers below the image hold: shows up when the disk grows.
-    below: Vec<u8>,
+    /// Bytes of the disk below the image: it may not come to light when the disk grows.
+    below: u64,
     /// Sizes that were asked for, and may be found after a power cut or a failure.
     sizes: Vec<u64>,
     /// It is a QED image: checks make sense.
@@ -143,7 +143,7 @@ impl Tally {
 
 impl World {
     /// A world around this disk, whose guest sees `content`. Nothing is open yet.
-    pub fn new(sim: Sim, content: Vec<u8>, below: Vec<u8>, session: Session, qed: bool) -> World {
+    pub fn new(sim: Sim, content: Vec<u8>, below: u64, session: Session, qed: bool) -> World {
         World {
             driver: driver(sim, &session),
             disk: None,
@@ -315,6 +315,7 @@ impl World {
         match self.driver.submit(disk, request) {
             Ok(()) => {}
             Err(rejected) if rejected.reason == Refusal::Busy => return Ok(false),
+            Err(_) if matches!(ask, Ask::Resize { .. }) && self.below > self.model.len() => return Ok(false),
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
         }
         self.note(|| format!("#{user} {ask:?}"));
@@ -412,17 +413,7 @@ impl World {
 
     /// The disk has grown to this size, if it was smaller.
     fn grow(&mut self, len: u64) {
-        let (from, to) = (self.model.len() as usize, len as usize);
-        let mut more = vec![0; to.saturating_sub(from)];
-        let shown = self.below.get(from.min(self.below.len())..to.min(self.below.len())).unwrap_or_default();
-        more[..shown.len()].copy_from_slice(shown);
-        let uncertain = !shown.is_empty();
-        self.model.grow(&more);
-        if uncertain {
-            // the cluster at the old end may have been zeroed whole, or copied whole: both are allowed
-            let index = self.model.submit(from as u64, to as u64, Fill::Zero, true);
-            self.model.end(index, true, false);
-        }
+        self.model.grow(&vec![0; len.saturating_sub(self.model.len()) as usize]);
     }
 
     fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: &Buffers, user: u64) -> Checked {

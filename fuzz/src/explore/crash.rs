@@ -45,7 +45,8 @@ impl Images {
         }
     }
 
-    /// Judges the crash images of a state; `last` is the one that a failure is about.
+    /// Judges the crash images of a state; `last`, behind its first number, is the one that a failure
+    /// is about.
     pub fn judge(
         &mut self,
         world: &World,
@@ -65,7 +66,10 @@ impl Images {
             if !self.judged.insert(hash_words(digest, [promises as u64, (promises >> 64) as u64])) {
                 continue;
             }
-            *last = Some(versions);
+            if let Some(last) = last {
+                last.truncate(1);
+                last.extend(&versions);
+            }
             let content = match self.recovered.get(&digest) {
                 Some(content) => Rc::clone(content),
                 None => {
@@ -79,7 +83,6 @@ impl Images {
                 world.model().check_sector(*sector, &self.contents[*number as usize], View::Crash)?;
             }
         }
-        *last = None;
         Ok(())
     }
 
@@ -119,7 +122,7 @@ fn untouched(base: &[u8], bytes: &[u8], start: usize, end: usize) -> Checked {
 /// What the real driver makes of an image.
 fn open_and_read(image: Sim, session: &Session, len: u64) -> Checked<Vec<u8>> {
     image::sound(&image, TOP, "after a power cut, before any repair")?;
-    let mut world = World::new(image, vec![0; len as usize], Vec::new(), session.clone(), true);
+    let mut world = World::new(image, vec![0; len as usize], 0, session.clone(), true);
     world.open_and_read()
 }
 

@@ -152,14 +152,14 @@ impl Scenario {
         if !self.before.is_empty() {
             sim = self.prepare(sim)?;
         }
-        Ok(World::new(sim, self.content(), Vec::new(), self.session(tweak), true))
+        Ok(World::new(sim, self.content(), 0, self.session(tweak), true))
     }
 
     fn prepare(&self, sim: Sim) -> Checked<Sim> {
         let mut content = vec![0; self.size as usize];
         let shown = self.backing.unwrap_or(0).min(self.size) as usize;
         payload::fill(PREPARED - 1, 0, &mut content[..shown]);
-        let mut world = World::new(sim, content, Vec::new(), self.session(crate::world::as_is), true);
+        let mut world = World::new(sim, content, 0, self.session(crate::world::as_is), true);
         world.number_from(PREPARED);
         world.open(&mut Fifo)?;
         for ask in &self.before {
@@ -179,10 +179,11 @@ pub fn all() -> Vec<Scenario> {
     let fua = Ask::Write { offset: 512, len: 512, fua: true };
     let backed = 6 * CLUSTER;
     let mut list = vec![
-        Scenario::new("two-writers-one-cluster", 2, &[write(0, 512), write(1024, 512)]),
-        Scenario::new("two-writers-one-cluster-backed", 2, &[write(0, 512), write(1024, 512)]).backed(backed),
+        Scenario::new("two-writers-one-cluster", 2, &[write(0, 512), write(1024, 512), Ask::Flush]),
+        Scenario::new("two-writers-one-cluster-backed", 2, &[write(0, 512), write(1024, 512), Ask::Flush])
+            .backed(backed),
         Scenario::new("two-writers-one-table", 2, &[write(0, 512), write(CLUSTER, 512), Ask::Flush]),
-        Scenario::new("writer-and-reader", 2, &[write(512, 512), read(0, CLUSTER)]),
+        Scenario::new("writer-and-reader", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]),
         Scenario::new("two-new-tables", 2, &[write(0, 512), write(SPAN, 512), Ask::Flush]).large(),
         Scenario::new("writer-and-flush", 1, &[write(0, 1024), Ask::Flush]),
         Scenario::new("first-write-fua", 1, &[fua, write(0, 512)]),
@@ -214,8 +215,14 @@ pub fn all() -> Vec<Scenario> {
     pressure.cache = 8192;
     let mut timer = Scenario::new("need-check-timer", 1, &[write(0, 512), write(CLUSTER, 512)]);
     timer.timers = true;
+    let mut late = Scenario::new("timers-and-backing", 2, &[write(512, 512), write(CLUSTER, 512)]).backed(backed);
+    late.timers = true;
+    let quiesces = [write(0, 512), Ask::Quiesce, write(CLUSTER, 512), Ask::Quiesce];
+    let three = [write(0, 512), write(CLUSTER, 512), write(SPAN, 512), Ask::Flush];
+    let three = Scenario::new("three-writers-two-tables", 3, &three).large();
+    let two = Scenario::new("two-quiesces", 1, &quiesces);
     let mut chain = Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
     chain.middle = true;
-    list.extend([through, pressure, timer, chain]);
+    list.extend([through, pressure, timer, late, chain, two, three]);
     list
 }

@@ -113,7 +113,7 @@ fn write_layer(
 ) -> Checked {
     sim.insert_file(TOP, &image::create(shape)?, FileOptions::default());
     let session = Session { options: OpenOptions::new(), requests: 4, trace: false };
-    let mut world = World::new(sim.clone(), content.to_vec(), Vec::new(), session, true);
+    let mut world = World::new(sim.clone(), content.to_vec(), 0, session, true);
     world.number_from(2_000_000 + level * 1000);
     world.open(&mut Fifo)?;
     for _ in 0..1 + ask(chooser, 4) {
@@ -142,12 +142,15 @@ fn write_layer(
 /// A world with a random image, closed, and where to work in it.
 pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)> {
     let raw = chance(chooser, 10);
-    let cluster = 4096u64 << [0, 1, 2, 4, 3][ask(chooser, 5)];
+    // very rarely clusters that are copied in several pieces
+    let huge = chance(chooser, 50);
+    let cluster = 4096u64 << if huge { 9 } else { [0, 1, 2, 4, 3][ask(chooser, 5)] };
     let table = 1u32 << [0, 1, 2, 4][ask(chooser, 4)];
     let span = cluster * cluster / 8 * u64::from(table);
     // small, or with a border between two L2 tables in it
     let border = !raw && span <= 2 << 20 && chance(chooser, 3);
-    let extra = SECTOR * (1 + ask(chooser, (12 * cluster / SECTOR) as usize) as u64);
+    let most = if huge { 5 * cluster / 2 } else { 12 * cluster };
+    let extra = SECTOR * (1 + ask(chooser, (most / SECTOR) as usize) as u64);
     let size = if border { span + extra } else { extra };
     let align = [512, 4096][ask(chooser, 2)];
     let direct = ask(chooser, 2) == 1;
@@ -180,5 +183,5 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let session = place.session(chooser, tweak);
     let shown = below.map(|(_, _, content)| content).unwrap_or_default();
     let content = overlay(size, &shown);
-    Ok((World::new(sim, content, shown, session, !raw), place))
+    Ok((World::new(sim, content, shown.len() as u64, session, !raw), place))
 }

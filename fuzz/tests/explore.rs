@@ -1,0 +1,54 @@
+//! The exhaustive explorer in the test run.
+//!
+//! Checks: every scenario holds in every order and for all crash images up to the bound; a sample of them also when any one
+//! operation fails, once and for ever; no scenario is cut short; a schedule replays.
+
+use quod_fuzz::explore::{Bounds, Explored, explore, explore_faults, replay, scenario};
+use quod_fuzz::schedule::Schedule;
+use quod_fuzz::world::as_is;
+
+const BOUNDS: Bounds = Bounds { states: 200_000, images: 256 };
+
+fn print(name: &str, out: &Explored) {
+    let Explored { states, runs, ends, images, recovered, .. } = out;
+    println!("{name:<32} {states:>8} states {runs:>8} runs {ends:>6} ends {images:>9} images {recovered:>7} different");
+}
+
+#[test]
+fn every_scenario_holds_in_every_order() {
+    for scenario in scenario::all() {
+        match explore(&scenario, None, as_is, BOUNDS) {
+            Ok(out) => {
+                print(scenario.name, &out);
+                assert!(out.complete && out.states > 3 && out.ends > 0, "{}: {out:?}", scenario.name);
+            }
+            Err(found) => panic!("{}: {}\n{}", scenario.name, found.0, found.1),
+        }
+    }
+}
+
+#[test]
+fn some_scenarios_hold_with_any_operation_failing() {
+    let names = ["writer-and-flush", "copy-beside-reader", "close-in-flight", "first-write-fua", "unaligned-new-cluster"];
+    for scenario in scenario::all().into_iter().filter(|scenario| names.contains(&scenario.name)) {
+        match explore_faults(&scenario, as_is, Bounds { states: 50_000, images: 64 }) {
+            Ok(out) => {
+                print(scenario.name, &out);
+                assert!(out.complete, "{}: {out:?}", scenario.name);
+            }
+            Err(found) => panic!("{}: {}\n{}", scenario.name, found.0, found.1),
+        }
+    }
+}
+
+#[test]
+fn a_schedule_replays_and_a_scenario_must_exist() {
+    let schedule = Schedule { run: "explore writer-and-flush".into(), choices: vec![0, 1, 0], ..Schedule::default() };
+    let (story, outcome) = replay(&schedule, as_is);
+    outcome.unwrap();
+    assert!(story.iter().any(|line| line.contains("ended: Ok")), "{story:?}");
+    let with_crash = Schedule { crash: Some(vec![4, 1, 1, 0]), ..schedule };
+    replay(&with_crash, as_is).1.unwrap();
+    let unknown = Schedule { run: "explore no-such".into(), ..Schedule::default() };
+    assert!(replay(&unknown, as_is).1.is_err());
+}

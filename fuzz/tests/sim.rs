@@ -1,0 +1,68 @@
+//! The seeded simulation in the test run.
+//!
+//! Checks: a thousand seeds hold (mixed requests, faults, power cuts, reopenings); a seed run twice is the same run, digest
+//! by digest; almost every edge of the QED table is taken; shortened and changed schedules still run.
+
+use quod::states::state::QED_EDGES;
+use quod_fuzz::schedule::Schedule;
+use quod_fuzz::sim;
+use quod_fuzz::world::{Tally, as_is};
+
+/// Runs seeds on two threads, adds up what they covered.
+fn run(seeds: std::ops::Range<u64>) -> Tally {
+    let half = seeds.start + (seeds.end - seeds.start) / 2;
+    let part = |range: std::ops::Range<u64>| {
+        let mut tally = Tally::default();
+        for seed in range {
+            match sim::seed(seed, as_is) {
+                Ok(report) => tally.add(&report.tally),
+                Err(found) => panic!("{}\n{}", found.0, sim::shrunk(&found.1, as_is, 1000)),
+            }
+        }
+        tally
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || part(half..seeds.end));
+        let mut tally = part(seeds.start..half);
+        match other.join() {
+            Ok(more) => tally.add(&more),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        tally
+    })
+}
+
+#[test]
+fn a_thousand_seeds_hold() {
+    let tally = run(0..1000);
+    assert!(tally.crashes > 1000 && tally.clean_closes > 1000 && tally.repairs > 300, "{tally:?}");
+    assert!(tally.faults > 500 && tally.failed > 1000 && tally.poisoned > 50 && tally.timers > 1000, "{tally:?}");
+    let missing: Vec<_> =
+        QED_EDGES.iter().filter(|(from, to)| !tally.edges.contains_key(&(*from as u8, *to as u8))).collect();
+    assert!(missing.len() <= 2, "edges that no seed takes: {missing:?}");
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    for seed in 5000..5040 {
+        let [a, b] = [(); 2].map(|()| sim::seed(seed, as_is).unwrap_or_else(|found| panic!("{}", found.0)));
+        assert_eq!(a, b, "seed {seed}");
+    }
+}
+
+#[test]
+fn any_list_of_numbers_is_a_run() {
+    let long: Vec<u32> = (0..3000).map(|n: u32| n.wrapping_mul(2_654_435_761) >> 20).collect();
+    for choices in [vec![], vec![u32::MAX; 400], long.clone(), long[100..].to_vec(), long[333..900].to_vec()] {
+        if let Err((failure, story)) = sim::replay(&choices, as_is) {
+            let schedule = Schedule { run: "sim".into(), choices, story, ..Schedule::default() };
+            panic!("{failure}\n{schedule}");
+        }
+    }
+}
+
+#[test]
+fn any_operation_may_fail_once_or_for_ever() {
+    let report = quod_fuzz::nth::run(as_is).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(report.operations > 30 && report.runs > 600, "{report:?}");
+}
