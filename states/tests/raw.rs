@@ -11,7 +11,6 @@ fn submit(image: &mut Image, kind: Kind, len: u64, user: u64) -> Option<Io> {
 
 /// Seed 23 of the simulator: a quiesce that a flush joined outlasts its own round, and has no tables to wait for.
 #[test]
-#[ignore = "found by the simulator: no edge SyncData -> SyncTables in the raw table"]
 fn a_quiesce_that_a_flush_joins_waits_for_no_tables() {
     let mut image = Image::raw(4096, &Options::default());
     let write = submit(&mut image, Kind::Write, 512, 1).unwrap();

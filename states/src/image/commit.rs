@@ -487,13 +487,14 @@ impl Image {
     fn show_phase(&mut self) {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         let mut kept = Queue::new();
+        let has_tables = !matches!(self.layout, Layout::Raw);
         while let Some(a) = waiters.pop(&mut self.acbs) {
             kept.push(&mut self.acbs, a);
             let commit = &self.commit;
             let Some(acb) = self.acbs.get(a) else { continue };
             let next = if acb.window > commit.round || commit.idle() {
                 acb.state
-            } else if acb.window <= commit.written {
+            } else if has_tables && acb.window <= commit.written {
                 State::SyncTables
             } else {
                 match commit.phase {
