@@ -1,18 +1,22 @@
-//! The exhaustive explorer: every order of completion of a small scenario, and every image that a power cut may leave.
+//! The exhaustive explorer: every order of completion of a small scenario, and every image that a power cut
+//! may leave.
 //!
-//! Depth first. A run follows a prefix of choices and then always takes the first alternative; the next run changes the
-//! last choice that has another one. A run stops at a state that was seen (a digest of machines, disk and promises), so
-//! that each state is expanded once. Runs start from the beginning: requests in flight are never copied.
+//! Depth first. A run follows a prefix of choices and then always takes the first alternative; the next run
+//! changes the last choice that has another one. A run stops at a state that was seen (a digest of machines,
+//! disk and promises), so that each state is expanded once. Runs start from the beginning: requests in flight
+//! are never copied.
 //!
-//! At every new state: the machines' sweep (the world does it), the header rule QE1/QE5, and the crash images: all of
-//! them up to [`Bounds::images`], beyond that none, all, each one missing, each one kept, tables only, data only, and a
-//! sample. An image is recovered once, however many states lead to it, and judged once for each set of promises.
+//! At every new state: the machines' sweep (the world does it), the header rule QE1/QE5, and the crash
+//! images: all of them up to [`Bounds::images`], beyond that none, all, each one missing, each one kept,
+//! tables only, data only, and a sample. An image is recovered once, however many states lead to it, and
+//! judged once for each set of promises.
 //!
 //! Knows: scenarios, digests. Must never know: how the driver works.
 
 mod crash;
 pub mod scenario;
 
+use crate::nth;
 use crate::probe::hash_words;
 use crate::schedule::Schedule;
 use crate::sim::panic_text;
@@ -31,6 +35,21 @@ pub struct Bounds {
     pub states: usize,
     /// Crash images of a state, when there are more: the sample.
     pub images: usize,
+}
+
+/// The `n`-th operation fails, in one of the ways of [`nth::faults`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fails {
+    /// Counted from 0, in order of completion.
+    pub n: u64,
+    /// Index of the way.
+    pub how: usize,
+}
+
+impl Fails {
+    fn fault(self) -> Option<Fault> {
+        nth::faults(self.n).into_iter().nth(self.how)
+    }
 }
 
 /// What was explored.
@@ -102,8 +121,14 @@ impl Chooser for Ordered<'_> {
     }
 }
 
-/// One action of the chooser's choice: an operation completes, the next request is made, a timer runs out. False: none.
-fn act(world: &mut World, scenario: &Scenario, asked: &mut usize, chooser: &mut dyn Chooser) -> Checked<bool> {
+/// One action of the chooser's choice: an operation completes, the next request is made, a timer runs out.
+/// False: none.
+fn act(
+    world: &mut World,
+    scenario: &Scenario,
+    asked: &mut usize,
+    chooser: &mut dyn Chooser,
+) -> Checked<bool> {
     let steps = world.sim().steppable();
     let next = scenario.asks.get(*asked).filter(|_| world.is_open());
     let timer = scenario.timers && world.timeout().is_some();
@@ -193,10 +218,11 @@ impl Search<'_> {
 /// Explores a scenario; a violation comes back as a schedule.
 pub fn explore(
     scenario: &Scenario,
-    fault: Option<Fault>,
+    fails: Option<Fails>,
     tweak: Tweak,
     bounds: Bounds,
 ) -> Result<Explored, Box<(Failure, Schedule)>> {
+    let fault = fails.and_then(Fails::fault);
     let images = Images::new(scenario);
     let mut search = Search {
         scenario,
@@ -219,7 +245,8 @@ pub fn explore(
         };
         if let Some(failure) = failure {
             let choices = chooser.choices();
-            let run = format!("explore {}", scenario.name);
+            let more = fails.map(|fails| format!(" {} {}", fails.n, fails.how)).unwrap_or_default();
+            let run = format!("explore {}{more}", scenario.name);
             let (crash, fault) = (search.crash.take(), search.fault);
             let story = story(scenario, &choices, crash.as_deref(), fault, tweak);
             return Err(Box::new((failure, Schedule { run, choices, crash, story })));
@@ -243,8 +270,8 @@ pub fn explore_faults(
     let mut sum = Explored { complete: true, ..Explored::default() };
     for n in 0.. {
         let mut any = false;
-        for fault in crate::nth::faults(n) {
-            let out = explore(scenario, Some(fault), tweak, bounds)?;
+        for how in 0..nth::faults(n).len() {
+            let out = explore(scenario, Some(Fails { n, how }), tweak, bounds)?;
             any |= out.failed;
             sum.states += out.states;
             sum.runs += out.runs;
@@ -262,7 +289,13 @@ pub fn explore_faults(
 }
 
 /// What a path does, for a person.
-fn story(scenario: &Scenario, choices: &[u32], crash: Option<&[u32]>, fault: Option<Fault>, tweak: Tweak) -> Vec<String> {
+fn story(
+    scenario: &Scenario,
+    choices: &[u32],
+    crash: Option<&[u32]>,
+    fault: Option<Fault>,
+    tweak: Tweak,
+) -> Vec<String> {
     let told = catch_unwind(AssertUnwindSafe(|| tell(scenario, choices, crash, fault, tweak)));
     match told {
         Ok((mut story, outcome)) => {
@@ -306,11 +339,20 @@ fn tell(
     (story, outcome)
 }
 
-/// Runs a schedule of the explorer.
+/// Runs a schedule of the explorer: "explore", the scenario's name, and the numbers of [`Fails`] if something
+/// fails.
 pub fn replay(schedule: &Schedule, tweak: Tweak) -> (Vec<String>, Checked) {
-    let name = schedule.run.strip_prefix("explore ").unwrap_or_default();
+    let words: Vec<&str> = schedule.run.split(' ').collect();
+    let (name, fault) = match words.as_slice() {
+        ["explore", name] => (*name, None),
+        ["explore", name, n, how] => match (n.parse(), how.parse()) {
+            (Ok(n), Ok(how)) => (*name, Fails { n, how }.fault()),
+            _ => return (Vec::new(), fail("which operation fails, and how, are two numbers")),
+        },
+        _ => return (Vec::new(), fail(format!("not a run of the explorer: {}", schedule.run))),
+    };
     match scenario::all().into_iter().find(|scenario| scenario.name == name) {
-        Some(scenario) => tell(&scenario, &schedule.choices, schedule.crash.as_deref(), None, tweak),
+        Some(scenario) => tell(&scenario, &schedule.choices, schedule.crash.as_deref(), fault, tweak),
         None => (Vec::new(), fail(format!("no such scenario: {name}"))),
     }
 }

@@ -53,7 +53,9 @@ pub fn check(sim: &Sim, path: &str) -> Checked<Report> {
         }
         match check.poll_io() {
             Some(io) => {
-                let IoOp::ReadTable { offset, len } = io.op else { return fail("a check without repair writes") };
+                let IoOp::ReadTable { offset, len } = io.op else {
+                    return fail("a check without repair writes");
+                };
                 let bytes = sim.file_range(path, offset, len as usize);
                 check.handle_completion(io.id, Outcome::Table(&bytes));
             }
@@ -71,7 +73,8 @@ pub fn sound(sim: &Sim, path: &str, when: &str) -> Checked<Report> {
     }
 }
 
-/// Byte ranges of the file that hold tables: the L1 table, and every L2 table that it refers to as it is visible now.
+/// Byte ranges of the file that hold tables: the L1 table, and every L2 table that it refers to as it is
+/// visible now.
 pub fn tables(sim: &Sim, path: &str) -> Checked<Vec<(u64, u64)>> {
     let header = header(sim, path)?;
     let bytes = header.table_bytes();

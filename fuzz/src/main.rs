@@ -63,7 +63,9 @@ fn simulate(args: &[&str]) -> Result<(), Failure> {
 fn print_tally(tally: &Tally) {
     let Tally { done, failed, operations, faults, crashes, volatile, clean_closes, repairs, .. } = tally;
     println!("requests: {done} done, {failed} failed; operations: {operations}, {faults} made to fail");
-    println!("power cuts: {crashes}, {volatile} volatile units; clean closes: {clean_closes}; repairs: {repairs}");
+    println!(
+        "power cuts: {crashes}, {volatile} volatile units; clean closes: {clean_closes}; repairs: {repairs}"
+    );
     println!("timers: {}; poisoned sessions: {}", tally.timers, tally.poisoned);
     let missing: Vec<String> = quod::states::state::QED_EDGES
         .iter()
@@ -74,7 +76,10 @@ fn print_tally(tally: &Tally) {
     for ((from, to), count) in &tally.edges {
         println!("  {:>12}  {} -> {}", count, name(*from), name(*to));
     }
-    println!("edges of the QED table not taken: {}", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+    println!(
+        "edges of the QED table not taken: {}",
+        if missing.is_empty() { "none".into() } else { missing.join(", ") }
+    );
 }
 
 fn explore_all(args: &[&str]) -> Result<(), Failure> {
@@ -101,7 +106,8 @@ fn explore_all(args: &[&str]) -> Result<(), Failure> {
         let seconds = started.elapsed().as_secs_f64();
         let (name, more) = (scenario.name, if out.complete { "" } else { " (bounded)" });
         let explore::Explored { states, runs, ends, images, recovered, sampled, .. } = out;
-        println!("{name:<30}{states:>8}{runs:>9}{ends:>7}{images:>10}{recovered:>11}{sampled:>9}{seconds:>9.1}{more}");
+        print!("{name:<30}{states:>8}{runs:>9}{ends:>7}{images:>10}{recovered:>11}");
+        println!("{sampled:>9}{seconds:>9.1}{more}");
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
-//! What a disk owes its guest: for every sector the values that a read, or a read after a power cut, may find.
+//! What a disk owes its guest: for every sector the values that a read, or a read after a power cut, may
+//! find.
 //!
-//! The contract (formats.md 8.1): a completed flush covers what had completed when it was submitted, FUA covers its own
-//! write; after a power cut a sector holds the last covered value or that of any write that is not older; a sector that
-//! nobody wrote holds what it held. A write that failed, and a discard, may have happened or not. Two writes are ordered
-//! only if one completed before the other was submitted. Where all writes of a sector covered it whole and none failed, it
-//! holds one of them whole; otherwise each of its bytes does.
+//! The contract (formats.md 8.1): a completed flush covers what had completed when it was submitted, FUA
+//! covers its own write; after a power cut a sector holds the last covered value or that of any write that is
+//! not older; a sector that nobody wrote holds what it held. A write that failed, and a discard, may have
+//! happened or not. Two writes are ordered only if one completed before the other was submitted. Where all
+//! writes of a sector covered it whole and none failed, it holds one of them whole; otherwise each of its
+//! bytes does.
 //!
 //! Knows: requests, their order, their payload. Must never know: image formats, the driver.
 //! Invariant: `writes` and `sectors` hold what happened since the last `settle`; before it lies `base`.
@@ -90,7 +92,8 @@ impl Model {
     /// A write is submitted. `optional`: it may have no effect though it succeeds (discard).
     pub fn submit(&mut self, start: u64, end: u64, fill: Fill, optional: bool) -> u32 {
         let (index, submitted) = (self.writes.len() as u32, self.tick());
-        let write = Write { start, end, fill, submitted, ended: None, fate: Fate::Flying, optional, durable: false };
+        let write =
+            Write { start, end, fill, submitted, ended: None, fate: Fate::Flying, optional, durable: false };
         self.writes.push(write);
         for sector in start / SECTOR..end.div_ceil(SECTOR) {
             self.sectors.entry(sector).or_default().push(index);
@@ -131,7 +134,8 @@ impl Model {
         }
     }
 
-    /// The writes of `list` that may be seen, in places that `covers` says they cover; and whether the base may be.
+    /// The writes of `list` that may be seen, in places that `covers` says they cover; and whether the base
+    /// may be.
     fn alive(&self, list: &[u32], view: View, covers: &dyn Fn(&Write) -> bool) -> (Vec<Fill>, bool) {
         let on: Vec<&Write> =
             list.iter().map(|index| &self.writes[*index as usize]).filter(|write| covers(write)).collect();
@@ -247,8 +251,10 @@ impl Model {
         let list = self.sectors.get(&sector).map(Vec::as_slice).unwrap_or_default();
         let mut text = format!("sector {sector} ({:#x}) {what} ({view:?})", sector * SECTOR);
         let is_zero = bytes.iter().all(|&byte| byte == 0);
-        let found = (1..4096).find(|id| bytes.first() == Some(&payload::byte(*id, sector * SECTOR))
-            && payload::bytes(*id, sector * SECTOR, sector * SECTOR + bytes.len() as u64) == bytes);
+        let found = (1..4096).find(|id| {
+            bytes.first() == Some(&payload::byte(*id, sector * SECTOR))
+                && payload::bytes(*id, sector * SECTOR, sector * SECTOR + bytes.len() as u64) == bytes
+        });
         text += &match found {
             Some(id) => format!("; found the data of write {id}"),
             None if is_zero => String::from("; found zeros"),
@@ -257,8 +263,11 @@ impl Model {
         let base = &self.base[(sector * SECTOR) as usize..][..1];
         text += if base == [0] { "; before: zeros" } else { "; before: data" };
         for index in list {
-            let Write { start, end, fill, submitted, ended, fate, durable, .. } = &self.writes[*index as usize];
-            text += &format!("; {fill:?} {start:#x}..{end:#x} at {submitted}..{ended:?} {fate:?} durable {durable}");
+            let Write { start, end, fill, submitted, ended, fate, durable, .. } =
+                &self.writes[*index as usize];
+            text += &format!(
+                "; {fill:?} {start:#x}..{end:#x} at {submitted}..{ended:?} {fate:?} durable {durable}"
+            );
         }
         fail(text)
     }
@@ -272,7 +281,9 @@ impl Model {
                 Fill::Zero => (1, 0),
             };
             words.extend([write.start, write.end, kind, id, write.fate as u64, u64::from(write.durable)]);
-            words.extend(self.writes.iter().map(|other| u64::from(other.ended.is_some_and(|e| e < write.submitted))));
+            words.extend(
+                self.writes.iter().map(|other| u64::from(other.ended.is_some_and(|e| e < write.submitted))),
+            );
         }
         crate::probe::hash_words(3, words)
     }

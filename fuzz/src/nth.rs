@@ -1,6 +1,7 @@
 //! Fail the n-th operation, once or for ever, for n = 0, 1, 2, ... until the workload passes untouched.
 //!
-//! Checks: whatever fails, requests end; nothing is promised that a power cut takes; the image opens afterwards.
+//! Checks: whatever fails, requests end; nothing is promised that a power cut takes; the image opens
+//! afterwards.
 //!
 //! Knows: a fixed workload. Must never know: which operation is which.
 
@@ -9,7 +10,7 @@ use crate::payload;
 use crate::world::{Ask, Session, TOP, Tweak, World};
 use crate::{Checked, Failure, fail};
 use quod::OpenOptions;
-use quod_backend::sim::{Aftermath, Fault, FileOptions, Fifo, Kind, Seeded, Sim, When};
+use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
 
 const ANY: [Kind; 7] =
     [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];

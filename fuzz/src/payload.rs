@@ -1,7 +1,7 @@
 //! Bytes that say who wrote them: a function of the request and the place on the guest disk.
 //!
-//! Knows: numbers. Must never know: what was written where.
-//! Invariants: no byte is zero, so that data is never taken for zeros; any byte range of any write can be made alone.
+//! Knows: numbers. Must never know: what was written where. Invariants: no byte is zero, so that data is
+//! never taken for zeros; any byte range of any write can be made alone.
 
 /// The crash unit of the guest's contract, and the grain of the model.
 pub const SECTOR: u64 = 512;
@@ -14,7 +14,8 @@ fn mix(mut z: u64) -> u64 {
 
 /// Eight bytes of write `id` at guest offset `word * 8`.
 fn word(id: u64, word: u64) -> [u8; 8] {
-    (mix(id.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ word.wrapping_mul(0xD134_2543_DE82_EF95)) | 0x0101_0101_0101_0101)
+    (mix(id.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ word.wrapping_mul(0xD134_2543_DE82_EF95))
+        | 0x0101_0101_0101_0101)
         .to_le_bytes()
 }
 

@@ -1,7 +1,8 @@
 //! The simulated disk behind a backend that renames tokens.
 //!
-//! The pump's tokens count how often a slot was used, so two paths to one state differ in them. Here each operation in
-//! flight is named after what it does instead, and the disk's digest is equal where the state is.
+//! The pump's tokens count how often a slot was used, so two paths to one state differ in them. Here each
+//! operation in flight is named after what it does instead, and the disk's digest is equal where the state
+//! is.
 //!
 //! Knows: operations' summaries, tokens. Must never know: contents' meaning, formats.
 //! Invariant: names of operations in flight are unique; a completion goes back under the token it came with.
@@ -30,7 +31,8 @@ fn mix(hash: u128, word: u64) -> u128 {
 /// A hash of bytes.
 pub fn hash_bytes(seed: u128, bytes: &[u8]) -> u128 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let hash = words.iter().fold(seed ^ 0x6c62_272e_07bb_0142, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash =
+        words.iter().fold(seed ^ 0x6c62_272e_07bb_0142, |hash, word| mix(hash, u64::from_le_bytes(*word)));
     rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
 }
 
@@ -46,7 +48,9 @@ fn summary(op: &Op) -> [u64; 4] {
         Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
             (*file, *offset, segments.iter().map(|segment| segment.len() as u64).sum())
         }
-        Op::ZeroRange { file, offset, len, .. } | Op::PunchHole { file, offset, len } => (*file, *offset, *len),
+        Op::ZeroRange { file, offset, len, .. } | Op::PunchHole { file, offset, len } => {
+            (*file, *offset, *len)
+        }
         Op::Grow { file, from, to, .. } => (*file, *from, *to),
         Op::SetLen { file, len } => (*file, 0, *len),
     };
@@ -118,7 +122,8 @@ impl Probe {
             Kind::SetLen,
         ];
         let counters = self.sim.counters();
-        KINDS.iter().map(|kind| counters.failed(*kind)).sum::<u64>() + counters.failed(Kind::Lock)
+        KINDS.iter().map(|kind| counters.failed(*kind)).sum::<u64>()
+            + counters.failed(Kind::Lock)
             + counters.failed(Kind::Close)
     }
 }

@@ -8,7 +8,8 @@
 //! # what happened, for a person
 //! ```
 //!
-//! Choices past the end are 0, the plain alternative, and too large ones mean the last, so every prefix is a schedule.
+//! Choices past the end are 0, the plain alternative, and too large ones mean the last, so every prefix is a
+//! schedule.
 //!
 //! Knows: numbers, and the names of runs. Must never know: what a choice means.
 
@@ -93,8 +94,8 @@ impl<C: Chooser> Chooser for Recorder<C> {
     }
 }
 
-/// Makes a failing list of choices smaller while `fails` says that it still fails: cuts the tail, takes pieces out, zeroes
-/// pieces. At most `tries` runs.
+/// Makes a failing list of choices smaller while `fails` says that it still fails: cuts the tail, takes
+/// pieces out, zeroes pieces. At most `tries` runs.
 pub fn shrink(mut choices: Vec<u32>, mut tries: usize, fails: &mut dyn FnMut(&[u32]) -> bool) -> Vec<u32> {
     let mut attempt = |candidate: Vec<u32>, best: &mut Vec<u32>, tries: &mut usize| {
         if *tries == 0 || candidate == *best {
@@ -110,7 +111,9 @@ pub fn shrink(mut choices: Vec<u32>, mut tries: usize, fails: &mut dyn FnMut(&[u
     let mut size = choices.len().max(2) / 2;
     while size > 0 && tries > 0 {
         let before = choices.clone();
-        while choices.len() >= size && attempt(choices[..choices.len() - size].to_vec(), &mut choices, &mut tries) {}
+        while choices.len() >= size
+            && attempt(choices[..choices.len() - size].to_vec(), &mut choices, &mut tries)
+        {}
         let mut at = 0;
         while at < choices.len() && tries > 0 {
             let end = (at + size).min(choices.len());

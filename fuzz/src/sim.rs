@@ -1,7 +1,7 @@
 //! The seeded simulation: a long random life of one image, with faults, power cuts and reopenings.
 //!
-//! Knows: how often what shall happen. Must never know: what is right (the world judges).
-//! Invariant: every decision is the chooser's, so a list of choices is the whole run; choice 0 is the plain alternative
+//! Knows: how often what shall happen. Must never know: what is right (the world judges). Invariant: every
+//! decision is the chooser's, so a list of choices is the whole run; choice 0 is the plain alternative
 //! everywhere, so a shorter list is a simpler run.
 
 mod setup;
@@ -137,6 +137,10 @@ fn end_of_life(
     }
     world.cut_power(chooser)?;
     world.set_session(session);
+    if chance(chooser, 4) {
+        let operations = ask(chooser, 16);
+        world.cut_opening(operations, chooser)?;
+    }
     let content = world.recover(chance(chooser, 4))?;
     world.settle(&content);
     Ok(())
@@ -173,9 +177,8 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// The smallest schedule found that still fails, with its story.
 pub fn shrunk(schedule: &Schedule, tweak: Tweak, tries: usize) -> Schedule {
-    let mut fails = |choices: &[u32]| {
-        guarded(&mut |_| run(&mut Script::new(choices.to_vec()), tweak, false)).is_err()
-    };
+    let mut fails =
+        |choices: &[u32]| guarded(&mut |_| run(&mut Script::new(choices.to_vec()), tweak, false)).is_err();
     let choices = shrink(schedule.choices.clone(), tries, &mut fails);
     let told = catch_unwind(AssertUnwindSafe(|| replay(&choices, tweak)));
     let story = match told {

@@ -1,41 +1,31 @@
 //! One image under test: the real driver over the simulated disk, and the model that judges it.
 //!
-//! Knows: requests in flight, when the power is cut, what must hold after each step. Must never know: who chooses (a
-//! chooser is handed in), how the driver works.
-//! Invariants: after every step the machines' own sweep holds; a request is answered once; without a fault no request
-//! fails; what a read gives is allowed by the model at the moment of its answer.
+//! Knows: requests in flight, when the power is cut, what must hold after each step. Must never know: who
+//! chooses (a chooser is handed in), how the driver works. Invariants: after every step the machines' own
+//! sweep holds; a request is answered once; without a fault no request fails; what a read gives is allowed by
+//! the model at the moment of its answer.
 
+mod ask;
 mod check;
 mod crash;
+mod open;
+mod tally;
+
+pub use ask::Ask;
+pub use tally::Tally;
 
 use crate::model::{Fill, Model, View};
-use crate::payload;
 use crate::probe::Probe;
 use crate::{Checked, Failure, fail};
-use quod::{
-    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Kind, OpenOptions, Refusal, Request,
-};
-use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
+use ask::request;
+use quod::{Buffers, Completion, Config, DiskId, Driver, OpenOptions, Refusal};
 use quod_backend::Backend;
+use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The image's path on the simulated disk. Files are opened from it downwards.
 pub const TOP: &str = "top";
-
-/// What the guest may ask.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)] // offset and length in bytes everywhere
-pub enum Ask {
-    Read { offset: u64, len: u64 },
-    Write { offset: u64, len: u64, fua: bool },
-    Zero { offset: u64, len: u64, fua: bool },
-    Discard { offset: u64, len: u64 },
-    Flush,
-    Quiesce,
-    Resize { len: u64 },
-    Close,
-}
 
 /// An accepted request.
 #[derive(Clone, Copy, Debug)]
@@ -93,52 +83,6 @@ pub struct World {
     trace: Option<Vec<String>>,
     /// What was covered.
     pub tally: Tally,
-}
-
-/// What runs have covered.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    /// Requests answered well.
-    pub done: u64,
-    /// Requests answered with an error.
-    pub failed: u64,
-    /// Backend operations.
-    pub operations: u64,
-    /// Operations that were made to fail.
-    pub faults: u64,
-    /// Power cuts survived.
-    pub crashes: u64,
-    /// Volatile units and lengths at those moments.
-    pub volatile: u64,
-    /// Closes without a fault.
-    pub clean_closes: u64,
-    /// Openings that repaired.
-    pub repairs: u64,
-    /// Timers that ran out.
-    pub timers: u64,
-    /// Sessions that a failed write or sync poisoned.
-    pub poisoned: u64,
-    /// Edges of the state tables: (from, to) by index, with counts.
-    pub edges: BTreeMap<(u8, u8), u64>,
-}
-
-impl Tally {
-    /// Adds another.
-    pub fn add(&mut self, other: &Tally) {
-        self.done += other.done;
-        self.failed += other.failed;
-        self.operations += other.operations;
-        self.faults += other.faults;
-        self.crashes += other.crashes;
-        self.volatile += other.volatile;
-        self.clean_closes += other.clean_closes;
-        self.repairs += other.repairs;
-        self.timers += other.timers;
-        self.poisoned += other.poisoned;
-        for (edge, count) in &other.edges {
-            *self.edges.entry(*edge).or_default() += count;
-        }
-    }
 }
 
 impl World {
@@ -247,62 +191,6 @@ impl World {
         self.session = session;
     }
 
-    /// Opens the image for writing with the session's settings; operations complete in the chooser's order. An error is
-    /// the driver's answer: only after a fault may it be one.
-    pub fn open(&mut self, chooser: &mut dyn Chooser) -> Checked<bool> {
-        let options = self.session.options.clone().write(true);
-        match self.open_with(options, chooser)? {
-            Some(disk) => {
-                self.disk = Some(disk);
-                self.opened(disk)?;
-                Ok(true)
-            }
-            None => Ok(false),
-        }
-    }
-
-    fn open_with(&mut self, options: OpenOptions, chooser: &mut dyn Chooser) -> Checked<Option<DiskId>> {
-        let options = options.backing(AllowAll);
-        let disk = self.driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
-        for _ in 0..100_000 {
-            self.pump()?;
-            if let Some(done) = self.driver.next_completion() {
-                self.see_faults();
-                if done.disk != disk || done.kind != CompletionKind::Opened {
-                    return fail(format!("opening answered {done:?}"));
-                }
-                self.note(|| format!("opened: {:?}", done.result));
-                return match done.result {
-                    Ok(()) => Ok(Some(disk)),
-                    Err(_) if self.faulted => Ok(None),
-                    Err(error) => fail(format!("the image does not open: {error}")),
-                };
-            }
-            if !self.driver.backend_mut().step(chooser) {
-                break;
-            }
-        }
-        fail("the opening does not end")
-    }
-
-    fn opened(&mut self, disk: DiskId) -> Checked {
-        let info = self.driver.disk_info(disk).cloned();
-        let info = info.ok_or_else(|| Failure("an open disk without info".into()))?;
-        if self.sizes.contains(&info.virtual_size) {
-            self.grow(info.virtual_size);
-        }
-        if info.virtual_size != self.model.len() {
-            return fail(format!("the disk has {} bytes, it should have {}", info.virtual_size, self.model.len()));
-        }
-        if let Some(report) = &info.layers[0].report {
-            self.tally.repairs += 1;
-            if !report.is_sound() {
-                return fail(format!("the repair left {report:?}"));
-            }
-        }
-        Ok(())
-    }
-
     /// Asks; false if the driver is busy.
     pub fn ask(&mut self, ask: Ask) -> Checked<bool> {
         let Some(disk) = self.disk else { return fail("nothing is open") };
@@ -332,7 +220,8 @@ impl World {
         Ok(true)
     }
 
-    /// Completes one operation of the chooser's choice, and lets everything follow from it. False: there is none.
+    /// Completes one operation of the chooser's choice, and lets everything follow from it. False: there is
+    /// none.
     pub fn step(&mut self, chooser: &mut dyn Chooser) -> Checked<bool> {
         if !self.driver.backend_mut().step(chooser) {
             return Ok(false);
@@ -389,7 +278,11 @@ impl World {
         {
             return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
         }
-        if ok { self.tally.done += 1 } else { self.tally.failed += 1 }
+        if ok {
+            self.tally.done += 1
+        } else {
+            self.tally.failed += 1
+        }
         if let Some(index) = ticket.write {
             let fua = matches!(ticket.ask, Ask::Write { fua: true, .. } | Ask::Zero { fua: true, .. });
             self.model.end(index, ok, fua);
@@ -426,7 +319,8 @@ impl World {
         checked.map_err(|failure| Failure(format!("read #{user}: {failure}")))
     }
 
-    /// Everything in flight ends: operations complete in the chooser's order, timers run out if nothing else happens.
+    /// Everything in flight ends: operations complete in the chooser's order, timers run out if nothing else
+    /// happens.
     pub fn drain(&mut self, chooser: &mut dyn Chooser) -> Checked {
         for _ in 0..1_000_000 {
             if self.tickets.is_empty() && self.driver.backend().in_flight() == 0 {
@@ -455,45 +349,4 @@ impl World {
 fn driver(sim: Sim, session: &Session) -> Driver<Probe> {
     let config = Config { requests: session.requests, trace: session.trace, ..Config::default() };
     Driver::with_backend(Probe::new(sim), config)
-}
-
-/// The driver's request; payloads are split into up to three buffers, by its number.
-fn request(ask: Ask, user: u64) -> Request {
-    let split = |bytes: Vec<u8>| -> Buffers {
-        if !user.is_multiple_of(3) || bytes.len() < 3 {
-            return Buffer::from(&bytes[..]).into();
-        }
-        let (a, b) = (bytes.len() / 3, bytes.len() / 2);
-        Buffers::Vec([&bytes[..a], &bytes[a..b], &bytes[b..]].map(Buffer::from).into())
-    };
-    let flag = |request: Request, fua: bool| if fua { request.fua() } else { request };
-    match ask {
-        Ask::Read { offset, len } => Request::read(offset, split(vec![0xee; len as usize]), user),
-        Ask::Write { offset, len, fua } => {
-            flag(Request::write(offset, split(payload::bytes(user, offset, offset + len)), user), fua)
-        }
-        Ask::Zero { offset, len, fua } => {
-            let request = Request::write_zeroes(offset, len, user);
-            flag(if user.is_multiple_of(2) { request.may_unmap() } else { request }, fua)
-        }
-        Ask::Discard { offset, len } => Request::discard(offset, len, user),
-        Ask::Flush => Request::flush(user),
-        Ask::Quiesce => Request::quiesce(user),
-        Ask::Resize { len } => Request::resize(len, user),
-        Ask::Close => Request::close(user),
-    }
-}
-
-/// The kind of request, for those who count.
-pub fn kind(ask: Ask) -> Kind {
-    match ask {
-        Ask::Read { .. } => Kind::Read,
-        Ask::Write { .. } => Kind::Write,
-        Ask::Zero { .. } => Kind::WriteZeroes,
-        Ask::Discard { .. } => Kind::Discard,
-        Ask::Flush => Kind::Flush,
-        Ask::Quiesce => Kind::Quiesce,
-        Ask::Resize { .. } => Kind::Resize,
-        Ask::Close => Kind::Close,
-    }
 }

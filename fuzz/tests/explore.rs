@@ -1,7 +1,7 @@
 //! The exhaustive explorer in the test run.
 //!
-//! Checks: every scenario holds in every order and for all crash images up to the bound; a sample of them also when any one
-//! operation fails, once and for ever; no scenario is cut short; a schedule replays.
+//! Checks: every scenario holds in every order and for all crash images up to the bound; a sample of them
+//! also when any one operation fails, once and for ever; no scenario is cut short; a schedule replays.
 
 use quod_fuzz::explore::{Bounds, Explored, explore, explore_faults, replay, scenario};
 use quod_fuzz::schedule::Schedule;
@@ -11,7 +11,8 @@ const BOUNDS: Bounds = Bounds { states: 200_000, images: 256 };
 
 fn print(name: &str, out: &Explored) {
     let Explored { states, runs, ends, images, recovered, .. } = out;
-    println!("{name:<32} {states:>8} states {runs:>8} runs {ends:>6} ends {images:>9} images {recovered:>7} different");
+    print!("{name:<32} {states:>8} states {runs:>8} runs {ends:>6} ends ");
+    println!("{images:>9} images {recovered:>7} different");
 }
 
 #[test]
@@ -29,7 +30,13 @@ fn every_scenario_holds_in_every_order() {
 
 #[test]
 fn some_scenarios_hold_with_any_operation_failing() {
-    let names = ["writer-and-flush", "copy-beside-reader", "close-in-flight", "first-write-fua", "unaligned-new-cluster"];
+    let names = [
+        "writer-and-flush",
+        "copy-beside-reader",
+        "close-in-flight",
+        "first-write-fua",
+        "unaligned-new-cluster",
+    ];
     for scenario in scenario::all().into_iter().filter(|scenario| names.contains(&scenario.name)) {
         match explore_faults(&scenario, as_is, Bounds { states: 50_000, images: 64 }) {
             Ok(out) => {
@@ -43,7 +50,8 @@ fn some_scenarios_hold_with_any_operation_failing() {
 
 #[test]
 fn a_schedule_replays_and_a_scenario_must_exist() {
-    let schedule = Schedule { run: "explore writer-and-flush".into(), choices: vec![0, 1, 0], ..Schedule::default() };
+    let schedule =
+        Schedule { run: "explore writer-and-flush".into(), choices: vec![0, 1, 0], ..Schedule::default() };
     let (story, outcome) = replay(&schedule, as_is);
     outcome.unwrap();
     assert!(story.iter().any(|line| line.contains("ended: Ok")), "{story:?}");

@@ -1,7 +1,7 @@
 //! Each rule of docs/ordering.md that can be removed, removed: the proof must notice.
 //!
-//! Checks: without a rule the explorer or the simulator reports a violation, and its schedule, replayed, fails again; with
-//! all rules in force the very same schedule passes.
+//! Checks: without a rule the explorer or the simulator reports a violation, and its schedule, replayed,
+//! fails again; with all rules in force the very same schedule passes.
 
 use quod::OpenOptions;
 use quod::states::Rule;
@@ -39,7 +39,9 @@ fn is_noticed(rule: Rule, tweak: Tweak, by_explorer: bool, by_simulator: bool) {
         let schedule = explored(tweak).unwrap_or_else(|| panic!("the explorer does not miss {rule:?}"));
         let again = std::panic::catch_unwind(|| replay(&schedule, tweak).1.is_err());
         assert!(again.unwrap_or(true), "{rule:?}: the schedule does not fail again");
-        replay(&schedule, as_is).1.unwrap_or_else(|failure| panic!("{rule:?}: with the rule in force: {failure}"));
+        replay(&schedule, as_is)
+            .1
+            .unwrap_or_else(|failure| panic!("{rule:?}: with the rule in force: {failure}"));
     }
     if by_simulator {
         assert!(simulated(tweak).is_some(), "the simulator does not miss {rule:?}");

@@ -1,7 +1,8 @@
 //! The seeded simulation in the test run.
 //!
-//! Checks: a thousand seeds hold (mixed requests, faults, power cuts, reopenings); a seed run twice is the same run, digest
-//! by digest; almost every edge of the QED table is taken; shortened and changed schedules still run.
+//! Checks: a thousand seeds hold (mixed requests, faults, power cuts, reopenings); a seed run twice is the
+//! same run, digest by digest; almost every edge of the QED table is taken; shortened and changed schedules
+//! still run.
 
 use quod::states::state::QED_EDGES;
 use quod_fuzz::schedule::Schedule;
@@ -36,7 +37,10 @@ fn run(seeds: std::ops::Range<u64>) -> Tally {
 fn a_thousand_seeds_hold() {
     let tally = run(0..1000);
     assert!(tally.crashes > 1000 && tally.clean_closes > 1000 && tally.repairs > 300, "{tally:?}");
-    assert!(tally.faults > 500 && tally.failed > 1000 && tally.poisoned > 50 && tally.timers > 1000, "{tally:?}");
+    assert!(
+        tally.faults > 500 && tally.failed > 1000 && tally.poisoned > 50 && tally.timers > 1000,
+        "{tally:?}"
+    );
     let missing: Vec<_> =
         QED_EDGES.iter().filter(|(from, to)| !tally.edges.contains_key(&(*from as u8, *to as u8))).collect();
     assert!(missing.len() <= 2, "edges that no seed takes: {missing:?}");
@@ -53,7 +57,8 @@ fn a_seed_is_one_run() {
 #[test]
 fn any_list_of_numbers_is_a_run() {
     let long: Vec<u32> = (0..3000).map(|n: u32| n.wrapping_mul(2_654_435_761) >> 20).collect();
-    for choices in [vec![], vec![u32::MAX; 400], long.clone(), long[100..].to_vec(), long[333..900].to_vec()] {
+    for choices in [vec![], vec![u32::MAX; 400], long.clone(), long[100..].to_vec(), long[333..900].to_vec()]
+    {
         if let Err((failure, story)) = sim::replay(&choices, as_is) {
             let schedule = Schedule { run: "sim".into(), choices, story, ..Schedule::default() };
             panic!("{failure}\n{schedule}");

@@ -1,10 +1,11 @@
 //! The crash images of a state: which are looked at, and whether each keeps what was promised.
 //!
-//! Checks: before any repair the tables are sound; the image opens for writing, repairing or needing nothing, and is sound
-//! then; every sector holds what the model allows; what nobody wrote is as it was. Of a state: while the header in the
-//! file may say "clean", no table may be volatile (QE1, QE5).
+//! Checks: before any repair the tables are sound; the image opens for writing, repairing or needing nothing,
+//! and is sound then; every sector holds what the model allows; what nobody wrote is as it was. Of a state:
+//! while the header in the file may say "clean", no table may be volatile (QE1, QE5).
 //!
-//! Knows: candidates and versions, the interned contents of sectors. Must never know: how a state was reached.
+//! Knows: candidates and versions, the interned contents of sectors. Must never know: how a state was
+//! reached.
 
 use super::Explored;
 use super::scenario::Scenario;
@@ -147,7 +148,9 @@ pub fn describe(world: &World, versions: &[u32]) -> String {
         .candidates()
         .iter()
         .zip(versions)
-        .map(|(candidate, version)| format!("{:?} version {version} of {}", candidate.what, candidate.versions))
+        .map(|(candidate, version)| {
+            format!("{:?} version {version} of {}", candidate.what, candidate.versions)
+        })
         .collect();
     format!("power cut: {}", parts.join(", "))
 }
@@ -198,7 +201,8 @@ fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
         }
     }
     let tables = image::tables(sim, TOP).unwrap_or_default();
-    let meta: Vec<bool> = plan.candidates().iter().map(|candidate| is_meta(candidate.what, &tables)).collect();
+    let meta: Vec<bool> =
+        plan.candidates().iter().map(|candidate| is_meta(candidate.what, &tables)).collect();
     for keep in [true, false] {
         all.push(full.iter().zip(&meta).map(|(last, meta)| if *meta == keep { *last } else { 0 }).collect());
     }
@@ -220,17 +224,20 @@ fn header_rule(sim: &Sim, plan: &CrashPlan) -> Checked {
                 let mut versions = (0..candidate.versions).map(|version| plan.unit(index, version));
                 says_clean = Some(versions.any(|block| !image::need_check(&block.unwrap_or_default())));
             }
-            Volatile::Unit { offset, .. } if candidate.file == 0 => {
-                if tables.iter().any(|(start, end)| *start <= offset && offset < *end) {
-                    volatile.push(offset);
-                }
+            Volatile::Unit { offset, .. }
+                if candidate.file == 0
+                    && tables.iter().any(|(start, end)| *start <= offset && offset < *end) =>
+            {
+                volatile.push(offset);
             }
             _ => {}
         }
     }
     let settled = || !image::need_check(&sim.file_range(TOP, 0, 512));
     if says_clean.unwrap_or_else(settled) && !volatile.is_empty() {
-        return Err(Failure(format!("a power cut may leave need-check clear while tables at {volatile:x?} are volatile")));
+        return Err(Failure(format!(
+            "a power cut may leave need-check clear while tables at {volatile:x?} are volatile"
+        )));
     }
     Ok(())
 }

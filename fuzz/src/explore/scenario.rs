@@ -7,7 +7,7 @@ use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, TOP, Tweak, World};
 use crate::{Checked, fail};
 use quod::{OpenOptions, Policy};
-use quod_backend::sim::{FileOptions, Fifo, Sim};
+use quod_backend::sim::{Fifo, FileOptions, Sim};
 
 /// Bytes of a cluster, everywhere.
 pub const CLUSTER: u64 = 4096;
@@ -122,9 +122,9 @@ impl Scenario {
             .asks
             .iter()
             .filter_map(|ask| match *ask {
-                Ask::Write { offset, len, .. } | Ask::Zero { offset, len, .. } | Ask::Discard { offset, len } => {
-                    Some(offset / SECTOR..(offset + len).div_ceil(SECTOR))
-                }
+                Ask::Write { offset, len, .. }
+                | Ask::Zero { offset, len, .. }
+                | Ask::Discard { offset, len } => Some(offset / SECTOR..(offset + len).div_ceil(SECTOR)),
                 _ => None,
             })
             .flatten()
@@ -190,17 +190,24 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("two-flushes", 1, &[write(0, 512), Ask::Flush, write(512, 512), Ask::Flush]),
         Scenario::new("overlapping-in-place", 2, &[write(0, 1024), write(512, 1024), Ask::Flush])
             .after(&[write(0, CLUSTER)]),
-        Scenario::new("writer-and-discard", 2, &[write(0, 512), Ask::Discard { offset: 0, len: CLUSTER }, Ask::Flush])
-            .after(&[write(0, CLUSTER)]),
+        Scenario::new(
+            "writer-and-discard",
+            2,
+            &[write(0, 512), Ask::Discard { offset: 0, len: CLUSTER }, Ask::Flush],
+        )
+        .after(&[write(0, CLUSTER)]),
         Scenario::new("zeroes-over-all-kinds", 1, &[zero(2048, 3 * CLUSTER), Ask::Flush])
             .backed(backed)
             .after(&[write(0, CLUSTER), zero(CLUSTER, CLUSTER)]),
-        Scenario::new("zeroes-and-writer", 2, &[zero(0, 2 * CLUSTER), write(512, 512), Ask::Flush]).backed(backed),
+        Scenario::new("zeroes-and-writer", 2, &[zero(0, 2 * CLUSTER), write(512, 512), Ask::Flush])
+            .backed(backed),
         Scenario::new("write-over-zero-entry", 1, &[write(512, 512), Ask::Flush])
             .backed(backed)
             .after(&[zero(0, CLUSTER)]),
-        Scenario::new("copy-beside-reader", 2, &[write(1024, 512), read(0, CLUSTER), Ask::Flush]).backed(backed),
-        Scenario::new("short-backing", 2, &[write(512, 512), write(CLUSTER, 512), Ask::Flush]).backed(CLUSTER + 1024),
+        Scenario::new("copy-beside-reader", 2, &[write(1024, 512), read(0, CLUSTER), Ask::Flush])
+            .backed(backed),
+        Scenario::new("short-backing", 2, &[write(512, 512), write(CLUSTER, 512), Ask::Flush])
+            .backed(CLUSTER + 1024),
         Scenario::new("close-in-flight", 2, &[write(0, 512), write(CLUSTER, 512), Ask::Close]),
         Scenario::new("quiesce-and-writer", 1, &[write(0, 512), Ask::Quiesce, write(CLUSTER, 512)]),
         Scenario::new("sector-writers", 3, &[write(10, 20), write(100, 50), write(120, 600), read(0, 1024)])
@@ -211,17 +218,20 @@ pub fn all() -> Vec<Scenario> {
     ];
     let mut through = Scenario::new("writethrough", 2, &[write(0, 512), write(CLUSTER, 512), Ask::Flush]);
     through.policy = Policy::Writethrough;
-    let mut pressure = Scenario::new("cache-pressure", 2, &[write(0, 512), write(SPAN, 512), read(0, 512)]).large();
+    let mut pressure =
+        Scenario::new("cache-pressure", 2, &[write(0, 512), write(SPAN, 512), read(0, 512)]).large();
     pressure.cache = 8192;
     let mut timer = Scenario::new("need-check-timer", 1, &[write(0, 512), write(CLUSTER, 512)]);
     timer.timers = true;
-    let mut late = Scenario::new("timers-and-backing", 2, &[write(512, 512), write(CLUSTER, 512)]).backed(backed);
+    let mut late =
+        Scenario::new("timers-and-backing", 2, &[write(512, 512), write(CLUSTER, 512)]).backed(backed);
     late.timers = true;
     let quiesces = [write(0, 512), Ask::Quiesce, write(CLUSTER, 512), Ask::Quiesce];
     let three = [write(0, 512), write(CLUSTER, 512), write(SPAN, 512), Ask::Flush];
     let three = Scenario::new("three-writers-two-tables", 3, &three).large();
     let two = Scenario::new("two-quiesces", 1, &quiesces);
-    let mut chain = Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
+    let mut chain =
+        Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
     chain.middle = true;
     list.extend([through, pressure, timer, late, chain, two, three]);
     list

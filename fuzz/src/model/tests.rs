@@ -60,7 +60,9 @@ fn writes_in_flight_together_have_no_order() {
     }
     let c = model.submit(512, 1024, Fill::Data(3), false);
     model.end(c, true, true);
-    assert!(!holds(&model, Some(Fill::Data(1)), View::Crash) && holds(&model, Some(Fill::Data(3)), View::Crash));
+    assert!(
+        !holds(&model, Some(Fill::Data(1)), View::Crash) && holds(&model, Some(Fill::Data(3)), View::Crash)
+    );
 }
 
 #[test]

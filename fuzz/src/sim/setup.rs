@@ -8,7 +8,7 @@ use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, TOP, Tweak, World};
 use crate::{Checked, fail};
 use quod::{Format, Gate, OpenOptions, Policy};
-use quod_backend::sim::{Chooser, FileOptions, Fifo, Sim};
+use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
 
 /// Layers below the image at most.
 const DEPTH: usize = 3;
@@ -94,7 +94,8 @@ fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, size: u64) -> Checked<Option<
             sim.insert_file(&name, &content, FileOptions::default());
         } else {
             let backing = below.as_ref().map(|(name, raw, _)| (name.clone(), *raw));
-            let shape = Shape { cluster: 4096 << ask(chooser, 3), table: 1 << ask(chooser, 2), size: len, backing };
+            let shape =
+                Shape { cluster: 4096 << ask(chooser, 3), table: 1 << ask(chooser, 2), size: len, backing };
             write_layer(chooser, sim, &name, &shape, &mut content, level as u64)?;
         }
         below = Some((name, raw, content));

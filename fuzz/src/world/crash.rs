@@ -1,12 +1,13 @@
 //! The power is cut, and the image is opened again.
 //!
-//! Checks, for each image that a power cut may leave: the tables are sound before any repair (leaks may be there); opening
-//! for reading alone gives what the contract allows, and writes nothing; opening for writing repairs or needs nothing and
-//! gives the same bytes; afterwards the check finds no corruption.
+//! Checks, for each image that a power cut may leave: the tables are sound before any repair (leaks may be
+//! there); opening for reading alone gives what the contract allows, and writes nothing; opening for writing
+//! repairs or needs nothing and gives the same bytes; afterwards the check finds no corruption.
 
-use super::{Ask, Session, TOP, World, driver};
+use super::{TOP, World, driver};
 use crate::model::View;
 use crate::{Checked, Failure, fail, image};
+use quod::AllowAll;
 use quod_backend::sim::{Choice, Chooser, Fifo, Sim, Volatile, pick};
 
 impl World {
@@ -47,8 +48,22 @@ impl World {
         }
     }
 
-    /// Opens what a power cut left, and checks it in all ways; the image stays open for writing. `twice`: for reading alone
-    /// too, first.
+    /// Opens for writing, and the power is cut again after some operations of the opening (a repair, if there
+    /// is one).
+    pub fn cut_opening(&mut self, operations: usize, chooser: &mut dyn Chooser) -> Checked {
+        let options = self.session.options.clone().write(true).backing(AllowAll);
+        self.driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
+        self.note(|| format!("{operations} operations of an opening"));
+        for _ in 0..operations {
+            self.pump()?;
+            self.driver.backend_mut().step(chooser);
+        }
+        self.pump()?;
+        self.cut_power(chooser)
+    }
+
+    /// Opens what a power cut left, and checks it in all ways; the image stays open for writing. `twice`: for
+    /// reading alone too, first.
     pub fn recover(&mut self, twice: bool) -> Checked<Vec<u8>> {
         if self.qed {
             image::sound(self.sim(), TOP, "after a power cut, before any repair")?;
@@ -83,28 +98,5 @@ impl World {
     pub fn settle(&mut self, content: &[u8]) {
         self.model.settle(content);
         self.sizes.clear();
-    }
-
-    /// Opens again after a close, clean or not, without a power cut: nothing was lost but what a failed sync dropped. A flush
-    /// then makes durable what was found.
-    pub fn reopen(&mut self, session: Session) -> Checked {
-        let failed = self.driver.backend().failed();
-        self.tally.faults += failed - self.failed_before;
-        let clean = !self.faulted;
-        (self.session, self.failed_before, self.faulted, self.blind) = (session, failed, false, false);
-        self.arm(None);
-        if !self.open(&mut Fifo)? {
-            return fail("the image does not open again");
-        }
-        let Some(disk) = self.disk else { return fail("nothing is open") };
-        let now = self.model.tick();
-        let content = self.read_whole(disk, if clean { View::Live(now) } else { View::Crash })?;
-        self.count_leaks()?;
-        if !self.ask(Ask::Flush)? {
-            return fail("busy after opening");
-        }
-        self.drain(&mut Fifo)?;
-        self.settle(&content);
-        Ok(())
     }
 }

@@ -1,0 +1,47 @@
+//! Requests of the guest, and how they look to the driver.
+//!
+//! Knows: kinds, ranges, payloads. Must never know: what is allowed as an answer.
+
+use crate::payload;
+use quod::{Buffer, Buffers, Request};
+
+/// What the guest may ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // offset and length in bytes everywhere
+pub enum Ask {
+    Read { offset: u64, len: u64 },
+    Write { offset: u64, len: u64, fua: bool },
+    Zero { offset: u64, len: u64, fua: bool },
+    Discard { offset: u64, len: u64 },
+    Flush,
+    Quiesce,
+    Resize { len: u64 },
+    Close,
+}
+
+/// The driver's request; payloads are split into up to three buffers, by its number.
+pub(super) fn request(ask: Ask, user: u64) -> Request {
+    let split = |bytes: Vec<u8>| -> Buffers {
+        if !user.is_multiple_of(3) || bytes.len() < 3 {
+            return Buffer::from(&bytes[..]).into();
+        }
+        let (a, b) = (bytes.len() / 3, bytes.len() / 2);
+        Buffers::Vec([&bytes[..a], &bytes[a..b], &bytes[b..]].map(Buffer::from).into())
+    };
+    let flag = |request: Request, fua: bool| if fua { request.fua() } else { request };
+    match ask {
+        Ask::Read { offset, len } => Request::read(offset, split(vec![0xee; len as usize]), user),
+        Ask::Write { offset, len, fua } => {
+            flag(Request::write(offset, split(payload::bytes(user, offset, offset + len)), user), fua)
+        }
+        Ask::Zero { offset, len, fua } => {
+            let request = Request::write_zeroes(offset, len, user);
+            flag(if user.is_multiple_of(2) { request.may_unmap() } else { request }, fua)
+        }
+        Ask::Discard { offset, len } => Request::discard(offset, len, user),
+        Ask::Flush => Request::flush(user),
+        Ask::Quiesce => Request::quiesce(user),
+        Ask::Resize { len } => Request::resize(len, user),
+        Ask::Close => Request::close(user),
+    }
+}

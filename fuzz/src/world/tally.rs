@@ -1,0 +1,51 @@
+//! What runs have covered, to be added up and printed.
+//!
+//! Knows: numbers. Must never know: where they come from.
+
+use std::collections::BTreeMap;
+
+/// What runs have covered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Requests answered well.
+    pub done: u64,
+    /// Requests answered with an error.
+    pub failed: u64,
+    /// Backend operations.
+    pub operations: u64,
+    /// Operations that were made to fail.
+    pub faults: u64,
+    /// Power cuts survived.
+    pub crashes: u64,
+    /// Volatile units and lengths at those moments.
+    pub volatile: u64,
+    /// Closes without a fault.
+    pub clean_closes: u64,
+    /// Openings that repaired.
+    pub repairs: u64,
+    /// Timers that ran out.
+    pub timers: u64,
+    /// Sessions that a failed write or sync poisoned.
+    pub poisoned: u64,
+    /// Edges of the state tables: (from, to) by index, with counts.
+    pub edges: BTreeMap<(u8, u8), u64>,
+}
+
+impl Tally {
+    /// Adds another.
+    pub fn add(&mut self, other: &Tally) {
+        self.done += other.done;
+        self.failed += other.failed;
+        self.operations += other.operations;
+        self.faults += other.faults;
+        self.crashes += other.crashes;
+        self.volatile += other.volatile;
+        self.clean_closes += other.clean_closes;
+        self.repairs += other.repairs;
+        self.timers += other.timers;
+        self.poisoned += other.poisoned;
+        for (edge, count) in &other.edges {
+            *self.edges.entry(*edge).or_default() += count;
+        }
+    }
+}
