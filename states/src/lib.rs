@@ -26,6 +26,7 @@ pub mod io;
 pub mod machine;
 pub mod open;
 pub mod options;
+pub mod qcow2;
 pub mod qed;
 mod queue;
 pub mod request;

@@ -1,0 +1,284 @@
+//! Persistent dirty bitmaps: the header extension, the directory, the entries of a bitmap's table.
+//!
+//! Knows: what is stored about bitmaps. Must never know: their bits.
+//!
+//! Invariants:
+//! * a directory takes memory only for entries that it really has;
+//! * a bitmap that `parse` accepted keeps to QEMU's limits, so its table has at most 2^20 clusters of data.
+
+use super::be;
+use super::entry::{OFFSET, Shape};
+use crate::error::Error;
+use alloc::vec::Vec;
+
+/// Bitmaps of an image.
+pub const BITMAPS_MAX: u32 = 65535;
+/// Bytes of a directory.
+pub const DIRECTORY_MAX: u64 = 1024 * 65535;
+/// Entries of a bitmap's table.
+pub const TABLE_MAX: u32 = 0x0800_0000;
+/// Bytes of a bitmap's data.
+const DATA_MAX: u64 = 0x2000_0000;
+/// Bytes of an entry's fixed part.
+const FIXED: usize = 24;
+const IN_USE: u32 = 1;
+const AUTO: u32 = 2;
+const NAME_MAX: u16 = 1023;
+
+/// The header extension.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Extension {
+    /// Bitmaps in the directory.
+    pub count: u32,
+    /// Bytes of the directory.
+    pub directory_size: u64,
+    /// Where it lies.
+    pub directory_offset: u64,
+}
+
+/// An entry of the directory.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Bitmap {
+    /// Where its table lies.
+    pub table_offset: u64,
+    /// Entries of its table.
+    pub table_entries: u32,
+    /// The flags as stored.
+    pub flags: u32,
+    /// A bit stands for this power of two of bytes.
+    pub granularity_bits: u8,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Where the entry stands in the directory.
+    pub at: usize,
+}
+
+/// An entry of a bitmap's table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Piece {
+    /// All bits are this.
+    All(bool),
+    /// The bits stand in this cluster.
+    Stored(u64),
+}
+
+fn corrupt<T>(place: &'static str, index: u64, value: u64, what: &'static str) -> Result<T, Error> {
+    Err(Error::Corrupt { place, index, value, what })
+}
+
+impl Extension {
+    /// Reads and validates the extension's data.
+    pub fn parse(data: &[u8], cluster_size: u64) -> Result<Extension, Error> {
+        let place = "bitmaps header extension";
+        if data.len() != 24 {
+            return corrupt(place, 0, data.len() as u64, "must have 24 bytes");
+        }
+        if be::word(data, 4) != 0 {
+            return corrupt(place, 0, be::word(data, 4).into(), "the reserved field is not zero");
+        }
+        let extension = Extension {
+            count: be::word(data, 0),
+            directory_size: be::long(data, 8),
+            directory_offset: be::long(data, 16),
+        };
+        if extension.count > BITMAPS_MAX || extension.count == 0 {
+            return corrupt(place, 0, extension.count.into(), "must name 1 to 65535 bitmaps");
+        }
+        if !extension.directory_offset.is_multiple_of(cluster_size) {
+            let offset = extension.directory_offset;
+            return corrupt(place, 0, offset, "the directory does not begin at a cluster");
+        }
+        if extension.directory_size > DIRECTORY_MAX {
+            return corrupt(place, 0, extension.directory_size, "the directory is too long");
+        }
+        Ok(extension)
+    }
+}
+
+/// Reads a directory of `count` bitmaps of a guest disk of `size` bytes.
+pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Result<Vec<Bitmap>, Error> {
+    let place = "bitmap directory";
+    let mut bitmaps = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let index = bitmaps.len() as u64;
+        if index >= count.into() {
+            return corrupt(place, index, at as u64, "has more entries than the header says");
+        }
+        let entry = bytes.get(at..).unwrap_or(&[]);
+        let (name_len, extra_len) = (be::half(entry, 18), be::word(entry, 20));
+        // the entry's end, without and with padding: 24 + 65535 + 2^32 fits
+        let end = FIXED as u64 + u64::from(name_len) + u64::from(extra_len);
+        if entry.len() < FIXED || end.next_multiple_of(8) > entry.len() as u64 {
+            return corrupt(place, index, at as u64, "the entry goes beyond the directory");
+        }
+        if extra_len != 0 {
+            return corrupt(place, index, extra_len.into(), "extra data is not supported");
+        }
+        let name = entry.get(FIXED..FIXED + usize::from(name_len)).unwrap_or(&[]);
+        let bitmap = Bitmap {
+            table_offset: be::long(entry, 0),
+            table_entries: be::word(entry, 8),
+            flags: be::word(entry, 12),
+            granularity_bits: entry.get(17).copied().unwrap_or(0),
+            name: name.to_vec(),
+            at,
+        };
+        bitmap.validate(index, entry.get(16).copied().unwrap_or(0), name_len, shape, size)?;
+        bitmaps.push(bitmap);
+        at += usize::try_from(end.next_multiple_of(8)).unwrap_or(usize::MAX);
+    }
+    if bitmaps.len() as u64 != u64::from(count) {
+        return corrupt(place, 0, bitmaps.len() as u64, "has fewer entries than the header says");
+    }
+    Ok(bitmaps)
+}
+
+impl Bitmap {
+    /// It was open for writing when its driver ended, or still is: its bits are not to be trusted.
+    pub const fn in_use(&self) -> bool {
+        self.flags & IN_USE != 0
+    }
+
+    /// It shall be loaded and kept up to date by whoever writes the image.
+    pub const fn auto(&self) -> bool {
+        self.flags & AUTO != 0
+    }
+
+    fn validate(&self, index: u64, kind: u8, name_len: u16, shape: Shape, size: u64) -> Result<(), Error> {
+        let place = "bitmap directory";
+        if self.table_entries == 0 || self.table_entries > TABLE_MAX {
+            return corrupt(place, index, self.table_entries.into(), "the table's size is out of bounds");
+        }
+        if self.table_offset == 0 || !self.table_offset.is_multiple_of(shape.cluster_size()) {
+            return corrupt(place, index, self.table_offset, "the table does not begin at a cluster");
+        }
+        if !(9..=31).contains(&self.granularity_bits) {
+            return corrupt(place, index, self.granularity_bits.into(), "granularity must be 2^9 to 2^31");
+        }
+        if self.flags & !(IN_USE | AUTO) != 0 {
+            return corrupt(place, index, self.flags.into(), "unknown flags");
+        }
+        if name_len == 0 || name_len > NAME_MAX {
+            return corrupt(place, index, name_len.into(), "the name must have 1 to 1023 bytes");
+        }
+        if kind != 1 {
+            return corrupt(place, index, kind.into(), "unknown type of bitmap");
+        }
+        let data = u64::from(self.table_entries) << shape.cluster_bits;
+        if data > DATA_MAX {
+            return corrupt(place, index, data, "the bitmap is too large");
+        }
+        // at most 2^29 bytes of 2^3 bits of 2^31 bytes each: fits
+        if !self.in_use() && size > (data * 8) << self.granularity_bits {
+            return corrupt(place, index, data, "the bitmap does not cover the disk");
+        }
+        Ok(())
+    }
+}
+
+/// An entry of a bitmap's table. `index` is only for the error.
+pub fn decode_piece(index: u64, entry: u64, shape: Shape) -> Result<Piece, Error> {
+    let place = "bitmap table";
+    let host = entry & OFFSET;
+    if entry & !(OFFSET | 1) != 0 || host != 0 && entry & 1 != 0 {
+        return corrupt(place, index, entry, "reserved bits are set");
+    }
+    if !host.is_multiple_of(shape.cluster_size()) {
+        return corrupt(place, index, entry, "the bits do not begin at a cluster");
+    }
+    Ok(if host == 0 { Piece::All(entry & 1 != 0) } else { Piece::Stored(host) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    const SHAPE: Shape = Shape { version: 3, cluster_bits: 16, extended: false, data_file: false };
+
+    fn entry(name: &[u8], flags: u32) -> Vec<u8> {
+        let mut entry = vec![0; 24];
+        be::put_long(&mut entry, 0, 0x7_0000);
+        be::put_word(&mut entry, 8, 1);
+        be::put_word(&mut entry, 12, flags);
+        entry[16] = 1;
+        entry[17] = 16;
+        entry[19] = name.len() as u8;
+        entry.extend(name);
+        entry.resize(entry.len().next_multiple_of(8), 0);
+        entry
+    }
+
+    #[test]
+    fn a_directory() {
+        let mut bytes = entry(b"first", 2);
+        bytes.extend(entry(b"second", 1));
+        let bitmaps = parse_directory(&bytes, 2, SHAPE, 1 << 30).unwrap();
+        assert_eq!((bitmaps[0].auto(), bitmaps[0].in_use(), bitmaps[0].at), (true, false, 0));
+        assert_eq!((bitmaps[1].in_use(), &bitmaps[1].name[..], bitmaps[1].at), (true, &b"second"[..], 32));
+        assert!(parse_directory(&bytes, 1, SHAPE, 1 << 30).is_err());
+        assert!(parse_directory(&bytes, 3, SHAPE, 1 << 30).is_err());
+        assert!(parse_directory(&bytes[..60], 2, SHAPE, 1 << 30).is_err());
+        // one cluster of bits at 64 KiB: 32 GiB
+        assert!(parse_directory(&bytes, 2, SHAPE, 1 << 36).is_err());
+    }
+
+    #[test]
+    fn bad_fields() {
+        let bad: [fn(&mut [u8]); 10] = [
+            |e| e[7] = 1,
+            |e| e[5] = 0,
+            |e| e[11] = 0,
+            |e| e[8] = 0xff,
+            |e| e[15] = 4,
+            |e| e[16] = 2,
+            |e| e[17] = 8,
+            |e| e[17] = 32,
+            |e| e[19] = 0,
+            |e| e[23] = 1,
+        ];
+        for (n, change) in bad.iter().enumerate() {
+            let mut bytes = entry(b"name", 0);
+            bytes.extend([0; 8]);
+            assert!(parse_directory(&bytes[..32], 1, SHAPE, 0).is_ok());
+            change(&mut bytes);
+            assert!(parse_directory(&bytes, 1, SHAPE, 0).is_err(), "{n}");
+        }
+    }
+
+    #[test]
+    fn the_extension() {
+        let mut data = vec![0; 24];
+        data[3] = 1;
+        data[15] = 32;
+        data[21] = 5;
+        let extension = Extension { count: 1, directory_size: 32, directory_offset: 0x5_0000 };
+        assert_eq!(Extension::parse(&data, 65536), Ok(extension));
+        for at in [0, 3, 4, 7, 8, 22] {
+            let mut bad = data.clone();
+            bad[at] ^= 1;
+            assert!(Extension::parse(&bad, 65536).is_err(), "{at}");
+        }
+        assert!(Extension::parse(&data[..23], 65536).is_err());
+    }
+
+    #[test]
+    fn pieces() {
+        assert_eq!(decode_piece(0, 0, SHAPE), Ok(Piece::All(false)));
+        assert_eq!(decode_piece(0, 1, SHAPE), Ok(Piece::All(true)));
+        assert_eq!(decode_piece(0, 0x9_0000, SHAPE), Ok(Piece::Stored(0x9_0000)));
+        for bad in [2, 0x9_0001, 0x9_0200, 1 << 56] {
+            assert!(decode_piece(0, bad, SHAPE).is_err(), "{bad:#x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), count: u32, size: u64) {
+            let _ = parse_directory(&bytes, count, SHAPE, size);
+            let _ = Extension::parse(&bytes, 512);
+        }
+    }
+}

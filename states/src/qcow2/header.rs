@@ -1,0 +1,354 @@
+//! The qcow2 header: fields, feature bits, header extensions and the backing file's name, all in the first
+//! cluster.
+//!
+//! Knows: the header's layout and limits. Must never know: tables' contents.
+//!
+//! Invariants:
+//! * a header that `parse` accepted describes a geometry in which all arithmetic is safe;
+//! * `encode_block` returns the block as it was read, with only the known fields changed; unknown fields and
+//!   extensions stay, also when [`Header::set_backing`] lays the block out anew.
+
+use super::be;
+use super::bitmap;
+use super::entry::Shape;
+use super::refcount::Layout;
+use crate::error::Error;
+use alloc::format;
+use alloc::vec::Vec;
+
+mod extensions;
+pub use extensions::Extension;
+
+const MAGIC: u32 = 0x5146_49fb;
+/// Bytes of the header that QEMU writes: version 2, version 3.
+const LENGTHS: [usize; 2] = [72, 112];
+/// QEMU's limits: bytes of the L1 table, of the refcount table, of the backing file's name.
+const L1_MAX: u64 = 32 << 20;
+const REFTABLE_MAX: u64 = 8 << 20;
+const NAME_MAX: usize = 1023;
+/// More than any header region that is read at once: see [`Header::region`].
+const REGION_MIN: usize = 512;
+
+/// Incompatible feature bits.
+pub mod incompatible {
+    /// Refcounts may be wrong.
+    pub const DIRTY: u64 = 1;
+    /// Not to be written but by repair.
+    pub const CORRUPT: u64 = 2;
+    /// Guest data lies in another file.
+    pub const DATA_FILE: u64 = 4;
+    /// The compression type is not deflate.
+    pub const COMPRESSION: u64 = 8;
+    /// L2 entries have 128 bits.
+    pub const EXTENDED_L2: u64 = 16;
+    /// All of them.
+    pub const KNOWN: u64 = 31;
+}
+
+/// Compatible feature bit: refcounts may be postponed while the dirty bit is set.
+pub const LAZY_REFCOUNTS: u64 = 1;
+/// Autoclear feature bit: the bitmaps are consistent with the data.
+pub const BITMAPS: u64 = 1;
+/// Autoclear feature bit: the data file alone is a valid raw image.
+pub const RAW_DATA_FILE: u64 = 2;
+const KNOWN_AUTOCLEAR: u64 = BITMAPS | RAW_DATA_FILE;
+
+/// How compressed clusters are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Compression {
+    /// Raw deflate.
+    #[default]
+    Deflate,
+    /// One zstd frame a cluster.
+    Zstd,
+}
+
+/// What the image is opened for decides what is bearable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Purpose {
+    /// Nothing is written.
+    Read,
+    /// Guest writes.
+    Write,
+    /// A check: the snapshot table and a missing refcount table are its business, a corrupt image may be
+    /// repaired.
+    Check,
+}
+
+/// A validated header. See the module's header.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Header {
+    /// 2 or 3.
+    pub version: u32,
+    /// A cluster has this power of two of bytes: 9 to 21.
+    pub cluster_bits: u32,
+    /// Bytes of the guest disk as stored; see [`Header::guest_size`].
+    pub size: u64,
+    /// Entries of the active L1 table.
+    pub l1_entries: u32,
+    /// Where it lies.
+    pub l1_offset: u64,
+    /// Where the refcount table lies.
+    pub reftable_offset: u64,
+    /// Its clusters.
+    pub reftable_clusters: u32,
+    /// Internal snapshots.
+    pub snapshots: u32,
+    /// Where the snapshot table lies.
+    pub snapshots_offset: u64,
+    /// Feature bits that a reader must know; see [`incompatible`].
+    pub incompatible: u64,
+    /// Feature bits that a reader may ignore.
+    pub compatible: u64,
+    /// Feature bits that a writer must clear when it does not know them.
+    pub autoclear: u64,
+    /// Refcounts have this power of two of bits: 0 to 6.
+    pub refcount_order: u32,
+    /// See [`Compression`].
+    pub compression: Compression,
+    header_length: u32,
+    backing_offset: u64,
+    backing: Option<Vec<u8>>,
+    extensions: Vec<Extension>,
+    bitmaps: Option<bitmap::Extension>,
+    /// The first bytes of the file as they were read, to the end of what belongs to the header.
+    block: Vec<u8>,
+}
+
+fn corrupt<T>(field: &'static str, value: u64, what: &'static str) -> Result<T, Error> {
+    Err(Error::Corrupt { place: field, index: 0, value, what })
+}
+
+/// QEMU's rule for a table: so many entries of so many bytes, at a cluster, below 2^63.
+fn check_table(field: &'static str, offset: u64, bytes: u64, max: u64, cluster: u64) -> Result<(), Error> {
+    if bytes > max {
+        return corrupt(field, bytes, "the table is too large");
+    }
+    if !offset.is_multiple_of(cluster) || offset > i64::MAX as u64 - bytes {
+        return corrupt(field, offset, "must be a multiple of the cluster size and below 2^63");
+    }
+    Ok(())
+}
+
+impl Header {
+    /// Does the file start with qcow2's magic?
+    pub fn probe(bytes: &[u8]) -> bool {
+        bytes.len() >= 72 && be::word(bytes, 0) == MAGIC
+    }
+
+    /// How many bytes from the start of the file `parse` needs: found from its first 512, at most 2 MiB.
+    pub fn region(bytes: &[u8]) -> usize {
+        let cluster = 1usize << be::word(bytes, 20).clamp(9, 21);
+        match usize::try_from(be::long(bytes, 8)) {
+            Ok(0) => cluster,
+            Ok(offset) => offset.saturating_add(NAME_MAX).clamp(REGION_MIN, cluster),
+            Err(_) => REGION_MIN,
+        }
+    }
+
+    /// Reads and validates. `bytes` is the start of the file, zeros past its end, at least
+    /// [`Header::region`] of them. The order is QEMU's: what QEMU reports first is reported first.
+    pub fn parse(bytes: &[u8], purpose: Purpose) -> Result<Header, Error> {
+        let mut header = Header::fields(bytes)?;
+        header.check_features(bytes, purpose)?;
+        header.check_shape(bytes)?;
+        header.check_tables(purpose)?;
+        header.extensions = extensions::parse(bytes, header.header_length as usize, header.extensions_end())?;
+        header.check_extensions()?;
+        header.read_backing(bytes)?;
+        let block = header.used(bytes).next_multiple_of(header.cluster_size().min(4096) as usize);
+        header.block = bytes.get(..block).unwrap_or(bytes).to_vec();
+        Ok(header)
+    }
+
+    fn fields(bytes: &[u8]) -> Result<Header, Error> {
+        if !Header::probe(bytes) {
+            let what = "the image is not in qcow2 format";
+            return corrupt("qcow2 header field magic", be::word(bytes, 0).into(), what);
+        }
+        let version = be::word(bytes, 4);
+        if !(2..=3).contains(&version) {
+            return Err(Error::Unsupported(format!("qcow2 version {version}")));
+        }
+        let cluster_bits = be::word(bytes, 20);
+        if !(9..=21).contains(&cluster_bits) {
+            return corrupt("qcow2 header field cluster_bits", cluster_bits.into(), "must be 9 to 21");
+        }
+        let v3 = |value| if version == 3 { value } else { 0 };
+        let header = Header {
+            version,
+            cluster_bits,
+            size: be::long(bytes, 24),
+            l1_entries: be::word(bytes, 36),
+            l1_offset: be::long(bytes, 40),
+            reftable_offset: be::long(bytes, 48),
+            reftable_clusters: be::word(bytes, 56),
+            snapshots: be::word(bytes, 60),
+            snapshots_offset: be::long(bytes, 64),
+            incompatible: v3(be::long(bytes, 72)),
+            compatible: v3(be::long(bytes, 80)),
+            autoclear: v3(be::long(bytes, 88)),
+            refcount_order: if version == 3 { be::word(bytes, 96) } else { 4 },
+            compression: Compression::Deflate,
+            header_length: if version == 3 { be::word(bytes, 100) } else { 72 },
+            backing_offset: be::long(bytes, 8),
+            backing: None,
+            extensions: Vec::new(),
+            bitmaps: None,
+            block: Vec::new(),
+        };
+        let (field, length) = ("qcow2 header field header_length", u64::from(header.header_length));
+        if version == 3 && length < 104 {
+            return corrupt(field, length, "must be at least 104");
+        }
+        if length > header.cluster_size() {
+            return corrupt(field, length, "is more than a cluster");
+        }
+        if header.backing_offset > header.cluster_size() {
+            let field = "qcow2 header field backing_file_offset";
+            return corrupt(field, header.backing_offset, "the name lies outside the first cluster");
+        }
+        if bytes.len() < Header::region(bytes).min(header.extensions_end()) {
+            return Err(Error::Misuse("too few bytes of the header were read"));
+        }
+        Ok(header)
+    }
+
+    fn check_features(&mut self, bytes: &[u8], purpose: Purpose) -> Result<(), Error> {
+        let kind = if self.header_length > 104 { bytes.get(104).copied().unwrap_or(0) } else { 0 };
+        self.compression = match kind {
+            0 => Compression::Deflate,
+            1 => Compression::Zstd,
+            _ => return Err(Error::Unsupported(format!("qcow2 compression type {kind}"))),
+        };
+        if (kind != 0) != (self.incompatible & incompatible::COMPRESSION != 0) {
+            let what = "contradicts incompatible feature bit 3";
+            return corrupt("qcow2 header field compression_type", kind.into(), what);
+        }
+        let unknown = self.incompatible & !incompatible::KNOWN;
+        if unknown != 0 {
+            // the table only names the bits: what is wrong with it does not matter now
+            let names = extensions::parse(bytes, self.header_length as usize, self.extensions_end())
+                .unwrap_or_default();
+            return Err(Error::Unsupported(extensions::name_features(&names, unknown)));
+        }
+        if self.is_corrupt() && purpose == Purpose::Write {
+            let what = "the image is marked corrupt: it may be read or repaired, not written";
+            return corrupt("qcow2 header field incompatible_features", self.incompatible, what);
+        }
+        Ok(())
+    }
+
+    fn check_shape(&self, bytes: &[u8]) -> Result<(), Error> {
+        if self.shape().extended && self.cluster_bits < 14 {
+            let what = "is too small for 32 subclusters of 512 bytes";
+            return corrupt("qcow2 header field cluster_bits", self.cluster_bits.into(), what);
+        }
+        if self.refcount_order > 6 {
+            let what = "refcounts have at most 64 bits";
+            return corrupt("qcow2 header field refcount_order", self.refcount_order.into(), what);
+        }
+        let method = match be::word(bytes, 32) {
+            0 => return Ok(()),
+            1 => "AES",
+            2 => "LUKS",
+            _ => "of an unknown kind",
+        };
+        let number = be::word(bytes, 32);
+        let text = format!(
+            "qcow2 header field crypt_method {number}: encryption {method}; it is not read as plain data"
+        );
+        Err(Error::Unsupported(text))
+    }
+
+    fn check_tables(&self, purpose: Purpose) -> Result<(), Error> {
+        let cluster = self.cluster_size();
+        if self.reftable_clusters == 0 && purpose != Purpose::Check {
+            return corrupt("qcow2 header field refcount_table_clusters", 0, "there is no refcount table");
+        }
+        let bytes = u64::from(self.reftable_clusters) * cluster;
+        let field = "qcow2 header field refcount_table_offset";
+        check_table(field, self.reftable_offset, bytes, REFTABLE_MAX, cluster)?;
+        if purpose != Purpose::Check {
+            self.check_snapshots()?;
+        }
+        let bytes = u64::from(self.l1_entries) * 8;
+        check_table("qcow2 header field l1_table_offset", self.l1_offset, bytes, L1_MAX, cluster)?;
+        let needed = self.shape().l1_entries(self.size);
+        if needed > i32::MAX as u64 {
+            return corrupt("qcow2 header field size", self.size, "is more than an L1 table can map");
+        }
+        if u64::from(self.l1_entries) < needed {
+            let what = "the L1 table is too small for the disk";
+            return corrupt("qcow2 header field l1_size", self.l1_entries.into(), what);
+        }
+        Ok(())
+    }
+
+    /// Count and place of the snapshot table, which a check does not ask for before it reads the table.
+    pub fn check_snapshots(&self) -> Result<(), Error> {
+        let (bytes, max) = (u64::from(self.snapshots) * 40, u64::from(super::snapshot::SNAPSHOTS_MAX) * 40);
+        let field = "qcow2 header field snapshots_offset";
+        check_table(field, self.snapshots_offset, bytes, max, self.cluster_size())
+    }
+
+    fn check_extensions(&mut self) -> Result<(), Error> {
+        for extension in &self.extensions {
+            let (data, len) = (&extension.data, extension.data.len() as u64);
+            match extension.kind {
+                Extension::BACKING_FORMAT if len >= 16 => {
+                    return corrupt("backing format header extension", len, "the name is too long");
+                }
+                Extension::ENCRYPTION => {
+                    return corrupt("encryption header extension", len, "the image is not encrypted");
+                }
+                Extension::BITMAPS if self.autoclear & BITMAPS != 0 => {
+                    self.bitmaps = Some(bitmap::Extension::parse(data, 1 << self.cluster_bits)?);
+                }
+                _ => {}
+            }
+        }
+        if self.autoclear & RAW_DATA_FILE != 0 && self.incompatible & incompatible::DATA_FILE == 0 {
+            let what = "a raw data file without a data file";
+            return corrupt("qcow2 header field autoclear_features", self.autoclear, what);
+        }
+        Ok(())
+    }
+
+    fn read_backing(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.backing_offset == 0 {
+            return Ok(());
+        }
+        let (len, field) = (be::word(bytes, 16), "qcow2 header field backing_file_size");
+        if u64::from(len) > (self.cluster_size() - self.backing_offset).min(NAME_MAX as u64) {
+            return corrupt(
+                field,
+                len.into(),
+                "the name is longer than 1023 bytes or leaves the first cluster",
+            );
+        }
+        let at = usize::try_from(self.backing_offset).unwrap_or(usize::MAX);
+        let Some(name) = bytes.get(at..at.saturating_add(len as usize)) else {
+            return Err(Error::Misuse("too few bytes of the header were read"));
+        };
+        self.backing = Some(name.to_vec());
+        Ok(())
+    }
+
+    /// Where the extensions end at the latest.
+    fn extensions_end(&self) -> usize {
+        if self.backing_offset != 0 { self.backing_offset as usize } else { 1 << self.cluster_bits }
+    }
+
+    /// Bytes from the start of the file that belong to the header.
+    fn used(&self, bytes: &[u8]) -> usize {
+        let extensions = extensions::end(bytes, self.header_length as usize, self.extensions_end());
+        let name = self.backing.as_ref().map_or(0, |name| self.backing_offset as usize + name.len());
+        extensions.max(name).max(LENGTHS[0])
+    }
+}
+
+mod access;
+
+#[cfg(test)]
+mod tests;

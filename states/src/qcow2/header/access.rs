@@ -1,0 +1,278 @@
+//! What a valid header says and how it is changed and written.
+//!
+//! Knows: the header's layout. Must never know: when a change is durable; that is the writer's business.
+//!
+//! Invariants:
+//! * the fields that change while an image is used lie at fixed places, so that a change is a write of few
+//!   bytes: 8 at 24 (size), 12 at 36 (L1 table), 12 at 48 (refcount table), 12 at 60 (snapshots), 8 at 72
+//! (dirty, corrupt), 8 at 88;
+//! * the block never gets shorter, so that a new layout covers the old one with zeros.
+
+use super::*;
+
+impl Header {
+    /// Bytes of a cluster.
+    pub const fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes of the guest disk: whole sectors, as QEMU counts them.
+    pub const fn guest_size(&self) -> u64 {
+        self.size & !511
+    }
+
+    /// How entries are to be read.
+    pub const fn shape(&self) -> Shape {
+        Shape {
+            version: self.version,
+            cluster_bits: self.cluster_bits,
+            extended: self.incompatible & incompatible::EXTENDED_L2 != 0,
+            data_file: self.has_data_file(),
+        }
+    }
+
+    /// How refcounts are to be read.
+    pub const fn refcounts(&self) -> Layout {
+        Layout { cluster_bits: self.cluster_bits, order: self.refcount_order }
+    }
+
+    /// The dirty bit: refcounts may be wrong.
+    pub const fn is_dirty(&self) -> bool {
+        self.incompatible & incompatible::DIRTY != 0
+    }
+
+    /// The corrupt bit.
+    pub const fn is_corrupt(&self) -> bool {
+        self.incompatible & incompatible::CORRUPT != 0
+    }
+
+    /// Refcounts may be postponed.
+    pub const fn lazy_refcounts(&self) -> bool {
+        self.compatible & LAZY_REFCOUNTS != 0
+    }
+
+    /// Guest data lies in another file.
+    pub const fn has_data_file(&self) -> bool {
+        self.incompatible & incompatible::DATA_FILE != 0
+    }
+
+    /// The data file alone is a valid raw image.
+    pub const fn data_file_raw(&self) -> bool {
+        self.autoclear & RAW_DATA_FILE != 0
+    }
+
+    pub(super) fn extension(&self, kind: u32) -> Option<&[u8]> {
+        self.extensions.iter().rfind(|extension| extension.kind == kind).map(|extension| &extension.data[..])
+    }
+
+    /// The data file's name as the image gives it.
+    pub fn data_file(&self) -> Option<&[u8]> {
+        self.extension(Extension::DATA_FILE).filter(|_| self.has_data_file())
+    }
+
+    /// The backing file's name. A name of no bytes is no backing file, as for QEMU.
+    pub fn backing(&self) -> Option<&[u8]> {
+        self.backing.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// The backing file's format.
+    pub fn backing_format(&self) -> Option<&[u8]> {
+        self.extension(Extension::BACKING_FORMAT)
+    }
+
+    /// All extensions as they stand in the image.
+    pub fn extensions(&self) -> &[Extension] {
+        &self.extensions
+    }
+
+    /// Where the persistent bitmaps lie. None also when a writer that did not know them has let them go
+    /// stale.
+    pub const fn bitmaps(&self) -> Option<bitmap::Extension> {
+        self.bitmaps
+    }
+
+    /// Autoclear bits that a writer must clear before its first write, when it keeps those of `keep`.
+    pub const fn stale_autoclear(&self, keep: u64) -> u64 {
+        self.autoclear & !(KNOWN_AUTOCLEAR & keep)
+    }
+
+    /// Leaves only the autoclear bits of `keep`.
+    pub fn clear_autoclear(&mut self, keep: u64) {
+        self.autoclear &= KNOWN_AUTOCLEAR & keep;
+        if self.autoclear & BITMAPS == 0 {
+            self.bitmaps = None;
+        }
+    }
+
+    /// The dirty bit, which only version 3 has.
+    pub fn set_dirty(&mut self, set: bool) {
+        debug_assert!(!set || self.version == 3);
+        self.set_incompatible(incompatible::DIRTY, set);
+    }
+
+    /// The corrupt bit, which only version 3 has.
+    pub fn set_corrupt(&mut self, set: bool) {
+        self.set_incompatible(incompatible::CORRUPT, set);
+    }
+
+    fn set_incompatible(&mut self, bit: u64, set: bool) {
+        if self.version == 3 {
+            self.incompatible = if set { self.incompatible | bit } else { self.incompatible & !bit };
+        }
+    }
+
+    /// Bytes of the block that holds the header.
+    pub fn block_len(&self) -> u32 {
+        self.block.len() as u32
+    }
+
+    /// The header's block with the fields as they are now. What `buf` has beyond it is left alone.
+    pub fn encode_block(&self, buf: &mut [u8]) {
+        let len = buf.len().min(self.block.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..len), self.block.get(..len)) {
+            to.copy_from_slice(from);
+            self.put_fields(to);
+        }
+    }
+
+    /// The header's block.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut block = self.block.clone();
+        self.put_fields(&mut block);
+        block
+    }
+
+    fn put_fields(&self, block: &mut [u8]) {
+        be::put_long(block, 24, self.size);
+        be::put_word(block, 36, self.l1_entries);
+        be::put_long(block, 40, self.l1_offset);
+        be::put_long(block, 48, self.reftable_offset);
+        be::put_word(block, 56, self.reftable_clusters);
+        be::put_word(block, 60, self.snapshots);
+        be::put_long(block, 64, self.snapshots_offset);
+        if self.version == 3 {
+            be::put_long(block, 72, self.incompatible);
+            be::put_long(block, 80, self.compatible);
+            be::put_long(block, 88, self.autoclear);
+        }
+    }
+
+    /// Names another backing file, or none, and lays the block out as QEMU does.
+    pub fn set_backing(&mut self, name: Option<&[u8]>, format: Option<&[u8]>) -> Result<(), Error> {
+        if name.is_some() && self.data_file_raw() {
+            return Err(Error::Misuse("a backing file and a raw data file exclude each other"));
+        }
+        let len = name.map_or(0, <[u8]>::len);
+        if len > NAME_MAX {
+            return corrupt("backing file name", len as u64, "is longer than 1023 bytes");
+        }
+        let len = format.map_or(0, <[u8]>::len);
+        if len > 15 {
+            return corrupt("backing file format", len as u64, "is longer than 15 bytes");
+        }
+        let mut next = self.clone();
+        next.extensions.retain(|extension| extension.kind != Extension::BACKING_FORMAT);
+        if let Some(format) = format {
+            next.extensions.insert(0, Extension { kind: Extension::BACKING_FORMAT, data: format.to_vec() });
+        }
+        next.backing = name.map(<[u8]>::to_vec);
+        next.lay_out()?;
+        *self = next;
+        Ok(())
+    }
+
+    /// The block in QEMU's layout: fields, unknown fields, extensions in QEMU's order, the backing file's
+    /// name.
+    pub(super) fn lay_out(&mut self) -> Result<(), Error> {
+        let known = LENGTHS[usize::from(self.version == 3)];
+        let unknown = self.block.get(known..self.header_length as usize).unwrap_or(&[]);
+        self.header_length = (known + unknown.len()) as u32;
+        let mut block = self.fixed(known);
+        block.extend(unknown);
+        let own =
+            [Extension::BACKING_FORMAT, Extension::DATA_FILE, Extension::FEATURE_NAMES, Extension::BITMAPS];
+        let names = (self.version == 3 && self.cluster_size() > 4096).then(extensions::feature_names);
+        let mut list = Vec::new();
+        for kind in own {
+            let keep = match kind {
+                Extension::FEATURE_NAMES => names.clone(),
+                Extension::DATA_FILE if !self.has_data_file() => None,
+                Extension::BITMAPS if self.bitmaps.is_none() => None,
+                _ => self.extensions.iter().rfind(|extension| extension.kind == kind).cloned(),
+            };
+            list.extend(keep);
+        }
+        list.extend(self.extensions.iter().filter(|extension| !own.contains(&extension.kind)).cloned());
+        for extension in &list {
+            extensions::push(&mut block, extension.kind, &extension.data);
+        }
+        extensions::push(&mut block, Extension::END, &[]);
+        self.extensions = list;
+        self.backing_offset = 0;
+        if let Some(name) = &self.backing {
+            self.backing_offset = block.len() as u64;
+            block.extend(name);
+        }
+        if block.len() as u64 > self.cluster_size() {
+            return Err(Error::NoSpace);
+        }
+        be::put_long(&mut block, 8, self.backing_offset);
+        be::put_word(&mut block, 16, self.backing.as_ref().map_or(0, |name| name.len() as u32));
+        let len = block.len().next_multiple_of(self.cluster_size().min(4096) as usize).max(self.block.len());
+        block.resize(len, 0);
+        self.block = block;
+        Ok(())
+    }
+
+    /// The fields that never change, in a block of `len` bytes.
+    fn fixed(&self, len: usize) -> Vec<u8> {
+        let mut block = alloc::vec![0; len];
+        be::put_word(&mut block, 0, MAGIC);
+        be::put_word(&mut block, 4, self.version);
+        be::put_word(&mut block, 20, self.cluster_bits);
+        if self.version == 3 {
+            be::put_word(&mut block, 96, self.refcount_order);
+            be::put_word(&mut block, 100, self.header_length);
+            be::put(&mut block, 104, &[u8::from(self.compression == Compression::Zstd)]);
+        }
+        self.put_fields(&mut block);
+        block
+    }
+
+    /// The header of a new, empty image: no tables yet but a refcount table at the second cluster.
+    pub(crate) fn new(
+        version: u32,
+        cluster_bits: u32,
+        refcount_order: u32,
+        features: [u64; 3],
+        data_file: Option<&[u8]>,
+    ) -> Result<Header, Error> {
+        let [incompatible, compatible, autoclear] = features;
+        let zstd = incompatible & incompatible::COMPRESSION != 0;
+        let data_file = data_file.map(|name| Extension { kind: Extension::DATA_FILE, data: name.to_vec() });
+        let mut header = Header {
+            version,
+            cluster_bits,
+            size: 0,
+            l1_entries: 0,
+            l1_offset: 0,
+            reftable_offset: 1 << cluster_bits,
+            reftable_clusters: 1,
+            snapshots: 0,
+            snapshots_offset: 0,
+            incompatible,
+            compatible,
+            autoclear,
+            refcount_order,
+            compression: if zstd { Compression::Zstd } else { Compression::Deflate },
+            header_length: 0,
+            backing_offset: 0,
+            backing: None,
+            extensions: data_file.into_iter().collect(),
+            bitmaps: None,
+            block: Vec::new(),
+        };
+        header.lay_out()?;
+        Ok(header)
+    }
+}

@@ -1,0 +1,237 @@
+//! Every field out of range is refused by name and in QEMU's order; what is written is what was read.
+
+use super::*;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use proptest::prelude::*;
+
+/// 64 KiB clusters, a disk of 1 GiB, as QEMU lays it out, with a backing file.
+fn valid(version: u32) -> Vec<u8> {
+    let mut header = Header::new(version, 16, 4, [0; 3], None).unwrap();
+    header.size = 1 << 30;
+    header.l1_entries = 2;
+    header.l1_offset = 0x3_0000;
+    header.set_backing(Some(b"base.img"), Some(b"raw")).unwrap();
+    let mut bytes = header.encode();
+    bytes.resize(65536, 0);
+    bytes
+}
+
+fn refusal(bytes: &[u8], purpose: Purpose) -> String {
+    Header::parse(bytes, purpose).expect_err("must be refused").to_string()
+}
+
+/// Bytes at an offset, and a word of the error.
+type Case = (usize, &'static [u8], &'static str);
+
+#[test]
+fn each_bad_field_is_named() {
+    let cases: [Case; 24] = [
+        (0, b"X", "magic"),
+        (4, &[0, 0, 0, 1], "version 1"),
+        (4, &[0, 0, 0, 4], "version 4"),
+        (20, &[0, 0, 0, 8], "cluster_bits"),
+        (20, &[0, 0, 0, 22], "cluster_bits"),
+        (20, &[0x80, 0, 0, 0], "cluster_bits"),
+        (100, &[0, 0, 0, 103], "header_length"),
+        (100, &[0, 1, 0, 1], "header_length"),
+        (8, &[0, 0, 0, 0, 0, 1, 0, 1], "backing_file_offset"),
+        (8, &[0xff; 8], "backing_file_offset"),
+        (104, &[2], "compression type 2"),
+        (104, &[1], "compression_type"),
+        (79, &[8], "compression_type"),
+        (79, &[2], "marked corrupt"),
+        (96, &[0, 0, 0, 7], "refcount_order"),
+        (32, &[0, 0, 0, 1], "AES"),
+        (32, &[0, 0, 0, 2], "LUKS"),
+        (56, &[0, 0, 0, 0], "refcount_table_clusters"),
+        (56, &[0, 0, 0, 129], "too large"),
+        (48, &[0, 0, 0, 0, 0, 1, 2, 0], "refcount_table_offset"),
+        (60, &[0, 1, 0, 1], "too large"),
+        (64, &[0, 0, 0, 0, 0, 0, 2, 0], "snapshots_offset"),
+        (36, &[0, 0, 0, 1], "l1_size"),
+        (95, &[2], "autoclear_features"),
+    ];
+    for (at, bytes, word) in cases {
+        let mut block = valid(3);
+        be::put(&mut block, at, bytes);
+        let error = refusal(&block, Purpose::Write);
+        assert!(error.contains(word), "{at}: {error}, not {word}");
+    }
+    for (at, bytes, word) in [
+        (36, &[0, 0x40, 0, 1][..], "too large"),
+        (40, &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], "ok"),
+        (40, &[0x80, 0, 0, 0, 0, 0, 0, 0], "l1_table_offset"),
+        (24, &[0x7f, 0, 0, 0, 0, 0, 0, 0], "size"),
+        (16, &[0, 0, 4, 0], "backing_file_size"),
+    ] {
+        let mut block = valid(2);
+        be::put(&mut block, at, bytes);
+        let error =
+            Header::parse(&block, Purpose::Write).map_or_else(|error| error.to_string(), |_| "ok".into());
+        assert!(error.contains(word), "{at}: {error}, not {word}");
+    }
+}
+
+#[test]
+fn the_purpose_decides() {
+    let mut block = valid(3);
+    be::put_word(&mut block, 56, 0);
+    be::put_word(&mut block, 60, 70_000);
+    assert!(Header::parse(&block, Purpose::Check).is_ok_and(|header| header.check_snapshots().is_err()));
+    let mut block = valid(3);
+    be::put_long(&mut block, 72, incompatible::CORRUPT | incompatible::DIRTY);
+    let header = Header::parse(&block, Purpose::Read).unwrap();
+    assert!(header.is_corrupt() && header.is_dirty());
+    assert!(Header::parse(&block, Purpose::Check).is_ok());
+}
+
+#[test]
+fn extended_entries_need_large_clusters() {
+    let header = Header::new(3, 13, 4, [incompatible::EXTENDED_L2, 0, 0], None).unwrap();
+    let mut bytes = header.encode();
+    bytes.resize(8192, 0);
+    assert!(refusal(&bytes, Purpose::Read).contains("subclusters"));
+}
+
+#[test]
+fn unknown_incompatible_bits_are_named() {
+    let mut block = valid(3);
+    be::put_long(&mut block, 72, 1 << 40 | 1 << 50 | 1);
+    let error = refusal(&block, Purpose::Read);
+    assert_eq!(error, "unsupported: qcow2 feature(s): unknown incompatible bits 0x4010000000000");
+    let at = block.windows(9).position(|bytes| bytes == b"dirty bit").unwrap();
+    block[at - 1] = 40;
+    be::put(&mut block, at, b"time walk");
+    let error = refusal(&block, Purpose::Read);
+    assert_eq!(error, "unsupported: qcow2 feature(s): time walk, unknown incompatible bits 0x4000000000000");
+}
+
+fn with_extension(kind: u32, data: &[u8]) -> Vec<u8> {
+    let mut header = Header::parse(&valid(3), Purpose::Read).unwrap();
+    header.extensions.push(Extension { kind, data: data.to_vec() });
+    header.lay_out().unwrap();
+    let mut bytes = header.encode();
+    bytes.resize(65536, 0);
+    bytes
+}
+
+#[test]
+fn extensions_are_checked() {
+    assert!(refusal(&with_extension(Extension::ENCRYPTION, &[0; 16]), Purpose::Read).contains("encryption"));
+    let mut block = valid(3);
+    be::put_word(&mut block, 116, 60_000);
+    assert!(refusal(&block, Purpose::Read).contains("beyond"));
+    let block16 = with_extension(Extension::BACKING_FORMAT, &[b'a'; 16]);
+    assert!(refusal(&block16, Purpose::Read).contains("backing format"));
+    be::put_word(&mut block, 116, u32::MAX);
+    assert!(refusal(&block, Purpose::Read).contains("beyond"));
+    let mut block = valid(3);
+    be::put_word(&mut block, 112, Extension::BITMAPS);
+    assert!(Header::parse(&block, Purpose::Read).is_ok_and(|header| header.bitmaps().is_none()));
+    be::put_long(&mut block, 88, BITMAPS);
+    assert!(refusal(&block, Purpose::Read).contains("bitmaps"));
+}
+
+#[test]
+fn unknown_things_survive_a_new_layout() {
+    // QEMU up to 5.0 wrote 104 bytes; a later one may write more than 112
+    for length in [104, 112, 120, 136] {
+        let mut block = with_extension(0x1234_5678, b"keep me");
+        block.splice(112..112, vec![0xee; length.max(112) - 112]);
+        block.drain(length.min(112)..112);
+        block.resize(65536, 0);
+        be::put_word(&mut block, 100, length as u32);
+        let offset = be::long(&block, 8) + length as u64 - 112;
+        be::put_long(&mut block, 8, offset);
+        let mut header = Header::parse(&block, Purpose::Write).unwrap();
+        let same = header.encode();
+        assert_eq!(same, block[..same.len()]);
+        header.set_backing(Some(b"another name"), None).unwrap();
+        let mut again = header.encode();
+        again.resize(65536, 0);
+        let header = Header::parse(&again, Purpose::Write).unwrap();
+        assert_eq!(header.backing(), Some(&b"another name"[..]));
+        assert_eq!(header.backing_format(), None);
+        assert_eq!(header.extension(0x1234_5678), Some(&b"keep me"[..]));
+        assert_eq!(again[112..length.max(112)], vec![0xee; length.max(112) - 112]);
+    }
+}
+
+#[test]
+fn changed_fields_stand_where_they_belong() {
+    let block = valid(3);
+    let mut header = Header::parse(&block, Purpose::Write).unwrap();
+    header.set_dirty(true);
+    header.set_corrupt(true);
+    (header.size, header.l1_entries, header.l1_offset) = (2 << 30, 4, 0x9_0000);
+    (header.reftable_offset, header.reftable_clusters) = (0xa_0000, 2);
+    let new = header.encode();
+    let changed: Vec<_> = (0..new.len()).filter(|at| new[*at] != block[*at]).collect();
+    assert_eq!(changed, [28, 39, 45, 53, 59, 79]);
+    header.set_dirty(false);
+    header.set_corrupt(false);
+    assert_eq!(header.encode()[72..80], [0; 8]);
+    header.autoclear = 0xff;
+    assert_eq!(header.stale_autoclear(BITMAPS), 0xfe);
+    header.clear_autoclear(0);
+    assert_eq!(header.autoclear, 0);
+}
+
+#[test]
+fn a_name_that_does_not_fit() {
+    let mut small = Header::new(3, 9, 4, [0; 3], None).unwrap();
+    assert_eq!(small.set_backing(Some(&[b'a'; 400]), None), Err(Error::NoSpace));
+    assert_eq!(small.backing(), None);
+    small.set_backing(Some(&[b'a'; 392]), None).unwrap();
+    assert!(small.set_backing(Some(&[b'a'; 1024]), None).is_err());
+    assert!(small.set_backing(None, Some(&[b'a'; 16])).is_err());
+    assert_eq!(small.block_len(), 512);
+    let mut raw = Header::new(3, 16, 4, [incompatible::DATA_FILE, 0, RAW_DATA_FILE], Some(b"data")).unwrap();
+    assert_eq!(raw.data_file(), Some(&b"data"[..]));
+    assert!(matches!(raw.set_backing(Some(b"base"), None), Err(Error::Misuse(_))));
+}
+
+#[test]
+fn region_is_bounded() {
+    assert_eq!(Header::region(&[]), 512);
+    assert_eq!(Header::region(&[0xff; 512]), 2 << 20);
+    assert!(Header::region(&valid(3)) < 4096);
+}
+
+proptest! {
+    #[test]
+    fn untouched_headers_are_written_as_they_were(
+        version in 2..=3u32,
+        changes in prop::collection::vec((0..600usize, any::<u8>()), 0..6),
+        check: bool,
+    ) {
+        let mut block = valid(version);
+        for (at, byte) in changes {
+            block[at] = byte;
+        }
+        let purpose = if check { Purpose::Check } else { Purpose::Write };
+        if let Ok(mut header) = Header::parse(&block, purpose) {
+            let same = header.encode();
+            prop_assert_eq!(&same[..], &block[..same.len()]);
+            let shape = header.shape();
+            prop_assert!(shape.l1_entries(header.size) <= u64::from(header.l1_entries));
+            if header.set_backing(Some(b"other"), Some(b"qcow2")).is_ok() {
+                let mut bytes = header.encode();
+                bytes.resize(bytes.len().max(65536), 0);
+                let again = Header::parse(&bytes, purpose);
+                let found = again.as_ref().ok().and_then(Header::backing);
+                prop_assert_eq!(found, Some(&b"other"[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..700), magic: bool) {
+        if magic && bytes.len() >= 8 {
+            be::put(&mut bytes, 0, b"QFI\xfb\0\0\0\x03");
+        }
+        let _ = Header::parse(&bytes, Purpose::Check);
+        prop_assert!(Header::region(&bytes) <= 2 << 20);
+    }
+}

@@ -1,0 +1,13 @@
+//! qcow2: its structures on disk, new images, and the check. What requests do with them is shared with QED.
+//!
+//! Knows: the format, version 2 and 3. Must never know: requests, or how bytes come from and go to a file.
+
+mod be;
+pub mod bitmap;
+pub mod entry;
+pub mod header;
+pub mod refcount;
+pub mod snapshot;
+
+pub use entry::{L1, L2, Shape, Sub, Subclusters};
+pub use header::{Compression, Header, Purpose};

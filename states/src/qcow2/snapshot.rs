@@ -1,0 +1,225 @@
+//! The snapshot table: entries of various lengths, read one by one, kept with all that they say.
+//!
+//! Knows: an entry's fields. Must never know: the snapshot's tables.
+//!
+//! Invariants:
+//! * an entry takes memory for what its lengths say, and they are bounded: at most 1024 bytes of extra data
+//!   and twice 65535 of names;
+//! * `encode` gives the entry as it was read, its padding zeros.
+
+use super::be;
+use crate::error::Error;
+use alloc::vec::Vec;
+
+/// QEMU's limits.
+pub const SNAPSHOTS_MAX: u32 = 65536;
+/// Bytes of the whole table.
+pub const TABLE_MAX: u64 = 64 << 20;
+/// Bytes of an entry's extra data.
+pub const EXTRA_MAX: u32 = 1024;
+/// Bytes of an entry's fixed part.
+pub const FIXED: usize = 40;
+/// Version 3 asks for this many bytes of extra data: the size of the VM state and that of the disk.
+const EXTRA_V3: usize = 16;
+
+/// An internal snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Snapshot {
+    /// Where its L1 table lies.
+    pub l1_offset: u64,
+    /// Entries of its L1 table.
+    pub l1_entries: u32,
+    /// Seconds since 1970.
+    pub date_sec: u32,
+    /// Nanoseconds of that second.
+    pub date_nsec: u32,
+    /// Nanoseconds that the guest had run.
+    pub vm_clock_nsec: u64,
+    /// The 32-bit field; see [`Snapshot::vm_state_size`].
+    pub vm_state_size_field: u32,
+    /// All extra data, known or not.
+    pub extra: Vec<u8>,
+    /// Unique identifier, mostly a number.
+    pub id: Vec<u8>,
+    /// What the user called it.
+    pub name: Vec<u8>,
+}
+
+/// What came of reading an entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Parsed {
+    /// An entry that takes this many bytes of the table, padding included.
+    Entry(Snapshot, usize),
+    /// The entry needs this many bytes from its start.
+    Needs(usize),
+}
+
+impl Snapshot {
+    /// Reads the entry at the start of `bytes`. With `trim`, extra data that is too long is cut off, as a
+    /// repair does; otherwise it is an error. `index` is only for the error.
+    pub fn parse(bytes: &[u8], index: u64, trim: bool) -> Result<Parsed, Error> {
+        if bytes.len() < FIXED {
+            return Ok(Parsed::Needs(FIXED));
+        }
+        let (id_len, name_len) = (usize::from(be::half(bytes, 12)), usize::from(be::half(bytes, 14)));
+        let extra_len = be::word(bytes, 36);
+        if extra_len > EXTRA_MAX && !trim {
+            let what = "too much extra data";
+            return Err(Error::Corrupt { place: "snapshot table", index, value: extra_len.into(), what });
+        }
+        let extra_len = usize::try_from(extra_len).unwrap_or(usize::MAX);
+        let end = FIXED.saturating_add(extra_len).saturating_add(id_len + name_len);
+        if end as u64 > TABLE_MAX {
+            let what = "the table is longer than 64 MiB";
+            return Err(Error::Corrupt { place: "snapshot table", index, value: end as u64, what });
+        }
+        let id_at = FIXED + extra_len;
+        let (Some(extra), Some(id), Some(name)) = (
+            bytes.get(FIXED..FIXED + extra_len.min(EXTRA_MAX as usize)),
+            bytes.get(id_at..id_at + id_len),
+            bytes.get(id_at + id_len..end),
+        ) else {
+            return Ok(Parsed::Needs(end));
+        };
+        let snapshot = Snapshot {
+            l1_offset: be::long(bytes, 0),
+            l1_entries: be::word(bytes, 8),
+            date_sec: be::word(bytes, 16),
+            date_nsec: be::word(bytes, 20),
+            vm_clock_nsec: be::long(bytes, 24),
+            vm_state_size_field: be::word(bytes, 32),
+            extra: extra.to_vec(),
+            id: id.to_vec(),
+            name: name.to_vec(),
+        };
+        Ok(Parsed::Entry(snapshot, end.next_multiple_of(8)))
+    }
+
+    /// Bytes of VM state.
+    pub fn vm_state_size(&self) -> u64 {
+        if self.extra.len() >= 8 { be::long(&self.extra, 0) } else { self.vm_state_size_field.into() }
+    }
+
+    /// Bytes of the guest disk when the snapshot was taken; old entries do not say it.
+    pub fn disk_size(&self) -> Option<u64> {
+        (self.extra.len() >= 16).then(|| be::long(&self.extra, 8))
+    }
+
+    /// Instructions that the guest had executed, if it was recorded.
+    pub fn icount(&self) -> Option<u64> {
+        (self.extra.len() >= 24).then(|| be::long(&self.extra, 16)).filter(|count| *count != u64::MAX)
+    }
+
+    /// It says all that version 3 asks for.
+    pub fn is_complete(&self) -> bool {
+        self.extra.len() >= EXTRA_V3
+    }
+
+    /// Adds what version 3 asks for: `disk_size` where the entry does not say one.
+    pub fn complete(&mut self, disk_size: u64) {
+        let (state, size) = (self.vm_state_size(), self.disk_size().unwrap_or(disk_size));
+        let len = self.extra.len().max(EXTRA_V3);
+        self.extra.resize(len, 0);
+        be::put_long(&mut self.extra, 0, state);
+        be::put_long(&mut self.extra, 8, size);
+    }
+
+    /// Appends the entry with its padding.
+    pub fn encode(&self, table: &mut Vec<u8>) {
+        debug_assert!(table.len().is_multiple_of(8));
+        let half = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        table.extend(self.l1_offset.to_be_bytes());
+        table.extend(self.l1_entries.to_be_bytes());
+        table.extend(half(self.id.len()).to_be_bytes());
+        table.extend(half(self.name.len()).to_be_bytes());
+        table.extend(self.date_sec.to_be_bytes());
+        table.extend(self.date_nsec.to_be_bytes());
+        table.extend(self.vm_clock_nsec.to_be_bytes());
+        table.extend(self.vm_state_size_field.to_be_bytes());
+        table.extend(u32::try_from(self.extra.len()).unwrap_or(u32::MAX).to_be_bytes());
+        table.extend(&self.extra);
+        table.extend(&self.id);
+        table.extend(&self.name);
+        table.resize(table.len().next_multiple_of(8), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    fn snapshot() -> impl Strategy<Value = Snapshot> {
+        let bytes = |max| prop::collection::vec(any::<u8>(), 0..max);
+        (any::<[u64; 3]>(), any::<[u32; 3]>(), bytes(40), bytes(9), bytes(20)).prop_map(
+            |([l1_offset, vm_clock_nsec, _], [l1_entries, date_sec, state], extra, id, name)| Snapshot {
+                l1_offset,
+                l1_entries,
+                date_sec,
+                date_nsec: 7,
+                vm_clock_nsec,
+                vm_state_size_field: state,
+                extra,
+                id,
+                name,
+            },
+        )
+    }
+
+    #[test]
+    fn extra_data_that_is_too_long() {
+        let mut table = Vec::new();
+        let long = Snapshot {
+            l1_offset: 0,
+            l1_entries: 0,
+            date_sec: 0,
+            date_nsec: 0,
+            vm_clock_nsec: 0,
+            vm_state_size_field: 5,
+            extra: vec![1; 2000],
+            id: vec![b'1'],
+            name: vec![b'x'; 3],
+        };
+        long.encode(&mut table);
+        assert!(Snapshot::parse(&table, 0, false).is_err());
+        let Ok(Parsed::Entry(cut, len)) = Snapshot::parse(&table, 0, true) else { panic!("refused") };
+        assert_eq!((cut.extra.len(), cut.name, len), (1024, long.name, table.len()));
+        be::put_word(&mut table, 36, u32::MAX);
+        assert!(Snapshot::parse(&table, 0, true).is_err());
+    }
+
+    #[test]
+    fn an_old_entry_is_completed() {
+        let mut table = vec![0; 40];
+        be::put_word(&mut table, 32, 77);
+        let Ok(Parsed::Entry(mut old, 40)) = Snapshot::parse(&table, 0, false) else { panic!("refused") };
+        assert_eq!((old.vm_state_size(), old.disk_size(), old.is_complete()), (77, None, false));
+        old.complete(1 << 30);
+        assert_eq!((old.vm_state_size(), old.disk_size(), old.is_complete()), (77, Some(1 << 30), true));
+        assert_eq!(old.icount(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn encode_then_parse(entry in snapshot(), cut in 0..100usize) {
+            let mut table = Vec::new();
+            entry.encode(&mut table);
+            let padded = table.len();
+            prop_assert_eq!(Snapshot::parse(&table, 0, false), Ok(Parsed::Entry(entry, padded)));
+            let short = table.get(..cut).unwrap_or(&table);
+            match Snapshot::parse(short, 0, false) {
+                Ok(Parsed::Needs(more)) => prop_assert!(more > short.len() && more <= padded),
+                Ok(Parsed::Entry(_, len)) => prop_assert_eq!(len, padded),
+                Err(error) => return Err(TestCaseError::fail(alloc::format!("{error}"))),
+            }
+        }
+
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), trim: bool) {
+            if let Ok(Parsed::Entry(_, len)) = Snapshot::parse(&bytes, 0, trim) {
+                prop_assert!(len < bytes.len() + 8);
+            }
+        }
+    }
+}
