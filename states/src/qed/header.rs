@@ -18,8 +18,8 @@ const BACKING_FILE: u64 = 1;
 const NEED_CHECK: u64 = 2;
 const NO_PROBE: u64 = 4;
 const KNOWN_FEATURES: u64 = BACKING_FILE | NEED_CHECK | NO_PROBE;
-/// QEMU's buffer for the name holds 1024 bytes with its end.
-const BACKING_NAME_MAX: u32 = 1023;
+/// QEMU's buffer for the name holds 4096 bytes with its end (a path may be as long).
+const BACKING_NAME_MAX: u32 = 4095;
 
 /// A validated header. See the module's header.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -166,7 +166,7 @@ impl Header {
         }
         let (offset, size) = (u64::from(self.backing_filename_offset), u64::from(self.backing_filename_size));
         if self.backing_filename_size > BACKING_NAME_MAX {
-            return corrupt("QED header field backing_filename_size", size, "is more than 1023 bytes");
+            return corrupt("QED header field backing_filename_size", size, "is more than 4095 bytes");
         }
         if offset + size > header_bytes {
             return corrupt(
@@ -278,7 +278,11 @@ impl Header {
         }
         let name = options.backing.unwrap_or(b"");
         if name.len() > BACKING_NAME_MAX as usize {
-            return corrupt("backing file name", name.len() as u64, "is longer than 1023 bytes");
+            return corrupt("backing file name", name.len() as u64, "is longer than 4095 bytes");
+        }
+        if HEADER_BYTES + name.len() > options.cluster_size as usize {
+            let len = name.len() as u64;
+            return corrupt("backing file name", len, "does not fit into the header's cluster");
         }
         let mut features = 0;
         if options.backing.is_some() {
@@ -314,7 +318,7 @@ impl Header {
             return Err(Error::NoSpace);
         }
         if len > u64::from(BACKING_NAME_MAX) {
-            return corrupt("backing file name", len, "is longer than 1023 bytes");
+            return corrupt("backing file name", len, "is longer than 4095 bytes");
         }
         self.features &= !(BACKING_FILE | NO_PROBE);
         if name.is_some() {

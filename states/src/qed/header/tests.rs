@@ -52,7 +52,7 @@ fn each_bad_field_is_named() {
         assert!(error.to_string().contains(field), "{field}: {error}");
     }
     for (field, damage) in [
-        ("backing_filename_size", (|h: &mut Header| h.backing_filename_size = 1024) as fn(&mut Header)),
+        ("backing_filename_size", (|h: &mut Header| h.backing_filename_size = 4096) as fn(&mut Header)),
         ("backing_filename_offset", |h| h.backing_filename_offset = u32::MAX),
         ("backing_filename_offset", |h| h.backing_filename_offset = 65536 - 7),
     ] {
@@ -87,9 +87,15 @@ fn sizes_at_the_numeric_edge() {
 #[test]
 fn a_backing_name_that_does_not_fit_is_refused() {
     let mut header = valid();
-    header.set_backing(Some(&[b'x'; 1023]), false).unwrap();
-    assert_eq!((header.backing_name(), header.backing_raw()), (Some((64, 1023)), false));
-    assert!(header.set_backing(Some(&[b'x'; 1024]), false).is_err());
+    header.set_backing(Some(&[b'x'; 4095]), false).unwrap();
+    assert_eq!((header.backing_name(), header.backing_raw()), (Some((64, 4095)), false));
+    assert!(header.set_backing(Some(&[b'x'; 4096]), false).is_err());
+    let create = |len| {
+        let name = vec![b'x'; len];
+        let (size, cluster_size, backing) = (1 << 20, 4096, Some(&name[..]));
+        Header::create(&CreateOptions { size, cluster_size, table_size: 2, backing, backing_raw: false })
+    };
+    assert!(create(4032).is_ok() && create(4033).is_err());
     header.set_backing(None, false).unwrap();
     assert_eq!(header.backing_name(), None);
     header.compat_features = 1;
