@@ -81,6 +81,7 @@ pub(crate) fn plain<M: Machine>(
         IoOp::Sync => Op::Sync { file: id },
         IoOp::ReadData { .. }
         | IoOp::ReadBacking { .. }
+        | IoOp::ReadCompressed { .. }
         | IoOp::ZeroBuffer { .. }
         | IoOp::ReadFill { .. }
         | IoOp::WriteData { .. } => return None,
@@ -185,6 +186,9 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             }
         }
         IoOp::WriteData { .. } => write(out, layer, io),
+        IoOp::ReadCompressed { .. } => {
+            layer.image.handle_completion(io.id, Outcome::Failed(libc::EOPNOTSUPP));
+        }
         _ => {
             let (image, file) = (&mut layer.image, &layer.file);
             if let Some((task, op)) = plain(image, &mut out.port.arena, file, layer.allocate_ahead, &io) {

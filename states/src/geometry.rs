@@ -35,7 +35,13 @@ pub struct Geometry {
     pub table_bits: u32,
     /// log2 of the entries in one slice.
     pub slice_bits: u32,
-    /// Bytes that one table takes in the file.
+    /// log2 of the entries in one slice of the L1 table.
+    pub l1_slice_bits: u32,
+    /// Slices of the L1 table.
+    pub l1_slices: u64,
+    /// log2 of the 64-bit words of an L2 entry: 1 for qcow2's extended entries.
+    pub entry_word_bits: u32,
+    /// Bytes that one L2 table takes in the file.
     pub table_bytes: u64,
     /// Where the L1 table lies.
     pub l1_offset: HostOffset,
@@ -53,9 +59,31 @@ impl Geometry {
             cluster_bits,
             table_bits,
             slice_bits,
+            l1_slice_bits: slice_bits,
+            l1_slices: 1 << (table_bits - slice_bits),
+            entry_word_bits: 0,
             table_bytes,
             l1_offset: HostOffset(l1),
             data_start: HostOffset(data_start),
+        }
+    }
+
+    /// qcow2: L2 tables of one cluster with entries of one or (`extended`) two words, an L1 table of `l1_entries`.
+    pub fn qcow2(cluster_bits: u32, extended: bool, l1: u64, l1_entries: u64) -> Geometry {
+        let entry_word_bits = u32::from(extended);
+        let table_bits = cluster_bits - 3 - entry_word_bits;
+        let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros() - entry_word_bits);
+        let l1_slice_bits = (SLICE_BYTES / 8).trailing_zeros();
+        Geometry {
+            cluster_bits,
+            table_bits,
+            slice_bits,
+            l1_slice_bits,
+            l1_slices: l1_entries.div_ceil(1 << l1_slice_bits),
+            entry_word_bits,
+            table_bytes: 1 << cluster_bits,
+            l1_offset: HostOffset(l1),
+            data_start: HostOffset(1),
         }
     }
 
@@ -90,9 +118,16 @@ impl Geometry {
         if self.table_bytes < SLICE_BYTES as u64 { self.table_bytes as u32 } else { SLICE_BYTES }
     }
 
-    /// Entries of a slice.
-    pub const fn slice_entries(&self) -> usize {
-        1 << self.slice_bits
+    /// 64-bit words of an L2 slice.
+    pub const fn slice_words(&self) -> usize {
+        1 << (self.slice_bits + self.entry_word_bits)
+    }
+
+    /// Bytes of an L1 slice in the file.
+    pub const fn l1_slice_bytes(&self) -> u32 {
+        let bytes = 8 << self.l1_slice_bits;
+        // a table of few entries still takes whole sectors
+        if bytes < SECTOR as u32 { SECTOR as u32 } else { bytes }
     }
 
     /// Slices of one table.
@@ -108,24 +143,25 @@ impl Geometry {
 
     /// The slice of the L1 table that holds entry `l1_index`, and the entry's place in it.
     pub const fn l1_slice(&self, l1_index: u64) -> (SliceNumber, usize) {
-        (SliceNumber(l1_index >> self.slice_bits), (l1_index & ((1 << self.slice_bits) - 1)) as usize)
+        (SliceNumber(l1_index >> self.l1_slice_bits), (l1_index & ((1 << self.l1_slice_bits) - 1)) as usize)
     }
 
-    /// The L2 slice that maps `guest`, and the entry's place in it.
+    /// The L2 slice that maps `guest`, and the place of the entry's first word in it.
     pub const fn l2_slice(&self, guest: u64) -> (SliceNumber, usize) {
         let cluster = guest >> self.cluster_bits;
-        let number = self.slices_per_table() + (cluster >> self.slice_bits);
-        (SliceNumber(number), (cluster & ((1 << self.slice_bits) - 1)) as usize)
+        let number = self.l1_slices + (cluster >> self.slice_bits);
+        let entry = cluster & ((1 << self.slice_bits) - 1);
+        (SliceNumber(number), (entry << self.entry_word_bits) as usize)
     }
 
     /// Is it a slice of the L1 table?
     pub const fn is_l1(&self, slice: SliceNumber) -> bool {
-        slice.0 < self.slices_per_table()
+        slice.0 < self.l1_slices
     }
 
     /// Byte offset of an L1 slice in the file.
     pub const fn l1_slice_host(&self, slice: SliceNumber) -> HostOffset {
-        HostOffset(self.l1_offset.0 + slice.0 * self.slice_bytes() as u64)
+        HostOffset(self.l1_offset.0 + slice.0 * self.l1_slice_bytes() as u64)
     }
 
     /// Byte offset in the file of the L2 slice that maps `guest`, in a table at `table`.
@@ -137,7 +173,7 @@ impl Geometry {
 
     /// How many slice numbers a guest disk of `size` bytes can need.
     pub const fn slice_count(&self, size: u64) -> u64 {
-        self.slices_per_table() + size.div_ceil(self.slice_span())
+        self.l1_slices + size.div_ceil(self.slice_span())
     }
 
     /// An L1 entry that is not 0 must name a whole table inside the file (below `end`).
@@ -207,7 +243,7 @@ mod tests {
             let g = Geometry::new(cluster_bits, table / 8, table, cluster, cluster);
             let guest = guest % (g.table_span().saturating_mul(4)).min(1 << 62);
             let (slice, entry) = g.l2_slice(guest);
-            prop_assert!(!g.is_l1(slice) && entry < g.slice_entries());
+            prop_assert!(!g.is_l1(slice) && entry < g.slice_words());
             prop_assert_eq!(slice.0, g.slices_per_table()
                 + g.l1_index(guest) * g.slices_per_table() + (guest % g.table_span()) / g.slice_span());
             let host = g.l2_slice_host(1 << 40, guest).0;

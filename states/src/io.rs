@@ -90,6 +90,23 @@ pub enum IoOp {
         /// Offset in the backing layer's guest disk.
         guest: u64,
     },
+    /// Compressed cluster -> the request's buffer: read up to `bytes` bytes at `host` (fewer at the end of the file),
+    /// decompress one cluster from them, copy `len` bytes of it from offset `within` on. A decompressor that does not
+    /// yield a whole cluster is an I/O error (EIO).
+    ReadCompressed {
+        /// Whose buffer.
+        request: RequestId,
+        /// Where in that buffer.
+        buffer_offset: u64,
+        /// Bytes wanted.
+        len: u64,
+        /// Host offset of the compressed data, any byte.
+        host: u64,
+        /// Compressed bytes at most.
+        bytes: u32,
+        /// Offset in the decompressed cluster.
+        within: u32,
+    },
     /// Fill part of a request's buffer with zeros. Done at once; gets no completion (its id means nothing).
     ZeroBuffer {
         /// Whose buffer.

@@ -9,10 +9,12 @@
 
 use crate::check::{Repair, Report};
 use crate::error::Error;
+use crate::geometry::{Geometry, align_up};
 use crate::image::Image;
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::options::Options;
+use crate::qcow2::{self, Compression};
 use crate::qed::{Check, Header};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -73,6 +75,8 @@ pub struct Info {
     pub dirty: bool,
     /// Its backing file.
     pub backing: Option<Backing>,
+    /// How its compressed clusters are compressed (qcow2).
+    pub compression: Compression,
 }
 
 /// A finished opening.
@@ -89,6 +93,7 @@ pub struct Opened {
 #[derive(Clone, Debug)]
 enum Step {
     ReadHeader,
+    ReadRegion,
     ReadName(Header),
     ClearAutoclear(Header),
     SyncAutoclear(Header),
@@ -156,6 +161,7 @@ impl Opening {
             cluster_size: 0,
             dirty: false,
             backing: None,
+            compression: Compression::default(),
         };
         let image = Image::raw(self.file_len, &self.options);
         self.step = Step::Ended;
@@ -169,6 +175,7 @@ impl Opening {
             cluster_size: header.cluster_size,
             dirty: self.dirty,
             backing: self.backing.take(),
+            compression: Compression::default(),
         };
         let image = Image::qed(header, self.file_len, &self.options);
         self.step = Step::Ended;
@@ -179,12 +186,57 @@ impl Opening {
         let head = bytes.get(..bytes.len().min(usize::try_from(self.file_len).unwrap_or(usize::MAX)));
         match self.format.unwrap_or_else(|| Format::probe(head.unwrap_or(bytes))) {
             Format::Raw => self.finish_raw(),
-            Format::Qcow2 => self.fail(Error::Unsupported(String::from("the qcow2 format"))),
+            Format::Qcow2 if !self.options.read_only => {
+                self.fail(Error::Unsupported(String::from("writing to qcow2 images")));
+            }
+            Format::Qcow2 => self.read_region(bytes),
             Format::Qed => match Header::parse(bytes, self.file_len) {
                 Ok(header) => self.header_valid(header),
                 Err(error) => self.fail(error),
             },
         }
+    }
+
+    /// The qcow2 header with its extensions and names may be longer than one block.
+    fn read_region(&mut self, bytes: &[u8]) {
+        let align = u64::from(self.options.align.max(512));
+        let len = align_up(qcow2::Header::region(bytes) as u64, align) as u32;
+        self.name(Step::ReadRegion, IoOp::ReadTable { offset: 0, len });
+    }
+
+    fn region_read(&mut self, bytes: &[u8]) {
+        let header = match qcow2::Header::parse(bytes, qcow2::Purpose::Read) {
+            Ok(header) => header,
+            Err(error) => return self.fail(error),
+        };
+        if header.has_data_file() {
+            return self.fail(Error::Unsupported(String::from("a qcow2 external data file")));
+        }
+        let format = header.backing_format().and_then(|name| match name {
+            b"raw" | b"file" | b"host_device" => Some(Format::Raw),
+            b"qed" => Some(Format::Qed),
+            b"qcow2" => Some(Format::Qcow2),
+            _ => None,
+        });
+        if let (None, Some(name)) = (format, header.backing_format()) {
+            let name = String::from_utf8_lossy(name);
+            return self.fail(Error::Unsupported(alloc::format!("the backing format {name:?}")));
+        }
+        let backing = header.backing().map(|name| Backing { name: name.to_vec(), format });
+        let (bits, size) = (header.cluster_bits, header.guest_size());
+        let extended = header.shape().extended;
+        let geometry = Geometry::qcow2(bits, extended, header.l1_offset, u64::from(header.l1_entries));
+        let info = Info {
+            format: Format::Qcow2,
+            virtual_size: size,
+            cluster_size: 1 << bits,
+            dirty: header.is_dirty(),
+            backing,
+            compression: header.compression,
+        };
+        let image = Image::qcow2(geometry, header.shape(), size, self.file_len, &self.options);
+        self.step = Step::Ended;
+        self.result = Some(Ok(Box::new(Opened { image, info, report: None })));
     }
 
     fn header_valid(&mut self, header: Header) {
@@ -258,6 +310,7 @@ impl Machine for Opening {
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
             (Step::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),
+            (Step::ReadRegion, Outcome::Table(bytes)) => self.region_read(bytes),
             (Step::ReadName(header), Outcome::Table(bytes)) => {
                 let format = header.backing_raw().then_some(Format::Raw);
                 self.backing = Some(Backing { name: bytes.to_vec(), format });

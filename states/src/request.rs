@@ -39,6 +39,8 @@ bitflags::bitflags! {
         const NEW_TABLE = 128;
         /// Waited for another request.
         const WAITED = 256;
+        /// A compressed cluster was read.
+        const COMPRESSED = 512;
     }
 }
 
@@ -99,6 +101,8 @@ pub enum Status {
     Zero,
     /// Data in this image's file.
     Data,
+    /// Compressed data in this image's file.
+    Compressed,
 }
 
 /// A run of the guest disk.

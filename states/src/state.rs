@@ -58,6 +58,8 @@ states! {
     ReadData,
     /// waits for its own read of the backing layer
     ReadBacking,
+    /// waits for its own read of a compressed cluster, and for its decompression
+    ReadCompressed,
     /// waits for its own reads of what surrounds the guest's bytes in a new cluster
     CopyOnWrite,
     /// waits for its own reads of the sectors that the guest's bytes only partly cover
@@ -91,6 +93,7 @@ impl State {
         match self {
             State::ReadData => "read data",
             State::ReadBacking => "read backing",
+            State::ReadCompressed => "read compressed",
             State::CopyOnWrite => "read for copy-on-write",
             State::ReadModify => "read for modification",
             State::WriteData => "write data",
@@ -199,6 +202,30 @@ pub const QED_EDGES: Edges = &[
     (Done, Free),
 ];
 
+/// qcow2: reading.
+pub const QCOW2_EDGES: Edges = &[
+    (Free, FindCluster),
+    (Free, WaitRequests),
+    (Free, Done),
+    (FindCluster, ReadL2),
+    (FindCluster, WaitSlot),
+    (FindCluster, ReadData),
+    (FindCluster, ReadBacking),
+    (FindCluster, ReadCompressed),
+    (FindCluster, Done),
+    (ReadL2, FindCluster),
+    (ReadL2, Done),
+    (WaitSlot, FindCluster),
+    (ReadData, FindCluster),
+    (ReadData, Done),
+    (ReadBacking, FindCluster),
+    (ReadBacking, Done),
+    (ReadCompressed, FindCluster),
+    (ReadCompressed, Done),
+    (WaitRequests, Done),
+    (Done, Free),
+];
+
 /// For each state the set of its successors, as bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct EdgeTable([u32; State::COUNT]);
@@ -206,6 +233,7 @@ pub(crate) struct EdgeTable([u32; State::COUNT]);
 impl EdgeTable {
     pub(crate) const RAW: EdgeTable = EdgeTable::new(RAW_EDGES);
     pub(crate) const QED: EdgeTable = EdgeTable::new(QED_EDGES);
+    pub(crate) const QCOW2: EdgeTable = EdgeTable::new(QCOW2_EDGES);
 
     const fn new(edges: Edges) -> EdgeTable {
         const { assert!(State::COUNT <= 32, "a set of states fits a word") };

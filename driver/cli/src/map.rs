@@ -43,13 +43,15 @@ struct Run {
     present: bool,
     zero: bool,
     data: bool,
+    compressed: bool,
     offset: Option<u64>,
 }
 
 impl Run {
     /// The next run continues this one.
     fn joins(&self, next: &Run) -> bool {
-        let kind = |run: &Run| (run.depth, run.present, run.zero, run.data, run.offset.is_some());
+        let kind =
+            |run: &Run| (run.depth, run.present, run.zero, run.data, run.compressed, run.offset.is_some());
         kind(self) == kind(next) && self.offset.is_none_or(|offset| Some(offset + self.length) == next.offset)
     }
 
@@ -57,8 +59,8 @@ impl Run {
         let offset = self.offset.map(|offset| format!(", \"offset\": {offset}")).unwrap_or_default();
         format!(
             "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}, \
-             \"compressed\": false{offset}}}",
-            self.start, self.length, self.depth, self.present, self.zero, self.data
+             \"compressed\": {}{offset}}}",
+            self.start, self.length, self.depth, self.present, self.zero, self.data, self.compressed
         )
     }
 
@@ -182,7 +184,8 @@ impl Chain {
                 Status::Data => {
                     return Ok(Run { present: true, data: true, offset: extent.host, ..base });
                 }
-                Status::Zero => return Ok(Run { present: true, zero: true, ..base }),
+                Status::Zero => return Ok(Run { present: true, zero: true, offset: extent.host, ..base }),
+                Status::Compressed => return Ok(Run { present: true, data: true, compressed: true, ..base }),
                 Status::Unallocated if start >= below => return Ok(Run { zero: true, ..base }),
                 Status::Unallocated => length = length.min(below - start),
             }

@@ -51,6 +51,7 @@ impl Image {
         match &self.layout {
             Layout::Raw if size > 1 << 62 => misuse("the size is beyond what a file can hold"),
             Layout::Raw => Ok(()),
+            Layout::Qcow2(..) => misuse("the image is open for reading only"),
             Layout::Qed(..) if size < self.size => {
                 Err(Refused::Invalid(Error::Unsupported("shrinking a QED image".into())))
             }
@@ -87,6 +88,7 @@ impl Image {
                 self.commit.header_dirty = true;
                 self.join_commit(a, Want::Durable);
             }
+            Layout::Qcow2(..) => self.finish(a, Err(Error::Misuse("the image is open for reading only"))),
         }
     }
 

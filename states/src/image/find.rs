@@ -7,10 +7,13 @@
 //! * concurrent misses of one slice share one load;
 //! * a slice that was just loaded is used by its waiters before anything can evict it: they go to the head of the ready queue.
 
+use super::decode::{decode_qcow2, decode_qed};
 use super::{Image, Layout, Purpose};
 use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset, SliceNumber};
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
+use crate::qcow2::L1;
+use crate::qcow2::entry::COPIED;
 use crate::request::{Extent, Kind, Path, RequestId, Status};
 use crate::state::State;
 use crate::table::SliceState;
@@ -31,6 +34,13 @@ pub(super) enum Mapping {
     Zero,
     /// The host offset of the run's first byte.
     Data(u64),
+    /// Zero, with space kept at this host offset (qcow2).
+    ZeroAllocated(u64),
+    /// One compressed cluster: where its bytes lie and how many there are at most.
+    Compressed {
+        host: u64,
+        len: u32,
+    },
 }
 
 pub(super) enum Lookup {
@@ -103,6 +113,15 @@ impl Image {
                 self.name_own(a, Part::Head, op);
                 false
             }
+            Mapping::Compressed { host, len: bytes } => {
+                let len = self.take_run(a, len, host, Path::COMPRESSED);
+                let within = pos - self.geometry().map_or(0, |geometry| geometry.cluster_start(pos));
+                self.set_state(a, State::ReadCompressed);
+                let within = within as u32;
+                let op = IoOp::ReadCompressed { request: id, buffer_offset, len, host, bytes, within };
+                self.name_own(a, Part::Head, op);
+                false
+            }
             _ => {
                 self.note(a, Path::ZERO);
                 let op = IoOp::ZeroBuffer { request: id, buffer_offset, len };
@@ -115,7 +134,11 @@ impl Image {
     /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
     #[inline]
     pub(super) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
-        let Layout::Qed(geometry, _) = &self.layout else { return None };
+        let geometry = match &self.layout {
+            Layout::Qed(geometry, _) => geometry,
+            Layout::Qcow2(geometry, shape) if !shape.extended => geometry,
+            _ => return None,
+        };
         let within = pos & (geometry.cluster_size() - 1);
         if end == pos || within + (end - pos) > geometry.cluster_size() {
             return None;
@@ -123,7 +146,9 @@ impl Image {
         let (number, entry) = geometry.l2_slice(pos);
         let slot = self.tables.find(number)?;
         let slice = self.tables.slot_mut(slot);
-        let &cluster = slice.entries.get(entry)?;
+        let &word = slice.entries.get(entry)?;
+        // any other flag than COPIED fails the checks below
+        let cluster = if matches!(self.layout, Layout::Qcow2(..)) { word & !COPIED } else { word };
         // a slice that is being loaded is all zeros: no cluster
         if cluster <= ZERO_ENTRY || geometry.check_data(pos, cluster, self.space.end()).is_err() {
             return None;
@@ -192,6 +217,8 @@ impl Image {
         let (status, host) = match mapping {
             Mapping::Data(host) => (Status::Data, Some(host)),
             Mapping::Zero => (Status::Zero, None),
+            Mapping::ZeroAllocated(host) => (Status::Zero, Some(host)),
+            Mapping::Compressed { .. } => (Status::Compressed, None),
             Mapping::NoTable | Mapping::Unallocated => (Status::Unallocated, None),
         };
         if let Some(open) = self.requests.get_mut(request) {
@@ -216,8 +243,9 @@ impl Image {
 
     /// What is `pos` mapped to, and for how long?
     pub(super) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
-        let Layout::Qed(geometry, _) = &self.layout else {
-            return Lookup::Run { mapping: Mapping::Data(pos), len: end - pos, slot: None };
+        let geometry = match &self.layout {
+            Layout::Raw => return Lookup::Run { mapping: Mapping::Data(pos), len: end - pos, slot: None },
+            Layout::Qed(geometry, _) | Layout::Qcow2(geometry, _) => geometry,
         };
         let (number, entry) = geometry.l2_slice(pos);
         if let Some(slot) = self.tables.find(number) {
@@ -225,7 +253,17 @@ impl Image {
             if slice.state == SliceState::Loading {
                 return Lookup::Loading(slot);
             }
-            return decode(geometry, &slice.entries, self.space.end(), slot, entry, pos, end);
+            let file_end = self.space.end();
+            let decoded = match &self.layout {
+                Layout::Qcow2(geometry, shape) => {
+                    decode_qcow2(geometry, *shape, &slice.entries, file_end, entry, pos, end)
+                }
+                _ => decode_qed(geometry, &slice.entries, file_end, entry, pos, end),
+            };
+            return match decoded {
+                Ok((mapping, len)) => Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) },
+                Err(error) => Lookup::Failed(error),
+            };
         }
         let geometry = *geometry;
         self.lookup_l1(geometry, pos, end)
@@ -244,6 +282,14 @@ impl Image {
         }
         self.tables.touch(l1_slot);
         let table = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0);
+        let table = match &self.layout {
+            Layout::Qcow2(_, shape) => match shape.decode_l1(l1_index, table) {
+                Ok(L1::Unallocated) => 0,
+                Ok(L1::Table { host, .. }) => host,
+                Err(error) => return Lookup::Failed(Box::new(error)),
+            },
+            _ => table,
+        };
         if table == 0 {
             let left = geometry.table_span() - pos % geometry.table_span();
             return Lookup::Run { mapping: Mapping::NoTable, len: left.min(end - pos), slot: None };
@@ -256,11 +302,14 @@ impl Image {
 
     /// Starts to load a slice.
     fn load(&mut self, number: SliceNumber, host: HostOffset, geometry: &Geometry) -> Lookup {
-        let Some(slot) = self.tables.claim(number, host, geometry.slice_entries()) else {
+        let l1 = geometry.is_l1(number);
+        let words = if l1 { 1 << geometry.l1_slice_bits } else { geometry.slice_words() };
+        let Some(slot) = self.tables.claim(number, host, words) else {
             return Lookup::NoSlot;
         };
         self.counters.table_reads += 1;
-        let op = IoOp::ReadTable { offset: host.0, len: geometry.slice_bytes() };
+        let len = if l1 { geometry.l1_slice_bytes() } else { geometry.slice_bytes() };
+        let op = IoOp::ReadTable { offset: host.0, len };
         self.name_io(Purpose::Load(slot), super::slice_name(geometry, number), host.0, op);
         Lookup::Loading(slot)
     }
@@ -269,10 +318,14 @@ impl Image {
     pub(super) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
         let result = match (result, outcome) {
             (Ok(()), Outcome::Table(bytes)) => {
+                let decode = match self.layout {
+                    Layout::Qcow2(..) => u64::from_be_bytes,
+                    _ => u64::from_le_bytes,
+                };
                 let slice = self.tables.slot_mut(slot);
                 debug_assert_eq!(slice.state, SliceState::Loading);
                 for (entry, bytes) in slice.entries.iter_mut().zip(bytes.as_chunks::<8>().0) {
-                    *entry = u64::from_le_bytes(*bytes);
+                    *entry = decode(*bytes);
                 }
                 slice.state = SliceState::Present;
                 Ok(())
@@ -327,43 +380,4 @@ impl Image {
             self.commit_soon();
         }
     }
-}
-
-/// The run that starts with entry `first` of a slice.
-#[inline]
-fn decode(
-    geometry: &Geometry,
-    entries: &[u64],
-    file_end: u64,
-    slot: u32,
-    first: usize,
-    pos: u64,
-    end: u64,
-) -> Lookup {
-    let run = |mapping, len: u64| Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) };
-    let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
-    let Some(&head) = entries.get(first) else {
-        return Lookup::Failed(Box::new(Error::Misuse("slice without the entry")));
-    };
-    let mut rest = entries.iter().skip(first + 1);
-    if head <= ZERO_ENTRY {
-        let mapping = if head == 0 { Mapping::Unallocated } else { Mapping::Zero };
-        while covered < end - pos && rest.next() == Some(&head) {
-            covered += geometry.cluster_size();
-        }
-        return run(mapping, covered);
-    }
-    if let Err(error) = geometry.check_data(pos, head, file_end) {
-        return Lookup::Failed(Box::new(error));
-    }
-    let mut expected = head;
-    while covered < end - pos {
-        expected += geometry.cluster_size();
-        let contiguous = rest.next() == Some(&expected);
-        if !contiguous || geometry.check_data(pos + covered, expected, file_end).is_err() {
-            break;
-        }
-        covered += geometry.cluster_size();
-    }
-    run(Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered)
 }

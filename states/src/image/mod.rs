@@ -14,6 +14,7 @@
 mod claims;
 mod commit;
 mod control;
+mod decode;
 mod find;
 mod space;
 mod sweep;
@@ -31,6 +32,7 @@ use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::machine::Machine;
 use crate::options::{Options, Policy, Rule};
+use crate::qcow2::Shape;
 use crate::qed::Header;
 use crate::queue::Queue;
 use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
@@ -92,6 +94,8 @@ pub(crate) enum Layout {
     Raw,
     /// QED: two levels of tables.
     Qed(Geometry, Header),
+    /// qcow2: two levels of tables, for reading.
+    Qcow2(Geometry, Shape),
 }
 
 /// Whose I/O it is, if no acb's own.
@@ -179,6 +183,18 @@ impl Image {
         Image::new(Layout::Qed(geometry, header), size, file_len, options)
     }
 
+    /// A qcow2 image for reading, whose header was validated against a file of `file_len` bytes.
+    pub(crate) fn qcow2(
+        geometry: Geometry,
+        shape: Shape,
+        size: u64,
+        file_len: u64,
+        options: &Options,
+    ) -> Image {
+        debug_assert!(options.read_only);
+        Image::new(Layout::Qcow2(geometry, shape), size, file_len, options)
+    }
+
     fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
         let acbs = options.acbs.max(1);
         let marked = matches!(&layout, Layout::Qed(_, header) if header.need_check());
@@ -187,6 +203,10 @@ impl Image {
             Layout::Qed(geometry, _) => {
                 let space = Space::new(file_len, geometry.cluster_size(), options.grow_step);
                 (EdgeTable::QED, space, geometry.slice_count(size), geometry.cluster_size())
+            }
+            Layout::Qcow2(geometry, _) => {
+                let space = Space::new(file_len, geometry.cluster_size(), options.grow_step);
+                (EdgeTable::QCOW2, space, geometry.slice_count(size), 65536)
             }
         };
         debug_assert!(
@@ -357,7 +377,7 @@ impl Image {
             | State::GrowFile
             | State::AllocL2 => self.look(a),
             State::FindCluster => self.find_cluster(a),
-            State::ReadData | State::ReadBacking => self.extent_read(a),
+            State::ReadData | State::ReadBacking | State::ReadCompressed => self.extent_read(a),
             State::CopyOnWrite | State::ReadModify => self.write_piece(a),
             State::WriteData => self.piece_written(a),
             State::ZeroData => self.extent_zeroed(a),
@@ -471,7 +491,7 @@ impl Image {
     fn geometry(&self) -> Option<&Geometry> {
         match &self.layout {
             Layout::Raw => None,
-            Layout::Qed(geometry, _) => Some(geometry),
+            Layout::Qed(geometry, _) | Layout::Qcow2(geometry, _) => Some(geometry),
         }
     }
 

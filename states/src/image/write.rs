@@ -36,7 +36,15 @@ impl Image {
         match mapping {
             Mapping::Data(host) => self.write_in_place(a, host, len),
             Mapping::NoTable | Mapping::Unallocated | Mapping::Zero => self.write_new(a, mapping, len, slot),
+            Mapping::ZeroAllocated(_) | Mapping::Compressed { .. } => self.refuse_write(a),
         }
+    }
+
+    /// Kinds of cluster that only formats have which are open for reading only; a write was refused before.
+    pub(super) fn refuse_write(&mut self, a: u32) -> bool {
+        debug_assert!(false, "writes are refused when they are submitted");
+        self.finish(a, Err(Error::Misuse("the image is open for reading only")));
+        false
     }
 
     pub(super) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
@@ -111,7 +119,7 @@ impl Image {
         let (number, _) = geometry.l2_slice(pos);
         let host = geometry.l2_slice_host(table, pos);
         if self.tables.find(number).is_none()
-            && let Some(slot) = self.tables.claim(number, host, geometry.slice_entries())
+            && let Some(slot) = self.tables.claim(number, host, geometry.slice_words())
         {
             self.tables.slot_mut(slot).state = crate::table::SliceState::Present;
         }

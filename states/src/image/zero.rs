@@ -17,7 +17,8 @@ impl Image {
         let (pos, end) = (acb.pos, acb.pos + len);
         match mapping {
             Mapping::Data(host) => self.zero_in_place(a, host, len),
-            Mapping::Zero => self.skip(a, len),
+            Mapping::Zero | Mapping::ZeroAllocated(_) => self.skip(a, len),
+            Mapping::Compressed { .. } => self.refuse_write(a),
             // what no layer holds reads as zeros already
             Mapping::NoTable | Mapping::Unallocated
                 if self.backing_len.is_none_or(|backing| backing <= pos) =>
@@ -57,7 +58,7 @@ impl Image {
         }
         let (_, first) = geometry.l2_slice(start);
         let count = ((end - start) >> geometry.cluster_bits) as usize;
-        debug_assert!(first + count <= geometry.slice_entries(), "a run ends with its slice");
+        debug_assert!(first + count <= geometry.slice_words(), "a run ends with its slice");
         self.set_entries(slot, first, count, ZERO_ENTRY, 0);
         self.note(a, Path::ZERO);
         self.note_written(a, true);

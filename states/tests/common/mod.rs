@@ -198,6 +198,7 @@ impl Disk {
                 let bytes = backing[guest as usize..(guest + len) as usize].to_vec();
                 self.fill_buffer(request, buffer_offset, &bytes);
             }
+            IoOp::ReadCompressed { .. } => panic!("QED has no compressed clusters"),
             IoOp::ReadFill { acb, part, part_len, at, len, source } => {
                 let bytes = match source {
                     FillSource::Host(host) => self.read(host, len.into()),

@@ -1,0 +1,150 @@
+//! From table entries to runs: how long is the guest disk mapped alike?
+//!
+//! Knows: the entries of one slice, of either format. Must never know: the cache, requests.
+//!
+//! Invariants: every entry that a run covers was checked (trap Q6); a run ends with its slice at the latest.
+
+use super::find::{Mapping, ZERO_ENTRY};
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::qcow2::{L2, Shape, Sub, Subclusters};
+use alloc::boxed::Box;
+
+type Run = Result<(Mapping, u64), Box<Error>>;
+
+/// The run that starts at `pos`, with entry `first` of a QED slice; it may reach beyond `end`.
+#[inline]
+pub(super) fn decode_qed(
+    geometry: &Geometry,
+    entries: &[u64],
+    file_end: u64,
+    first: usize,
+    pos: u64,
+    end: u64,
+) -> Run {
+    let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
+    let Some(&head) = entries.get(first) else {
+        return Err(Box::new(Error::Misuse("slice without the entry")));
+    };
+    let mut rest = entries.iter().skip(first + 1);
+    if head <= ZERO_ENTRY {
+        let mapping = if head == 0 { Mapping::Unallocated } else { Mapping::Zero };
+        while covered < end - pos && rest.next() == Some(&head) {
+            covered += geometry.cluster_size();
+        }
+        return Ok((mapping, covered));
+    }
+    geometry.check_data(pos, head, file_end)?;
+    let mut expected = head;
+    while covered < end - pos {
+        expected += geometry.cluster_size();
+        let contiguous = rest.next() == Some(&expected);
+        if !contiguous || geometry.check_data(pos + covered, expected, file_end).is_err() {
+            break;
+        }
+        covered += geometry.cluster_size();
+    }
+    Ok((Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered))
+}
+
+/// The same for a qcow2 slice, whose extended entries have two words; runs of extended entries end with their subcluster run.
+pub(super) fn decode_qcow2(
+    geometry: &Geometry,
+    shape: Shape,
+    words: &[u64],
+    file_end: u64,
+    first: usize,
+    pos: u64,
+    end: u64,
+) -> Run {
+    let step = 1 << geometry.entry_word_bits;
+    let entry = |at: usize| {
+        let word = words.get(at).copied()?;
+        Some((word, if step == 2 { words.get(at + 1).copied()? } else { 0 }))
+    };
+    let Some((word, bitmap)) = entry(first) else {
+        return Err(Box::new(Error::Misuse("slice without the entry")));
+    };
+    let within = pos - geometry.cluster_start(pos);
+    let (mapping, mut covered) = one(geometry, shape, word, bitmap, pos, within, file_end)?;
+    if within + covered < geometry.cluster_size() || matches!(mapping, Mapping::Compressed { .. }) {
+        return Ok((mapping, covered));
+    }
+    let mut at = first + step;
+    while covered < end - pos {
+        let Some((word, bitmap)) = entry(at) else { break };
+        let Ok((next, len)) = one(geometry, shape, word, bitmap, pos + covered, 0, file_end) else { break };
+        let follows = match (mapping, next) {
+            (Mapping::Data(host), Mapping::Data(next)) => host + covered == next,
+            (Mapping::ZeroAllocated(host), Mapping::ZeroAllocated(next)) => host + covered == next,
+            (mapping, next) => mapping == next,
+        };
+        if !follows {
+            break;
+        }
+        covered += len;
+        at += step;
+        if len < geometry.cluster_size() {
+            break;
+        }
+    }
+    Ok((mapping, covered))
+}
+
+/// What one entry says of the bytes from `within` its cluster on, and for how many.
+fn one(
+    geometry: &Geometry,
+    shape: Shape,
+    word: u64,
+    bitmap: u64,
+    pos: u64,
+    within: u64,
+    file_end: u64,
+) -> Result<(Mapping, u64), Error> {
+    let left = geometry.cluster_size() - within;
+    Ok(match shape.decode_l2(geometry.cluster_start(pos), word, bitmap)? {
+        L2::Unallocated => (Mapping::Unallocated, left),
+        L2::ZeroPlain => (Mapping::Zero, left),
+        L2::ZeroAllocated { host, .. } => {
+            geometry.check_data(pos, host, file_end)?;
+            (Mapping::ZeroAllocated(host + within), left)
+        }
+        L2::Normal { host, .. } => {
+            geometry.check_data(pos, host, file_end)?;
+            (Mapping::Data(host + within), left)
+        }
+        L2::Compressed { host, len } => {
+            if host >= file_end {
+                let what = "compressed data lies beyond the end of the file";
+                let index = pos >> geometry.cluster_bits;
+                return Err(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what });
+            }
+            (Mapping::Compressed { host, len }, left)
+        }
+        L2::Split { host, subclusters, .. } => {
+            if let Some(host) = host {
+                geometry.check_data(pos, host, file_end)?;
+            }
+            split(geometry, host, subclusters, within)
+        }
+    })
+}
+
+/// A cluster of subclusters: the run of like ones that holds `within`.
+fn split(geometry: &Geometry, host: Option<u64>, subclusters: Subclusters, within: u64) -> (Mapping, u64) {
+    let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
+    let first = (within / size) as u32;
+    let kind = subclusters.get(first);
+    let mut last = first + 1;
+    while last < Subclusters::COUNT && subclusters.get(last) == kind {
+        last += 1;
+    }
+    let len = u64::from(last) * size - within;
+    let mapping = match (kind, host) {
+        (Sub::Allocated, Some(host)) => Mapping::Data(host + within),
+        (Sub::Zero, Some(host)) => Mapping::ZeroAllocated(host + within),
+        (Sub::Zero, None) => Mapping::Zero,
+        _ => Mapping::Unallocated,
+    };
+    (mapping, len)
+}

@@ -1,0 +1,418 @@
+//! A new image: every byte of it, laid out exactly as `qemu-img create -f qcow2` does.
+//!
+//! Knows: options, their conflicts, the layout. Must never know: files; the pieces are for the caller to write.
+//!
+//! Invariants:
+//! * pieces are made one at a time: a preallocated image of any size needs memory for one table;
+//! * what no piece covers reads as zeros.
+
+use super::entry::COPIED;
+use super::header::{Compression, Header, LAZY_REFCOUNTS, RAW_DATA_FILE, incompatible};
+use super::refcount::Layout;
+use crate::error::Error;
+use alloc::vec;
+use alloc::vec::Vec;
+
+mod space;
+use space::Space;
+
+/// QEMU's limit for an L1 table, entries.
+const L1_MAX: u64 = (32 << 20) / 8;
+/// QEMU allocates no more bytes at once.
+const ALLOCATION_MAX: u64 = i32::MAX as u64;
+
+/// What a new image has from the start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// All tables; the data is a hole.
+    Metadata,
+    /// The data's space is reserved too.
+    Falloc,
+    /// The data's space is written with zeros.
+    Full,
+}
+
+/// What a new image shall be. The default is qemu-img's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CreateOptions<'a> {
+    /// Bytes of the guest disk, rounded up to 512.
+    pub size: u64,
+    /// 2 (compat=0.10) or 3 (compat=1.1).
+    pub version: u32,
+    /// Bytes of a cluster.
+    pub cluster_size: u32,
+    /// Bits of a refcount.
+    pub refcount_bits: u32,
+    /// See [`Header::lazy_refcounts`].
+    pub lazy_refcounts: bool,
+    /// L2 entries of 128 bits.
+    pub extended_l2: bool,
+    /// For compressed clusters.
+    pub compression: Compression,
+    /// Name of the backing file.
+    pub backing: Option<&'a [u8]>,
+    /// Its format.
+    pub backing_format: Option<&'a [u8]>,
+    /// Name of the data file.
+    pub data_file: Option<&'a [u8]>,
+    /// It alone shall be a valid raw image.
+    pub data_file_raw: bool,
+    /// See [`Preallocation`].
+    pub preallocation: Preallocation,
+}
+
+impl Default for CreateOptions<'_> {
+    fn default() -> Self {
+        CreateOptions {
+            size: 0,
+            version: 3,
+            cluster_size: 65536,
+            refcount_bits: 16,
+            lazy_refcounts: false,
+            extended_l2: false,
+            compression: Compression::Deflate,
+            backing: None,
+            backing_format: None,
+            data_file: None,
+            data_file_raw: false,
+            preallocation: Preallocation::Off,
+        }
+    }
+}
+
+/// A run of guest clusters that has space: first guest cluster, first host cluster, clusters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Extent {
+    guest: u64,
+    host: u64,
+    count: u64,
+}
+
+/// The layout of a new image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Created {
+    header: Header,
+    space: Space,
+    /// L2 tables, in clusters: the one at `n` belongs to L1 entry `n`.
+    l2: Vec<u64>,
+    /// In guest order.
+    extents: Vec<Extent>,
+    len: u64,
+    reserve: Option<(u64, u64)>,
+    data_file_len: Option<u64>,
+}
+
+/// Conflicts of options, in qemu-img's order.
+fn check_options(options: &CreateOptions<'_>) -> Result<(), Error> {
+    let old = options.version < 3;
+    let size = options.cluster_size;
+    let prealloc = options.preallocation != Preallocation::Off;
+    let bits = options.refcount_bits;
+    let rules = [
+        (!(2..=3).contains(&options.version), "compat must be 0.10 or 1.1"),
+        (options.extended_l2 && old, "extended_l2 needs compat=1.1"),
+        (
+            !size.is_power_of_two() || !(512..=2 << 20).contains(&size),
+            "cluster_size must be a power of two between 512 and 2M",
+        ),
+        (options.extended_l2 && size < 16384, "extended_l2 needs a cluster_size of at least 16k"),
+        (
+            options.backing.is_some() && prealloc && !options.extended_l2,
+            "backing_file and preallocation exclude each other unless extended_l2 is on",
+        ),
+        (options.backing_format.is_some() && options.backing.is_none(), "backing_fmt needs backing_file"),
+        (options.lazy_refcounts && old, "lazy_refcounts needs compat=1.1"),
+        (!bits.is_power_of_two() || bits > 64, "refcount_bits must be a power of two, at most 64"),
+        (bits != 16 && old, "refcount_bits other than 16 needs compat=1.1"),
+        (options.data_file_raw && options.data_file.is_none(), "data_file_raw needs data_file"),
+        (
+            options.data_file_raw && options.backing.is_some(),
+            "backing_file and data_file_raw exclude each other",
+        ),
+        (options.data_file.is_some() && old, "data_file needs compat=1.1"),
+        (
+            options.compression != Compression::Deflate && old,
+            "compression_type other than zlib needs compat=1.1",
+        ),
+    ];
+    rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, what)| Err(Error::Misuse(what)))
+}
+
+/// Lays out a new image.
+pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
+    check_options(options)?;
+    let layout = Layout {
+        cluster_bits: options.cluster_size.trailing_zeros(),
+        order: options.refcount_bits.trailing_zeros(),
+    };
+    let bit = |set, bit| if set { bit } else { 0 };
+    let features = [
+        bit(options.data_file.is_some(), incompatible::DATA_FILE)
+            | bit(options.compression == Compression::Zstd, incompatible::COMPRESSION)
+            | bit(options.extended_l2, incompatible::EXTENDED_L2),
+        bit(options.lazy_refcounts, LAZY_REFCOUNTS),
+        bit(options.data_file_raw, RAW_DATA_FILE),
+    ];
+    let header =
+        Header::new(options.version, layout.cluster_bits, layout.order, features, options.data_file)?;
+    let size = options.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
+    let l1_entries = header.shape().l1_entries(size);
+    if l1_entries > L1_MAX {
+        let what = "is more than an L1 table of 32 MiB can map";
+        return Err(Error::Corrupt { place: "size", index: 0, value: options.size, what });
+    }
+    let mut created = Created {
+        header,
+        space: Space::new(layout),
+        l2: Vec::new(),
+        extents: Vec::new(),
+        len: 3 << layout.cluster_bits,
+        reserve: None,
+        data_file_len: options.data_file.is_some().then_some(size),
+    };
+    created.header.size = size;
+    created.header.l1_entries = l1_entries as u32;
+    if l1_entries > 0 {
+        let at = created.space.alloc((l1_entries * 8).div_ceil(created.header.cluster_size()))?;
+        created.header.l1_offset = at << layout.cluster_bits;
+    }
+    match options.preallocation {
+        Preallocation::Off if !options.data_file_raw => {}
+        Preallocation::Falloc | Preallocation::Full if options.data_file.is_none() => created.reserve()?,
+        _ => created.preallocate()?,
+    }
+    created.header.reftable_offset = created.space.table_at << layout.cluster_bits;
+    created.header.reftable_clusters = created.space.table_clusters() as u32;
+    if options.backing.is_some() {
+        created.header.set_backing(options.backing, options.backing_format)?;
+    }
+    created.len = (0..created.piece_count()).map(|n| created.piece_range(n).1).fold(created.len, u64::max);
+    Ok(created)
+}
+
+impl Created {
+    fn clusters(&self) -> u64 {
+        self.header.size.div_ceil(self.header.cluster_size())
+    }
+
+    /// preallocation=metadata, and the others with a data file: L2 table and data take turns.
+    fn preallocate(&mut self) -> Result<(), Error> {
+        let (shape, clusters) = (self.header.shape(), self.clusters());
+        let mut guest = 0;
+        while guest < clusters {
+            let first = guest;
+            let end = clusters.min(guest + (ALLOCATION_MAX >> shape.cluster_bits));
+            let mut host = None;
+            while guest < end {
+                let table = guest >> shape.l2_bits();
+                if table == self.l2.len() as u64 {
+                    let at = self.space.alloc(1)?;
+                    self.l2.push(at);
+                }
+                let count = end.min((table + 1) << shape.l2_bits()) - guest;
+                let got = match host {
+                    _ if shape.data_file => {
+                        self.push(guest, guest, count);
+                        count
+                    }
+                    None => {
+                        let at = self.space.alloc(count)?;
+                        host = Some(at);
+                        self.push(guest, at, count);
+                        count
+                    }
+                    Some(first_host) => {
+                        let at = first_host + guest - first;
+                        let got = self.space.alloc_at(at, count)?;
+                        self.push(guest, at, got);
+                        got
+                    }
+                };
+                guest += got;
+                if got < count {
+                    break;
+                }
+            }
+            if let (Some(host), false) = (host, shape.data_file) {
+                let bytes =
+                    (guest << shape.cluster_bits).min(self.header.size) - (first << shape.cluster_bits);
+                self.len = self.len.max((host << shape.cluster_bits) + bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// preallocation=falloc and full: refcounts first, then the data in one run, then the L2 tables wherever they fit.
+    fn reserve(&mut self) -> Result<(), Error> {
+        let (shape, clusters) = (self.header.shape(), self.clusters());
+        let tables = clusters.div_ceil(shape.l2_entries());
+        let from = self.space.used.end();
+        let start = self.space.make_area(from, clusters + tables + 1, true, None)?;
+        self.space.alloc_at(start, clusters)?;
+        for _ in 0..tables {
+            let at = self.space.alloc(1)?;
+            self.l2.push(at);
+        }
+        self.push(0, start, clusters);
+        self.len = (start + clusters) << shape.cluster_bits;
+        self.reserve = Some((start << shape.cluster_bits, clusters << shape.cluster_bits));
+        Ok(())
+    }
+
+    fn push(&mut self, guest: u64, host: u64, count: u64) {
+        match self.extents.last_mut() {
+            Some(last) if last.guest + last.count == guest && last.host + last.count == host => {
+                last.count += count
+            }
+            _ if count > 0 => self.extents.push(Extent { guest, host, count }),
+            _ => {}
+        }
+    }
+
+    /// The header.
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Length of the file in bytes.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// A new image is never empty.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// preallocation=falloc: the range (offset, bytes) whose space is to be reserved; full: to be written with zeros.
+    pub const fn data_range(&self) -> Option<(u64, u64)> {
+        self.reserve
+    }
+
+    /// Length of the data file in bytes; its space is to be reserved or written as `preallocation` says.
+    pub const fn data_file_len(&self) -> Option<u64> {
+        self.data_file_len
+    }
+
+    /// What is to be written: offset and bytes, in an order in which later pieces may cover earlier ones.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
+        (0..self.piece_count()).filter_map(|n| {
+            let (offset, end) = self.piece_range(n);
+            (offset < end).then(|| (offset, self.piece(n)))
+        })
+    }
+
+    /// Old refcount tables, the header, the refcount table, the L1 table, then refcount blocks and L2 tables.
+    fn piece_count(&self) -> usize {
+        self.space.old_tables.len() + 3 + self.space.table.len() + self.l2.len()
+    }
+
+    /// Which piece `n` is: an old table, one of the three, a refcount block, an L2 table.
+    fn kind(&self, n: usize) -> Piece {
+        let old = self.space.old_tables.len();
+        let blocks = old + 3 + self.space.table.len();
+        match n {
+            _ if n < old => Piece::OldTable(n),
+            _ if n == old => Piece::Header,
+            _ if n == old + 1 => Piece::Reftable,
+            _ if n == old + 2 => Piece::L1,
+            _ if n < blocks => Piece::Block(n - old - 3),
+            _ => Piece::L2(n - blocks),
+        }
+    }
+
+    /// First byte, and first behind the last.
+    fn piece_range(&self, n: usize) -> (u64, u64) {
+        let bits = self.header.cluster_bits;
+        let cluster = |at: Option<&u64>| at.map_or((0, 0), |at| (at << bits, (at + 1) << bits));
+        match self.kind(n) {
+            Piece::OldTable(n) => match self.space.old_tables.get(n) {
+                // what was put in its place since then is zeros or another piece
+                Some((at, table)) if self.is_free(*at, table.len() as u64) => {
+                    (at << bits, (at << bits) + table.len() as u64 * 8)
+                }
+                _ => (0, 0),
+            },
+            Piece::Header => (0, 1 << bits),
+            Piece::Reftable => {
+                (self.header.reftable_offset, (self.space.table_at + self.space.table_clusters()) << bits)
+            }
+            Piece::L1 => {
+                (self.header.l1_offset, self.header.l1_offset + u64::from(self.header.l1_entries) * 8)
+            }
+            Piece::Block(n) => cluster(self.space.table.get(n).filter(|at| **at != 0)),
+            Piece::L2(n) => cluster(self.l2.get(n)),
+        }
+    }
+
+    fn is_free(&self, at: u64, entries: u64) -> bool {
+        let clusters = entries >> (self.header.cluster_bits - 3);
+        self.space.used.within(at, at + clusters).next().is_none()
+    }
+
+    fn piece(&self, n: usize) -> Vec<u8> {
+        let bits = self.header.cluster_bits;
+        let longs = |entries: &[u64], flag: u64| {
+            let entry = |at: &u64| if *at == 0 { [0; 8] } else { (at << bits | flag).to_be_bytes() };
+            entries.iter().flat_map(entry).collect::<Vec<u8>>()
+        };
+        match self.kind(n) {
+            Piece::OldTable(n) => self.space.old_tables.get(n).map_or(Vec::new(), |(_, old)| longs(old, 0)),
+            Piece::Header => {
+                let mut block = self.header.encode();
+                block.resize(1 << bits, 0);
+                block
+            }
+            Piece::Reftable => longs(&self.space.table, 0),
+            Piece::L1 => {
+                let mut table = longs(&self.l2, COPIED);
+                table.resize(self.header.l1_entries as usize * 8, 0);
+                table
+            }
+            Piece::Block(n) => self.block(n as u64),
+            Piece::L2(n) => self.l2_table(n as u64),
+        }
+    }
+
+    fn block(&self, n: u64) -> Vec<u8> {
+        let (layout, mut block) = (self.space.layout, vec![0; 1 << self.header.cluster_bits]);
+        let first = n << layout.block_bits();
+        for (run, end) in self.space.used.within(first, first + layout.block_entries()) {
+            for cluster in run..end {
+                layout.set(&mut block, layout.block_index(cluster), 1);
+            }
+        }
+        block
+    }
+
+    fn l2_table(&self, n: u64) -> Vec<u8> {
+        let shape = self.header.shape();
+        let mut table = vec![0; 1 << shape.cluster_bits];
+        let (first, end) = (n << shape.l2_bits(), (n + 1) << shape.l2_bits());
+        let from = self.extents.partition_point(|extent| extent.guest + extent.count <= first);
+        let extents = self.extents.iter().skip(from).take_while(|extent| extent.guest < end);
+        for extent in extents {
+            for guest in extent.guest.max(first)..(extent.guest + extent.count).min(end) {
+                let host = (extent.host + guest - extent.guest) << shape.cluster_bits;
+                let at = ((guest - first) * shape.l2_entry_bytes()) as usize;
+                super::be::put_long(&mut table, at, host | COPIED);
+            }
+        }
+        table
+    }
+}
+
+enum Piece {
+    OldTable(usize),
+    Header,
+    Reftable,
+    L1,
+    Block(usize),
+    L2(usize),
+}
+
+#[cfg(test)]
+mod tests;
