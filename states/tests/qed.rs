@@ -396,3 +396,19 @@ fn a_close_waits_for_everything_in_flight() {
     assert_eq!(disk.done.len(), 9);
     assert!(image.edge_counts().get(State::WaitRequests, State::SyncData) == 1);
 }
+
+#[test]
+fn the_ring_of_transitions_keeps_the_newest() {
+    let (mut disk, mut image) = setup(Options { trace: true, ..Options::default() });
+    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    for _ in 0..2000 {
+        let id = image.submit(request(Kind::Read, 0, 4096, 1)).unwrap();
+        let io = quod_states::Machine::poll_io(&mut image).unwrap();
+        quod_states::Machine::handle_completion(&mut image, io.id, quod_states::Outcome::Done);
+        assert!(matches!(image.poll_event(), Some(quod_states::Event::Done { request, .. }) if request == id));
+    }
+    // four transitions a hit
+    assert_eq!(image.counters().lost_transitions, 2000 * 4 - 4096);
+    let last = std::iter::from_fn(|| image.poll_transition()).last().unwrap();
+    assert_eq!((last.from, last.to), (State::Done, State::Free));
+}

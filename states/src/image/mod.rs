@@ -49,6 +49,9 @@ const TABLE_WRITES_MAX: u32 = 32;
 /// Uncommitted mappings that are remembered at most; half of it asks for a commit.
 const YOUNG_MAX: usize = 16384;
 
+/// Transitions that are kept until they are polled; then the oldest is dropped, and counted.
+const TRANSITIONS_MAX: usize = 4096;
+
 /// Set or clear a timer: a new alarm replaces the timer's old one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Alarm {
@@ -85,6 +88,8 @@ pub struct Counters {
     pub header_writes: u64,
     /// Completions that named no I/O in flight: the embedder's mistake.
     pub stale_completions: u64,
+    /// Transitions that nobody polled in time.
+    pub lost_transitions: u64,
 }
 
 /// What stands between guest and host offsets.
@@ -341,7 +346,7 @@ impl Image {
         self.out_alarms.pop_front()
     }
 
-    /// The next transition, if tracing is on.
+    /// The next transition, if tracing is on: from a ring of 4096, whose oldest go first.
     pub fn poll_transition(&mut self) -> Option<Transition> {
         self.out_transitions.pop_front()
     }
@@ -431,6 +436,10 @@ impl Image {
         let Some(acb) = self.acbs.get(a) else { return };
         let request = acb.request;
         let acb = AcbId { index: a, generation: self.acbs.generation(a) };
+        if self.out_transitions.len() == TRANSITIONS_MAX {
+            self.out_transitions.pop_front();
+            self.counters.lost_transitions += 1;
+        }
         self.out_transitions.push_back(Transition { acb, request, from, to });
     }
 
