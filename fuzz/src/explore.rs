@@ -153,6 +153,12 @@ fn start(scenario: &Scenario, fault: &Option<Fault>, tweak: Tweak) -> Checked<(W
     if !world.open(&mut Fifo)? {
         return fail("the scenario's image does not open");
     }
+    for ask in &scenario.warm {
+        if !world.ask(*ask)? {
+            return fail("the scenario asks more than the driver takes");
+        }
+        world.drain(&mut Fifo)?;
+    }
     world.watch();
     world.arm(fault.clone());
     for ask in &scenario.asks[..scenario.at_once] {

@@ -36,6 +36,7 @@ fn some_scenarios_hold_with_any_operation_failing() {
         "close-in-flight",
         "first-write-fua",
         "unaligned-new-cluster",
+        "second-table",
     ];
     for scenario in scenario::all().into_iter().filter(|scenario| names.contains(&scenario.name)) {
         match explore_faults(&scenario, as_is, Bounds { states: 50_000, images: 64 }) {

@@ -28,6 +28,8 @@ pub struct Scenario {
     middle: bool,
     /// Requests that ran and were made durable before.
     before: Vec<Ask>,
+    /// Requests that ran before in the same session, one after the other.
+    pub warm: Vec<Ask>,
     /// Requests, in this order.
     pub asks: Vec<Ask>,
     /// The first so many are made at once, the others at any moment.
@@ -59,6 +61,7 @@ impl Scenario {
             backing: None,
             middle: false,
             before: Vec::new(),
+            warm: Vec::new(),
             asks: asks.to_vec(),
             at_once,
             timers: false,
@@ -119,8 +122,9 @@ impl Scenario {
     /// Sectors that the requests write to.
     pub fn touched(&self) -> Vec<u64> {
         let mut sectors: Vec<u64> = self
-            .asks
+            .warm
             .iter()
+            .chain(&self.asks)
             .filter_map(|ask| match *ask {
                 Ask::Write { offset, len, .. }
                 | Ask::Zero { offset, len, .. }
@@ -230,9 +234,12 @@ pub fn all() -> Vec<Scenario> {
     let three = [write(0, 512), write(CLUSTER, 512), write(SPAN, 512), Ask::Flush];
     let three = Scenario::new("three-writers-two-tables", 3, &three).large();
     let two = Scenario::new("two-quiesces", 1, &quiesces);
+    // with the write of the second failing: its table is linked, in space that only the growth has made
+    let mut later = Scenario::new("second-table", 1, &[write(SPAN, 512), Ask::Flush]).large();
+    later.warm = vec![write(0, 512), Ask::Flush];
     let mut chain =
         Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
     chain.middle = true;
-    list.extend([through, pressure, timer, late, chain, two, three]);
+    list.extend([through, pressure, timer, late, chain, two, three, later]);
     list
 }
