@@ -5,7 +5,7 @@
 //!
 //! A stale docs/states.md is written anew by `UPDATE_DOCS=1 cargo test -p quod-states --test docs`.
 
-use quod_states::state::{Edges, QED_EDGES, RAW_EDGES};
+use quod_states::state::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use quod_states::{Format, State};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -61,7 +61,8 @@ fn section(format: Format, edges: Edges) -> String {
 
 fn generate() -> String {
     let mut text = format!("# States\n\n{INTRODUCTION}");
-    for (format, edges) in [(Format::Qed, QED_EDGES), (Format::Raw, RAW_EDGES)] {
+    for (format, edges) in [(Format::Qed, QED_EDGES), (Format::Raw, RAW_EDGES), (Format::Qcow2, QCOW2_EDGES)]
+    {
         text += &section(format, edges);
     }
     text
@@ -80,6 +81,13 @@ fn the_page_of_states_is_generated_from_the_edge_tables() {
 }
 
 #[test]
+fn the_page_has_every_edge_table() {
+    let tables = include_str!("../src/state.rs").matches("_EDGES: Edges =").count();
+    let sections = generate().lines().filter(|line| line.starts_with("## ")).count();
+    assert_eq!(tables, sections, "an edge table without a section: add it to `generate`");
+}
+
+#[test]
 fn a_change_of_an_edge_changes_the_page() {
     let without_last = &QED_EDGES[..QED_EDGES.len() - 1];
     assert_ne!(section(Format::Qed, QED_EDGES), section(Format::Qed, without_last));
@@ -88,7 +96,7 @@ fn a_change_of_an_edge_changes_the_page() {
 /// Every state of a format can be reached from `Free`, and `Free` from every state.
 #[test]
 fn every_state_of_a_format_leads_from_free_to_free() {
-    for edges in [QED_EDGES, RAW_EDGES] {
+    for edges in [QED_EDGES, RAW_EDGES, QCOW2_EDGES] {
         for state in State::ALL {
             let enters = edges.iter().any(|edge| edge.1 == *state);
             let leaves = edges.iter().any(|edge| edge.0 == *state);
