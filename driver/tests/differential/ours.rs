@@ -222,7 +222,10 @@ impl Ours {
                 let base = Run { start: at, length, depth: depth as u64, ..Run::default() };
                 match extent.status {
                     Status::Data => break Run { present: true, data: true, offset: extent.host, ..base },
-                    Status::Zero => break Run { present: true, zero: true, ..base },
+                    Status::Zero => {
+                        break Run { present: true, zero: true, offset: extent.host, ..base };
+                    }
+                    Status::Compressed => break Run { present: true, data: true, ..base },
                     Status::Unallocated => {}
                 }
                 match sizes.get(depth + 1) {
