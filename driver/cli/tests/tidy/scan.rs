@@ -1,4 +1,5 @@
-//! Reads Rust source just well enough for the rules: code apart from comments and literals, functions, test code.
+//! Reads Rust source just well enough for the rules: code apart from comments and literals, functions, test
+//! code.
 //!
 //! Knows: the lexical grammar. Must never know: which rules there are.
 
