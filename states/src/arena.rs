@@ -17,7 +17,8 @@ struct Slot<T> {
     value: T,
 }
 
-/// See the module's header. A value that is removed stays in its slot until the slot is used again: nothing is moved.
+/// See the module's header. A value that is removed stays in its slot until the slot is used again: nothing
+/// is moved.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena<T> {
     slots: Slab<Slot<T>>,

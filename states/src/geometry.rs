@@ -68,7 +68,8 @@ impl Geometry {
         }
     }
 
-    /// qcow2: L2 tables of one cluster with entries of one or (`extended`) two words, an L1 table of `l1_entries`.
+    /// qcow2: L2 tables of one cluster with entries of one or (`extended`) two words, an L1 table of
+    /// `l1_entries`.
     pub fn qcow2(cluster_bits: u32, extended: bool, l1: u64, l1_entries: u64) -> Geometry {
         let entry_word_bits = u32::from(extended);
         let table_bits = cluster_bits - 3 - entry_word_bits;

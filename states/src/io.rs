@@ -90,9 +90,9 @@ pub enum IoOp {
         /// Offset in the backing layer's guest disk.
         guest: u64,
     },
-    /// Compressed cluster -> the request's buffer: read up to `bytes` bytes at `host` (fewer at the end of the file),
-    /// decompress one cluster from them, copy `len` bytes of it from offset `within` on. A decompressor that does not
-    /// yield a whole cluster is an I/O error (EIO).
+    /// Compressed cluster -> the request's buffer: read up to `bytes` bytes at `host` (fewer at the end of
+    /// the file), decompress one cluster from them, copy `len` bytes of it from offset `within` on. A
+    /// decompressor that does not yield a whole cluster is an I/O error (EIO).
     ReadCompressed {
         /// Whose buffer.
         request: RequestId,

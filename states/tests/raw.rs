@@ -9,7 +9,8 @@ fn submit(image: &mut Image, kind: Kind, len: u64, user: u64) -> Option<Io> {
     image.poll_io()
 }
 
-/// Seed 23 of the simulator: a quiesce that a flush joined outlasts its own round, and has no tables to wait for.
+/// Seed 23 of the simulator: a quiesce that a flush joined outlasts its own round, and has no tables to wait
+/// for.
 #[test]
 fn a_quiesce_that_a_flush_joins_waits_for_no_tables() {
     let mut image = Image::raw(4096, &Options::default());

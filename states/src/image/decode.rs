@@ -47,7 +47,8 @@ pub(super) fn decode_qed(
     Ok((Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered))
 }
 
-/// The same for a qcow2 slice, whose extended entries have two words; runs of extended entries end with their subcluster run.
+/// The same for a qcow2 slice, whose extended entries have two words; runs of extended entries end with their
+/// subcluster run.
 pub(super) fn decode_qcow2(
     geometry: &Geometry,
     shape: Shape,

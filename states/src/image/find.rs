@@ -3,9 +3,11 @@
 //! Knows: entries, the cache. Must never know: how new clusters come to be (`write.rs`, `space.rs`).
 //!
 //! Invariants:
-//! * an entry is checked before it is used, each cluster of a run (trap Q6), and a bad one ends the request with its place;
+//! * an entry is checked before it is used, each cluster of a run (trap Q6), and a bad one ends the request
+//!   with its place;
 //! * concurrent misses of one slice share one load;
-//! * a slice that was just loaded is used by its waiters before anything can evict it: they go to the head of the ready queue.
+//! * a slice that was just loaded is used by its waiters before anything can evict it: they go to the head of
+//!   the ready queue.
 
 use super::decode::{decode_qcow2, decode_qed};
 use super::{Image, Layout, Purpose};
@@ -183,8 +185,8 @@ impl Image {
         true
     }
 
-    /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that the extents of one
-    /// request run concurrently, or stays for later when there is none.
+    /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that
+    /// the extents of one request run concurrently, or stays for later when there is none.
     pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64, path: Path) -> u64 {
         let Some(acb) = self.acbs.get_mut(a) else { return len };
         acb.path |= path;
@@ -355,8 +357,8 @@ impl Image {
         self.tables.slot_mut(slot).waiters.push(&mut self.acbs, a);
     }
 
-    /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ... The change is
-    /// young: it is written only after a sync that was submitted from now on (QE3).
+    /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
+    /// The change is young: it is written only after a sync that was submitted from now on (QE3).
     pub(super) fn set_entries(&mut self, slot: u32, first: usize, count: usize, value: u64, step: u64) {
         let window = self.commit.window;
         let was_dirty = self.tables.slot(slot).is_dirty();

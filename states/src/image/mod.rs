@@ -1,14 +1,19 @@
-//! The machine of one open image: requests go in, named I/O comes out, each request an explicit state machine.
+//! The machine of one open image: requests go in, named I/O comes out, each request an explicit state
+//! machine.
 //!
-//! Grammar (as quinn-proto and str0m have it): *mutators* are `submit`, `handle_completion`, `handle_timeout`; after each of
-//! them drain `poll_io`, `poll_timeout`, `poll_event` (and `poll_transition`) until all are empty.
+//! Grammar (as quinn-proto and str0m have it): *mutators* are `submit`, `handle_completion`,
+//! `handle_timeout`; after each of them drain `poll_io`, `poll_timeout`, `poll_event` (and `poll_transition`)
+//! until all are empty.
 //!
-//! Knows: acbs, requests, tables, space, the commit pipeline. Must never know: file descriptors, clocks, threads, guest bytes.
+//! Knows: acbs, requests, tables, space, the commit pipeline. Must never know: file descriptors, clocks,
+//! threads, guest bytes.
 //!
 //! Invariants:
 //! * each live acb is in exactly one place: own I/O in flight, one wait list, or the ready queue;
-//! * nothing recurses: waking an acb puts it into the ready queue, which `run_ready` empties before a mutator returns;
-//! * shared I/O (table loads and writes, header, sync, growth) belongs to the shared object, never to the acb that came first;
+//! * nothing recurses: waking an acb puts it into the ready queue, which `run_ready` empties before a mutator
+//!   returns;
+//! * shared I/O (table loads and writes, header, sync, growth) belongs to the shared object, never to the acb
+//!   that came first;
 //! * every queue is bounded by the number of acbs or requests.
 
 mod claims;
@@ -560,7 +565,8 @@ impl Image {
         self.advance(a);
     }
 
-    /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait for it.
+    /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait
+    /// for it.
     fn committed(&mut self, a: u32) {
         if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
             return self.fail(a, error);

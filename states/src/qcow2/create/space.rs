@@ -1,4 +1,5 @@
-//! The space of an image that is being made: which clusters are in use, and the refcount structures that say so.
+//! The space of an image that is being made: which clusters are in use, and the refcount structures that say
+//! so.
 //!
 //! Knows: QEMU's way of allocating, step by step, so that everything lies where `qemu-img create` puts it.
 //! Must never know: what the clusters are for.
@@ -191,8 +192,8 @@ impl Space {
         }
     }
 
-    /// A new refcount table at `start`, behind all that is in use, with blocks for itself and `more` clusters behind it:
-    /// where it ends.
+    /// A new refcount table at `start`, behind all that is in use, with blocks for itself and `more` clusters
+    /// behind it: where it ends.
     pub(super) fn make_area(
         &mut self,
         start: u64,

@@ -1,4 +1,5 @@
-//! Option conflicts, and that what is laid out is a valid image; the bytes are compared with qemu-img's elsewhere.
+//! Option conflicts, and that what is laid out is a valid image; the bytes are compared with qemu-img's
+//! elsewhere.
 
 use super::super::header::Purpose;
 use super::*;
