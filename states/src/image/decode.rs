@@ -5,6 +5,7 @@
 //! Invariants: every entry that a run covers was checked (trap Q6); a run ends with its slice at the latest.
 
 use super::find::{Mapping, ZERO_ENTRY};
+use super::space::Space;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
@@ -17,7 +18,7 @@ type Run = Result<(Mapping, u64), Box<Error>>;
 pub(super) fn decode_qed(
     geometry: &Geometry,
     entries: &[u64],
-    file_end: u64,
+    space: &Space,
     first: usize,
     pos: u64,
     end: u64,
@@ -34,12 +35,13 @@ pub(super) fn decode_qed(
         }
         return Ok((mapping, covered));
     }
-    geometry.check_data(pos, head, file_end)?;
+    let check = |pos, entry| geometry.check_data(pos, entry, space.end_for(entry, geometry.cluster_size()));
+    check(pos, head)?;
     let mut expected = head;
     while covered < end - pos {
         expected += geometry.cluster_size();
         let contiguous = rest.next() == Some(&expected);
-        if !contiguous || geometry.check_data(pos + covered, expected, file_end).is_err() {
+        if !contiguous || check(pos + covered, expected).is_err() {
             break;
         }
         covered += geometry.cluster_size();

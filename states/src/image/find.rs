@@ -152,7 +152,8 @@ impl Image {
         // any other flag than COPIED fails the checks below
         let cluster = if matches!(self.layout, Layout::Qcow2(..)) { word & !COPIED } else { word };
         // a slice that is being loaded is all zeros: no cluster
-        if cluster <= ZERO_ENTRY || geometry.check_data(pos, cluster, self.space.end()).is_err() {
+        let file_end = self.space.end_for(cluster, geometry.cluster_size());
+        if cluster <= ZERO_ENTRY || geometry.check_data(pos, cluster, file_end).is_err() {
             return None;
         }
         slice.chances |= 1;
@@ -255,12 +256,12 @@ impl Image {
             if slice.state == SliceState::Loading {
                 return Lookup::Loading(slot);
             }
-            let file_end = self.space.end();
             let decoded = match &self.layout {
                 Layout::Qcow2(geometry, shape) => {
+                    let file_end = self.space.end();
                     decode_qcow2(geometry, *shape, &slice.entries, file_end, entry, pos, end)
                 }
-                _ => decode_qed(geometry, &slice.entries, file_end, entry, pos, end),
+                _ => decode_qed(geometry, &slice.entries, &self.space, entry, pos, end),
             };
             return match decoded {
                 Ok((mapping, len)) => Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) },
@@ -296,7 +297,8 @@ impl Image {
             let left = geometry.table_span() - pos % geometry.table_span();
             return Lookup::Run { mapping: Mapping::NoTable, len: left.min(end - pos), slot: None };
         }
-        if let Err(error) = geometry.check_table(l1_index, table, self.space.end()) {
+        let file_end = self.space.end_for(table, geometry.table_bytes);
+        if let Err(error) = geometry.check_table(l1_index, table, file_end) {
             return Lookup::Failed(Box::new(error));
         }
         self.load(number, geometry.l2_slice_host(table, pos), &geometry)

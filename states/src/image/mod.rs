@@ -211,7 +211,7 @@ impl Image {
         let (edges, space, slices, cluster_align) = match &layout {
             Layout::Raw => (EdgeTable::RAW, Space::fixed(file_len), 1, 1),
             Layout::Qed(geometry, _) => {
-                let space = Space::new(file_len, geometry.cluster_size(), options.grow_step);
+                let space = Space::new(file_len, geometry.cluster_size(), options.grow_step).whole_clusters();
                 (EdgeTable::QED, space, geometry.slice_count(size), geometry.cluster_size())
             }
             Layout::Qcow2(geometry, _) => {

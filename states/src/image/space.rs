@@ -11,7 +11,7 @@
 
 use super::{Image, Purpose};
 use crate::error::Error;
-use crate::geometry::align_up;
+use crate::geometry::{align_down, align_up};
 use crate::io::IoOp;
 use crate::queue::Queue;
 use crate::state::State;
@@ -21,10 +21,14 @@ use alloc::boxed::Box;
 const STEP_MIN: u64 = 4 << 20;
 /// Host offsets stay below this, as a file's length does (off_t is signed).
 const HOST_MAX: u64 = 1 << 62;
+/// No file is as long.
+const NOWHERE: u64 = 1 << 63;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Space {
     append: u64,
+    /// Where a partial cluster that nothing may refer to began when the file was opened; `NOWHERE` without one.
+    torn: u64,
     grown: u64,
     cluster: u64,
     step_max: u64,
@@ -42,6 +46,7 @@ impl Space {
     pub(super) fn fixed(len: u64) -> Space {
         Space {
             append: len,
+            torn: NOWHERE,
             grown: len,
             cluster: 1,
             step_max: 0,
@@ -62,6 +67,18 @@ impl Space {
     /// First byte behind everything that is, or was, allocated.
     pub(super) fn end(&self) -> u64 {
         self.append
+    }
+
+    /// A format whose clusters lie wholly inside the file (QED): one that the file cuts off holds nothing.
+    pub(super) fn whole_clusters(self) -> Space {
+        let torn = if self.grown < self.append { align_down(self.grown, self.cluster) } else { NOWHERE };
+        Space { torn, ..self }
+    }
+
+    /// The end that a reference to `len` bytes at `offset` must keep: the file's, or that of its whole clusters.
+    #[inline]
+    pub(super) fn end_for(&self, offset: u64, len: u64) -> u64 {
+        if offset <= self.torn && self.torn - offset < len { self.torn } else { self.append }
     }
 
     /// The file's length.
