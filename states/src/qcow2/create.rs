@@ -1,6 +1,7 @@
 //! A new image: every byte of it, laid out exactly as `qemu-img create -f qcow2` does.
 //!
-//! Knows: options, their conflicts, the layout. Must never know: files; the pieces are for the caller to write.
+//! Knows: options, their conflicts, the layout. Must never know: files; the pieces are for the caller to
+//! write.
 //!
 //! Invariants:
 //! * pieces are made one at a time: a preallocated image of any size needs memory for one table;
@@ -236,16 +237,21 @@ impl Created {
                     break;
                 }
             }
-            if let (Some(host), false) = (host, shape.data_file) {
-                let bytes =
-                    (guest << shape.cluster_bits).min(self.header.size) - (first << shape.cluster_bits);
-                self.len = self.len.max((host << shape.cluster_bits) + bytes);
+            // what the disk does not need of its last cluster is written with zeros, in units of subclusters
+            let unit = shape.cluster_size() / if shape.extended { 32 } else { 1 };
+            let end = (guest << shape.cluster_bits).min(self.header.size).next_multiple_of(unit);
+            let bytes = end - (first << shape.cluster_bits);
+            match host {
+                _ if shape.data_file => self.data_file_len = Some(end),
+                Some(host) => self.len = self.len.max((host << shape.cluster_bits) + bytes),
+                None => {}
             }
         }
         Ok(())
     }
 
-    /// preallocation=falloc and full: refcounts first, then the data in one run, then the L2 tables wherever they fit.
+    /// preallocation=falloc and full: refcounts first, then the data in one run, then the L2 tables wherever
+    /// they fit.
     fn reserve(&mut self) -> Result<(), Error> {
         let (shape, clusters) = (self.header.shape(), self.clusters());
         let tables = clusters.div_ceil(shape.l2_entries());
@@ -287,7 +293,8 @@ impl Created {
         false
     }
 
-    /// preallocation=falloc: the range (offset, bytes) whose space is to be reserved; full: to be written with zeros.
+    /// preallocation=falloc: the range (offset, bytes) whose space is to be reserved; full: to be written
+    /// with zeros.
     pub const fn data_range(&self) -> Option<(u64, u64)> {
         self.reserve
     }

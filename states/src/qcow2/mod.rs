@@ -4,12 +4,14 @@
 
 mod be;
 pub mod bitmap;
+pub mod check;
 pub mod create;
 pub mod entry;
 pub mod header;
 pub mod refcount;
 pub mod snapshot;
 
+pub use check::Check;
 pub use create::{CreateOptions, Created, Preallocation, create};
 pub use entry::{L1, L2, Shape, Sub, Subclusters};
 pub use header::{Compression, Header, Purpose};

@@ -1,0 +1,435 @@
+//! Check and repair of a qcow2 image, as a machine: counts what every table refers to and compares with the
+//! refcounts.
+//!
+//! Knows: all metadata of the image, table by table. Must never know: guest data.
+//!
+//! Invariants:
+//! * the counts are those of `qemu-img check`; after a repair they are those of a second run, as qemu-img's
+//!   are;
+//! * memory is bounded by the refcount blocks that the file has and by what its entries refer to;
+//! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written;
+//! * repairs are durable before the dirty and corrupt bits are cleared, and these only when the image is
+//!   sound; new refcount structures are durable before the header leads to them.
+
+use super::be;
+use super::bitmap::{self, Bitmap, Piece};
+use super::entry::{OFFSET, Shape};
+use super::header::Header;
+use super::refcount::Layout;
+use super::snapshot::{Parsed, Snapshot, TABLE_MAX};
+use crate::check::{Repair, Report};
+use crate::error::Error;
+use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::machine::Machine;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+mod copied;
+mod counts;
+mod refcounts;
+mod walk;
+use counts::Counts;
+
+/// Bytes read or written at once.
+const CHUNK: usize = 64 << 10;
+/// QEMU counts clusters in 31 bits.
+const CLUSTERS_MAX: u64 = i32::MAX as u64;
+
+/// What is being read or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Snapshots,
+    Reftable,
+    L1,
+    L2,
+    FixL2,
+    Directory,
+    BitmapTable,
+    Extend,
+    Block,
+    FixBlock,
+    NewBlock,
+    SyncNewBlocks,
+    NewReftable,
+    SyncNewReftable,
+    Switch,
+    SyncSwitch,
+    CopiedL1,
+    CopiedL2,
+    FixCopiedL2,
+    FixCopiedL1,
+    SyncRepairs,
+    WriteHeader,
+    SyncHeader,
+    Ended,
+}
+
+/// A table on its way: read or written a chunk at a time.
+#[derive(Clone, Debug, Default)]
+struct Job {
+    offset: u64,
+    len: usize,
+    done: usize,
+    bytes: Vec<u8>,
+    write: bool,
+}
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub struct Check {
+    header: Header,
+    shape: Shape,
+    layout: Layout,
+    /// The file's length in bytes, and in clusters.
+    len: u64,
+    clusters: u64,
+    /// What this run may repair; the last run never repairs.
+    fix: Option<Repair>,
+    step: Step,
+    id: u32,
+    out: Option<IoOp>,
+    job: Job,
+    report: Report,
+    result: Option<Result<Report, Error>>,
+    /// Repaired by the run before this one: corruptions, leaks.
+    fixed: Option<(u64, u64)>,
+    snapshots: Vec<Snapshot>,
+    /// Bytes of the snapshot table.
+    snapshots_len: u64,
+    snapshot_corruptions: u64,
+    /// References found, and refcounts stored.
+    computed: Counts,
+    stored: Counts,
+    reftable: Vec<u64>,
+    /// Refcount blocks that cannot be read, because of their place in the refcount table.
+    bad_blocks: BTreeSet<u64>,
+    /// Which L1 table: 0 is the active one, n the snapshot n - 1.
+    which: usize,
+    l1: Vec<u64>,
+    l1_next: usize,
+    l1_fixed: bool,
+    l2_offset: u64,
+    bitmaps: Vec<Bitmap>,
+    next: usize,
+    /// The refcount structures have to be rebuilt.
+    rebuild: bool,
+    /// They have been: corruptions and leaks before that.
+    rebuilt: Option<(u64, u64)>,
+    /// Blocks to be written.
+    dirty: BTreeSet<u64>,
+    wrote: bool,
+    highest: u64,
+}
+
+impl Check {
+    /// A check of the image with this header, read for [`super::Purpose::Check`], in a file of `len` bytes.
+    pub fn new(header: Header, len: u64, repair: Option<Repair>) -> Check {
+        let (shape, layout) = (header.shape(), header.refcounts());
+        let mut check = Check {
+            shape,
+            layout,
+            len: len.next_multiple_of(512),
+            clusters: len.div_ceil(shape.cluster_size()),
+            fix: repair,
+            step: Step::Ended,
+            id: 0,
+            out: None,
+            job: Job::default(),
+            report: Report::default(),
+            result: None,
+            fixed: None,
+            snapshots: Vec::new(),
+            snapshots_len: 0,
+            snapshot_corruptions: 0,
+            computed: Counts::new(layout),
+            stored: Counts::new(layout),
+            reftable: Vec::new(),
+            bad_blocks: BTreeSet::new(),
+            which: 0,
+            l1: Vec::new(),
+            l1_next: 0,
+            l1_fixed: false,
+            l2_offset: 0,
+            bitmaps: Vec::new(),
+            next: 0,
+            rebuild: false,
+            rebuilt: None,
+            dirty: BTreeSet::new(),
+            wrote: false,
+            highest: 0,
+            header,
+        };
+        check.run();
+        check
+    }
+
+    /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
+    /// report.
+    pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
+        self.result.take()
+    }
+
+    /// The header as it is now, and the file's length.
+    pub fn into_parts(self) -> (Header, u64) {
+        (self.header, self.len)
+    }
+
+    /// Where the last used cluster ends: qemu-img's image-end-offset.
+    pub const fn image_end(&self) -> u64 {
+        (self.highest + 1) << self.shape.cluster_bits
+    }
+
+    /// One pass over everything.
+    fn run(&mut self) {
+        let total_clusters = self.header.guest_size().div_ceil(self.shape.cluster_size());
+        self.report = Report { total_clusters, ..Report::default() };
+        if self.clusters > CLUSTERS_MAX {
+            let error = Error::Unsupported(alloc::format!("check of {} clusters", self.clusters));
+            return self.fail(error);
+        }
+        if let Err(error) = self.header.check_snapshots() {
+            return self.fail(error);
+        }
+        self.snapshots = Vec::new();
+        self.snapshots_len = 0;
+        self.snapshot_corruptions = 0;
+        self.rebuilt = None;
+        self.rebuild = false;
+        self.job = Job::default();
+        self.parse_snapshots();
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.step = Step::Ended;
+        self.result = Some(Err(error));
+    }
+
+    fn corrupt(&mut self, place: &'static str, index: u64, value: u64, what: &'static str) {
+        self.report.corruptions += 1;
+        self.report.problem(Error::Corrupt { place, index, value, what });
+    }
+
+    /// Makes the one just counted a repaired one.
+    fn repaired(&mut self) {
+        self.report.corruptions -= 1;
+        self.report.corruptions_fixed += 1;
+    }
+
+    fn name(&mut self, step: Step, op: IoOp) {
+        debug_assert!(self.out.is_none());
+        self.step = step;
+        self.id = self.id.wrapping_add(1);
+        self.out = Some(op);
+    }
+
+    /// Reads a table whole; `len` is bounded by the format's limits.
+    fn load(&mut self, step: Step, offset: u64, len: usize) {
+        debug_assert!(len > 0 && len as u64 <= TABLE_MAX);
+        self.job = Job { offset, len, done: 0, bytes: Vec::new(), write: false };
+        self.go_on(step);
+    }
+
+    fn store(&mut self, step: Step, offset: u64, bytes: Vec<u8>) {
+        debug_assert!(self.fix.is_some() && !bytes.is_empty());
+        self.wrote = true;
+        self.job = Job { offset, len: bytes.len(), done: 0, bytes, write: true };
+        self.go_on(step);
+    }
+
+    fn go_on(&mut self, step: Step) {
+        let offset = self.job.offset + self.job.done as u64;
+        let len = (self.job.len - self.job.done).min(CHUNK) as u32;
+        let write = self.job.write;
+        self.name(
+            step,
+            if write { IoOp::WriteTable { offset, len } } else { IoOp::ReadTable { offset, len } },
+        );
+    }
+
+    /// Snapshot entries from what was read of their table so far.
+    fn parse_snapshots(&mut self) {
+        let mut bytes = core::mem::take(&mut self.job.bytes);
+        let mut at = 0;
+        while (self.snapshots.len() as u64) < u64::from(self.header.snapshots) {
+            let index = self.snapshots.len() as u64;
+            match Snapshot::parse(bytes.get(at..).unwrap_or(&[]), index, false) {
+                Ok(Parsed::Entry(snapshot, len)) => {
+                    if self.header.version >= 3 && !snapshot.is_complete() {
+                        self.snapshot_corruptions += 1;
+                    }
+                    self.snapshots.push(snapshot);
+                    at += len;
+                    self.snapshots_len += len as u64;
+                }
+                Ok(Parsed::Needs(more)) => {
+                    if self.snapshots_len + more as u64 > TABLE_MAX {
+                        let (place, value) = ("snapshot table", self.snapshots_len + more as u64);
+                        let what = "the table is longer than 64 MiB";
+                        return self.fail(Error::Corrupt { place, index, value, what });
+                    }
+                    bytes.drain(..at.min(bytes.len()));
+                    let (offset, have) = (self.header.snapshots_offset + self.snapshots_len, bytes.len());
+                    let len = more.max(have + 4096);
+                    self.job = Job { offset, len, done: have, bytes, write: false };
+                    return self.go_on(Step::Snapshots);
+                }
+                Err(error) => return self.fail(error),
+            }
+        }
+        self.bitmaps = Vec::new();
+        let bytes = (self.header.reftable_clusters as usize) << self.shape.cluster_bits;
+        if bytes == 0 {
+            self.reftable = Vec::new();
+            return self.walk();
+        }
+        self.load(Step::Reftable, self.header.reftable_offset, bytes);
+    }
+
+    /// Does a write at a table overlap other metadata than L2 tables?
+    fn overlaps(&self, offset: u64) -> bool {
+        let (cluster, end) = (self.shape.cluster_size(), offset + self.shape.cluster_size());
+        let hit = |from: u64, len: u64| len > 0 && offset < from.saturating_add(len) && from < end;
+        let reftable = u64::from(self.header.reftable_clusters) * cluster;
+        !offset.is_multiple_of(cluster)
+            || hit(0, cluster)
+            || hit(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)
+            || hit(self.header.reftable_offset, reftable)
+            || hit(self.header.snapshots_offset, self.snapshots_len)
+            || self.snapshots.iter().any(|s| hit(s.l1_offset, u64::from(s.l1_entries) * 8))
+            || self.reftable.iter().any(|block| *block != 0 && hit(block & !511, cluster))
+    }
+
+    /// Everything is looked at: make repairs durable, clear the bits, look again.
+    fn finish(&mut self) {
+        self.report.corruptions += self.snapshot_corruptions;
+        if self.wrote {
+            return self.name(Step::SyncRepairs, IoOp::Sync);
+        }
+        self.durable();
+    }
+
+    fn durable(&mut self) {
+        let marked = self.header.is_dirty() || self.header.is_corrupt();
+        if self.fix.is_none() || !self.report.is_sound() || !marked {
+            return self.end();
+        }
+        self.header.set_dirty(false);
+        self.header.set_corrupt(false);
+        let len = self.header.block_len();
+        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+    }
+
+    fn end(&mut self) {
+        let fixed = (self.report.corruptions_fixed, self.report.leaks_fixed);
+        if self.fix.take().is_some() && fixed != (0, 0) {
+            self.fixed = Some(fixed);
+            self.wrote = false;
+            return self.run();
+        }
+        if let Some((corruptions, leaks)) = self.fixed {
+            (self.report.corruptions_fixed, self.report.leaks_fixed) = (corruptions, leaks);
+        }
+        self.step = Step::Ended;
+        self.result = Some(Ok(core::mem::take(&mut self.report)));
+    }
+
+    fn loaded(&mut self, step: Step, bytes: Vec<u8>) {
+        match step {
+            Step::Snapshots => {
+                self.job.bytes = bytes;
+                self.parse_snapshots();
+            }
+            Step::Reftable => {
+                self.reftable = decode(&bytes);
+                self.walk();
+            }
+            Step::L1 => self.l1_loaded(&bytes),
+            Step::L2 => self.l2_loaded(bytes),
+            Step::Directory => self.directory_loaded(&bytes),
+            Step::BitmapTable => self.bitmap_loaded(&bytes),
+            Step::Block => self.block_loaded(&bytes),
+            Step::CopiedL1 => self.copied_l1_loaded(&bytes),
+            Step::CopiedL2 => self.copied_l2_loaded(bytes),
+            _ => self.fail(Error::Misuse("a read that was not asked for")),
+        }
+    }
+
+    fn done(&mut self, step: Step) {
+        match step {
+            Step::FixL2 => self.next_l2(),
+            Step::Extend => self.extended(),
+            Step::FixBlock => self.write_blocks(),
+            Step::NewBlock => self.write_new_blocks(),
+            Step::SyncNewBlocks => self.write_new_reftable(),
+            Step::NewReftable => self.name(Step::SyncNewReftable, IoOp::Sync),
+            Step::SyncNewReftable => {
+                let len = self.header.block_len();
+                self.name(Step::Switch, IoOp::WriteTable { offset: 0, len });
+            }
+            Step::Switch => self.name(Step::SyncSwitch, IoOp::Sync),
+            Step::SyncSwitch => self.walk(),
+            Step::FixCopiedL2 => self.next_copied(),
+            Step::FixCopiedL1 => self.finish(),
+            Step::SyncRepairs => self.durable(),
+            Step::WriteHeader => self.name(Step::SyncHeader, IoOp::Sync),
+            Step::SyncHeader => self.end(),
+            _ => self.fail(Error::Misuse("a table read was completed without its bytes")),
+        }
+    }
+}
+
+fn decode(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
+}
+
+impl Machine for Check {
+    fn poll_io(&mut self) -> Option<Io> {
+        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+    }
+
+    fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
+        if matches!(self.step, Step::WriteHeader | Step::Switch) {
+            return self.header.encode_block(buf);
+        }
+        if let Some(bytes) = self.job.bytes.get(self.job.done..self.job.done + buf.len()) {
+            buf.copy_from_slice(bytes);
+        }
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        if id.generation != self.id || self.step == Step::Ended {
+            return;
+        }
+        let step = self.step;
+        match outcome {
+            Outcome::Failed(_) if step == Step::Extend => self.not_extended(),
+            Outcome::Failed(errno) => {
+                let offset = self.job.offset + self.job.done as u64;
+                self.fail(Error::Device { op: "check", offset, errno });
+            }
+            Outcome::Table(bytes) if !self.job.write => {
+                self.job.bytes.extend(bytes);
+                self.job.done += bytes.len();
+                if bytes.is_empty() || self.job.done >= self.job.len {
+                    let bytes = core::mem::take(&mut self.job.bytes);
+                    return self.loaded(step, bytes);
+                }
+                self.go_on(step);
+            }
+            _ => {
+                let tables = [Step::FixL2, Step::FixBlock, Step::NewBlock, Step::NewReftable];
+                let copied = [Step::FixCopiedL1, Step::FixCopiedL2];
+                if tables.contains(&step) || copied.contains(&step) {
+                    self.job.done += (self.job.len - self.job.done).min(CHUNK);
+                    if self.job.done < self.job.len {
+                        return self.go_on(step);
+                    }
+                }
+                self.done(step);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The part of the check that looks at the copied flags of the active tables: set exactly where the refcount
+//! is one.
+//!
+//! Knows: the refcounts as they are stored now. Must never know: how they came about.
+
+use super::super::entry::COPIED;
+use super::walk::{Kind, kind};
+use super::*;
+
+impl Check {
+    pub(super) fn check_copied(&mut self) {
+        let entries = self.header.l1_entries as usize;
+        self.l1_fixed = false;
+        if entries == 0 {
+            return self.finish();
+        }
+        self.load(Step::CopiedL1, self.header.l1_offset, entries * 8);
+    }
+
+    /// Flags may be corrected when the refcounts are right.
+    fn corrects(&self) -> bool {
+        match self.fix {
+            Some(Repair::All) => true,
+            Some(Repair::Leaks) => self.report.is_sound() && self.report.leaks == 0,
+            None => false,
+        }
+    }
+
+    /// None: the refcount cannot be read.
+    fn refcount(&self, offset: u64) -> Option<u64> {
+        let cluster = offset >> self.shape.cluster_bits;
+        let bad = self.bad_blocks.contains(&self.layout.table_index(cluster));
+        (!bad).then(|| self.stored.get(cluster))
+    }
+
+    pub(super) fn copied_l1_loaded(&mut self, bytes: &[u8]) {
+        self.l1 = decode(bytes);
+        self.l1_next = 0;
+        self.next_copied();
+    }
+
+    pub(super) fn next_copied(&mut self) {
+        while let Some(&entry) = self.l1.get(self.l1_next) {
+            let (index, offset) = (self.l1_next, entry & OFFSET);
+            self.l1_next += 1;
+            if offset == 0 {
+                continue;
+            }
+            let Some(count) = self.refcount(offset) else { continue };
+            if (count == 1) != (entry & COPIED != 0) {
+                let corrects = self.corrects();
+                self.corrupt("L1 table", index as u64, entry, "the copied flag contradicts the refcount");
+                if corrects && let Some(entry) = self.l1.get_mut(index) {
+                    *entry ^= COPIED;
+                    self.l1_fixed = true;
+                    self.repaired();
+                }
+            }
+            self.l2_offset = offset;
+            return self.load(Step::CopiedL2, offset, 1 << self.shape.cluster_bits);
+        }
+        if self.l1_fixed {
+            let bytes = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            return self.store(Step::FixCopiedL1, self.header.l1_offset, bytes);
+        }
+        self.finish();
+    }
+
+    pub(super) fn copied_l2_loaded(&mut self, mut bytes: Vec<u8>) {
+        let corrects = self.corrects() && !self.overlaps(self.l2_offset);
+        let step = self.shape.l2_entry_bytes() as usize;
+        let mut fixed = false;
+        for at in (0..bytes.len()).step_by(step) {
+            let entry = be::long(&bytes, at);
+            if !matches!(kind(self.shape, entry), Kind::Normal | Kind::ZeroAllocated) {
+                continue;
+            }
+            let count = if self.shape.data_file { Some(1) } else { self.refcount(entry & OFFSET) };
+            if count.is_none_or(|count| (count == 1) == (entry & COPIED != 0)) {
+                continue;
+            }
+            self.corrupt("L2 table", (at / step) as u64, entry, "the copied flag contradicts the refcount");
+            if corrects {
+                be::put_long(&mut bytes, at, entry ^ COPIED);
+                fixed = true;
+                self.repaired();
+            }
+        }
+        if fixed {
+            return self.store(Step::FixCopiedL2, self.l2_offset, bytes);
+        }
+        self.next_copied();
+    }
+}

@@ -1,0 +1,216 @@
+//! The part of the check that compares references with refcounts, corrects these, or builds them anew.
+//!
+//! Knows: both counts of every cluster. Must never know: who refers to a cluster.
+
+use super::*;
+
+impl Check {
+    /// The refcount blocks, read once: a block that several entries lead to counts for the first of them.
+    pub(super) fn load_blocks(&mut self) {
+        if self.rebuilt.is_some() {
+            return self.compare();
+        }
+        let mut seen = BTreeSet::new();
+        for (index, entry) in self.reftable.iter_mut().enumerate() {
+            *entry &= !511;
+            let first = (index as u64) << self.layout.block_bits();
+            // blocks of clusters that the file does not have, and blocks met before, are not read
+            if first >= self.clusters || *entry > i64::MAX as u64 || !seen.insert(*entry) {
+                continue;
+            }
+            if *entry != 0 && !self.bad_blocks.contains(&(index as u64)) {
+                self.dirty.insert(index as u64);
+            }
+        }
+        self.load_block();
+    }
+
+    fn load_block(&mut self) {
+        let Some(index) = self.dirty.first().copied() else { return self.compare() };
+        let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
+        self.load(Step::Block, offset, 1 << self.shape.cluster_bits);
+    }
+
+    pub(super) fn block_loaded(&mut self, bytes: &[u8]) {
+        if let Some(index) = self.dirty.pop_first() {
+            self.stored.load(index, bytes);
+        }
+        self.load_block();
+    }
+
+    fn compare(&mut self) {
+        if let Some((corruptions, leaks)) = self.rebuilt {
+            // what the old structures took is free now, and that is no news
+            let walked = self.report.corruptions;
+            let fixed = (self.report.corruptions_fixed, self.report.leaks_fixed);
+            self.compare_counts(Some(Repair::Leaks));
+            self.report.corruptions = walked;
+            self.report.corruptions_fixed = fixed.0 + corruptions.saturating_sub(walked);
+            self.report.leaks_fixed = fixed.1 + leaks;
+            return self.write_blocks();
+        }
+        let before = (self.report.corruptions, self.report.check_errors, self.report.problems.len());
+        self.compare_counts(None);
+        match self.fix {
+            None => {}
+            Some(Repair::All) if self.rebuild => return self.build(),
+            Some(Repair::Leaks) if self.rebuild => {
+                let what = "the refcount structures have to be rebuilt: that is not a repair of leaks";
+                return self.fail(Error::Misuse(what));
+            }
+            fix if self.report.leaks > 0 || self.report.corruptions > 0 => {
+                (self.report.corruptions, self.report.check_errors) = (before.0, before.1);
+                self.report.leaks = 0;
+                self.report.problems.truncate(before.2);
+                self.compare_counts(fix);
+            }
+            _ => {}
+        }
+        self.write_blocks();
+    }
+
+    /// Goes through all clusters that have a count or should have one.
+    fn compare_counts(&mut self, fix: Option<Repair>) {
+        self.highest = 0;
+        let bad = self.bad_blocks.iter().map(|index| {
+            let (first, end) = (index << self.layout.block_bits(), (index + 1) << self.layout.block_bits());
+            end.min(self.clusters).saturating_sub(first)
+        });
+        self.report.check_errors += bad.sum::<u64>();
+        let mut at = 0;
+        loop {
+            let pages = [self.computed.page_from(at), self.stored.page_from(at)];
+            let Some((from, end)) = pages.into_iter().flatten().min() else { return };
+            for cluster in from..end.min(self.clusters) {
+                self.compare_cluster(cluster, fix);
+            }
+            if end >= self.clusters {
+                return;
+            }
+            at = end;
+        }
+    }
+
+    fn compare_cluster(&mut self, cluster: u64, fix: Option<Repair>) {
+        let index = self.layout.table_index(cluster);
+        if self.bad_blocks.contains(&index) {
+            return;
+        }
+        let (stored, computed) = (self.stored.get(cluster), self.computed.get(cluster));
+        if stored > 0 || computed > 0 {
+            self.highest = cluster;
+        }
+        if stored == computed {
+            return;
+        }
+        let leak = stored > computed;
+        let fixable = stored != 0 && (leak && fix.is_some() || !leak && fix == Some(Repair::All));
+        self.rebuild |= stored == 0;
+        if fixable {
+            self.stored.set(cluster, computed);
+            self.dirty.insert(index);
+            let fixed = if leak { &mut self.report.leaks_fixed } else { &mut self.report.corruptions_fixed };
+            *fixed += 1;
+        } else if leak {
+            self.report.leaks += 1;
+        } else {
+            self.corrupt("refcount of cluster", cluster, stored, "is lower than the number of references");
+        }
+    }
+
+    /// Writes the blocks whose counts were corrected.
+    pub(super) fn write_blocks(&mut self) {
+        while let Some(index) = self.dirty.pop_first() {
+            let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
+            if offset != 0 {
+                return self.store(Step::FixBlock, offset, self.stored.block(index));
+            }
+        }
+        self.check_copied();
+    }
+
+    /// So many free clusters in a row at or behind `free`, which becomes the first free one: the first, now
+    /// in use.
+    fn take(&mut self, count: u64, free: &mut u64) -> u64 {
+        let mut first = *free;
+        let mut gap = true;
+        loop {
+            let used = self.computed.next_used(first).filter(|used| *used < first + count);
+            if gap && used != Some(first) {
+                (*free, gap) = (first, false);
+            }
+            match used {
+                Some(used) => first = used + 1,
+                None => break,
+            }
+        }
+        (first..first + count).for_each(|cluster| self.computed.set(cluster, 1));
+        self.clusters = self.clusters.max(first + count);
+        first
+    }
+
+    /// Places blocks for the clusters in use: did the table grow?
+    fn place_blocks(&mut self, first: u64, mut end: u64, table: &mut Vec<u64>) -> bool {
+        let (mut free, mut at, mut grown) = (0, first, false);
+        while let Some(cluster) = self.computed.next_used(at).filter(|cluster| *cluster < end) {
+            let index = self.layout.table_index(cluster);
+            at = (index + 1) << self.layout.block_bits();
+            if table.get(index as usize).is_some_and(|block| *block != 0) {
+                continue;
+            }
+            free = free.max(index << self.layout.block_bits());
+            let block = self.take(1, &mut free);
+            end = end.max(block + 1);
+            if index as usize >= table.len() {
+                let per_cluster = 1 << (self.shape.cluster_bits - 3);
+                table.resize((index as usize + 1).next_multiple_of(per_cluster), 0);
+                grown = true;
+            }
+            if let Some(entry) = table.get_mut(index as usize) {
+                *entry = block << self.shape.cluster_bits;
+            }
+        }
+        grown
+    }
+
+    /// New refcount structures from what was counted, in clusters that nothing refers to.
+    fn build(&mut self) {
+        self.rebuilt = Some((self.report.corruptions, self.report.leaks));
+        (self.report.corruptions, self.report.leaks, self.report.check_errors) = (0, 0, 0);
+        self.report.problems.clear();
+        self.rebuild = false;
+        let mut table = Vec::new();
+        self.place_blocks(0, self.clusters, &mut table);
+        let offset = loop {
+            let clusters = (table.len() as u64 * 8) >> self.shape.cluster_bits;
+            if clusters << self.shape.cluster_bits > 8 << 20 {
+                let (place, value) = ("refcount table", table.len() as u64);
+                let what = "would have more than 8 MiB when it is rebuilt";
+                return self.fail(Error::Corrupt { place, index: 0, value, what });
+            }
+            let first = self.take(clusters, &mut 0);
+            if !self.place_blocks(first, first + clusters, &mut table) {
+                break first << self.shape.cluster_bits;
+            }
+        };
+        self.header.reftable_offset = offset;
+        self.header.reftable_clusters = ((table.len() as u64 * 8) >> self.shape.cluster_bits) as u32;
+        self.len = self.len.max(self.clusters << self.shape.cluster_bits);
+        let blocks = table.iter().enumerate().filter(|(_, block)| **block != 0);
+        self.dirty = blocks.map(|(index, _)| index as u64).collect();
+        self.reftable = table;
+        self.stored = self.computed.clone();
+        self.write_new_blocks();
+    }
+
+    pub(super) fn write_new_blocks(&mut self) {
+        let Some(index) = self.dirty.pop_first() else { return self.name(Step::SyncNewBlocks, IoOp::Sync) };
+        let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
+        self.store(Step::NewBlock, offset, self.stored.block(index));
+    }
+
+    pub(super) fn write_new_reftable(&mut self) {
+        let bytes = self.reftable.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        self.store(Step::NewReftable, self.header.reftable_offset, bytes);
+    }
+}

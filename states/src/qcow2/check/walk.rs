@@ -1,0 +1,320 @@
+//! The part of the check that counts references: L1 and L2 tables, bitmaps, refcount blocks.
+//!
+//! Knows: what each table's entries refer to. Must never know: the stored refcounts.
+
+use super::super::entry::{
+    COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, REFTABLE_RESERVED, Subclusters, ZERO,
+};
+use super::*;
+
+/// What an L2 entry is, told by its bits alone, right or wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Unallocated,
+    ZeroPlain,
+    ZeroAllocated,
+    Normal,
+    Compressed,
+}
+
+pub(super) fn kind(shape: Shape, entry: u64) -> Kind {
+    match entry & OFFSET {
+        _ if entry & COMPRESSED != 0 => Kind::Compressed,
+        0 if entry & ZERO != 0 && !shape.extended => Kind::ZeroPlain,
+        _ if entry & ZERO != 0 && !shape.extended => Kind::ZeroAllocated,
+        0 if shape.data_file && entry & COPIED != 0 => Kind::Normal,
+        0 => Kind::Unallocated,
+        _ => Kind::Normal,
+    }
+}
+
+impl Check {
+    /// Starts counting.
+    pub(super) fn walk(&mut self) {
+        self.computed = Counts::new(self.layout);
+        if self.rebuilt.is_none() {
+            self.stored = Counts::new(self.layout);
+        }
+        self.bad_blocks.clear();
+        let report = &mut self.report;
+        (report.allocated_clusters, report.fragmented_clusters, report.compressed_clusters) = (0, 0, 0);
+        self.which = 0;
+        self.mark(0, self.shape.cluster_size());
+        let (offset, entries) = (self.header.l1_offset, self.header.l1_entries);
+        self.walk_l1(offset, entries);
+    }
+
+    /// One more reference to each cluster of a range.
+    pub(super) fn mark(&mut self, offset: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let (cluster, bits) = (self.shape.cluster_size(), self.shape.cluster_bits);
+        // the file's last cluster may be there in part; offsets and lengths are below 2^63
+        if offset.saturating_add(len) >= self.len.saturating_add(cluster) {
+            return self.corrupt("reference", offset >> bits, offset, "goes beyond the end of the file");
+        }
+        for k in offset >> bits..=(offset + len - 1) >> bits {
+            self.clusters = self.clusters.max(k + 1);
+            let count = self.computed.get(k);
+            if count == self.layout.max() {
+                self.corrupt("cluster of the file", k, count, "has more references than a refcount can say");
+            } else {
+                self.computed.set(k, count + 1);
+            }
+        }
+    }
+
+    fn walk_l1(&mut self, offset: u64, entries: u32) {
+        if entries == 0 {
+            return self.next_l1();
+        }
+        self.mark(offset, u64::from(entries) * 8);
+        self.load(Step::L1, offset, entries as usize * 8);
+    }
+
+    fn next_l1(&mut self) {
+        if self.which == 0 && self.shape.data_file && !self.snapshots.is_empty() {
+            let count = self.snapshots.len() as u64;
+            self.corrupt("snapshot table", 0, count, "snapshots in an image with a data file");
+        }
+        while let Some(snapshot) = self.snapshots.get(self.which) {
+            let (index, offset, entries) = (self.which as u64, snapshot.l1_offset, snapshot.l1_entries);
+            self.which += 1;
+            if !offset.is_multiple_of(self.shape.cluster_size()) {
+                self.corrupt("snapshot table", index, offset, "the L1 table does not begin at a cluster");
+            } else if entries > (32 << 20) / 8 || offset > i64::MAX as u64 - (32 << 20) {
+                self.corrupt("snapshot table", index, entries.into(), "the L1 table is too large");
+            } else if entries > 0 {
+                return self.walk_l1(offset, entries);
+            }
+        }
+        self.mark(self.header.snapshots_offset, self.snapshots_len);
+        let bytes = u64::from(self.header.reftable_clusters) << self.shape.cluster_bits;
+        self.mark(self.header.reftable_offset, bytes);
+        let Some(bitmaps) = self.header.bitmaps() else { return self.walk_blocks() };
+        if bitmaps.directory_offset > i64::MAX as u64 || bitmaps.directory_size == 0 {
+            let (place, value) = ("bitmap directory", bitmaps.directory_offset);
+            return self.fail(Error::Corrupt { place, index: 0, value, what: "does not exist" });
+        }
+        self.mark(bitmaps.directory_offset, bitmaps.directory_size);
+        self.load(Step::Directory, bitmaps.directory_offset, bitmaps.directory_size as usize);
+    }
+
+    pub(super) fn l1_loaded(&mut self, bytes: &[u8]) {
+        self.l1 = decode(bytes);
+        self.l1_next = 0;
+        self.next_l2();
+    }
+
+    pub(super) fn next_l2(&mut self) {
+        while let Some(&entry) = self.l1.get(self.l1_next) {
+            let index = self.l1_next as u64;
+            self.l1_next += 1;
+            if entry == 0 {
+                continue;
+            }
+            if entry & L1_RESERVED != 0 {
+                self.corrupt("L1 table", index, entry, "reserved bits are set");
+            }
+            let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
+            self.mark(offset, cluster);
+            if !offset.is_multiple_of(cluster) {
+                self.corrupt("L1 table", index, entry, "the L2 table does not begin at a cluster");
+            }
+            self.l2_offset = offset;
+            return self.load(Step::L2, offset, cluster as usize);
+        }
+        self.next_l1();
+    }
+
+    pub(super) fn l2_loaded(&mut self, mut bytes: Vec<u8>) {
+        let step = self.shape.l2_entry_bytes() as usize;
+        let (mut expected, mut fixed) = (0, false);
+        for at in (0..bytes.len()).step_by(step) {
+            let entry = be::long(&bytes, at);
+            let bitmap = if self.shape.extended { be::long(&bytes, at + 8) } else { 0 };
+            if entry == 0 && bitmap == 0 {
+                continue;
+            }
+            let zeroed = self.count_entry((at / step) as u64, entry, bitmap, &mut expected);
+            if let Some((entry, bitmap)) = zeroed {
+                be::put_long(&mut bytes, at, entry);
+                if self.shape.extended {
+                    be::put_long(&mut bytes, at + 8, bitmap);
+                }
+                fixed = true;
+            }
+        }
+        if fixed {
+            return self.store(Step::FixL2, self.l2_offset, bytes);
+        }
+        self.next_l2();
+    }
+
+    /// Counts what an entry refers to; what it shall be when it is to be repaired.
+    fn count_entry(&mut self, index: u64, entry: u64, bitmap: u64, expected: &mut u64) -> Option<(u64, u64)> {
+        let (place, kind) = ("L2 table", kind(self.shape, entry));
+        if kind != Kind::Compressed && entry & L2_RESERVED != 0 {
+            self.corrupt(place, index, entry, "reserved bits are set");
+        }
+        match kind {
+            Kind::Compressed => self.count_compressed(index, entry, bitmap),
+            Kind::ZeroAllocated | Kind::Normal => return self.count_cluster(index, entry, bitmap, expected),
+            Kind::Unallocated if Subclusters(bitmap).allocated() != 0 => {
+                self.corrupt(place, index, bitmap, "subclusters are allocated, the cluster is not");
+            }
+            Kind::Unallocated | Kind::ZeroPlain => {}
+        }
+        None
+    }
+
+    fn count_compressed(&mut self, index: u64, entry: u64, bitmap: u64) {
+        let place = "L2 table";
+        if entry & COPIED != 0 {
+            self.corrupt(place, index, entry, "the copied flag of compressed data is set");
+        }
+        if self.shape.data_file {
+            return self.corrupt(place, index, entry, "compressed data in an image with a data file");
+        }
+        if bitmap != 0 {
+            return self.corrupt(place, index, entry, "compressed data with subclusters");
+        }
+        let (offset, len) = self.shape.compressed_range(entry);
+        self.mark(offset, len.into());
+        if self.which == 0 {
+            self.report.allocated_clusters += 1;
+            self.report.compressed_clusters += 1;
+            self.report.fragmented_clusters += 1;
+        }
+    }
+
+    fn count_cluster(
+        &mut self,
+        index: u64,
+        entry: u64,
+        bitmap: u64,
+        expected: &mut u64,
+    ) -> Option<(u64, u64)> {
+        let (place, offset, cluster) = ("L2 table", entry & OFFSET, self.shape.cluster_size());
+        if !Subclusters(bitmap).is_valid() {
+            self.corrupt(place, index, bitmap, "a subcluster is both allocated and zero");
+        }
+        if !offset.is_multiple_of(cluster) {
+            self.corrupt(place, index, entry, "the data does not begin at a cluster");
+            let extended = self.shape.extended;
+            let data = if extended { Subclusters(bitmap).allocated() != 0 } else { entry & ZERO == 0 };
+            if !data
+                && self.fix == Some(Repair::All)
+                && self.rebuilt.is_none()
+                && !self.overlaps(self.l2_offset)
+            {
+                self.repaired();
+                return Some(if extended { (0, bitmap & Subclusters::ALL_ZERO.0) } else { (ZERO, 0) });
+            }
+        }
+        if self.which == 0 {
+            self.report.allocated_clusters += 1;
+            self.report.fragmented_clusters += u64::from(*expected != 0 && offset != *expected);
+            *expected = offset + cluster;
+        }
+        if !self.shape.data_file {
+            self.mark(offset, cluster);
+        }
+        None
+    }
+
+    pub(super) fn directory_loaded(&mut self, bytes: &[u8]) {
+        let count = self.header.bitmaps().map_or(0, |bitmaps| bitmaps.count);
+        match bitmap::parse_directory(bytes, count, self.shape, self.header.guest_size()) {
+            Ok(bitmaps) => self.bitmaps = bitmaps,
+            Err(error) => return self.fail(error),
+        }
+        self.next = 0;
+        self.next_bitmap();
+    }
+
+    fn next_bitmap(&mut self) {
+        let Some(bitmap) = self.bitmaps.get(self.next) else { return self.walk_blocks() };
+        let (offset, len) = (bitmap.table_offset, u64::from(bitmap.table_entries) * 8);
+        self.next += 1;
+        if offset > i64::MAX as u64 - len {
+            let (place, index) = ("bitmap directory", self.next as u64 - 1);
+            let what = "the table lies beyond 2^63";
+            return self.fail(Error::Corrupt { place, index, value: offset, what });
+        }
+        self.mark(offset, len);
+        self.load(Step::BitmapTable, offset, len as usize);
+    }
+
+    pub(super) fn bitmap_loaded(&mut self, bytes: &[u8]) {
+        for (index, entry) in decode(bytes).into_iter().enumerate() {
+            match bitmap::decode_piece(index as u64, entry, self.shape) {
+                Ok(Piece::Stored(host)) => self.mark(host, self.shape.cluster_size()),
+                Ok(Piece::All(_)) => {}
+                Err(error) => {
+                    self.report.corruptions += 1;
+                    self.report.problem(error);
+                }
+            }
+        }
+        self.next_bitmap();
+    }
+
+    fn walk_blocks(&mut self) {
+        self.next = 0;
+        self.next_block();
+    }
+
+    /// Goes on with the next entry of the refcount table.
+    fn next_block(&mut self) {
+        let (cluster, bits) = (self.shape.cluster_size(), self.shape.cluster_bits);
+        while let Some(&entry) = self.reftable.get(self.next) {
+            let (index, offset) = (self.next as u64, entry & !REFTABLE_RESERVED);
+            self.next += 1;
+            let place = "refcount table";
+            if entry & REFTABLE_RESERVED != 0 {
+                self.corrupt(place, index, entry, "reserved bits are set");
+                self.rebuild = true;
+                if !offset.is_multiple_of(cluster) {
+                    self.bad_blocks.insert(index);
+                }
+            } else if !offset.is_multiple_of(cluster) {
+                self.corrupt(place, index, entry, "the block does not begin at a cluster");
+                self.rebuild = true;
+                self.bad_blocks.insert(index);
+            } else if offset >> bits >= self.clusters {
+                self.corrupt(place, index, entry, "the block lies beyond the end of the file");
+                if self.fix == Some(Repair::All) && self.rebuilt.is_none() {
+                    if (offset >> bits) < CLUSTERS_MAX {
+                        self.wrote = true;
+                        return self.name(Step::Extend, IoOp::SetLen { len: offset + cluster });
+                    }
+                    self.rebuild = true;
+                }
+            } else if offset != 0 {
+                self.mark(offset, cluster);
+                if self.computed.get(offset >> bits) != 1 {
+                    self.corrupt(place, index, entry, "the block is referred to more than once");
+                    self.rebuild = true;
+                }
+            }
+        }
+        self.load_blocks();
+    }
+
+    /// The file is now long enough for the block.
+    pub(super) fn extended(&mut self) {
+        let entry = self.reftable.get(self.next - 1).copied().unwrap_or(0);
+        self.len = entry + self.shape.cluster_size();
+        self.clusters = self.clusters.max(self.len >> self.shape.cluster_bits);
+        self.repaired();
+        self.mark(entry, self.shape.cluster_size());
+        self.next_block();
+    }
+
+    pub(super) fn not_extended(&mut self) {
+        self.rebuild = true;
+        self.next_block();
+    }
+}
