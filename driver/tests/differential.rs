@@ -99,7 +99,7 @@ fn judge(case: &Case, when: &str) {
     reader.assert_clean(&story);
     let bytes = reader.disk(&case.below[..case.below.len().min(case.model.len())]);
     assert_eq!(bytes.len(), case.model.len(), "{story}: size");
-    let wrong = bytes.iter().zip(&case.model).position(|(a, b)| a != b);
+    let wrong = (bytes != case.model).then(|| bytes.iter().zip(&case.model).position(|(a, b)| a != b));
     assert!(wrong.is_none(), "{story}: byte {wrong:?} differs, says the independent reader");
     let report = tools::check(&image, None, None).unwrap();
     assert!(report.is_sound() && report.leaks == 0, "{story}: {report:?}");
@@ -162,8 +162,8 @@ fn geometries_that_qemu_cannot_open() {
 
 #[test]
 fn clusters_of_64m() {
-    for seed in seeds(4) {
-        let table = [1, 2, 4, 16][(seed % 4) as usize];
+    for seed in seeds(3) {
+        let table = [16, 1, 4, 2][(seed % 4) as usize];
         turns(Geometry { cluster: 64 << 20, table, limit: 140 << 20, judged: false }, seed, 1);
     }
 }
