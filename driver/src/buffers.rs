@@ -189,7 +189,7 @@ pub(crate) fn scatter(mut from: &[u8], segments: &[Segment]) {
     for segment in segments {
         let take = segment.len().min(from.len());
         let (now, later) = from.split_at(take);
-        // SAFETY: as in `zero`; `from` is an arena buffer of our own and overlaps no destination.
+        // SAFETY: as in `zero`; `from` is a buffer of our own and overlaps no destination.
         unsafe {
             segment.address().copy_from_nonoverlapping(now.as_ptr(), take);
             segment.address().add(take).write_bytes(0, segment.len() - take);

@@ -5,13 +5,14 @@
 //! in it that long; a disk's files are closed only when none of its operations is in flight.
 
 use crate::buffers::Buffers;
+use crate::decompress::Clusters;
 use crate::error::Error;
 use crate::fill::Fill;
 use crate::open::Opener;
 use crate::request::{Completion, DiskId, DiskInfo};
 use crate::stats::Stats;
 use quod_backend::{FileId, Segments, Stat};
-use quod_states::{AcbId, Image, IoId, Kind, Options, Part, Timer};
+use quod_states::{AcbId, Image, Info, IoId, Kind, Options, Part, Timer};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,12 +75,20 @@ pub(crate) struct Layer {
     pub parked: VecDeque<Child>,
     /// By timer, on the backend's clock.
     pub deadlines: [Option<Duration>; 2],
+    /// Compressed clusters, read and on their way.
+    pub compressed: Clusters,
     /// What the layer below said when a fill failed.
     pub fill_cause: Option<Box<Error>>,
 }
 
 impl Layer {
-    pub(crate) fn new(image: Image, file: LayerFile, options: &Options, allocate_ahead: bool) -> Layer {
+    pub(crate) fn new(
+        image: Image,
+        info: &Info,
+        file: LayerFile,
+        options: &Options,
+        allocate_ahead: bool,
+    ) -> Layer {
         let mut slots = Vec::new();
         slots.resize_with(options.requests as usize, Slot::default);
         let mut fills = Vec::new();
@@ -92,6 +101,7 @@ impl Layer {
             fills,
             parked: VecDeque::new(),
             deadlines: [None; 2],
+            compressed: Clusters::new(info),
             fill_cause: None,
         }
     }

@@ -6,6 +6,7 @@
 //! number of accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
 
 use crate::config::{Config, OpenOptions};
+use crate::decompress::Decompressor;
 use crate::disk::{Disk, Phase};
 use crate::error::Error;
 use crate::hold::Hold;
@@ -41,6 +42,7 @@ pub struct Driver<B: Backend = AnyBackend> {
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) done: VecDeque<Completion>,
     pub(crate) transitions: Transitions,
+    pub(crate) decompressor: Decompressor,
     /// The earliest deadline of any timer, or an earlier moment.
     pub(crate) earliest: Option<Duration>,
     /// The backend's clock when the present call began (in `wait`: after the sleep).
@@ -73,6 +75,7 @@ impl<B: Backend> Driver<B> {
             jobs: VecDeque::with_capacity(room),
             done: VecDeque::with_capacity(config.requests as usize + 1),
             transitions: Transitions::new(config.trace),
+            decompressor: Decompressor::default(),
             earliest: None,
             now: Duration::ZERO,
             accepted: 0,
@@ -164,7 +167,8 @@ impl<B: Backend> Driver<B> {
         result
     }
 
-    /// Bounded: a few submissions; what finishes later makes the descriptor readable again.
+    /// Bounded: a few submissions and one slice of a decompression; what finishes later makes the descriptor
+    /// readable again.
     fn rounds(&mut self) -> Result<(), Error> {
         self.fire_timers();
         for _ in 0..ROUNDS {
@@ -172,10 +176,11 @@ impl<B: Backend> Driver<B> {
             self.port.backend.clear_notify();
             self.reap();
             if !self.port.unsent() {
-                return Ok(());
+                break;
             }
         }
-        self.start()
+        self.decompress();
+        if self.port.unsent() { self.start() } else { Ok(()) }
     }
 
     fn start(&mut self) -> Result<(), Error> {
@@ -199,7 +204,8 @@ impl<B: Backend> Driver<B> {
         self.now = self.port.backend.now();
         let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
         let until = [timeout, alarm].into_iter().flatten().min();
-        if self.done.is_empty() && (self.port.in_flight() > 0 || until.is_some()) {
+        let idle = self.done.is_empty() && self.decompressor.is_idle();
+        if idle && (self.port.in_flight() > 0 || until.is_some()) {
             self.port.push_pending();
             self.port.backend.wait(until).map_err(|error| Error::backend("waiting", &error))?;
             self.port.backend.take_syscall_nanos();
@@ -225,10 +231,10 @@ impl<B: Backend> Driver<B> {
     }
 
     /// Call `turn` and take completions when this much time has passed, if not before. Zero: there are
-    /// operations to hand over, or completions to take, now. A loop that sleeps no longer than this needs no
-    /// other care.
+    /// operations to hand over, completions to take, or clusters to decompress, now. A loop that sleeps no
+    /// longer than this needs no other care.
     pub fn next_timeout(&self) -> Option<Duration> {
-        if self.port.unsent() || !self.done.is_empty() {
+        if self.port.unsent() || !self.done.is_empty() || !self.decompressor.is_idle() {
             return Some(Duration::ZERO);
         }
         self.earliest.map(|deadline| deadline.saturating_sub(self.port.backend.now()))

@@ -24,6 +24,7 @@
 mod arena;
 mod buffers;
 mod config;
+mod decompress;
 mod disk;
 mod driver;
 mod error;

@@ -211,8 +211,8 @@ impl<B: Backend> Driver<B> {
         let path = opener.path.clone();
         let options = opener.options.core(&config, depth, stat.offset_align);
         let file = LayerFile { id: opener.file, stat, path: path.clone() };
-        disk.layers.push(Layer::new(opened.image, file, &options, opener.options.allocate_ahead));
-        let Opened { info, report, .. } = opened;
+        let Opened { image, info, report } = opened;
+        disk.layers.push(Layer::new(image, &info, file, &options, opener.options.allocate_ahead));
         let backing = info.backing.clone().filter(|_| opener.options.follow_backing);
         opener.infos.push(LayerInfo { path, format: info.format, info, report });
         match backing.map(|backing| opener.next(depth, backing)) {

@@ -49,6 +49,13 @@ pub(crate) enum Task {
         bounce: Option<Loan>,
         skip: u32,
     },
+    /// Decompress what follows byte `skip`, at most `bytes`, to this cluster.
+    ReadCompressed {
+        cluster: usize,
+        loan: Loan,
+        skip: u32,
+        bytes: u32,
+    },
     /// Give the fills back.
     Write {
         acb: AcbId,
@@ -152,7 +159,9 @@ impl<B: Backend> Port<B> {
     /// Takes back what a task holds when nobody waits for it any more.
     pub(crate) fn discard(&mut self, task: Task) {
         match task {
-            Task::ReadTable { loan, .. } | Task::WriteTable { loan } => self.arena.give_back(loan),
+            Task::ReadTable { loan, .. } | Task::WriteTable { loan } | Task::ReadCompressed { loan, .. } => {
+                self.arena.give_back(loan);
+            }
             Task::Read { bounce, .. } | Task::Write { bounce, .. } => {
                 bounce.into_iter().for_each(|loan| self.arena.give_back(loan));
             }

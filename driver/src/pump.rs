@@ -235,6 +235,10 @@ impl<B: Backend> Driver<B> {
                 }
                 layer.image.handle_completion(flight.io, plain_outcome(result));
             }
+            task @ Task::ReadCompressed { .. } => {
+                let got = result.map(bytes_of).map_err(|errno| errno.0);
+                self.compressed_read(place, task, got);
+            }
             task => crate::translate::land_plain(&mut layer.image, arena, flight.io, task, result),
         }
         self.settle(place);

@@ -19,6 +19,8 @@ pub enum PathClass {
     Allocate,
     /// The backing layer was read.
     Backing,
+    /// A compressed cluster was read.
+    Compressed,
     /// Answered by a range known to be zero.
     Zero,
     /// Waited for the commit pipeline.
@@ -29,11 +31,12 @@ pub enum PathClass {
 
 impl PathClass {
     /// All, by index.
-    pub const ALL: [PathClass; 7] = [
+    pub const ALL: [PathClass; 8] = [
         PathClass::Hit,
         PathClass::Miss,
         PathClass::Allocate,
         PathClass::Backing,
+        PathClass::Compressed,
         PathClass::Zero,
         PathClass::Flush,
         PathClass::Modify,
@@ -46,6 +49,7 @@ impl PathClass {
             PathClass::Miss => "miss",
             PathClass::Allocate => "allocate",
             PathClass::Backing => "backing",
+            PathClass::Compressed => "compressed",
             PathClass::Zero => "zero",
             PathClass::Flush => "flush",
             PathClass::Modify => "modify",
@@ -59,6 +63,7 @@ impl PathClass {
             (Path::ALLOCATE, PathClass::Allocate),
             (Path::MODIFY, PathClass::Modify),
             (Path::BACKING, PathClass::Backing),
+            (Path::COMPRESSED, PathClass::Compressed),
             (Path::MISS, PathClass::Miss),
             (Path::HIT, PathClass::Hit),
             (Path::ZERO, PathClass::Zero),
@@ -103,6 +108,8 @@ pub struct Stats {
     pub bytes_read: u64,
     /// Guest bytes written.
     pub bytes_written: u64,
+    /// Compressed clusters decompressed.
+    pub decompressions: u64,
     /// Requests that completed with an error.
     pub errors: u64,
     kinds: Vec<Histogram<u32>>,
@@ -115,6 +122,7 @@ impl Stats {
             counters: Counters::default(),
             bytes_read: 0,
             bytes_written: 0,
+            decompressions: 0,
             errors: 0,
             kinds: KINDS.iter().map(|_| nanos_histogram()).collect(),
             paths: PathClass::ALL.iter().map(|_| nanos_histogram()).collect(),

@@ -6,6 +6,7 @@
 
 use crate::arena::Arena;
 use crate::buffers;
+use crate::decompress::{self, Want};
 use crate::disk::{Child, Layer, LayerFile, Origin};
 use crate::fill::side;
 use crate::port::{Dest, Flight, Port, Target, Task};
@@ -129,7 +130,7 @@ pub(crate) struct Out<'a, B> {
 }
 
 impl<B: Backend> Out<'_, B> {
-    fn send(&mut self, io: IoId, task: Task, op: Op) {
+    pub(crate) fn send(&mut self, io: IoId, task: Task, op: Op) {
         *self.flights += 1;
         let target = Target::Layer(self.place.layer);
         self.port.send(Flight { disk: self.place.disk, target, io, task }, op);
@@ -186,8 +187,9 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             }
         }
         IoOp::WriteData { .. } => write(out, layer, io),
-        IoOp::ReadCompressed { .. } => {
-            layer.image.handle_completion(io.id, Outcome::Failed(libc::EOPNOTSUPP));
+        IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
+            let want = Want { io: io.id, request: request.index, offset, len, host, bytes, within };
+            decompress::want(out, layer, want);
         }
         _ => {
             let (image, file) = (&mut layer.image, &layer.file);

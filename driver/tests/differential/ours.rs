@@ -225,7 +225,7 @@ impl Ours {
                     Status::Zero => {
                         break Run { present: true, zero: true, offset: extent.host, ..base };
                     }
-                    Status::Compressed => break Run { present: true, data: true, ..base },
+                    Status::Compressed => break Run { present: true, data: true, compressed: true, ..base },
                     Status::Unallocated => {}
                 }
                 match sizes.get(depth + 1) {
@@ -249,7 +249,8 @@ impl Ours {
 /// Appends a run, joined with the last if it continues it.
 pub fn push(runs: &mut Vec<Run>, run: Run) {
     if let Some(last) = runs.last_mut() {
-        let kind = |run: &Run| (run.depth, run.present, run.zero, run.data, run.offset.is_some());
+        let kind =
+            |run: &Run| (run.depth, run.present, run.zero, run.data, run.compressed, run.offset.is_some());
         let follows = last.offset.is_none_or(|offset| Some(offset + last.length) == run.offset);
         if kind(last) == kind(&run) && follows {
             last.length += run.length;
@@ -265,7 +266,7 @@ fn raw_run(path: &Path, depth: usize, start: u64, length: u64) -> Run {
     // SAFETY: a plain system call on a descriptor that is open.
     let seek = |whence| unsafe { libc::lseek(file.as_raw_fd(), start as i64, whence) };
     let depth = depth as u64;
-    let run = Run { start, length, depth, present: true, data: true, zero: false, offset: Some(start) };
+    let run = Run { start, length, depth, present: true, data: true, offset: Some(start), ..Run::default() };
     let (data, hole) = (seek(libc::SEEK_DATA), seek(libc::SEEK_HOLE));
     if data as u64 > start {
         let length = length.min((data as u64).saturating_sub(start));

@@ -92,12 +92,18 @@ pub struct Run {
     pub present: bool,
     pub zero: bool,
     pub data: bool,
+    pub compressed: bool,
     pub offset: Option<u64>,
 }
 
-/// `qemu-img map --output=json`.
+/// `qemu-img map --output=json` of a QED image.
 pub fn map(image: &Path) -> Vec<Run> {
-    let json = good("qemu-img", &["map", "-f", "qed", "--output=json", arg(image)]);
+    map_as("qed", image)
+}
+
+/// `qemu-img map --output=json`.
+pub fn map_as(format: &str, image: &Path) -> Vec<Run> {
+    let json = good("qemu-img", &["map", "-f", format, "--output=json", arg(image)]);
     let run = |line: &str| Run {
         start: number(line, "start").expect("start"),
         length: number(line, "length").expect("length"),
@@ -105,6 +111,7 @@ pub fn map(image: &Path) -> Vec<Run> {
         present: truth(line, "present"),
         zero: truth(line, "zero"),
         data: truth(line, "data"),
+        compressed: truth(line, "compressed"),
         offset: number(line, "offset"),
     };
     json.lines().filter(|line| line.contains("\"start\"")).map(run).collect()
