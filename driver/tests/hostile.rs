@@ -1,7 +1,7 @@
 //! QED images that lie: every header field, every kind of table entry, backing names, truncated files,
 //! flipped bytes. Whatever an image says, opening, reading, writing, checking and repairing it gives right
-//! data or an error that names the file and the field or table; never a panic, a hang, or memory without bound.
-//! Where QEMU has no known trap (Q1, Q4), its tools must come to the same verdict.
+//! data or an error that names the file and the field or table; never a panic, a hang, or memory without
+//! bound. Where QEMU has no known trap (Q1, Q4), its tools must come to the same verdict.
 //!
 //! More flipped images: `QUOD_HOSTILE_SEEDS=100000 cargo test -p quod --test hostile flipped`, and
 //! `QUOD_HOSTILE_FIRST=n` to begin with seed `n`.
