@@ -53,6 +53,8 @@ struct Wanted {
     backing_format: Option<String>,
 }
 
+const NO_QCOW2: &str = "qcow2 images are only read so far, not created";
+
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     if args.options.iter().any(|list| list == "help" || list == "?") {
@@ -75,6 +77,7 @@ fn help(format: &str) -> ExitCode {
              size=<size>            - Virtual disk size\n  \
              table_size=<size>      - L1/L2 table size (in clusters)\n"
         ),
+        "qcow2" => return fail(NO_QCOW2),
         other => return fail(format!("Unknown file format '{other}'")),
     }
     ExitCode::SUCCESS
@@ -84,6 +87,9 @@ fn make(args: &Args, file: &Path) -> Result<(), String> {
     let here = |text: String| format!("{}: {text}", file.display());
     let format =
         format::parse(&args.format).map_err(|_| here(format!("Unknown file format '{}'", args.format)))?;
+    if format == Format::Qcow2 {
+        return Err(here(NO_QCOW2.into()));
+    }
     let mut wanted = read_options(args, format).map_err(|text| match text {
         OptionError::List(list) => format!("Invalid option list: {list}"),
         OptionError::Item(text) => here(text),

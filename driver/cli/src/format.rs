@@ -9,6 +9,7 @@ pub fn parse(name: &str) -> Result<Format, String> {
     match name {
         "raw" => Ok(Format::Raw),
         "qed" => Ok(Format::Qed),
+        "qcow2" => Ok(Format::Qcow2),
         other => Err(format!("Unknown driver '{other}'")),
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::failure::could_not_open;
 use crate::format::{self, Output};
-use crate::{failure, json, sizes};
+use crate::{failure, json, qcow2, sizes};
 use quod::Format;
 use quod::tools::{self, ImageInfo};
 use serde_json::{Map, Value, json};
@@ -103,6 +103,9 @@ fn human(layer: &ImageInfo) -> String {
     if layer.format != Format::Raw {
         lines.push(format!("cluster_size: {}", layer.info.cluster_size));
     }
+    if is_dirty(layer) {
+        lines.push("cleanly shut down: no".into());
+    }
     if let Some(name) = backing_name(layer) {
         let full = full_backing_name(layer);
         lines.push(match full {
@@ -112,6 +115,9 @@ fn human(layer: &ImageInfo) -> String {
     }
     if let Some(format) = layer.info.backing.as_ref().and_then(|backing| backing.format) {
         lines.push(format!("backing file format: {}", format::name(format)));
+    }
+    if let Some(facts) = &layer.qcow2 {
+        lines.extend(qcow2::human(facts));
     }
     lines.push("Child node '/file':".into());
     lines.push(format!("    filename: {path}"));
@@ -125,8 +131,12 @@ fn full_backing_name(layer: &ImageInfo) -> Option<String> {
     layer.backing_path.as_ref().map(|path| path.display().to_string())
 }
 
-/// Fields in the order in which qemu-img happens to print them. QEMU says `dirty-flag: false` of every
-/// QED image, whatever its need-check bit says, and so does this.
+/// QEMU says `dirty-flag: false` of every QED image, whatever its need-check bit says, and so does this.
+fn is_dirty(layer: &ImageInfo) -> bool {
+    layer.format == Format::Qcow2 && layer.info.dirty
+}
+
+/// Fields in the order in which qemu-img happens to print them.
 fn object(layer: &ImageInfo) -> Value {
     let path = layer.path.display().to_string();
     let file = json!({
@@ -144,6 +154,9 @@ fn object(layer: &ImageInfo) -> Value {
     if let Some(format) = layer.info.backing.as_ref().and_then(|backing| backing.format) {
         add("backing-filename-format", format::name(format).into());
     }
+    if let Some(facts) = layer.qcow2.as_ref().filter(|facts| !facts.snapshots.is_empty()) {
+        add("snapshots", facts.snapshots.iter().map(qcow2::snapshot).collect());
+    }
     add("virtual-size", virtual_size(layer).into());
     add("filename", path.into());
     if layer.format != Format::Raw {
@@ -151,12 +164,15 @@ fn object(layer: &ImageInfo) -> Value {
     }
     add("format", format::name(layer.format).into());
     add("actual-size", layer.disk_size.into());
+    if let Some(facts) = &layer.qcow2 {
+        add("format-specific", json!({"type": "qcow2", "data": qcow2::specific(facts)}));
+    }
     if let Some(full) = full_backing_name(layer) {
         add("full-backing-filename", full.into());
     }
     if let Some(name) = backing_name(layer) {
         add("backing-filename", name.into());
     }
-    add("dirty-flag", false.into());
+    add("dirty-flag", is_dirty(layer).into());
     Value::Object(fields)
 }

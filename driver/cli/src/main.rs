@@ -14,6 +14,7 @@ mod io;
 mod json;
 mod keyval;
 mod map;
+mod qcow2;
 mod replay;
 mod sizes;
 

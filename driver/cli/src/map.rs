@@ -1,6 +1,7 @@
 //! `quod map`: where the guest's bytes lie, over the whole backing chain, as `qemu-img map` tells it.
 //!
-//! Knows: layers and their extents. Must never know: tables.
+//! Knows: layers and their extents. Must never know: tables. What qemu-img adds for qcow2 is left out: holes of
+//! the file within allocated clusters, and where the unallocated subclusters of a cluster would lie.
 
 use crate::failure::{self, could_not_open};
 use crate::format::{self, Output};
@@ -55,6 +56,11 @@ impl Run {
         kind(self) == kind(next) && self.offset.is_none_or(|offset| Some(offset + self.length) == next.offset)
     }
 
+    /// The file holds its bytes as the guest sees them.
+    fn is_plain(&self) -> bool {
+        !self.data || self.offset.is_some()
+    }
+
     fn json(&self) -> String {
         let offset = self.offset.map(|offset| format!(", \"offset\": {offset}")).unwrap_or_default();
         format!(
@@ -93,6 +99,9 @@ pub fn run(args: Args) -> ExitCode {
     let result = chain.runs(start, length);
     print(&args, &chain.layers, result.as_deref().unwrap_or_default(), result.is_ok());
     match result {
+        Ok(runs) if args.output == Output::Human && !runs.iter().all(Run::is_plain) => {
+            failure::fail("File contains external, encrypted or compressed clusters.")
+        }
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => failure::fail(format!("Failed to read image metadata: {error}")),
     }
@@ -113,7 +122,8 @@ fn print(args: &Args, layers: &[LayerInfo], runs: &[Run], complete: bool) {
     match args.output {
         Output::Human => {
             println!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to");
-            runs.iter().filter_map(|run| run.human(layers)).for_each(|line| println!("{line}"));
+            let plain = runs.iter().take_while(|run| run.is_plain());
+            plain.filter_map(|run| run.human(layers)).for_each(|line| println!("{line}"));
         }
         Output::Json if complete => {
             let lines: Vec<String> = runs.iter().map(Run::json).collect();

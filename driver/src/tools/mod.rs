@@ -10,5 +10,5 @@ mod session;
 
 pub use check::{CheckReport, Problem, Repair, check, check_with};
 pub use create::{CreateOptions, create, set_backing};
-pub use info::{ImageInfo, info, probe};
+pub use info::{ImageInfo, Qcow2Info, info, probe};
 pub use session::Session;

@@ -1,0 +1,141 @@
+//! What `quod info` says of qcow2 images only: snapshots, bitmaps and the features of the header.
+//!
+//! Knows: how qemu-img prints them. Must never know: where they lie in the file.
+
+use crate::sizes;
+use quod::states::qcow2::Compression;
+use quod::states::qcow2::bitmap::Bitmap;
+use quod::states::qcow2::snapshot::Snapshot;
+use quod::tools::Qcow2Info;
+use serde_json::{Map, Value, json};
+
+const NANOS: u64 = 1_000_000_000;
+
+/// The format-specific fields, in the order in which qemu-img prints them.
+pub fn specific(facts: &Qcow2Info) -> Value {
+    let header = &facts.header;
+    let mut fields = Map::new();
+    let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
+    let compression = match header.compression {
+        Compression::Deflate => "zlib",
+        Compression::Zstd => "zstd",
+    };
+    add("compat", if header.version < 3 { "0.10" } else { "1.1" }.into());
+    add("compression-type", compression.into());
+    if header.version >= 3 {
+        add("lazy-refcounts", header.lazy_refcounts().into());
+    }
+    if !facts.bitmaps.is_empty() {
+        add("bitmaps", facts.bitmaps.iter().map(bitmap).collect());
+    }
+    add("refcount-bits", (1u64 << header.refcount_order).into());
+    if header.version >= 3 {
+        add("corrupt", header.is_corrupt().into());
+        add("extended-l2", header.shape().extended.into());
+    }
+    Value::Object(fields)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn bitmap(bitmap: &Bitmap) -> Value {
+    let flags = [("in-use", bitmap.in_use()), ("auto", bitmap.auto())];
+    let flags: Vec<&str> = flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+    json!({"flags": flags, "name": text(&bitmap.name), "granularity": 1u64 << bitmap.granularity_bits})
+}
+
+/// A snapshot in JSON.
+pub fn snapshot(snapshot: &Snapshot) -> Value {
+    let mut fields = Map::new();
+    let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
+    if let Some(count) = snapshot.icount() {
+        add("icount", count.into());
+    }
+    add("vm-clock-nsec", (snapshot.vm_clock_nsec % NANOS).into());
+    add("name", text(&snapshot.name).into());
+    add("date-sec", snapshot.date_sec.into());
+    add("date-nsec", snapshot.date_nsec.into());
+    add("vm-clock-sec", (snapshot.vm_clock_nsec / NANOS).into());
+    add("id", text(&snapshot.id).into());
+    add("vm-state-size", snapshot.vm_state_size().into());
+    Value::Object(fields)
+}
+
+/// The lines about snapshots and features.
+pub fn human(facts: &Qcow2Info) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !facts.snapshots.is_empty() {
+        let row = |id: &str, tag: &str, size: &str, date: &str, clock: &str, count: &str| {
+            format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {count:>10}")
+        };
+        lines.push("Snapshot list:".into());
+        lines.push(row("ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"));
+        for one in &facts.snapshots {
+            let (id, tag, size) = (text(&one.id), text(&one.name), sizes::rounded(one.vm_state_size()));
+            let count = one.icount().map(|count| count.to_string()).unwrap_or_default();
+            lines.push(row(&id, &tag, &size, &date(one.date_sec), &clock(one.vm_clock_nsec), &count));
+        }
+    }
+    lines.push("Format specific information:".into());
+    nested(&specific(facts), 1, &mut lines);
+    lines
+}
+
+fn clock(nanos: u64) -> String {
+    let seconds = nanos / NANOS;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:04}:{minutes:02}:{:02}.{:03}", seconds % 60, nanos % NANOS / 1_000_000)
+}
+
+/// Date and time of day, UTC (QEMU: local time).
+fn date(seconds: u32) -> String {
+    let (days, second) = (i64::from(seconds / 86_400), seconds % 86_400);
+    // days are counted from 0000-03-01, so that the leap day ends a year
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day + 2) / 153;
+    let (month, day) = ((shifted + 2) % 12 + 1, day - (153 * shifted + 2) / 5 + 1);
+    let year = era * 400 + year + i64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", second % 60)
+}
+
+/// A JSON value as qemu-img prints it for people.
+fn nested(value: &Value, depth: usize, lines: &mut Vec<String>) {
+    let entries: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.replace('-', " "), value)).collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (format!("[{index}]"), item)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let indent = "    ".repeat(depth);
+    for (name, value) in entries {
+        match value {
+            Value::Object(_) | Value::Array(_) => {
+                lines.push(format!("{indent}{name}:"));
+                nested(value, depth + 1, lines);
+            }
+            Value::String(text) => lines.push(format!("{indent}{name}: {text}")),
+            other => lines.push(format!("{indent}{name}: {other}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_and_clocks() {
+        assert_eq!(date(0), "1970-01-01 00:00:00");
+        assert_eq!(date(951_782_400), "2000-02-29 00:00:00");
+        assert_eq!(date(1_795_369_371), "2026-11-22 17:42:51");
+        assert_eq!(date(u32::MAX), "2106-02-07 06:28:15");
+        assert_eq!(clock(3_723_004_000_000), "0001:02:03.004");
+    }
+}

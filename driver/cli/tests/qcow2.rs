@@ -1,0 +1,110 @@
+//! qcow2 images on the command line: `quod info`, `map` and `io -r` against QEMU's tools, and what is refused.
+
+mod common;
+
+use common::{prepare, qemu_img, qemu_io, quod, quod_io};
+use std::path::Path;
+
+const FILES: [&str; 9] = ["plain", "old", "tiny", "zstd", "lazy", "over", "marked", "./plain", "packed"];
+
+fn images() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let create = |options: &str, more: &[&str]| {
+        prepare("qemu-img", &[&["create", "-q", "-f", "qcow2", "-o", options], more].concat(), path);
+    };
+    create("compat=1.1", &["plain", "3M"]);
+    create("compat=0.10", &["old", "20M"]);
+    create("cluster_size=512,refcount_bits=1", &["tiny", "1M"]);
+    create("compression_type=zstd,cluster_size=2M", &["zstd", "16M"]);
+    create("lazy_refcounts=on,extended_l2=on,cluster_size=32k,refcount_bits=64", &["lazy", "2M"]);
+    let write = |file: &str, commands: &[&str]| {
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command]));
+        args.push(file);
+        prepare("qemu-io", &args, path);
+    };
+    write("plain", &["write -P 7 0 192k", "write -z 256k 64k", "write -c -P 9 1M 64k", "write 2M 256k"]);
+    write("old", &["write -P 3 64k 1M"]);
+    write("zstd", &["write -c -P 5 2M 2M"]);
+    create("compat=1.1", &["-b", "plain", "-F", "qcow2", "over", "4M"]);
+    write("over", &["write -P 2 64k 64k", "write -z 512k 64k"]);
+    create("cluster_size=4k", &["marked", "1M"]);
+    prepare("qemu-img", &["bitmap", "--add", "-g", "4096", "marked", "map"], path);
+    prepare("qemu-img", &["bitmap", "--add", "--disable", "marked", "other"], path);
+    let packed = ["convert", "-c", "-f", "qcow2", "-O", "qcow2", "old", "packed"];
+    prepare("qemu-img", &packed, path);
+    folder
+}
+
+fn same(command: &str, folder: &Path) {
+    let args: Vec<&str> = command.split_whitespace().collect();
+    assert_eq!(quod(&args, folder), qemu_img(&args, folder), "{command}");
+}
+
+#[test]
+fn info_is_the_same() {
+    let folder = images();
+    for file in FILES {
+        for options in
+            ["", "--output=json", "--backing-chain", "--backing-chain --output json", "-f qcow2 -U"]
+        {
+            same(&format!("info {options} {file}"), folder.path());
+        }
+    }
+    prepare("qemu-img", &["snapshot", "-c", "first", "plain"], folder.path());
+    prepare("qemu-img", &["snapshot", "-c", "a second", "plain"], folder.path());
+    same("info --output json plain", folder.path());
+}
+
+#[test]
+fn map_is_the_same() {
+    let folder = images();
+    for file in FILES {
+        for options in ["", "--output=json", "-U --start-offset 1M --max-length 100k --output json"] {
+            same(&format!("map {options} {file}"), folder.path());
+        }
+    }
+}
+
+#[test]
+fn reading_is_the_same() {
+    let folder = images();
+    for (file, commands) in [
+        ("plain", ["read -P 7 100 100000", "read -P 9 1M 64k", "read -P 0 256k 64k", "read -v 65530 32"]),
+        ("zstd", ["read -P 5 2M 2M", "read -P 0 0 2M", "read -P 5 3000001 77", "read 15M 2M"]),
+        ("over", ["read -P 2 64k 64k", "read -P 7 128k 64k", "read -P 9 1M 64k", "read -P 0 3M 1M"]),
+    ] {
+        let mut args = vec!["-r", "-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command]));
+        args.push(file);
+        let ours = quod_io(&args, folder.path(), "");
+        let theirs = qemu_io(&args, folder.path(), "");
+        let plain = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.contains(" ops; "));
+            lines.map(String::from).collect()
+        };
+        assert_eq!(plain(&ours.stdout), plain(&theirs.stdout), "{file}");
+        assert_eq!(ours.code, theirs.code, "{file}");
+    }
+}
+
+#[test]
+fn what_would_write_says_so() {
+    let folder = images();
+    let refused = |args: &[&str], word: &str| {
+        let answer = quod(args, folder.path());
+        let said = format!("{}{}", answer.stdout, answer.stderr);
+        assert!(said.contains(word) && answer.code != Some(0), "{args:?}: {answer:?}");
+    };
+    refused(&["io", "-c", "write 0 64k", "plain"], "writing to qcow2 images");
+    refused(&["create", "-f", "qcow2", "new", "1M"], "not created");
+    assert!(!folder.path().join("new").exists());
+}
+
+#[test]
+fn bench_reads() {
+    let folder = images();
+    let answer = quod(&["bench", "-c", "500", "-d", "8", "-s", "4096", "packed"], folder.path());
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+}
