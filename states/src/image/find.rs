@@ -152,8 +152,8 @@ impl Image {
         // any other flag than COPIED fails the checks below
         let cluster = if matches!(self.layout, Layout::Qcow2(..)) { word & !COPIED } else { word };
         // a slice that is being loaded is all zeros: no cluster
-        let file_end = self.space.end_for(cluster, geometry.cluster_size());
-        if cluster <= ZERO_ENTRY || geometry.check_data(pos, cluster, file_end).is_err() {
+        let torn = self.space.is_torn(cluster);
+        if cluster <= ZERO_ENTRY || torn || geometry.check_data(pos, cluster, self.space.end()).is_err() {
             return None;
         }
         slice.chances |= 1;

@@ -27,7 +27,7 @@ const NOWHERE: u64 = 1 << 63;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Space {
     append: u64,
-    /// Where a partial cluster that nothing may refer to began when the file was opened; `NOWHERE` without one.
+    /// Where a partial cluster that nothing may refer to began when the file was opened, or `NOWHERE`.
     torn: u64,
     grown: u64,
     cluster: u64,
@@ -75,10 +75,16 @@ impl Space {
         Space { torn, ..self }
     }
 
-    /// The end that a reference to `len` bytes at `offset` must keep: the file's, or that of its whole clusters.
+    /// The end that a reference to `len` bytes at `offset` must keep: the file's, or its whole clusters'.
     #[inline]
     pub(super) fn end_for(&self, offset: u64, len: u64) -> u64 {
         if offset <= self.torn && self.torn - offset < len { self.torn } else { self.append }
+    }
+
+    /// Is it the cluster that the file cuts off?
+    #[inline]
+    pub(super) fn is_torn(&self, cluster: u64) -> bool {
+        cluster == self.torn
     }
 
     /// The file's length.
