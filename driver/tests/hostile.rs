@@ -17,42 +17,13 @@ use qemu::arg;
 use quod::tools::{self, CheckReport, CreateOptions, Repair, Session};
 use quod::{AllowAll, Config, Error, Format, OpenOptions, SameDirectory, Status};
 use random::Random;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// Bytes allocated now, the most there ever were, the largest single request: of all tests here together.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
-
-struct Watching;
-
-// SAFETY: everything is passed on to the system's allocator.
-unsafe impl GlobalAlloc for Watching {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(address, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Watching = Watching;
-
-/// What all tests that run at one time may hold, and what one allocation may ask for.
-const PEAK_MAX: usize = 256 << 20;
-const LARGEST_MAX: usize = 40 << 20;
+/// What the process of these tests may hold in memory, and what it may have reserved (threads reserve much).
+const HELD_MAX: u64 = 1 << 30;
+const RESERVED_MAX: u64 = 8 << 30;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs something that must end; panics where it hangs, or panics itself, or was greedy.
@@ -72,9 +43,16 @@ fn ends<T: Send + 'static>(story: &str, work: impl FnOnce() -> T + Send + 'stati
             Ok(()) => unreachable!("it sends before it ends"),
         },
     };
-    let (peak, largest) = (PEAK.load(Ordering::Relaxed), LARGEST.load(Ordering::Relaxed));
-    assert!(peak < PEAK_MAX && largest < LARGEST_MAX, "{story}: {peak} bytes live, {largest} at once");
+    let (held, reserved) = (most("VmHWM:"), most("VmPeak:"));
+    assert!(held < HELD_MAX && reserved < RESERVED_MAX, "{story}: {held} bytes held, {reserved} reserved");
     result
+}
+
+/// The most memory that there ever was, by its name in /proc/self/status.
+fn most(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 const CLUSTER: usize = 4096;
