@@ -60,8 +60,8 @@ pub fn run(args: Args) -> ExitCode {
         Ok(info) => info.format,
         Err(error) => return could_not_open(&args.file, &error),
     };
-    if format == Format::Qcow2 {
-        failure::fail("qcow2 images are not checked yet");
+    if format == Format::Qcow2 && repair.is_some() {
+        failure::fail("qcow2 images are only checked so far, not repaired");
         return ExitCode::from(NO_CHECK);
     }
     if format == Format::Raw {
@@ -132,12 +132,16 @@ fn human(report: &CheckReport) -> String {
     if report.total_clusters > 0 && report.allocated_clusters > 0 {
         let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole as f64;
         text += &format!(
-            "{}/{} = {:.2}% allocated, {:.2}% fragmented, 0.00% compressed clusters\n",
+            "{}/{} = {:.2}% allocated, {:.2}% fragmented, {:.2}% compressed clusters\n",
             report.allocated_clusters,
             report.total_clusters,
             percent(report.allocated_clusters, report.total_clusters),
             percent(report.fragmented_clusters, report.allocated_clusters),
+            percent(report.compressed_clusters, report.allocated_clusters),
         );
+    }
+    if report.image_end_offset > 0 {
+        text += &format!("Image end offset: {}\n", report.image_end_offset);
     }
     text
 }
@@ -150,6 +154,8 @@ fn object(args: &Args, format: Format, report: &CheckReport) -> Value {
             fields.insert(name.to_string(), value.into());
         }
     };
+    add("image-end-offset", report.image_end_offset, false);
+    add("compressed-clusters", report.compressed_clusters, false);
     add("total-clusters", report.total_clusters, false);
     add("corruptions", report.corruptions, false);
     add("corruptions-fixed", report.corruptions_fixed, false);

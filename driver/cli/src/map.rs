@@ -1,7 +1,7 @@
 //! `quod map`: where the guest's bytes lie, over the whole backing chain, as `qemu-img map` tells it.
 //!
-//! Knows: layers and their extents. Must never know: tables. What qemu-img adds for qcow2 is left out: holes of
-//! the file within allocated clusters, and where the unallocated subclusters of a cluster would lie.
+//! Knows: layers and their extents. Must never know: tables. What qemu-img adds for qcow2 is left
+//! out: holes of the file within allocated clusters, and where unallocated subclusters would lie.
 
 use crate::failure::{self, could_not_open};
 use crate::format::{self, Output};

@@ -1,4 +1,5 @@
-//! qcow2 images on the command line: `quod info`, `map` and `io -r` against QEMU's tools, and what is refused.
+//! qcow2 images on the command line: `quod info`, `map`, `check` and `io -r` against QEMU's tools, and what is
+//! refused.
 
 mod common;
 
@@ -55,6 +56,18 @@ fn info_is_the_same() {
     prepare("qemu-img", &["snapshot", "-c", "first", "plain"], folder.path());
     prepare("qemu-img", &["snapshot", "-c", "a second", "plain"], folder.path());
     same("info --output json plain", folder.path());
+}
+
+#[test]
+fn check_is_the_same() {
+    let folder = images();
+    for file in FILES {
+        for options in ["", "--output=json", "-q", "-f qcow2 -U"] {
+            same(&format!("check {options} {file}"), folder.path());
+        }
+    }
+    let answer = quod(&["check", "-r", "all", "plain"], folder.path());
+    assert_eq!(answer.code, Some(63), "{answer:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use super::create::{read_header, unsupported};
 use super::host::Host;
 use crate::error::Error;
+use quod_states::qcow2::{self, Purpose};
 use quod_states::qed::{Check, Header};
 use quod_states::{Format, Report};
 use std::path::Path;
@@ -93,11 +94,28 @@ pub fn check_with(
 ) -> Result<CheckReport, Error> {
     let path = path.as_ref();
     let mut host = Host::open(path, repair.is_some(), lock)?;
-    if let Some(other @ (Format::Raw | Format::Qcow2)) = format {
-        return Err(unsupported(path, &format!("checking the format {}", other.name())));
+    match format {
+        Some(Format::Raw) => return Err(unsupported(path, "checking the format raw")),
+        Some(Format::Qcow2) if repair.is_some() => return Err(unsupported(path, "repairing qcow2 images")),
+        Some(Format::Qcow2) => return run_qcow2(&mut host),
+        Some(Format::Qed) | None => {}
     }
     let (header, _) = read_header(&mut host)?;
     run(&mut host, header, repair).map(CheckReport::from)
+}
+
+/// Looks at a qcow2 image.
+fn run_qcow2(host: &mut Host) -> Result<CheckReport, Error> {
+    let start = host.read(0, 512)?;
+    let len = qcow2::Header::region(&start);
+    let mut region = host.read(0, len)?;
+    region.resize(len, 0);
+    let header = qcow2::Header::parse(&region, Purpose::Check)
+        .map_err(|error| Error::from_core(host.path(), &error))?;
+    let mut check = qcow2::Check::new(header, host.len(), None);
+    let report = host.pump(&mut check, qcow2::Check::poll_result)?;
+    let report = report.map_err(|error| Error::from_core(host.path(), &error))?;
+    Ok(CheckReport { image_end_offset: check.image_end(), ..CheckReport::from(report) })
 }
 
 /// Runs the check of a QED image.
