@@ -127,7 +127,7 @@ fn turns(geometry: Geometry, seed: u64, rounds: usize) {
 
 #[test]
 fn clusters_of_4k_take_turns_with_qemu() {
-    for seed in seeds(30) {
+    for seed in seeds(15) {
         let table = [2, 4, 16][(seed / 5 % 3) as usize];
         // three L2 tables with the smallest, and growth from one into the next
         turns(Geometry { cluster: 4096, table, limit: 9 << 20, judged: true }, seed, 2);
@@ -136,7 +136,7 @@ fn clusters_of_4k_take_turns_with_qemu() {
 
 #[test]
 fn clusters_of_64k_take_turns_with_qemu() {
-    for seed in seeds(30) {
+    for seed in seeds(15) {
         let table = [2, 4, 16][(seed / 5 % 3) as usize];
         turns(Geometry { cluster: 64 << 10, table, limit: 6 << 20, judged: true }, seed, 2);
     }

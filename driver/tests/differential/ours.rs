@@ -193,7 +193,8 @@ impl Ours {
     pub fn assert_holds(&mut self, model: &[u8], when: &str) {
         let bytes = self.disk_bytes();
         assert_eq!(bytes.len(), model.len(), "{}: {when}: size", self.story);
-        let wrong = bytes.iter().zip(model).position(|(a, b)| a != b);
+        // whole slices compare faster than bytes do
+        let wrong = (bytes != model).then(|| bytes.iter().zip(model).position(|(a, b)| a != b));
         assert!(wrong.is_none(), "{}: {when}: byte {wrong:?} differs", self.story);
     }
 
