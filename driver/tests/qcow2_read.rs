@@ -90,8 +90,8 @@ fn scribble(image: &Path, options: &str, size: u64, random: &mut Random) {
         args.push(arg(image));
         // what QEMU refuses (compressed over allocated) leaves the image as it is
         qemu::run("qemu-io", &args);
-        // refcounts of one or two bits do not reach; compressed writes of 512 bytes make QEMU 10 mark its own image
-        // corrupt
+        // refcounts of one or two bits do not reach; compressed writes of 512 bytes make QEMU 10 mark its own
+        // image corrupt
         let counts = !options.contains("refcount_bits=1") && !options.contains("refcount_bits=2");
         if part == 0 && counts && cluster > 512 {
             good("qemu-img", &["snapshot", "-c", "before", arg(image)]);

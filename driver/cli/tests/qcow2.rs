@@ -1,5 +1,5 @@
-//! qcow2 images on the command line: `quod info`, `map`, `check` and `io -r` against QEMU's tools, and what is
-//! refused.
+//! qcow2 images on the command line: `quod info`, `map`, `check` and `io -r` against QEMU's tools, and what
+//! is refused.
 
 mod common;
 
