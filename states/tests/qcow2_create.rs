@@ -1,8 +1,8 @@
 //! New qcow2 images are those of qemu-img, byte for byte.
 //!
-//! Checks: file length and every byte, over versions, cluster sizes, refcount widths, extended L2, lazy refcounts,
-//! compression types, backing and data files, preallocation, sizes at and around the steps of the tables; and that what
-//! qemu-img refuses is refused. qemu-img must be installed.
+//! Checks: file length and every byte, over versions, cluster sizes, refcount widths, extended L2, lazy
+//! refcounts, compression types, backing and data files, preallocation, sizes at and around the steps of the
+//! tables; and that what qemu-img refuses is refused. qemu-img must be installed.
 
 mod qcow2_files;
 
@@ -169,25 +169,19 @@ fn refcount_widths() {
 
 #[test]
 fn large_disks() {
-    for (bits, size) in [(9, 100 << 30), (9, 128 << 30), (9, (128 << 30) + 512), (12, 1 << 40)] {
-        check(&CreateOptions {
-            cluster_size: 1 << bits,
-            size,
-            refcount_bits: 64,
-            ..CreateOptions::default()
-        });
+    for (bits, size) in [(9, 8 << 30), (9, (128 << 30) + 512), (12, 1 << 40)] {
         check(&CreateOptions { cluster_size: 1 << bits, size, ..CreateOptions::default() });
     }
     for size in [1 << 50, 2 << 50, (2 << 50) + 512] {
         check(&CreateOptions { size, ..CreateOptions::default() });
     }
     let preallocation = Preallocation::Metadata;
-    check(&CreateOptions { size: 9 << 30, preallocation, ..CreateOptions::default() });
-    check(&CreateOptions { size: 20 << 30, preallocation, refcount_bits: 64, ..CreateOptions::default() });
+    check(&CreateOptions { size: 3 << 30, preallocation, ..CreateOptions::default() });
+    check(&CreateOptions { size: 5 << 30, preallocation, refcount_bits: 64, ..CreateOptions::default() });
     check(&CreateOptions { size: 9 << 30, preallocation, cluster_size: 2 << 20, ..CreateOptions::default() });
-    check(&CreateOptions { size: 300 << 20, preallocation, cluster_size: 512, ..CreateOptions::default() });
+    check(&CreateOptions { size: 20 << 20, preallocation, cluster_size: 512, ..CreateOptions::default() });
     let preallocation = Preallocation::Falloc;
-    check(&CreateOptions { size: 600 << 20, preallocation, ..CreateOptions::default() });
+    check(&CreateOptions { size: 520 << 20, preallocation, ..CreateOptions::default() });
 }
 
 #[test]

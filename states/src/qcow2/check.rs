@@ -16,7 +16,7 @@ use super::bitmap::{self, Bitmap, Piece};
 use super::entry::{OFFSET, Shape};
 use super::header::Header;
 use super::refcount::Layout;
-use super::snapshot::{Parsed, Snapshot, TABLE_MAX};
+use super::snapshot::{Snapshot, TABLE_MAX};
 use crate::check::{Repair, Report};
 use crate::error::Error;
 use crate::io::{Io, IoId, IoOp, Outcome};
@@ -27,8 +27,11 @@ use alloc::vec::Vec;
 mod copied;
 mod counts;
 mod refcounts;
+mod snapshots;
 mod walk;
 use counts::Counts;
+use snapshots::After;
+use walk::decode;
 
 /// Bytes read or written at once.
 const CHUNK: usize = 64 << 10;
@@ -58,6 +61,10 @@ enum Step {
     CopiedL2,
     FixCopiedL2,
     FixCopiedL1,
+    NewSnapshots,
+    SyncNewSnapshots,
+    SwitchSnapshots,
+    SyncSwitchSnapshots,
     SyncRepairs,
     WriteHeader,
     SyncHeader,
@@ -117,6 +124,7 @@ pub struct Check {
     rebuilt: Option<(u64, u64)>,
     /// Blocks to be written.
     dirty: BTreeSet<u64>,
+    after: After,
     wrote: bool,
     highest: u64,
 }
@@ -155,6 +163,7 @@ impl Check {
             rebuild: false,
             rebuilt: None,
             dirty: BTreeSet::new(),
+            after: After::Copied,
             wrote: false,
             highest: 0,
             header,
@@ -195,6 +204,7 @@ impl Check {
         self.snapshot_corruptions = 0;
         self.rebuilt = None;
         self.rebuild = false;
+        self.after = After::Copied;
         self.job = Job::default();
         self.parse_snapshots();
     }
@@ -246,61 +256,11 @@ impl Check {
         );
     }
 
-    /// Snapshot entries from what was read of their table so far.
-    fn parse_snapshots(&mut self) {
-        let mut bytes = core::mem::take(&mut self.job.bytes);
-        let mut at = 0;
-        while (self.snapshots.len() as u64) < u64::from(self.header.snapshots) {
-            let index = self.snapshots.len() as u64;
-            match Snapshot::parse(bytes.get(at..).unwrap_or(&[]), index, false) {
-                Ok(Parsed::Entry(snapshot, len)) => {
-                    if self.header.version >= 3 && !snapshot.is_complete() {
-                        self.snapshot_corruptions += 1;
-                    }
-                    self.snapshots.push(snapshot);
-                    at += len;
-                    self.snapshots_len += len as u64;
-                }
-                Ok(Parsed::Needs(more)) => {
-                    if self.snapshots_len + more as u64 > TABLE_MAX {
-                        let (place, value) = ("snapshot table", self.snapshots_len + more as u64);
-                        let what = "the table is longer than 64 MiB";
-                        return self.fail(Error::Corrupt { place, index, value, what });
-                    }
-                    bytes.drain(..at.min(bytes.len()));
-                    let (offset, have) = (self.header.snapshots_offset + self.snapshots_len, bytes.len());
-                    let len = more.max(have + 4096);
-                    self.job = Job { offset, len, done: have, bytes, write: false };
-                    return self.go_on(Step::Snapshots);
-                }
-                Err(error) => return self.fail(error),
-            }
-        }
-        self.bitmaps = Vec::new();
-        let bytes = (self.header.reftable_clusters as usize) << self.shape.cluster_bits;
-        if bytes == 0 {
-            self.reftable = Vec::new();
-            return self.walk();
-        }
-        self.load(Step::Reftable, self.header.reftable_offset, bytes);
-    }
-
-    /// Does a write at a table overlap other metadata than L2 tables?
-    fn overlaps(&self, offset: u64) -> bool {
-        let (cluster, end) = (self.shape.cluster_size(), offset + self.shape.cluster_size());
-        let hit = |from: u64, len: u64| len > 0 && offset < from.saturating_add(len) && from < end;
-        let reftable = u64::from(self.header.reftable_clusters) * cluster;
-        !offset.is_multiple_of(cluster)
-            || hit(0, cluster)
-            || hit(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)
-            || hit(self.header.reftable_offset, reftable)
-            || hit(self.header.snapshots_offset, self.snapshots_len)
-            || self.snapshots.iter().any(|s| hit(s.l1_offset, u64::from(s.l1_entries) * 8))
-            || self.reftable.iter().any(|block| *block != 0 && hit(block & !511, cluster))
-    }
-
     /// Everything is looked at: make repairs durable, clear the bits, look again.
     fn finish(&mut self) {
+        if self.snapshot_corruptions > 0 && self.fix == Some(Repair::All) && self.move_snapshots() {
+            return;
+        }
         self.report.corruptions += self.snapshot_corruptions;
         if self.wrote {
             return self.name(Step::SyncRepairs, IoOp::Sync);
@@ -370,6 +330,13 @@ impl Check {
             Step::SyncSwitch => self.walk(),
             Step::FixCopiedL2 => self.next_copied(),
             Step::FixCopiedL1 => self.finish(),
+            Step::NewSnapshots => self.name(Step::SyncNewSnapshots, IoOp::Sync),
+            Step::SyncNewSnapshots => {
+                let len = self.header.block_len();
+                self.name(Step::SwitchSnapshots, IoOp::WriteTable { offset: 0, len });
+            }
+            Step::SwitchSnapshots => self.name(Step::SyncSwitchSnapshots, IoOp::Sync),
+            Step::SyncSwitchSnapshots => self.write_blocks(),
             Step::SyncRepairs => self.durable(),
             Step::WriteHeader => self.name(Step::SyncHeader, IoOp::Sync),
             Step::SyncHeader => self.end(),
@@ -378,17 +345,13 @@ impl Check {
     }
 }
 
-fn decode(bytes: &[u8]) -> Vec<u64> {
-    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
-}
-
 impl Machine for Check {
     fn poll_io(&mut self) -> Option<Io> {
         self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
     }
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
-        if matches!(self.step, Step::WriteHeader | Step::Switch) {
+        if matches!(self.step, Step::WriteHeader | Step::Switch | Step::SwitchSnapshots) {
             return self.header.encode_block(buf);
         }
         if let Some(bytes) = self.job.bytes.get(self.job.done..self.job.done + buf.len()) {
@@ -418,8 +381,8 @@ impl Machine for Check {
             }
             _ => {
                 let tables = [Step::FixL2, Step::FixBlock, Step::NewBlock, Step::NewReftable];
-                let copied = [Step::FixCopiedL1, Step::FixCopiedL2];
-                if tables.contains(&step) || copied.contains(&step) {
+                let others = [Step::FixCopiedL1, Step::FixCopiedL2, Step::NewSnapshots];
+                if tables.contains(&step) || others.contains(&step) {
                     self.job.done += (self.job.len - self.job.done).min(CHUNK);
                     if self.job.done < self.job.len {
                         return self.go_on(step);

@@ -83,7 +83,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_hold_what_was_set(order in 0..=6u32, bits in 9..=12u32, at in prop::collection::vec(0..3000u64, 1..20)) {
+        fn blocks_hold_what_was_set(
+            order in 0..=6u32,
+            bits in 9..=12u32,
+            at in prop::collection::vec(0..3000u64, 1..20),
+        ) {
             let layout = Layout { cluster_bits: bits, order };
             let mut counts = Counts::new(layout);
             at.iter().for_each(|cluster| counts.set(*cluster, 1));

@@ -126,7 +126,11 @@ impl Check {
                 return self.store(Step::FixBlock, offset, self.stored.block(index));
             }
         }
-        self.check_copied();
+        match core::mem::replace(&mut self.after, After::Copied) {
+            After::Copied => self.check_copied(),
+            After::Snapshots(offset, bytes) => self.write_snapshots(offset, bytes),
+            After::Finish => self.finish(),
+        }
     }
 
     /// So many free clusters in a row at or behind `free`, which becomes the first free one: the first, now

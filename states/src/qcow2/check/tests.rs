@@ -94,7 +94,8 @@ proptest! {
                 continue;
             }
             let old = be::long(&file, at);
-            be::put_long(&mut file, at, if shift < 32 { old ^ (value & 0xff) << shift } else { value >> (shift - 32) });
+            let new = if shift < 32 { old ^ (value & 0xff) << shift } else { value >> (shift - 32) };
+            be::put_long(&mut file, at, new);
         }
         let repair = [None, Some(Repair::Leaks), Some(Repair::All)][repair];
         if check(&mut file, repair).is_ok() && repair == Some(Repair::All) {

@@ -28,6 +28,11 @@ pub(super) fn kind(shape: Shape, entry: u64) -> Kind {
     }
 }
 
+/// The words of a table.
+pub(super) fn decode(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
+}
+
 impl Check {
     /// Starts counting.
     pub(super) fn walk(&mut self) {
@@ -65,6 +70,20 @@ impl Check {
         }
     }
 
+    /// Does a write at a table overlap other metadata than L2 tables?
+    pub(super) fn overlaps(&self, offset: u64) -> bool {
+        let (cluster, end) = (self.shape.cluster_size(), offset + self.shape.cluster_size());
+        let hit = |from: u64, len: u64| len > 0 && offset < from.saturating_add(len) && from < end;
+        let reftable = u64::from(self.header.reftable_clusters) * cluster;
+        !offset.is_multiple_of(cluster)
+            || hit(0, cluster)
+            || hit(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)
+            || hit(self.header.reftable_offset, reftable)
+            || hit(self.header.snapshots_offset, self.snapshots_len)
+            || self.snapshots.iter().any(|s| hit(s.l1_offset, u64::from(s.l1_entries) * 8))
+            || self.reftable.iter().any(|block| *block != 0 && hit(block & !511, cluster))
+    }
+
     fn walk_l1(&mut self, offset: u64, entries: u32) {
         if entries == 0 {
             return self.next_l1();
@@ -83,8 +102,11 @@ impl Check {
             self.which += 1;
             if !offset.is_multiple_of(self.shape.cluster_size()) {
                 self.corrupt("snapshot table", index, offset, "the L1 table does not begin at a cluster");
-            } else if entries > (32 << 20) / 8 || offset > i64::MAX as u64 - (32 << 20) {
+            } else if entries > (32 << 20) / 8 {
                 self.corrupt("snapshot table", index, entries.into(), "the L1 table is too large");
+            } else if entries > 0 && offset > i64::MAX as u64 - (32 << 20) {
+                let (place, what) = ("snapshot table", "the L1 table lies beyond 2^63");
+                return self.fail(Error::Corrupt { place, index, value: offset, what });
             } else if entries > 0 {
                 return self.walk_l1(offset, entries);
             }
@@ -285,6 +307,9 @@ impl Check {
                 self.bad_blocks.insert(index);
             } else if offset >> bits >= self.clusters {
                 self.corrupt(place, index, entry, "the block lies beyond the end of the file");
+                if offset > i64::MAX as u64 {
+                    self.bad_blocks.insert(index);
+                }
                 if self.fix == Some(Repair::All) && self.rebuilt.is_none() {
                     if (offset >> bits) < CLUSTERS_MAX {
                         self.wrote = true;

@@ -4,8 +4,8 @@
 //!
 //! Invariants:
 //! * the fields that change while an image is used lie at fixed places, so that a change is a write of few
-//!   bytes: 8 at 24 (size), 12 at 36 (L1 table), 12 at 48 (refcount table), 12 at 60 (snapshots), 8 at 72
-//! (dirty, corrupt), 8 at 88;
+//!   bytes: size 8 at 24, L1 table 12 at 36, refcount table 12 at 48, snapshots 12 at 60, feature bits 8 each
+//!   at 72, 80 and 88;
 //! * the block never gets shorter, so that a new layout covers the old one with zeros.
 
 use super::*;

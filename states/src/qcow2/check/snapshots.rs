@@ -1,0 +1,124 @@
+//! The part of the check that reads the snapshot table, and writes a better one elsewhere when it is to be
+//! repaired.
+//!
+//! Knows: the table's entries. Must never know: the snapshots' L1 tables.
+//!
+//! Invariants:
+//! * the new table and its refcounts are durable before the header leads to it, and that before the old one
+//!   is free.
+
+use super::super::snapshot::{EXTRA_MAX, Parsed};
+use super::*;
+
+/// What comes when the corrected refcount blocks are written.
+#[derive(Clone, Debug)]
+pub(super) enum After {
+    /// The look at the copied flags.
+    Copied,
+    /// The new snapshot table: its offset and bytes.
+    Snapshots(u64, Vec<u8>),
+    /// The end of the run.
+    Finish,
+}
+
+impl Check {
+    /// Snapshot entries from what was read of their table so far.
+    pub(super) fn parse_snapshots(&mut self) {
+        let mut bytes = core::mem::take(&mut self.job.bytes);
+        let (mut at, trim) = (0, self.fix == Some(Repair::All));
+        while (self.snapshots.len() as u64) < u64::from(self.header.snapshots) {
+            let index = self.snapshots.len() as u64;
+            let entry = bytes.get(at..).unwrap_or(&[]);
+            match Snapshot::parse(entry, index, trim) {
+                Ok(Parsed::Entry(snapshot, len)) => {
+                    self.snapshot_corruptions += u64::from(be::word(entry, 36) > EXTRA_MAX);
+                    if self.header.version >= 3 && !snapshot.is_complete() {
+                        self.snapshot_corruptions += 1;
+                    }
+                    self.snapshots.push(snapshot);
+                    at += len;
+                    self.snapshots_len += len as u64;
+                }
+                Ok(Parsed::Needs(more)) => {
+                    if self.snapshots_len + more as u64 > TABLE_MAX {
+                        let (place, value) = ("snapshot table", self.snapshots_len + more as u64);
+                        let what = "the table is longer than 64 MiB";
+                        return self.fail(Error::Corrupt { place, index, value, what });
+                    }
+                    bytes.drain(..at.min(bytes.len()));
+                    let (offset, have) = (self.header.snapshots_offset + self.snapshots_len, bytes.len());
+                    let len = more.max(have + 4096);
+                    self.job = Job { offset, len, done: have, bytes, write: false };
+                    return self.go_on(Step::Snapshots);
+                }
+                Err(error) => return self.fail(error),
+            }
+        }
+        self.bitmaps = Vec::new();
+        let bytes = (self.header.reftable_clusters as usize) << self.shape.cluster_bits;
+        if bytes == 0 {
+            self.reftable = Vec::new();
+            return self.walk();
+        }
+        self.load(Step::Reftable, self.header.reftable_offset, bytes);
+    }
+
+    /// Completes the entries and starts writing them to a free place. False: there is none.
+    pub(super) fn move_snapshots(&mut self) -> bool {
+        let size = self.header.guest_size();
+        let mut bytes = Vec::new();
+        for snapshot in &mut self.snapshots {
+            if self.header.version >= 3 && !snapshot.is_complete() {
+                snapshot.complete(size);
+            }
+            snapshot.encode(&mut bytes);
+        }
+        let count = (bytes.len() as u64).div_ceil(self.shape.cluster_size());
+        let Some(first) = self.free_run(count).filter(|_| count > 0) else { return false };
+        for cluster in first..first + count {
+            self.computed.set(cluster, 1);
+            self.stored.set(cluster, 1);
+            self.dirty.insert(self.layout.table_index(cluster));
+        }
+        self.report.corruptions_fixed += core::mem::take(&mut self.snapshot_corruptions);
+        self.clusters = self.clusters.max(first + count);
+        self.after = After::Snapshots(first << self.shape.cluster_bits, bytes);
+        self.write_blocks();
+        true
+    }
+
+    /// Free clusters in a row that refcount blocks exist for.
+    fn free_run(&self, count: u64) -> Option<u64> {
+        let mut first = 0;
+        loop {
+            let used = [self.computed.next_used(first), self.stored.next_used(first)];
+            match used.into_iter().flatten().min() {
+                Some(used) if used < first + count => first = used + 1,
+                _ => break,
+            }
+        }
+        let (from, to) = (self.layout.table_index(first), self.layout.table_index(first + count));
+        let has_block = |index: u64| {
+            let block = self.reftable.get(index as usize).is_some_and(|block| *block != 0);
+            block && !self.bad_blocks.contains(&index)
+        };
+        (from..=to).all(has_block).then_some(first)
+    }
+
+    /// The refcounts are written: now the table, then the header; the old table is free after that.
+    pub(super) fn write_snapshots(&mut self, offset: u64, bytes: Vec<u8>) {
+        let (bits, old, len) = (self.shape.cluster_bits, self.header.snapshots_offset, self.snapshots_len);
+        for cluster in old >> bits..(old + len).div_ceil(self.shape.cluster_size()) {
+            let count = self.stored.get(cluster);
+            if count > 0 && !self.bad_blocks.contains(&self.layout.table_index(cluster)) {
+                self.stored.set(cluster, count - 1);
+                self.dirty.insert(self.layout.table_index(cluster));
+            }
+        }
+        self.header.snapshots_offset = offset;
+        self.snapshots_len = bytes.len() as u64;
+        self.len = self.len.max(self.clusters << bits);
+        self.after = After::Finish;
+        self.store(Step::NewSnapshots, offset, bytes);
+    }
+}
