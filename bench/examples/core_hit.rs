@@ -6,8 +6,9 @@
 //! valgrind --tool=callgrind target/release/examples/core_hit 110000    # I2
 //! ```
 //!
-//! Instructions of one hit, from `submit` until its event was taken, the loop around it included: (I2 - I1) / 100000; what else
-//! the program does is the same in both runs. `core_hit N write` does the same for in-place writes.
+//! Instructions of one hit, from `submit` until its event was taken, the loop around it included: (I2 - I1) /
+//! 100000; what else the program does is the same in both runs. `core_hit N write` does the same for in-place
+//! writes.
 
 use quod::states::{Event, Flags, Kind, Machine, Options, Outcome, Request};
 use quod_bench::bare::{Bare, CLUSTER};
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let written = (0..CLUSTERS).filter(|cluster| bare.run(Kind::Write, cluster * CLUSTER, CLUSTER)).count() as u64;
+    let written =
+        (0..CLUSTERS).filter(|cluster| bare.run(Kind::Write, cluster * CLUSTER, CLUSTER)).count() as u64;
     let flushed = bare.run(Kind::Flush, 0, 0);
     let image = bare.image_mut();
     let mut good = 0;

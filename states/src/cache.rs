@@ -89,6 +89,7 @@ impl TableCache {
         slice.state = SliceState::Loading;
         slice.chances = 1;
         slice.entries.clear();
+        slice.dangling.clear();
         slice.entries.resize(entries, 0);
         self.directory.insert(number.0, slot);
         Some(slot)

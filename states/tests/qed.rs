@@ -405,10 +405,44 @@ fn the_ring_of_transitions_keeps_the_newest() {
         let id = image.submit(request(Kind::Read, 0, 4096, 1)).unwrap();
         let io = quod_states::Machine::poll_io(&mut image).unwrap();
         quod_states::Machine::handle_completion(&mut image, io.id, quod_states::Outcome::Done);
-        assert!(matches!(image.poll_event(), Some(quod_states::Event::Done { request, .. }) if request == id));
+        assert!(
+            matches!(image.poll_event(), Some(quod_states::Event::Done { request, .. }) if request == id)
+        );
     }
     // four transitions a hit
     assert_eq!(image.counters().lost_transitions, 2000 * 4 - 4096);
     let last = std::iter::from_fn(|| image.poll_transition()).last().unwrap();
     assert_eq!((last.from, last.to), (State::Done, State::Free));
+}
+
+/// Trap Q5: a crash left a pointer past the end of an image that says it is clean. The file grows over that
+/// place, and another cluster gets it; the pointer must not come alive.
+#[test]
+fn a_pointer_past_the_end_stays_dead_when_the_file_grows() {
+    for cache_bytes in [8192, 1 << 20] {
+        let options = Options { cache_bytes, ..Options::default() };
+        let (mut disk, mut image) = setup_with(4 << 30, None, options);
+        disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        // guest cluster 1 points two clusters past the end
+        let (end, l2) = (disk.file.len() as u64, 5 * CLUSTER as usize);
+        disk.file[l2 + 8..l2 + 16].copy_from_slice(&(end + 2 * CLUSTER).to_le_bytes());
+        let mut image = disk.open(options).unwrap().image;
+        for n in 2..8 {
+            disk.run(&mut image, request(Kind::Write, n * CLUSTER, 4096, 0), vec![n as u8; 4096]);
+        }
+        // pushes the slice out of the small cache, and back
+        for far in [1 << 30, 2 << 30, 3 << 30] {
+            disk.run(&mut image, request(Kind::Write, far, 4096, 0), vec![9; 4096]);
+            disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+        }
+        for kind in [Kind::Read, Kind::Write] {
+            disk.submit(&mut image, request(kind, CLUSTER, 4096, 1), vec![0; 4096]).unwrap();
+            disk.settle(&mut image, &mut Rng(1));
+            let (_, result, ..) = disk.done.pop().unwrap();
+            assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
+        }
+        let read = disk.run(&mut image, request(Kind::Read, 4 * CLUSTER, 4096, 2), vec![0; 4096]);
+        assert_eq!(read, vec![4; 4096], "its new owner's bytes are whole");
+    }
 }

@@ -149,6 +149,9 @@ impl Image {
         let slot = self.tables.find(number)?;
         let slice = self.tables.slot_mut(slot);
         let &word = slice.entries.get(entry)?;
+        if !slice.dangling.is_empty() {
+            return None;
+        }
         // any other flag than COPIED fails the checks below
         let cluster = if matches!(self.layout, Layout::Qcow2(..)) { word & !COPIED } else { word };
         // a slice that is being loaded is all zeros: no cluster
@@ -256,6 +259,14 @@ impl Image {
             if slice.state == SliceState::Loading {
                 return Lookup::Loading(slot);
             }
+            // beside pointers that must not be followed, runs are one cluster long
+            let mut end = end;
+            if !slice.dangling.is_empty() {
+                if let Err(error) = self.check_dangling(slot, entry) {
+                    return Lookup::Failed(Box::new(error));
+                }
+                end = end.min(geometry.cluster_start(pos) + geometry.cluster_size());
+            }
             let decoded = match &self.layout {
                 Layout::Qcow2(geometry, shape) => {
                     let file_end = self.space.end();
@@ -284,6 +295,9 @@ impl Image {
             return Lookup::Loading(l1_slot);
         }
         self.tables.touch(l1_slot);
+        if let Err(error) = self.check_dangling(l1_slot, l1_entry) {
+            return Lookup::Failed(Box::new(error));
+        }
         let table = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0);
         let table = match &self.layout {
             Layout::Qcow2(_, shape) => match shape.decode_l1(l1_index, table) {
@@ -332,7 +346,7 @@ impl Image {
                     *entry = decode(*bytes);
                 }
                 slice.state = SliceState::Present;
-                Ok(())
+                self.find_dangling(slot)
             }
             (Ok(()), _) => Err(Error::Misuse("a table read was completed without its bytes")),
             (Err(error), _) => Err(error),
@@ -377,6 +391,7 @@ impl Image {
         slice.young.push(Young { first: first as u16, count: count as u16, old, window });
         self.tables.young += 1;
         if !was_dirty {
+            self.dangling.note_linked(self.tables.slot(slot).number);
             self.tables.dirty += 1;
             self.commit.note_dirty(slot, self.options.commit_ms, &mut self.out_alarms);
         }

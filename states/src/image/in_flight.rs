@@ -2,8 +2,9 @@
 //!
 //! Knows: whose I/O is in flight, by its id. Must never know: why it was named.
 //!
-//! Invariants: an id is answered once; ids below `own_ids` are acbs' own, two an acb (its only I/O or its head's fill, and its
-//! tail's), so that the hot path touches no second slab; a stale id is counted and changes nothing.
+//! Invariants: an id is answered once; ids below `own_ids` are acbs' own, two an acb (its only I/O or its
+//! head's fill, and its tail's), so that the hot path touches no second slab; a stale id is counted and
+//! changes nothing.
 
 use super::{Image, InFlight, Purpose};
 use crate::error::Error;

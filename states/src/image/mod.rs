@@ -19,6 +19,7 @@
 mod claims;
 mod commit;
 mod control;
+mod dangling;
 mod decode;
 mod find;
 mod in_flight;
@@ -47,6 +48,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use claims::Claim;
 use commit::Commit;
+use dangling::Dangling;
 use space::Space;
 
 /// Table writes in flight at once.
@@ -157,6 +159,7 @@ pub struct Image {
     own_ids: u32,
     own_generation: u32,
     tables: TableCache,
+    dangling: Dangling,
     space: Space,
     commit: Commit,
     claims: Vec<Claim>,
@@ -236,6 +239,7 @@ impl Image {
             own_ids: acbs * 2,
             own_generation: 0,
             tables: TableCache::new(slots, slices),
+            dangling: Dangling::new(space.end()),
             space,
             commit: Commit::new(marked),
             claims: Vec::with_capacity(acbs as usize),

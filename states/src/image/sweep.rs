@@ -154,6 +154,7 @@ impl Hash for Image {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.layout, self.options, self.size, self.backing_len).hash(state);
         (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit).hash(state);
+        self.dangling.hash(state);
         (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
         (self.closer, self.closing, self.ready, &self.poison).hash(state);
         (&self.out_io, &self.out_alarms).hash(state);

@@ -1,0 +1,83 @@
+//! Pointers beyond the end of the file (QE7, trap Q5).
+//!
+//! A program that crashed may have left an image that says it is clean, with pointers past its end. As the
+//! file grows, those would come to point at space that is handed out to others. So a slice that is loaded for
+//! the first time is searched for them; they stay invalid however long the file gets. A slice that this
+//! machine linked clusters into was loaded, and searched, before.
+//!
+//! Knows: where the file ended when it was opened, which slices were linked into. Must never know: what to do
+//! about it (that is check and repair's).
+//!
+//! Invariant: memory is bounded: an image with more than `DANGLING_MAX` such pointers in the slices that were
+//! read is refused.
+
+use super::{Image, Layout};
+use crate::error::Error;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+/// Dangling pointers that are remembered at most.
+const DANGLING_MAX: usize = 1 << 16;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Dangling {
+    /// First byte behind the file as it was opened.
+    end: u64,
+    /// Slices that clusters were linked into: what lies beyond `end` there is ours, but for what `found`
+    /// lists.
+    linked: BTreeSet<u64>,
+    found: BTreeMap<u64, Vec<u16>>,
+    count: usize,
+}
+
+impl Dangling {
+    pub(super) fn new(end: u64) -> Dangling {
+        Dangling { end, linked: BTreeSet::new(), found: BTreeMap::new(), count: 0 }
+    }
+
+    /// A slice gets its first change since it was loaded.
+    pub(super) fn note_linked(&mut self, number: u64) {
+        self.linked.insert(number);
+    }
+}
+
+impl Image {
+    /// A slice of a QED image that may be written was just loaded.
+    pub(super) fn find_dangling(&mut self, slot: u32) -> Result<(), Error> {
+        if self.options.read_only || !matches!(self.layout, Layout::Qed(..)) {
+            return Ok(());
+        }
+        let slice = self.tables.slot_mut(slot);
+        if let Some(found) = self.dangling.found.get(&slice.number) {
+            slice.dangling.extend_from_slice(found);
+            return Ok(());
+        }
+        if self.dangling.linked.contains(&slice.number) {
+            return Ok(());
+        }
+        let end = self.dangling.end;
+        let beyond = slice.entries.iter().enumerate().filter(|(_, entry)| **entry >= end);
+        slice.dangling.extend(beyond.map(|(index, _)| index as u16));
+        if slice.dangling.is_empty() {
+            return Ok(());
+        }
+        self.dangling.count += slice.dangling.len();
+        if self.dangling.count > DANGLING_MAX {
+            let what = "too many pointers beyond the end of the file: check the image";
+            return Err(Error::Corrupt { place: "table slice", index: slice.number, value: end, what });
+        }
+        self.dangling.found.insert(slice.number, slice.dangling.clone());
+        Ok(())
+    }
+
+    /// Is entry `index` of a slice one of them?
+    pub(super) fn check_dangling(&self, slot: u32, index: usize) -> Result<(), Error> {
+        let slice = self.tables.slot(slot);
+        if !slice.dangling.iter().any(|dangling| usize::from(*dangling) == index) {
+            return Ok(());
+        }
+        let value = slice.entries.get(index).copied().unwrap_or(0);
+        let what = "pointed beyond the end of the file when the image was opened";
+        Err(Error::Corrupt { place: "table entry", index: index as u64, value, what })
+    }
+}
