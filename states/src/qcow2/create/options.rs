@@ -30,7 +30,7 @@ pub struct CreateOptions<'a> {
     pub cluster_size: u32,
     /// Bits of a refcount.
     pub refcount_bits: u32,
-    /// See [`Header::lazy_refcounts`].
+    /// Refcounts may be postponed while the dirty bit is set.
     pub lazy_refcounts: bool,
     /// L2 entries of 128 bits.
     pub extended_l2: bool,
