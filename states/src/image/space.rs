@@ -18,7 +18,7 @@ use crate::state::State;
 use alloc::boxed::Box;
 
 /// The first steps are at least this long.
-const STEP_MIN: u64 = 4 << 20;
+const STEP_MIN: u64 = 8 << 20;
 /// Host offsets stay below this, as a file's length does (off_t is signed).
 const HOST_MAX: u64 = 1 << 62;
 /// No file is as long.
@@ -109,10 +109,18 @@ impl Space {
 
     /// The next length to grow to, `need` bytes behind `append` at least.
     fn target(&self, need: u64) -> u64 {
-        let step = (self.append / 8)
-            .clamp(STEP_MIN, STEP_MIN.max(self.step_max))
-            .min(self.step_max.max(self.cluster));
-        align_up(self.append.saturating_add(need).saturating_add(step), self.cluster)
+        align_up(self.append.saturating_add(need).saturating_add(self.step()), self.cluster)
+    }
+
+    /// How far ahead of the data the file grows: half of what it has, within limits.
+    fn step(&self) -> u64 {
+        (self.append / 2).clamp(STEP_MIN, STEP_MIN.max(self.step_max)).min(self.step_max.max(self.cluster))
+    }
+
+    /// So little space is left that the next growth should start before anybody has to wait for it.
+    fn runs_low(&self) -> bool {
+        let left = self.grown - self.append;
+        self.growing.is_none() && self.step_max >= STEP_MIN && left < self.step() / 2
     }
 }
 
@@ -120,8 +128,7 @@ impl Image {
     /// `len` bytes of space, or None: then the acb waits in `state` for the file to grow (or has failed).
     pub(super) fn allocate(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
         if let Some(offset) = self.space.take(len) {
-            let left = self.space.grown - self.space.append;
-            if self.space.growing.is_none() && left < self.space.step_max.min(self.space.append / 8) / 2 {
+            if self.space.runs_low() {
                 let target = self.space.target(0);
                 self.grow(target, false);
             }
