@@ -19,7 +19,8 @@ tables. To write it anew:
     UPDATE_DOCS=1 cargo test -p quod-states --test docs
 
 A control block (acb) carries one extent of one request. Its state says what it waits for. `set_state` and
-`set_state_through` are its only assignments; debug builds check each one against the table of the image's format. In the
+`set_state_through` are its only assignments; debug builds check each one against the table of the image's
+format. In the
 diagrams `[*]` is `Free`: the slot before and after its use. [architecture.md](architecture.md) tells the life
 of an allocating write in these terms.
 ";
