@@ -7,6 +7,8 @@
 
 use crate::acb::Acb;
 use crate::arena::Arena;
+use crate::error::Error;
+use alloc::boxed::Box;
 
 /// Not in a list.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -75,6 +77,15 @@ impl Queue {
     pub(crate) fn prepend(&mut self, acbs: &mut Arena<Acb>, other: &mut Queue) {
         core::mem::swap(self, other);
         self.append(acbs, other);
+    }
+
+    /// Tells every member what it waited for in vain; they stay in the list.
+    pub(crate) fn fail(&self, acbs: &mut Arena<Acb>, error: &Error) {
+        let mut next = self.first;
+        while let Some(acb) = acbs.get_mut(next) {
+            acb.error = Some(Box::new(error.clone()));
+            next = acb.link;
+        }
     }
 
     /// The members, first to last.

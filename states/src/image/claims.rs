@@ -46,9 +46,7 @@ impl Image {
         }
         let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };
         debug_assert_ne!(claim.acb, a);
-        let mut waiters = claim.waiters;
-        waiters.push(&mut self.acbs, a);
-        claim.waiters = waiters;
+        claim.waiters.push(&mut self.acbs, a);
         self.note(a, Path::WAITED);
         self.set_state(a, State::WaitCluster);
         false

@@ -24,7 +24,6 @@ use crate::queue::Queue;
 use crate::request::{Event, Path};
 use crate::state::State;
 use crate::table::SliceState;
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -200,9 +199,7 @@ impl Image {
             commit.demand_durable = commit.demand_durable.max(needed);
         }
         commit.demand_clean |= want == Want::Clean;
-        let mut waiters = commit.waiters;
-        waiters.push(&mut self.acbs, a);
-        self.commit.waiters = waiters;
+        commit.waiters.push(&mut self.acbs, a);
         self.kick();
     }
 
@@ -516,13 +513,8 @@ impl Image {
         self.poison = Some(error.clone());
         self.out_events.push_back(Event::Poisoned(error.clone()));
         self.commit.phase = Phase::Idle;
-        let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
-        for a in waiters.iter(&self.acbs).collect::<Vec<u32>>() {
-            if let Some(acb) = self.acbs.get_mut(a) {
-                acb.error = Some(Box::new(error.clone()));
-            }
-        }
-        self.ready.append(&mut self.acbs, &mut waiters);
+        self.commit.waiters.fail(&mut self.acbs, &error);
+        self.ready.append(&mut self.acbs, &mut self.commit.waiters);
         self.wake_slot_waiters();
     }
 }

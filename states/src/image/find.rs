@@ -351,18 +351,14 @@ impl Image {
             (Ok(()), _) => Err(Error::Misuse("a table read was completed without its bytes")),
             (Err(error), _) => Err(error),
         };
-        let mut waiters =
-            core::mem::replace(&mut self.tables.slot_mut(slot).waiters, crate::queue::Queue::new());
-        if let Err(error) = result {
-            let failed: alloc::vec::Vec<u32> = waiters.iter(&self.acbs).collect();
-            for a in failed {
-                if let Some(acb) = self.acbs.get_mut(a) {
-                    acb.error = Some(Box::new(error.clone()));
-                }
-            }
+        let slice = self.tables.slot_mut(slot);
+        if let Err(error) = &result {
+            slice.waiters.fail(&mut self.acbs, error);
+        }
+        self.ready.prepend(&mut self.acbs, &mut slice.waiters);
+        if result.is_err() {
             self.tables.drop_slot(slot);
         }
-        self.ready.prepend(&mut self.acbs, &mut waiters);
         self.wake_slot_waiters();
     }
 

@@ -15,7 +15,6 @@ use crate::geometry::{align_down, align_up};
 use crate::io::IoOp;
 use crate::queue::Queue;
 use crate::state::State;
-use alloc::boxed::Box;
 
 /// The first steps are at least this long.
 const STEP_MIN: u64 = 8 << 20;
@@ -181,16 +180,10 @@ impl Image {
                     Error::Device { errno: 28 | 122 | 27, .. } => Error::NoSpace,
                     other => other,
                 };
-                let waiters: alloc::vec::Vec<u32> = self.space.waiters.iter(&self.acbs).collect();
-                for a in waiters {
-                    if let Some(acb) = self.acbs.get_mut(a) {
-                        acb.error = Some(Box::new(error.clone()));
-                    }
-                }
+                self.space.waiters.fail(&mut self.acbs, &error);
             }
         }
         self.space.wanted = 0;
-        let mut waiters = core::mem::replace(&mut self.space.waiters, Queue::new());
-        self.ready.append(&mut self.acbs, &mut waiters);
+        self.ready.append(&mut self.acbs, &mut self.space.waiters);
     }
 }

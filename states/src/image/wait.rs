@@ -26,8 +26,7 @@ impl Image {
     }
 
     pub(super) fn wake_slot_waiters(&mut self) {
-        let mut waiters = core::mem::replace(&mut self.slot_waiters, crate::queue::Queue::new());
-        self.ready.append(&mut self.acbs, &mut waiters);
+        self.ready.append(&mut self.acbs, &mut self.slot_waiters);
     }
 
     /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
@@ -52,9 +51,6 @@ impl Image {
     }
 
     pub(super) fn wake_sector_waiters(&mut self) {
-        if !self.sector_waiters.is_empty() {
-            let mut waiters = core::mem::replace(&mut self.sector_waiters, crate::queue::Queue::new());
-            self.ready.append(&mut self.acbs, &mut waiters);
-        }
+        self.ready.append(&mut self.acbs, &mut self.sector_waiters);
     }
 }
