@@ -5,11 +5,11 @@
 //!
 //! Knows: a fixed workload. Must never know: which operation is which.
 
-use crate::image::{self, Shape};
+use crate::image::{self, Form, Shape};
 use crate::payload;
-use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, Failure, fail};
-use quod::OpenOptions;
+use quod::{Format, OpenOptions};
 use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
 
 const ANY: [Kind; 7] =
@@ -55,13 +55,15 @@ fn world(tweak: Tweak) -> Checked<World> {
     let mut sim = Sim::new();
     sim.insert_sparse(TOP, 0, FileOptions::default());
     sim.insert_file("base", &payload::bytes(9, 0, 24_000), FileOptions::default());
-    let shape = Shape { cluster: 4096, table: 1, size: 49_152, backing: Some(("base".into(), true)) };
+    let form = Form::Qed { cluster: 4096, table: 1 };
+    let shape = Shape { form, size: 49_152, backing: Some(("base".into(), Format::Raw)) };
     sim.insert_file(TOP, &image::create(&shape)?, FileOptions::default());
     let options = OpenOptions::new().direct(true).backing_direct(Some(false)).grow_step(0);
     let session = Session { options: tweak(options), requests: 16, trace: false };
     let mut content = payload::bytes(9, 0, 24_000);
     content.resize(49_152, 0);
-    Ok(World::new(sim, content, 24_000, session, true))
+    let subject = Subject { form, backed: true, below: 24_000, snapshot: None };
+    Ok(World::new(sim, content, session, subject))
 }
 
 /// The workload with this fault, then a power cut (`cut`) or a close, then recovery. True: something failed.

@@ -14,14 +14,16 @@ mod tally;
 pub use ask::Ask;
 pub use tally::Tally;
 
+use crate::image::Form;
 use crate::model::{Fill, Model, View};
 use crate::probe::Probe;
 use crate::{Checked, Failure, fail};
 use ask::request;
-use quod::{Buffers, Completion, Config, DiskId, Driver, OpenOptions, Refusal};
+use quod::{Buffers, Completion, Config, DiskId, Driver, Format, OpenOptions, Refusal};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The image's path on the simulated disk. Files are opened from it downwards.
@@ -33,7 +35,39 @@ struct Ticket {
     ask: Ask,
     submitted: u64,
     /// In the model.
-    write: Option<u32>,
+    writes: [Option<u32>; 3],
+}
+
+/// The image under test.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its format.
+    pub form: Form,
+    /// It has a backing file.
+    pub backed: bool,
+    /// Bytes of the disk below: they may not come to light when the disk grows.
+    pub below: u64,
+    /// What its snapshot holds.
+    pub snapshot: Option<Arc<[u8]>>,
+}
+
+impl Subject {
+    /// Without a backing file and a snapshot.
+    pub const fn new(form: Form) -> Subject {
+        Subject { form, backed: false, below: 0, snapshot: None }
+    }
+
+    /// A discard makes whole units of so many bytes read as zeros; None: it may have no effect.
+    fn discard_unit(&self) -> Option<u64> {
+        match self.form {
+            Form::Qcow2(qcow2) if qcow2.version == 3 || !self.backed => Some(qcow2.cluster.into()),
+            _ => None,
+        }
+    }
+
+    fn checks(&self) -> bool {
+        self.form.format() != Format::Raw
+    }
 }
 
 /// How the image is opened; a test may remove rules here.
@@ -63,12 +97,9 @@ pub struct World {
     model: Model,
     tickets: BTreeMap<u64, Ticket>,
     next_user: u64,
-    /// Bytes of the disk below the image: it may not come to light when the disk grows.
-    below: u64,
+    subject: Subject,
     /// Sizes that were asked for, and may be found after a power cut or a failure.
     sizes: Vec<u64>,
-    /// It is a QED image: checks make sense.
-    qed: bool,
     /// Operations have failed in this session: requests may fail too, and nothing is promised about space.
     faulted: bool,
     /// Operations that had failed before the session.
@@ -87,7 +118,7 @@ pub struct World {
 
 impl World {
     /// A world around this disk, whose guest sees `content`. Nothing is open yet.
-    pub fn new(sim: Sim, content: Vec<u8>, below: u64, session: Session, qed: bool) -> World {
+    pub fn new(sim: Sim, content: Vec<u8>, session: Session, subject: Subject) -> World {
         World {
             driver: driver(sim, &session),
             disk: None,
@@ -95,9 +126,8 @@ impl World {
             model: Model::new(content),
             tickets: BTreeMap::new(),
             next_user: 1,
-            below,
+            subject,
             sizes: Vec::new(),
-            qed,
             faulted: false,
             failed_before: 0,
             blind: false,
@@ -166,6 +196,11 @@ impl World {
         &self.model
     }
 
+    /// The image.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.tickets.len()
@@ -203,21 +238,38 @@ impl World {
         match self.driver.submit(disk, request) {
             Ok(()) => {}
             Err(rejected) if rejected.reason == Refusal::Busy => return Ok(false),
-            Err(_) if matches!(ask, Ask::Resize { .. }) && self.below > self.model.len() => return Ok(false),
+            Err(_) if matches!(ask, Ask::Resize { .. }) && self.subject.below > self.model.len() => {
+                return Ok(false);
+            }
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
         }
         self.note(|| format!("#{user} {ask:?}"));
         self.next_user += 1;
-        let data = Fill::Data(user);
-        let write = match ask {
-            Ask::Write { offset, len, .. } => Some(self.model.submit(offset, offset + len, data, false)),
-            Ask::Zero { offset, len, .. } => Some(self.model.submit(offset, offset + len, Fill::Zero, false)),
-            Ask::Discard { offset, len } => Some(self.model.submit(offset, offset + len, Fill::Zero, true)),
-            _ => None,
+        let writes = match ask {
+            Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
+            Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
+            Ask::Discard { offset, len } => self.discards(offset, offset + len),
+            _ => [None; 3],
         };
-        self.tickets.insert(user, Ticket { ask, submitted, write });
+        self.tickets.insert(user, Ticket { ask, submitted, writes });
         self.turn()?;
         Ok(true)
+    }
+
+    fn writes(&mut self, start: u64, end: u64, fill: Fill) -> [Option<u32>; 3] {
+        [Some(self.model.submit(start, end, fill, false)), None, None]
+    }
+
+    /// What is not a whole unit may stay as it is.
+    fn discards(&mut self, start: u64, end: u64) -> [Option<u32>; 3] {
+        let unit = self.subject.discard_unit().unwrap_or(u64::MAX);
+        let (first, last) = (start.checked_next_multiple_of(unit).unwrap_or(end), end / unit * unit);
+        if first >= last {
+            return [Some(self.model.submit(start, end, Fill::Zero, true)), None, None];
+        }
+        [(start, first, true), (first, last, false), (last, end, true)].map(|(start, end, optional)| {
+            (start < end).then(|| self.model.submit(start, end, Fill::Zero, optional))
+        })
     }
 
     /// Completes one operation of the chooser's choice, and lets everything follow from it. False: there is
@@ -243,6 +295,11 @@ impl World {
 
     fn pump(&mut self) -> Checked {
         self.driver.turn().map_err(|error| Failure(format!("turn: {error}")))
+    }
+
+    /// Another turn has something to do: part of a cluster is to be decompressed.
+    pub fn is_due(&self) -> bool {
+        self.driver.next_timeout() == Some(Duration::ZERO)
     }
 
     /// Pumps, takes completions, checks what must hold between steps.
@@ -283,7 +340,7 @@ impl World {
         } else {
             self.tally.failed += 1
         }
-        if let Some(index) = ticket.write {
+        for index in ticket.writes.into_iter().flatten() {
             let fua = matches!(ticket.ask, Ask::Write { fua: true, .. } | Ask::Zero { fua: true, .. });
             self.model.end(index, ok, fua);
         }

@@ -3,9 +3,9 @@
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
 use super::{ask, chance};
-use crate::image::{self, Shape};
+use crate::image::{self, Form, Shape};
 use crate::payload::{self, SECTOR};
-use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, fail};
 use quod::{Format, Gate, OpenOptions, Policy};
 use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
@@ -74,10 +74,24 @@ fn overlay(size: u64, below: &[u8]) -> Vec<u8> {
     content
 }
 
-/// Puts backing files on the disk, lowest first. Returns what the guest of the topmost sees, and its name.
-fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, size: u64) -> Checked<Option<(String, bool, Vec<u8>)>> {
+/// The topmost backing file.
+struct Below {
+    name: String,
+    format: Format,
+    /// What its guest would see.
+    content: Vec<u8>,
+}
+
+impl Below {
+    fn named(&self) -> (String, Format) {
+        (self.name.clone(), self.format)
+    }
+}
+
+/// Puts backing files on the disk, lowest first.
+fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, size: u64) -> Checked<Option<Below>> {
     let depth = ask(chooser, DEPTH + 1);
-    let mut below: Option<(String, bool, Vec<u8>)> = None;
+    let mut below: Option<Below> = None;
     for level in (0..depth).rev() {
         let name = format!("base{level}");
         // shorter than the image, equal, or longer
@@ -87,18 +101,19 @@ fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, size: u64) -> Checked<Option<
             _ => size + SECTOR * ask(chooser, 64) as u64,
         };
         let raw = level + 1 == depth && ask(chooser, 2) == 0;
-        let shown = below.as_ref().map(|(_, _, content)| content.as_slice()).unwrap_or_default();
+        let shown = below.as_ref().map(|below| below.content.as_slice()).unwrap_or_default();
         let mut content = overlay(len, shown);
+        let mut format = Format::Raw;
         if raw {
             payload::fill(1_000_000 + level as u64, 0, &mut content);
             sim.insert_file(&name, &content, FileOptions::default());
         } else {
-            let backing = below.as_ref().map(|(name, raw, _)| (name.clone(), *raw));
-            let shape =
-                Shape { cluster: 4096 << ask(chooser, 3), table: 1 << ask(chooser, 2), size: len, backing };
+            let form = Form::Qed { cluster: 4096 << ask(chooser, 3), table: 1 << ask(chooser, 2) };
+            format = form.format();
+            let shape = Shape { form, size: len, backing: below.as_ref().map(Below::named) };
             write_layer(chooser, sim, &name, &shape, &mut content, level as u64)?;
         }
-        below = Some((name, raw, content));
+        below = Some(Below { name, format, content });
     }
     Ok(below)
 }
@@ -114,7 +129,7 @@ fn write_layer(
 ) -> Checked {
     sim.insert_file(TOP, &image::create(shape)?, FileOptions::default());
     let session = Session { options: OpenOptions::new(), requests: 4, trace: false };
-    let mut world = World::new(sim.clone(), content.to_vec(), 0, session, true);
+    let mut world = World::new(sim.clone(), content.to_vec(), session, Subject::new(shape.form));
     world.number_from(2_000_000 + level * 1000);
     world.open(&mut Fifo)?;
     for _ in 0..1 + ask(chooser, 4) {
@@ -151,6 +166,7 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     // small, or with a border between two L2 tables in it
     let border = !raw && span <= 2 << 20 && chance(chooser, 3);
     let most = if huge { 5 * cluster / 2 } else { 12 * cluster };
+    let form = if raw { Form::Raw } else { Form::Qed { cluster: cluster as u32, table } };
     let extra = SECTOR * (1 + ask(chooser, (most / SECTOR) as usize) as u64);
     let size = if border { span + extra } else { extra };
     let align = [512, 4096][ask(chooser, 2)];
@@ -165,8 +181,7 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     if raw {
         sim.insert_sparse(TOP, size, options);
     } else {
-        let backing = below.as_ref().map(|(name, raw, _)| (name.clone(), *raw));
-        let shape = Shape { cluster: cluster as u32, table, size, backing };
+        let shape = Shape { form, size, backing: below.as_ref().map(Below::named) };
         sim.insert_file(TOP, &image::create(&shape)?, options);
     }
     sim.set_capacity([256, 1, 3, 8][ask(chooser, 4)]);
@@ -182,7 +197,9 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
         grows: !raw,
     };
     let session = place.session(chooser, tweak);
-    let shown = below.map(|(_, _, content)| content).unwrap_or_default();
+    let backed = below.is_some();
+    let shown = below.map(|below| below.content).unwrap_or_default();
     let content = overlay(size, &shown);
-    Ok((World::new(sim, content, shown.len() as u64, session, !raw), place))
+    let subject = Subject { form, backed, below: shown.len() as u64, snapshot: None };
+    Ok((World::new(sim, content, session, subject), place))
 }

@@ -1,0 +1,8 @@
+//! Scenarios of qcow2.
+
+use super::Scenario;
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    Vec::new()
+}
