@@ -153,3 +153,38 @@ fn tables_that_are_nearly_full() {
     let filled = [Part::Data { first: 0, count: 54 }];
     examine(&shape(wide, 100, false), &filled, &[]);
 }
+
+/// Is this image of data, a snapshot and newer data well after `damage`, by the checks of a power cut?
+fn after(damage: &dyn Fn(&Start, &mut Vec<u8>)) -> quod_fuzz::Checked {
+    let shape = shape(Qcow2::new(4096), 8, false);
+    let start = image::start(&shape, &[KINDS[0], Part::Snapshot, KINDS[0]], &[], 77)?;
+    let mut bytes = start.bytes.clone();
+    damage(&start, &mut bytes);
+    let mut sim = Sim::new();
+    sim.insert_file(TOP, &bytes, FileOptions::default());
+    image::survived(&sim, TOP)?;
+    let session = Session { options: quod::OpenOptions::new(), requests: 4, trace: false };
+    let subject = Subject { snapshot: start.snapshot.map(Into::into), ..Subject::new(shape.form) };
+    World::new(sim, start.content, session, subject).look()
+}
+
+fn flip(bytes: &mut [u8], what: &[u8]) {
+    let at = bytes.windows(what.len()).position(|window| window == what).expect("it is there");
+    bytes[at] ^= 0xff;
+}
+
+#[test]
+fn damage_is_noticed() {
+    after(&|_, _| {}).unwrap();
+    let snapshot = after(&|start, bytes| flip(bytes, &start.snapshot.as_ref().unwrap()[..512]));
+    assert!(snapshot.unwrap_err().0.contains("snapshot"));
+    assert!(after(&|start, bytes| flip(bytes, &start.content[..512])).is_err());
+    // the third cluster counts all; a count that is too low is corruption, unless the dirty bit says so
+    let low = |bytes: &mut Vec<u8>| bytes[2 * 4096 + 2 * 5 + 1] -= 1;
+    assert!(after(&|_, bytes| low(bytes)).unwrap_err().0.contains("corruptions"));
+    let marked = |_: &Start, bytes: &mut Vec<u8>| {
+        low(bytes);
+        bytes[79] |= 1;
+    };
+    after(&marked).unwrap();
+}
