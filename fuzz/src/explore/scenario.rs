@@ -102,6 +102,11 @@ impl Scenario {
         self
     }
 
+    /// The image's format.
+    pub fn format(&self) -> Format {
+        self.form.format()
+    }
+
     /// Settings.
     pub fn session(&self, tweak: Tweak) -> Session {
         let options = OpenOptions::new()
