@@ -4,6 +4,7 @@
 //! decision is the chooser's, so a list of choices is the whole run; choice 0 is the plain alternative
 //! everywhere, so a shorter list is a simpler run.
 
+mod random;
 mod setup;
 
 use crate::schedule::{Recorder, Schedule, shrink};
@@ -95,8 +96,14 @@ fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -> Checked {
         11 => world.ask(Ask::Flush).map(drop),
         12 if chance(chooser, 4) => world.ask(Ask::Quiesce).map(drop),
         13 if place.grows && chance(chooser, 12) => {
-            let len = world.model().len() + 512 * (1 + ask(chooser, 64) as u64);
-            world.ask(Ask::Resize { len }).map(drop)
+            let (size, by) = (world.model().len(), 512 * (1 + ask(chooser, 64) as u64));
+            if !place.shrinks || ask(chooser, 2) == 0 {
+                return world.ask(Ask::Resize { len: size + by }).map(drop);
+            }
+            // nothing else is asked for meanwhile: what lies behind the new end would be refused
+            world.drain(chooser)?;
+            world.ask(Ask::Resize { len: size.saturating_sub(by).max(512) })?;
+            world.drain(chooser)
         }
         14 => {
             let (offset, len) = place.range(chooser, world.model().len());

@@ -230,6 +230,11 @@ impl World {
     pub fn ask(&mut self, ask: Ask) -> Checked<bool> {
         let Some(disk) = self.disk else { return fail("nothing is open") };
         let user = self.next_user;
+        // of two changes of size in flight either may be the last
+        let qed = self.subject.form.format() == Format::Qed;
+        if matches!(ask, Ask::Resize { .. }) && !qed && self.resizing().next().is_some() {
+            return Ok(false);
+        }
         if let Ask::Resize { len } = ask {
             self.sizes.push(len);
         }
@@ -249,11 +254,23 @@ impl World {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
             Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
             Ask::Discard { offset, len } => self.discards(offset, offset + len),
+            // as long as it has the old size, what will be cut off may be gone or not
+            Ask::Resize { len } if len < self.model.len() => {
+                [Some(self.model.submit(len, self.model.len(), Fill::Zero, true)), None, None]
+            }
             _ => [None; 3],
         };
         self.tickets.insert(user, Ticket { ask, submitted, writes });
         self.turn()?;
         Ok(true)
+    }
+
+    /// Sizes that requests in flight ask for.
+    fn resizing(&self) -> impl Iterator<Item = u64> {
+        self.tickets.values().filter_map(|ticket| match ticket.ask {
+            Ask::Resize { len } => Some(len),
+            _ => None,
+        })
     }
 
     fn writes(&mut self, start: u64, end: u64, fill: Fill) -> [Option<u32>; 3] {
@@ -311,9 +328,12 @@ impl World {
         }
         self.pump()?;
         if self.session.trace {
-            let edges = &mut self.tally.edges;
+            let (edges, format) = (&mut self.tally.edges, self.subject.form.format() as u8);
             self.driver.drain_transitions(&mut |step| {
-                *edges.entry((step.transition.from as u8, step.transition.to as u8)).or_default() += 1;
+                let edge = (format, step.transition.from as u8, step.transition.to as u8);
+                if step.layer == 0 {
+                    *edges.entry(edge).or_default() += 1;
+                }
             });
         }
         self.sweep()
@@ -353,17 +373,16 @@ impl World {
                 Ok(())
             }
             Ask::Resize { len } if ok => {
-                self.grow(len);
+                // QED only grows: what another request has made larger stays so
+                let least = if self.subject.form.format() == Format::Qed { self.model.len() } else { 0 };
+                self.model.resize(len.max(least));
+                // it is durable: only those in flight may still be found
+                self.sizes = self.resizing().collect();
                 Ok(())
             }
             Ask::Close => self.closed(ticket.submitted, ok),
             _ => Ok(()),
         }
-    }
-
-    /// The disk has grown to this size, if it was smaller.
-    fn grow(&mut self, len: u64) {
-        self.model.grow(&vec![0; len.saturating_sub(self.model.len()) as usize]);
     }
 
     fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: &Buffers, user: u64) -> Checked {

@@ -55,7 +55,7 @@ impl World {
         let info = self.driver.disk_info(disk).cloned();
         let info = info.ok_or_else(|| Failure("an open disk without info".into()))?;
         if self.sizes.contains(&info.virtual_size) {
-            self.grow(info.virtual_size);
+            self.model.resize(info.virtual_size);
         }
         if info.virtual_size != self.model.len() {
             return fail(format!(
