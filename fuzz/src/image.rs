@@ -163,10 +163,26 @@ impl Check {
 
 /// Checks a file as it is visible now, without repair.
 pub fn check(sim: &Sim, path: &str) -> Checked<Report> {
-    Check::new(sim, path, None)?.run(&mut |_, io| match io.op {
+    checked(sim, path).map(|(report, _)| report)
+}
+
+/// A check, and where it says that the image ends (QED: at the end of the file).
+fn checked(sim: &Sim, path: &str) -> Checked<(Report, u64)> {
+    let mut check = Check::new(sim, path, None)?;
+    let report = check.run(&mut |_, io| match io.op {
         IoOp::ReadTable { offset, len } => Ok(sim.file_range(path, offset, len as usize)),
         _ => fail("a check without repair writes"),
-    })
+    })?;
+    let end = match &check {
+        Check::Qed(_) => sim.file_len(path).unwrap_or(0),
+        Check::Qcow2(check) => check.image_end(),
+    };
+    Ok((report, end))
+}
+
+/// Bytes of the file that the image has use for.
+pub fn used(sim: &Sim, path: &str) -> Checked<u64> {
+    checked(sim, path).map(|(_, end)| end)
 }
 
 /// A repaired copy of a file, and what the repair says that it left.

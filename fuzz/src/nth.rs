@@ -96,7 +96,7 @@ fn world(ground: &Ground, tweak: Tweak) -> Checked<World> {
     let options = OpenOptions::new().direct(true).backing_direct(Some(false)).grow_step(0);
     let session = Session { options: tweak(options), requests: 16, trace: false };
     let snapshot = start.snapshot.map(Into::into);
-    let subject = Subject { form, backed: true, below: 24_000, snapshot };
+    let subject = Subject { form, backed: true, below: 24_000, snapshot, leaks: start.leaks };
     Ok(World::new(sim, start.content, session, subject))
 }
 

@@ -49,12 +49,14 @@ pub struct Subject {
     pub below: u64,
     /// What its snapshot holds.
     pub snapshot: Option<Arc<[u8]>>,
+    /// Clusters in use by nothing, at the start.
+    pub leaks: u64,
 }
 
 impl Subject {
     /// Without a backing file and a snapshot.
     pub const fn new(form: Form) -> Subject {
-        Subject { form, backed: false, below: 0, snapshot: None }
+        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0 }
     }
 
     /// A discard makes whole units of so many bytes read as zeros; None: it may have no effect.
@@ -108,8 +110,9 @@ pub struct World {
     blind: bool,
     /// A failing sync will do so.
     drops: bool,
-    /// Leaked clusters when the session began.
+    /// Leaked clusters, and bytes of the file, when the session began.
     leaks: u64,
+    opened_len: u64,
     /// What happened, if somebody wants to read it.
     trace: Option<Vec<String>>,
     /// What was covered.
@@ -120,6 +123,8 @@ impl World {
     /// A world around this disk, whose guest sees `content`. Nothing is open yet.
     pub fn new(sim: Sim, content: Vec<u8>, session: Session, subject: Subject) -> World {
         World {
+            leaks: subject.leaks,
+            opened_len: sim.file_len(TOP).unwrap_or(0),
             driver: driver(sim, &session),
             disk: None,
             session,
@@ -132,7 +137,6 @@ impl World {
             failed_before: 0,
             blind: false,
             drops: false,
-            leaks: 0,
             trace: None,
             tally: Tally::default(),
         }

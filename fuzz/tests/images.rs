@@ -55,7 +55,7 @@ fn same(a: &[u8], b: &[u8], what: &str) {
 fn examine(shape: &Shape, parts: &[Part], below: &[u8]) {
     let story = format!("{shape:?} {parts:?}");
     let start = image::start(shape, parts, below, 77).unwrap_or_else(|failure| panic!("{story}: {failure}"));
-    let Start { bytes, content, snapshot } = start;
+    let Start { bytes, content, snapshot, leaks } = start;
     let dir = Folder::new();
     std::fs::write(dir.0.join("top"), &bytes).expect("a file");
     std::fs::write(dir.0.join("base"), below).expect("a file");
@@ -65,7 +65,7 @@ fn examine(shape: &Shape, parts: &[Part], below: &[u8]) {
 
     let report = image::sound(&sim, TOP, &story).unwrap_or_else(|failure| panic!("{failure}"));
     let leaky = parts.iter().any(|part| matches!(part, Part::Leaks { .. }));
-    assert_eq!(report.leaks > 0, leaky, "{story}: {report:?}");
+    assert_eq!((report.leaks > 0, report.leaks), (leaky, leaks), "{story}: {report:?}");
     let args = ["check", "-q", "-f", "qcow2", "top"];
     let output = Command::new("qemu-img").args(args).current_dir(&dir.0).output();
     let code = output.expect("qemu-img must be installed").status.code();

@@ -159,6 +159,7 @@ impl Scenario {
             backed: self.backing.is_some(),
             below: 0,
             snapshot: start.snapshot.map(Into::into),
+            leaks: start.leaks,
         };
         let prepared = Prepared { sim, content: start.content, subject };
         if self.before.is_empty() { Ok(prepared) } else { self.run_before(prepared) }

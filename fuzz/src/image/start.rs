@@ -2,9 +2,10 @@
 //!
 //! Knows: payloads, parts. Must never know: which scenario wants them.
 
-use super::{Editor, Form, Shape, create};
+use super::{Editor, Form, Shape, create, sound};
 use crate::payload;
 use crate::{Checked, fail};
+use quod_backend::sim::{FileOptions, Sim};
 
 /// What is made of the guest clusters from `first` on, or of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,8 @@ pub struct Start {
     pub content: Vec<u8>,
     /// What the snapshot holds, if there is one.
     pub snapshot: Option<Vec<u8>>,
+    /// Clusters that are in use by nothing.
+    pub leaks: u64,
 }
 
 /// Makes an image of these parts, in this order, over what shows from below; part `n` is the payload
@@ -43,7 +46,7 @@ pub fn start(shape: &Shape, parts: &[Part], below: &[u8], id: u64) -> Checked<St
     content[..shown].copy_from_slice(&below[..shown]);
     let bytes = create(shape)?;
     if parts.is_empty() {
-        return Ok(Start { bytes, content, snapshot: None });
+        return Ok(Start { bytes, content, snapshot: None, leaks: 0 });
     }
     let Form::Qcow2(_) = shape.form else { return fail("only qcow2 images are made of parts") };
     let (mut editor, mut snapshot) = (Editor::new(bytes)?, None);
@@ -94,7 +97,13 @@ pub fn start(shape: &Shape, parts: &[Part], below: &[u8], id: u64) -> Checked<St
             Part::Leaks { end } => editor.leak(end)?,
         }
     }
-    Ok(Start { bytes: editor.into_bytes(), content, snapshot })
+    let (bytes, mut leaks) = (editor.into_bytes(), 0);
+    if parts.iter().any(|part| matches!(part, Part::Leaks { .. })) {
+        let mut sim = Sim::new();
+        sim.insert_file("start", &bytes, FileOptions::default());
+        leaks = sound(&sim, "start", "made of parts")?.leaks;
+    }
+    Ok(Start { bytes, content, snapshot, leaks })
 }
 
 /// Guest bytes of a cluster, as far as the disk reaches.

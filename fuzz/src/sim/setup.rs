@@ -192,8 +192,10 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let direct = ask(chooser, 2) == 1;
     // a raw image under O_DIRECT ends with a whole block
     let size = if format == Format::Raw { size.next_multiple_of(4096) } else { size };
+    // smaller clusters are not written around the page cache
+    let blocks = if cluster < 4096 { [512; 2] } else { [512, 4096] };
     let options = FileOptions {
-        offset_align: [512, 4096][ask(chooser, 2)],
+        offset_align: blocks[ask(chooser, 2)],
         holes: format != Format::Qcow2 || !chance(chooser, 8),
         ..FileOptions::default()
     };
@@ -226,6 +228,7 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     };
     let session = place.session(chooser, tweak);
     let below = shown.len() as u64;
-    let subject = Subject { form, backed, below, snapshot: start.snapshot.map(Into::into) };
+    let subject =
+        Subject { form, backed, below, snapshot: start.snapshot.map(Into::into), leaks: start.leaks };
     Ok((World::new(sim, start.content, session, subject), place))
 }

@@ -58,6 +58,10 @@ impl World {
                 report.leaks, self.leaks
             ));
         }
+        let (len, used) = (self.sim().file_len(TOP).unwrap_or(0), image::used(self.sim(), TOP)?);
+        if len > used.max(self.opened_len) {
+            return fail(format!("a clean close leaves a file of {len} bytes, the image has use for {used}"));
+        }
         if image::is_marked(&self.sim().file_range(TOP, 0, 512)) {
             return fail("a clean close leaves the need-check or dirty bit set");
         }
@@ -69,6 +73,7 @@ impl World {
         if !self.subject.checks() {
             return Ok(());
         }
+        self.opened_len = self.sim().file_len(TOP).unwrap_or(0);
         self.leaks = image::sound(self.sim(), TOP, "after opening")?.leaks;
         if let Form::Qed { cluster, .. } = self.subject.form {
             // a partial cluster at the end is no leak yet, and will be one when something is appended behind
