@@ -33,6 +33,19 @@ pub(crate) enum Want {
     Clean,
 }
 
+/// Where the bytes come from that surround the guest's in new clusters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Source {
+    /// Nowhere: they are zeros.
+    Zeros,
+    /// The backing layer.
+    Backing,
+    /// This image's file: the clusters before, from this host offset on.
+    Host(u64),
+    /// The compressed cluster before: its host offset, and how many bytes it has at most.
+    Compressed(u64, u32),
+}
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Acb {
     pub(crate) request: RequestId,
@@ -54,6 +67,13 @@ pub(crate) struct Acb {
     pub(crate) fill_end: u64,
     /// How much of `[fill_start, fill_end)` is written.
     pub(crate) fill_at: u64,
+    /// What of it comes to hold the guest's data: the rest belongs to others.
+    pub(crate) unit_start: u64,
+    pub(crate) unit_end: u64,
+    /// Where fills come from. While it reads a compressed cluster: that.
+    pub(crate) source: Source,
+    /// The space that it writes may hold anything: fills without a source are written as zeros.
+    pub(crate) stale: bool,
     /// Own I/O in flight: bit 0 the head's or the only one, bit 1 the tail's,
     pub(crate) pending: u8,
     /// and the generation of their ids.
@@ -91,6 +111,10 @@ impl Acb {
             fill_start: 0,
             fill_end: 0,
             fill_at: 0,
+            unit_start: 0,
+            unit_end: 0,
+            source: Source::Zeros,
+            stale: false,
             pending: 0,
             io_generation: 0,
             claims: false,

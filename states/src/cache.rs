@@ -90,6 +90,7 @@ impl TableCache {
         slice.chances = 1;
         slice.entries.clear();
         slice.dangling.clear();
+        slice.shared = false;
         slice.entries.resize(entries, 0);
         self.directory.insert(number.0, slot);
         Some(slot)

@@ -10,6 +10,11 @@ use crate::error::Error;
 
 /// Bytes of a table slice: the unit in which tables are cached and read.
 pub const SLICE_BYTES: u32 = 4096;
+/// Bytes of a qcow2 L1 table at most, and refcount blocks at most: what 8 MiB of refcount table lead to
+/// (formats.md 3.12).
+pub const L1_BYTES_MAX: u64 = 32 << 20;
+/// See [`L1_BYTES_MAX`].
+pub const REFCOUNT_BLOCKS_MAX: u64 = (8 << 20) / 8;
 /// Bytes that no power cut tears.
 pub const SECTOR: u64 = 512;
 
@@ -37,8 +42,10 @@ pub struct Geometry {
     pub slice_bits: u32,
     /// log2 of the entries in one slice of the L1 table.
     pub l1_slice_bits: u32,
-    /// Slices of the L1 table.
+    /// Slices of the L1 table (qcow2: of the largest one).
     pub l1_slices: u64,
+    /// Number of the first L2 slice. Between the L1 table's and this come those of qcow2's refcount blocks.
+    pub l2_base: u64,
     /// log2 of the 64-bit words of an L2 entry: 1 for qcow2's extended entries.
     pub entry_word_bits: u32,
     /// Bytes that one L2 table takes in the file.
@@ -61,6 +68,7 @@ impl Geometry {
             slice_bits,
             l1_slice_bits: slice_bits,
             l1_slices: 1 << (table_bits - slice_bits),
+            l2_base: 1 << (table_bits - slice_bits),
             entry_word_bits: 0,
             table_bytes,
             l1_offset: HostOffset(l1),
@@ -68,19 +76,21 @@ impl Geometry {
         }
     }
 
-    /// qcow2: L2 tables of one cluster with entries of one or (`extended`) two words, an L1 table of
-    /// `l1_entries`.
-    pub fn qcow2(cluster_bits: u32, extended: bool, l1: u64, l1_entries: u64) -> Geometry {
+    /// qcow2: L2 tables of one cluster with entries of one or (`extended`) two words.
+    pub fn qcow2(cluster_bits: u32, extended: bool, l1: u64) -> Geometry {
         let entry_word_bits = u32::from(extended);
         let table_bits = cluster_bits - 3 - entry_word_bits;
         let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros() - entry_word_bits);
         let l1_slice_bits = (SLICE_BYTES / 8).trailing_zeros();
+        let l1_slices = L1_BYTES_MAX / u64::from(SLICE_BYTES);
+        let block_slices = (1u64 << cluster_bits).div_ceil(u64::from(SLICE_BYTES));
         Geometry {
             cluster_bits,
             table_bits,
             slice_bits,
             l1_slice_bits,
-            l1_slices: l1_entries.div_ceil(1 << l1_slice_bits),
+            l1_slices,
+            l2_base: l1_slices + REFCOUNT_BLOCKS_MAX * block_slices,
             entry_word_bits,
             table_bytes: 1 << cluster_bits,
             l1_offset: HostOffset(l1),
@@ -150,9 +160,20 @@ impl Geometry {
     /// The L2 slice that maps `guest`, and the place of the entry's first word in it.
     pub const fn l2_slice(&self, guest: u64) -> (SliceNumber, usize) {
         let cluster = guest >> self.cluster_bits;
-        let number = self.l1_slices + (cluster >> self.slice_bits);
+        let number = self.l2_base + (cluster >> self.slice_bits);
         let entry = cluster & ((1 << self.slice_bits) - 1);
         (SliceNumber(number), (entry << self.entry_word_bits) as usize)
+    }
+
+    /// qcow2: the slice of refcount block `block` that begins at byte `within` of it.
+    pub const fn refcount_slice(&self, block: u64, within: u64) -> SliceNumber {
+        let slice_bytes = self.slice_bytes() as u64;
+        SliceNumber(self.l1_slices + block * (self.table_bytes / slice_bytes) + within / slice_bytes)
+    }
+
+    /// Is it a slice of a refcount block?
+    pub const fn is_refcount(&self, slice: SliceNumber) -> bool {
+        slice.0 >= self.l1_slices && slice.0 < self.l2_base
     }
 
     /// Is it a slice of the L1 table?
@@ -174,7 +195,7 @@ impl Geometry {
 
     /// How many slice numbers a guest disk of `size` bytes can need.
     pub const fn slice_count(&self, size: u64) -> u64 {
-        self.l1_slices + size.div_ceil(self.slice_span())
+        self.l2_base + size.div_ceil(self.slice_span())
     }
 
     /// An L1 entry that is not 0 must name a whole table inside the file (below `end`).

@@ -9,7 +9,7 @@
 
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::geometry::{Geometry, align_up};
+use crate::geometry::align_up;
 use crate::image::Image;
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
@@ -17,7 +17,6 @@ use crate::options::Options;
 use crate::qcow2::{self, Compression};
 use crate::qed::{Check, Header};
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 /// An image format.
@@ -77,6 +76,9 @@ pub struct Info {
     pub backing: Option<Backing>,
     /// How its compressed clusters are compressed (qcow2).
     pub compression: Compression,
+    /// It had persistent bitmaps, which its writable opening made invalid: quod does not keep them up
+    /// (qcow2).
+    pub bitmaps_dropped: bool,
 }
 
 /// A finished opening.
@@ -98,6 +100,7 @@ enum Step {
     ClearAutoclear(Header),
     SyncAutoclear(Header),
     Check(Box<Check>),
+    Qcow2(Box<qcow2::Opening>),
     Ended,
 }
 
@@ -162,6 +165,7 @@ impl Opening {
             dirty: false,
             backing: None,
             compression: Compression::default(),
+            bitmaps_dropped: false,
         };
         let image = Image::raw(self.file_len, &self.options);
         self.step = Step::Ended;
@@ -176,6 +180,7 @@ impl Opening {
             dirty: self.dirty,
             backing: self.backing.take(),
             compression: Compression::default(),
+            bitmaps_dropped: false,
         };
         let image = Image::qed(header, self.file_len, &self.options);
         self.step = Step::Ended;
@@ -186,9 +191,6 @@ impl Opening {
         let head = bytes.get(..bytes.len().min(usize::try_from(self.file_len).unwrap_or(usize::MAX)));
         match self.format.unwrap_or_else(|| Format::probe(head.unwrap_or(bytes))) {
             Format::Raw => self.finish_raw(),
-            Format::Qcow2 if !self.options.read_only => {
-                self.fail(Error::Unsupported(String::from("writing to qcow2 images")));
-            }
             Format::Qcow2 => self.read_region(bytes),
             Format::Qed => match Header::parse(bytes, self.file_len) {
                 Ok(header) => self.header_valid(header),
@@ -205,38 +207,21 @@ impl Opening {
     }
 
     fn region_read(&mut self, bytes: &[u8]) {
-        let header = match qcow2::Header::parse(bytes, qcow2::Purpose::Read) {
-            Ok(header) => header,
-            Err(error) => return self.fail(error),
-        };
-        if header.has_data_file() {
-            return self.fail(Error::Unsupported(String::from("a qcow2 external data file")));
+        match qcow2::Opening::new(bytes, self.file_len, self.options) {
+            Ok(opening) => {
+                self.step = Step::Qcow2(Box::new(opening));
+                self.qcow2_ended();
+            }
+            Err(error) => self.fail(error),
         }
-        let format = header.backing_format().and_then(|name| match name {
-            b"raw" | b"file" | b"host_device" => Some(Format::Raw),
-            b"qed" => Some(Format::Qed),
-            b"qcow2" => Some(Format::Qcow2),
-            _ => None,
-        });
-        if let (None, Some(name)) = (format, header.backing_format()) {
-            let name = String::from_utf8_lossy(name);
-            return self.fail(Error::Unsupported(alloc::format!("the backing format {name:?}")));
+    }
+
+    fn qcow2_ended(&mut self) {
+        let Step::Qcow2(opening) = &mut self.step else { return };
+        if let Some(result) = opening.poll_result() {
+            self.step = Step::Ended;
+            self.result = Some(result);
         }
-        let backing = header.backing().map(|name| Backing { name: name.to_vec(), format });
-        let (bits, size) = (header.cluster_bits, header.guest_size());
-        let extended = header.shape().extended;
-        let geometry = Geometry::qcow2(bits, extended, header.l1_offset, u64::from(header.l1_entries));
-        let info = Info {
-            format: Format::Qcow2,
-            virtual_size: size,
-            cluster_size: 1 << bits,
-            dirty: header.is_dirty(),
-            backing,
-            compression: header.compression,
-        };
-        let image = Image::qcow2(geometry, header.shape(), size, self.file_len, &self.options);
-        self.step = Step::Ended;
-        self.result = Some(Ok(Box::new(Opened { image, info, report: None })));
     }
 
     fn header_valid(&mut self, header: Header) {
@@ -283,8 +268,10 @@ impl Opening {
 
 impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
-        if let Step::Check(check) = &mut self.step {
-            return check.poll_io();
+        match &mut self.step {
+            Step::Check(check) => return check.poll_io(),
+            Step::Qcow2(opening) => return opening.poll_io(),
+            _ => {}
         }
         self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
     }
@@ -292,6 +279,7 @@ impl Machine for Opening {
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
         match &mut self.step {
             Step::Check(check) => check.encode(id, buf),
+            Step::Qcow2(opening) => opening.encode(id, buf),
             Step::ClearAutoclear(header) => header.encode_block(buf),
             _ => debug_assert!(false, "nothing to encode"),
         }
@@ -301,6 +289,10 @@ impl Machine for Opening {
         if let Step::Check(check) = &mut self.step {
             check.handle_completion(id, outcome);
             return self.check_ended();
+        }
+        if let Step::Qcow2(opening) = &mut self.step {
+            opening.handle_completion(id, outcome);
+            return self.qcow2_ended();
         }
         if id.generation != self.id {
             return;

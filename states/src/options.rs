@@ -40,6 +40,20 @@ pub enum Rule {
     ClusterClaim = 16,
     /// Modifying a sector excludes other writes to it.
     SectorWait = 32,
+    /// QC1: the count of a cluster is durable before the pointer to it.
+    RefcountBeforePointer = 64,
+    /// QC4: a count goes down only when the removal of the pointer is durable.
+    FreeAfterRemoval = 128,
+    /// QC5: a cluster is not used again while a request that found it before is in flight.
+    ReuseAfterReaders = 256,
+    /// QC9: a refcount block is durable before the entry that leads to it.
+    BlockBeforeReftable = 512,
+    /// QC10: a new refcount table is durable before the header leads to it.
+    ReftableBeforeHeader = 1024,
+    /// QC18: only what the copied flag says is nobody else's is written in place.
+    CopiedOnly = 2048,
+    /// QC2: the copy of a shared table is durable before the L1 entry leads to it.
+    TableBeforeL1 = 4096,
 }
 
 /// Settings of one image's machine. All limits are hard.

@@ -53,6 +53,8 @@ pub(crate) struct Slice {
     /// Second chances left before eviction.
     pub(crate) chances: u8,
     pub(crate) entries: Vec<u64>,
+    /// qcow2, L2: the table's refcount is not one: it is copied before it changes.
+    pub(crate) shared: bool,
     /// Entries that pointed beyond the end of the file when it was opened (QE7): never to be followed.
     pub(crate) dangling: Vec<u16>,
 }
@@ -70,6 +72,7 @@ impl Slice {
             pins: 0,
             chances: 0,
             entries: Vec::new(),
+            shared: false,
             dangling: Vec::new(),
         }
     }

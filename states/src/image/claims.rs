@@ -6,6 +6,7 @@
 //! clusters are linked in memory (or the write failed); whoever waits for a claim looks again when it goes.
 
 use super::Image;
+use crate::acb::Source;
 use crate::options::Gate;
 use crate::queue::Queue;
 use crate::request::Path;
@@ -67,17 +68,13 @@ impl Image {
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
         acb.claims = false;
         acb.modifies = false;
+        acb.source = Source::Zeros;
         if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
             let mut claim = self.claims.swap_remove(index);
             self.ready.append(&mut self.acbs, &mut claim.waiters);
         }
         if let Some(slot) = pinned {
-            let slice = self.tables.slot_mut(slot);
-            debug_assert!(slice.pins > 0);
-            slice.pins -= 1;
-            if slice.pins == 0 {
-                self.wake_slot_waiters();
-            }
+            self.unpin(slot);
         }
         if modifies {
             self.modifying -= 1;

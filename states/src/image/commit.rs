@@ -1,10 +1,12 @@
 //! The commit pipeline: one small machine an image, shared by everybody who needs durability.
 //!
-//! A round: [header marked dirty] -> sync -> (data is durable) -> pointers written -> [next round's sync
-//! makes them durable]. *Windows* number the time between rounds: data that was written in a window is
-//! durable when a sync that was submitted after the window closed has completed. A sync closes a window for
-//! new data and makes the pointers of the round before it durable, so under a stream of flushes each costs
-//! one sync, and one flush alone costs two.
+//! A round: [header marked dirty] -> [refcounts written] -> sync -> (data is durable) -> [refcount table
+//! written, sync] -> pointers written -> [next round's sync makes them durable]. Steps in brackets that
+//! have nothing to do cost nothing; those of refcounts are qcow2's alone (`metadata.rs`). *Windows* number
+//! the time between rounds: data that was written in a window is durable when a sync that was submitted
+//! after the window closed has completed. A sync closes a window for new data and makes the pointers of the
+//! round before it durable, so under a stream of flushes each costs one sync, and one flush alone costs
+//! two.
 //!
 //! Knows: which slices are dirty, who waits for what. Must never know: what the pointers mean.
 //!
@@ -37,14 +39,24 @@ pub enum Timer {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Phase {
+pub(super) enum Phase {
     Idle,
     /// The header is being written: need-check set, or a new size.
     Mark,
+    /// Refcount blocks are being written.
+    Refcounts,
     Sync,
+    /// The refcount table is being written,
+    Reftable,
+    /// and made durable.
+    SyncReftable,
+    /// The header is being written: the refcount table has moved,
+    Switch,
+    /// durably.
+    SyncSwitch,
     /// Pointers are being written.
     Tables,
-    /// The header is being written: need-check cleared.
+    /// The header is being written: the dirty bit cleared.
     Clear,
 }
 
@@ -89,6 +101,8 @@ pub(super) struct Commit {
     waiters: Queue,
     commit_armed: bool,
     check_armed: bool,
+    /// Place and clusters of the refcount table that the running round replaces.
+    old_reftable: (u64, u64),
 }
 
 impl Commit {
@@ -119,24 +133,89 @@ impl Commit {
             waiters: Queue::new(),
             commit_armed: false,
             check_armed: false,
+            old_reftable: (0, 0),
         }
     }
 
     /// A slice became dirty.
     pub(super) fn note_dirty(&mut self, slot: u32, after_ms: u32, alarms: &mut VecDeque<Alarm>) {
         self.dirty.push(slot);
-        if !self.commit_armed {
-            self.commit_armed = true;
-            alarms.push_back(Alarm { timer: Timer::Commit, after_ms: Some(after_ms) });
-        }
+        self.arm(after_ms, alarms);
         if self.check_armed {
             self.check_armed = false;
             alarms.push_back(Alarm { timer: Timer::NeedCheck, after_ms: None });
         }
     }
 
+    /// There is something to write: after a while at the latest.
+    pub(super) fn arm(&mut self, after_ms: u32, alarms: &mut VecDeque<Alarm>) {
+        if !self.commit_armed {
+            self.commit_armed = true;
+            alarms.push_back(Alarm { timer: Timer::Commit, after_ms: Some(after_ms) });
+        }
+    }
+
     pub(super) fn waiters(&self) -> &Queue {
         &self.waiters
+    }
+
+    /// Data of windows up to this one is durable.
+    pub(super) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Pointers of windows up to this one are durable.
+    pub(super) fn tables_durable(&self) -> u64 {
+        self.tables_durable
+    }
+
+    /// Somebody waits for everything to be in order.
+    pub(super) fn wants_clean(&self) -> bool {
+        self.demand_clean
+    }
+
+    /// The header is being written.
+    pub(super) fn writes_header(&self) -> bool {
+        matches!(self.phase, Phase::Mark | Phase::Switch | Phase::Clear)
+    }
+
+    /// A phase that writes begins; `slots`: slices that it writes.
+    pub(super) fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>) {
+        debug_assert_eq!(self.in_flight, 0);
+        (self.phase, self.cursor, self.writing) = (phase, 0, slots);
+    }
+
+    pub(super) fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    pub(super) fn cursor(&self) -> usize {
+        self.cursor
+    }
+
+    pub(super) fn set_cursor(&mut self, cursor: usize) {
+        self.cursor = cursor;
+    }
+
+    pub(super) fn writes_in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn write_named(&mut self) {
+        self.in_flight += 1;
+    }
+
+    pub(super) fn write_ended(&mut self) {
+        debug_assert!(self.in_flight > 0);
+        self.in_flight -= 1;
+    }
+
+    pub(super) fn set_old_reftable(&mut self, old: (u64, u64)) {
+        self.old_reftable = old;
+    }
+
+    pub(super) fn take_old_reftable(&mut self) -> (u64, u64) {
+        core::mem::take(&mut self.old_reftable)
     }
 
     fn idle(&self) -> bool {
@@ -153,6 +232,10 @@ impl Image {
         match timer {
             Timer::Commit => {
                 self.commit.commit_armed = false;
+                // removals are durable only with the sync after the next
+                if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
+                    self.commit.demand_durable = self.commit.demand_durable.max(window);
+                }
                 self.commit_soon();
             }
             Timer::NeedCheck => {
@@ -171,7 +254,7 @@ impl Image {
 
     /// Write what is dirty, though nobody waits for it.
     pub(super) fn commit_soon(&mut self) {
-        if self.tables.dirty > 0 && self.poison.is_none() {
+        if (self.tables.dirty > 0 || !self.refcounts_settled()) && self.poison.is_none() {
             self.commit.demand = self.commit.window;
             self.kick();
         }
@@ -184,7 +267,9 @@ impl Image {
             return self.finish(a, Err(Error::Poisoned));
         }
         self.note(a, Path::FLUSH);
-        self.set_state(a, State::SyncData);
+        if self.acbs.get(a).is_some_and(|acb| acb.state != State::SyncData) {
+            self.set_state(a, State::SyncData);
+        }
         let window = self.commit.window;
         let Some(acb) = self.acbs.get_mut(a) else { return };
         // the acb may have waited since it wrote, but its own window is the one that counts
@@ -204,11 +289,14 @@ impl Image {
     }
 
     /// Starts a round if there is a reason for one and none is running.
-    fn kick(&mut self) {
+    pub(super) fn kick(&mut self) {
+        self.demand_removals();
+        // counts that go down wait for a slice: a round does not help before it is there
+        let counting = self.counted().is_some_and(|counted| counted.quarantine.is_counting());
         let commit = &self.commit;
         let reason = commit.demand > commit.written
             || commit.demand_durable > commit.tables_durable
-            || commit.demand_clean
+            || commit.demand_clean && !counting
             || commit.clearing;
         if !commit.idle() || !reason || self.poison.is_some() || self.options.read_only {
             return;
@@ -218,14 +306,25 @@ impl Image {
             // nothing but a sync may follow the clearing of the bit
             return self.start_round(false);
         }
-        let writes_pointers = commit.demand > commit.written && self.tables.dirty > 0;
-        let Layout::Qed(_, header) = &mut self.layout else { return self.start_round(false) };
-        let mark = writes_pointers && !commit.marked;
+        let writes_pointers = commit.demand > commit.written && !commit.dirty.is_empty();
+        let mark = writes_pointers && !commit.marked && self.uses_dirty_bit();
         if mark {
-            header.set_need_check(true);
+            self.set_dirty_bit(true);
         }
-        let write = (mark || commit.header_dirty) && !self.sabotaged(Rule::MarkDirty);
+        let write = (mark && !self.sabotaged(Rule::MarkDirty)) || self.commit.header_dirty;
         self.start_round(write);
+    }
+
+    /// Who wants everything in order wants clusters that nothing points to any more counted so, too: their
+    /// removals go out.
+    fn demand_removals(&mut self) {
+        if !self.commit.demand_clean {
+            return;
+        }
+        if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
+            self.commit.demand = self.commit.demand.max(window);
+            self.commit.demand_durable = self.commit.demand_durable.max(window);
+        }
     }
 
     fn start_round(&mut self, write_header: bool) {
@@ -234,40 +333,44 @@ impl Image {
         commit.window += 1;
         if write_header {
             commit.phase = Phase::Mark;
-            if let Layout::Qed(_, header) = &self.layout {
-                commit.maybe_marked = header.need_check();
-            }
+            self.commit.maybe_marked = self.dirty_bit() && self.uses_dirty_bit();
             self.write_header("write header");
         } else {
-            self.start_sync();
+            self.start_refcounts();
         }
         self.show_phase();
     }
 
-    fn write_header(&mut self, name: &'static str) {
+    pub(super) fn write_header(&mut self, name: &'static str) {
         self.commit.header_dirty = false;
         self.counters.header_writes += 1;
-        let Layout::Qed(_, header) = &self.layout else { return };
-        let len = header.block_len();
+        let len = match (&self.layout, self.counted()) {
+            (Layout::Qed(_, header), _) => header.block_len(),
+            (_, Some(counted)) => counted.header.block_len(),
+            _ => return,
+        };
         self.name_io(Purpose::Header, name, 0, IoOp::WriteTable { offset: 0, len });
     }
 
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
-        if let Layout::Qed(_, header) = &self.layout {
-            header.encode_block(buf);
+        match (&self.layout, self.counted()) {
+            (Layout::Qed(_, header), _) => header.encode_block(buf),
+            (_, Some(counted)) => counted.header.encode_block(buf),
+            _ => {}
         }
     }
 
     pub(super) fn header_written(&mut self, result: Result<(), Error>) {
         if self.poison.is_some() {
-            return;
+            return self.header_written_late();
         }
         if let Err(error) = result {
             return self.poison_with(error);
         }
         self.commit.unsynced = true;
         match self.commit.phase {
-            Phase::Mark => self.start_sync(),
+            Phase::Mark => self.start_refcounts(),
+            Phase::Switch => self.start_sync(Phase::SyncSwitch),
             Phase::Clear => {
                 self.commit.phase = Phase::Idle;
                 self.commit.marked = false;
@@ -279,9 +382,9 @@ impl Image {
         self.show_phase();
     }
 
-    fn start_sync(&mut self) {
+    pub(super) fn start_sync(&mut self, phase: Phase) {
         let commit = &mut self.commit;
-        commit.phase = Phase::Sync;
+        commit.phase = phase;
         commit.written_before = commit.written;
         if !commit.unsynced {
             return self.synced(Ok(()));
@@ -289,6 +392,7 @@ impl Image {
         commit.unsynced = false;
         self.counters.syncs += 1;
         self.name_io(Purpose::Sync, "sync", 0, IoOp::Sync);
+        self.show_phase();
     }
 
     /// The round's sync ended.
@@ -299,10 +403,14 @@ impl Image {
         if let Err(error) = result {
             return self.poison_with(error);
         }
-        debug_assert_eq!(self.commit.phase, Phase::Sync);
         let commit = &mut self.commit;
-        commit.durable = commit.round;
         commit.tables_durable = commit.tables_durable.max(commit.written_before);
+        match commit.phase {
+            Phase::SyncReftable => return self.reftable_durable(),
+            Phase::SyncSwitch => return self.switch_durable(),
+            phase => debug_assert_eq!(phase, Phase::Sync),
+        }
+        commit.durable = commit.round;
         if commit.clearing {
             commit.clearing = false;
             (commit.marked, commit.maybe_marked) = (false, false);
@@ -310,6 +418,12 @@ impl Image {
             return self.end_round();
         }
         commit.marked = commit.maybe_marked;
+        self.removals_durable();
+        self.start_reftable();
+    }
+
+    /// All that has to be durable before the round's pointers is.
+    pub(super) fn pointers_may_go(&mut self) {
         if self.commit.demand > self.commit.written {
             self.start_tables();
         } else {
@@ -319,19 +433,19 @@ impl Image {
 
     fn start_tables(&mut self) {
         let commit = &mut self.commit;
-        commit.phase = Phase::Tables;
-        commit.cursor = 0;
         commit.wrote = false;
-        commit.writing.clear();
-        core::mem::swap(&mut commit.writing, &mut commit.dirty);
+        let mut slots = core::mem::take(&mut commit.writing);
+        slots.clear();
+        core::mem::swap(&mut slots, &mut commit.dirty);
+        commit.begin_writing(Phase::Tables, slots);
         if !commit.writing.is_empty() {
             self.show_phase();
         }
         self.write_tables();
     }
 
-    /// Names table writes up to the limit; when all are written the phase ends.
-    fn write_tables(&mut self) {
+    /// Names writes of slices up to the limit; when all are written the phase ends.
+    pub(super) fn write_tables(&mut self) {
         let entries_per_block = (self.options.align.max(512) / 8) as usize;
         while self.commit.in_flight < TABLE_WRITES_MAX {
             let Some(&slot) = self.commit.writing.get(self.commit.cursor) else { break };
@@ -344,6 +458,7 @@ impl Image {
             let settled = young - slice.young.len();
             debug_assert_eq!(slice.state, SliceState::Present);
             let unchanged = slice.dirty == 0;
+            debug_assert!(!unchanged || self.commit.phase == Phase::Tables);
             self.tables.young -= settled;
             if unchanged {
                 // all of it is younger than this round
@@ -353,13 +468,16 @@ impl Image {
             self.write_slice(slot, entries_per_block as u64 * 8);
         }
         if self.commit.in_flight == 0 && self.commit.cursor == self.commit.writing.len() {
-            self.tables_written();
+            match self.commit.phase {
+                Phase::Refcounts => self.start_sync(Phase::Sync),
+                _ => self.tables_written(),
+            }
         }
     }
 
     fn write_slice(&mut self, slot: u32, block: u64) {
-        let slice_bytes = self.geometry().map_or(0, |geometry| u64::from(geometry.slice_bytes()));
         let slice = self.tables.slot_mut(slot);
+        let slice_bytes = slice.entries.len() as u64 * 8;
         slice.writing = slice.dirty;
         slice.dirty = 0;
         slice.state = SliceState::Writing;
@@ -390,10 +508,14 @@ impl Image {
             };
         }
         slice.writing = 0;
-        if slice.is_dirty() {
-            self.commit.dirty.push(slot);
-        } else {
+        if !slice.is_dirty() {
             self.tables.dirty -= 1;
+        } else if self.commit.phase == Phase::Refcounts {
+            if let Some(counted) = self.counted_mut() {
+                counted.dirty.push(slot);
+            }
+        } else {
+            self.commit.dirty.push(slot);
         }
         if self.poison.is_none() {
             self.write_tables();
@@ -421,6 +543,7 @@ impl Image {
         self.release(false);
         let commit = &self.commit;
         let all_durable = commit.tables_durable == commit.written && commit.demand <= commit.written;
+        let all_durable = all_durable && self.refcounts_settled();
         if commit.demand_clean && (all_durable || self.sabotaged(Rule::ClearAfterSync)) {
             if commit.marked {
                 return self.start_clear();
@@ -433,21 +556,20 @@ impl Image {
             self.arm_need_check();
         }
         // young entries that this round left behind still need their alarm
-        if self.commit.idle() && self.tables.dirty > 0 && !self.commit.commit_armed {
-            self.commit.commit_armed = true;
-            let alarm = Alarm { timer: Timer::Commit, after_ms: Some(self.options.commit_ms) };
-            self.out_alarms.push_back(alarm);
+        if self.commit.idle() && (self.tables.dirty > 0 || !self.refcounts_settled()) {
+            self.commit.arm(self.options.commit_ms, &mut self.out_alarms);
         }
     }
 
     fn start_clear(&mut self) {
-        let Layout::Qed(_, header) = &mut self.layout else { return };
-        if header.keeps_need_check() {
+        if let Layout::Qed(_, header) = &self.layout
+            && header.keeps_need_check()
+        {
             return self.release(true);
         }
-        header.set_need_check(false);
+        self.set_dirty_bit(false);
         self.commit.phase = Phase::Clear;
-        self.write_header("clear need-check");
+        self.write_header("clear dirty bit");
     }
 
     fn arm_need_check(&mut self) {
@@ -481,7 +603,7 @@ impl Image {
     }
 
     /// Sets the waiters' states to what they wait for now.
-    fn show_phase(&mut self) {
+    pub(super) fn show_phase(&mut self) {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         let mut kept = Queue::new();
         let has_tables = !matches!(self.layout, Layout::Raw);
@@ -495,7 +617,7 @@ impl Image {
                 State::SyncTables
             } else {
                 match commit.phase {
-                    Phase::Mark => State::MarkDirty,
+                    Phase::Mark | Phase::Refcounts => State::MarkDirty,
                     Phase::Tables => State::UpdateL2,
                     _ => State::SyncData,
                 }
@@ -508,7 +630,7 @@ impl Image {
     }
 
     /// From now on reads only: memory knows mappings that the file may never have got.
-    fn poison_with(&mut self, error: Error) {
+    pub(super) fn poison_with(&mut self, error: Error) {
         debug_assert!(self.poison.is_none());
         self.poison = Some(error.clone());
         self.out_events.push_back(Event::Poisoned(error.clone()));

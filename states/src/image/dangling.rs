@@ -13,6 +13,8 @@
 
 use super::{Image, Layout};
 use crate::error::Error;
+use crate::qcow2::Shape;
+use crate::qcow2::entry::{COMPRESSED, OFFSET};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -41,12 +43,41 @@ impl Dangling {
     }
 }
 
+/// How an entry says where it points to.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// It is the offset (QED).
+    Plain,
+    L1,
+    L2(Shape),
+}
+
+impl Kind {
+    fn offset(self, index: usize, entry: u64) -> u64 {
+        match self {
+            Kind::Plain => entry,
+            Kind::L1 => entry & OFFSET,
+            Kind::L2(shape) if shape.extended && index % 2 == 1 => 0,
+            Kind::L2(shape) if entry & COMPRESSED != 0 => shape.compressed_range(entry).0,
+            Kind::L2(_) => entry & OFFSET,
+        }
+    }
+}
+
 impl Image {
-    /// A slice of a QED image that may be written was just loaded.
+    /// A table slice of an image that may be written was just loaded.
     pub(super) fn find_dangling(&mut self, slot: u32) -> Result<(), Error> {
-        if self.options.read_only || !matches!(self.layout, Layout::Qed(..)) {
+        let number = crate::geometry::SliceNumber(self.tables.slot(slot).number);
+        let none = self.geometry().is_none_or(|geometry| geometry.is_refcount(number));
+        let data_file = matches!(self.layout, Layout::Qcow2(_, shape) if shape.data_file);
+        if self.options.read_only || none || data_file {
             return Ok(());
         }
+        let kind = match &self.layout {
+            Layout::Qcow2(geometry, _) if geometry.is_l1(number) => Kind::L1,
+            Layout::Qcow2(_, shape) => Kind::L2(*shape),
+            _ => Kind::Plain,
+        };
         let slice = self.tables.slot_mut(slot);
         if let Some(found) = self.dangling.found.get(&slice.number) {
             slice.dangling.extend_from_slice(found);
@@ -56,7 +87,7 @@ impl Image {
             return Ok(());
         }
         let end = self.dangling.end;
-        let beyond = slice.entries.iter().enumerate().filter(|(_, entry)| **entry >= end);
+        let beyond = slice.entries.iter().enumerate().filter(|(n, entry)| kind.offset(*n, **entry) >= end);
         slice.dangling.extend(beyond.map(|(index, _)| index as u16));
         if slice.dangling.is_empty() {
             return Ok(());

@@ -4,14 +4,14 @@
 //!
 //! Invariants: every entry that a run covers was checked (trap Q6); a run ends with its slice at the latest.
 
-use super::find::{Mapping, ZERO_ENTRY};
+use super::find::{Mapping, Run, ZERO_ENTRY};
 use super::space::Space;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
 use alloc::boxed::Box;
 
-type Run = Result<(Mapping, u64), Box<Error>>;
+type Decoded = Result<Run, Box<Error>>;
 
 /// The run that starts at `pos`, with entry `first` of a QED slice; it may reach beyond `end`.
 #[inline]
@@ -22,7 +22,7 @@ pub(super) fn decode_qed(
     first: usize,
     pos: u64,
     end: u64,
-) -> Run {
+) -> Decoded {
     let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
     let Some(&head) = entries.get(first) else {
         return Err(Box::new(Error::Misuse("slice without the entry")));
@@ -33,7 +33,7 @@ pub(super) fn decode_qed(
         while covered < end - pos && rest.next() == Some(&head) {
             covered += geometry.cluster_size();
         }
-        return Ok((mapping, covered));
+        return Ok(Run { mapping, len: covered, private: true });
     }
     let check = |pos, entry| geometry.check_data(pos, entry, space.end_for(entry, geometry.cluster_size()));
     check(pos, head)?;
@@ -46,7 +46,8 @@ pub(super) fn decode_qed(
         }
         covered += geometry.cluster_size();
     }
-    Ok((Mapping::Data(head + (pos - geometry.cluster_start(pos))), covered))
+    let mapping = Mapping::Data(head + (pos - geometry.cluster_start(pos)));
+    Ok(Run { mapping, len: covered, private: true })
 }
 
 /// The same for a qcow2 slice, whose extended entries have two words; runs of extended entries end with their
@@ -59,7 +60,7 @@ pub(super) fn decode_qcow2(
     first: usize,
     pos: u64,
     end: u64,
-) -> Run {
+) -> Decoded {
     let step = 1 << geometry.entry_word_bits;
     let entry = |at: usize| {
         let word = words.get(at).copied()?;
@@ -69,20 +70,23 @@ pub(super) fn decode_qcow2(
         return Err(Box::new(Error::Misuse("slice without the entry")));
     };
     let within = pos - geometry.cluster_start(pos);
-    let (mapping, mut covered) = one(geometry, shape, word, bitmap, pos, within, file_end)?;
-    if within + covered < geometry.cluster_size() || matches!(mapping, Mapping::Compressed { .. }) {
-        return Ok((mapping, covered));
+    let Run { mapping, len: mut covered, private } =
+        one(geometry, shape, word, bitmap, pos, within, file_end)?;
+    let alone = matches!(mapping, Mapping::Compressed { .. } | Mapping::Reserved(_));
+    if within + covered < geometry.cluster_size() || alone {
+        return Ok(Run { mapping, len: covered, private });
     }
     let mut at = first + step;
     while covered < end - pos {
         let Some((word, bitmap)) = entry(at) else { break };
-        let Ok((next, len)) = one(geometry, shape, word, bitmap, pos + covered, 0, file_end) else { break };
-        let follows = match (mapping, next) {
+        let Ok(next) = one(geometry, shape, word, bitmap, pos + covered, 0, file_end) else { break };
+        let len = next.len;
+        let follows = match (mapping, next.mapping) {
             (Mapping::Data(host), Mapping::Data(next)) => host + covered == next,
             (Mapping::ZeroAllocated(host), Mapping::ZeroAllocated(next)) => host + covered == next,
             (mapping, next) => mapping == next,
         };
-        if !follows {
+        if !follows || next.private != private {
             break;
         }
         covered += len;
@@ -91,7 +95,7 @@ pub(super) fn decode_qcow2(
             break;
         }
     }
-    Ok((mapping, covered))
+    Ok(Run { mapping, len: covered, private })
 }
 
 /// What one entry says of the bytes from `within` its cluster on, and for how many.
@@ -103,18 +107,29 @@ fn one(
     pos: u64,
     within: u64,
     file_end: u64,
-) -> Result<(Mapping, u64), Error> {
+) -> Result<Run, Error> {
     let left = geometry.cluster_size() - within;
-    Ok(match shape.decode_l2(geometry.cluster_start(pos), word, bitmap)? {
-        L2::Unallocated => (Mapping::Unallocated, left),
-        L2::ZeroPlain => (Mapping::Zero, left),
-        L2::ZeroAllocated { host, .. } => {
-            geometry.check_data(pos, host, file_end)?;
-            (Mapping::ZeroAllocated(host + within), left)
+    let run = |mapping, private| Run { mapping, len: left, private };
+    let check = |host: u64| match shape.data_file {
+        // where the guest has it is where the data file has it (formats.md 3.11)
+        true if host == geometry.cluster_start(pos) => Ok(()),
+        true => {
+            let (place, index) = ("L2 table, guest cluster", pos >> geometry.cluster_bits);
+            let what = "the offset in the data file is not the guest's";
+            Err(Error::Corrupt { place, index, value: host, what })
         }
-        L2::Normal { host, .. } => {
-            geometry.check_data(pos, host, file_end)?;
-            (Mapping::Data(host + within), left)
+        false => geometry.check_data(pos, host, file_end),
+    };
+    Ok(match shape.decode_l2(geometry.cluster_start(pos), word, bitmap)? {
+        L2::Unallocated => run(Mapping::Unallocated, true),
+        L2::ZeroPlain => run(Mapping::Zero, true),
+        L2::ZeroAllocated { host, copied } => {
+            check(host)?;
+            run(Mapping::ZeroAllocated(host + within), copied || shape.data_file)
+        }
+        L2::Normal { host, copied } => {
+            check(host)?;
+            run(Mapping::Data(host + within), copied || shape.data_file)
         }
         L2::Compressed { host, len } => {
             if host >= file_end {
@@ -122,13 +137,14 @@ fn one(
                 let index = pos >> geometry.cluster_bits;
                 return Err(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what });
             }
-            (Mapping::Compressed { host, len }, left)
+            run(Mapping::Compressed { host, len }, false)
         }
-        L2::Split { host, subclusters, .. } => {
+        L2::Split { host, copied, subclusters } => {
             if let Some(host) = host {
-                geometry.check_data(pos, host, file_end)?;
+                check(host)?;
             }
-            split(geometry, host, subclusters, within)
+            let (mapping, len) = split(geometry, host, subclusters, within);
+            Run { mapping, len, private: host.is_none() || copied || shape.data_file }
         }
     })
 }
@@ -147,6 +163,7 @@ fn split(geometry: &Geometry, host: Option<u64>, subclusters: Subclusters, withi
         (Sub::Allocated, Some(host)) => Mapping::Data(host + within),
         (Sub::Zero, Some(host)) => Mapping::ZeroAllocated(host + within),
         (Sub::Zero, None) => Mapping::Zero,
+        (Sub::Unallocated, Some(host)) => Mapping::Reserved(host + within),
         _ => Mapping::Unallocated,
     };
     (mapping, len)

@@ -11,6 +11,7 @@
 
 use super::decode::{decode_qcow2, decode_qed};
 use super::{Image, Layout, Purpose};
+use crate::acb::Source;
 use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset, SliceNumber};
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
@@ -38,6 +39,8 @@ pub(super) enum Mapping {
     Data(u64),
     /// Zero, with space kept at this host offset (qcow2).
     ZeroAllocated(u64),
+    /// Unallocated subclusters of a cluster that has space: where theirs lies (qcow2).
+    Reserved(u64),
     /// One compressed cluster: where its bytes lie and how many there are at most.
     Compressed {
         host: u64,
@@ -45,9 +48,18 @@ pub(super) enum Mapping {
     },
 }
 
+/// The same mapping for `len` bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    pub(super) mapping: Mapping,
+    pub(super) len: u64,
+    /// Nobody else refers to the clusters, nor to the table: they may be changed in place.
+    pub(super) private: bool,
+}
+
 pub(super) enum Lookup {
-    /// The same mapping for `len` bytes; found in cache slot `slot` (none for `NoTable` and raw).
-    Run { mapping: Mapping, len: u64, slot: Option<u32> },
+    /// Found in this cache slot (none for `NoTable` and raw).
+    Found(Run, Option<u32>),
     /// A slice of the way is being loaded into this slot.
     Loading(u32),
     /// No slot is free for a slice of the way.
@@ -70,12 +82,13 @@ impl Image {
             if writes && self.poison.is_some() {
                 return self.finish(a, Err(Error::Poisoned));
             }
-            let (mapping, len, slot) = match self.lookup(pos, end) {
-                Lookup::Run { mapping, len, slot } => (mapping, len, slot),
+            let (run, slot) = match self.lookup(pos, end) {
+                Lookup::Found(run, slot) => (run, slot),
                 Lookup::Loading(slot) => return self.wait_for_slice(a, slot),
                 Lookup::NoSlot => return self.wait_for_slot(a),
-                Lookup::Failed(error) => return self.fail(a, error),
+                Lookup::Failed(error) => return self.fail_lookup(a, error),
             };
+            let Run { mapping, len, .. } = run;
             debug_assert!(len > 0 && len <= end - pos);
             if let Some(slot) = slot {
                 self.tables.touch(slot);
@@ -83,9 +96,10 @@ impl Image {
             }
             let go_on = match kind {
                 Kind::Read => self.read_run(a, mapping, len),
-                Kind::Write => self.write_run(a, mapping, len, slot),
-                Kind::WriteZeroes => self.zero_run(a, mapping, len, slot),
-                Kind::Discard => self.discard_run(a, mapping, len),
+                Kind::Write => self.write_run(a, run, slot),
+                Kind::WriteZeroes => self.zero_run(a, run, slot),
+                Kind::Discard => self.discard_run(a, run, slot),
+                Kind::Resize => self.resize_run(a, run, slot),
                 _ => self.map_run(a, mapping, len),
             };
             if !go_on {
@@ -105,7 +119,7 @@ impl Image {
                 self.name_own(a, Part::Head, IoOp::ReadData { request: id, buffer_offset, len, host });
                 false
             }
-            Mapping::NoTable | Mapping::Unallocated
+            Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_)
                 if self.backing_len.is_some_and(|backing| backing > pos) =>
             {
                 let backing = self.backing_len.unwrap_or(0);
@@ -118,6 +132,9 @@ impl Image {
             Mapping::Compressed { host, len: bytes } => {
                 let len = self.take_run(a, len, host, Path::COMPRESSED);
                 let within = pos - self.geometry().map_or(0, |geometry| geometry.cluster_start(pos));
+                if let Some(acb) = self.acbs.get_mut(a) {
+                    acb.source = Source::Compressed(host, bytes);
+                }
                 self.set_state(a, State::ReadCompressed);
                 let within = within as u32;
                 let op = IoOp::ReadCompressed { request: id, buffer_offset, len, host, bytes, within };
@@ -138,7 +155,7 @@ impl Image {
     pub(super) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
         let geometry = match &self.layout {
             Layout::Qed(geometry, _) => geometry,
-            Layout::Qcow2(geometry, shape) if !shape.extended => geometry,
+            Layout::Qcow2(geometry, shape) if !shape.extended && !shape.data_file => geometry,
             _ => return None,
         };
         let within = pos & (geometry.cluster_size() - 1);
@@ -225,7 +242,7 @@ impl Image {
             Mapping::Zero => (Status::Zero, None),
             Mapping::ZeroAllocated(host) => (Status::Zero, Some(host)),
             Mapping::Compressed { .. } => (Status::Compressed, None),
-            Mapping::NoTable | Mapping::Unallocated => (Status::Unallocated, None),
+            Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) => (Status::Unallocated, None),
         };
         if let Some(open) = self.requests.get_mut(request) {
             open.extent = Some(Box::new(Extent { offset, len, status, host }));
@@ -250,7 +267,10 @@ impl Image {
     /// What is `pos` mapped to, and for how long?
     pub(super) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
         let geometry = match &self.layout {
-            Layout::Raw => return Lookup::Run { mapping: Mapping::Data(pos), len: end - pos, slot: None },
+            Layout::Raw => {
+                let run = Run { mapping: Mapping::Data(pos), len: end - pos, private: true };
+                return Lookup::Found(run, None);
+            }
             Layout::Qed(geometry, _) | Layout::Qcow2(geometry, _) => geometry,
         };
         let (number, entry) = geometry.l2_slice(pos);
@@ -274,8 +294,12 @@ impl Image {
                 }
                 _ => decode_qed(geometry, &slice.entries, &self.space, entry, pos, end),
             };
+            let private = !slice.shared;
             return match decoded {
-                Ok((mapping, len)) => Lookup::Run { mapping, len: len.min(end - pos), slot: Some(slot) },
+                Ok(run) => {
+                    let (len, private) = (run.len.min(end - pos), run.private && private);
+                    Lookup::Found(Run { len, private, ..run }, Some(slot))
+                }
                 Err(error) => Lookup::Failed(error),
             };
         }
@@ -299,29 +323,38 @@ impl Image {
             return Lookup::Failed(Box::new(error));
         }
         let table = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0);
-        let table = match &self.layout {
+        let (table, shared) = match &self.layout {
             Layout::Qcow2(_, shape) => match shape.decode_l1(l1_index, table) {
-                Ok(L1::Unallocated) => 0,
-                Ok(L1::Table { host, .. }) => host,
+                Ok(L1::Unallocated) => (0, false),
+                Ok(L1::Table { host, copied }) => (host, !copied),
                 Err(error) => return Lookup::Failed(Box::new(error)),
             },
-            _ => table,
+            _ => (table, false),
         };
         if table == 0 {
             let left = geometry.table_span() - pos % geometry.table_span();
-            return Lookup::Run { mapping: Mapping::NoTable, len: left.min(end - pos), slot: None };
+            let run = Run { mapping: Mapping::NoTable, len: left.min(end - pos), private: true };
+            return Lookup::Found(run, None);
         }
         let file_end = self.space.end_for(table, geometry.table_bytes);
-        if let Err(error) = geometry.check_table(l1_index, table, file_end) {
+        let checked = geometry.check_table(l1_index, table, file_end);
+        if let Err(error) = checked.and_then(|()| self.check_l2_place(l1_index, table)) {
             return Lookup::Failed(Box::new(error));
         }
-        self.load(number, geometry.l2_slice_host(table, pos), &geometry)
+        let lookup = self.load(number, geometry.l2_slice_host(table, pos), &geometry);
+        if let Lookup::Loading(slot) = lookup {
+            self.tables.slot_mut(slot).shared = shared;
+        }
+        lookup
     }
 
     /// Starts to load a slice.
-    fn load(&mut self, number: SliceNumber, host: HostOffset, geometry: &Geometry) -> Lookup {
+    pub(super) fn load(&mut self, number: SliceNumber, host: HostOffset, geometry: &Geometry) -> Lookup {
         let l1 = geometry.is_l1(number);
-        let words = if l1 { 1 << geometry.l1_slice_bits } else { geometry.slice_words() };
+        let words = match l1 {
+            true => 1 << geometry.l1_slice_bits,
+            false => geometry.slice_bytes() as usize / 8,
+        };
         let Some(slot) = self.tables.claim(number, host, words) else {
             return Lookup::NoSlot;
         };
@@ -360,9 +393,10 @@ impl Image {
             self.tables.drop_slot(slot);
         }
         self.wake_slot_waiters();
+        self.kick();
     }
 
-    fn wait_for_slice(&mut self, a: u32, slot: u32) {
+    pub(super) fn wait_for_slice(&mut self, a: u32, slot: u32) {
         self.note(a, Path::MISS);
         self.counters.misses += 1;
         self.set_state(a, State::ReadL2);

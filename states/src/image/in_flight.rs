@@ -78,13 +78,17 @@ impl Machine for Image {
         };
         match io.purpose {
             Purpose::Header => self.encode_header(buf),
+            Purpose::Reftable(at) | Purpose::Spill(at) => self.encode_reftable(at, buf),
+            Purpose::CopyWrite(l1_index) => self.encode_copy(l1_index, buf),
             Purpose::Table(slot) => {
+                let big_endian = matches!(self.layout, super::Layout::Qcow2(..));
                 let slice = self.tables.slot(slot);
                 slice.snapshot(&mut self.scratch);
                 let skip = ((io.offset - slice.host) / 8) as usize;
                 let entries = self.scratch.iter().skip(skip).copied().chain(core::iter::repeat(0));
                 for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
-                    bytes.copy_from_slice(&entry.to_le_bytes());
+                    let entry = if big_endian { entry.to_be_bytes() } else { entry.to_le_bytes() };
+                    bytes.copy_from_slice(&entry);
                 }
             }
             _ => debug_assert!(false, "only table writes are encoded"),
@@ -94,7 +98,11 @@ impl Machine for Image {
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
         if id.index < self.own_ids {
             self.own_io_ended(id, outcome);
-            return self.run_ready();
+            self.run_ready();
+            if self.has_dead() {
+                self.punch_dead();
+            }
+            return;
         }
         let Some(io) = self.ios.remove(id.index - self.own_ids, id.generation) else {
             self.counters.stale_completions += 1;
@@ -110,6 +118,11 @@ impl Machine for Image {
             Purpose::Header => self.header_written(result),
             Purpose::Sync => self.synced(result),
             Purpose::Grow => self.grown(result),
+            Purpose::Reftable(_) => self.reftable_written(result),
+            Purpose::Spill(_) => self.commit.unsynced = true,
+            Purpose::Punch(first, count) => self.punched(first, count, &result),
+            Purpose::CopyRead(l1_index) => self.copy_read(l1_index, outcome, result),
+            Purpose::CopyWrite(l1_index) => self.copy_written(l1_index, result),
         }
         self.run_ready();
     }

@@ -23,8 +23,15 @@ mod dangling;
 mod decode;
 mod find;
 mod in_flight;
+mod link;
+mod metadata;
+mod quarantine;
+mod refcounts;
+mod resize;
 mod space;
 mod sweep;
+mod table_copy;
+mod unmap;
 mod wait;
 mod write;
 mod zero;
@@ -38,7 +45,7 @@ use crate::error::Error;
 use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::io::Io;
 use crate::options::{Options, Policy, Rule};
-use crate::qcow2::Shape;
+use crate::qcow2::{self, Shape};
 use crate::qed::Header;
 use crate::queue::Queue;
 use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
@@ -49,6 +56,7 @@ use alloc::vec::Vec;
 use claims::Claim;
 use commit::Commit;
 use dangling::Dangling;
+use refcounts::Refcounted;
 use space::Space;
 
 /// Table writes in flight at once.
@@ -106,7 +114,7 @@ pub(crate) enum Layout {
     Raw,
     /// QED: two levels of tables.
     Qed(Geometry, Header),
-    /// qcow2: two levels of tables, for reading.
+    /// qcow2: two levels of tables.
     Qcow2(Geometry, Shape),
 }
 
@@ -123,6 +131,16 @@ enum Purpose {
     Sync,
     /// The file growing.
     Grow,
+    /// The refcount table from this byte on.
+    Reftable(u64),
+    /// The same, where a rule is removed.
+    Spill(u64),
+    /// A hole where clusters were: the first, how many.
+    Punch(u64, u64),
+    /// The old table of a copy, by L1 index,
+    CopyRead(u64),
+    /// and the new one.
+    CopyWrite(u64),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -159,6 +177,8 @@ pub struct Image {
     own_ids: u32,
     own_generation: u32,
     tables: TableCache,
+    /// qcow2, open for writing.
+    refcounted: Option<Box<Refcounted>>,
     dangling: Dangling,
     space: Space,
     commit: Commit,
@@ -169,9 +189,13 @@ pub struct Image {
     modifying: u32,
     /// Acbs that wait for room in the cache.
     slot_waiters: Queue,
-    /// The close request's acb, while it waits for the others.
+    /// The acb of the request that waits for all others: close, or a resize to less.
     closer: Option<u32>,
     closing: bool,
+    /// The size is being changed (qcow2),
+    resizing: bool,
+    /// to a smaller one: nothing is accepted meanwhile.
+    shrinking: bool,
     ready: Queue,
     poison: Option<Error>,
     out_io: VecDeque<Io>,
@@ -196,16 +220,21 @@ impl Image {
         Image::new(Layout::Qed(geometry, header), size, file_len, options)
     }
 
-    /// A qcow2 image for reading, whose header was validated against a file of `file_len` bytes.
+    /// A qcow2 image whose header was validated, in a file of `file_len` bytes. To be written it needs its
+    /// refcount table, and the places of snapshots' tables.
     pub(crate) fn qcow2(
-        geometry: Geometry,
-        shape: Shape,
-        size: u64,
+        header: &qcow2::Header,
         file_len: u64,
+        written: Option<(Vec<u64>, &[(u64, u64)])>,
         options: &Options,
     ) -> Image {
-        debug_assert!(options.read_only);
-        Image::new(Layout::Qcow2(geometry, shape), size, file_len, options)
+        debug_assert!(options.read_only || written.is_some());
+        let shape = header.shape();
+        let geometry = Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset);
+        let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
+        image.refcounted =
+            written.map(|(table, snapshots)| Box::new(Refcounted::new(header.clone(), table, snapshots)));
+        image
     }
 
     fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
@@ -225,7 +254,9 @@ impl Image {
         debug_assert!(
             options.align.is_power_of_two() && u64::from(options.align) <= cluster_align.max(65536)
         );
-        let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(2, 1 << 24) as usize;
+        // an L1 slice and an L2 slice must fit; with qcow2 those that count an extent's clusters, too
+        let least = if matches!(layout, Layout::Qcow2(..)) { 16 } else { 2 };
+        let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(least, 1 << 24) as usize;
         Image {
             layout,
             edges,
@@ -234,11 +265,12 @@ impl Image {
             backing_len: None,
             acbs: Arena::new(acbs),
             requests: Arena::new(options.requests.max(1)),
-            // one load an acb at most, the tables, and header, sync, growth
-            ios: Arena::new(acbs + TABLE_WRITES_MAX + 4),
+            // one load or copy an acb at most, the tables, holes, and header, sync, growth, counts going down
+            ios: Arena::new(acbs + TABLE_WRITES_MAX + quarantine::PUNCHES_MAX + 6),
             own_ids: acbs * 2,
             own_generation: 0,
             tables: TableCache::new(slots, slices),
+            refcounted: None,
             dangling: Dangling::new(space.end()),
             space,
             commit: Commit::new(marked),
@@ -248,6 +280,8 @@ impl Image {
             slot_waiters: Queue::new(),
             closer: None,
             closing: false,
+            resizing: false,
+            shrinking: false,
             ready: Queue::new(),
             poison: None,
             out_io: VecDeque::with_capacity(acbs as usize),
@@ -298,7 +332,7 @@ impl Image {
         if !inside || self.closing || request.kind as u8 > Kind::Write as u8 || self.options.read_only {
             self.admit(&request)?;
         }
-        if self.requests.is_full() || self.acbs.is_full() {
+        if self.requests.is_full() || self.acbs.is_full() || self.shrinking {
             return Err(Refused::Busy);
         }
         let open = Open { user: request.user, acbs: 1, path: Path::empty(), error: None, extent: None };
@@ -389,10 +423,12 @@ impl Image {
             | State::WaitSector
             | State::WaitSlot
             | State::GrowFile
-            | State::AllocL2 => self.look(a),
+            | State::AllocL2
+            | State::AllocRefcount => self.look(a),
             State::FindCluster => self.find_cluster(a),
             State::ReadData | State::ReadBacking | State::ReadCompressed => self.extent_read(a),
-            State::CopyOnWrite | State::ReadModify => self.write_piece(a),
+            State::ReadModify => self.neighbours_read(a),
+            State::CopyOnWrite => self.write_piece(a),
             State::WriteData => self.piece_written(a),
             State::ZeroData => self.extent_zeroed(a),
             State::MarkDirty | State::SyncData | State::UpdateL2 | State::SyncTables => self.committed(a),
@@ -466,11 +502,14 @@ impl Image {
 
     fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
         let Some(acb) = self.acbs.get(a) else { return };
-        let (id, path) = (acb.request, acb.path);
+        let (id, path, kind) = (acb.request, acb.path, acb.kind);
         if acb.state == State::ReadData {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
             self.let_go(a);
+        }
+        if kind == Kind::Resize {
+            self.resize_ended();
         }
         self.set_state_through(a, State::Done, State::Free);
         self.acbs.discard(a);
@@ -525,7 +564,7 @@ impl Image {
         }
         match self.acbs.get(a).map(|acb| acb.kind) {
             Some(Kind::Close) => self.trim(a),
-            Some(Kind::Resize) => self.apply_size(a),
+            Some(Kind::Resize) => self.size_durable(a),
             _ => self.finish(a, Ok(())),
         }
     }
@@ -533,6 +572,9 @@ impl Image {
     /// The acb's range is done: complete, or first through the commit pipeline.
     fn range_done(&mut self, a: u32) {
         let Some(acb) = self.acbs.get(a) else { return };
+        if acb.kind == Kind::Resize {
+            return self.range_resized(a);
+        }
         let (uncommitted, mut want) = (acb.uncommitted, acb.want);
         // what the range already was may not be durable yet, even if nothing had to be written
         let fua = acb.flags.contains(Flags::FUA) && matches!(acb.kind, Kind::Write | Kind::WriteZeroes);
@@ -559,5 +601,9 @@ impl Image {
 
 /// Names a slice in messages and asserts.
 pub(crate) fn slice_name(geometry: &Geometry, number: SliceNumber) -> &'static str {
-    if geometry.is_l1(number) { "L1 table" } else { "L2 table" }
+    match number {
+        _ if geometry.is_l1(number) => "L1 table",
+        _ if geometry.is_refcount(number) => "refcount block",
+        _ => "L2 table",
+    }
 }

@@ -3,8 +3,9 @@
 //! Knows: host offsets, the file's length. Must never know: what is stored where.
 //!
 //! Invariants:
-//! * `append <= grown`, both whole clusters; space from `append` on was beyond the end of the file when it
-//!   was opened, so it reads as zeros (a partial cluster at the end is never used: trap in formats.md 1.4);
+//! * space is handed out below `grown` only, whole clusters; space from `append` on was beyond the end of
+//!   the file when it was opened, so it reads as zeros (a partial cluster at the end is never used: trap in
+//!   formats.md 1.4);
 //! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write
 //!   behind it;
 //! * space that a failed write got is lost (a leak), never handed out again: it may hold bytes.
@@ -95,6 +96,18 @@ impl Space {
         &self.waiters
     }
 
+    /// What lies before `offset` is not used, though it may be free.
+    pub(super) fn skip_to(&mut self, offset: u64) {
+        debug_assert!(offset >= self.append);
+        self.append = offset;
+    }
+
+    /// Space behind `end`, at the end of what is in use, is given up.
+    pub(super) fn cut(&mut self, end: u64) {
+        debug_assert!(end <= self.append);
+        self.append = end;
+    }
+
     fn take(&mut self, len: u64) -> Option<u64> {
         debug_assert!(len.is_multiple_of(self.cluster));
         let end = self.append.checked_add(len)?;
@@ -118,7 +131,7 @@ impl Space {
 
     /// So little space is left that the next growth should start before anybody has to wait for it.
     fn runs_low(&self) -> bool {
-        let left = self.grown - self.append;
+        let left = self.grown.saturating_sub(self.append);
         self.growing.is_none() && self.step_max >= STEP_MIN && left < self.step() / 2
     }
 }
@@ -126,16 +139,36 @@ impl Space {
 impl Image {
     /// `len` bytes of space, or None: then the acb waits in `state` for the file to grow (or has failed).
     pub(super) fn allocate(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
-        if let Some(offset) = self.space.take(len) {
-            if self.space.runs_low() {
-                let target = self.space.target(0);
-                self.grow(target, false);
-            }
-            return Some(offset);
+        if self.refcounted.is_some() {
+            return self.allocate_counted(a, len, state);
+        }
+        if !self.has_space(a, len, state) {
+            return None;
+        }
+        let offset = self.space.append;
+        self.take_space(len);
+        Some(offset)
+    }
+
+    /// Takes space that is there.
+    pub(super) fn take_space(&mut self, len: u64) {
+        let taken = self.space.take(len);
+        debug_assert!(taken.is_some());
+        if self.space.runs_low() {
+            let target = self.space.target(0);
+            self.grow(target, false);
+        }
+    }
+
+    /// Is there so much space behind what is in use? If not, the acb waits in `state` for the file to grow
+    /// (or has failed).
+    pub(super) fn has_space(&mut self, a: u32, len: u64, state: State) -> bool {
+        if self.space.append.checked_add(len).is_some_and(|end| end <= self.space.grown) {
+            return true;
         }
         if self.space.append.checked_add(len).is_none_or(|end| end > HOST_MAX) {
             self.finish(a, Err(Error::NoSpace));
-            return None;
+            return false;
         }
         self.set_state(a, state);
         self.space.waiters.push(&mut self.acbs, a);
@@ -144,7 +177,7 @@ impl Image {
             let target = self.space.target(self.space.wanted).min(HOST_MAX);
             self.grow(target, false);
         }
-        None
+        false
     }
 
     fn grow(&mut self, to: u64, smallest: bool) {

@@ -38,18 +38,21 @@ impl Image {
 
     fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
         use State::{
-            AllocL2, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables, UpdateL2, WaitCluster, WaitSector,
-            WaitSlot,
+            AllocL2, AllocRefcount, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables, UpdateL2, WaitCluster,
+            WaitSector, WaitSlot,
         };
-        let loads = self.tables.slots().iter().map(|slice| (&slice.waiters, &[ReadL2] as &[State]));
+        let loads =
+            self.tables.slots().iter().map(|slice| (&slice.waiters, &[ReadL2, AllocRefcount] as &[State]));
         let claims = self.claims.iter().map(|claim| (&claim.waiters, &[WaitCluster] as &[State]));
         let rest: [(&Queue, &'static [State]); 4] = [
             (&self.sector_waiters, &[WaitSector]),
             (&self.slot_waiters, &[WaitSlot]),
-            (self.space.waiters(), &[GrowFile, AllocL2]),
+            (self.space.waiters(), &[GrowFile, AllocL2, AllocRefcount]),
             (self.commit.waiters(), &[MarkDirty, SyncData, UpdateL2, SyncTables]),
         ];
-        loads.chain(claims).chain(rest)
+        let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
+        let copies = copies.map(|copy| (&copy.waiters, &[AllocL2] as &[State]));
+        loads.chain(claims).chain(copies).chain(rest)
     }
 
     /// Each live acb is in exactly one place, and its state says which.
@@ -119,7 +122,10 @@ impl Image {
                     slice.state, slice.writing
                 ));
             }
-            let pins = self.acbs.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
+            let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
+            let copies = copies.filter(|copy| copy.l1_slot == slot as u32).count();
+            let acbs = self.acbs.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
+            let pins = acbs + copies;
             if pins != slice.pins as usize {
                 return Err(format!("slot {slot} counts {} pins, there are {pins}", slice.pins));
             }
@@ -154,9 +160,9 @@ impl Hash for Image {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.layout, self.options, self.size, self.backing_len).hash(state);
         (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit).hash(state);
-        self.dangling.hash(state);
+        (&self.dangling, &self.refcounted).hash(state);
         (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
-        (self.closer, self.closing, self.ready, &self.poison).hash(state);
+        (self.closer, self.closing, self.resizing, self.shrinking, self.ready, &self.poison).hash(state);
         (&self.out_io, &self.out_alarms).hash(state);
     }
 }
@@ -170,8 +176,9 @@ impl PartialEq for Image {
                 == (&other.acbs, &other.requests, &other.ios, &other.tables, &other.space, &other.commit)
             && (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters)
                 == (&other.claims, other.sector_waiters, other.modifying, other.slot_waiters)
-            && (self.closer, self.closing, self.ready, &self.poison)
-                == (other.closer, other.closing, other.ready, &other.poison)
+            && (self.closer, self.closing, self.resizing, self.shrinking, self.ready, &self.poison)
+                == (other.closer, other.closing, other.resizing, other.shrinking, other.ready, &other.poison)
+            && self.refcounted == other.refcounted
     }
 }
 

@@ -27,6 +27,9 @@ impl Image {
 
     pub(super) fn wake_slot_waiters(&mut self) {
         self.ready.append(&mut self.acbs, &mut self.slot_waiters);
+        if self.counted().is_some_and(|counted| counted.quarantine.is_counting()) {
+            self.count_down();
+        }
     }
 
     /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.

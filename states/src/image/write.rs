@@ -10,16 +10,43 @@
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
 //! * a failed write links nothing: its clusters are a leak.
 
-use super::find::{EXTENT_MAX, Mapping};
+use super::find::{EXTENT_MAX, Mapping, Run};
 use super::{Image, Layout, YOUNG_MAX};
+use crate::acb::Source;
 use crate::error::Error;
-use crate::geometry::{align_down, align_up};
+use crate::geometry::{Geometry, align_down, align_up};
 use crate::io::{FillSource, IoOp, Part};
+use crate::options::Rule;
+use crate::qcow2::Subclusters;
+use crate::qcow2::entry::COPIED;
 use crate::request::{Kind, Path};
 use crate::state::State;
 
 /// Fill buffers are at most this large.
 const COPY_MAX: u64 = 1 << 20;
+
+/// New clusters of an extent.
+struct Plan {
+    /// Where the guest's bytes end,
+    cut: u64,
+    /// and the clusters that hold them begin and end.
+    first: u64,
+    last: u64,
+    /// Clusters, or subclusters, that come to hold data.
+    unit: (u64, u64),
+    /// What is written.
+    fill: (u64, u64),
+    source: Source,
+    /// They have space already, which may hold anything: where the first one lies.
+    reuse: Option<u64>,
+}
+
+impl Plan {
+    /// Its first or last block also holds what is not its own.
+    fn modifies(&self) -> bool {
+        self.reuse.is_some() && self.fill != self.unit
+    }
+}
 
 /// One piece of an extent: guest range `[start, end)`, of which `[head_end, tail_start)` are the guest's
 /// bytes.
@@ -32,19 +59,24 @@ struct Piece {
 
 impl Image {
     /// A run of a write. True: look on; false: the acb waits or has ended.
-    pub(super) fn write_run(&mut self, a: u32, mapping: Mapping, len: u64, slot: Option<u32>) -> bool {
-        match mapping {
-            Mapping::Data(host) => self.write_in_place(a, host, len),
-            Mapping::NoTable | Mapping::Unallocated | Mapping::Zero => self.write_new(a, mapping, len, slot),
-            Mapping::ZeroAllocated(_) | Mapping::Compressed { .. } => self.refuse_write(a),
+    pub(super) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        if let Mapping::Data(host) = run.mapping
+            && (run.private || self.sabotaged(Rule::CopiedOnly))
+        {
+            return match self.check_data_place(pos, host, run.len) {
+                Ok(()) => self.write_in_place(a, host, run.len),
+                Err(error) => {
+                    self.fail_lookup(a, error);
+                    false
+                }
+            };
         }
-    }
-
-    /// Kinds of cluster that only formats have which are open for reading only; a write was refused before.
-    pub(super) fn refuse_write(&mut self, a: u32) -> bool {
-        debug_assert!(false, "writes are refused when they are submitted");
-        self.finish(a, Err(Error::Misuse("the image is open for reading only")));
-        false
+        if slot.is_some_and(|slot| self.tables.slot(slot).shared) {
+            self.copy_table(a, pos);
+            return false;
+        }
+        self.write_new(a, run, slot)
     }
 
     pub(super) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
@@ -61,45 +93,110 @@ impl Image {
         acb.fill_start = acb.pos - (host - start);
         acb.fill_end = acb.run_end + (end - (host + len));
         acb.fill_at = acb.fill_start;
+        (acb.unit_start, acb.unit_end) = (acb.pos, acb.run_end);
+        (acb.source, acb.stale) = (Source::Zeros, false);
         acb.modifies = modifies;
         self.modifying += u32::from(modifies);
         self.next_piece(a);
         false
     }
 
-    /// New clusters for an unallocated or zero run: gate, table, space, claim; each may make the acb wait and
-    /// look again.
-    fn write_new(&mut self, a: u32, mapping: Mapping, len: u64, slot: Option<u32>) -> bool {
+    /// New clusters, or new contents of clusters that hold nothing: gate, table, space, claim; each may
+    /// make the acb wait and look again.
+    fn write_new(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return false };
         let pos = acb.pos;
-        // an extent that is cut short ends with a cluster, so that no cluster is allocated by two extents
-        let cut = geometry.cluster_end(pos + len.min(EXTENT_MAX)).min(pos + len);
-        let (first, last) = (geometry.cluster_start(pos), geometry.cluster_end(cut));
+        let plan = self.plan_new(&geometry, pos, run);
         if self.tables.young >= YOUNG_MAX {
             self.wait_for_slot(a);
             return false;
         }
-        if !self.pass_gate(a, first, last, slot.is_none()) {
+        if !self.pass_gate(a, plan.first, plan.last, slot.is_none()) {
             return false;
         }
         let Some(slot) = slot else { return self.new_table(a, pos) };
-        let Some(base) = self.allocate(a, last - first, State::GrowFile) else { return false };
-        self.counters.allocations += (last - first) >> geometry.cluster_bits;
+        let Some(base) = self.place_new(a, slot, &plan) else { return false };
         let made_table = self.acbs.get(a).is_some_and(|acb| acb.path.contains(Path::NEW_TABLE));
-        self.claim(a, first, last, made_table);
+        self.claim(a, plan.first, plan.last, made_table);
         self.tables.slot_mut(slot).pins += 1;
-        self.take_run(a, cut - pos, base + (pos - first), Path::ALLOCATE);
-        // what shows through from the backing layer, and where it ends
-        let shows = if mapping == Mapping::Zero { 0 } else { self.backing_len.unwrap_or(0) };
-        let align = self.align();
+        self.take_run(a, plan.cut - pos, base + (pos - plan.first), Path::ALLOCATE);
         let Some(acb) = self.acbs.get_mut(a) else { return false };
         acb.pinned = Some(slot);
-        acb.fill_start = if shows > first { first } else { align_down(pos, align) };
-        acb.fill_end = align_up(cut, align).max(align_up(shows.min(last), align));
-        acb.fill_at = acb.fill_start;
-        acb.modifies = false;
+        (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.0, plan.fill.1, plan.fill.0);
+        (acb.unit_start, acb.unit_end) = plan.unit;
+        (acb.source, acb.stale) = (plan.source, plan.reuse.is_some());
+        acb.modifies = plan.modifies();
+        self.modifying += u32::from(plan.modifies());
         self.next_piece(a);
         false
+    }
+
+    /// Host space for what is planned.
+    fn place_new(&mut self, a: u32, slot: u32, plan: &Plan) -> Option<u64> {
+        if let Some(base) = plan.reuse {
+            let (start, end) = (base + plan.fill.0 - plan.first, base + plan.fill.1 - plan.first);
+            return self.pass_sectors(a, start, end, plan.modifies()).then_some(base);
+        }
+        // what is allocated for may not leave the cache when counts are loaded
+        self.tables.slot_mut(slot).pins += 1;
+        let base = self.allocate(a, plan.last - plan.first, State::GrowFile);
+        self.tables.slot_mut(slot).pins -= 1;
+        if base.is_some() {
+            let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
+            self.counters.allocations += (plan.last - plan.first) >> bits;
+        }
+        base
+    }
+
+    /// What a write of this run writes, and where what it does not cover comes from.
+    fn plan_new(&self, geometry: &Geometry, pos: u64, run: Run) -> Plan {
+        let (extended, data_file) = match &self.layout {
+            Layout::Qcow2(_, shape) => (shape.extended, shape.data_file),
+            _ => (false, false),
+        };
+        let first = geometry.cluster_start(pos);
+        let host_of_first = |host: u64| host - (pos - first);
+        let spread = matches!(run.mapping, Mapping::NoTable | Mapping::Unallocated | Mapping::Zero);
+        let compressed = matches!(run.mapping, Mapping::Compressed { .. });
+        let alone = compressed || extended && !spread;
+        let len = if alone { run.len.min(first + geometry.cluster_size() - pos) } else { run.len };
+        // an extent that is cut short ends with a cluster, so that no cluster is allocated by two extents
+        let mut cut = geometry.cluster_end(pos + len.min(EXTENT_MAX)).min(pos + len);
+        let last = geometry.cluster_end(cut);
+        let unit = if extended && !compressed {
+            geometry.cluster_size() / u64::from(Subclusters::COUNT)
+        } else {
+            geometry.cluster_size()
+        };
+        let mut units = (align_down(pos, unit), align_up(cut, unit));
+        let shows = self.backing_len.unwrap_or(0);
+        let backing = if shows > units.0 { Source::Backing } else { Source::Zeros };
+        let (source, reuse) = match run.mapping {
+            Mapping::Reserved(host) if run.private => (backing, Some(host_of_first(host))),
+            Mapping::ZeroAllocated(host) if run.private => (Source::Zeros, Some(host_of_first(host))),
+            Mapping::NoTable | Mapping::Unallocated => (backing, data_file.then_some(first)),
+            Mapping::Zero => (Source::Zeros, data_file.then_some(first)),
+            Mapping::Compressed { host, len } => (Source::Compressed(host, len), None),
+            Mapping::ZeroAllocated(_) if !extended => (Source::Zeros, None),
+            Mapping::Data(host) | Mapping::ZeroAllocated(host) | Mapping::Reserved(host) => {
+                if extended {
+                    // the cluster moves as it is; what is written to it is looked at again then
+                    cut = pos;
+                }
+                (Source::Host(host_of_first(host)), None)
+            }
+        };
+        let align = self.align();
+        let fill = match source {
+            Source::Host(_) | Source::Compressed(..) => {
+                units = (first, last);
+                units
+            }
+            _ if reuse.is_some() => (align_down(units.0, align), align_up(units.1, align)),
+            Source::Backing => (units.0, align_up(cut, align).max(align_up(shows.min(units.1), align))),
+            Source::Zeros => (align_down(pos, align), align_up(cut, align)),
+        };
+        Plan { cut, first, last, unit: units, fill, source, reuse }
     }
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
@@ -110,9 +207,16 @@ impl Image {
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         // the lookup just read the entry from it
         let Some(l1_slot) = self.tables.find(l1_number) else { return true };
-        let Some(table) = self.allocate(a, geometry.table_bytes, State::AllocL2) else { return false };
+        self.tables.slot_mut(l1_slot).pins += 1;
+        let table = self.allocate(a, geometry.table_bytes, State::AllocL2);
+        self.tables.slot_mut(l1_slot).pins -= 1;
+        let Some(table) = table else { return false };
         debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry), Some(&0));
-        self.set_entries(l1_slot, l1_entry, 1, table, 0);
+        let copied = if self.refcounted.is_some() { COPIED } else { 0 };
+        self.set_entries(l1_slot, l1_entry, 1, table | copied, 0);
+        if let Some(counted) = self.counted_mut() {
+            counted.l2_tables.insert(table, l1_index);
+        }
         self.counters.new_tables += 1;
         self.note(a, Path::NEW_TABLE);
         // known to be zeros: the slice that is needed next need not be read
@@ -128,64 +232,94 @@ impl Image {
 
     /// The next piece of the extent: its fills are read, or it is written at once.
     fn next_piece(&mut self, a: u32) {
-        let Some(piece) = self.piece(a) else { return self.extent_written(a) };
-        if piece.start == piece.head_end && piece.tail_start == piece.end {
-            return self.name_write(a, piece);
-        }
-        let Some(acb) = self.acbs.get(a) else { return };
-        let (modifies, copies, host, pos) = (acb.modifies, acb.claims, acb.host, acb.pos);
-        let shows = self.backing_len.unwrap_or(0);
-        let generation = self.acbs.generation(a);
-        let acb_id = crate::acb::AcbId { index: a, generation };
-        let head = (Part::Head, piece.start, piece.head_end);
-        let tail = (Part::Tail, piece.tail_start, piece.end);
-        let mut reads: [Option<IoOp>; 2] = [None, None];
-        for (read, (part, start, end)) in reads.iter_mut().zip([head, tail]) {
-            let part_len = (end - start) as u32;
-            let op = |len: u64, source| IoOp::ReadFill {
-                acb: acb_id,
-                part,
-                part_len,
-                at: 0,
-                len: len as u32,
-                source,
-            };
-            if modifies && start < end {
-                // fill_start and fill_end lie within a block of the guest's bytes: no underflow
-                let from = host + start - pos;
-                *read = Some(op(end - start, FillSource::Host(from)));
-            } else if copies && start < end.min(shows) && self.copies_backing(a) {
-                *read = Some(op(end.min(shows) - start, FillSource::Backing(start)));
+        while let Some(piece) = self.piece(a) {
+            if piece.start == piece.head_end && piece.tail_start == piece.end {
+                return self.name_write(a, piece);
             }
-        }
-        if reads.iter().all(Option::is_none) {
-            if piece.head_end < piece.tail_start {
+            if self.read_neighbours(a, &piece) || self.read_sources(a, &piece) {
+                return;
+            }
+            let Some(acb) = self.acbs.get_mut(a) else { return };
+            if acb.stale || piece.head_end < piece.tail_start {
                 return self.write_piece(a);
             }
             // nothing shows through here: new space is zeros already
-            if let Some(acb) = self.acbs.get_mut(a) {
-                acb.fill_at = piece.end;
-            }
-            return self.next_piece(a);
+            acb.fill_at = piece.end;
         }
-        self.set_state(a, if modifies { State::ReadModify } else { State::CopyOnWrite });
-        if !modifies {
-            self.note(a, Path::BACKING);
-        }
-        for (part, op) in [Part::Head, Part::Tail].into_iter().zip(reads) {
-            if let Some(op) = op {
-                self.name_own(a, part, op);
-            }
-        }
+        self.extent_written(a);
     }
 
-    /// Does what surrounds the guest's bytes come from the backing layer? (Not over a zero cluster: then the
-    /// fill range is only the sectors' padding.)
-    fn copies_backing(&self, a: u32) -> bool {
-        let (Some(acb), Some(geometry)) = (self.acbs.get(a), self.geometry()) else { return false };
-        let Some(slot) = acb.pinned else { return false };
-        let (_, entry) = geometry.l2_slice(acb.pos);
-        self.tables.slot(slot).entries.get(entry) == Some(&0)
+    /// Reads what the write's first and last block hold that is not its own.
+    fn read_neighbours(&mut self, a: u32, piece: &Piece) -> bool {
+        let Some(acb) = self.acbs.get(a).filter(|acb| acb.modifies) else { return false };
+        let (host, pos, own) = (acb.host, acb.pos, (acb.unit_start, acb.unit_end));
+        // they lie within a block of the guest's bytes: no underflow
+        let read =
+            |low: u64, high: u64| (low < high).then(|| (low, high, FillSource::Host(host + low - pos)));
+        let head = read(piece.start, piece.head_end.min(own.0));
+        let tail = read(piece.tail_start.max(own.1), piece.end);
+        self.read_fills(a, piece, State::ReadModify, [head, tail])
+    }
+
+    /// Reads what surrounds the guest's bytes in new clusters.
+    fn read_sources(&mut self, a: u32, piece: &Piece) -> bool {
+        let (Some(geometry), Some(acb)) = (self.geometry(), self.acbs.get(a)) else { return false };
+        let (source, own) = (acb.source, (acb.unit_start, acb.unit_end));
+        let first = geometry.cluster_start(acb.pos);
+        let shows = self.backing_len.unwrap_or(0);
+        let read = |low: u64, high: u64| {
+            let (high, from) = match source {
+                Source::Zeros => (low, FillSource::Backing(low)),
+                Source::Backing => (high.min(shows), FillSource::Backing(low)),
+                Source::Host(old) => (high, FillSource::Host(old + low - first)),
+                Source::Compressed(host, bytes) => {
+                    (high, FillSource::Compressed { host, bytes, within: (low - first) as u32 })
+                }
+            };
+            (low < high).then_some((low, high, from))
+        };
+        let head = read(piece.start.max(own.0).min(piece.head_end), piece.head_end);
+        let tail = read(piece.tail_start, piece.end.min(own.1).max(piece.tail_start));
+        self.read_fills(a, piece, State::CopyOnWrite, [head, tail])
+    }
+
+    /// Names reads of head and tail, if there are any: first and last guest byte, and where they come from.
+    fn read_fills(
+        &mut self,
+        a: u32,
+        piece: &Piece,
+        state: State,
+        reads: [Option<(u64, u64, FillSource)>; 2],
+    ) -> bool {
+        if reads.iter().all(Option::is_none) {
+            return false;
+        }
+        self.set_state(a, state);
+        if state == State::CopyOnWrite {
+            self.note(a, Path::BACKING);
+        }
+        let acb = crate::acb::AcbId { index: a, generation: self.acbs.generation(a) };
+        let parts = [(Part::Head, piece.start, piece.head_end), (Part::Tail, piece.tail_start, piece.end)];
+        for ((part, start, end), read) in parts.into_iter().zip(reads) {
+            if let Some((low, high, source)) = read {
+                let (at, len, part_len) = ((low - start) as u32, (high - low) as u32, (end - start) as u32);
+                self.name_own(a, part, IoOp::ReadFill { acb, part, part_len, at, len, source });
+            }
+        }
+        true
+    }
+
+    /// `ReadModify`: the neighbours are there; what else is needed?
+    pub(super) fn neighbours_read(&mut self, a: u32) {
+        if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
+            return self.fail(a, error);
+        }
+        if let Some(piece) = self.piece(a)
+            && self.read_sources(a, &piece)
+        {
+            return;
+        }
+        self.write_piece(a);
     }
 
     /// The piece at `fill_at`; None when all is written.
@@ -269,22 +403,6 @@ impl Image {
         self.let_go(a);
         self.note_written(a, allocated);
         self.next_run(a);
-    }
-
-    /// Makes the new clusters visible.
-    fn link(&mut self, a: u32) {
-        let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
-        let first = geometry.cluster_start(acb.pos);
-        let count = ((geometry.cluster_end(acb.run_end) - first) >> geometry.cluster_bits) as usize;
-        let host = acb.host - (acb.pos - first);
-        let Some(slot) = acb.pinned else { return };
-        let (number, entry) = geometry.l2_slice(first);
-        debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
-        debug_assert!(matches!(self.layout, Layout::Qed(..)));
-        // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
-        // writes until then
-        self.commit.unsynced = true;
-        self.set_entries(slot, entry, count, host, geometry.cluster_size());
     }
 
     /// The extent is done; what is left of the acb's range?

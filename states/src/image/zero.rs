@@ -1,9 +1,9 @@
-//! Write-zeroes and discard.
+//! Write-zeroes and discard, of raw and QED images; qcow2's whole clusters are `unmap.rs`'s.
 //!
 //! QE10: an unallocated cluster becomes a zero entry, which needs no data; an allocated one is zeroed in
 //! place, never replaced.
 
-use super::find::{Mapping, ZERO_ENTRY};
+use super::find::{Mapping, Run, ZERO_ENTRY};
 use super::{Image, Layout};
 use crate::geometry::{align_down, align_up};
 use crate::io::{IoOp, Part};
@@ -12,13 +12,20 @@ use crate::state::State;
 
 impl Image {
     /// Write-zeroes of a run. True: look on; false: the acb waits or has ended.
-    pub(super) fn zero_run(&mut self, a: u32, mapping: Mapping, len: u64, slot: Option<u32>) -> bool {
+    pub(super) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        if self.refcounted.is_some() {
+            return self.zero_counted(a, run, slot);
+        }
+        let Run { mapping, len, .. } = run;
         let Some(acb) = self.acbs.get(a) else { return false };
         let (pos, end) = (acb.pos, acb.pos + len);
         match mapping {
             Mapping::Data(host) => self.zero_in_place(a, host, len),
-            Mapping::Zero | Mapping::ZeroAllocated(_) => self.skip(a, len),
-            Mapping::Compressed { .. } => self.refuse_write(a),
+            Mapping::Zero => self.skip(a, len),
+            Mapping::ZeroAllocated(_) | Mapping::Reserved(_) | Mapping::Compressed { .. } => {
+                debug_assert!(false, "only qcow2 has them");
+                self.write_run(a, run, slot)
+            }
             // what no layer holds reads as zeros already
             Mapping::NoTable | Mapping::Unallocated
                 if self.backing_len.is_none_or(|backing| backing <= pos) =>
@@ -35,10 +42,10 @@ impl Image {
                     if end == self.size { geometry.cluster_end(end) } else { geometry.cluster_start(end) };
                 if !whole(pos) {
                     // the rest of a partly covered cluster shows the backing layer: it is copied
-                    return self.write_run(a, mapping, len.min(first - pos), slot);
+                    return self.write_run(a, Run { len: len.min(first - pos), ..run }, slot);
                 }
                 if last <= pos {
-                    return self.write_run(a, mapping, len, slot);
+                    return self.write_run(a, run, slot);
                 }
                 self.set_zero_entries(a, pos, last, end.min(last) - pos, slot)
             }
@@ -66,7 +73,7 @@ impl Image {
     }
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
-    fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(super) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
         let align = self.align();
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
@@ -74,6 +81,10 @@ impl Image {
         }
         if host < first {
             return self.write_in_place(a, host, first - host);
+        }
+        if let Err(error) = self.check_data_place(0, host, len) {
+            self.fail_lookup(a, error);
+            return false;
         }
         let unmap = matches!(self.layout, Layout::Raw)
             && self.acbs.get(a).is_some_and(|acb| acb.flags.contains(Flags::MAY_UNMAP));
@@ -106,7 +117,11 @@ impl Image {
     }
 
     /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
-    pub(super) fn discard_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
+    pub(super) fn discard_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        if self.refcounted.is_some() {
+            return self.discard_counted(a, run, slot);
+        }
+        let Run { mapping, len, .. } = run;
         let (Layout::Raw, Mapping::Data(host)) = (&self.layout, mapping) else { return self.skip(a, len) };
         let align = self.align().max(crate::geometry::SECTOR);
         let (first, last) = (align_up(host, align), align_down(host + len, align));

@@ -1,4 +1,5 @@
-//! qcow2: its structures on disk, new images, and the check. What requests do with them is shared with QED.
+//! qcow2: its structures on disk, new images, and the check. What requests do with them is shared with QED
+//! (`image/`).
 //!
 //! Knows: the format, version 2 and 3. Must never know: requests, or how bytes come from and go to a file.
 
@@ -8,6 +9,7 @@ pub mod check;
 pub mod create;
 pub mod entry;
 pub mod header;
+mod opening;
 pub mod refcount;
 pub mod snapshot;
 
@@ -15,3 +17,4 @@ pub use check::Check;
 pub use create::{CreateOptions, Created, Preallocation, create};
 pub use entry::{L1, L2, Shape, Sub, Subclusters};
 pub use header::{Compression, Header, Purpose};
+pub(crate) use opening::Opening;

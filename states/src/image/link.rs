@@ -1,0 +1,132 @@
+//! Linking: entries of L2 tables that come to point to clusters that were just written.
+//!
+//! Knows: what an entry was, and what it becomes. Must never know: how the clusters were written.
+//!
+//! Invariants:
+//! * entries change only in a slice that stayed pinned since the clusters were claimed, and whose table is
+//!   not shared;
+//! * the change is young: it is written after the sync that makes the clusters durable (QE3, QC3);
+//! * what the entry pointed to before goes into quarantine with the change's window (QC4).
+
+use super::{Image, Layout};
+use crate::geometry::Geometry;
+use crate::qcow2::entry::COPIED;
+use crate::qcow2::{L2, Shape, Sub, Subclusters};
+
+impl Image {
+    /// Makes the new clusters of an extent visible.
+    pub(super) fn link(&mut self, a: u32) {
+        let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
+        let first = geometry.cluster_start(acb.pos);
+        // a cluster that was only moved has no guest bytes in the extent
+        let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
+        let count = ((end - first) >> geometry.cluster_bits) as usize;
+        let host = acb.host - (acb.pos - first);
+        let (pos, run_end) = (acb.pos, acb.run_end);
+        let Some(slot) = acb.pinned else { return };
+        let (number, entry) = geometry.l2_slice(first);
+        debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
+        // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
+        // writes until then
+        self.commit.unsynced = true;
+        let shape = match &self.layout {
+            Layout::Qcow2(_, shape) => *shape,
+            _ => return self.set_entries(slot, entry, count, host, geometry.cluster_size()),
+        };
+        let words = self.tables.slot(slot).entries.get(entry..entry + count).unwrap_or_default();
+        let fresh = !shape.extended && words.iter().all(|word| *word == 0);
+        if fresh {
+            return self.set_entries(slot, entry, count, host | COPIED, geometry.cluster_size());
+        }
+        for n in 0..count as u64 {
+            let start = first + (n << geometry.cluster_bits);
+            let mask = units(&geometry, start, pos, run_end);
+            let host = host + (n << geometry.cluster_bits);
+            self.link_one(slot, shape, start, host, mask);
+        }
+    }
+
+    /// The entry of the cluster at `start` leads to `host`, where the subclusters of `mask` have data.
+    fn link_one(&mut self, slot: u32, shape: Shape, start: u64, host: u64, mask: u32) {
+        let Some((word, bitmap)) = self.entry_words(slot, start) else { return };
+        let old = shape.decode_l2(start, word, bitmap).unwrap_or(L2::Unallocated);
+        let bitmap = match old {
+            _ if !shape.extended => 0,
+            L2::Compressed { .. } => Subclusters::ALL_ALLOCATED.0,
+            _ => Subclusters(bitmap).with(mask, Sub::Allocated).0,
+        };
+        self.change_entry(slot, start, host | COPIED, bitmap);
+        self.release_old(shape, old, Some(host));
+    }
+
+    /// The words of the entry of the cluster at `start`; the second one is 0 where there is none.
+    pub(super) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
+        let geometry = self.geometry()?;
+        let (_, at) = geometry.l2_slice(start);
+        let entries = &self.tables.slot(slot).entries;
+        let bitmap = if geometry.entry_word_bits == 0 { 0 } else { entries.get(at + 1).copied()? };
+        Some((entries.get(at).copied()?, bitmap))
+    }
+
+    /// Changes an entry, young.
+    pub(super) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
+        let Some(geometry) = self.geometry().copied() else { return };
+        debug_assert!(!self.tables.slot(slot).shared);
+        let (_, at) = geometry.l2_slice(start);
+        let Some((old_word, old_bitmap)) = self.entry_words(slot, start) else { return };
+        if old_word != word {
+            self.set_entries(slot, at, 1, word, 0);
+        }
+        if old_bitmap != bitmap {
+            self.set_entries(slot, at + 1, 1, bitmap, 0);
+        }
+    }
+
+    /// What an entry pointed to until now is one reference poorer, unless it is `kept`.
+    pub(super) fn release_old(&mut self, shape: Shape, old: L2, kept: Option<u64>) {
+        if shape.data_file {
+            return;
+        }
+        let (window, bits) = (self.commit.window, shape.cluster_bits);
+        match old {
+            L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } | L2::Split { host: Some(host), .. } => {
+                if kept != Some(host) {
+                    self.free_clusters(host >> bits, 1, window);
+                }
+            }
+            L2::Compressed { host, len } => {
+                let (first, last) = (host >> bits, (host + u64::from(len) - 1) >> bits);
+                self.free_clusters(first, last - first + 1, window);
+            }
+            L2::Unallocated | L2::ZeroPlain | L2::Split { host: None, .. } => {}
+        }
+    }
+}
+
+/// Which subclusters of the cluster at `start` lie, in part at least, in `[pos, end)`.
+pub(super) fn units(geometry: &Geometry, start: u64, pos: u64, end: u64) -> u32 {
+    let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
+    let (low, high) = (pos.max(start), end.min(start + geometry.cluster_size()));
+    if low >= high || size == 0 {
+        return 0;
+    }
+    let (first, last) = ((low - start) / size, (high - 1 - start) / size);
+    (u32::MAX >> (31 - (last - first))) << first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_cover_what_is_touched() {
+        let geometry = Geometry::qcow2(16, true, 0);
+        let cluster = 1 << 20;
+        assert_eq!(units(&geometry, cluster, cluster, cluster + 65536), u32::MAX);
+        assert_eq!(units(&geometry, cluster, cluster + 2048, cluster + 2049), 2);
+        assert_eq!(units(&geometry, cluster, cluster + 2047, cluster + 2049), 3);
+        assert_eq!(units(&geometry, cluster, cluster + 63488, cluster + 80000), 1 << 31);
+        assert_eq!(units(&geometry, cluster, cluster + 70000, cluster + 80000), 0);
+        assert_eq!(units(&geometry, cluster, cluster + 5, cluster + 5), 0);
+    }
+}

@@ -1,0 +1,223 @@
+//! The steps of a round that only qcow2 has: refcount blocks before the sync, the refcount table between
+//! the sync and the tables.
+//!
+//! Knows: which of them the file lacks. Must never know: why clusters are counted.
+//!
+//! Invariants (docs/ordering.md):
+//! * counts of what a round's pointers point to are written before the round's sync (QC1), unless the dirty
+//!   bit says that they may be wrong (lazy refcounts, QC12);
+//! * an entry of the refcount table is written when its block is durable (QC9), and is durable before a
+//!   pointer to anything that the block counts is written;
+//! * a new refcount table is complete and durable before the header leads to it, which is durable before
+//!   the old one's clusters are free (QC10).
+
+use super::commit::Phase;
+use super::{Image, Layout, Purpose, TABLE_WRITES_MAX};
+use crate::error::Error;
+use crate::io::IoOp;
+use crate::options::Rule;
+
+/// Bytes of a new refcount table that are written at once.
+const CHUNK: u64 = 64 << 10;
+
+impl Image {
+    /// The counts go out, if they have to before the sync.
+    pub(super) fn start_refcounts(&mut self) {
+        if self.sabotaged(Rule::BlockBeforeReftable) {
+            self.spill_reftable();
+        }
+        let lazy = self.uses_dirty_bit()
+            && !self.commit.wants_clean()
+            && self.tables.dirty * 2 < self.tables.capacity();
+        let skip = lazy || self.sabotaged(Rule::RefcountBeforePointer) && !self.commit.wants_clean();
+        let dirty = match self.counted_mut() {
+            Some(counted) if !skip && !counted.dirty.is_empty() => core::mem::take(&mut counted.dirty),
+            _ => return self.start_sync(Phase::Sync),
+        };
+        self.commit.begin_writing(Phase::Refcounts, dirty);
+        self.show_phase();
+        self.write_tables();
+    }
+
+    /// What the rule that is removed forbids: entries of the refcount table before their blocks.
+    fn spill_reftable(&mut self) {
+        let Some(counted) = self.counted() else { return };
+        let (table, entries) = (counted.header.reftable_offset, counted.file_entries());
+        let block = u64::from(self.options.align.max(512));
+        let changed: alloc::vec::Vec<usize> = counted.changed.iter().map(|(index, _)| *index).collect();
+        for index in changed.into_iter().filter(|index| *index < entries) {
+            let at = crate::geometry::align_down(index as u64 * 8, block);
+            let op = IoOp::WriteTable { offset: table + at, len: block as u32 };
+            self.commit.unsynced = true;
+            self.name_io(Purpose::Spill(at), "write refcount table", table + at, op);
+        }
+    }
+
+    /// After the round's sync: entries of the refcount table whose blocks it made durable.
+    pub(super) fn start_reftable(&mut self) {
+        let durable = self.commit.durable();
+        let moving = self.counted().is_some_and(|counted| counted.moving.is_some());
+        let lazy = self.uses_dirty_bit() && !self.commit.wants_clean() && !moving;
+        if lazy || self.counted().is_none_or(|counted| !counted.table_is_due(durable)) {
+            return self.pointers_may_go();
+        }
+        self.commit.begin_writing(Phase::Reftable, alloc::vec::Vec::new());
+        self.write_reftable();
+    }
+
+    /// Names writes of the refcount table: the blocks that changed, or all of a new one.
+    fn write_reftable(&mut self) {
+        let (durable, align) = (self.commit.durable(), self.options.align.max(512));
+        let Some(counted) = self.counted() else { return };
+        let moving = counted.moving.as_ref().filter(|moving| moving.is_due(durable));
+        let (offset, step, moved) = match moving {
+            Some(moving) => (moving.offset.unwrap_or(0), CHUNK, true),
+            None => (counted.header.reftable_offset, u64::from(align), false),
+        };
+        let bytes = if moved { counted.table.len() * 8 } else { counted.file_entries() * 8 } as u64;
+        let mut next = self.commit.cursor() as u64;
+        while next * step < bytes && self.commit.writes_in_flight() < TABLE_WRITES_MAX {
+            let (at, len) = (next * step, step.min(bytes - next * step));
+            next += 1;
+            let Some(counted) = self.counted() else { return };
+            let due = counted.changed.iter().any(|(index, window)| {
+                let place = *index as u64 * 8;
+                *window <= durable && place >= at && place < at + len
+            });
+            if !moved && !due {
+                continue;
+            }
+            self.commit.write_named();
+            let op = IoOp::WriteTable { offset: offset + at, len: len as u32 };
+            self.name_io(Purpose::Reftable(at), "write refcount table", offset + at, op);
+        }
+        self.commit.set_cursor(next as usize);
+        if self.commit.writes_in_flight() == 0 {
+            match self.sabotaged(Rule::ReftableBeforeHeader) {
+                true => self.reftable_durable(),
+                false => self.start_sync(Phase::SyncReftable),
+            }
+        }
+    }
+
+    /// Entries from byte `at` of the refcount table on; those whose blocks are not durable are left out.
+    pub(super) fn encode_reftable(&self, at: u64, buf: &mut [u8]) {
+        let durable = self.commit.durable();
+        let Some(counted) = self.counted() else { return };
+        let first = (at / 8) as usize;
+        for (index, bytes) in (first..).zip(buf.chunks_exact_mut(8)) {
+            let young =
+                counted.changed.iter().any(|(changed, window)| *changed == index && *window > durable);
+            let entry = if young { 0 } else { counted.table.get(index).copied().unwrap_or(0) };
+            bytes.copy_from_slice(&entry.to_be_bytes());
+        }
+    }
+
+    /// A write of the refcount table ended.
+    pub(super) fn reftable_written(&mut self, result: Result<(), Error>) {
+        self.commit.write_ended();
+        self.commit.unsynced = true;
+        if self.poison.is_some() {
+            return;
+        }
+        match result {
+            Err(error) => self.poison_with(error),
+            Ok(()) => self.write_reftable(),
+        }
+    }
+
+    /// The refcount table is durable: entries are no news any more; a new table needs the header to lead to
+    /// it.
+    pub(super) fn reftable_durable(&mut self) {
+        let durable = self.commit.durable();
+        let Some(counted) = self.counted_mut() else { return };
+        let entries = match counted.moving.as_ref().filter(|moving| moving.is_due(durable)) {
+            Some(_) => usize::MAX,
+            None => counted.file_entries(),
+        };
+        counted.changed.retain(|(index, window)| *window > durable || *index >= entries);
+        let Some(moving) = counted.moving.take_if(|moving| moving.is_due(durable)) else {
+            return self.pointers_may_go();
+        };
+        let old = (counted.header.reftable_offset, u64::from(counted.header.reftable_clusters));
+        counted.header.reftable_offset = moving.offset.unwrap_or(0);
+        counted.header.reftable_clusters = moving.clusters as u32;
+        self.commit.set_old_reftable(old);
+        self.commit.set_phase(Phase::Switch);
+        self.write_header("write header");
+    }
+
+    /// The header leads to the new refcount table, durably: the old one's clusters are free.
+    pub(super) fn switch_durable(&mut self) {
+        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let (offset, clusters) = self.commit.take_old_reftable();
+        if clusters > 0 {
+            self.free_clusters(offset >> bits, clusters, 0);
+        }
+        self.pointers_may_go();
+    }
+
+    /// Does this image's dirty bit allow what is not in order to be written?
+    pub(super) fn uses_dirty_bit(&self) -> bool {
+        match &self.layout {
+            Layout::Raw => false,
+            Layout::Qed(..) => true,
+            Layout::Qcow2(..) => self
+                .counted()
+                .is_some_and(|counted| counted.header.version >= 3 && counted.header.lazy_refcounts()),
+        }
+    }
+
+    /// Sets the bit that says so, in memory.
+    pub(super) fn set_dirty_bit(&mut self, set: bool) {
+        match (&mut self.layout, self.refcounted.as_deref_mut()) {
+            (Layout::Qed(_, header), _) => header.set_need_check(set),
+            (_, Some(counted)) => counted.header.set_dirty(set),
+            _ => {}
+        }
+    }
+
+    /// The bit, in memory.
+    pub(super) fn dirty_bit(&self) -> bool {
+        match (&self.layout, self.counted()) {
+            (Layout::Qed(_, header), _) => header.need_check(),
+            (_, Some(counted)) => counted.header.is_dirty(),
+            _ => false,
+        }
+    }
+
+    /// Nothing of the refcounts is left to do, as far as it can be done now.
+    pub(super) fn refcounts_settled(&self) -> bool {
+        self.counted().is_none_or(|counted| !counted.has_work())
+    }
+
+    /// A bad pointer was found in an image that may be written: it is marked corrupt, and nothing else is
+    /// written.
+    pub(super) fn fail_lookup(&mut self, a: u32, error: alloc::boxed::Box<Error>) {
+        if matches!(*error, Error::Corrupt { .. }) && self.poison.is_none() && self.counted().is_some() {
+            self.mark_corrupt();
+            self.poison_with(Error::clone(&error));
+        }
+        self.fail(a, error);
+    }
+
+    fn mark_corrupt(&mut self) {
+        let writing = self.commit.writes_header();
+        let Some(counted) = self.counted_mut() else { return };
+        if counted.header.version < 3 {
+            return;
+        }
+        counted.header.set_corrupt(true);
+        counted.corrupt = writing;
+        if !writing {
+            self.write_header("mark corrupt");
+        }
+    }
+
+    /// A header write ended after the image was poisoned: the corrupt bit may still have to go out.
+    pub(super) fn header_written_late(&mut self) {
+        if self.counted_mut().is_some_and(|counted| core::mem::take(&mut counted.corrupt)) {
+            self.write_header("mark corrupt");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Quarantine: clusters that nothing points to any more, on their way back to the allocator.
+//!
+//! A cluster waits until the removal of the pointer to it is durable (QC4); then its count goes down. If
+//! nobody counts it any more it waits until no request that found it earlier is in flight (QC5), then a
+//! hole is punched (QC6), so that it reads as zeros like all free space; then it is free.
+//!
+//! Knows: host clusters. Must never know: what they held.
+//!
+//! Invariants:
+//! * a cluster is in one of the lists at most; `free` holds only clusters whose count is 0 and that read as
+//!   zeros;
+//! * what cannot be punched is not used again while the image is open: it may hold bytes;
+//! * a cluster whose write failed was never pointed to: it comes here at once.
+
+use super::refcounts::Wait;
+use super::{Image, Purpose};
+use crate::error::Error;
+use crate::io::{Io, IoId, IoOp};
+use crate::options::Rule;
+use crate::state::State;
+use alloc::collections::{BTreeMap, VecDeque};
+
+/// Holes punched at once.
+pub(super) const PUNCHES_MAX: u32 = 8;
+/// Free runs that are looked at for one long enough.
+const LOOK_MAX: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Freed {
+    first: u64,
+    count: u64,
+    /// The removal of the pointer is durable with the tables of this window.
+    window: u64,
+}
+
+/// See the module's header.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Quarantine {
+    /// Until the removal is durable.
+    waiting: VecDeque<Freed>,
+    /// Their counts go down.
+    counting: VecDeque<(u64, u64)>,
+    /// Not counted any more: first cluster, number.
+    dead: VecDeque<(u64, u64)>,
+    punching: u32,
+    /// Runs of free clusters.
+    free: BTreeMap<u64, u64>,
+}
+
+impl Quarantine {
+    /// Counts have yet to go down.
+    pub(super) fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.counting.is_empty()
+    }
+
+    /// The last window that removals wait for.
+    pub(super) fn window(&self) -> Option<u64> {
+        self.waiting.iter().map(|freed| freed.window).max()
+    }
+
+    /// Nothing more can be done before a slice is loaded or finds room.
+    pub(super) fn is_counting(&self) -> bool {
+        !self.counting.is_empty()
+    }
+
+    /// So many free clusters in a row: the first. Looks at a bounded number of runs.
+    pub(super) fn free_run(&self, count: u64) -> Option<u64> {
+        self.free.iter().take(LOOK_MAX).find(|(_, run)| **run >= count).map(|(first, _)| *first)
+    }
+
+    /// Takes clusters out of the run that holds them.
+    pub(super) fn take(&mut self, first: u64, count: u64) {
+        let Some((&start, &run)) = self.free.range(..=first).next_back() else { return };
+        debug_assert!(first + count <= start + run);
+        self.free.remove(&start);
+        if start < first {
+            self.free.insert(start, first - start);
+        }
+        if first + count < start + run {
+            self.free.insert(first + count, start + run - first - count);
+        }
+    }
+
+    fn give(&mut self, mut first: u64, mut count: u64) {
+        if let Some((&start, &run)) = self.free.range(..first).next_back()
+            && start + run == first
+        {
+            self.free.remove(&start);
+            (first, count) = (start, run + count);
+        }
+        if let Some(run) = self.free.remove(&(first + count)) {
+            count += run;
+        }
+        self.free.insert(first, count);
+    }
+
+    /// The free run that ends at `end` is given up: where it begins.
+    pub(super) fn cut_tail(&mut self, end: u64) -> Option<u64> {
+        let (&first, &count) = self.free.last_key_value()?;
+        if first + count != end {
+            return None;
+        }
+        self.free.remove(&first);
+        Some(first)
+    }
+}
+
+impl Image {
+    /// Nothing points to these clusters once the tables of `window` are durable (0: nothing ever did).
+    pub(super) fn free_clusters(&mut self, first: u64, count: u64, window: u64) {
+        debug_assert!(count > 0);
+        let window = if self.sabotaged(Rule::FreeAfterRemoval) { 0 } else { window };
+        let Some(counted) = self.counted_mut() else { return };
+        let quarantine = &mut counted.quarantine;
+        match quarantine.waiting.back_mut() {
+            Some(last) if last.first + last.count == first && last.window == window => last.count += count,
+            _ => quarantine.waiting.push_back(Freed { first, count, window }),
+        }
+        if window == 0 {
+            self.removals_durable();
+        } else {
+            self.commit.arm(self.options.commit_ms, &mut self.out_alarms);
+        }
+    }
+
+    /// Tables have become durable: whose removal is among them?
+    pub(super) fn removals_durable(&mut self) {
+        let durable = self.commit.tables_durable();
+        let Some(counted) = self.counted_mut() else { return };
+        let quarantine = &mut counted.quarantine;
+        if quarantine.waiting.is_empty() {
+            return;
+        }
+        let waiting = core::mem::take(&mut quarantine.waiting);
+        for freed in waiting {
+            match freed.window <= durable {
+                true => quarantine.counting.push_back((freed.first, freed.count)),
+                false => quarantine.waiting.push_back(freed),
+            }
+        }
+        self.count_down();
+    }
+
+    /// Lets counts go down, as far as their slices are there.
+    pub(super) fn count_down(&mut self) {
+        while let Some((first, count)) =
+            self.counted().and_then(|counted| counted.quarantine.counting.front().copied())
+        {
+            match self.count(first) {
+                Ok(0) | Err(Wait::Never) => {}
+                Ok(1) => {
+                    self.set_counts(first, 1, 0);
+                    self.bury(first);
+                }
+                Ok(more) => self.set_counts(first, 1, more - 1),
+                Err(Wait::Load | Wait::Slot) => return,
+            }
+            let Some(counted) = self.counted_mut() else { return };
+            counted.quarantine.counting.pop_front();
+            if count > 1 {
+                counted.quarantine.counting.push_front((first + 1, count - 1));
+            }
+        }
+        self.punch_dead();
+    }
+
+    /// Nobody counts the cluster any more.
+    fn bury(&mut self, cluster: u64) {
+        let Some(counted) = self.counted_mut() else { return };
+        match counted.quarantine.dead.back_mut() {
+            Some((first, count)) if *first + *count == cluster => *count += 1,
+            _ => counted.quarantine.dead.push_back((cluster, 1)),
+        }
+    }
+
+    /// Are there clusters that wait for requests in flight?
+    #[inline]
+    pub(super) fn has_dead(&self) -> bool {
+        self.counted().is_some_and(|counted| !counted.quarantine.dead.is_empty())
+    }
+
+    /// Punches holes where no request in flight is.
+    pub(super) fn punch_dead(&mut self) {
+        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let left = self.counted().map_or(0, |counted| counted.quarantine.dead.len());
+        for _ in 0..left {
+            if self.poison.is_some() {
+                return;
+            }
+            let Some(counted) = self.counted_mut() else { return };
+            if counted.quarantine.punching >= PUNCHES_MAX {
+                return;
+            }
+            let Some((first, count)) = counted.quarantine.dead.pop_front() else { return };
+            let (host, len) = (first << bits, count << bits);
+            if self.host_in_use(host, host + len) && !self.sabotaged(Rule::ReuseAfterReaders) {
+                if let Some(counted) = self.counted_mut() {
+                    counted.quarantine.dead.push_back((first, count));
+                }
+                continue;
+            }
+            if let Some(counted) = self.counted_mut() {
+                counted.quarantine.punching += 1;
+            }
+            self.out_io.push_back(Io {
+                id: IoId { index: u32::MAX, generation: 0 },
+                op: IoOp::ForgetCompressed { host, len },
+            });
+            self.name_io(Purpose::Punch(first, count), "punch hole", host, IoOp::PunchHole { host, len });
+        }
+    }
+
+    /// A hole is there, or will not be.
+    pub(super) fn punched(&mut self, first: u64, count: u64, result: &Result<(), Error>) {
+        // the sync that makes the next pointer to it durable makes the hole durable too
+        self.commit.unsynced = true;
+        let Some(counted) = self.counted_mut() else { return };
+        counted.quarantine.punching -= 1;
+        if result.is_ok() {
+            counted.quarantine.give(first, count);
+        }
+        self.punch_dead();
+    }
+
+    /// Does a request in flight use host bytes of `[start, end)`?
+    fn host_in_use(&self, start: u64, end: u64) -> bool {
+        use crate::acb::Source;
+        let overlaps = |low: u64, high: u64| low < end && start < high;
+        self.acbs.iter().any(|(_, acb)| {
+            if acb.pending == 0 {
+                return false;
+            }
+            let own = match acb.state {
+                State::ReadData => overlaps(acb.host, acb.host + (acb.run_end - acb.pos)),
+                State::WriteData | State::ZeroData | State::ReadModify | State::CopyOnWrite => {
+                    let (low, high) = acb.host_range();
+                    overlaps(low, high)
+                }
+                _ => false,
+            };
+            let source = match acb.source {
+                Source::Host(old) => overlaps(old, old + (acb.fill_end - acb.fill_start)),
+                Source::Compressed(host, len) => overlaps(host, host + u64::from(len)),
+                Source::Zeros | Source::Backing => false,
+            };
+            own || source
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn free_runs_are_a_set(ops in prop::collection::vec((any::<bool>(), 0..60u64, 1..9u64), 1..60)) {
+            let (mut quarantine, mut model) = (Quarantine::default(), [false; 80]);
+            for (give, first, count) in ops {
+                let range = first as usize..(first + count) as usize;
+                if model[range.clone()].iter().any(|free| *free == give) {
+                    continue;
+                }
+                if give { quarantine.give(first, count) } else { quarantine.take(first, count) }
+                model[range].fill(give);
+            }
+            let mut found = [false; 80];
+            let mut end = None;
+            for (&first, &count) in &quarantine.free {
+                prop_assert!(end.is_none_or(|end| end < first), "runs touch");
+                end = Some(first + count);
+                found[first as usize..(first + count) as usize].fill(true);
+            }
+            prop_assert_eq!(found, model);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Copies of L2 tables that are shared with a snapshot: a table changes only when its refcount is one.
+//!
+//! Knows: tables on their way from one place to another, a chunk at a time. Must never know: what the
+//! entries mean.
+//!
+//! Invariants:
+//! * one copy of a table at a time; whoever wants to change it waits for that;
+//! * nothing of a shared table is changed in memory, so the file has all of it;
+//! * the L1 entry changes when the copy is written, and is young like any other: it is written after the
+//!   sync that makes the copy durable (QC2). The old table's count goes down when that is durable (QC4).
+
+use super::{Image, Purpose};
+use crate::error::Error;
+use crate::geometry::SliceNumber;
+use crate::io::{IoOp, Outcome};
+use crate::options::Rule;
+use crate::qcow2::{L1, entry};
+use crate::queue::Queue;
+use crate::state::State;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// Bytes read and written at once.
+const CHUNK: u64 = 64 << 10;
+/// Copies at once.
+pub(super) const COPIES_MAX: usize = 8;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct TableCopy {
+    l1_index: u64,
+    /// The slot of the L1 slice, which stays in the cache.
+    pub(super) l1_slot: u32,
+    old: u64,
+    new: u64,
+    /// Bytes that are written.
+    done: u64,
+    chunk: Vec<u8>,
+    pub(super) waiters: Queue,
+}
+
+impl Image {
+    /// The acb wants to change a table that is shared: it waits until there is a copy.
+    pub(super) fn copy_table(&mut self, a: u32, pos: u64) {
+        let Some(geometry) = self.geometry().copied() else { return };
+        let l1_index = geometry.l1_index(pos);
+        let Some(counted) = self.counted_mut() else { return };
+        let copying = counted.copies.iter().position(|copy| copy.l1_index == l1_index);
+        // beyond the limit it waits for any of them, and looks again
+        let full = counted.copies.len() >= COPIES_MAX;
+        if let Some(index) = copying.or_else(|| full.then_some(0)) {
+            return self.wait_for_copy(a, index);
+        }
+        let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
+        let l1_slot = match self.tables.find(l1_number) {
+            Some(slot) if self.tables.slot(slot).state != crate::table::SliceState::Loading => slot,
+            Some(slot) => return self.wait_for_slice(a, slot),
+            None => match self.load(l1_number, geometry.l1_slice_host(l1_number), &geometry) {
+                super::find::Lookup::Loading(slot) => return self.wait_for_slice(a, slot),
+                _ => return self.wait_for_slot(a),
+            },
+        };
+        let old = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0) & entry::OFFSET;
+        debug_assert!(old != 0);
+        // the slot may not go while the space is waited for; it is looked up again then
+        let Some(new) = self.allocate_counted(a, geometry.table_bytes, State::AllocL2) else { return };
+        self.tables.slot_mut(l1_slot).pins += 1;
+        let copy =
+            TableCopy { l1_index, l1_slot, old, new, done: 0, chunk: Vec::new(), waiters: Queue::new() };
+        let Some(counted) = self.counted_mut() else { return };
+        counted.copies.push(copy);
+        let index = counted.copies.len() - 1;
+        self.read_chunk(index);
+        self.wait_for_copy(a, index);
+    }
+
+    fn wait_for_copy(&mut self, a: u32, index: usize) {
+        self.note(a, crate::request::Path::WAITED);
+        self.set_state(a, State::AllocL2);
+        if let Some(copy) = self.refcounted.as_deref_mut().and_then(|counted| counted.copies.get_mut(index)) {
+            copy.waiters.push(&mut self.acbs, a);
+        }
+    }
+
+    fn read_chunk(&mut self, index: usize) {
+        let bytes = self.geometry().map_or(0, |geometry| geometry.table_bytes);
+        let Some(copy) = self.counted().and_then(|counted| counted.copies.get(index)) else { return };
+        let (offset, l1_index) = (copy.old + copy.done, copy.l1_index);
+        let len = (bytes - copy.done).min(CHUNK) as u32;
+        self.counters.table_reads += 1;
+        self.name_io(Purpose::CopyRead(l1_index), "L2 table", offset, IoOp::ReadTable { offset, len });
+    }
+
+    fn copy_index(&self, l1_index: u64) -> Option<usize> {
+        self.counted()?.copies.iter().position(|copy| copy.l1_index == l1_index)
+    }
+
+    /// A chunk of the old table was read.
+    pub(super) fn copy_read(&mut self, l1_index: u64, outcome: Outcome<'_>, result: Result<(), Error>) {
+        let Some(index) = self.copy_index(l1_index) else { return };
+        let Outcome::Table(bytes) = outcome else {
+            let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
+            return self.copy_failed(index, &error);
+        };
+        if self.poison.is_some() {
+            return self.copy_failed(index, &Error::Poisoned);
+        }
+        let Some(copy) = self.counted_mut().and_then(|counted| counted.copies.get_mut(index)) else { return };
+        copy.chunk.clear();
+        copy.chunk.extend_from_slice(bytes);
+        let (offset, len) = (copy.new + copy.done, copy.chunk.len() as u32);
+        self.counters.table_writes += 1;
+        self.counters.table_bytes_written += u64::from(len);
+        self.name_io(Purpose::CopyWrite(l1_index), "write table", offset, IoOp::WriteTable { offset, len });
+    }
+
+    /// The bytes of the chunk that is being written.
+    pub(super) fn encode_copy(&self, l1_index: u64, buf: &mut [u8]) {
+        let copy = self.copy_index(l1_index).and_then(|index| self.counted()?.copies.get(index));
+        if let Some(bytes) = copy.and_then(|copy| copy.chunk.get(..buf.len())) {
+            buf.copy_from_slice(bytes);
+        }
+    }
+
+    /// A chunk of the new table was written.
+    pub(super) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
+        self.commit.unsynced = true;
+        let Some(index) = self.copy_index(l1_index) else { return };
+        if let Err(error) = result {
+            return self.copy_failed(index, &error);
+        }
+        let bytes = self.geometry().map_or(0, |geometry| geometry.table_bytes);
+        let Some(copy) = self.counted_mut().and_then(|counted| counted.copies.get_mut(index)) else { return };
+        copy.done += copy.chunk.len() as u64;
+        if copy.done < bytes {
+            return self.read_chunk(index);
+        }
+        self.copy_done(index);
+    }
+
+    fn copy_failed(&mut self, index: usize, error: &Error) {
+        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
+        let mut copy = counted.copies.swap_remove(index);
+        copy.waiters.fail(&mut self.acbs, error);
+        self.ready.append(&mut self.acbs, &mut copy.waiters);
+        self.unpin(copy.l1_slot);
+        self.free_clusters(copy.new >> bits, 1, 0);
+    }
+
+    /// The copy is complete: the L1 entry leads to it, and so do the cached slices.
+    fn copy_done(&mut self, index: usize) {
+        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
+        let mut copy = counted.copies.swap_remove(index);
+        counted.l2_tables.insert(copy.new, copy.l1_index);
+        let (_, l1_entry) = geometry.l1_slice(copy.l1_index);
+        let window = self.commit.window;
+        let value = L1::Table { host: copy.new, copied: true }.encode();
+        self.set_entries(copy.l1_slot, l1_entry, 1, value, 0);
+        if self.sabotaged(Rule::TableBeforeL1) {
+            self.make_old(copy.l1_slot);
+        }
+        let first = geometry.l2_base + copy.l1_index * geometry.slices_per_table();
+        for number in first..first + geometry.slices_per_table() {
+            if let Some(slot) = self.tables.find(SliceNumber(number)) {
+                let slice = self.tables.slot_mut(slot);
+                debug_assert!(slice.shared && !slice.is_dirty());
+                slice.host = slice.host - copy.old + copy.new;
+                slice.shared = false;
+            }
+        }
+        self.counters.new_tables += 1;
+        self.commit.unsynced = true;
+        self.free_clusters(copy.old >> geometry.cluster_bits, 1, window);
+        self.ready.append(&mut self.acbs, &mut copy.waiters);
+        self.unpin(copy.l1_slot);
+    }
+
+    /// What the rule that is removed forbids: changes of a slice that may be written before the next sync.
+    fn make_old(&mut self, slot: u32) {
+        let durable = self.commit.durable();
+        for young in &mut self.tables.slot_mut(slot).young {
+            young.window = durable;
+        }
+    }
+
+    /// One reason less for a slice to stay in the cache.
+    pub(super) fn unpin(&mut self, slot: u32) {
+        let slice = self.tables.slot_mut(slot);
+        debug_assert!(slice.pins > 0);
+        slice.pins -= 1;
+        if slice.pins == 0 {
+            self.wake_slot_waiters();
+        }
+    }
+
+    /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry: writing it
+    /// would destroy those.
+    pub(super) fn check_l2_place(&mut self, l1_index: u64, table: u64) -> Result<(), Error> {
+        let Some(bytes) = self.geometry().map(|geometry| geometry.table_bytes) else { return Ok(()) };
+        let Some(counted) = self.counted_mut() else { return Ok(()) };
+        let what = counted.overlap(table, bytes).or_else(|| {
+            let owner = *counted.l2_tables.entry(table).or_insert(l1_index);
+            (owner != l1_index).then_some("two L1 entries lead to this L2 table")
+        });
+        match what {
+            None => Ok(()),
+            Some(what) => Err(Error::Corrupt { place: "L1 table", index: l1_index, value: table, what }),
+        }
+    }
+
+    /// Data at `[host, host + len)` may not lie on metadata (formats.md 4.8).
+    pub(super) fn check_data_place(&self, pos: u64, host: u64, len: u64) -> Result<(), Box<Error>> {
+        let Some(counted) = self.counted() else { return Ok(()) };
+        if counted.header.has_data_file() {
+            return Ok(());
+        }
+        let start = crate::geometry::align_down(host, counted.header.cluster_size());
+        let what = counted.overlap(start, host + len - start).or_else(|| {
+            let table = counted.l2_tables.range(start..host + len).next();
+            table.map(|_| "the data overlaps an L2 table")
+        });
+        let index = pos >> counted.header.cluster_bits;
+        what.map_or(Ok(()), |what| {
+            Err(Box::new(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what }))
+        })
+    }
+}
+
+impl super::refcounts::Refcounted {
+    /// Which metadata but L2 tables `[start, start + len)` overlaps, in words.
+    fn overlap(&self, start: u64, len: u64) -> Option<&'static str> {
+        let end = start.saturating_add(len);
+        let hits = |low: u64, high: u64| low < end && start < high;
+        let table = self.header.reftable_offset;
+        if hits(table, table + self.file_entries() as u64 * 8) {
+            return Some("overlaps the refcount table");
+        }
+        if self.fixed.iter().any(|(low, high)| hits(*low, *high)) {
+            return Some("overlaps the header, the L1 table or a snapshot's");
+        }
+        self.blocks.range(start..end).next().map(|_| "overlaps a refcount block")
+    }
+}

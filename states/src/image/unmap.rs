@@ -1,0 +1,220 @@
+//! Entries of qcow2 that stop pointing to data: write-zeroes of whole clusters or subclusters, discard, and
+//! what a smaller disk does not have any more (formats.md 4.7).
+//!
+//! Knows: what an entry becomes. Must never know: how zeros are written where data stays (`zero.rs`).
+//!
+//! Invariants: as those of `link.rs`; ranges are whole clusters, or whole subclusters of one; a cluster
+//! that an allocating write holds is waited for (trap T6).
+
+use super::Image;
+use super::find::{Mapping, Run};
+use super::link::units;
+use crate::error::Error;
+use crate::geometry::align_down;
+use crate::qcow2::entry::ZERO;
+use crate::qcow2::{L2, Shape, Sub, Subclusters};
+use crate::request::{Flags, Kind, Path};
+
+/// What becomes of the entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unmap {
+    /// They read as zeros; `free`: their space is given up.
+    Zero { free: bool },
+    /// They read as zeros or, where nothing shows through, as nothing; their space is given up.
+    Discard,
+    /// They hold nothing.
+    Drop,
+}
+
+impl Unmap {
+    /// The words that an entry gets. `mask`: which of its subclusters.
+    fn words(self, shape: Shape, old: L2, words: (u64, u64), mask: u32, hides: bool) -> (u64, u64) {
+        let zero = match shape.extended {
+            true => (0, Subclusters::ALL_ZERO.0),
+            false => (ZERO, 0),
+        };
+        let whole = !shape.extended || mask == u32::MAX;
+        match (self, old) {
+            (Unmap::Drop, _) => (0, 0),
+            // a data file's clusters have their place anyway: only the flag changes (formats.md 3.11)
+            (Unmap::Zero { free }, L2::Compressed { .. }) if free || whole => zero,
+            (Unmap::Zero { free: true }, _) if whole && !shape.data_file => zero,
+            (Unmap::Zero { .. }, _) if shape.extended => {
+                (words.0, Subclusters(words.1).with(mask, Sub::Zero).0)
+            }
+            (Unmap::Zero { .. }, _) => (words.0 | ZERO, 0),
+            (Unmap::Discard, L2::Unallocated) if !hides => words,
+            (Unmap::Discard, _) if shape.version < 3 => (0, 0),
+            (Unmap::Discard, _) => zero,
+        }
+    }
+}
+
+impl Image {
+    /// Changes the entries of guest range `[start, end)`; `len` bytes of the request are done with it.
+    /// True: look on; false: the acb waits or has ended.
+    pub(super) fn unmap(
+        &mut self,
+        a: u32,
+        (start, end, len): (u64, u64, u64),
+        how: Unmap,
+        run: Run,
+        slot: Option<u32>,
+    ) -> bool {
+        let Some(geometry) = self.geometry().copied() else { return false };
+        let (first, last) = (geometry.cluster_start(start), geometry.cluster_end(end));
+        if !self.pass_gate(a, first, last, slot.is_none()) {
+            return false;
+        }
+        if self.tables.young >= super::YOUNG_MAX {
+            self.wait_for_slot(a);
+            return false;
+        }
+        let Some(slot) = slot else {
+            let hides = self.backing_len.is_some_and(|backing| backing > start);
+            let nothing = how == Unmap::Drop || how == Unmap::Discard && !hides;
+            return if nothing { self.skip(a, len) } else { self.new_table(a, start) };
+        };
+        debug_assert!(run.len > 0);
+        if self.tables.slot(slot).shared {
+            self.copy_table(a, start);
+            return false;
+        }
+        let mut at = first;
+        while at < last {
+            let mask = units(&geometry, at, start, end.max(start + 1));
+            if let Err(error) = self.unmap_one(slot, at, mask, how) {
+                self.fail_lookup(a, alloc::boxed::Box::new(error));
+                return false;
+            }
+            at += geometry.cluster_size();
+        }
+        self.note(a, Path::ZERO);
+        self.note_written(a, true);
+        self.skip(a, len)
+    }
+
+    fn unmap_one(&mut self, slot: u32, start: u64, mask: u32, how: Unmap) -> Result<(), Error> {
+        let super::Layout::Qcow2(_, shape) = &self.layout else { return Ok(()) };
+        let shape = *shape;
+        let Some(words) = self.entry_words(slot, start) else { return Ok(()) };
+        let old = shape.decode_l2(start, words.0, words.1)?;
+        let hides = self.backing_len.is_some_and(|backing| backing > start);
+        let new = how.words(shape, old, words, mask, hides);
+        if new == words {
+            return Ok(());
+        }
+        let kept = shape.decode_l2(start, new.0, new.1).ok().and_then(|new| match new {
+            L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } => Some(host),
+            L2::Split { host, .. } => host,
+            _ => None,
+        });
+        self.change_entry(slot, start, new.0, new.1);
+        self.release_old(shape, old, kept);
+        Ok(())
+    }
+
+    /// How far the request reaches in the table that is at hand, a disk's last unit counted whole.
+    fn reach(&self, a: u32, run: Run, slot: Option<u32>) -> Option<(u64, u64, u64)> {
+        let (geometry, acb) = (self.geometry()?, self.acbs.get(a)?);
+        let pos = acb.pos;
+        let disk = if acb.kind == Kind::Resize { self.size.max(acb.origin) } else { self.size };
+        let whole = if acb.end >= disk { geometry.cluster_end(acb.end) } else { acb.end };
+        let table = match slot {
+            Some(_) => pos - pos % geometry.slice_span() + geometry.slice_span(),
+            None => geometry.cluster_end(pos + run.len),
+        };
+        Some((pos, acb.end.min(table), whole.min(table)))
+    }
+
+    /// Discard of a run of qcow2: whole clusters.
+    pub(super) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
+        else {
+            return false;
+        };
+        let (first, last) = (geometry.cluster_end(pos), geometry.cluster_start(whole));
+        let Some(counted) = self.counted() else { return false };
+        // with a backing layer version 2 has no entry that hides it
+        let cannot =
+            counted.header.version < 3 && self.backing_len.is_some() || counted.header.has_data_file();
+        if first >= last || cannot {
+            return self.skip(a, end - pos);
+        }
+        if pos < first {
+            return self.skip(a, first - pos);
+        }
+        self.unmap(a, (first, last, end.min(last) - pos), Unmap::Discard, run, slot)
+    }
+
+    /// Write-zeroes of a run of qcow2.
+    pub(super) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
+        else {
+            return false;
+        };
+        let Some((shape, raw, free)) = self.zero_rules(a) else { return false };
+        let cluster = geometry.cluster_size();
+        let unit = if shape.extended { cluster / u64::from(Subclusters::COUNT) } else { cluster };
+        let compressed = matches!(run.mapping, Mapping::Compressed { .. });
+        let data = matches!(run.mapping, Mapping::Data(_));
+        // a data file's zeros are bytes where it has the cluster (formats.md 3.11)
+        let bytes = shape.data_file && (data || raw);
+        let how = match shape.version {
+            3.. => Some(Unmap::Zero { free }),
+            // version 2 has no zero flag, but nothing reads as zeros if nothing shows through
+            _ if self.backing_len.is_none() => Some(Unmap::Discard),
+            _ => None,
+        };
+        if let (Some(how), false) = (how, bytes) {
+            let clusters = align_down(whole, cluster);
+            if pos.is_multiple_of(cluster) && clusters > pos {
+                return self.unmap(a, (pos, clusters, end.min(clusters) - pos), how, run, slot);
+            }
+            let units = align_down(whole, unit).min(geometry.cluster_start(pos) + cluster);
+            if shape.extended && pos.is_multiple_of(unit) && units > pos && !compressed {
+                return self.unmap(a, (pos, units, end.min(units) - pos), how, run, slot);
+            }
+        }
+        self.zero_part(a, run, slot, unit, how)
+    }
+
+    /// Zeros in part of one unit.
+    fn zero_part(&mut self, a: u32, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> bool {
+        let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        let start = align_down(pos, unit);
+        let len = run.len.min(start + unit - pos);
+        let run = Run { len, ..run };
+        let hidden = self.backing_len.is_none_or(|backing| backing <= start);
+        match run.mapping {
+            Mapping::Data(host) if run.private => self.zero_in_place(a, host, len),
+            Mapping::Zero | Mapping::ZeroAllocated(_) => self.skip(a, len),
+            Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) if hidden => match how {
+                // all of the unit reads as zeros already
+                Some(how @ Unmap::Zero { .. }) => self.unmap(a, (start, start + unit, len), how, run, slot),
+                _ => self.skip(a, len),
+            },
+            _ => self.write_run(a, run, slot),
+        }
+    }
+
+    /// The entries' shape, whether a data file must be a valid raw image, and whether space may be given up.
+    fn zero_rules(&self, a: u32) -> Option<(Shape, bool, bool)> {
+        let super::Layout::Qcow2(_, shape) = &self.layout else { return None };
+        let free = self.acbs.get(a)?.flags.contains(Flags::MAY_UNMAP);
+        Some((*shape, self.counted()?.header.data_file_raw(), free))
+    }
+
+    /// The next run of a change of size: what comes to light reads as zeros, what goes is given up.
+    pub(super) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
+        else {
+            return false;
+        };
+        if self.acbs.get(a).is_some_and(|acb| acb.origin >= self.size) {
+            return self.zero_counted(a, run, slot);
+        }
+        debug_assert_eq!(pos, geometry.cluster_start(pos));
+        self.unmap(a, (pos, geometry.cluster_end(whole), end - pos), Unmap::Drop, run, slot)
+    }
+}

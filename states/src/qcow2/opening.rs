@@ -1,0 +1,260 @@
+//! Opening a qcow2 image, as a machine: header, and if the image may be written what has to be in order
+//! before the first write.
+//!
+//! Knows: the order of the steps. Must never know: requests.
+//!
+//! Invariants:
+//! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
+//! * autoclear bits that quod does not keep up, those of persistent bitmaps among them, are clear, durably,
+//!   before anything else is written (QC14, QC15): no bitmap looks valid that missed a write;
+//! * a dirty image is checked and repaired, durably, before it is ready (QC13); one that cannot be repaired
+//!   is refused;
+//! * the refcount table is read whole, 8 MiB at most; no other table is.
+
+use super::header::RAW_DATA_FILE;
+use super::snapshot::{FIXED, Parsed, Snapshot};
+use super::{Check, Header, Purpose};
+use crate::check::{Repair, Report};
+use crate::error::Error;
+use crate::image::Image;
+use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::machine::Machine;
+use crate::open::{Backing, Format, Info, Opened};
+use crate::options::Options;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Bytes of the refcount table that are read at once.
+const CHUNK: u64 = 64 << 10;
+
+#[derive(Clone, Debug)]
+enum Step {
+    ClearAutoclear,
+    SyncAutoclear,
+    Check(Box<Check>),
+    /// An entry of the snapshot table.
+    Snapshot,
+    Reftable,
+    Ended,
+}
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    header: Header,
+    file_len: u64,
+    options: Options,
+    step: Step,
+    id: u32,
+    out: Option<IoOp>,
+    info: Info,
+    report: Option<Report>,
+    /// Entries of the snapshot table that were read, where the next one begins, and how much of it is read.
+    snapshots: (u32, u64, usize),
+    /// Metadata of snapshots.
+    taken: Vec<(u64, u64)>,
+    table: Vec<u64>,
+    result: Option<Result<Box<Opened>, Error>>,
+}
+
+impl Opening {
+    /// `bytes`: the header's region.
+    pub(crate) fn new(bytes: &[u8], file_len: u64, options: Options) -> Result<Opening, Error> {
+        let purpose = if options.read_only { Purpose::Read } else { Purpose::Write };
+        let header = Header::parse(bytes, purpose)?;
+        let align = u64::from(options.align);
+        if !options.read_only && header.cluster_size() < align {
+            let what =
+                "clusters smaller than the blocks of the device can only be written through the page cache";
+            return Err(Error::Unsupported(format!("{} bytes: {what}", header.cluster_size())));
+        }
+        let info = info(&header)?;
+        let mut opening = Opening {
+            file_len,
+            options,
+            step: Step::Ended,
+            id: 0,
+            out: None,
+            info,
+            report: None,
+            snapshots: (0, header.snapshots_offset, FIXED),
+            taken: Vec::new(),
+            table: Vec::new(),
+            result: None,
+            header,
+        };
+        opening.begin();
+        Ok(opening)
+    }
+
+    /// The outcome, once.
+    pub(crate) fn poll_result(&mut self) -> Option<Result<Box<Opened>, Error>> {
+        self.result.take()
+    }
+
+    fn name(&mut self, step: Step, op: IoOp) {
+        self.step = step;
+        self.id = self.id.wrapping_add(1);
+        self.out = Some(op);
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.step = Step::Ended;
+        self.result = Some(Err(error));
+    }
+
+    fn begin(&mut self) {
+        if self.options.read_only {
+            return self.finish();
+        }
+        self.info.bitmaps_dropped = self.header.bitmaps().is_some();
+        if self.header.stale_autoclear(RAW_DATA_FILE) == 0 {
+            return self.check();
+        }
+        self.header.clear_autoclear(RAW_DATA_FILE);
+        let len = self.header.block_len();
+        self.name(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
+    }
+
+    fn check(&mut self) {
+        if !self.header.is_dirty() {
+            return self.next_snapshot();
+        }
+        let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
+        self.step = Step::Check(Box::new(check));
+        self.check_ended();
+    }
+
+    fn check_ended(&mut self) {
+        let Step::Check(check) = &mut self.step else { return };
+        let Some(result) = check.poll_result() else { return };
+        let Step::Check(check) = core::mem::replace(&mut self.step, Step::Ended) else { return };
+        (self.header, self.file_len) = check.into_parts();
+        self.snapshots.1 = self.header.snapshots_offset;
+        match result {
+            Err(error) => self.fail(error),
+            Ok(report) if !report.is_sound() => {
+                let (place, value) = ("qcow2 header field incompatible_features", self.header.incompatible);
+                let what = "the image is dirty and could not be repaired: check it";
+                self.fail(Error::Corrupt { place, index: 0, value, what });
+            }
+            Ok(report) => {
+                self.report = Some(report);
+                self.next_snapshot();
+            }
+        }
+    }
+
+    /// Where snapshots have their metadata: nothing may be written there.
+    fn next_snapshot(&mut self) {
+        let (count, offset, len) = self.snapshots;
+        if count < self.header.snapshots {
+            return self.name(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
+        }
+        if offset > self.header.snapshots_offset {
+            self.taken.push((self.header.snapshots_offset, offset));
+        }
+        self.next_chunk();
+    }
+
+    fn snapshot_read(&mut self, bytes: &[u8]) {
+        match Snapshot::parse(bytes, u64::from(self.snapshots.0), false) {
+            Err(error) => self.fail(error),
+            Ok(Parsed::Needs(len)) if len > bytes.len() => {
+                self.snapshots.2 = len;
+                self.next_snapshot();
+            }
+            Ok(Parsed::Needs(_)) => self.fail(Error::Misuse("a table read was completed with too few bytes")),
+            Ok(Parsed::Entry(snapshot, len)) => {
+                let end = snapshot.l1_offset.saturating_add(u64::from(snapshot.l1_entries) * 8);
+                self.taken.push((snapshot.l1_offset, end));
+                self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + len as u64, FIXED);
+                self.next_snapshot();
+            }
+        }
+    }
+
+    fn next_chunk(&mut self) {
+        let bytes = u64::from(self.header.reftable_clusters) << self.header.cluster_bits;
+        let done = self.table.len() as u64 * 8;
+        if done >= bytes {
+            return self.finish();
+        }
+        let (offset, len) = (self.header.reftable_offset + done, (bytes - done).min(CHUNK) as u32);
+        self.name(Step::Reftable, IoOp::ReadTable { offset, len });
+    }
+
+    fn finish(&mut self) {
+        let written = (!self.options.read_only).then(|| core::mem::take(&mut self.table));
+        let written = written.map(|table| (table, &self.taken[..]));
+        let image = Image::qcow2(&self.header, self.file_len, written, &self.options);
+        self.step = Step::Ended;
+        let (info, report) = (self.info.clone(), self.report.take());
+        self.result = Some(Ok(Box::new(Opened { image, info, report })));
+    }
+}
+
+/// The facts that a header tells.
+fn info(header: &Header) -> Result<Info, Error> {
+    let format = match header.backing_format() {
+        None => None,
+        Some(b"raw" | b"file" | b"host_device") => Some(Format::Raw),
+        Some(b"qed") => Some(Format::Qed),
+        Some(b"qcow2") => Some(Format::Qcow2),
+        Some(name) => {
+            let name = String::from_utf8_lossy(name);
+            return Err(Error::Unsupported(format!("the backing format {name:?}")));
+        }
+    };
+    Ok(Info {
+        format: Format::Qcow2,
+        virtual_size: header.guest_size(),
+        cluster_size: 1 << header.cluster_bits,
+        dirty: header.is_dirty(),
+        backing: header.backing().map(|name| Backing { name: name.to_vec(), format }),
+        compression: header.compression,
+        bitmaps_dropped: false,
+    })
+}
+
+impl Machine for Opening {
+    fn poll_io(&mut self) -> Option<Io> {
+        if let Step::Check(check) = &mut self.step {
+            return check.poll_io();
+        }
+        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+    }
+
+    fn encode(&mut self, id: IoId, buf: &mut [u8]) {
+        match &mut self.step {
+            Step::Check(check) => check.encode(id, buf),
+            Step::ClearAutoclear => self.header.encode_block(buf),
+            _ => debug_assert!(false, "nothing to encode"),
+        }
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        if let Step::Check(check) = &mut self.step {
+            check.handle_completion(id, outcome);
+            return self.check_ended();
+        }
+        if id.generation != self.id {
+            return;
+        }
+        if let Outcome::Failed(errno) = outcome {
+            return self.fail(Error::Device { op: "open image", offset: 0, errno });
+        }
+        match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
+            (Step::ClearAutoclear, _) => self.name(Step::SyncAutoclear, IoOp::Sync),
+            (Step::SyncAutoclear, _) => self.check(),
+            (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
+            (Step::Reftable, Outcome::Table(bytes)) if !bytes.is_empty() => {
+                self.table.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)));
+                self.next_chunk();
+            }
+            _ => self.fail(Error::Misuse("a completion that was not asked for")),
+        }
+    }
+}
