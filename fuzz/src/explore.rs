@@ -337,17 +337,20 @@ fn tell(
     world.tell();
     let mut script = Script::new(choices.to_vec());
     let most = crash.and_then(|crash| crash.first()).map_or(u32::MAX, |actions| *actions);
-    for _ in 0..most {
-        match act(&mut world, scenario, &mut asked, &mut script) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(failure) => return (world.told().to_vec(), Err(failure)),
+    let acts = catch_unwind(AssertUnwindSafe(|| {
+        for _ in 0..most {
+            if !act(&mut world, scenario, &mut asked, &mut script)? {
+                break;
+            }
         }
-    }
+        Ok(())
+    }));
     let mut story = world.told().to_vec();
-    let outcome = match crash {
-        None => finish(world, asked, scenario),
-        Some(crash) => {
+    let acts = acts.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic))));
+    let outcome = match (acts, crash) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), None) => finish(world, asked, scenario),
+        (Ok(()), Some(crash)) => {
             let versions = crash.get(1..).unwrap_or_default();
             story.push(crash::describe(&world, versions));
             crash::judge_one(&world, versions)

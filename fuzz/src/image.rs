@@ -125,8 +125,7 @@ enum Check {
 }
 
 impl Check {
-    fn new(sim: &Sim, path: &str, repair: Option<Repair>) -> Checked<Check> {
-        let len = sim.file_len(path).unwrap_or(0);
+    fn new(sim: &Sim, path: &str, len: u64, repair: Option<Repair>) -> Checked<Check> {
         match probe(sim, path) {
             Format::Qed => Ok(Check::Qed(Box::new(qed::Check::new(qed_header(sim, path)?, len, repair)))),
             Format::Qcow2 => {
@@ -163,12 +162,20 @@ impl Check {
 
 /// Checks a file as it is visible now, without repair.
 pub fn check(sim: &Sim, path: &str) -> Checked<Report> {
-    checked(sim, path).map(|(report, _)| report)
+    checked(sim, path, sim.file_len(path).unwrap_or(0)).map(|(report, _)| report)
 }
 
-/// A check, and where it says that the image ends (QED: at the end of the file).
-fn checked(sim: &Sim, path: &str) -> Checked<(Report, u64)> {
-    let mut check = Check::new(sim, path, None)?;
+/// Leaked clusters, those behind the end of the file included: a power cut may leave their counts and not the
+/// file's length.
+pub fn leaks(sim: &Sim, path: &str) -> Checked<u64> {
+    let len = sim.file_len(path).unwrap_or(0);
+    let len = if probe(sim, path) == Format::Qcow2 { len.max(qcow2::counted(sim, path)?) } else { len };
+    checked(sim, path, len).map(|(report, _)| report.leaks)
+}
+
+/// A check of the first `len` bytes, and where it says that the image ends (QED: at the end of the file).
+fn checked(sim: &Sim, path: &str, len: u64) -> Checked<(Report, u64)> {
+    let mut check = Check::new(sim, path, len, None)?;
     let report = check.run(&mut |_, io| match io.op {
         IoOp::ReadTable { offset, len } => Ok(sim.file_range(path, offset, len as usize)),
         _ => fail("a check without repair writes"),
@@ -182,31 +189,32 @@ fn checked(sim: &Sim, path: &str) -> Checked<(Report, u64)> {
 
 /// Bytes of the file that the image has use for.
 pub fn used(sim: &Sim, path: &str) -> Checked<u64> {
-    checked(sim, path).map(|(_, end)| end)
+    checked(sim, path, sim.file_len(path).unwrap_or(0)).map(|(_, end)| end)
 }
 
 /// A repaired copy of a file, and what the repair says that it left.
 pub fn repaired(sim: &Sim, path: &str) -> Checked<(Vec<u8>, Report)> {
     let mut file = sim.file_bytes(path);
-    let report = Check::new(sim, path, Some(Repair::All))?.run(&mut |machine, io| match io.op {
-        IoOp::ReadTable { offset, len } => {
-            let mut bytes = file.get(offset as usize..).unwrap_or_default().to_vec();
-            bytes.resize(len as usize, 0);
-            Ok(bytes)
-        }
-        IoOp::WriteTable { offset, len } => {
-            let (start, end) = (offset as usize, offset as usize + len as usize);
-            file.resize(file.len().max(end), 0);
-            machine.encode(io.id, &mut file[start..end]);
-            Ok(Vec::new())
-        }
-        IoOp::Grow { to: len, .. } | IoOp::SetLen { len } => {
-            file.resize(len as usize, 0);
-            Ok(Vec::new())
-        }
-        IoOp::Sync => Ok(Vec::new()),
-        other => fail(format!("a repair wants {other:?}")),
-    })?;
+    let report =
+        Check::new(sim, path, file.len() as u64, Some(Repair::All))?.run(&mut |machine, io| match io.op {
+            IoOp::ReadTable { offset, len } => {
+                let mut bytes = file.get(offset as usize..).unwrap_or_default().to_vec();
+                bytes.resize(len as usize, 0);
+                Ok(bytes)
+            }
+            IoOp::WriteTable { offset, len } => {
+                let (start, end) = (offset as usize, offset as usize + len as usize);
+                file.resize(file.len().max(end), 0);
+                machine.encode(io.id, &mut file[start..end]);
+                Ok(Vec::new())
+            }
+            IoOp::Grow { to: len, .. } | IoOp::SetLen { len } => {
+                file.resize(len as usize, 0);
+                Ok(Vec::new())
+            }
+            IoOp::Sync => Ok(Vec::new()),
+            other => fail(format!("a repair wants {other:?}")),
+        })?;
     Ok((file, report))
 }
 

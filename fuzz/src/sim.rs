@@ -9,7 +9,7 @@ mod setup;
 
 use crate::schedule::{Recorder, Schedule, shrink};
 use crate::world::{Ask, Tally, Tweak, World};
-use crate::{Checked, Failure};
+use crate::{Checked, Failure, fail};
 use quod_backend::sim::{Aftermath, Choice, Chooser, Fault, Kind, Script, Seeded, When, pick};
 use setup::Place;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +41,9 @@ pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Result<Report
         world.note(|| format!("{place:?}"));
     }
     let mut digest = 0;
-    match live(chooser, &mut world, &place, tweak, &mut digest) {
+    // what was written down before a panic is worth reading
+    let lives = catch_unwind(AssertUnwindSafe(|| live(chooser, &mut world, &place, tweak, &mut digest)));
+    match lives.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic)))) {
         Ok(()) => Ok(Report { tally: world.tally, digest }),
         Err(failure) => Err((failure, world.told().to_vec())),
     }

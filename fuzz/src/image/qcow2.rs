@@ -78,6 +78,15 @@ fn longs(sim: &Sim, path: &str, offset: u64, count: u64) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect()
 }
 
+/// Where the last cluster ends that a refcount block may count.
+pub(super) fn counted(sim: &Sim, path: &str) -> Checked<u64> {
+    let header = header(sim, path)?;
+    let entries = u64::from(header.reftable_clusters) * header.cluster_size() / 8;
+    let table = longs(sim, path, header.reftable_offset, entries);
+    let blocks = table.iter().rposition(|entry| *entry != 0).map_or(0, |last| last as u64 + 1);
+    Ok(blocks * header.refcounts().block_entries() * header.cluster_size())
+}
+
 pub(super) fn tables(sim: &Sim, path: &str) -> Checked<Vec<(u64, u64)>> {
     let (header, mut tables) = (header(sim, path)?, Vec::new());
     let cluster = header.cluster_size();

@@ -38,7 +38,7 @@ pub struct Place {
 impl Place {
     /// A range near one of the spots.
     pub fn range(&self, chooser: &mut dyn Chooser, size: u64) -> (u64, u64) {
-        let spot = self.spots[ask(chooser, self.spots.len())];
+        let spot = self.spots[ask(chooser, self.spots.len())].min(size);
         let grain = if self.aligned || !chance(chooser, 3) { SECTOR } else { 1 };
         let low = spot.saturating_sub(self.reach);
         let high = (spot + self.reach).min(size);
