@@ -62,7 +62,7 @@ impl Memory {
 fn drain(machine: &mut impl Machine, memory: &mut Memory, queue: &mut VecDeque<Io>) {
     while let Some(io) = machine.poll_io() {
         match io.op {
-            IoOp::ZeroBuffer { .. } => continue,
+            IoOp::ZeroBuffer { .. } | IoOp::ForgetCompressed { .. } => continue,
             IoOp::WriteTable { offset, len } => {
                 memory.scratch.clear();
                 memory.scratch.resize(len as usize, 0);

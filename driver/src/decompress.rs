@@ -1,7 +1,7 @@
 //! Compressed clusters: read whole, decompressed a slice at a time, kept for the next read of them.
 //!
 //! Knows: raw deflate and zstd streams, clusters by the host offset of their data. Must never know: table
-//! entries, requests beyond the slot whose buffer they fill.
+//! entries, requests and control blocks beyond the buffer that is to be filled.
 //!
 //! Invariants:
 //! * a turn decompresses at most one slice ([`SLICE`] bytes of output, as many of input; zstd decodes whole
@@ -9,8 +9,9 @@
 //!   `next_timeout` is zero;
 //! * a stream yields one cluster or the I/O fails with EIO: its output goes to a buffer of exactly that size;
 //! * concurrent reads of one cluster share one decompression; what a read waits for is bounded by the
-//!   machine's acbs, the clusters kept by [`KEEP`] and [`FEWEST`]. Images with compressed clusters are only
-//!   read, so that what is kept is never stale;
+//!   machine's acbs, the clusters kept by [`KEEP`] and [`FEWEST`];
+//! * what is kept is never stale: the machine says which host ranges may be used again, and a cluster that
+//!   lies there is dropped, or, in progress, serves those who wait for it and nobody else;
 //! * one stream is open per driver: the memory of its decoder (zstd: a window of up to 128 MiB if the image
 //!   says so) is bounded however many disks there are.
 
@@ -19,7 +20,8 @@ use crate::buffers;
 use crate::disk::{Layer, Origin};
 use crate::driver::Driver;
 use crate::error::Error;
-use crate::port::Task;
+use crate::fill::side;
+use crate::port::{Dest, Task};
 use crate::pump::Job;
 use crate::translate::{Out, Place, round_out};
 use flate2::{Decompress, FlushDecompress, Status};
@@ -38,14 +40,12 @@ const FEWEST: usize = 4;
 /// And at most.
 const MOST: usize = 32;
 
-/// Part of a compressed cluster that an I/O wants in its request's buffer.
+/// Part of a compressed cluster that an I/O wants in a buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub io: IoId,
-    /// Slot of the request.
-    pub request: u32,
-    /// Where in its buffer.
-    pub offset: u64,
+    /// Whose buffer; its owner counts this want as an operation on it.
+    pub dest: Dest,
     pub len: u64,
     /// Where the compressed bytes begin in the file.
     pub host: u64,
@@ -69,6 +69,8 @@ struct Cluster {
     /// Offset and number of the compressed bytes.
     key: (u64, u32),
     stage: Stage,
+    /// In progress, and its compressed bytes may have changed since: nobody else may have it.
+    stale: bool,
     /// When it was last wanted.
     used: u64,
     contents: Vec<u8>,
@@ -104,7 +106,7 @@ impl Clusters {
     fn place(&mut self, want: &Want) -> Option<(usize, Stage)> {
         self.clock += 1;
         let key = (want.host, want.bytes);
-        let known = |cluster: &Cluster| cluster.stage != Stage::Empty && cluster.key == key;
+        let known = |cluster: &Cluster| cluster.stage != Stage::Empty && !cluster.stale && cluster.key == key;
         let index = match self.clusters.iter().position(known) {
             Some(index) => index,
             None => self.replace(key)?,
@@ -124,6 +126,7 @@ impl Clusters {
                 self.clusters.push(Cluster {
                     key,
                     stage: Stage::Empty,
+                    stale: false,
                     used: 0,
                     contents,
                     wants: Vec::new(),
@@ -139,11 +142,26 @@ impl Clusters {
         (cluster.key, cluster.stage) = (key, Stage::Empty);
         Some(index)
     }
+
+    /// The host range may be used again.
+    pub(crate) fn forget(&mut self, host: u64, len: u64) {
+        let end = host.saturating_add(len);
+        for cluster in &mut self.clusters {
+            let (start, bytes) = cluster.key;
+            if start >= end || start.saturating_add(u64::from(bytes)) <= host {
+                continue;
+            }
+            match cluster.stage {
+                Stage::Empty => {}
+                Stage::Busy => cluster.stale = true,
+                Stage::Ready => cluster.stage = Stage::Empty,
+            }
+        }
+    }
 }
 
 /// Serves a want, now or when its cluster is there.
 pub(crate) fn want<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Want) {
-    layer.slots[want.request as usize].busy += 1;
     if !begin(out, layer, want) {
         layer.compressed.parked.push_back(want);
     }
@@ -153,7 +171,7 @@ pub(crate) fn want<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Wa
 fn begin<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Want) -> bool {
     let Some((index, stage)) = layer.compressed.place(&want) else { return false };
     if stage == Stage::Ready {
-        serve(layer, index, &want);
+        serve(&out.port.arena, layer, index, &want);
         out.jobs.push_back(answer(out.place, &want, Ok(())));
         return true;
     }
@@ -171,26 +189,38 @@ fn begin<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Want) -> boo
 }
 
 /// Copies what is wanted of a cluster that is there.
-fn serve(layer: &mut Layer, index: usize, want: &Want) {
-    let slot = &layer.slots[want.request as usize];
-    let segments = buffers::cut(&slot.segments, want.offset, want.len);
+fn serve(arena: &Arena, layer: &Layer, index: usize, want: &Want) {
+    let segments = match want.dest {
+        Dest::Request { index, offset } => {
+            buffers::cut(&layer.slots[index as usize].segments, offset, want.len)
+        }
+        Dest::Fill { acb, part, at } => {
+            let fill = &layer.fills[acb.index as usize][side(part)];
+            fill.part(arena, acb.generation, at, want.len).into_iter().collect()
+        }
+    };
     let from = want.within as usize;
     let contents = &layer.compressed.clusters[index].contents;
     buffers::scatter(contents.get(from..from + want.len as usize).unwrap_or_default(), &segments);
 }
 
 fn answer(place: Place, want: &Want, result: Result<(), Box<Error>>) -> Job {
-    Job::Answer { place, io: want.io, origin: Origin::Request(want.request), result }
+    let origin = match want.dest {
+        Dest::Request { index, .. } => Origin::Request(index),
+        Dest::Fill { acb, part, .. } => Origin::Fill(acb, part),
+    };
+    Job::Answer { place, io: want.io, origin, result }
 }
 
 /// A cluster is there or will not come: its wants are answered, and those that waited for room go on.
 fn end<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, index: usize, result: Result<(), Error>) {
     let cluster = &mut layer.compressed.clusters[index];
-    cluster.stage = if result.is_ok() { Stage::Ready } else { Stage::Empty };
+    let keep = !std::mem::take(&mut cluster.stale) && result.is_ok();
+    cluster.stage = if keep { Stage::Ready } else { Stage::Empty };
     let mut wants = std::mem::take(&mut cluster.wants);
     for want in wants.drain(..) {
         if result.is_ok() {
-            serve(layer, index, &want);
+            serve(&out.port.arena, layer, index, &want);
         }
         out.jobs.push_back(answer(out.place, &want, result.clone().map_err(Box::new)));
     }
@@ -374,109 +404,4 @@ impl<B: Backend> Driver<B> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use flate2::{Compress, FlushCompress};
-
-    fn text(len: usize) -> Vec<u8> {
-        (0..len as u32)
-            .map(|at| if at % 7 < 4 { at.wrapping_mul(2_654_435_761).to_be_bytes()[0] } else { 3 })
-            .collect()
-    }
-
-    fn deflated(bytes: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(bytes.len() + 1000);
-        let mut encoder = Compress::new(flate2::Compression::default(), false);
-        encoder.compress_vec(bytes, &mut out, FlushCompress::Finish).unwrap();
-        out
-    }
-
-    /// What comes out of a stream, and in how many steps.
-    fn run(
-        all: &mut Decompressor,
-        compression: Compression,
-        input: &[u8],
-        size: usize,
-    ) -> (Progress, Vec<u8>, usize) {
-        let mut arena = Arena::new();
-        let loan = arena.take(input.len().max(1));
-        arena.bytes_mut(&loan, input.len()).copy_from_slice(input);
-        let place = Place { disk: 0, layer: 0 };
-        let end = input.len();
-        all.queue.push_back(Work { place, cluster: 0, compression, loan, at: 0, end, made: 0 });
-        let mut contents = vec![0xee; size];
-        for step in 1..10_000 {
-            let progress = all.step(&arena, &mut contents);
-            if progress != Progress::More {
-                all.begun = false;
-                all.queue.clear();
-                return (progress, contents, step);
-            }
-        }
-        panic!("no end");
-    }
-
-    #[test]
-    fn streams_of_all_sizes_come_in_slices() {
-        let mut all = Decompressor::default();
-        for bits in 9..=21 {
-            let bytes = text(1 << bits);
-            let most = 2 * bytes.len().div_ceil(SLICE) + 2;
-            let mut padded = deflated(&bytes);
-            padded.extend([0x5a; 300]);
-            let (progress, out, steps) = run(&mut all, Compression::Deflate, &padded, bytes.len());
-            assert!(progress == Progress::Whole && out == bytes && steps <= most, "{bits} {steps}");
-            for level in [1, 19] {
-                let mut packed = zstd::encode_all(&bytes[..], level).unwrap();
-                packed.extend([0; 300]);
-                let (progress, out, steps) = run(&mut all, Compression::Zstd, &packed, bytes.len());
-                assert!(progress == Progress::Whole && out == bytes && steps <= most, "{bits} {steps}");
-            }
-        }
-    }
-
-    #[test]
-    fn frames_follow_each_other() {
-        let mut all = Decompressor::default();
-        let bytes = text(256 << 10);
-        let packed: Vec<u8> =
-            bytes.chunks(100_000).flat_map(|part| zstd::encode_all(part, 3).unwrap()).collect();
-        let (progress, out, _) = run(&mut all, Compression::Zstd, &packed, bytes.len());
-        assert!(progress == Progress::Whole && out == bytes);
-    }
-
-    #[test]
-    fn short_long_and_broken_streams_end() {
-        let mut all = Decompressor::default();
-        let bytes = text(64 << 10);
-        let streams = [
-            (Compression::Deflate, deflated(&bytes)),
-            (Compression::Zstd, zstd::encode_all(&bytes[..], 3).unwrap()),
-        ];
-        for (compression, packed) in streams {
-            let mut broken =
-                |input: &[u8], size| run(&mut all, compression, input, size).0 == Progress::Broken;
-            assert!(
-                broken(&[], 65536) && broken(&packed, 65537) && broken(&packed[..packed.len() / 2], 65536)
-            );
-            assert!(broken(&[0xff; 5000], 65536));
-            let empty = if compression == Compression::Deflate {
-                vec![0, 0, 0, 0xff, 0xff]
-            } else {
-                zstd::encode_all(&[][..], 3).unwrap()
-            };
-            assert!(broken(&empty.repeat(20_000), 65536), "nothing, many times");
-            // any one byte wrong: an end, whichever
-            for at in (0..packed.len()).step_by(997) {
-                let mut bad = packed.clone();
-                bad[at] ^= 0x41;
-                run(&mut all, compression, &bad, bytes.len());
-            }
-            assert!(run(&mut all, compression, &packed, bytes.len()).1 == bytes, "and the next one is whole");
-        }
-        assert_eq!(
-            run(&mut all, Compression::Zstd, &zstd::encode_all(&bytes[..], 3).unwrap(), 60_000).0,
-            Progress::Broken
-        );
-    }
-}
+mod tests;

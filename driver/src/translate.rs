@@ -83,6 +83,7 @@ pub(crate) fn plain<M: Machine>(
         IoOp::ReadData { .. }
         | IoOp::ReadBacking { .. }
         | IoOp::ReadCompressed { .. }
+        | IoOp::ForgetCompressed { .. }
         | IoOp::ZeroBuffer { .. }
         | IoOp::ReadFill { .. }
         | IoOp::WriteData { .. } => return None,
@@ -184,13 +185,20 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
                     let origin = Origin::Fill(acb, part);
                     out.child(Child { io: io.id, origin, offset, len: u64::from(len), segments });
                 }
+                FillSource::Compressed { host, bytes, within } => {
+                    let dest = Dest::Fill { acb, part, at };
+                    let want = Want { io: io.id, dest, len: u64::from(len), host, bytes, within };
+                    decompress::want(out, layer, want);
+                }
             }
         }
         IoOp::WriteData { .. } => write(out, layer, io),
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
-            let want = Want { io: io.id, request: request.index, offset, len, host, bytes, within };
-            decompress::want(out, layer, want);
+            layer.slots[request.index as usize].busy += 1;
+            let dest = Dest::Request { index: request.index, offset };
+            decompress::want(out, layer, Want { io: io.id, dest, len, host, bytes, within });
         }
+        IoOp::ForgetCompressed { host, len } => layer.compressed.forget(host, len),
         _ => {
             let (image, file) = (&mut layer.image, &layer.file);
             if let Some((task, op)) = plain(image, &mut out.port.arena, file, layer.allocate_ahead, &io) {

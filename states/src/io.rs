@@ -4,7 +4,8 @@
 //! Must never know: file descriptors, memory addresses, a byte of guest data.
 //!
 //! Invariants:
-//! * every [`Io`] except [`IoOp::ZeroBuffer`] gets exactly one `handle_completion` with its id;
+//! * every [`Io`] except [`IoOp::ZeroBuffer`] and [`IoOp::ForgetCompressed`] gets exactly one
+//!   `handle_completion` with its id;
 //! * an [`Io`] never depends on the order in which the embedder performs it: what must be ordered is not yet
 //!   named;
 //! * ranges of data transfers are exact bytes; the embedder rounds reads out to the device's alignment (reads
@@ -48,6 +49,15 @@ pub enum FillSource {
     Host(u64),
     /// The backing layer at a guest offset.
     Backing(u64),
+    /// A compressed cluster of this image's file: as [`IoOp::ReadCompressed`], failure (EIO) included.
+    Compressed {
+        /// Host offset of the compressed data, any byte.
+        host: u64,
+        /// Compressed bytes at most.
+        bytes: u32,
+        /// Offset in the decompressed cluster.
+        within: u32,
+    },
 }
 
 /// The operations. Offsets and lengths are bytes; "host" is an offset in this image's file.
@@ -106,6 +116,16 @@ pub enum IoOp {
         bytes: u32,
         /// Offset in the decompressed cluster.
         within: u32,
+    },
+    /// Space of compressed clusters in [host, host + len) is given up: what the embedder keeps of clusters
+    /// whose compressed bytes lie there, in part or whole, must not answer a later I/O. Named before the
+    /// space can be used again. I/O in progress that reads there still gets what it asked for. Done at once;
+    /// gets no completion (its id means nothing).
+    ForgetCompressed {
+        /// Host offset, any byte.
+        host: u64,
+        /// Bytes.
+        len: u64,
     },
     /// Fill part of a request's buffer with zeros. Done at once; gets no completion (its id means nothing).
     ZeroBuffer {

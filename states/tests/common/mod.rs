@@ -198,13 +198,16 @@ impl Disk {
                 let bytes = backing[guest as usize..(guest + len) as usize].to_vec();
                 self.fill_buffer(request, buffer_offset, &bytes);
             }
-            IoOp::ReadCompressed { .. } => panic!("QED has no compressed clusters"),
+            IoOp::ReadCompressed { .. } | IoOp::ForgetCompressed { .. } => {
+                panic!("QED has no compressed clusters");
+            }
             IoOp::ReadFill { acb, part, part_len, at, len, source } => {
                 let bytes = match source {
                     FillSource::Host(host) => self.read(host, len.into()),
                     FillSource::Backing(guest) => {
                         self.backing.as_ref().unwrap()[guest as usize..][..len as usize].to_vec()
                     }
+                    FillSource::Compressed { .. } => panic!("QED has no compressed clusters"),
                 };
                 let buffer = &mut self.fill(acb).parts[usize::from(part == Part::Tail)];
                 buffer.resize(part_len as usize, 0);
