@@ -19,13 +19,16 @@ pub struct Config {
     pub queue_depth: u32,
     /// Guest requests that may be open at once, per disk.
     pub requests: u32,
+    /// Worker threads that decompress, at most; never more than the host has processors, and none before
+    /// they are needed. 0: decompression is done in slices of `turn`.
+    pub decompressors: u32,
     /// Record every state transition; take them with `Driver::drain_transitions`.
     pub trace: bool,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { backend: BackendKind::Auto, queue_depth: 256, requests: 128, trace: false }
+        Config { backend: BackendKind::Auto, queue_depth: 256, requests: 128, decompressors: 4, trace: false }
     }
 }
 

@@ -49,13 +49,21 @@ impl<B: Backend> Driver<B> {
         }
     }
 
+    /// A layer, and what its translations touch.
+    pub(crate) fn at(&mut self, place: Place) -> Option<(Out<'_, B>, &mut Layer)> {
+        let Disk { layers, flights, .. } = &mut self.disks[place.disk as usize];
+        let Driver { port, jobs, decompressor, .. } = self;
+        let layer = layers.get_mut(place.layer as usize)?;
+        Some((Out { port, jobs, decompressor, flights, place }, layer))
+    }
+
     fn drain(&mut self, place: Place) {
-        let Disk { layers, flights, generation, .. } = &mut self.disks[place.disk as usize];
-        let Some(layer) = layers.get_mut(place.layer as usize) else { return };
-        let mut out = Out { port: &mut self.port, jobs: &mut self.jobs, flights, place };
+        let Some((mut out, layer)) = self.at(place) else { return };
         while let Some(io) = layer.image.poll_io() {
             translate(&mut out, layer, io);
         }
+        let Disk { layers, generation, .. } = &mut self.disks[place.disk as usize];
+        let layer = &mut layers[place.layer as usize];
         while let Some(alarm) = layer.image.poll_timeout() {
             let deadline = alarm.after_ms.map(|ms| self.now + Duration::from_millis(u64::from(ms)));
             layer.deadlines[timer_index(alarm.timer)] = deadline;

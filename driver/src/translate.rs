@@ -6,7 +6,7 @@
 
 use crate::arena::Arena;
 use crate::buffers;
-use crate::decompress::{self, Want};
+use crate::decompress::{self, Decompressor, Want};
 use crate::disk::{Child, Layer, LayerFile, Origin};
 use crate::fill::side;
 use crate::port::{Dest, Flight, Port, Target, Task};
@@ -125,6 +125,7 @@ pub(crate) fn land_plain<M: Machine>(
 pub(crate) struct Out<'a, B> {
     pub port: &'a mut Port<B>,
     pub jobs: &'a mut VecDeque<Job>,
+    pub decompressor: &'a mut Decompressor,
     /// Operations of this disk in flight.
     pub flights: &'a mut usize,
     pub place: Place,
