@@ -135,7 +135,8 @@ impl Clusters {
         let index = match empty {
             Some(index) => index,
             None if self.clusters.len() < self.most => {
-                let contents = vec![0; self.size];
+                // whoever decompresses to it makes it as long as it must be: fresh memory takes long
+                let contents = Vec::new();
                 self.clusters.push(Cluster {
                     key,
                     stage: Stage::Empty,
@@ -357,8 +358,10 @@ impl<B: Backend> Driver<B> {
         match pool {
             Some(pool) => {
                 let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
-                let contents = std::mem::take(&mut layer.compressed.clusters[cluster].contents);
-                pool.send(PoolTask { stream, input, contents, progress: Progress::More, tag });
+                let Clusters { clusters, size, .. } = &mut layer.compressed;
+                let contents = std::mem::take(&mut clusters[cluster].contents);
+                let (size, progress) = (*size, Progress::More);
+                pool.send(PoolTask { stream, input, contents, size, progress, tag });
             }
             None => self.decompressor.queue.push_back((tag, stream)),
         }
@@ -391,7 +394,9 @@ impl<B: Backend> Driver<B> {
         let Driver { decompressor, port, disks, .. } = self;
         let Some((work, stream)) = decompressor.queue.front_mut() else { return };
         let layer = &mut disks[work.place.disk as usize].layers[work.place.layer as usize];
-        let contents = &mut layer.compressed.clusters[work.cluster].contents;
+        let Clusters { clusters, size, .. } = &mut layer.compressed;
+        let contents = &mut clusters[work.cluster].contents;
+        contents.resize(*size, 0);
         let input = port.arena.bytes(&work.loan, stream.end());
         let progress = stream.step(&mut decompressor.decoders, input, contents, SLICE);
         if progress != Progress::More

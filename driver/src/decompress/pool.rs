@@ -30,7 +30,9 @@ pub(super) struct Task<T> {
     pub(super) stream: Stream,
     /// Memory that nobody writes to and that stays valid until the task is collected or the pool dropped.
     pub(super) input: Segment,
+    /// Reused memory, of any length; `size` bytes when finished.
     pub(super) contents: Vec<u8>,
+    pub(super) size: usize,
     pub(super) progress: Progress,
     pub(super) tag: T,
 }
@@ -191,7 +193,8 @@ fn work<T>(shared: &Shared<T>) {
     let mut decoders = Decoders::default();
     while let Some(mut task) = next_task(shared) {
         let run = || {
-            let Task { stream, input, contents, tag, .. } = &mut task;
+            let Task { stream, input, contents, size, tag, .. } = &mut task;
+            contents.resize(*size, 0);
             let input = buffers::view(tag, *input, stream.end());
             stream.run(&mut decoders, input, contents)
         };
