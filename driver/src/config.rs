@@ -50,6 +50,7 @@ pub struct OpenOptions {
     pub(crate) need_check_ms: u32,
     pub(crate) acbs: u32,
     pub(crate) follow_backing: bool,
+    pub(crate) data_file: Option<PathBuf>,
     pub(crate) max_depth: u32,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: u32,
@@ -82,6 +83,7 @@ impl OpenOptions {
             need_check_ms: core.need_check_ms,
             acbs: core.acbs,
             follow_backing: true,
+            data_file: None,
             max_depth: 32,
             #[cfg(feature = "sabotage")]
             sabotage: 0,
@@ -173,14 +175,21 @@ impl OpenOptions {
         self
     }
 
-    /// Who may be opened as a backing file; nobody by default. See [`crate::gate`].
+    /// The external data file of the image (qcow2), instead of the one that it names; the gate is not asked.
+    /// Means nothing for an image that has none.
+    pub fn data_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.data_file = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Who may be opened as a backing or data file; nobody by default. See [`crate::gate`].
     pub fn backing(mut self, gate: impl OpenGate + Send + 'static) -> Self {
         self.gatekeeper = Arc::new(Mutex::new(gate));
         self
     }
 
-    /// As [`OpenOptions::backing`], with a closure: the image's path and the backing name as it stands in the
-    /// image in, the file to open out.
+    /// As [`OpenOptions::backing`], with a closure: the image's path and the name as it stands in the image
+    /// in, the file to open out.
     pub fn gate_fn(self, gate: impl FnMut(&Path, &[u8]) -> Option<PathBuf> + Send + 'static) -> Self {
         self.backing(gate)
     }

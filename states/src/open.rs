@@ -1,7 +1,7 @@
 //! Opening an image, as a machine: header, backing name, autoclear bits, and the check of a dirty image.
 //!
 //! Knows: the order in which a header is read, validated and, if the image may be written, put in order. Must
-//! never know: what a backing name means to the host.
+//! never know: what the name of a backing or data file means to the host.
 //!
 //! Invariants:
 //! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
@@ -77,6 +77,11 @@ pub struct Info {
     pub backing: Option<Backing>,
     /// How its compressed clusters are compressed (qcow2).
     pub compression: Compression,
+    /// The external data file that holds its guest data (qcow2): the name as it stands in the image, as for
+    /// the backing file.
+    pub data_file: Option<Vec<u8>>,
+    /// The data file is the guest disk byte for byte, also without the image.
+    pub data_file_raw: bool,
 }
 
 /// A finished opening.
@@ -162,6 +167,8 @@ impl Opening {
             dirty: false,
             backing: None,
             compression: Compression::default(),
+            data_file: None,
+            data_file_raw: false,
         };
         let image = Image::raw(self.file_len, &self.options);
         self.step = Step::Ended;
@@ -176,6 +183,8 @@ impl Opening {
             dirty: self.dirty,
             backing: self.backing.take(),
             compression: Compression::default(),
+            data_file: None,
+            data_file_raw: false,
         };
         let image = Image::qed(header, self.file_len, &self.options);
         self.step = Step::Ended;
@@ -209,8 +218,9 @@ impl Opening {
             Ok(header) => header,
             Err(error) => return self.fail(error),
         };
-        if header.has_data_file() {
-            return self.fail(Error::Unsupported(String::from("a qcow2 external data file")));
+        if header.has_data_file() && header.data_file().is_none_or(<[u8]>::is_empty) {
+            let what = "a qcow2 external data file that the header does not name";
+            return self.fail(Error::Unsupported(String::from(what)));
         }
         let format = header.backing_format().and_then(|name| match name {
             b"raw" | b"file" | b"host_device" => Some(Format::Raw),
@@ -233,6 +243,8 @@ impl Opening {
             dirty: header.is_dirty(),
             backing,
             compression: header.compression,
+            data_file: header.data_file().map(<[u8]>::to_vec),
+            data_file_raw: header.data_file_raw(),
         };
         let image = Image::qcow2(geometry, header.shape(), size, self.file_len, &self.options);
         self.step = Step::Ended;
