@@ -174,3 +174,33 @@ fn the_stricter_alignment_of_the_two_counts() {
         assert_eq!(lens.len(), if want == u64::from(mine) { 2 } else { 4 });
     }
 }
+
+/// Guest data as QEMU wrote it, read by us. The offsets are beyond the end of the image file.
+#[test]
+fn the_guest_data_is_read_from_it() {
+    for (n, more) in ["", ",data_file_raw=on", ",extended_l2=on", ",cluster_size=4k"].into_iter().enumerate()
+    {
+        let (_folder, image, data) = images(more);
+        let writes =
+            ["write -P 1 0 5000", "write -P 2 1M 200k", "write -P 3 4193280 1k", "write -z 1100k 64k"];
+        let mut args = vec!["-f", "qcow2"];
+        writes.iter().for_each(|write| args.extend(["-c", write]));
+        args.push(arg(&image));
+        good("qemu-io", &args);
+        let raw = image.with_extension("raw");
+        good("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", arg(&image), arg(&raw)]);
+        let model = std::fs::read(&raw).unwrap();
+        assert!(model[1 << 20] == 2 && model[SIZE as usize - 1] == 3);
+        let options = OpenOptions::new().backing(AllowAll).direct(n % 2 == 1);
+        let mut session = Session::open(&image, options).unwrap();
+        let mut bytes = vec![9; SIZE as usize];
+        session.read(0, &mut bytes).unwrap();
+        assert!(bytes == model, "{more}");
+        session.read((1 << 20) - 77, &mut bytes[..1000]).unwrap();
+        assert!(bytes[..1000] == model[(1 << 20) - 77..][..1000]);
+        session.close().unwrap();
+        if more.contains("raw") {
+            assert!(std::fs::read(&data).unwrap() == model);
+        }
+    }
+}
