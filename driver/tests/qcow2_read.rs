@@ -26,8 +26,9 @@ fn same(image: &Path, format: &str, n: usize, story: &str) {
     let mut random = Random(n as u64);
     let backend = if n.is_multiple_of(2) { BackendKind::Uring } else { BackendKind::Threads };
     let direct = n / 2 % 2 == 1;
-    let story = &format!("{story}: {backend:?} direct {direct}");
-    let config = Config { backend, ..Config::default() };
+    let decompressors = [0, 4, 1][n % 3];
+    let story = &format!("{story}: {backend:?} direct {direct} decompressors {decompressors}");
+    let config = Config { backend, decompressors, ..Config::default() };
     let options = OpenOptions::new().backing(AllowAll).direct(direct);
     let mut ours =
         Ours::open(image, options, config, story).unwrap_or_else(|error| panic!("{story}: {error}"));

@@ -168,7 +168,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         backend: args.backend.unwrap_or(aio),
         queue_depth: Config::default().queue_depth.max(load.depth.saturating_add(64)),
         requests: load.depth.saturating_add(FLUSHES_MAX),
-        trace: false,
+        ..Config::default()
     };
     Ok(Plan { image: image.clone(), load, open, config })
 }
