@@ -110,6 +110,24 @@ impl Host {
         result.map(drop).map_err(|errno| self.device("write", offset, errno))
     }
 
+    /// Writes zeros that take their space.
+    pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        let zeros = vec![0; len.min(1 << 20) as usize];
+        let mut done = 0;
+        while done < len {
+            let now = (len - done).min(zeros.len() as u64);
+            self.write(offset + done, &zeros[..now as usize])?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// Reserves the space of a range that the file does not have yet, if the file system can.
+    pub(super) fn reserve(&mut self, from: u64, to: u64) -> Result<(), Error> {
+        let result = self.run(Op::Grow { file: self.file.id, from, to, allocate: true })?;
+        result.map(drop).map_err(|errno| self.device("reserve space", from, errno))
+    }
+
     /// Makes the writes durable.
     pub(super) fn sync(&mut self) -> Result<(), Error> {
         let result = self.run(Op::Sync { file: self.file.id })?;

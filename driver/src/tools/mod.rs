@@ -9,6 +9,7 @@ mod info;
 mod session;
 
 pub use check::{CheckReport, Problem, Repair, check, check_with};
-pub use create::{CreateOptions, create, set_backing};
+pub use create::{CreateOptions, Qcow2Options, create, set_backing};
 pub use info::{ImageInfo, Qcow2Info, info, probe};
+pub use quod_states::qcow2::{Compression, Preallocation};
 pub use session::Session;
