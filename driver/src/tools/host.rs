@@ -1,6 +1,6 @@
 //! One file, blocking: operations of the real backend one at a time.
 //!
-//! Knows: the backend, the common half of the translation. Must never know: formats.
+//! Knows: the backend, the common half of the translation. Must never know: what is in it.
 
 use crate::arena::Arena;
 use crate::disk::LayerFile;
@@ -9,7 +9,7 @@ use crate::translate::{land_plain, plain};
 use quod_backend::{
     AnyBackend, Backend, BackendKind, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Token,
 };
-use quod_states::Machine;
+use quod_states::{Format, Machine};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,11 @@ impl Host {
         };
         self.arena.give_back(loan);
         Ok(bytes)
+    }
+
+    /// The format that the file's first bytes tell.
+    pub(super) fn probe(&mut self) -> Result<Format, Error> {
+        Ok(Format::probe(&self.read(0, 512)?))
     }
 
     /// Writes bytes.

@@ -8,7 +8,7 @@ mod host;
 mod info;
 mod session;
 
-pub use check::{CheckReport, Problem, Repair, check, check_with};
+pub use check::{CheckReport, Checker, Problem, Repair, check, check_with};
 pub use create::{CreateOptions, Qcow2Options, create, set_backing};
 pub use info::{ImageInfo, Qcow2Info, info, probe};
 pub use quod_states::qcow2::{Compression, Preallocation};
