@@ -67,6 +67,9 @@ pub fn run(args: Args) -> ExitCode {
     };
     let format = checker.format();
     if format == Format::Raw {
+        if args.format.is_none() && repair.is_some() {
+            failure::warn_about_probing(&args.file);
+        }
         failure::fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
     }

@@ -100,6 +100,16 @@ fn file_of(error: &Error) -> Option<&Path> {
     }
 }
 
+/// Said when an image is opened for writing that nobody called raw.
+pub fn warn_about_probing(path: &Path) {
+    eprintln!(
+        "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+         restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
+        path.display()
+    );
+}
+
 /// Ends a command with the reason why its image could not be opened.
 pub fn could_not_open(path: &Path, error: &Error) -> ExitCode {
     let text = format!("Could not open '{}': {}", path.display(), why_not_opened(path, error));

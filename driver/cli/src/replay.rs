@@ -3,7 +3,7 @@
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
 use crate::bench::number;
-use crate::failure::fail;
+use crate::failure::{fail, warn_about_probing};
 use crate::{format, keyval};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools::{self, CreateOptions};
@@ -131,6 +131,9 @@ fn target(args: &Args, summary: &Summary) -> Result<Target, String> {
                 return Err(format!("'{}' exists; -o is for a fresh image", path.display()));
             }
             let (path, format) = (path.clone(), args.format);
+            if format.is_none() && tools::probe(&path).is_ok_and(|found| found == Format::Raw) {
+                warn_about_probing(&path);
+            }
             return Ok(Target { path, format, initial: Initial::Unknown, _folder: None });
         }
         Some(path) => (path.clone(), None),

@@ -6,7 +6,7 @@
 
 use super::open::Mode;
 use crate::failure::why_not_opened;
-use quod::tools::{self, CreateOptions};
+use quod::tools::{self, CreateOptions, FirstSector};
 use quod::{
     AllowAll, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format, OpenOptions,
 };
@@ -26,8 +26,8 @@ pub struct Engine<T> {
     pub mode: Mode,
     /// Its file.
     pub path: PathBuf,
-    /// The format was found by looking, and it is raw.
-    pub probed_raw: bool,
+    /// Of a disk that may be written and was only guessed to be raw.
+    first: Option<FirstSector>,
     size: u64,
     next_user: u64,
     started: HashMap<u64, T>,
@@ -61,7 +61,7 @@ impl<T> Engine<T> {
             disk,
             mode,
             path: path.to_path_buf(),
-            probed_raw: false,
+            first: None,
             size: 0,
             next_user: 1,
             started: HashMap::new(),
@@ -72,8 +72,18 @@ impl<T> Engine<T> {
         let info = engine.info().ok_or("the disk is not open")?;
         let (size, found) = (info.virtual_size, info.format);
         engine.size = size;
-        engine.probed_raw = engine.mode.format.is_none() && found == Format::Raw;
+        if engine.mode.format.is_none() && found == Format::Raw && !engine.mode.read_only {
+            let head = Buffer::zeroed(size.min(512) as usize);
+            let head = engine.run(|user| Request::read(0, head, user)).map_err(describe)?.buffers;
+            let head = head.into_owned().unwrap_or_else(|| Buffer::zeroed(0));
+            engine.first = Some(FirstSector::new(path, head.as_slice()));
+        }
         Ok(engine)
+    }
+
+    /// Writes to the first sector are restricted.
+    pub fn guarded(&self) -> bool {
+        self.first.is_some()
     }
 
     /// Facts about the disk.
@@ -109,6 +119,9 @@ impl<T> Engine<T> {
         let user = self.next_user;
         self.next_user += 1;
         let mut request = request(user);
+        if let Some(first) = &mut self.first {
+            first.admit(&mut request)?;
+        }
         loop {
             match self.driver.submit(self.disk, request) {
                 Ok(()) => return Ok(user),
