@@ -72,6 +72,7 @@ fn every_command_that_writes_warns() {
         &["bench", "-c", "8", "r"],
         &["check", "-r", "all", "r"],
         &["check", "r"],
+        &["resize", "r", "2M"],
     ] {
         let (our_answer, their_answer) = (quod(args, ours.path()), qemu_img(args, theirs.path()));
         assert_eq!(our_answer.code, their_answer.code, "{args:?}: {our_answer:?}");

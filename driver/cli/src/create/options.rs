@@ -4,7 +4,7 @@
 //! Invariant: what a kind accepts was checked when a value is asked for.
 
 use crate::keyval;
-use crate::sizes::{self, SizeError};
+use crate::sizes::option as size;
 use quod::Format;
 
 /// What the value of an option is.
@@ -202,16 +202,6 @@ impl Values {
         }
         line
     }
-}
-
-fn size(name: &str, text: &str) -> Result<u64, String> {
-    let hint = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
-                and exabytes, respectively.";
-    let negative = text.strip_prefix('-').and_then(|rest| rest.parse::<u64>().ok()).is_some();
-    sizes::parse(text).map_err(|error| match error {
-        SizeError::OutOfRange if negative => format!("Value '{text}' is out of range for parameter '{name}'"),
-        _ => format!("Parameter '{name}' expects a non-negative number below 2^64\n{hint}"),
-    })
 }
 
 /// A number as C's strtoull reads it: 0x hexadecimal, 0 octal, a sign wraps around.
