@@ -96,7 +96,7 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 /// A number as QEMU takes it, messages included: decimal or 0x..., with `units` a size.
-pub fn number(what: &str, text: &str, min: u64, max: u64, units: bool) -> Result<u64, String> {
+fn number(what: &str, text: &str, min: u64, max: u64, units: bool) -> Result<u64, String> {
     let bad = || format!("Invalid {what} specified: '{text}'.");
     let out_of_range = || format!("Invalid {what} specified. Must be between {min} and {max}.");
     let hexadecimal = text.starts_with("0x") || text.starts_with("0X");

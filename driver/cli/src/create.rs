@@ -5,7 +5,8 @@
 use crate::failure::{fail, strerror, why_not_opened};
 use crate::format;
 use crate::sizes::{self, SizeError};
-use options::{Refused, Values};
+use options::Refused;
+pub use options::Values;
 use quod::tools::{self, CreateOptions, Qcow2Options};
 use quod::{Error, Format};
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ fn make(args: &Args, file: &Path) -> Result<(), String> {
 }
 
 /// The options in the driver's terms; what excludes each other is refused in QEMU's words.
-fn image_options(
+pub fn image_options(
     format: Format,
     size: u64,
     values: &Values,

@@ -92,7 +92,7 @@ fn read_size(text: &str) -> Result<(bool, i128), String> {
     }
 }
 
-/// What QEMU refuses before it asks the image, and the rules of formats that it has words of its own for.
+/// What QEMU refuses before it asks the image.
 fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
     let mode = &args.preallocation;
     if mode != "off" {
@@ -110,10 +110,15 @@ fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
             program()
         ));
     }
+    rule(format, old, new).map(String::from)
+}
+
+/// Rules of formats that QEMU has words of its own for.
+pub fn rule(format: Format, old: u64, new: u64) -> Option<&'static str> {
     match format {
-        Format::Qed if !new.is_multiple_of(512) => Some("Invalid image size specified".into()),
-        Format::Qed if new < old => Some("Shrinking images is currently not supported".into()),
-        Format::Qcow2 if !new.is_multiple_of(512) => Some("The new size must be a multiple of 512".into()),
+        Format::Qed if !new.is_multiple_of(512) => Some("Invalid image size specified"),
+        Format::Qed if new < old => Some("Shrinking images is currently not supported"),
+        Format::Qcow2 if !new.is_multiple_of(512) => Some("The new size must be a multiple of 512"),
         _ => None,
     }
 }

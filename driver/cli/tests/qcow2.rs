@@ -82,6 +82,8 @@ fn map_is_the_same() {
 fn reading_is_the_same() {
     let folder = images();
     for (file, commands) in [
+        ("old", ["info", "length", "read -P 3 64k 1M", "read -P 0 2M 1M"]),
+        ("lazy", ["info", "length", "read -P 0 0 2M", "alloc 0 1M"]),
         ("plain", ["read -P 7 100 100000", "read -P 9 1M 64k", "read -P 0 256k 64k", "read -v 65530 32"]),
         ("zstd", ["read -P 5 2M 2M", "read -P 0 0 2M", "read -P 5 3000001 77", "read 15M 2M"]),
         ("over", ["read -P 2 64k 64k", "read -P 7 128k 64k", "read -P 9 1M 64k", "read -P 0 3M 1M"]),

@@ -142,7 +142,13 @@ impl Values {
         Ok(())
     }
 
-    fn add(&mut self, name: &str, value: String) -> Result<(), String> {
+    /// Is there an option of this name?
+    pub fn knows(&self, name: &str) -> bool {
+        descs(self.format).iter().any(|desc| desc.name == name)
+    }
+
+    /// Adds one option.
+    pub fn add(&mut self, name: &str, value: String) -> Result<(), String> {
         let desc = descs(self.format).iter().find(|desc| desc.name == name);
         let desc = desc.ok_or_else(|| format!("Invalid parameter '{name}'"))?;
         match desc.kind {
