@@ -102,6 +102,24 @@ impl<T> Engine<T> {
         if inside { Ok(()) } else { Err(libc::EIO) }
     }
 
+    /// Can the range become zeros without a byte written? A raw file can promise it where the file system helps, a
+    /// qcow2 image of version 3 for whole clusters; QED never promises it to QEMU's tools.
+    pub fn zeros_cost_nothing(&self, offset: u64, len: u64) -> bool {
+        let Some(top) = self.info().and_then(|info| info.layers.first()) else { return false };
+        let cluster = u64::from(top.info.cluster_size.max(1));
+        let end = offset + len;
+        let whole = offset.is_multiple_of(cluster) && (end.is_multiple_of(cluster) || end == self.size());
+        match top.format {
+            Format::Raw => true,
+            Format::Qed => false,
+            Format::Qcow2 => {
+                let facts =
+                    tools::info(&top.path, Some(Format::Qcow2), true).ok().and_then(|info| info.qcow2);
+                whole && facts.is_some_and(|facts| facts.header.version >= 3)
+            }
+        }
+    }
+
     /// Runs a request to its end. Others that end meanwhile are in `take_finished`.
     pub fn run(&mut self, request: impl FnOnce(u64) -> Request) -> Result<Completion, Error> {
         let user = self.submit(request)?;

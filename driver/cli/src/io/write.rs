@@ -183,9 +183,7 @@ pub fn durable(request: Request, fua: bool) -> Request {
 fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result<(), i32> {
     let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
     engine.check_range(offset, len)?;
-    // only a raw file can promise that zeros cost no writing, and only where the file system helps
-    let raw = engine.info().is_some_and(|info| info.format == quod::Format::Raw);
-    if flags.no_fallback && !raw {
+    if flags.no_fallback && !engine.zeros_cost_nothing(offset, len) {
         return Err(libc::ENOTSUP);
     }
     let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && engine.mode.discard);
