@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+mod finding;
+
 /// Exit code: data is or may be damaged.
 const CORRUPT: u8 = 2;
 /// Exit code: clusters are wasted, nothing worse.
@@ -73,14 +75,18 @@ pub fn run(args: Args) -> ExitCode {
         failure::fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
     }
-    let report = checker.run().and_then(|first| match (first.corruptions_fixed, first.leaks_fixed) {
-        // the check of qcow2 looks again by itself
-        (corruptions_fixed, leaks_fixed) if format == Format::Qed && corruptions_fixed + leaks_fixed > 0 => {
-            let second = open(None)?.run()?;
-            Ok(CheckReport { corruptions_fixed, leaks_fixed, ..second })
-        }
-        _ => Ok(first),
-    });
+    let mut tell = |found| eprintln!("{}", finding::line(&found));
+    let report =
+        checker.run_with(&mut tell).and_then(|first| match (first.corruptions_fixed, first.leaks_fixed) {
+            // the check of qcow2 looks again by itself
+            (corruptions_fixed, leaks_fixed)
+                if format == Format::Qed && corruptions_fixed + leaks_fixed > 0 =>
+            {
+                let second = open(None)?.run()?;
+                Ok(CheckReport { corruptions_fixed, leaks_fixed, ..second })
+            }
+            _ => Ok(first),
+        });
     match report {
         Ok(report) => answer(&args, format, &report),
         Err(error) => failure::fail(format!("Check failed: {}", failure::strerror(why(&error)))),

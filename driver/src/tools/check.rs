@@ -12,6 +12,7 @@ use quod_states::{Format, Report};
 use std::path::Path;
 
 pub use quod_states::Repair;
+pub use quod_states::qcow2::Finding;
 
 /// One finding.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,18 +143,33 @@ impl Checker {
     }
 
     /// Checks and repairs. Raw images have no check.
-    pub fn run(mut self) -> Result<CheckReport, Error> {
+    pub fn run(self) -> Result<CheckReport, Error> {
+        self.run_with(&mut |_| {})
+    }
+
+    /// As [`Checker::run`]; `listener` is told what is found in a qcow2 image, as it is found.
+    pub fn run_with(mut self, listener: &mut dyn FnMut(Finding)) -> Result<CheckReport, Error> {
         match self.header {
             Start::Raw => Err(unsupported(self.host.path(), "checking the format raw")),
             Start::Qed(header) => run(&mut self.host, header, self.repair).map(CheckReport::from),
-            Start::Qcow2(header) => run_qcow2(&mut self.host, *header, self.repair),
+            Start::Qcow2(header) => run_qcow2(&mut self.host, *header, self.repair, listener),
         }
     }
 }
 
-fn run_qcow2(host: &mut Host, header: qcow2::Header, repair: Option<Repair>) -> Result<CheckReport, Error> {
+fn run_qcow2(
+    host: &mut Host,
+    header: qcow2::Header,
+    repair: Option<Repair>,
+    listener: &mut dyn FnMut(Finding),
+) -> Result<CheckReport, Error> {
     let mut check = qcow2::Check::new(header, host.len(), repair);
-    let report = host.pump(&mut check, qcow2::Check::poll_result)?;
+    let report = host.pump(&mut check, |check| {
+        while let Some(finding) = check.poll_finding() {
+            listener(finding);
+        }
+        check.poll_result()
+    })?;
     let report = report.map_err(|error| Error::from_core(host.path(), &error))?;
     Ok(CheckReport { image_end_offset: check.image_end(), ..CheckReport::from(report) })
 }

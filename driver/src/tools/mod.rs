@@ -9,7 +9,7 @@ mod host;
 mod info;
 mod session;
 
-pub use check::{CheckReport, Checker, Problem, Repair, check, check_with};
+pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
 pub use create::{CreateOptions, Qcow2Options, create, set_backing};
 pub use first_sector::FirstSector;
 pub use info::{ImageInfo, Qcow2Info, info, probe};

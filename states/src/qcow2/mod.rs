@@ -11,7 +11,7 @@ pub mod header;
 pub mod refcount;
 pub mod snapshot;
 
-pub use check::Check;
+pub use check::{Check, Finding};
 pub use create::{CreateOptions, Created, Preallocation, create};
 pub use entry::{L1, L2, Shape, Sub, Subclusters};
 pub use header::{Compression, Header, Purpose};
