@@ -67,6 +67,8 @@ pub type Segments = SmallVec<[Segment; 4]>;
 pub struct Buffer {
     address: NonNull<u8>,
     len: usize,
+    /// Bytes of the allocation in front of `address`.
+    skipped: usize,
 }
 
 // SAFETY: the buffer owns its memory exclusively.
@@ -78,10 +80,17 @@ impl Buffer {
     /// Page alignment: enough for every O_DIRECT device that Linux knows.
     pub const ALIGN: usize = 4096;
 
+    /// From this length on alignment is made by hand: an allocator that is asked for aligned zeros writes
+    /// them, which for a megabyte takes a good part of a millisecond; unaligned ones come from the host as
+    /// zeros.
+    const LARGE: usize = 32 << 10;
+
     fn layout(len: usize) -> Layout {
-        // the length is at most isize::MAX - ALIGN for every buffer that can exist; an absurd one fails like
-        // any allocation
-        match Layout::from_size_align(len.max(1), Self::ALIGN) {
+        let (size, align) =
+            if len < Self::LARGE { (len.max(1), Self::ALIGN) } else { (len.saturating_add(Self::ALIGN), 1) };
+        // the length is at most isize::MAX - 2 ALIGN for every buffer that can exist; an absurd one fails
+        // like any allocation
+        match Layout::from_size_align(size, align) {
             Ok(layout) => layout,
             Err(_) => handle_alloc_error(Layout::new::<u8>()),
         }
@@ -91,11 +100,11 @@ impl Buffer {
     pub fn zeroed(len: usize) -> Buffer {
         let layout = Self::layout(len);
         // SAFETY: the layout's size is at least one.
-        let address = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(address) {
-            Some(address) => Buffer { address, len },
-            None => handle_alloc_error(layout),
-        }
+        let Some(start) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let skipped = start.as_ptr().addr().wrapping_neg() % Self::ALIGN;
+        // SAFETY: a small buffer is aligned, so nothing is skipped; a large one has ALIGN bytes to spare.
+        let address = unsafe { start.add(skipped) };
+        Buffer { address, len, skipped }
     }
 
     /// The bytes.
@@ -126,8 +135,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout.
-        unsafe { dealloc(self.address.as_ptr(), Self::layout(self.len)) }
+        // SAFETY: allocated in `zeroed` with this very layout, that many bytes in front of the address.
+        unsafe { dealloc(self.address.as_ptr().sub(self.skipped), Self::layout(self.len)) }
     }
 }
 

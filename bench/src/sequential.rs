@@ -7,6 +7,7 @@
 
 use crate::histogram::Latencies;
 use crate::usage::cpu_time;
+use quod::tools::FirstSector;
 use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Kind, Refusal, Request};
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,7 @@ struct Run<'a, B: Backend> {
     driver: &'a mut Driver<B>,
     disk: DiskId,
     load: &'a Load,
+    first: Option<FirstSector>,
     image_size: u64,
     buffers: Vec<Buffer>,
     offset: u64,
@@ -74,6 +76,16 @@ struct Run<'a, B: Backend> {
 /// Runs a load on an open disk that is idle. The driver must take `depth` requests and
 /// [`FLUSHES_MAX`] besides.
 pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Result<Outcome, Error> {
+    run_guarded(driver, disk, load, None)
+}
+
+/// As [`run`], on a disk that may have been guessed to be raw.
+pub fn run_guarded<B: Backend>(
+    driver: &mut Driver<B>,
+    disk: DiskId,
+    load: &Load,
+    first: Option<FirstSector>,
+) -> Result<Outcome, Error> {
     let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size;
     let depth = u64::from(load.depth).min(load.count) as usize;
     let mut buffers: Vec<Buffer> = (0..depth).map(|_| Buffer::zeroed(load.size)).collect();
@@ -84,6 +96,7 @@ pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Res
         driver,
         disk,
         load,
+        first,
         image_size,
         buffers,
         offset: load.offset,
@@ -176,11 +189,12 @@ impl<B: Backend> Run<'_, B> {
             && self.in_flight < u64::from(self.load.depth)
             && let Some(buffer) = self.buffers.pop()
         {
-            let request = match self.load.write {
+            let mut request = match self.load.write {
                 true if self.load.fua => Request::write(self.offset, buffer, 0).fua(),
                 true => Request::write(self.offset, buffer, 0),
                 false => Request::read(self.offset, buffer, 0),
             };
+            self.first.as_mut().map_or(Ok(()), |first| first.admit(&mut request))?;
             match self.driver.submit(self.disk, request) {
                 Ok(()) => {}
                 // requests of many extents take many control blocks: go on when one ended

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs QEMU's own iotests for qed with quod in the place of qemu-io.
+# Runs QEMU's own iotests for one format with quod in the place of qemu-io.
 #
 #   driver/cli/iotests.sh SOURCE [TEST...]
 #
 # SOURCE   an unpacked QEMU source tree (tests/qemu-iotests, python and scripts are enough); the release must
 #          be the one of the installed qemu-img, because the expected outputs belong to it:
 #              apt-get source --download-only qemu && tar xJf qemu_*.orig.tar.xz
-# TEST     numbers of tests; without them, every test that `check` finds (those that do not apply to qed
-#          say so themselves).
+# TEST     numbers of tests; without them, every test that `check` finds (those that do not apply to the
+#          format say so themselves).
 #
 # Environment:
 #   IO       the program in qemu-io's place. Default: quod from the target folder (built with --release when it
@@ -16,7 +16,8 @@
 #   CACHE    the cache mode handed to `check -c` (none needs a file system with O_DIRECT below WORK).
 #   AIO      the engine handed to `check -i`: threads (its default) or io_uring.
 #   LIMIT    seconds that one test may take (default 120).
-#   FORMAT   image format (default qed; raw also works).
+#   FMT      image format: qed (the default), qcow2 or raw.
+#   OPTIONS  options of every image, handed to `check -o` (for instance compat=0.10).
 #
 # Prints one line a test: NUMBER pass|fail|notrun|timeout REASON. No emulator is needed: where a test starts one,
 # a stub that knows no machine and no device stands in its place: such a test fails, or skips itself, in the baseline
@@ -64,7 +65,8 @@ run_one() {
         export TEST_DIR=$WORK/scratch QEMU_PROG=$WORK/bin/qemu-stub QSD_PROG=$WORK/bin/qemu-stub
         export QEMU_IMG_PROG=$img QEMU_NBD_PROG=$nbd QEMU_IO_PROG=$WORK/bin/qemu-io
         export MALLOC_PERTURB_=0
-        timeout -k 5 "${LIMIT:-120}" ./check "-${FORMAT:-qed}" ${CACHE:+-c "$CACHE"} ${AIO:+-i "$AIO"} --color off "$test"
+        timeout -k 5 "${LIMIT:-120}" ./check "-$FMT" ${OPTIONS:+-o "$OPTIONS"} ${CACHE:+-c "$CACHE"} \
+            ${AIO:+-i "$AIO"} --color off "$test"
     ) > "$log" 2>&1
     status=$?
     if [ "$status" -ge 124 ]; then
@@ -80,6 +82,11 @@ run_one() {
 
 [ $# -ge 1 ] || usage
 case $1 in -h | --help) usage ;; esac
+FMT=${FMT:-qed}
+case $FMT in
+    qed | qcow2 | raw) ;;
+    *) echo "iotests.sh: FMT=$FMT: quod knows qed, qcow2 and raw" >&2; exit 1 ;;
+esac
 iotests=$(cd "$1/tests/qemu-iotests" 2>/dev/null && pwd) ||
     { echo "iotests.sh: $1/tests/qemu-iotests is not there" >&2; exit 1; }
 shift
@@ -95,7 +102,7 @@ build=$WORK/build/tests/qemu-iotests
 lay_out
 if [ $# -eq 0 ]; then
     # shellcheck disable=SC2046 # one word a test
-    set -- $(cd "$build" && TEST_DIR=$WORK/scratch ./check "-${FORMAT:-qed}" -n 2>/dev/null)
+    set -- $(cd "$build" && TEST_DIR=$WORK/scratch ./check "-$FMT" -n 2>/dev/null)
 fi
 for test in "$@"; do
     run_one "$test"

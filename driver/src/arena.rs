@@ -7,10 +7,11 @@
 use crate::buffers;
 use quod_backend::{Buffer, Segment, Segments};
 
-/// Size classes; a longer loan gets its own buffer, which is freed when it comes back.
-const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// Size classes; a longer loan gets its own buffer, which is freed when it comes back. The last is for the
+/// largest compressed cluster, rounded out to blocks: giving memory back to the host takes long.
+const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, (2 << 20) + (8 << 10)];
 /// Idle buffers kept per class.
-const IDLE: [usize; 5] = [256, 64, 64, 32, 8];
+const IDLE: [usize; 6] = [256, 64, 64, 32, 8, 4];
 /// Buffers of the smallest class made at the start, in one piece that is registered with the backend.
 const FIRST: usize = 128;
 /// Zeros to write, in pieces of this many bytes. Nobody writes to them, so the host backs them with its one

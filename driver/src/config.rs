@@ -19,13 +19,16 @@ pub struct Config {
     pub queue_depth: u32,
     /// Guest requests that may be open at once, per disk.
     pub requests: u32,
+    /// Worker threads that decompress, at most; never more than the host has processors, and none before
+    /// they are needed. 0: decompression is done in slices of `turn`.
+    pub decompressors: u32,
     /// Record every state transition; take them with `Driver::drain_transitions`.
     pub trace: bool,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { backend: BackendKind::Auto, queue_depth: 256, requests: 128, trace: false }
+        Config { backend: BackendKind::Auto, queue_depth: 256, requests: 128, decompressors: 4, trace: false }
     }
 }
 
@@ -47,6 +50,7 @@ pub struct OpenOptions {
     pub(crate) need_check_ms: u32,
     pub(crate) acbs: u32,
     pub(crate) follow_backing: bool,
+    pub(crate) data_file: Option<PathBuf>,
     pub(crate) max_depth: u32,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: u32,
@@ -79,6 +83,7 @@ impl OpenOptions {
             need_check_ms: core.need_check_ms,
             acbs: core.acbs,
             follow_backing: true,
+            data_file: None,
             max_depth: 32,
             #[cfg(feature = "sabotage")]
             sabotage: 0,
@@ -170,14 +175,21 @@ impl OpenOptions {
         self
     }
 
-    /// Who may be opened as a backing file; nobody by default. See [`crate::gate`].
+    /// The external data file of the image (qcow2), instead of the one that it names; the gate is not asked.
+    /// Means nothing for an image that has none.
+    pub fn data_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.data_file = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Who may be opened as a backing or data file; nobody by default. See [`crate::gate`].
     pub fn backing(mut self, gate: impl OpenGate + Send + 'static) -> Self {
         self.gatekeeper = Arc::new(Mutex::new(gate));
         self
     }
 
-    /// As [`OpenOptions::backing`], with a closure: the image's path and the backing name as it stands in the
-    /// image in, the file to open out.
+    /// As [`OpenOptions::backing`], with a closure: the image's path and the name as it stands in the image
+    /// in, the file to open out.
     pub fn gate_fn(self, gate: impl FnMut(&Path, &[u8]) -> Option<PathBuf> + Send + 'static) -> Self {
         self.backing(gate)
     }

@@ -1,19 +1,23 @@
-//! Compressed clusters: read whole, decompressed a slice at a time, kept for the next read of them.
+//! Compressed clusters: read whole, decompressed beside the event loop, kept for the next read of them.
 //!
-//! Knows: raw deflate and zstd streams, clusters by the host offset of their data. Must never know: table
+//! Knows: clusters by the host offset of their data, how much a turn may do. Must never know: table
 //! entries, requests and control blocks beyond the buffer that is to be filled.
 //!
 //! Invariants:
-//! * a turn decompresses at most one slice ([`SLICE`] bytes of output, as many of input; zstd decodes whole
-//!   blocks, so up to 128 KiB), whatever the streams say; the rest waits in a queue while
-//!   `next_timeout` is zero;
-//! * a stream yields one cluster or the I/O fails with EIO: its output goes to a buffer of exactly that size;
+//! * decompression does not hold the thread: it is done by workers (`pool`), or, where nothing could wake the
+//!   event loop, a slice a turn; what is made is copied at most [`COPY`] bytes a turn, what is there at
+//!   most [`AT_ONCE`] bytes a want. What is left to do on this thread waits in queues while `next_timeout` is
+//!   zero;
+//! * a stream yields one cluster or the I/O fails with EIO;
 //! * concurrent reads of one cluster share one decompression; what a read waits for is bounded by the
 //!   machine's acbs, the clusters kept by [`KEEP`] and [`FEWEST`];
 //! * what is kept is never stale: the machine says which host ranges may be used again, and a cluster that
 //!   lies there is dropped, or, in progress, serves those who wait for it and nobody else;
-//! * one stream is open per driver: the memory of its decoder (zstd: a window of up to 128 MiB if the image
-//!   says so) is bounded however many disks there are.
+//! * one stream is open per worker: the memory of decoders (zstd: a window of up to 128 MiB if the image says
+//!   so) is bounded however many disks there are.
+
+mod pool;
+mod stream;
 
 use crate::arena::{Arena, Loan};
 use crate::buffers;
@@ -24,15 +28,21 @@ use crate::fill::side;
 use crate::port::{Dest, Task};
 use crate::pump::Job;
 use crate::translate::{Out, Place, round_out};
-use flate2::{Decompress, FlushDecompress, Status};
+use pool::{Pool, Task as PoolTask};
 use quod_backend::{Backend, Op, Segments};
 use quod_states::qcow2::Compression;
 use quod_states::{Info, IoId};
 use std::collections::VecDeque;
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use std::io;
+use std::time::Duration;
+use stream::{Decoders, Progress, Stream};
 
-/// Bytes that one step takes or makes at most.
+/// Bytes that one slice takes or makes at most.
 const SLICE: usize = 32 << 10;
+/// Bytes that a turn copies to those who wait, at most.
+const COPY: u64 = 64 << 10;
+/// Bytes that are copied at once if their cluster is there.
+const AT_ONCE: u64 = 16 << 10;
 /// Decompressed bytes that a layer keeps, unless [`FEWEST`] clusters are more.
 const KEEP: usize = 2 << 20;
 /// Clusters that a layer keeps and has in progress, at least.
@@ -69,12 +79,15 @@ struct Cluster {
     /// Offset and number of the compressed bytes.
     key: (u64, u32),
     stage: Stage,
-    /// In progress, and its compressed bytes may have changed since: nobody else may have it.
+    /// In use, and its compressed bytes may have changed since: nobody else may have it.
     stale: bool,
     /// When it was last wanted.
     used: u64,
+    /// Empty while a worker has it.
     contents: Vec<u8>,
     wants: Vec<Want>,
+    /// Copies that are still to be made of it: until then it stays.
+    copies: u32,
 }
 
 /// The compressed clusters of one layer.
@@ -122,7 +135,8 @@ impl Clusters {
         let index = match empty {
             Some(index) => index,
             None if self.clusters.len() < self.most => {
-                let contents = vec![0; self.size];
+                // whoever decompresses to it makes it as long as it must be: fresh memory takes long
+                let contents = Vec::new();
                 self.clusters.push(Cluster {
                     key,
                     stage: Stage::Empty,
@@ -130,11 +144,13 @@ impl Clusters {
                     used: 0,
                     contents,
                     wants: Vec::new(),
+                    copies: 0,
                 });
                 self.clusters.len() - 1
             }
             None => {
-                let idle = self.clusters.iter().enumerate().filter(|(_, one)| one.stage == Stage::Ready);
+                let all = self.clusters.iter().enumerate();
+                let idle = all.filter(|(_, one)| one.stage == Stage::Ready && one.copies == 0);
                 idle.min_by_key(|(_, cluster)| cluster.used)?.0
             }
         };
@@ -153,8 +169,8 @@ impl Clusters {
             }
             match cluster.stage {
                 Stage::Empty => {}
-                Stage::Busy => cluster.stale = true,
-                Stage::Ready => cluster.stage = Stage::Empty,
+                Stage::Ready if cluster.copies == 0 => cluster.stage = Stage::Empty,
+                Stage::Busy | Stage::Ready => cluster.stale = true,
             }
         }
     }
@@ -170,12 +186,17 @@ pub(crate) fn want<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Wa
 /// False: every cluster is busy.
 fn begin<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Want) -> bool {
     let Some((index, stage)) = layer.compressed.place(&want) else { return false };
-    if stage == Stage::Ready {
-        serve(&out.port.arena, layer, index, &want);
+    if stage == Stage::Ready && want.len <= AT_ONCE {
+        serve(&out.port.arena, layer, index, &want, 0, want.len);
         out.jobs.push_back(answer(out.place, &want, Ok(())));
         return true;
     }
     let cluster = &mut layer.compressed.clusters[index];
+    if stage == Stage::Ready {
+        cluster.copies += 1;
+        out.decompressor.copies.push_back(Copying { place: out.place, cluster: index, want, done: 0 });
+        return true;
+    }
     cluster.wants.push(want);
     if stage == Stage::Empty {
         cluster.stage = Stage::Busy;
@@ -188,20 +209,20 @@ fn begin<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, want: Want) -> boo
     true
 }
 
-/// Copies what is wanted of a cluster that is there.
-fn serve(arena: &Arena, layer: &Layer, index: usize, want: &Want) {
+/// Copies `len` bytes of what is wanted of a cluster that is there, from byte `at` of it on.
+fn serve(arena: &Arena, layer: &Layer, index: usize, want: &Want, at: u64, len: u64) {
     let segments = match want.dest {
         Dest::Request { index, offset } => {
-            buffers::cut(&layer.slots[index as usize].segments, offset, want.len)
+            buffers::cut(&layer.slots[index as usize].segments, offset + at, len)
         }
-        Dest::Fill { acb, part, at } => {
+        Dest::Fill { acb, part, at: start } => {
             let fill = &layer.fills[acb.index as usize][side(part)];
-            fill.part(arena, acb.generation, at, want.len).into_iter().collect()
+            fill.part(arena, acb.generation, start + at as u32, len).into_iter().collect()
         }
     };
-    let from = want.within as usize;
+    let from = want.within as usize + at as usize;
     let contents = &layer.compressed.clusters[index].contents;
-    buffers::scatter(contents.get(from..from + want.len as usize).unwrap_or_default(), &segments);
+    buffers::scatter(contents.get(from..from + len as usize).unwrap_or_default(), &segments);
 }
 
 fn answer(place: Place, want: &Want, result: Result<(), Box<Error>>) -> Job {
@@ -212,19 +233,41 @@ fn answer(place: Place, want: &Want, result: Result<(), Box<Error>>) -> Job {
     Job::Answer { place, io: want.io, origin, result }
 }
 
-/// A cluster is there or will not come: its wants are answered, and those that waited for room go on.
+/// A cluster is there or will not come: its wants are to be copied or answered.
 fn end<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, index: usize, result: Result<(), Error>) {
     let cluster = &mut layer.compressed.clusters[index];
-    let keep = !std::mem::take(&mut cluster.stale) && result.is_ok();
-    cluster.stage = if keep { Stage::Ready } else { Stage::Empty };
-    let mut wants = std::mem::take(&mut cluster.wants);
-    for want in wants.drain(..) {
-        if result.is_ok() {
-            serve(&out.port.arena, layer, index, &want);
+    match result {
+        Ok(()) => {
+            cluster.stage = Stage::Ready;
+            cluster.copies = cluster.wants.len() as u32;
+            let copying = |want| Copying { place: out.place, cluster: index, want, done: 0 };
+            out.decompressor.copies.extend(cluster.wants.drain(..).map(copying));
         }
-        out.jobs.push_back(answer(out.place, &want, result.clone().map_err(Box::new)));
+        Err(error) => {
+            cluster.stage = Stage::Empty;
+            cluster.stale = false;
+            let failed = |want| answer(out.place, &want, Err(Box::new(error.clone())));
+            out.jobs.extend(cluster.wants.drain(..).map(failed));
+            unpark(out, layer);
+        }
     }
-    layer.compressed.clusters[index].wants = wants;
+}
+
+/// A copy was made.
+fn copied<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, index: usize, want: &Want) {
+    out.jobs.push_back(answer(out.place, want, Ok(())));
+    let cluster = &mut layer.compressed.clusters[index];
+    cluster.copies -= 1;
+    if cluster.copies == 0 {
+        if std::mem::take(&mut cluster.stale) {
+            cluster.stage = Stage::Empty;
+        }
+        unpark(out, layer);
+    }
+}
+
+/// Those that waited for room go on.
+fn unpark<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer) {
     while let Some(want) = layer.compressed.parked.front().copied() {
         if !begin(out, layer, want) {
             return;
@@ -238,104 +281,49 @@ fn end<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, index: usize, result
 struct Work {
     place: Place,
     cluster: usize,
-    compression: Compression,
     loan: Loan,
-    /// What is left of the input.
-    at: usize,
-    end: usize,
-    /// Bytes of output so far.
-    made: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Progress {
-    More,
-    Whole,
-    Broken,
+/// A want whose cluster is there.
+#[derive(Clone, Copy, Debug)]
+struct Copying {
+    place: Place,
+    cluster: usize,
+    want: Want,
+    done: u64,
 }
 
-/// The decompressions that wait for their turn, and the decoders; they are made when first used.
+/// What waits for its turn on this thread, and the workers.
 #[derive(Default)]
 pub(crate) struct Decompressor {
-    queue: VecDeque<Work>,
-    /// The first of the queue has begun.
-    begun: bool,
-    deflate: Option<Decompress>,
-    zstd: Option<Decoder<'static>>,
+    /// What no worker does.
+    queue: VecDeque<(Work, Stream)>,
+    decoders: Decoders,
+    copies: VecDeque<Copying>,
+    /// Made when first used; None: it could not be made.
+    pool: Option<Option<Pool<Work>>>,
 }
 
 impl Decompressor {
-    /// Nothing waits.
+    /// Nothing waits for its turn on this thread.
     pub(crate) fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.copies.is_empty()
     }
 
-    fn step(&mut self, arena: &Arena, contents: &mut [u8]) -> Progress {
-        let begins = !std::mem::replace(&mut self.begun, true);
-        let Some(work) = self.queue.front_mut() else { return Progress::Broken };
-        let input = &arena.bytes(&work.loan, work.end)[work.at..];
-        let input = &input[..input.len().min(SLICE)];
-        let until = contents.len().min(work.made + SLICE);
-        let output = &mut contents[work.made..until];
-        let moved = match work.compression {
-            Compression::Deflate => inflate(&mut self.deflate, begins, input, output),
-            Compression::Zstd => unzstd(&mut self.zstd, begins, input, output),
-        };
-        let Some((taken, made, ended)) = moved else { return Progress::Broken };
-        work.at += taken;
-        work.made += made;
-        // deflate: what follows the last byte does not matter; zstd: the frame must end with the cluster
-        let full = work.made == contents.len();
-        match work.compression {
-            Compression::Deflate if full => Progress::Whole,
-            Compression::Zstd if full && ended => Progress::Whole,
-            Compression::Deflate if ended => Progress::Broken,
-            _ if taken + made == 0 => Progress::Broken,
-            _ => Progress::More,
-        }
+    /// Workers are at it: they tell the descriptor, but a backend that sleeps may not listen.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.workers().is_some_and(|pool| pool.is_busy())
     }
-}
 
-/// How much was taken and made, and whether the stream has ended; None if it is corrupt.
-fn inflate(
-    decoder: &mut Option<Decompress>,
-    begins: bool,
-    input: &[u8],
-    output: &mut [u8],
-) -> Option<(usize, usize, bool)> {
-    let decoder = decoder.get_or_insert_with(|| Decompress::new(false));
-    if begins {
-        decoder.reset(false);
+    fn workers(&self) -> Option<&Pool<Work>> {
+        self.pool.as_ref()?.as_ref()
     }
-    let before = (decoder.total_in(), decoder.total_out());
-    let status = decoder.decompress(input, output, FlushDecompress::None).ok()?;
-    let (taken, made) = (decoder.total_in() - before.0, decoder.total_out() - before.1);
-    Some((taken as usize, made as usize, status == Status::StreamEnd))
-}
 
-/// As `inflate`; "ended": a frame has, and another one may follow.
-fn unzstd(
-    decoder: &mut Option<Decoder<'static>>,
-    begins: bool,
-    input: &[u8],
-    output: &mut [u8],
-) -> Option<(usize, usize, bool)> {
-    if decoder.is_none() {
-        *decoder = Decoder::new().ok();
-    }
-    let decoder = decoder.as_mut()?;
-    if begins {
-        decoder.reinit().ok()?;
-    }
-    let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(output));
-    let room = to.capacity();
-    loop {
-        let before = from.pos();
-        let ended = decoder.run(&mut from, &mut to).ok()? == 0;
-        // frames may be empty: a step ends with its slice, not with a frame
-        let more = ended && to.pos() < room && from.pos() > before && from.pos() < input.len();
-        if !more {
-            return Some((from.pos(), to.pos(), ended));
+    /// Sleeps until the backend's descriptor is readable.
+    pub(crate) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        match &mut self.pool {
+            Some(Some(pool)) => pool.sleep(timeout),
+            _ => Ok(()),
         }
     }
 }
@@ -344,62 +332,125 @@ impl<B: Backend> Driver<B> {
     /// The bytes of a compressed cluster were read: `got` of those from `skip` on, at most `bytes`.
     pub(crate) fn compressed_read(&mut self, place: Place, task: Task, got: Result<u64, i32>) {
         let Task::ReadCompressed { cluster, loan, skip, bytes } = task else { return };
-        let disk = &mut self.disks[place.disk as usize];
-        let Some(layer) = disk.layers.get_mut(place.layer as usize) else { return };
-        match got {
-            Ok(got) => {
-                let at = skip as usize;
-                let end = at + got.saturating_sub(u64::from(skip)).min(u64::from(bytes)) as usize;
-                let compression = layer.compressed.compression;
-                disk.flights += 1;
-                let work = Work { place, cluster, compression, loan, at, end, made: 0 };
-                self.decompressor.queue.push_back(work);
-            }
+        let Some((mut out, layer)) = self.at(place) else { return };
+        let got = match got {
+            Ok(got) => got,
             Err(errno) => {
-                self.port.arena.give_back(loan);
+                out.port.arena.give_back(loan);
                 let offset = layer.compressed.clusters[cluster].key.0;
                 let path = layer.file.path.clone();
                 let error = Error::Device { path, op: "read compressed data", offset, errno };
-                let mut out =
-                    Out { port: &mut self.port, jobs: &mut self.jobs, flights: &mut disk.flights, place };
-                end(&mut out, layer, cluster, Err(error));
+                return end(&mut out, layer, cluster, Err(error));
             }
+        };
+        let at = skip as usize;
+        let end = at + got.saturating_sub(u64::from(skip)).min(u64::from(bytes)) as usize;
+        let stream = Stream::new(layer.compressed.compression, at, end);
+        // it holds the disk open as an operation does
+        *out.flights += 1;
+        let input = out.port.arena.segment(&loan, 0, end);
+        let tag = Work { place, cluster, loan };
+        let most = self.config.decompressors as usize;
+        let pool = self.decompressor.pool.get_or_insert_with(|| {
+            let notify = self.port.backend.notify_fd().filter(|_| most > 0)?;
+            Pool::new(notify, most).ok()
+        });
+        match pool {
+            Some(pool) => {
+                let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+                let Clusters { clusters, size, .. } = &mut layer.compressed;
+                let contents = std::mem::take(&mut clusters[cluster].contents);
+                let (size, progress) = (*size, Progress::More);
+                pool.send(PoolTask { stream, input, contents, size, progress, tag });
+            }
+            None => self.decompressor.queue.push_back((tag, stream)),
+        }
+    }
+
+    /// What a call may do for compressed clusters: take what workers have made, or make a slice; copy.
+    pub(crate) fn decompress(&mut self) {
+        while let Some(Some(pool)) = &mut self.decompressor.pool
+            && let Some(task) = pool.next()
+        {
+            let PoolTask { contents, progress, tag, .. } = task;
+            if let Some((_, layer)) = self.at(tag.place) {
+                layer.compressed.clusters[tag.cluster].contents = contents;
+            }
+            self.decompressed(tag, progress);
+        }
+        if let Some(Some(pool)) = &mut self.decompressor.pool {
+            pool.reinforce();
+        }
+        if !self.decompressor.queue.is_empty() {
+            self.slice();
+        }
+        if !self.decompressor.copies.is_empty() {
+            self.copy();
         }
     }
 
     /// One slice of the decompression that waits longest.
-    pub(crate) fn decompress(&mut self) {
-        let Some(work) = self.decompressor.queue.front() else { return };
-        let (place, index) = (work.place, work.cluster);
-        let disk = &mut self.disks[place.disk as usize];
-        let Some(layer) = disk.layers.get_mut(place.layer as usize) else { return };
-        let cluster = &mut layer.compressed.clusters[index];
-        let progress = self.decompressor.step(&self.port.arena, &mut cluster.contents);
-        if progress == Progress::More {
-            return;
+    fn slice(&mut self) {
+        let Driver { decompressor, port, disks, .. } = self;
+        let Some((work, stream)) = decompressor.queue.front_mut() else { return };
+        let layer = &mut disks[work.place.disk as usize].layers[work.place.layer as usize];
+        let Clusters { clusters, size, .. } = &mut layer.compressed;
+        let contents = &mut clusters[work.cluster].contents;
+        contents.resize(*size, 0);
+        let input = port.arena.bytes(&work.loan, stream.end());
+        let progress = stream.step(&mut decompressor.decoders, input, contents, SLICE);
+        if progress != Progress::More
+            && let Some((work, _)) = decompressor.queue.pop_front()
+        {
+            self.decompressed(work, progress);
         }
-        self.decompressor.begun = false;
-        if let Some(work) = self.decompressor.queue.pop_front() {
-            self.port.arena.give_back(work.loan);
+    }
+
+    /// A stream has ended.
+    fn decompressed(&mut self, work: Work, progress: Progress) {
+        let Work { place, cluster: index, loan } = work;
+        self.port.arena.give_back(loan);
+        if let Some(stats) = &mut self.disks[place.disk as usize].stats {
+            stats.decompressions += 1;
         }
+        let Some((mut out, layer)) = self.at(place) else { return };
+        let (host, bytes) = layer.compressed.clusters[index].key;
         let result = match progress {
             Progress::Whole => Ok(()),
             _ => Err(Error::Corrupt {
                 path: layer.file.path.clone(),
                 place: "compressed data, bytes and host offset",
-                index: u64::from(cluster.key.1),
-                value: cluster.key.0,
+                index: u64::from(bytes),
+                value: host,
                 what: "it does not decompress to one cluster",
             }),
         };
-        if let Some(stats) = &mut disk.stats {
-            stats.decompressions += 1;
-        }
-        let mut out = Out { port: &mut self.port, jobs: &mut self.jobs, flights: &mut disk.flights, place };
         end(&mut out, layer, index, result);
         self.settle(place);
         self.disks[place.disk as usize].flights -= 1;
         self.try_close(place.disk);
+    }
+
+    /// Copies to those who wait, the first to come first.
+    fn copy(&mut self) {
+        let mut left = COPY;
+        while left > 0 {
+            let Some(first) = self.decompressor.copies.front_mut() else { return };
+            let Copying { place, cluster, want, done } = *first;
+            let len = left.min(want.len - done);
+            first.done += len;
+            left -= len;
+            let ended = first.done == want.len;
+            if ended {
+                self.decompressor.copies.pop_front();
+            }
+            let Some((mut out, layer)) = self.at(place) else { return };
+            serve(&out.port.arena, layer, cluster, &want, done, len);
+            if ended {
+                copied(&mut out, layer, cluster, &want);
+                self.settle(place);
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::fill::Fill;
 use crate::open::Opener;
 use crate::request::{Completion, DiskId, DiskInfo};
 use crate::stats::Stats;
-use quod_backend::{FileId, Segments, Stat};
+use quod_backend::{Errno, FileId, Segments, Stat};
 use quod_states::{AcbId, Image, Info, IoId, Kind, Options, Part, Timer};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -66,7 +66,12 @@ pub(crate) struct Slot {
 /// One file of the chain with its machine.
 pub(crate) struct Layer {
     pub image: Image,
+    /// Metadata, and guest data unless it has a file of its own.
     pub file: LayerFile,
+    /// Guest data.
+    pub data: Option<LayerFile>,
+    /// Syncs of two files of which one has ended, and how.
+    pub half_syncs: Vec<(IoId, Result<(), Errno>)>,
     pub allocate_ahead: bool,
     pub slots: Vec<Slot>,
     /// By acb index.
@@ -86,6 +91,7 @@ impl Layer {
         image: Image,
         info: &Info,
         file: LayerFile,
+        data: Option<LayerFile>,
         options: &Options,
         allocate_ahead: bool,
     ) -> Layer {
@@ -96,6 +102,8 @@ impl Layer {
         Layer {
             image,
             file,
+            data,
+            half_syncs: Vec::new(),
             allocate_ahead,
             slots,
             fills,
@@ -103,6 +111,22 @@ impl Layer {
             deadlines: [None; 2],
             compressed: Clusters::new(info),
             fill_cause: None,
+        }
+    }
+
+    /// Where guest data is.
+    pub(crate) fn data(&self) -> &LayerFile {
+        self.data.as_ref().unwrap_or(&self.file)
+    }
+
+    /// One of the two syncs of an I/O has ended. With the second: how both have.
+    pub(crate) fn half_synced(&mut self, io: IoId, result: Result<(), Errno>) -> Option<Result<(), Errno>> {
+        match self.half_syncs.iter().position(|(first, _)| *first == io) {
+            Some(index) => Some(self.half_syncs.swap_remove(index).1.and(result)),
+            None => {
+                self.half_syncs.push((io, result));
+                None
+            }
         }
     }
 }

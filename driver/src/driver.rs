@@ -33,16 +33,17 @@ const ROUNDS: usize = 4;
 /// Dropping a driver without closing its disks is like a power cut for them: nothing is corrupt, what was not
 /// flushed may be lost. It waits for the operations in flight, because they use the buffers.
 pub struct Driver<B: Backend = AnyBackend> {
-    // Fields are dropped in this order: the port's first field is the backend, which waits for everything in
+    // Fields are dropped in this order: the workers of the decompressor end first, who read the arena's
+    // buffers; the port's first field is the backend, which waits for everything in
     // flight, so the buffers in the port's arena and in the disks' request slots go only when nothing uses
     // them any more.
+    pub(crate) decompressor: Decompressor,
     pub(crate) port: Port<B>,
     pub(crate) disks: Vec<Disk>,
     pub(crate) vacant: Vec<u32>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) done: VecDeque<Completion>,
     pub(crate) transitions: Transitions,
-    pub(crate) decompressor: Decompressor,
     /// The earliest deadline of any timer, or an earlier moment.
     pub(crate) earliest: Option<Duration>,
     /// The backend's clock when the present call began (in `wait`: after the sleep).
@@ -69,13 +70,13 @@ impl<B: Backend> Driver<B> {
     pub fn with_backend(backend: B, config: Config) -> Self {
         let room = backend.capacity().clamp(64, 4096);
         Driver {
+            decompressor: Decompressor::default(),
             port: Port::new(backend),
             disks: Vec::new(),
             vacant: Vec::new(),
             jobs: VecDeque::with_capacity(room),
             done: VecDeque::with_capacity(config.requests as usize + 1),
             transitions: Transitions::new(config.trace),
-            decompressor: Decompressor::default(),
             earliest: None,
             now: Duration::ZERO,
             accepted: 0,
@@ -205,10 +206,9 @@ impl<B: Backend> Driver<B> {
         let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
         let until = [timeout, alarm].into_iter().flatten().min();
         let idle = self.done.is_empty() && self.decompressor.is_idle();
-        if idle && (self.port.in_flight() > 0 || until.is_some()) {
-            self.port.push_pending();
-            self.port.backend.wait(until).map_err(|error| Error::backend("waiting", &error))?;
-            self.port.backend.take_syscall_nanos();
+        let expects = self.port.in_flight() > 0 || self.decompressor.is_busy() || until.is_some();
+        if idle && expects {
+            self.sleep(until).map_err(|error| Error::backend("waiting", &error))?;
         }
         self.now = self.port.backend.now();
         // what the backend collected while it slept
@@ -217,6 +217,18 @@ impl<B: Backend> Driver<B> {
         let result = self.rounds();
         self.measured();
         result
+    }
+
+    fn sleep(&mut self, until: Option<Duration>) -> std::io::Result<()> {
+        if self.decompressor.is_busy() {
+            self.port.submit()?;
+            self.decompressor.sleep(until)?;
+        } else {
+            self.port.push_pending();
+            self.port.backend.wait(until)?;
+        }
+        self.port.backend.take_syscall_nanos();
+        Ok(())
     }
 
     /// The next thing that ended. Only takes it from a queue.

@@ -57,7 +57,7 @@ pub enum Error {
     Busy,
     /// The disk is closed, closing or was never open.
     Closed,
-    /// The open gate refused a backing file.
+    /// The open gate refused a backing file, or a data file.
     NotAllowed {
         /// The image that names it.
         image: PathBuf,
@@ -71,7 +71,7 @@ pub enum Error {
         /// The lock that we wanted: "write" or "read".
         lock: &'static str,
     },
-    /// The chain of backing files leads back to a file above.
+    /// The chain of backing and data files leads back to a file above.
     BackingLoop {
         /// The image that names it.
         image: PathBuf,
@@ -168,7 +168,11 @@ impl fmt::Display for Error {
             Error::Busy => f.write_str("all request slots are in use"),
             Error::Closed => f.write_str("the disk is not open"),
             Error::NotAllowed { image, backing } => {
-                write!(f, "{}: its backing file '{backing}' may not be opened (open gate)", image.display())
+                write!(
+                    f,
+                    "{}: the file that it names, '{backing}', may not be opened (open gate)",
+                    image.display()
+                )
             }
             Error::Locked { path, lock } => {
                 let file = path.display();
@@ -176,7 +180,7 @@ impl fmt::Display for Error {
             }
             Error::BackingLoop { image, repeated } => {
                 let (image, repeated) = (image.display(), repeated.display());
-                write!(f, "{image}: its backing file '{repeated}' stands in the chain above already")
+                write!(f, "{image}: the file that it names, '{repeated}', stands in the chain already")
             }
             Error::TooDeep { image, depth } => {
                 write!(f, "{}: has a backing file, but {depth} layers is the limit", image.display())

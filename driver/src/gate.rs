@@ -1,5 +1,5 @@
-//! Open gates: an image names another file as its backing file, and somebody must say whether it may be
-//! opened.
+//! Open gates: an image names another file as its backing file, or as its data file (qcow2), and somebody
+//! must say whether it may be opened.
 //!
 //! Knows: paths and the bytes of the name. Must never know: open files, machines.
 //! Invariant: no file is opened on an image's word alone; the default gate opens nothing.
@@ -8,7 +8,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Decides which backing files may be opened.
+/// Decides which backing and data files may be opened. A data file is opened as its image is: for writing
+/// too, if that is.
 pub trait OpenGate {
     /// `image` is the path of the image that names `name` (raw bytes from its header, never a protocol name).
     /// Answers the path to open, or None: refused.
@@ -21,7 +22,7 @@ impl<F: FnMut(&Path, &[u8]) -> Option<PathBuf>> OpenGate for F {
     }
 }
 
-/// Refuses every backing file: the default.
+/// Refuses every file: the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DenyBacking;
 
@@ -59,7 +60,7 @@ fn directory(image: &Path) -> &Path {
     image.parent().unwrap_or(Path::new(""))
 }
 
-/// A backing name as a path: relative names start at the image's directory.
+/// A name in an image as a path: relative names start at the image's directory.
 pub fn resolve(image: &Path, name: &[u8]) -> PathBuf {
     directory(image).join(OsStr::from_bytes(name))
 }

@@ -1,7 +1,8 @@
-//! Opening a disk: one file after the other, from the image down its chain of backing files.
+//! Opening a disk: one file after the other, from the image down its chain of backing files, each with its
+//! data file if it has one.
 //!
 //! Knows: the steps (open, stat, lock, the format's own opening), the gate, the chain's limits. Must never
-//! know: what a header says, beyond the backing name.
+//! know: what a header says, beyond the names of other files.
 //! Invariants: nothing waits; whatever fails, every file that was opened is closed before the failure is
 //! delivered; a file named by an image is opened only if the gate allows it, and never twice in one chain.
 
@@ -44,6 +45,10 @@ pub(crate) struct Opener {
     file: FileId,
     stat: Option<Stat>,
     machine: Option<Opening>,
+    /// The layer whose data file is being opened.
+    image: Option<Box<(Opened, LayerFile)>>,
+    /// The data file of the layer that is being opened.
+    data: Option<LayerFile>,
     infos: Vec<LayerInfo>,
 }
 
@@ -59,6 +64,8 @@ impl Opener {
             file: FileId(u32::MAX),
             stat: None,
             machine: None,
+            image: None,
+            data: None,
             infos: Vec::new(),
         }
     }
@@ -70,6 +77,8 @@ enum Next {
     Wait,
     /// The format's machine starts.
     Machine,
+    /// The data file is there.
+    Data(Stat),
 }
 
 impl<B: Backend> Driver<B> {
@@ -115,6 +124,7 @@ impl<B: Backend> Driver<B> {
             (Some(_), Task::Step) => match self.step(index, result) {
                 Ok(Next::Wait) => {}
                 Ok(Next::Machine) => self.pump_opening(index),
+                Ok(Next::Data(stat)) => self.data_opened(index, stat),
                 Err(error) => self.fail_open(index, error),
             },
             (Some(opener), task) => {
@@ -143,14 +153,10 @@ impl<B: Backend> Driver<B> {
                 Ok(Next::Wait)
             }
             (Step::Stat, Output::Stat(stat)) => {
-                if disk.layers.iter().any(|above| above.file.stat.identity == stat.identity) {
-                    let image = disk.layers.last().map(|above| above.file.path.clone()).unwrap_or_default();
-                    return Err(Error::BackingLoop { image, repeated: opener.path.clone() });
-                }
+                opener.refuse_loop(&disk.layers, &stat)?;
                 opener.stat = Some(stat);
                 if !opener.options.lock {
-                    opener.begin(depth, stat, &config);
-                    return Ok(Next::Machine);
+                    return Ok(opener.ready(depth, stat, &config));
                 }
                 opener.step = Step::Lock;
                 let mode = if write { LockMode::Write } else { LockMode::Read };
@@ -166,8 +172,7 @@ impl<B: Backend> Driver<B> {
             }
             (Step::StatAgain, Output::Stat(stat)) => {
                 opener.stat = Some(stat);
-                opener.begin(depth, stat, &config);
-                Ok(Next::Machine)
+                Ok(opener.ready(depth, stat, &config))
             }
             _ => Err(Error::io(&opener.path, "open", libc::EIO)),
         }
@@ -200,21 +205,64 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    /// One more layer is there: go on with its backing file, or the disk is open.
+    /// A format's machine is done: the layer is there, or goes on with its data file.
     fn layer_opened(&mut self, index: u32, opened: Opened) {
-        let config = self.config;
         let disk = &mut self.disks[index as usize];
         let depth = disk.layers.len();
         let Phase::Opening(opener) = &mut disk.phase else { return };
         let Some(stat) = opener.stat else { return };
         opener.machine = None;
-        let path = opener.path.clone();
-        let options = opener.options.core(&config, depth, stat.offset_align);
-        let file = LayerFile { id: opener.file, stat, path: path.clone() };
+        let file = LayerFile { id: opener.file, stat, path: opener.path.clone() };
+        match (&opened.info.data_file, opener.data.take()) {
+            (Some(name), None) => {
+                let next = opener.next_data(depth, name);
+                opener.image = Some(Box::new((opened, file)));
+                match next {
+                    Ok(()) => self.open_layer(index),
+                    Err(error) => self.fail_open(index, error),
+                }
+            }
+            (name, data) => {
+                let data = data.filter(|_| name.is_some());
+                self.layer_complete(index, opened, file, data);
+            }
+        }
+    }
+
+    /// A data file was opened: back to its image.
+    fn data_opened(&mut self, index: u32, stat: Stat) {
+        let config = self.config;
+        let disk = &mut self.disks[index as usize];
+        let depth = disk.layers.len();
+        let Phase::Opening(opener) = &mut disk.phase else { return };
+        let Some(image) = opener.image.take() else { return };
+        let (opened, file) = *image;
+        let path = std::mem::replace(&mut opener.path, file.path.clone());
+        let data = LayerFile { id: opener.file, stat, path };
+        (opener.file, opener.stat) = (file.id, Some(file.stat));
+        if stat.offset_align <= file.stat.offset_align {
+            return self.layer_complete(index, opened, file, Some(data));
+        }
+        // the machine must align its writes for both files, and knew only one: it opens the image once more
+        opener.data = Some(data);
+        opener.begin(depth, file.stat, &config);
+        self.pump_opening(index);
+    }
+
+    /// One more layer is there: go on with its backing file, or the disk is open.
+    fn layer_complete(&mut self, index: u32, opened: Opened, file: LayerFile, data: Option<LayerFile>) {
+        let config = self.config;
+        let disk = &mut self.disks[index as usize];
+        let depth = disk.layers.len();
+        let Phase::Opening(opener) = &mut disk.phase else { return };
+        let options = opener.options.core(&config, depth, stricter(&file.stat, data.as_ref()));
+        let path = file.path.clone();
+        let data_file = data.as_ref().map(|data| data.path.clone());
         let Opened { image, info, report } = opened;
-        disk.layers.push(Layer::new(image, &info, file, &options, opener.options.allocate_ahead));
+        let ahead = opener.options.allocate_ahead;
+        disk.layers.push(Layer::new(image, &info, file, data, &options, ahead));
         let backing = info.backing.clone().filter(|_| opener.options.follow_backing);
-        opener.infos.push(LayerInfo { path, format: info.format, info, report });
+        opener.infos.push(LayerInfo { path, data_file, format: info.format, info, report });
         match backing.map(|backing| opener.next(depth, backing)) {
             None => self.opened(index),
             Some(Ok(())) => self.open_layer(index),
@@ -259,33 +307,71 @@ impl<B: Backend> Driver<B> {
 }
 
 impl Opener {
+    /// No file may serve twice in one disk.
+    fn refuse_loop(&self, layers: &[Layer], stat: &Stat) -> Result<(), Error> {
+        let own = self.image.as_ref().map(|image| &image.1);
+        let above = layers.iter().flat_map(|layer| [Some(&layer.file), layer.data.as_ref()]);
+        let mut files = above.flatten().chain(own);
+        if files.any(|file| file.stat.identity == stat.identity) {
+            let image = own.or(layers.last().map(|layer| &layer.file));
+            let image = image.map(|file| file.path.clone()).unwrap_or_default();
+            return Err(Error::BackingLoop { image, repeated: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// The file is open, and locked if it is to be.
+    fn ready(&mut self, depth: usize, stat: Stat, config: &crate::config::Config) -> Next {
+        if self.image.is_some() {
+            return Next::Data(stat);
+        }
+        self.begin(depth, stat, config);
+        Next::Machine
+    }
+
     fn begin(&mut self, depth: usize, stat: Stat, config: &crate::config::Config) {
-        let options = self.options.core(config, depth, stat.offset_align);
+        let options = self.options.core(config, depth, stricter(&stat, self.data.as_ref()));
         self.step = Step::Machine;
         self.machine = Some(Opening::new(self.format, stat.len, options));
     }
 
     /// Sets out for the backing file that the layer at `depth` names.
     fn next(&mut self, depth: usize, backing: Backing) -> Result<(), Error> {
-        let image = self.path.clone();
-        let shown = String::from_utf8_lossy(&backing.name).into_owned();
         if depth + 1 >= self.options.max_depth as usize {
-            return Err(Error::TooDeep { image, depth: self.options.max_depth });
+            return Err(Error::TooDeep { image: self.path.clone(), depth: self.options.max_depth });
         }
-        let Some(name) = plain_name(&backing.name) else {
-            let what = format!("backing file '{shown}' is not a file's name but a protocol's");
+        self.path = self.allowed("backing", &backing.name)?;
+        self.format = backing.format;
+        self.stat = None;
+        Ok(())
+    }
+
+    /// Sets out for the data file that the layer at `depth` names.
+    fn next_data(&mut self, depth: usize, name: &[u8]) -> Result<(), Error> {
+        self.path = match self.options.data_file.clone().filter(|_| depth == 0) {
+            Some(path) => path,
+            None => self.allowed("data", name)?,
+        };
+        self.stat = None;
+        Ok(())
+    }
+
+    /// The path of a file that the image names, if it may be opened.
+    fn allowed(&self, role: &str, name: &[u8]) -> Result<PathBuf, Error> {
+        let image = self.path.clone();
+        let shown = String::from_utf8_lossy(name).into_owned();
+        let Some(name) = plain_name(name) else {
+            let what = format!("{role} file '{shown}' is not a file's name but a protocol's");
             return Err(Error::Unsupported { path: image, what });
         };
-        match self.options.ask_gate(&image, name) {
-            None => Err(Error::NotAllowed { image, backing: shown }),
-            Some(path) => {
-                self.path = path;
-                self.format = backing.format;
-                self.stat = None;
-                Ok(())
-            }
-        }
+        let path = self.options.ask_gate(&image, name);
+        path.ok_or(Error::NotAllowed { image, backing: shown })
     }
+}
+
+/// What the offsets and lengths of writes must be multiples of.
+fn stricter(image: &Stat, data: Option<&LayerFile>) -> u32 {
+    image.offset_align.max(data.map_or(1, |data| data.stat.offset_align))
 }
 
 fn opener(disk: &mut Disk) -> Option<&mut Opener> {

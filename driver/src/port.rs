@@ -64,6 +64,8 @@ pub(crate) enum Task {
     },
     /// Tell the machine.
     Plain,
+    /// One of two files: tell the machine when both are done.
+    HalfSync,
     /// Open, stat or lock.
     Step,
     Close,
@@ -165,7 +167,7 @@ impl<B: Backend> Port<B> {
             Task::Read { bounce, .. } | Task::Write { bounce, .. } => {
                 bounce.into_iter().for_each(|loan| self.arena.give_back(loan));
             }
-            Task::Plain | Task::Step | Task::Close => {}
+            Task::Plain | Task::HalfSync | Task::Step | Task::Close => {}
         }
     }
 

@@ -49,13 +49,21 @@ impl<B: Backend> Driver<B> {
         }
     }
 
+    /// A layer, and what its translations touch.
+    pub(crate) fn at(&mut self, place: Place) -> Option<(Out<'_, B>, &mut Layer)> {
+        let Disk { layers, flights, .. } = &mut self.disks[place.disk as usize];
+        let Driver { port, jobs, decompressor, .. } = self;
+        let layer = layers.get_mut(place.layer as usize)?;
+        Some((Out { port, jobs, decompressor, flights, place }, layer))
+    }
+
     fn drain(&mut self, place: Place) {
-        let Disk { layers, flights, generation, .. } = &mut self.disks[place.disk as usize];
-        let Some(layer) = layers.get_mut(place.layer as usize) else { return };
-        let mut out = Out { port: &mut self.port, jobs: &mut self.jobs, flights, place };
+        let Some((mut out, layer)) = self.at(place) else { return };
         while let Some(io) = layer.image.poll_io() {
             translate(&mut out, layer, io);
         }
+        let Disk { layers, generation, .. } = &mut self.disks[place.disk as usize];
+        let layer = &mut layers[place.layer as usize];
         while let Some(alarm) = layer.image.poll_timeout() {
             let deadline = alarm.after_ms.map(|ms| self.now + Duration::from_millis(u64::from(ms)));
             layer.deadlines[timer_index(alarm.timer)] = deadline;
@@ -235,6 +243,12 @@ impl<B: Backend> Driver<B> {
                 }
                 layer.image.handle_completion(flight.io, plain_outcome(result));
             }
+            Task::HalfSync => {
+                if let Some(both) = layer.half_synced(flight.io, result.map(drop)) {
+                    let outcome = both.map_or_else(|errno| Outcome::Failed(errno.0), |()| Outcome::Done);
+                    layer.image.handle_completion(flight.io, outcome);
+                }
+            }
             task @ Task::ReadCompressed { .. } => {
                 let got = result.map(bytes_of).map_err(|errno| errno.0);
                 self.compressed_read(place, task, got);
@@ -283,16 +297,23 @@ pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
     }
 }
 
+/// What machines call operations that are surely about guest data.
+const GUEST_DATA: [&str; 3] = ["read data", "write data", "zero range"];
+
 /// The error of a request: what the layer below said, if that is what made it fail, otherwise what the
 /// machine says.
 fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Error) -> Error {
-    if let quod_states::Error::Device { errno, .. } = error {
+    let mut file = &layer.file;
+    if let quod_states::Error::Device { op, errno, .. } = error {
+        if GUEST_DATA.contains(op) {
+            file = layer.data.as_ref().unwrap_or(file);
+        }
         let cause = cause.or_else(|| layer.fill_cause.take());
         if let Some(cause) = cause.filter(|cause| cause.errno() == *errno) {
             return *cause;
         }
     }
-    Error::from_core(&layer.file.path, error)
+    Error::from_core(&file.path, error)
 }
 
 impl<B: Backend> Driver<B> {

@@ -184,11 +184,13 @@ pub struct DiskInfo {
     pub layers: Vec<LayerInfo>,
 }
 
-/// One file of a disk.
+/// One layer of a disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LayerInfo {
     /// Where it was opened.
     pub path: PathBuf,
+    /// Where its external data file was opened, if it has one (qcow2).
+    pub data_file: Option<PathBuf>,
     /// Its format.
     pub format: Format,
     /// What its header says.

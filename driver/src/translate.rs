@@ -1,12 +1,14 @@
 //! From what a machine names to what the backend does: one match, and the decisions about alignment.
 //!
 //! Knows: both vocabularies, request slots, fills. Must never know: why the machine wants it.
+//! Where guest data has a file of its own, it goes there: reads and writes of data, zeros. Metadata,
+//! compressed clusters, holes and the file's length are the image file's; a sync is both files'.
 //! Invariants: a direct transfer satisfies the file's alignment in offset, lengths and addresses; anything
 //! else goes through a bounce buffer. Reads are rounded out; writes never are (the machine aligned them).
 
 use crate::arena::Arena;
 use crate::buffers;
-use crate::decompress::{self, Want};
+use crate::decompress::{self, Decompressor, Want};
 use crate::disk::{Child, Layer, LayerFile, Origin};
 use crate::fill::side;
 use crate::port::{Dest, Flight, Port, Target, Task};
@@ -125,6 +127,7 @@ pub(crate) fn land_plain<M: Machine>(
 pub(crate) struct Out<'a, B> {
     pub port: &'a mut Port<B>,
     pub jobs: &'a mut VecDeque<Job>,
+    pub decompressor: &'a mut Decompressor,
     /// Operations of this disk in flight.
     pub flights: &'a mut usize,
     pub place: Place,
@@ -162,7 +165,7 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
         IoOp::ReadData { request, buffer_offset, len, host } => {
             let segments = lease(layer, request, buffer_offset, len);
             let dest = Dest::Request { index: request.index, offset: buffer_offset };
-            out.read(&layer.file, io.id, host, dest, segments);
+            out.read(layer.data(), io.id, host, dest, segments);
         }
         IoOp::ReadBacking { request, buffer_offset, len, guest } => {
             let segments = lease(layer, request, buffer_offset, len);
@@ -179,7 +182,7 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             let segments = Segments::from_iter([segment]);
             match source {
                 FillSource::Host(host) => {
-                    out.read(&layer.file, io.id, host, Dest::Fill { acb, part, at }, segments);
+                    out.read(layer.data(), io.id, host, Dest::Fill { acb, part, at }, segments);
                 }
                 FillSource::Backing(offset) => {
                     let origin = Origin::Fill(acb, part);
@@ -199,6 +202,14 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             decompress::want(out, layer, Want { io: io.id, dest, len, host, bytes, within });
         }
         IoOp::ForgetCompressed { host, len } => layer.compressed.forget(host, len),
+        IoOp::Sync if layer.data.is_some() => {
+            for file in [layer.data().id, layer.file.id] {
+                out.send(io.id, Task::HalfSync, Op::Sync { file });
+            }
+        }
+        IoOp::ZeroRange { host, len, unmap } => {
+            out.send(io.id, Task::Plain, Op::ZeroRange { file: layer.data().id, offset: host, len, unmap });
+        }
         _ => {
             let (image, file) = (&mut layer.image, &layer.file);
             if let Some((task, op)) = plain(image, &mut out.port.arena, file, layer.allocate_ahead, &io) {
@@ -233,15 +244,15 @@ fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
     append_fill(layer, arena, acb, Part::Tail, tail, &mut segments);
     let offset = host - u64::from(head);
     let mut bounce = None;
-    if !fits(&layer.file.stat, offset, &segments) {
+    if !fits(&layer.data().stat, offset, &segments) {
         let size = buffers::total(&segments) as usize;
         let loan = arena.take(size);
         buffers::gather(&segments, arena.bytes_mut(&loan, size));
         segments = Segments::from_iter([arena.segment(&loan, 0, size)]);
-        debug_assert!(fits(&layer.file.stat, offset, &segments), "the machine named an unaligned write");
+        debug_assert!(fits(&layer.data().stat, offset, &segments), "the machine named an unaligned write");
         bounce = Some(loan);
     }
-    let op = Op::Write { file: layer.file.id, offset, segments };
+    let op = Op::Write { file: layer.data().id, offset, segments };
     out.send(io.id, Task::Write { acb, request: request.index, bounce }, op);
 }
 
@@ -250,32 +261,4 @@ fn append_fill(layer: &Layer, arena: &mut Arena, acb: AcbId, part: Part, len: u3
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use quod_backend::Buffer;
-
-    fn stat(offset_align: u32, memory_align: u32) -> Stat {
-        Stat { len: 1 << 20, identity: (1, 1), offset_align, memory_align, block_device: false }
-    }
-
-    #[test]
-    fn reads_are_rounded_out_to_the_grain() {
-        assert_eq!(round_out(&stat(1, 1), 77, 13), (77, 13, 0));
-        assert_eq!(round_out(&stat(512, 4), 77, 13), (0, 512, 77));
-        assert_eq!(round_out(&stat(512, 4), 500, 600), (0, 1536, 500));
-        assert_eq!(round_out(&stat(4096, 4), 8192, 4096), (8192, 4096, 0));
-    }
-
-    #[test]
-    fn direct_transfers_need_offset_length_and_address() {
-        let mut buffer = Buffer::zeroed(8192);
-        let mut piece = |at, len| buffers::part(&mut buffer, at, len);
-        let (whole, odd, short) = (piece(0, 4096), piece(4099, 512), piece(4096, 500));
-        assert!(fits(&stat(1, 1), 3, &[odd, short]));
-        assert!(fits(&stat(512, 4), 512, &[whole]));
-        assert!(!fits(&stat(512, 4), 100, &[whole]), "offset");
-        assert!(!fits(&stat(512, 4), 512, &[odd]), "address");
-        assert!(!fits(&stat(512, 4), 512, &[whole, short]), "length");
-        assert!(!fits(&stat(1, 1), 0, &vec![short; MOST_PIECES + 1]), "number of pieces");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Opening an image, as a machine: header, backing name, autoclear bits, and the check of a dirty image.
 //!
 //! Knows: the order in which a header is read, validated and, if the image may be written, put in order. Must
-//! never know: what a backing name means to the host.
+//! never know: what the name of a backing or data file means to the host.
 //!
 //! Invariants:
 //! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
@@ -79,6 +79,11 @@ pub struct Info {
     /// It had persistent bitmaps, which its writable opening made invalid: quod does not keep them up
     /// (qcow2).
     pub bitmaps_dropped: bool,
+    /// The external data file that holds its guest data (qcow2): the name as it stands in the image, as for
+    /// the backing file.
+    pub data_file: Option<Vec<u8>>,
+    /// The data file is the guest disk byte for byte, also without the image.
+    pub data_file_raw: bool,
 }
 
 /// A finished opening.
@@ -166,6 +171,8 @@ impl Opening {
             backing: None,
             compression: Compression::default(),
             bitmaps_dropped: false,
+            data_file: None,
+            data_file_raw: false,
         };
         let image = Image::raw(self.file_len, &self.options);
         self.step = Step::Ended;
@@ -181,6 +188,8 @@ impl Opening {
             backing: self.backing.take(),
             compression: Compression::default(),
             bitmaps_dropped: false,
+            data_file: None,
+            data_file_raw: false,
         };
         let image = Image::qed(header, self.file_len, &self.options);
         self.step = Step::Ended;

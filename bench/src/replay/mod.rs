@@ -236,7 +236,7 @@ fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Sess
     // one request more than the depth: flushes and the like never find the house full
     let requests = options.depth.saturating_add(1);
     let queue_depth = Config::default().queue_depth.max(options.depth);
-    let config = Config { backend: options.backend, queue_depth, requests, trace };
+    let config = Config { backend: options.backend, queue_depth, requests, trace, ..Config::default() };
     let open = OpenOptions::new().write(write).direct(options.direct).format(options.format);
     let open = open.gate(options.gate).policy(options.policy).backing(quod::AllowAll);
     Session::with_config(path, open, config)

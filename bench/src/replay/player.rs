@@ -174,8 +174,7 @@ impl Player<'_> {
     fn submit(&mut self, record: Record, due: Duration, now: Duration) -> Result<bool, Error> {
         let Some(slot) = self.free.pop() else { return Ok(false) };
         let (request, ticket) = self.request(&record, slot as u64);
-        let disk = self.session.disk();
-        match self.session.driver().submit(disk, request) {
+        match self.session.submit(request) {
             Ok(()) => {
                 if self.factor.is_some() {
                     self.tally.submitted(due, now);

@@ -2,7 +2,7 @@
 //!
 //! Knows: the command line. Must never know: how the load is run.
 
-use crate::failure::{fail, why_not_opened};
+use crate::failure::{fail, warn_about_probing, why_not_opened};
 use crate::{format, sizes};
 use quod::tools::Session;
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
@@ -96,7 +96,7 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 /// A number as QEMU takes it, messages included: decimal or 0x..., with `units` a size.
-pub fn number(what: &str, text: &str, min: u64, max: u64, units: bool) -> Result<u64, String> {
+fn number(what: &str, text: &str, min: u64, max: u64, units: bool) -> Result<u64, String> {
     let bad = || format!("Invalid {what} specified: '{text}'.");
     let out_of_range = || format!("Invalid {what} specified. Must be between {min} and {max}.");
     let hexadecimal = text.starts_with("0x") || text.starts_with("0X");
@@ -168,7 +168,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         backend: args.backend.unwrap_or(aio),
         queue_depth: Config::default().queue_depth.max(load.depth.saturating_add(64)),
         requests: load.depth.saturating_add(FLUSHES_MAX),
-        trace: false,
+        ..Config::default()
     };
     Ok(Plan { image: image.clone(), load, open, config })
 }
@@ -177,10 +177,15 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     let Plan { image, load, open, config } = plan;
     let why = |error| format!("Could not open '{image}': {}", why_not_opened(image.as_ref(), &error));
     let mut session = Session::with_config(&image, open, config).map_err(why)?;
+    let first = session.first_sector().cloned();
+    if first.is_some() {
+        warn_about_probing(image.as_ref());
+    }
     announce(&load);
     let disk = session.disk();
     session.driver().reset_hold();
-    let outcome = sequential::run(session.driver(), disk, &load).map_err(|error| failed(&error))?;
+    let outcome =
+        sequential::run_guarded(session.driver(), disk, &load, first).map_err(|error| failed(&error))?;
     println!("Run completed in {:.3} seconds.", outcome.elapsed.as_secs_f64());
     let hold = Hold::of(session.driver().hold());
     let backend = quod::Backend::name(session.driver().backend());

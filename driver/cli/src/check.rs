@@ -5,11 +5,13 @@
 use crate::failure::{self, could_not_open};
 use crate::format::{self, Output};
 use crate::json;
-use quod::Format;
-use quod::tools::{self, CheckReport, Repair};
+use quod::tools::{CheckReport, Checker, Repair};
+use quod::{Error, Format};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+mod finding;
 
 /// Exit code: data is or may be damaged.
 const CORRUPT: u8 = 2;
@@ -56,33 +58,49 @@ pub fn run(args: Args) -> ExitCode {
             return failure::fail(format!("--repair (-r) expects 'leaks' or 'all' not '{other}'"));
         }
     };
-    let format = match tools::info(&args.file, format, args.force_share) {
-        Ok(info) => info.format,
+    if args.force_share && repair.is_some() {
+        let text = "force-share=on can only be used with read-only images";
+        return failure::fail(format!("Could not open '{}': {text}", args.file.display()));
+    }
+    let open = |repair| Checker::open(&args.file, format, repair, !args.force_share);
+    let checker = match open(repair) {
+        Ok(checker) => checker,
         Err(error) => return could_not_open(&args.file, &error),
     };
-    if format == Format::Qcow2 && repair.is_some() {
-        failure::fail("qcow2 images are only checked so far, not repaired");
-        return ExitCode::from(NO_CHECK);
-    }
+    let format = checker.format();
     if format == Format::Raw {
+        if args.format.is_none() && repair.is_some() {
+            failure::warn_about_probing(&args.file);
+        }
         failure::fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
     }
-    match check(&args, format, repair) {
+    let mut tell = |found| eprintln!("{}", finding::line(&found));
+    let report =
+        checker.run_with(&mut tell).and_then(|first| match (first.corruptions_fixed, first.leaks_fixed) {
+            // the check of qcow2 looks again by itself
+            (corruptions_fixed, leaks_fixed)
+                if format == Format::Qed && corruptions_fixed + leaks_fixed > 0 =>
+            {
+                let second = open(None)?.run()?;
+                Ok(CheckReport { corruptions_fixed, leaks_fixed, ..second })
+            }
+            _ => Ok(first),
+        });
+    match report {
         Ok(report) => answer(&args, format, &report),
-        Err(error) => could_not_open(&args.file, &error),
+        Err(error) => failure::fail(format!("Check failed: {}", failure::strerror(why(&error)))),
     }
 }
 
-/// A check; after a repair a second one, which says what is left.
-fn check(args: &Args, format: Format, repair: Option<Repair>) -> Result<CheckReport, quod::Error> {
-    let first = tools::check(&args.file, Some(format), repair)?;
-    if first.corruptions_fixed + first.leaks_fixed == 0 {
-        return Ok(first);
+/// QEMU's error number for a check that could not be made.
+fn why(error: &Error) -> i32 {
+    match error {
+        Error::Device { errno, .. } => *errno,
+        Error::NoSpace { .. } => libc::ENOSPC,
+        Error::Unsupported { .. } => libc::EFBIG,
+        _ => libc::EIO,
     }
-    let second = tools::check(&args.file, Some(format), None)?;
-    let CheckReport { corruptions_fixed, leaks_fixed, .. } = first;
-    Ok(CheckReport { corruptions_fixed, leaks_fixed, ..second })
 }
 
 fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
@@ -93,7 +111,7 @@ fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
         }
     }
     match (report.corruptions, report.leaks, report.check_errors) {
-        (_, _, 1..) => ExitCode::FAILURE,
+        (_, _, 1..) => failure::fail("Check failed"),
         (1.., _, _) => ExitCode::from(CORRUPT),
         (0, 1.., _) => ExitCode::from(LEAKS),
         (0, 0, 0) => ExitCode::SUCCESS,

@@ -2,23 +2,31 @@
 //!
 //! Knows: names and limits of options, backing files as arguments. Must never know: how an image is laid out.
 
-use crate::failure::{fail, why_not_opened};
+use crate::failure::{fail, strerror, why_not_opened};
+use crate::format;
 use crate::sizes::{self, SizeError};
-use crate::{format, keyval};
-use quod::Format;
-use quod::tools::{self, CreateOptions};
+use options::Refused;
+pub use options::Values;
+use quod::tools::{self, CreateOptions, Qcow2Options};
+use quod::{Error, Format};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+mod options;
+mod qcow2;
 
 /// Bytes of a QED cluster unless an option says otherwise.
 const CLUSTER_SIZE: u64 = 65536;
 /// Clusters of a QED table unless an option says otherwise.
 const TABLE_SIZE: u64 = 4;
 
+/// Bytes of a backing file's name at most.
+const NAME_MAX: usize = 1023;
+
 /// Make a new image
 #[derive(clap::Args)]
 pub struct Args {
-    /// Format of the new image: raw or qed
+    /// Format of the new image: raw, qed or qcow2
     #[arg(short, long, value_name = "FMT", default_value = "raw")]
     format: String,
     /// Options of the format, NAME=VALUE[,...]; 'help' lists them
@@ -43,22 +51,16 @@ pub struct Args {
     size: Option<String>,
 }
 
-/// What the command line asks for, all texts read.
-#[derive(Default)]
-struct Wanted {
-    size: Option<u64>,
-    cluster_size: Option<u64>,
-    table_size: Option<u64>,
-    backing: Option<String>,
-    backing_format: Option<String>,
-}
-
-const NO_QCOW2: &str = "qcow2 images are only read so far, not created";
-
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     if args.options.iter().any(|list| list == "help" || list == "?") {
-        return help(&args.format);
+        return match format::parse(&args.format) {
+            Ok(format) => {
+                print!("{}", options::help(format));
+                ExitCode::SUCCESS
+            }
+            Err(_) => fail(format!("Unknown file format '{}'", args.format)),
+        };
     }
     let Some(file) = args.file.clone() else { return fail("Expecting image file name") };
     match make(&args, &file) {
@@ -67,59 +69,75 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-fn help(format: &str) -> ExitCode {
-    match format {
-        "raw" => print!("Supported raw options:\n  size=<size>            - Virtual disk size\n"),
-        "qed" => print!(
-            "Supported qed options:\n  backing_file=<str>     - File name of a base image\n  \
-             backing_fmt=<str>      - Image format of the base image\n  \
-             cluster_size=<size>    - Cluster size (in bytes)\n  \
-             size=<size>            - Virtual disk size\n  \
-             table_size=<size>      - L1/L2 table size (in clusters)\n"
-        ),
-        "qcow2" => return fail(NO_QCOW2),
-        other => return fail(format!("Unknown file format '{other}'")),
-    }
-    ExitCode::SUCCESS
-}
-
 fn make(args: &Args, file: &Path) -> Result<(), String> {
     let here = |text: String| format!("{}: {text}", file.display());
     let format =
         format::parse(&args.format).map_err(|_| here(format!("Unknown file format '{}'", args.format)))?;
-    if format == Format::Qcow2 {
-        return Err(here(NO_QCOW2.into()));
-    }
-    let mut wanted = read_options(args, format).map_err(|text| match text {
-        OptionError::List(list) => format!("Invalid option list: {list}"),
-        OptionError::Item(text) => here(text),
+    let mut values = read_options(args, format).map_err(|refused| match refused {
+        Refused::List(list) => format!("Invalid option list: {list}"),
+        Refused::Item(text) => here(text),
     })?;
     if let Some(text) = &args.size {
-        if wanted.size.is_some() {
+        if values.text("size").is_some() {
             return Err(here("The image size must be specified only once".into()));
         }
-        wanted.size = Some(image_size(text)?);
+        values.set("size", image_size(text)?.to_string());
     }
-    let backing_format = look_at_backing(args, file, &mut wanted).map_err(here)?;
-    let size = wanted.size.ok_or_else(|| here("Image creation needs a size parameter".into()))?;
+    let backing_format = look_at_backing(args, file, &mut values).map_err(here)?;
+    let size = values.size("size").ok_or_else(|| here("Image creation needs a size parameter".into()))?;
     if !args.quiet {
-        println!("{}", announcement(args, file, &wanted, size));
+        println!("Formatting '{}', fmt={}{}", file.display(), args.format, values.announce());
     }
-    if format == Format::Qed {
-        validate_qed(&wanted, size).map_err(here)?;
-    }
-    let options = CreateOptions {
+    let options = image_options(format, size, &values, backing_format).map_err(here)?;
+    tools::create(file, &options)
+        .map_err(|error| why_not_created(&options, &error).map_or_else(|| error.to_string(), here))
+}
+
+/// The options in the driver's terms; what excludes each other is refused in QEMU's words.
+pub fn image_options(
+    format: Format,
+    size: u64,
+    values: &Values,
+    backing: Option<Format>,
+) -> Result<CreateOptions, String> {
+    let qcow2 = match format {
+        Format::Qcow2 => qcow2::options(values)?,
+        Format::Qed => {
+            validate_qed(values, size)?;
+            Qcow2Options::default()
+        }
+        Format::Raw => Qcow2Options::default(),
+    };
+    let small = |name| values.size(name).and_then(|value| u32::try_from(value).ok());
+    Ok(CreateOptions {
         format,
         size: size.next_multiple_of(512),
-        cluster_size: wanted.cluster_size.map(|bytes| bytes as u32),
-        table_size: wanted.table_size.map(|clusters| clusters as u32),
-        backing: wanted.backing.map(|name| (name, backing_format)),
-    };
-    tools::create(file, &options).map_err(|error| match error {
-        quod::Error::Io { errno, .. } => {
-            here(format!("Could not create '{}': {}", file.display(), crate::failure::strerror(errno)))
+        cluster_size: small("cluster_size"),
+        table_size: small("table_size"),
+        backing: values.text("backing_file").map(|name| (name.to_string(), backing)),
+        qcow2,
+    })
+}
+
+/// QEMU's words, if it has some, and the image's name is not said yet.
+fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
+    let named = |path: &Path, errno| format!("Could not create '{}': {}", path.display(), strerror(errno));
+    Some(match (error, &options.backing) {
+        (Error::Io { path, errno, .. }, _) => named(path, *errno),
+        (Error::Device { path, op: "write" | "reserve space", errno, .. }, _) => named(path, *errno),
+        (Error::NoSpace { path }, _) => named(path, libc::ENOSPC),
+        (Error::Locked { path, .. }, _) => why_not_opened(path, error),
+        (Error::Corrupt { place: "size", .. }, _) => format!(
+            "The image size is too large for file format '{}' (try using a larger cluster size)",
+            options.format.name()
+        ),
+        // wishes that exclude each other were refused before: what is left is a name that does not fit
+        (Error::Misuse(_) | Error::Corrupt { .. }, Some((name, format))) => {
+            let format = format.map_or("", Format::name);
+            let why = strerror(if name.len() > NAME_MAX { libc::EINVAL } else { libc::ENOSPC });
+            format!("Could not assign backing file '{name}' with format '{format}': {why}")
         }
-        other => other.to_string(),
+        _ => return None,
     })
 }
 
@@ -132,69 +150,38 @@ fn image_size(text: &str) -> Result<u64, String> {
     })
 }
 
-enum OptionError {
-    /// The list is no list.
-    List(String),
-    /// One option is wrong.
-    Item(String),
-}
-
-fn read_options(args: &Args, format: Format) -> Result<Wanted, OptionError> {
-    let mut wanted = Wanted::default();
-    for list in &args.options {
-        let pairs = keyval::parse(list).ok_or_else(|| OptionError::List(list.clone()))?;
-        for (name, value) in pairs {
-            let size = || {
-                sizes::parse(&value).map(Some).map_err(|_| {
-                    let hint = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
-                                and exabytes, respectively.";
-                    OptionError::Item(format!(
-                        "Parameter '{name}' expects a non-negative number below 2^64\n{hint}"
-                    ))
-                })
-            };
-            match (name.as_str(), format) {
-                ("size", _) => wanted.size = size()?,
-                ("preallocation", Format::Raw) if value == "off" => {}
-                ("preallocation", Format::Raw) => {
-                    let text =
-                        format!("Parameter 'preallocation' does not accept value '{value}' (only off)");
-                    return Err(OptionError::Item(text));
-                }
-                ("cluster_size", Format::Qed) => wanted.cluster_size = size()?,
-                ("table_size", Format::Qed) => wanted.table_size = size()?,
-                ("backing_file", Format::Qed) => wanted.backing = Some(value),
-                ("backing_fmt", Format::Qed) => wanted.backing_format = Some(value),
-                _ => return Err(OptionError::Item(format!("Invalid parameter '{name}'"))),
-            }
+fn read_options(args: &Args, format: Format) -> Result<Values, Refused> {
+    let mut values = Values::new(format);
+    args.options.iter().try_for_each(|list| values.read(list))?;
+    if format == Format::Raw {
+        if let Some(value) = values.text("preallocation").filter(|value| *value != "off") {
+            let text = format!("Parameter 'preallocation' does not accept value '{value}' (only off)");
+            return Err(Refused::Item(text));
+        }
+        let given = [("file", args.backing.is_some()), ("format", args.backing_format.is_some())];
+        if let Some((what, _)) = given.into_iter().find(|(_, given)| *given) {
+            let text = format!("Backing {what} not supported for file format '{}'", args.format);
+            return Err(Refused::Item(text));
         }
     }
     if let Some(name) = &args.backing {
-        if format == Format::Raw {
-            let text = format!("Backing file not supported for file format '{}'", args.format);
-            return Err(OptionError::Item(text));
-        }
-        wanted.backing = Some(name.clone());
+        values.set("backing_file", name.clone());
     }
     if let Some(name) = &args.backing_format {
-        if format == Format::Raw {
-            let text = format!("Backing format not supported for file format '{}'", args.format);
-            return Err(OptionError::Item(text));
-        }
-        wanted.backing_format = Some(name.clone());
+        values.set("backing_fmt", name.clone());
     }
-    Ok(wanted)
+    Ok(values)
 }
 
 /// Checks what is said of the backing file and takes the size from it if none was given. The backing format.
-fn look_at_backing(args: &Args, file: &Path, wanted: &mut Wanted) -> Result<Option<Format>, String> {
-    let format = match &wanted.backing_format {
+fn look_at_backing(args: &Args, file: &Path, values: &mut Values) -> Result<Option<Format>, String> {
+    let format = match values.text("backing_fmt") {
         Some(name) => {
             Some(format::parse(name).map_err(|text| format!("{text}\nCould not open backing image."))?)
         }
         None => None,
     };
-    let Some(name) = wanted.backing.as_deref() else { return Ok(format) };
+    let Some(name) = values.text("backing_file") else { return Ok(format) };
     if name.is_empty() {
         return Err("Expected backing file name, got empty string".into());
     }
@@ -212,32 +199,15 @@ fn look_at_backing(args: &Args, file: &Path, wanted: &mut Wanted) -> Result<Opti
         let found = format::name(info.format);
         return Err(format!("Backing file specified without backing format\nDetected format of {found}."));
     }
-    wanted.size = wanted.size.or(Some(info.info.virtual_size));
+    if values.text("size").is_none() {
+        values.set("size", info.info.virtual_size.to_string());
+    }
     Ok(format)
 }
 
-fn announcement(args: &Args, file: &Path, wanted: &Wanted, size: u64) -> String {
-    // QEMU prints option lists as they would be typed: commas doubled
-    let doubled = |text: &str| text.replace(',', ",,");
-    let mut text = format!("Formatting '{}', fmt={} size={size}", file.display(), args.format);
-    if let Some(name) = &wanted.backing {
-        text += &format!(" backing_file={}", doubled(name));
-    }
-    if let Some(name) = &wanted.backing_format {
-        text += &format!(" backing_fmt={}", doubled(name));
-    }
-    if args.format == "qed" {
-        text += &format!(" cluster_size={}", wanted.cluster_size.unwrap_or(CLUSTER_SIZE));
-    }
-    if let Some(clusters) = wanted.table_size {
-        text += &format!(" table_size={clusters}");
-    }
-    text
-}
-
-fn validate_qed(wanted: &Wanted, size: u64) -> Result<(), String> {
-    let cluster = wanted.cluster_size.unwrap_or(CLUSTER_SIZE);
-    let table = wanted.table_size.unwrap_or(TABLE_SIZE);
+fn validate_qed(values: &Values, size: u64) -> Result<(), String> {
+    let cluster = values.size("cluster_size").unwrap_or(CLUSTER_SIZE);
+    let table = values.size("table_size").unwrap_or(TABLE_SIZE);
     if !(4096..=67_108_864).contains(&cluster) || !cluster.is_power_of_two() {
         return Err("QED cluster size must be within range [4096, 67108864] and power of 2".into());
     }
@@ -260,15 +230,18 @@ mod tests {
 
     #[test]
     fn the_largest_size_does_not_wrap() {
-        let wanted = |cluster, table| Wanted {
-            cluster_size: Some(cluster),
-            table_size: Some(table),
-            ..Wanted::default()
+        let wanted = |options: &str| {
+            let mut values = Values::new(Format::Qed);
+            values.read(options).unwrap();
+            values
         };
-        assert_eq!(validate_qed(&Wanted::default(), 1 << 46), Ok(()));
-        assert!(validate_qed(&Wanted::default(), (1 << 46) + 512).unwrap_err().contains("70368744177664"));
-        assert!(validate_qed(&wanted(4096, 1), 2 << 30).unwrap_err().contains("1073741824"));
-        assert_eq!(validate_qed(&wanted(64 << 20, 16), i64::MAX as u64), Ok(()));
-        assert!(validate_qed(&wanted(3000, 4), 0).is_err() && validate_qed(&wanted(4096, 3), 0).is_err());
+        let plain = Values::new(Format::Qed);
+        assert_eq!(validate_qed(&plain, 1 << 46), Ok(()));
+        assert!(validate_qed(&plain, (1 << 46) + 512).unwrap_err().contains("70368744177664"));
+        let small = wanted("cluster_size=4k,table_size=1");
+        assert!(validate_qed(&small, 2 << 30).unwrap_err().contains("1073741824"));
+        assert_eq!(validate_qed(&wanted("cluster_size=64M,table_size=16"), i64::MAX as u64), Ok(()));
+        assert!(validate_qed(&wanted("cluster_size=3000"), 0).is_err());
+        assert!(validate_qed(&wanted("cluster_size=4k,table_size=3"), 0).is_err());
     }
 }

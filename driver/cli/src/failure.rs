@@ -54,6 +54,10 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
 /// What QEMU says of a header that contradicts its format. It names no field and no value.
 fn qemus_words(error: &Error) -> Option<String> {
     match error {
+        Error::Corrupt { place, value, what, .. } if place.starts_with("qcow2 ") => {
+            qcow2_words(place, *value, what)
+        }
+        Error::Unsupported { what, .. } if what.starts_with("qcow2 ") => qcow2_lacks(what),
         Error::Corrupt { place, .. } => {
             let words = match place.strip_prefix("QED header field ")? {
                 "magic" => "Image not in QED format",
@@ -71,6 +75,50 @@ fn qemus_words(error: &Error) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn qcow2_words(place: &str, value: u64, what: &str) -> Option<String> {
+    let table = |name: &str| {
+        let large = what.ends_with("too large");
+        format!("{name} {}", if large { "too large" } else { "offset invalid" })
+    };
+    let words = match place.strip_prefix("qcow2 header ")? {
+        "field magic" => "Image is not in qcow2 format",
+        "field cluster_bits" if !what.starts_with("is too small") => {
+            return Some(format!("Unsupported cluster size: 2^{value}"));
+        }
+        "field header_length" if value < 104 => "qcow2 header too short",
+        "field header_length" => "qcow2 header exceeds cluster size",
+        "field backing_file_offset" => "Invalid backing file offset",
+        "field backing_file_size" => "Backing file name too long",
+        "field compression_type" if value == 0 => {
+            "qcow2: Compression type incompatible feature bit must not be set"
+        }
+        "field compression_type" => "qcow2: Compression type incompatible feature bit must be set",
+        "field incompatible_features" => "qcow2: Image is corrupt; cannot be opened read/write",
+        "field refcount_order" => "Reference count entry width too large; may not exceed 64 bits",
+        "field refcount_table_clusters" => "Image does not contain a reference count table",
+        "field refcount_table_offset" => return Some(table("Reference count table")),
+        "field snapshots_offset" => return Some(table("Snapshot table")),
+        "field l1_table_offset" => return Some(table("Active L1 table")),
+        "field l1_size" => "L1 table is too small",
+        "field size" => "Image is too big",
+        "extension" => "Header extension too large",
+        _ => return None,
+    };
+    Some(words.to_string())
+}
+
+fn qcow2_lacks(what: &str) -> Option<String> {
+    if let Some(version) = what.strip_prefix("qcow2 version ") {
+        return Some(format!("Unsupported qcow2 version {version}"));
+    }
+    if let Some(kind) = what.strip_prefix("qcow2 compression type ") {
+        return Some(format!("qcow2: unknown compression type: {kind}"));
+    }
+    let features = what.strip_prefix("qcow2 feature(s): ")?;
+    let features = features.replace("unknown incompatible bits 0x", "Unknown incompatible feature: ");
+    Some(format!("Unsupported qcow2 feature(s): {features}"))
 }
 
 /// Which field, which value, what is wrong: for a header that is a QED header, but a broken one.
@@ -98,6 +146,16 @@ fn file_of(error: &Error) -> Option<&Path> {
         }
         _ => None,
     }
+}
+
+/// Said when an image is opened for writing that nobody called raw.
+pub fn warn_about_probing(path: &Path) {
+    eprintln!(
+        "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+         restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
+        path.display()
+    );
 }
 
 /// Ends a command with the reason why its image could not be opened.

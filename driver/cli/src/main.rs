@@ -16,13 +16,14 @@ mod keyval;
 mod map;
 mod qcow2;
 mod replay;
+mod resize;
 mod sizes;
 
 use clap::{Parser, Subcommand};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Create, inspect, check, exercise and replay disk images
+/// Create, inspect, check, resize, exercise and replay disk images
 #[derive(Parser)]
 #[command(name = "quod", version, propagate_version = true)]
 struct Cli {
@@ -36,6 +37,7 @@ enum Command {
     Info(info::Args),
     Check(check::Args),
     Map(map::Args),
+    Resize(resize::Args),
     /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
     #[command(disable_help_flag = true)]
     Io {
@@ -76,6 +78,7 @@ fn run(command: Command) -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Check(args) => check::run(args),
         Command::Map(args) => map::run(args),
+        Command::Resize(args) => resize::run(args),
         Command::Io { args } => io::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Replay(args) => replay::run(args),

@@ -78,9 +78,21 @@ pub fn human(facts: &Qcow2Info) -> Vec<String> {
             lines.push(row(&id, &tag, &size, &date(one.date_sec), &clock(one.vm_clock_nsec), &count));
         }
     }
-    lines.push("Format specific information:".into());
+    lines.extend(features(facts));
+    lines
+}
+
+/// The lines about features alone.
+pub fn features(facts: &Qcow2Info) -> Vec<String> {
+    let mut lines = vec!["Format specific information:".into()];
     nested(&specific(facts), 1, &mut lines);
     lines
+}
+
+/// Where QEMU keeps the state of a virtual machine: behind the disk, at the first L2 table of its own.
+pub fn state_offset(facts: &Qcow2Info) -> u64 {
+    let shape = facts.header.shape();
+    facts.header.guest_size().next_multiple_of(shape.l2_entries() << shape.cluster_bits)
 }
 
 fn clock(nanos: u64) -> String {

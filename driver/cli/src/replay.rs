@@ -2,11 +2,11 @@
 //!
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
-use crate::bench::number;
-use crate::failure::fail;
+use crate::create::{self, Values};
+use crate::failure::{fail, warn_about_probing};
 use crate::{format, keyval};
 use indicatif::{ProgressBar, ProgressStyle};
-use quod::tools::{self, CreateOptions};
+use quod::tools;
 use quod::{BackendKind, Format, Policy};
 use quod_bench::model::Initial;
 use quod_bench::options;
@@ -19,7 +19,8 @@ use tempfile::TempDir;
 
 /// Replay a guest's block trace and verify every byte
 ///
-/// Without arguments: the trace that ships with quod, on a fresh QED image in a temporary folder.
+/// Without arguments: the trace that ships with quod, on a fresh QED image in a temporary folder. With `--format
+/// both`: on a fresh image of each format, one after the other.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// A trace in fio's iolog format, version 2 or 3 (default: the one that ships with quod)
@@ -27,9 +28,9 @@ pub struct Args {
     /// Play on this image; it is created if it does not exist. What the trace writes to is OVERWRITTEN
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Image format (default: qed for a fresh image, else probe)
-    #[arg(short, long, value_name = "FMT", value_parser = format::parse)]
-    format: Option<Format>,
+    /// Image format: raw, qed, qcow2, or both (default: qed for a fresh image, else probe)
+    #[arg(short, long, value_name = "FMT", value_parser = formats)]
+    format: Option<Formats>,
     /// `max`; `real`: at the times of the trace; or how many times as fast
     #[arg(long, default_value = "max")]
     speed: Speed,
@@ -39,10 +40,11 @@ pub struct Args {
     /// Seed of the payload
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Write the report to this file as JSON
+    /// Write the report to this file as JSON; of several formats: an array
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a timeline to this file: Chrome's trace format, opens in Perfetto
+    /// Write a timeline to this file: Chrome's trace format, opens in Perfetto. Of several formats: a file each, the
+    /// format in its name
     #[arg(long, value_name = "FILE")]
     timeline: Option<PathBuf>,
     /// Who moves bytes: auto, uring or threads
@@ -63,7 +65,7 @@ pub struct Args {
     /// Do not record state transitions (no time by state in the report)
     #[arg(long)]
     no_states: bool,
-    /// Options of a fresh image: size, cluster_size, table_size (comma-separated, as in create)
+    /// Options of a fresh image, as in create; of several formats, each takes those that it has
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Print nothing but errors
@@ -71,26 +73,72 @@ pub struct Args {
     quiet: bool,
 }
 
+/// Formats to play on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Formats(&'static [Format]);
+
+const BOTH: Formats = Formats(&[Format::Qed, Format::Qcow2]);
+/// What a fresh image is when nobody says it.
+const FRESH: Formats = Formats(&[Format::Qed]);
+
+fn formats(name: &str) -> Result<Formats, String> {
+    match name {
+        "both" => Ok(BOTH),
+        name => format::parse(name).map(|format| match format {
+            Format::Raw => Formats(&[Format::Raw]),
+            Format::Qed => Formats(&[Format::Qed]),
+            Format::Qcow2 => Formats(&[Format::Qcow2]),
+        }),
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match play(&args) {
-        Ok(report) => {
-            if !args.quiet {
-                print!("{report}");
-            }
-            if report.verification.passed() {
-                return ExitCode::SUCCESS;
-            }
-            fail("replay: verification failed")
-        }
+        Ok(reports) if reports.iter().all(|report| report.verification.passed()) => ExitCode::SUCCESS,
+        Ok(_) => fail("replay: verification failed"),
         Err(what) => fail(format_args!("replay: {what}")),
     }
 }
 
-fn play(args: &Args) -> Result<Report, String> {
+/// Plays on one format after the other; what is found wrong with one does not keep the next from its turn.
+fn play(args: &Args) -> Result<Vec<Report>, String> {
     let source = args.trace.clone().map_or(Source::Shipped, Source::File);
     let summary = replay::examine(&source).map_err(|error| error.to_string())?;
-    let target = target(args, &summary)?;
+    let old = args.image.as_ref().is_some_and(|path| path.exists());
+    let given = args.format.map(|Formats(formats)| formats);
+    if let (Some([_, _, ..]), Some(path)) = (given, &args.image) {
+        return Err(format!("'{}' is one image; several formats are played on fresh ones", path.display()));
+    }
+    // an image that exists is probed unless its format is given
+    let formats: Vec<Option<Format>> = match given {
+        None if old => vec![None],
+        given => given.unwrap_or(FRESH.0).iter().copied().map(Some).collect(),
+    };
+    let mut reports = Vec::new();
+    for format in &formats {
+        let target = target(args, &summary, *format, formats.len() > 1)?;
+        let report = play_on(args, &source, &summary, &target)?;
+        if !args.quiet {
+            if !reports.is_empty() {
+                println!();
+            }
+            print!("{report}");
+        }
+        reports.push(report);
+    }
+    if let Some(path) = &args.json {
+        let text = match reports.as_slice() {
+            [report] => serde_json::to_string_pretty(report),
+            reports => serde_json::to_string_pretty(reports),
+        };
+        let text = text.map_err(|error| error.to_string())?;
+        std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(reports)
+}
+
+fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> Result<Report, String> {
     let options = Options {
         speed: args.speed,
         depth: args.depth,
@@ -102,17 +150,12 @@ fn play(args: &Args) -> Result<Report, String> {
         gate: args.gate,
         policy: if args.writethrough { Policy::Writethrough } else { Policy::Writeback },
         follow: !args.no_states,
-        timeline: args.timeline.clone(),
+        timeline: target.timeline.clone(),
     };
     let mut progress = Progress::new(args.quiet);
-    let report = replay::run(&target.path, &source, &summary, &options, &mut progress);
+    let report = replay::run(&target.path, source, summary, &options, &mut progress);
     progress.end();
-    let report = report.map_err(|error| error.to_string())?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
-        std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(report)
+    report.map_err(|error| error.to_string())
 }
 
 /// Where to play.
@@ -120,18 +163,27 @@ struct Target {
     path: PathBuf,
     format: Option<Format>,
     initial: Initial,
+    timeline: Option<PathBuf>,
     /// Deleted when it is dropped.
     _folder: Option<TempDir>,
 }
 
-fn target(args: &Args, summary: &Summary) -> Result<Target, String> {
+/// `several`: this is one of several formats.
+fn target(args: &Args, summary: &Summary, format: Option<Format>, several: bool) -> Result<Target, String> {
+    let timeline = match (&args.timeline, format) {
+        (Some(path), Some(format)) if several => Some(named(path, format)),
+        (path, _) => path.clone(),
+    };
     let (path, folder) = match &args.image {
         Some(path) if path.exists() => {
             if !args.options.is_empty() {
                 return Err(format!("'{}' exists; -o is for a fresh image", path.display()));
             }
-            let (path, format) = (path.clone(), args.format);
-            return Ok(Target { path, format, initial: Initial::Unknown, _folder: None });
+            if format.is_none() && tools::probe(path).is_ok_and(|found| found == Format::Raw) {
+                warn_about_probing(path);
+            }
+            let path = path.clone();
+            return Ok(Target { path, format, initial: Initial::Unknown, timeline, _folder: None });
         }
         Some(path) => (path.clone(), None),
         None => {
@@ -140,29 +192,35 @@ fn target(args: &Args, summary: &Summary) -> Result<Target, String> {
             (folder.path().join("replay.img"), Some(folder))
         }
     };
-    let format = args.format.unwrap_or(Format::Qed);
     let size = replay::disk_size(summary).map_err(|error| error.to_string())?;
-    create(&path, format, size, &args.options)?;
-    Ok(Target { path, format: Some(format), initial: Initial::Zeros, _folder: folder })
+    let format = format.unwrap_or(Format::Qed);
+    create(&path, format, size, &args.options, several)?;
+    Ok(Target { path, format: Some(format), initial: Initial::Zeros, timeline, _folder: folder })
 }
 
-fn create(path: &Path, format: Format, size: u64, words: &[String]) -> Result<(), String> {
-    let mut create = CreateOptions::new(format, size);
+/// `trace.json` for QED: `trace.qed.json`.
+fn named(path: &Path, format: Format) -> PathBuf {
+    let end = path.extension().map_or(String::new(), |end| format!(".{}", end.to_string_lossy()));
+    path.with_extension(format!("{}{end}", format::name(format)))
+}
+
+fn create(path: &Path, format: Format, size: u64, words: &[String], several: bool) -> Result<(), String> {
+    let mut values = Values::new(format);
     for list in words {
-        for (name, value) in keyval::parse(list).ok_or_else(|| format!("-o {list}: an empty option"))? {
-            let small = || {
-                let value = number(&name, &value, 1, u64::from(u32::MAX), true)?;
-                u32::try_from(value).map_err(|error| error.to_string())
-            };
-            match name.as_str() {
-                "size" => create.size = number(&name, &value, 512, i64::MAX as u64, true)?,
-                "cluster_size" => create.cluster_size = Some(small()?),
-                "table_size" => create.table_size = Some(small()?),
-                _ => return Err(format!("-o {name}: a replay knows size, cluster_size and table_size")),
+        for (name, value) in keyval::parse(list).ok_or_else(|| format!("Invalid option list: {list}"))? {
+            if several && !values.knows(&name) && BOTH.0.iter().any(|other| Values::new(*other).knows(&name))
+            {
+                continue;
             }
+            values.add(&name, value)?;
         }
     }
-    tools::create(path, &create).map_err(|error| error.to_string())
+    if let Some(name) = ["backing_file", "data_file"].into_iter().find(|name| values.text(name).is_some()) {
+        return Err(format!("-o {name}: a replay begins with a disk of zeros in one file"));
+    }
+    let size = values.size("size").unwrap_or(size);
+    let options = create::image_options(format, size, &values, None)?;
+    tools::create(path, &options).map_err(|error| error.to_string())
 }
 
 /// A bar on a terminal; nothing elsewhere.

@@ -28,6 +28,17 @@ pub fn parse(text: &str) -> Result<u64, SizeError> {
     parse_decimal(unsigned)
 }
 
+/// The value of an option; refused in QEMU's words.
+pub fn option(name: &str, text: &str) -> Result<u64, String> {
+    let hint = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+                and exabytes, respectively.";
+    let negative = text.strip_prefix('-').and_then(|rest| rest.parse::<u64>().ok()).is_some();
+    parse(text).map_err(|error| match error {
+        SizeError::OutOfRange if negative => format!("Value '{text}' is out of range for parameter '{name}'"),
+        _ => format!("Parameter '{name}' expects a non-negative number below 2^64\n{hint}"),
+    })
+}
+
 fn parse_hex(digits: &str) -> Result<u64, SizeError> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(SizeError::NotANumber);

@@ -22,25 +22,20 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What comes out of a stream, and in how many steps.
+/// What comes out of a stream, and in how many steps; and that it comes out in one step as well.
 fn run(
-    all: &mut Decompressor,
+    all: &mut Decoders,
     compression: Compression,
     input: &[u8],
     size: usize,
 ) -> (Progress, Vec<u8>, usize) {
-    let mut arena = Arena::new();
-    let loan = arena.take(input.len().max(1));
-    arena.bytes_mut(&loan, input.len()).copy_from_slice(input);
-    let place = Place { disk: 0, layer: 0 };
-    let end = input.len();
-    all.queue.push_back(Work { place, cluster: 0, compression, loan, at: 0, end, made: 0 });
-    let mut contents = vec![0xee; size];
+    let (mut contents, mut whole) = (vec![0xee; size], vec![0xee; size]);
+    let mut stream = Stream::new(compression, 0, input.len());
     for step in 1..10_000 {
-        let progress = all.step(&arena, &mut contents);
+        let progress = stream.step(all, input, &mut contents, SLICE);
         if progress != Progress::More {
-            all.begun = false;
-            all.queue.clear();
+            let once = Stream::new(compression, 0, input.len()).run(all, input, &mut whole);
+            assert!(once == progress && (progress == Progress::Broken || whole == contents));
             return (progress, contents, step);
         }
     }
@@ -49,7 +44,7 @@ fn run(
 
 #[test]
 fn streams_of_all_sizes_come_in_slices() {
-    let mut all = Decompressor::default();
+    let mut all = Decoders::default();
     for bits in 9..=21 {
         let bytes = text(1 << bits);
         let most = 2 * bytes.len().div_ceil(SLICE) + 2;
@@ -68,7 +63,7 @@ fn streams_of_all_sizes_come_in_slices() {
 
 #[test]
 fn frames_follow_each_other() {
-    let mut all = Decompressor::default();
+    let mut all = Decoders::default();
     let bytes = text(256 << 10);
     let packed: Vec<u8> = bytes.chunks(100_000).flat_map(|part| zstd::encode_all(part, 3).unwrap()).collect();
     let (progress, out, _) = run(&mut all, Compression::Zstd, &packed, bytes.len());
@@ -77,7 +72,7 @@ fn frames_follow_each_other() {
 
 #[test]
 fn short_long_and_broken_streams_end() {
-    let mut all = Decompressor::default();
+    let mut all = Decoders::default();
     let bytes = text(64 << 10);
     let streams = [
         (Compression::Deflate, deflated(&bytes)),
@@ -141,9 +136,8 @@ fn run_dry(driver: &mut Driver<Sim>) {
 }
 
 fn ask(driver: &mut Driver<Sim>, op: IoOp) {
-    let crate::disk::Disk { layers, flights, .. } = &mut driver.disks[0];
-    let mut out = Out { port: &mut driver.port, jobs: &mut driver.jobs, flights, place: PLACE };
-    translate(&mut out, &mut layers[0], Io { id: IoId { index: u32::MAX, generation: 1 }, op });
+    let (mut out, layer) = driver.at(PLACE).unwrap();
+    translate(&mut out, layer, Io { id: IoId { index: u32::MAX, generation: 1 }, op });
     driver.settle(PLACE);
 }
 
@@ -253,4 +247,46 @@ fn what_is_in_progress_is_forgotten_afterwards() {
     assert_eq!((answers(&driver), reads(&driver)), (3, 2), "the later one is kept");
     let kept = &driver.disks[0].layers[0].compressed.clusters;
     assert_eq!(kept.iter().map(|one| one.stage).collect::<Vec<_>>(), [Stage::Empty, Stage::Ready]);
+}
+
+#[test]
+fn workers_finish_what_they_were_sent_and_say_so() {
+    let backend = quod_backend::Threads::new(1).unwrap();
+    let mut arena = Arena::new();
+    let bytes = text(SIZE);
+    let packed = deflated(&bytes);
+    let mut send = |pool: &mut Pool<(usize, Loan)>, number: usize| {
+        let end = if number.is_multiple_of(3) { packed.len() / 2 } else { packed.len() };
+        let loan = arena.take(end);
+        arena.bytes_mut(&loan, end).copy_from_slice(&packed[..end]);
+        pool.send(PoolTask {
+            stream: Stream::new(Compression::Deflate, 0, end),
+            input: arena.segment(&loan, 0, end),
+            contents: Vec::new(),
+            size: SIZE,
+            progress: Progress::More,
+            tag: (number, loan),
+        });
+    };
+    let mut pool = Pool::new(quod_backend::Backend::notify_fd(&backend).unwrap(), 4).unwrap();
+    for round in 0..20 {
+        (0..round).for_each(|number| send(&mut pool, number));
+        let mut seen = vec![false; round];
+        while pool.is_busy() {
+            pool.reinforce();
+            while let Some(task) = pool.next() {
+                let number = task.tag.0;
+                assert!(!std::mem::replace(&mut seen[number], true));
+                let whole = if number.is_multiple_of(3) { Progress::Broken } else { Progress::Whole };
+                assert!(task.progress == whole && (number.is_multiple_of(3) || task.contents == bytes));
+            }
+            if pool.is_busy() {
+                pool.sleep(Some(Duration::from_secs(60))).unwrap();
+            }
+        }
+        assert!(seen.iter().all(|&seen| seen));
+    }
+    // those that run are waited for, before the arena goes
+    (0..50).for_each(|number| send(&mut pool, number));
+    drop(pool);
 }

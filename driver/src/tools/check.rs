@@ -2,8 +2,9 @@
 //!
 //! Knows: the format's check machine. Must never know: what it looks at.
 
-use super::create::{read_header, unsupported};
+use super::create::unsupported;
 use super::host::Host;
+use super::info::read_qcow2;
 use crate::error::Error;
 use quod_states::qcow2::{self, Purpose};
 use quod_states::qed::{Check, Header};
@@ -11,6 +12,7 @@ use quod_states::{Format, Report};
 use std::path::Path;
 
 pub use quod_states::Repair;
+pub use quod_states::qcow2::Finding;
 
 /// One finding.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,28 +94,82 @@ pub fn check_with(
     repair: Option<Repair>,
     lock: bool,
 ) -> Result<CheckReport, Error> {
-    let path = path.as_ref();
-    let mut host = Host::open(path, repair.is_some(), lock)?;
-    match format {
-        Some(Format::Raw) => return Err(unsupported(path, "checking the format raw")),
-        Some(Format::Qcow2) if repair.is_some() => return Err(unsupported(path, "repairing qcow2 images")),
-        Some(Format::Qcow2) => return run_qcow2(&mut host),
-        Some(Format::Qed) | None => {}
-    }
-    let (header, _) = read_header(&mut host)?;
-    run(&mut host, header, repair).map(CheckReport::from)
+    Checker::open(path, format, repair, lock)?.run()
 }
 
-/// Looks at a qcow2 image.
-fn run_qcow2(host: &mut Host) -> Result<CheckReport, Error> {
-    let start = host.read(0, 512)?;
-    let len = qcow2::Header::region(&start);
-    let mut region = host.read(0, len)?;
-    region.resize(len, 0);
-    let header = qcow2::Header::parse(&region, Purpose::Check)
-        .map_err(|error| Error::from_core(host.path(), &error))?;
-    let mut check = qcow2::Check::new(header, host.len(), None);
-    let report = host.pump(&mut check, qcow2::Check::poll_result)?;
+/// An image that is about to be checked: tells an image that cannot be opened from a check that fails.
+pub struct Checker {
+    host: Host,
+    header: Start,
+    repair: Option<Repair>,
+}
+
+/// Where a check starts from.
+enum Start {
+    Raw,
+    Qed(Header),
+    Qcow2(Box<qcow2::Header>),
+}
+
+impl Checker {
+    /// Opens an image and reads its header; see [`check_with`].
+    pub fn open(
+        path: impl AsRef<Path>,
+        format: Option<Format>,
+        repair: Option<Repair>,
+        lock: bool,
+    ) -> Result<Checker, Error> {
+        let path = path.as_ref();
+        let mut host = Host::open(path, repair.is_some(), lock)?;
+        let header = match format.map_or_else(|| host.probe(), Ok)? {
+            Format::Raw => Start::Raw,
+            Format::Qed => {
+                let block = host.read(0, 4096)?;
+                let header = Header::parse(&block, host.len());
+                Start::Qed(header.map_err(|error| Error::from_core(path, &error))?)
+            }
+            Format::Qcow2 => Start::Qcow2(Box::new(read_qcow2(&mut host, Purpose::Check)?)),
+        };
+        Ok(Checker { host, header, repair })
+    }
+
+    /// The image's format.
+    pub const fn format(&self) -> Format {
+        match self.header {
+            Start::Raw => Format::Raw,
+            Start::Qed(_) => Format::Qed,
+            Start::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
+    /// Checks and repairs. Raw images have no check.
+    pub fn run(self) -> Result<CheckReport, Error> {
+        self.run_with(&mut |_| {})
+    }
+
+    /// As [`Checker::run`]; `listener` is told what is found in a qcow2 image, as it is found.
+    pub fn run_with(mut self, listener: &mut dyn FnMut(Finding)) -> Result<CheckReport, Error> {
+        match self.header {
+            Start::Raw => Err(unsupported(self.host.path(), "checking the format raw")),
+            Start::Qed(header) => run(&mut self.host, header, self.repair).map(CheckReport::from),
+            Start::Qcow2(header) => run_qcow2(&mut self.host, *header, self.repair, listener),
+        }
+    }
+}
+
+fn run_qcow2(
+    host: &mut Host,
+    header: qcow2::Header,
+    repair: Option<Repair>,
+    listener: &mut dyn FnMut(Finding),
+) -> Result<CheckReport, Error> {
+    let mut check = qcow2::Check::new(header, host.len(), repair);
+    let report = host.pump(&mut check, |check| {
+        while let Some(finding) = check.poll_finding() {
+            listener(finding);
+        }
+        check.poll_result()
+    })?;
     let report = report.map_err(|error| Error::from_core(host.path(), &error))?;
     Ok(CheckReport { image_end_offset: check.image_end(), ..CheckReport::from(report) })
 }

@@ -5,9 +5,11 @@
 
 use super::host::Host;
 use crate::error::Error;
+use crate::gate;
+use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed::{self, Header};
 use quod_states::{Format, Repair};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the backing file's name stands: behind the header's fields.
 const NAME_AT: usize = 64;
@@ -25,16 +27,59 @@ pub struct CreateOptions {
     pub table_size: Option<u32>,
     /// Backing file: its name as it will stand in the image, and its format (None: probed at each open).
     pub backing: Option<(String, Option<Format>)>,
+    /// qcow2: what only it has.
+    pub qcow2: Qcow2Options,
 }
 
 impl CreateOptions {
     /// An image of this format and guest size, everything else by default.
     pub fn new(format: Format, size: u64) -> CreateOptions {
-        CreateOptions { format, size, cluster_size: None, table_size: None, backing: None }
+        let qcow2 = Qcow2Options::default();
+        CreateOptions { format, size, cluster_size: None, table_size: None, backing: None, qcow2 }
     }
 }
 
-/// Creates (or overwrites) an image. The caller decides whether it must be durable.
+/// What only a qcow2 image can be. The default is qemu-img's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Qcow2Options {
+    /// 2 (compat=0.10) or 3 (compat=1.1).
+    pub version: u32,
+    /// Bits of a refcount.
+    pub refcount_bits: u32,
+    /// Refcounts may be postponed while the dirty bit is set.
+    pub lazy_refcounts: bool,
+    /// L2 entries of 128 bits.
+    pub extended_l2: bool,
+    /// For compressed clusters.
+    pub compression: Compression,
+    /// The file that guest data goes to, as it will stand in the image: it is made beside the image, or
+    /// overwritten.
+    pub data_file: Option<String>,
+    /// The data file alone shall be a valid raw image.
+    pub data_file_raw: bool,
+    /// What exists from the start.
+    pub preallocation: Preallocation,
+}
+
+impl Default for Qcow2Options {
+    fn default() -> Qcow2Options {
+        let qcow2::CreateOptions { version, refcount_bits, lazy_refcounts, extended_l2, .. } =
+            qcow2::CreateOptions::default();
+        Qcow2Options {
+            version,
+            refcount_bits,
+            lazy_refcounts,
+            extended_l2,
+            compression: Compression::Deflate,
+            data_file: None,
+            data_file_raw: false,
+            preallocation: Preallocation::Off,
+        }
+    }
+}
+
+/// Creates (or overwrites) an image. The caller decides whether it must be durable. Options that contradict
+/// each other, and sizes that the format cannot have, leave what was there before.
 pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<(), Error> {
     let path = path.as_ref();
     match options.format {
@@ -44,7 +89,7 @@ pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<(), Err
             host.set_len(options.size)
         }
         Format::Qed => create_qed(path, options),
-        Format::Qcow2 => Err(unsupported(path, "creating qcow2 images")),
+        Format::Qcow2 => create_qcow2(path, options),
     }
 }
 
@@ -78,6 +123,84 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     let mut host = fresh(path)?;
     host.set_len(header.l1_table_offset + header.table_bytes())?;
     host.write(0, &start)
+}
+
+fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+    let own = &options.qcow2;
+    let backing = options.backing.as_ref();
+    let image = qcow2::create(&qcow2::CreateOptions {
+        size: options.size,
+        version: own.version,
+        cluster_size: options.cluster_size.unwrap_or(64 << 10),
+        refcount_bits: own.refcount_bits,
+        lazy_refcounts: own.lazy_refcounts,
+        extended_l2: own.extended_l2,
+        compression: own.compression,
+        backing: backing.map(|(name, _)| name.as_bytes()),
+        backing_format: backing.and_then(|(_, format)| *format).map(|format| format.name().as_bytes()),
+        data_file: own.data_file.as_ref().map(|name| name.as_bytes()),
+        data_file_raw: own.data_file_raw,
+        preallocation: own.preallocation,
+    })
+    .map_err(|error| match error {
+        // nothing was written: it is the header that has no room
+        quod_states::Error::NoSpace => Error::Misuse("the backing file's name does not fit the header"),
+        other => Error::from_core(path, &other),
+    })?;
+    let data = own.data_file.as_deref().map(|name| data_path(path, name)).transpose()?;
+    let mut host = fresh(path)?;
+    let mut files = vec![path.to_path_buf()];
+    let result = write_qcow2(&mut host, data, &mut files, &image, own.preallocation);
+    if result.is_err() {
+        // half an image is of no use to anybody; what it overwrote is gone already
+        for file in files {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+    result
+}
+
+/// Where the data file of this name is: beside the image, as it will be looked for.
+fn data_path(image: &Path, name: &str) -> Result<PathBuf, Error> {
+    let plain = gate::plain_name(name.as_bytes())
+        .ok_or_else(|| unsupported(image, &format!("the data file '{name}', which is no file's name")))?;
+    let path = gate::resolve(image, plain);
+    if path == image {
+        return Err(Error::Misuse("an image is not its own data file"));
+    }
+    Ok(path)
+}
+
+/// Writes the pieces of a new image, and its data file. `files` gets what was made.
+fn write_qcow2(
+    host: &mut Host,
+    data: Option<PathBuf>,
+    files: &mut Vec<PathBuf>,
+    image: &qcow2::Created,
+    mode: Preallocation,
+) -> Result<(), Error> {
+    if let (Some(path), Some(len)) = (data, image.data_file_len()) {
+        let mut data = fresh(&path)?;
+        files.push(path);
+        preallocate(&mut data, (0, len), mode)?;
+        data.set_len(len)?;
+    }
+    if let Some(range) = image.data_range() {
+        preallocate(host, range, mode)?;
+    }
+    // after what was reserved, which may have made the file longer or, where it cannot be, shorter
+    host.set_len(image.len())?;
+    image.pieces().try_for_each(|(offset, bytes)| host.write(offset, &bytes))
+}
+
+/// Gives a range of an empty file its space.
+fn preallocate(host: &mut Host, (offset, len): (u64, u64), mode: Preallocation) -> Result<(), Error> {
+    match mode {
+        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        _ if len == 0 => Ok(()),
+        Preallocation::Falloc => host.reserve(offset, offset + len),
+        Preallocation::Full => host.write_zeros(offset, len),
+    }
 }
 
 /// Changes (or with None removes) the backing file that an image names. The guest's data is not touched. An

@@ -1,6 +1,6 @@
 //! One file, blocking: operations of the real backend one at a time.
 //!
-//! Knows: the backend, the common half of the translation. Must never know: formats.
+//! Knows: the backend, the common half of the translation. Must never know: what is in it.
 
 use crate::arena::Arena;
 use crate::disk::LayerFile;
@@ -9,7 +9,7 @@ use crate::translate::{land_plain, plain};
 use quod_backend::{
     AnyBackend, Backend, BackendKind, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Token,
 };
-use quod_states::Machine;
+use quod_states::{Format, Machine};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -100,6 +100,11 @@ impl Host {
         Ok(bytes)
     }
 
+    /// The format that the file's first bytes tell.
+    pub(super) fn probe(&mut self) -> Result<Format, Error> {
+        Ok(Format::probe(&self.read(0, 512)?))
+    }
+
     /// Writes bytes.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let loan = self.arena.take(bytes.len());
@@ -108,6 +113,24 @@ impl Host {
         let result = self.run(Op::Write { file: self.file.id, offset, segments })?;
         self.arena.give_back(loan);
         result.map(drop).map_err(|errno| self.device("write", offset, errno))
+    }
+
+    /// Writes zeros that take their space.
+    pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        let zeros = vec![0; len.min(1 << 20) as usize];
+        let mut done = 0;
+        while done < len {
+            let now = (len - done).min(zeros.len() as u64);
+            self.write(offset + done, &zeros[..now as usize])?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// Reserves the space of a range that the file does not have yet, if the file system can.
+    pub(super) fn reserve(&mut self, from: u64, to: u64) -> Result<(), Error> {
+        let result = self.run(Op::Grow { file: self.file.id, from, to, allocate: true })?;
+        result.map(drop).map_err(|errno| self.device("reserve space", from, errno))
     }
 
     /// Makes the writes durable.

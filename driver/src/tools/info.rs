@@ -81,11 +81,7 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
 fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
     let path = host.path().to_path_buf();
     let ours = |error| Error::from_core(&path, &error);
-    let start = host.read(0, 512)?;
-    let len = qcow2::Header::region(&start);
-    let mut region = host.read(0, len)?;
-    region.resize(len, 0);
-    let header = qcow2::Header::parse(&region, Purpose::Read).map_err(ours)?;
+    let header = read_qcow2(host, Purpose::Read)?;
     let mut snapshots = Vec::new();
     let mut at = header.snapshots_offset;
     for index in 0..u64::from(header.snapshots) {
@@ -111,8 +107,16 @@ fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
     Ok(Qcow2Info { header, snapshots, bitmaps })
 }
 
+/// The header of a qcow2 image.
+pub(super) fn read_qcow2(host: &mut Host, purpose: Purpose) -> Result<qcow2::Header, Error> {
+    let start = host.read(0, 512)?;
+    let len = qcow2::Header::region(&start);
+    let mut region = host.read(0, len)?;
+    region.resize(len, 0);
+    qcow2::Header::parse(&region, purpose).map_err(|error| Error::from_core(host.path(), &error))
+}
+
 /// The format of a file; what is no known image is raw.
 pub fn probe(path: impl AsRef<Path>) -> Result<Format, Error> {
-    let mut host = Host::open(path.as_ref(), false, false)?;
-    Ok(Format::probe(&host.read(0, 512)?))
+    Host::open(path.as_ref(), false, false)?.probe()
 }

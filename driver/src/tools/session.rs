@@ -1,18 +1,23 @@
 //! One disk, blocking: every call waits for its completion.
+//!
+//! Knows: the driver. Must never know: formats, but for raw that was guessed: its first sector is guarded.
 
+use super::first_sector::FirstSector;
 use crate::config::{Config, OpenOptions};
 use crate::driver::Driver;
 use crate::error::Error;
-use crate::request::{Completion, DiskId, DiskInfo, Request};
+use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request};
 use crate::stats::Stats;
 use quod_backend::Buffer;
-use quod_states::Extent;
+use quod_states::{Extent, Format};
 use std::path::Path;
 
 /// A blocking convenience over [`Driver`] for one disk.
 pub struct Session {
     driver: Driver,
     disk: DiskId,
+    /// Of a disk that may be written and was guessed to be raw.
+    first: Option<FirstSector>,
 }
 
 impl Session {
@@ -27,10 +32,16 @@ impl Session {
         options: OpenOptions,
         config: Config,
     ) -> Result<Session, Error> {
+        let guess = options.format.is_none() && options.write;
         let mut driver = Driver::new(config)?;
-        let disk = driver.open(path, options)?;
-        let mut session = Session { driver, disk };
+        let disk = driver.open(path.as_ref(), options)?;
+        let mut session = Session { driver, disk, first: None };
         session.finish()?;
+        if let Some(info) = session.info().filter(|info| guess && info.format == Format::Raw) {
+            let mut bytes = vec![0; info.virtual_size.min(512) as usize];
+            session.read(0, &mut bytes)?;
+            session.first = Some(FirstSector::new(path.as_ref(), &bytes));
+        }
         Ok(session)
     }
 
@@ -51,8 +62,25 @@ impl Session {
 
     /// Runs one request to its end.
     pub fn run(&mut self, request: Request) -> Result<Completion, Error> {
-        self.driver.submit(self.disk, request).map_err(|rejected| Error::from(rejected.reason))?;
+        self.submit(request).map_err(|rejected| Error::from(rejected.reason))?;
         self.finish()
+    }
+
+    /// Submits a request whose completion is taken from the driver. On a disk that was guessed to be raw, a write
+    /// that would make another format of it is refused with EPERM; a request that goes to [`Session::driver`]
+    /// directly is not looked at.
+    #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
+    pub fn submit(&mut self, mut request: Request) -> Result<(), Rejected> {
+        if let Some(Err(error)) = self.first.as_mut().map(|first| first.admit(&mut request)) {
+            return Err(Rejected { reason: Refusal::Error(error), request });
+        }
+        self.driver.submit(self.disk, request)
+    }
+
+    /// Of a disk that may be written, whose format was not given and was taken for raw: what is to be asked about
+    /// requests that go to the driver without [`Session::submit`].
+    pub fn first_sector(&self) -> Option<&FirstSector> {
+        self.first.as_ref()
     }
 
     /// Reads into `bytes` from `offset` on.

@@ -219,7 +219,7 @@ impl Case {
             backend: self.backend,
             queue_depth: self.random.pick(&[2, 16, 256]),
             requests: self.random.pick(&[4, 32, 128]),
-            trace: false,
+            ..Config::default()
         }
     }
 

@@ -161,6 +161,10 @@ pub(crate) struct Open {
     pub(crate) extent: Option<Box<Extent>>,
 }
 
+/// What is known of a qcow2 image's metadata when it is opened for writing: its refcount table, and the places
+/// of its snapshots' tables.
+pub(crate) type Tables<'a> = (Vec<u64>, &'a [(u64, u64)]);
+
 /// One open image. See the module's header.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -225,7 +229,7 @@ impl Image {
     pub(crate) fn qcow2(
         header: &qcow2::Header,
         file_len: u64,
-        written: Option<(Vec<u64>, &[(u64, u64)])>,
+        written: Option<Tables<'_>>,
         options: &Options,
     ) -> Image {
         debug_assert!(options.read_only || written.is_some());

@@ -26,10 +26,13 @@ use alloc::vec::Vec;
 
 mod copied;
 mod counts;
+mod finding;
 mod refcounts;
 mod snapshots;
 mod walk;
 use counts::Counts;
+pub use finding::Finding;
+use finding::Findings;
 use snapshots::After;
 use walk::decode;
 
@@ -97,6 +100,7 @@ pub struct Check {
     out: Option<IoOp>,
     job: Job,
     report: Report,
+    findings: Findings,
     result: Option<Result<Report, Error>>,
     /// Repaired by the run before this one: corruptions, leaks.
     fixed: Option<(u64, u64)>,
@@ -144,6 +148,7 @@ impl Check {
             out: None,
             job: Job::default(),
             report: Report::default(),
+            findings: Findings::default(),
             result: None,
             fixed: None,
             snapshots: Vec::new(),
@@ -215,8 +220,10 @@ impl Check {
     }
 
     fn corrupt(&mut self, place: &'static str, index: u64, value: u64, what: &'static str) {
-        self.report.corruptions += 1;
-        self.report.problem(Error::Corrupt { place, index, value, what });
+        self.wrong(
+            Finding::Entry { place, index, value, what },
+            Error::Corrupt { place, index, value, what },
+        );
     }
 
     /// Makes the one just counted a repaired one.

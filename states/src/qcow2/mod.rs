@@ -13,7 +13,7 @@ mod opening;
 pub mod refcount;
 pub mod snapshot;
 
-pub use check::Check;
+pub use check::{Check, Finding};
 pub use create::{CreateOptions, Created, Preallocation, create};
 pub use entry::{L1, L2, Shape, Sub, Subclusters};
 pub use header::{Compression, Header, Purpose};

@@ -198,6 +198,10 @@ impl Opening {
 
 /// The facts that a header tells.
 fn info(header: &Header) -> Result<Info, Error> {
+    if header.has_data_file() && header.data_file().is_none_or(<[u8]>::is_empty) {
+        let what = "a qcow2 external data file that the header does not name";
+        return Err(Error::Unsupported(String::from(what)));
+    }
     let format = match header.backing_format() {
         None => None,
         Some(b"raw" | b"file" | b"host_device") => Some(Format::Raw),
@@ -216,6 +220,8 @@ fn info(header: &Header) -> Result<Info, Error> {
         backing: header.backing().map(|name| Backing { name: name.to_vec(), format }),
         compression: header.compression,
         bitmaps_dropped: false,
+        data_file: header.data_file().map(<[u8]>::to_vec),
+        data_file_raw: header.data_file_raw(),
     })
 }
 

@@ -6,7 +6,7 @@
 
 use super::open::Mode;
 use crate::failure::why_not_opened;
-use quod::tools::{self, CreateOptions};
+use quod::tools::{self, CreateOptions, FirstSector};
 use quod::{
     AllowAll, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format, OpenOptions,
 };
@@ -26,8 +26,8 @@ pub struct Engine<T> {
     pub mode: Mode,
     /// Its file.
     pub path: PathBuf,
-    /// The format was found by looking, and it is raw.
-    pub probed_raw: bool,
+    /// Of a disk that may be written and was only guessed to be raw.
+    first: Option<FirstSector>,
     size: u64,
     next_user: u64,
     started: HashMap<u64, T>,
@@ -61,7 +61,7 @@ impl<T> Engine<T> {
             disk,
             mode,
             path: path.to_path_buf(),
-            probed_raw: false,
+            first: None,
             size: 0,
             next_user: 1,
             started: HashMap::new(),
@@ -72,8 +72,18 @@ impl<T> Engine<T> {
         let info = engine.info().ok_or("the disk is not open")?;
         let (size, found) = (info.virtual_size, info.format);
         engine.size = size;
-        engine.probed_raw = engine.mode.format.is_none() && found == Format::Raw;
+        if engine.mode.format.is_none() && found == Format::Raw && !engine.mode.read_only {
+            let head = Buffer::zeroed(size.min(512) as usize);
+            let head = engine.run(|user| Request::read(0, head, user)).map_err(describe)?.buffers;
+            let head = head.into_owned().unwrap_or_else(|| Buffer::zeroed(0));
+            engine.first = Some(FirstSector::new(path, head.as_slice()));
+        }
         Ok(engine)
+    }
+
+    /// Writes to the first sector are restricted.
+    pub fn guarded(&self) -> bool {
+        self.first.is_some()
     }
 
     /// Facts about the disk.
@@ -90,6 +100,24 @@ impl<T> Engine<T> {
     pub fn check_range(&self, offset: u64, len: u64) -> Result<(), i32> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.size());
         if inside { Ok(()) } else { Err(libc::EIO) }
+    }
+
+    /// Can the range become zeros without a byte written? A raw file can promise it where the file system helps, a
+    /// qcow2 image of version 3 for whole clusters; QED never promises it to QEMU's tools.
+    pub fn zeros_cost_nothing(&self, offset: u64, len: u64) -> bool {
+        let Some(top) = self.info().and_then(|info| info.layers.first()) else { return false };
+        let cluster = u64::from(top.info.cluster_size.max(1));
+        let end = offset + len;
+        let whole = offset.is_multiple_of(cluster) && (end.is_multiple_of(cluster) || end == self.size());
+        match top.format {
+            Format::Raw => true,
+            Format::Qed => false,
+            Format::Qcow2 => {
+                let facts =
+                    tools::info(&top.path, Some(Format::Qcow2), true).ok().and_then(|info| info.qcow2);
+                whole && facts.is_some_and(|facts| facts.header.version >= 3)
+            }
+        }
     }
 
     /// Runs a request to its end. Others that end meanwhile are in `take_finished`.
@@ -109,6 +137,9 @@ impl<T> Engine<T> {
         let user = self.next_user;
         self.next_user += 1;
         let mut request = request(user);
+        if let Some(first) = &mut self.first {
+            first.admit(&mut request)?;
+        }
         loop {
             match self.driver.submit(self.disk, request) {
                 Ok(()) => return Ok(user),

@@ -6,7 +6,7 @@ use super::commands::{self, COMMANDS};
 use super::engine::Engine;
 use super::open::{Mode, image_options};
 use super::tool::{Failed, Tool};
-use crate::failure::strerror;
+use crate::failure::{strerror, warn_about_probing};
 use crate::getopt::Found;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,7 @@ pub fn open_image(tool: &mut Tool, path: &Path, mode: Mode, named: bool) -> Resu
     }
     match Engine::open(path, mode) {
         Ok(engine) => {
-            if engine.probed_raw && named {
+            if engine.guarded() {
                 warn_about_probing(path);
             }
             tool.engine = Some(engine);
@@ -68,15 +68,6 @@ pub fn open_image(tool: &mut Tool, path: &Path, mode: Mode, named: bool) -> Resu
         Err(text) if named => Err(tool.complain(&format!("can't open device {}: {text}", path.display()))),
         Err(text) => Err(tool.complain(&format!("can't open: {text}"))),
     }
-}
-
-fn warn_about_probing(path: &Path) {
-    eprintln!(
-        "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
-         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
-         restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
-        path.display()
-    );
 }
 
 /// `reopen [(-r|-w)] [-c cache] [-o options]`: closes and opens again.

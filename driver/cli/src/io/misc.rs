@@ -5,7 +5,8 @@
 use super::report::{self, Transfer};
 use super::tool::{BYTES_MAX, Failed, Tool, c_integer};
 use crate::getopt::Found;
-use crate::{format, sizes};
+use crate::{format, qcow2, resize, sizes};
+use quod::tools;
 use quod::{Format, Request, Status};
 use std::time::{Duration, Instant};
 
@@ -70,13 +71,9 @@ pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         return Err(tool.complain(&format!("Unsupported preallocation mode '{preallocation}'")));
     }
     let engine = tool.engine.as_ref().ok_or(Failed)?;
-    let is_qed = engine.info().is_some_and(|info| info.format == Format::Qed);
-    let old = engine.size();
-    if is_qed && !length.is_multiple_of(512) {
-        return Err(tool.complain("Invalid image size specified"));
-    }
-    if is_qed && length < old {
-        return Err(tool.complain("Shrinking images is currently not supported"));
+    let format = engine.info().map_or(Format::Raw, |info| info.format);
+    if let Some(text) = resize::rule(format, engine.size(), length) {
+        return Err(tool.complain(text));
     }
     tool.with(|engine| engine.resize(length)).map_err(|errno| {
         let text = match errno {
@@ -96,10 +93,23 @@ pub fn length(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
 
 /// `info`
 pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    let info = tool.engine.as_ref().and_then(|engine| engine.info()).ok_or(Failed)?;
-    let cluster = info.layers.first().map_or(0, |layer| layer.info.cluster_size);
-    let (name, cluster) = (format::name(info.format), sizes::short(f64::from(cluster)));
-    tool.say(&format!("format name: {name}\ncluster size: {cluster}\nvm state offset: 0 bytes\n"));
+    let engine = tool.engine.as_ref().ok_or(Failed)?;
+    let (format, cluster, file) = engine
+        .info()
+        .and_then(|info| info.layers.first())
+        .map(|top| (top.format, top.info.cluster_size, top.path.clone()))
+        .ok_or(Failed)?;
+    // the driver has no word for these; what another program changes meanwhile does not matter here
+    let facts = match format {
+        Format::Qcow2 => tools::info(&file, Some(format), true).ok().and_then(|info| info.qcow2),
+        Format::Raw | Format::Qed => None,
+    };
+    let state = sizes::short(facts.as_ref().map_or(0, qcow2::state_offset) as f64);
+    let (name, cluster) = (format::name(format), sizes::short(f64::from(cluster)));
+    tool.say(&format!("format name: {name}\ncluster size: {cluster}\nvm state offset: {state}\n"));
+    for line in facts.iter().flat_map(qcow2::features) {
+        tool.say(&format!("{line}\n"));
+    }
     Ok(())
 }
 

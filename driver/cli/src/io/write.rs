@@ -167,19 +167,12 @@ pub fn fill(lengths: &[u64], bytes: &[u8]) -> Vec<Buffer> {
 fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: bool) -> Result<(), i32> {
     let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
     engine.check_range(offset, bytes.len() as u64)?;
-    guard_first_sector(engine.probed_raw, offset, &bytes)?;
     let fua = fua || engine.mode.writethrough;
     if bytes.is_empty() {
         return Ok(());
     }
     let buffers = fill(lengths, &bytes);
     tool.run(|user| durable(Request::write(offset, buffers, user), fua)).map(drop)
-}
-
-/// A raw image that nobody called raw must not be made to look like another format.
-fn guard_first_sector(probed_raw: bool, offset: u64, bytes: &[u8]) -> Result<(), i32> {
-    let looks_like_an_image = [b"QED\0".as_slice(), b"QFI\xfb"].iter().any(|magic| bytes.starts_with(magic));
-    if probed_raw && offset == 0 && looks_like_an_image { Err(libc::EPERM) } else { Ok(()) }
 }
 
 /// With FUA if asked.
@@ -190,9 +183,7 @@ pub fn durable(request: Request, fua: bool) -> Request {
 fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result<(), i32> {
     let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
     engine.check_range(offset, len)?;
-    // only a raw file can promise that zeros cost no writing, and only where the file system helps
-    let raw = engine.info().is_some_and(|info| info.format == quod::Format::Raw);
-    if flags.no_fallback && !raw {
+    if flags.no_fallback && !engine.zeros_cost_nothing(offset, len) {
         return Err(libc::ENOTSUP);
     }
     let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && engine.mode.discard);

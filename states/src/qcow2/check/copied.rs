@@ -49,7 +49,12 @@ impl Check {
             let Some(count) = self.refcount(offset) else { continue };
             if (count == 1) != (entry & COPIED != 0) {
                 let corrects = self.corrects();
-                self.corrupt("L1 table", index as u64, entry, "the copied flag contradicts the refcount");
+                let (place, what) = ("L1 table", "the copied flag contradicts the refcount");
+                let l1_index = Some(index as u64);
+                self.wrong(
+                    Finding::Copied { l1_index, entry, refcount: count, repaired: corrects },
+                    Error::Corrupt { place, index: index as u64, value: entry, what },
+                );
                 if corrects && let Some(entry) = self.l1.get_mut(index) {
                     *entry ^= COPIED;
                     self.l1_fixed = true;
@@ -76,10 +81,14 @@ impl Check {
                 continue;
             }
             let count = if self.shape.data_file { Some(1) } else { self.refcount(entry & OFFSET) };
-            if count.is_none_or(|count| (count == 1) == (entry & COPIED != 0)) {
+            let Some(refcount) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else {
                 continue;
-            }
-            self.corrupt("L2 table", (at / step) as u64, entry, "the copied flag contradicts the refcount");
+            };
+            let (place, what) = ("L2 table", "the copied flag contradicts the refcount");
+            self.wrong(
+                Finding::Copied { l1_index: None, entry, refcount, repaired: corrects },
+                Error::Corrupt { place, index: (at / step) as u64, value: entry, what },
+            );
             if corrects {
                 be::put_long(&mut bytes, at, entry ^ COPIED);
                 fixed = true;

@@ -53,8 +53,12 @@ impl Check {
         self.compare_counts(None);
         match self.fix {
             None => {}
-            Some(Repair::All) if self.rebuild => return self.build(),
+            Some(Repair::All) if self.rebuild => {
+                self.say(Finding::Rebuild { repaired: true });
+                return self.build();
+            }
             Some(Repair::Leaks) if self.rebuild => {
+                self.say(Finding::Rebuild { repaired: false });
                 let what = "the refcount structures have to be rebuilt: that is not a repair of leaks";
                 return self.fail(Error::Misuse(what));
             }
@@ -106,6 +110,7 @@ impl Check {
         let leak = stored > computed;
         let fixable = stored != 0 && (leak && fix.is_some() || !leak && fix == Some(Repair::All));
         self.rebuild |= stored == 0;
+        self.say(Finding::Refcount { cluster, stored, computed, repaired: fixable });
         if fixable {
             self.stored.set(cluster, computed);
             self.dirty.insert(index);
@@ -114,7 +119,9 @@ impl Check {
         } else if leak {
             self.report.leaks += 1;
         } else {
-            self.corrupt("refcount of cluster", cluster, stored, "is lower than the number of references");
+            let (place, what) = ("refcount of cluster", "is lower than the number of references");
+            self.report.corruptions += 1;
+            self.report.problem(Error::Corrupt { place, index: cluster, value: stored, what });
         }
     }
 

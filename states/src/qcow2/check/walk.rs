@@ -57,13 +57,17 @@ impl Check {
         let (cluster, bits) = (self.shape.cluster_size(), self.shape.cluster_bits);
         // the file's last cluster may be there in part; offsets and lengths are below 2^63
         if offset.saturating_add(len) >= self.len.saturating_add(cluster) {
-            return self.corrupt("reference", offset >> bits, offset, "goes beyond the end of the file");
+            let (place, what) = ("reference", "goes beyond the end of the file");
+            let error = Error::Corrupt { place, index: offset >> bits, value: offset, what };
+            return self.wrong(Finding::Beyond { offset, len }, error);
         }
         for k in offset >> bits..=(offset + len - 1) >> bits {
             self.clusters = self.clusters.max(k + 1);
             let count = self.computed.get(k);
             if count == self.layout.max() {
-                self.corrupt("cluster of the file", k, count, "has more references than a refcount can say");
+                let (place, what) = ("cluster of the file", "has more references than a refcount can say");
+                let error = Error::Corrupt { place, index: k, value: count, what };
+                self.wrong(Finding::Overflow { offset: k << bits }, error);
             } else {
                 self.computed.set(k, count + 1);
             }
@@ -142,7 +146,9 @@ impl Check {
             let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
             self.mark(offset, cluster);
             if !offset.is_multiple_of(cluster) {
-                self.corrupt("L1 table", index, entry, "the L2 table does not begin at a cluster");
+                let (place, what) = ("L1 table", "the L2 table does not begin at a cluster");
+                let error = Error::Corrupt { place, index, value: entry, what };
+                self.wrong(Finding::Entry { place, index, value: offset, what }, error);
             }
             self.l2_offset = offset;
             return self.load(Step::L2, offset, cluster as usize);
@@ -194,7 +200,10 @@ impl Check {
     fn count_compressed(&mut self, index: u64, entry: u64, bitmap: u64) {
         let place = "L2 table";
         if entry & COPIED != 0 {
-            self.corrupt(place, index, entry, "the copied flag of compressed data is set");
+            let what = "the copied flag of compressed data is set";
+            let value = self.shape.compressed_range(entry).0;
+            let error = Error::Corrupt { place, index, value: entry, what };
+            self.wrong(Finding::Entry { place, index, value, what }, error);
         }
         if self.shape.data_file {
             return self.corrupt(place, index, entry, "compressed data in an image with a data file");
@@ -220,17 +229,21 @@ impl Check {
     ) -> Option<(u64, u64)> {
         let (place, offset, cluster) = ("L2 table", entry & OFFSET, self.shape.cluster_size());
         if !Subclusters(bitmap).is_valid() {
-            self.corrupt(place, index, bitmap, "a subcluster is both allocated and zero");
+            let what = "a subcluster is both allocated and zero";
+            let error = Error::Corrupt { place, index, value: bitmap, what };
+            self.wrong(Finding::Entry { place, index, value: offset, what }, error);
         }
         if !offset.is_multiple_of(cluster) {
-            self.corrupt(place, index, entry, "the data does not begin at a cluster");
             let extended = self.shape.extended;
             let data = if extended { Subclusters(bitmap).allocated() != 0 } else { entry & ZERO == 0 };
-            if !data
+            let repaired = !data
                 && self.fix == Some(Repair::All)
                 && self.rebuilt.is_none()
-                && !self.overlaps(self.l2_offset)
-            {
+                && !self.overlaps(self.l2_offset);
+            let what = "the data does not begin at a cluster";
+            let error = Error::Corrupt { place, index, value: entry, what };
+            self.wrong(Finding::Unaligned { offset, data, repaired }, error);
+            if repaired {
                 self.repaired();
                 return Some(if extended { (0, bitmap & Subclusters::ALL_ZERO.0) } else { (ZERO, 0) });
             }
@@ -306,11 +319,14 @@ impl Check {
                 self.rebuild = true;
                 self.bad_blocks.insert(index);
             } else if offset >> bits >= self.clusters {
-                self.corrupt(place, index, entry, "the block lies beyond the end of the file");
+                let repaired = self.fix == Some(Repair::All) && self.rebuilt.is_none();
+                let what = "the block lies beyond the end of the file";
+                let error = Error::Corrupt { place, index, value: entry, what };
+                self.wrong(Finding::BlockBeyond { index, repaired }, error);
                 if offset > i64::MAX as u64 {
                     self.bad_blocks.insert(index);
                 }
-                if self.fix == Some(Repair::All) && self.rebuilt.is_none() {
+                if repaired {
                     if (offset >> bits) < CLUSTERS_MAX {
                         self.wrote = true;
                         return self.name(Step::Extend, IoOp::SetLen { len: offset + cluster });
@@ -319,8 +335,11 @@ impl Check {
                 }
             } else if offset != 0 {
                 self.mark(offset, cluster);
-                if self.computed.get(offset >> bits) != 1 {
-                    self.corrupt(place, index, entry, "the block is referred to more than once");
+                let references = self.computed.get(offset >> bits);
+                if references != 1 {
+                    let what = "the block is referred to more than once";
+                    let error = Error::Corrupt { place, index, value: entry, what };
+                    self.wrong(Finding::BlockShared { index, references }, error);
                     self.rebuild = true;
                 }
             }

@@ -1,0 +1,135 @@
+//! `quod resize`: another size for a guest disk, as `qemu-img resize` gives it.
+//!
+//! Knows: sizes as arguments, QEMU's words. Must never know: how a format grows or shrinks.
+
+use crate::failure::{fail, program, strerror, warn_about_probing, why_not_opened};
+use crate::format;
+use crate::sizes::{self, SizeError};
+use quod::tools::Session;
+use quod::{AllowAll, Error, Format, OpenOptions};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Change the size of a guest disk
+#[derive(clap::Args)]
+pub struct Args {
+    /// Format of the image (default: probe)
+    #[arg(short, long, value_name = "FMT")]
+    format: Option<String>,
+    /// The disk may lose its end
+    #[arg(long)]
+    shrink: bool,
+    /// What the new end of the disk has from the start: off
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    preallocation: String,
+    /// Print errors only
+    #[arg(short, long)]
+    quiet: bool,
+    /// The image
+    file: Option<PathBuf>,
+    /// The new size, or with a sign the difference (b k K M G T P E; 1024 based)
+    #[arg(allow_hyphen_values = true)]
+    size: Option<String>,
+}
+
+const NOT_POSITIVE: &str = "New image size must be positive";
+
+/// Runs the command.
+pub fn run(args: Args) -> ExitCode {
+    match resize(&args) {
+        Ok(()) => {
+            if !args.quiet {
+                println!("Image resized.");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(text) => fail(text),
+    }
+}
+
+fn resize(args: &Args) -> Result<(), String> {
+    let (Some(file), Some(size)) = (&args.file, &args.size) else {
+        return Err("Expecting image file name and size".into());
+    };
+    match args.preallocation.as_str() {
+        "off" | "metadata" | "falloc" | "full" => {}
+        other => return Err(format!("Invalid preallocation mode '{other}'")),
+    }
+    let (relative, amount) = read_size(size)?;
+    let could_not = |what: String| format!("Could not open '{}': {what}", file.display());
+    let format = args.format.as_deref().map(format::parse).transpose().map_err(could_not)?;
+    let options = OpenOptions::new().write(true).format(format).backing(AllowAll);
+    let mut session =
+        Session::open(file, options).map_err(|error| could_not(why_not_opened(file, &error)))?;
+    if session.first_sector().is_some() {
+        warn_about_probing(file);
+    }
+    let (format, old) = session
+        .info()
+        .map_or((Format::Raw, 0), |info| (info.format, info.virtual_size.next_multiple_of(512)));
+    let new = if relative { i128::from(old) + amount } else { amount };
+    let new =
+        u64::try_from(new).ok().filter(|new| (1..=i64::MAX as u64).contains(new)).ok_or(NOT_POSITIVE)?;
+    let result = match refusal(args, format, old, new) {
+        Some(text) => Err(text),
+        None => session.resize(new).map_err(|error| why(format, &error)),
+    };
+    // what could not be resized is closed as it was
+    let closed = session.close().map_err(|error| error.to_string());
+    result.and(closed)
+}
+
+/// Is it a difference? And the number.
+fn read_size(text: &str) -> Result<(bool, i128), String> {
+    let (relative, sign, digits) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(rest), _) => (true, 1, rest),
+        (_, Some(rest)) => (true, -1, rest),
+        _ => (false, 1, text),
+    };
+    match sizes::parse(digits) {
+        Err(SizeError::OutOfRange) if !digits.starts_with('-') => Err(NOT_POSITIVE.into()),
+        _ => sizes::option("size", digits).map(|amount| (relative, i128::from(amount) * sign)),
+    }
+}
+
+/// What QEMU refuses before it asks the image.
+fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
+    let mode = &args.preallocation;
+    if mode != "off" {
+        let text = match new <= old {
+            true => "Preallocation can only be used for growing images".into(),
+            false => format!("Unsupported preallocation mode '{mode}'"),
+        };
+        return Some(text);
+    }
+    if new < old && !args.shrink {
+        return Some(format!(
+            "Use the --shrink option to perform a shrink operation.\n{}: warning: Shrinking an image will delete \
+             all data beyond the shrunken image's end. Before performing such an operation, make sure there is no \
+             important data there.",
+            program()
+        ));
+    }
+    rule(format, old, new).map(String::from)
+}
+
+/// Rules of formats that QEMU has words of its own for.
+pub fn rule(format: Format, old: u64, new: u64) -> Option<&'static str> {
+    match format {
+        Format::Qed if !new.is_multiple_of(512) => Some("Invalid image size specified"),
+        Format::Qed if new < old => Some("Shrinking images is currently not supported"),
+        Format::Qcow2 if !new.is_multiple_of(512) => Some("The new size must be a multiple of 512"),
+        _ => None,
+    }
+}
+
+fn why(format: Format, error: &Error) -> String {
+    let file = |errno| format!("Could not resize file: {}", strerror(errno));
+    match error {
+        Error::Misuse(_) if format == Format::Raw => file(libc::EFBIG),
+        Error::Misuse(_) if format == Format::Qed => "Invalid image size specified".into(),
+        Error::Device { errno, .. } | Error::Io { errno, .. } => file(*errno),
+        Error::NoSpace { .. } => file(libc::ENOSPC),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,57 @@
+//! `quod replay`: formats, options of fresh images, what is written where.
+
+mod common;
+
+use common::{Answer, qemu_img, quod};
+use std::path::Path;
+
+const TRACE: &str =
+    "fio version 2 iolog\nx add\nx open\nx write 0 4096\nx write 1048576 65536\nx read 0 8192\n";
+
+fn replay(folder: &Path, words: &str) -> Answer {
+    std::fs::write(folder.join("trace"), TRACE).unwrap();
+    let args: Vec<&str> = ["replay", "trace"].into_iter().chain(words.split_whitespace()).collect();
+    quod(&args, folder)
+}
+
+#[test]
+fn a_fresh_image_has_the_options_of_create() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer =
+        replay(folder.path(), "-f qed --image x -o size=10M,cluster_size=4k -o table_size=2 --json j.json");
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    assert!(answer.stdout.contains("x (qed, 10 MiB)") && answer.stdout.contains("PASSED"), "{answer:?}");
+    let info = qemu_img(&["info", "x"], folder.path());
+    assert!(
+        info.stdout.contains("virtual size: 10 MiB") && info.stdout.contains("cluster_size: 4096"),
+        "{info:?}"
+    );
+    assert_eq!(qemu_img(&["check", "x"], folder.path()).code, Some(0));
+    let json = std::fs::read_to_string(folder.path().join("j.json")).unwrap();
+    assert!(json.starts_with("{\n") && json.contains("\"format\": \"qed\""), "{json}");
+    // once more, on what is there now
+    let answer = replay(folder.path(), "--image x --seed 2");
+    assert!(answer.code == Some(0) && answer.stdout.contains("x (qed, 10 MiB)"), "{answer:?}");
+    let answer = replay(folder.path(), "-f raw --quiet");
+    assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), ""), "{answer:?}");
+}
+
+#[test]
+fn what_cannot_be_played_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (words, why) in [
+        ("-f bad", "Unknown driver 'bad'"),
+        ("-f qed -o lazy_refcounts", "Invalid parameter 'lazy_refcounts'"),
+        ("-f both -o foo=1", "Invalid parameter 'foo'"),
+        ("-f both --image x", "several formats are played on fresh ones"),
+        ("-f qed -o cluster_size=3000", "QED cluster size"),
+        ("-f qcow2 -o cluster_size=3000", "Cluster size must be a power of two"),
+        ("-f qed -o backing_file=x", "a disk of zeros"),
+        ("-f qcow2 -o data_file=x", "a disk of zeros"),
+        ("-f qed -o size=1M", "the image has only 1048576"),
+    ] {
+        let answer = replay(folder.path(), words);
+        assert!(answer.code == Some(1) && answer.stderr.contains(why), "{words}: {answer:?}");
+    }
+    assert!(!folder.path().join("x").exists());
+}

@@ -1,0 +1,102 @@
+//! `quod resize` against `qemu-img resize`: the same words, the same images.
+
+mod common;
+
+use common::{Answer, prepare, qemu_img, qemu_io, quod};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Two folders with the same images.
+fn folders() -> [TempDir; 2] {
+    [(), ()].map(|()| {
+        let folder = tempfile::tempdir().unwrap();
+        for (format, file) in [("raw", "r"), ("qed", "q")] {
+            prepare("qemu-img", &["create", "-q", "-f", format, file, "1M"], folder.path());
+            let args = ["-f", format, "-c", "write -P 7 64k 128k", "-c", "write -P 8 1020k 4k", file];
+            prepare("qemu-io", &args, folder.path());
+        }
+        folder
+    })
+}
+
+fn bytes(folder: &Path, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(file)).unwrap()
+}
+
+fn same(command: &str, [ours, theirs]: &[TempDir; 2]) -> Answer {
+    let args: Vec<&str> = ["resize"].into_iter().chain(command.split_whitespace()).collect();
+    let (our_answer, their_answer) = (quod(&args, ours.path()), qemu_img(&args, theirs.path()));
+    assert_eq!(our_answer, their_answer, "{command}");
+    our_answer
+}
+
+#[test]
+fn raw_and_qed() {
+    let folders = folders();
+    let (ours, theirs) = (folders[0].path(), folders[1].path());
+    for command in [
+        "-f raw r 2M",
+        "-f raw r +1M",
+        "-f raw --shrink r -1M",
+        "-f raw r 2M",
+        "r 5M",
+        "r +1M",
+        "-q -f raw r 6M",
+        "-f raw --preallocation=off r 7M",
+        "-f raw --shrink r 1001",
+        "-f raw r +0",
+        "q 2M",
+        "q +512",
+        "-f qed q 1.5G",
+        "-f qed q 1.5G",
+    ] {
+        assert_eq!(same(command, &folders).code, Some(0), "{command}");
+        assert!(bytes(ours, "r") == bytes(theirs, "r"), "{command}");
+        let info = |file| quod(&["info", "--output", "json", "-f", "qed", file], ours);
+        let their_info = |file| qemu_img(&["info", "--output", "json", "-f", "qed", file], theirs);
+        let size = |text: &str| {
+            let start = text.find("\"virtual-size\"").unwrap();
+            text[start..].lines().next().unwrap().to_string()
+        };
+        assert_eq!(size(&info("q").stdout), size(&their_info("q").stdout), "{command}");
+    }
+    let read =
+        ["-f", "qed", "-c", "read -P 7 64k 128k", "-c", "read -P 8 1020k 4k", "-c", "read -P 0 1M 1M", "q"];
+    let answer = qemu_io(&read, ours, "");
+    assert!(answer.code == Some(0) && !answer.stdout.contains("verification failed"), "{answer:?}");
+    assert_eq!(qemu_img(&["check", "q"], ours).code, Some(0));
+}
+
+#[test]
+fn refusals_are_the_same_words() {
+    let folders = folders();
+    for command in [
+        "-f raw r -1k",
+        "-f raw r 1000",
+        "-f raw r 0",
+        "-f raw r -100G",
+        "-f raw --shrink r -100G",
+        "-f raw r 8E",
+        "-f raw r +8E",
+        "-f raw r 7E",
+        "-f raw r abc",
+        "-f raw r +",
+        "-f raw r",
+        "-f raw --preallocation=bad r 7M",
+        "-f raw --preallocation=full --shrink r 1k",
+        "q -512k",
+        "--shrink q -512k",
+        "q +100T",
+        "q +1000",
+        "--preallocation=falloc q 7M",
+        "-f bad q 2M",
+        "nowhere 2M",
+        "-f qed r 1M",
+        "",
+    ] {
+        assert_eq!(same(command, &folders).code, Some(1), "{command}");
+    }
+    for file in ["r", "q"] {
+        assert!(bytes(folders[0].path(), file) == bytes(folders[1].path(), file), "{file}");
+    }
+}

@@ -1,0 +1,101 @@
+//! The first sector of a disk whose format nobody named and that was taken for raw.
+//!
+//! A guest that writes the header of another format there would choose, at the next open, what its disk is and
+//! which files of the host it is backed by. QEMU's raw driver refuses such writes; so does this.
+//!
+//! Knows: signatures of formats, what a write makes of the sector. Must never know: how a write is done.
+//! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
+
+use crate::buffers::gather;
+use crate::error::Error;
+use crate::request::Request;
+use quod_states::Kind;
+use std::path::{Path, PathBuf};
+
+const SECTOR: usize = 512;
+
+/// Where the formats that QEMU looks for have their signatures.
+const SIGNATURES: [(usize, &[u8]); 11] = [
+    (0, b"QED\0"),
+    (0, b"QFI\xfb"),
+    (0, b"KDMV"),
+    (0, b"COWD"),
+    (0, b"# Disk DescriptorFile"),
+    (0, b"conectix"),
+    (0, b"vhdxfile"),
+    (0, b"LUKS\xba\xbe"),
+    (0, b"WithoutFreeSpace"),
+    (0, b"WithouFreSpacExt"),
+    (0x40, &[0x7f, 0x10, 0xda, 0xbe]),
+];
+
+const REFUSED: &str = "write the header of another format to a disk that was only guessed to be raw";
+
+/// See the module's header. [`Session`](super::Session) has one where it is needed; whoever opens images that others
+/// name with a [`Driver`](crate::Driver) of his own, without a format, shows it every request.
+#[derive(Clone, Debug)]
+pub struct FirstSector {
+    path: PathBuf,
+    bytes: [u8; SECTOR],
+}
+
+impl FirstSector {
+    /// `bytes`: how the disk begins now. Fewer than a sector: the rest is zeros.
+    pub fn new(path: &Path, bytes: &[u8]) -> FirstSector {
+        let mut sector = [0; SECTOR];
+        let len = bytes.len().min(SECTOR);
+        sector[..len].copy_from_slice(&bytes[..len]);
+        FirstSector { path: path.to_path_buf(), bytes: sector }
+    }
+
+    /// May this request be submitted? EPERM: it would make another format of the disk.
+    pub fn admit(&mut self, request: &mut Request) -> Result<(), Error> {
+        let changes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
+        if !changes || request.offset >= SECTOR as u64 {
+            return Ok(());
+        }
+        let from = request.offset as usize;
+        let len = request.len.min((SECTOR - from) as u64) as usize;
+        let mut after = self.bytes;
+        match request.kind {
+            Kind::Write => drop(gather(&request.buffers.scatter_list(), &mut after[from..from + len])),
+            // a discard may leave what was there: then nothing changes, and that was admitted before
+            _ => after[from..from + len].fill(0),
+        }
+        if SIGNATURES.iter().any(|(at, bytes)| after[*at..].starts_with(bytes)) {
+            return Err(Error::Io { path: self.path.clone(), op: REFUSED, errno: libc::EPERM });
+        }
+        self.bytes = after;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quod_backend::Buffer;
+
+    fn write(sector: &mut FirstSector, offset: u64, bytes: &[u8]) -> Result<(), i32> {
+        sector.admit(&mut Request::write(offset, Buffer::from(bytes), 0)).map_err(|error| error.errno())
+    }
+
+    #[test]
+    fn headers_are_refused_even_in_pieces() {
+        let mut sector = FirstSector::new(Path::new("x"), b"something");
+        assert_eq!(write(&mut sector, 0, b"QFI\xfb\0\0\0\x03"), Err(libc::EPERM));
+        assert_eq!(write(&mut sector, 512, b"QFI\xfb"), Ok(()));
+        assert_eq!(write(&mut sector, 0, b"QE"), Ok(()));
+        assert_eq!(write(&mut sector, 2, b"D"), Ok(()));
+        // QED and a zero
+        let zero = sector.admit(&mut Request::write_zeroes(3, 1, 0));
+        assert_eq!(zero.map_err(|error| error.errno()), Err(libc::EPERM));
+        assert_eq!(write(&mut sector, 0, &[0xeb; 4096]), Ok(()));
+        let parts = vec![Buffer::from(&b"LU"[..]), Buffer::from(&b"KS\xba\xbe"[..])];
+        assert!(sector.admit(&mut Request::write(0, parts, 0)).is_err());
+        assert_eq!(write(&mut sector, 0x42, &[0xda, 0xbe]), Ok(()));
+        assert_eq!(write(&mut sector, 0x40, &[0x7f, 0x10]), Err(libc::EPERM));
+        assert_eq!(write(&mut sector, 511, b"x"), Ok(()));
+        assert!(sector.admit(&mut Request::read(0, Buffer::zeroed(512), 0)).is_ok());
+        assert!(sector.admit(&mut Request::discard(0, u64::MAX, 0)).is_ok());
+    }
+}
