@@ -19,7 +19,7 @@ use crate::model::{Fill, Model, View};
 use crate::probe::Probe;
 use crate::{Checked, Failure, fail};
 use ask::request;
-use quod::{Buffers, Completion, Config, DiskId, Driver, Format, OpenOptions, Refusal};
+use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use std::collections::BTreeMap;
@@ -247,7 +247,9 @@ impl World {
         match self.driver.submit(disk, request) {
             Ok(()) => {}
             Err(rejected) if rejected.reason == Refusal::Busy => return Ok(false),
-            Err(_) if matches!(ask, Ask::Resize { .. }) && self.subject.below > self.model.len() => {
+            Err(Rejected { reason: Refusal::Error(Error::Unsupported { .. }), .. })
+                if matches!(ask, Ask::Resize { .. }) =>
+            {
                 return Ok(false);
             }
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
@@ -296,8 +298,14 @@ impl World {
     /// Completes one operation of the chooser's choice, and lets everything follow from it. False: there is
     /// none.
     pub fn step(&mut self, chooser: &mut dyn Chooser) -> Checked<bool> {
+        // what completes is one of these
+        let mut before = if self.trace.is_some() { self.sim().pending().collect() } else { Vec::new() };
         if !self.driver.backend_mut().step(chooser) {
             return Ok(false);
+        }
+        before.retain(|op| !self.sim().pending().any(|left| left == *op));
+        for op in before {
+            self.note(|| format!("    {:?} {:#x} {:#x}", op.kind, op.offset, op.len));
         }
         self.tally.operations += 1;
         self.turn()?;
