@@ -17,6 +17,22 @@ struct Zeros([u8; ZEROS_LEN]);
 
 static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
 
+/// Blocks of file systems: fallocate makes zeros in part of one through the page cache. The pages then collide
+/// with direct transfers of the rest of the block, and the next sync fails (seen with ext4 on Linux 6.18).
+const BLOCK: u64 = 4096;
+
+/// Can fallocate make zeros in this range without the page cache?
+pub(crate) fn whole_blocks(offset: u64, len: u64) -> bool {
+    offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK)
+}
+
+/// The whole blocks of a range, and what lies around them.
+fn parts(offset: u64, end: u64) -> [(u64, u64, bool); 3] {
+    let first = offset.next_multiple_of(BLOCK).min(end);
+    let last = (end - end % BLOCK).max(first);
+    [(offset, first, false), (first, last, true), (last, end, false)]
+}
+
 /// fallocate mode that makes zeros.
 pub(crate) const ZERO_MODE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 /// fallocate mode that gives space back.
@@ -52,15 +68,55 @@ fn fallocate(fd: RawFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
     retry(|| unsafe { libc::fallocate(fd, mode, offset, len) }).map(drop)
 }
 
-pub(crate) fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), Errno> {
+pub(crate) fn punch_hole(file: &OpenFile, offset: u64, len: u64) -> Result<(), Errno> {
+    let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+    if len == 0 {
+        return Ok(());
+    }
+    if !file.direct() || whole_blocks(offset, len) {
+        return punch(file.fd(), offset, len);
+    }
+    for (start, end, whole) in parts(offset, end) {
+        match whole {
+            _ if start == end => {}
+            true => punch(file.fd(), start, end - start)?,
+            false => write_zeros(file, start, end)?,
+        }
+    }
+    Ok(())
+}
+
+fn punch(fd: RawFd, offset: u64, len: u64) -> Result<(), Errno> {
     match fallocate(fd, PUNCH_MODE, offset, len) {
-        _ if len == 0 => Ok(()),
         Err(Errno(libc::ENOSYS)) => Err(Errno(libc::EOPNOTSUPP)),
         other => other,
     }
 }
 
+fn write_zeros(file: &OpenFile, offset: u64, end: u64) -> Result<(), Errno> {
+    let mut at = offset;
+    while at < end {
+        at += transfer::run(file, zeros(file.direct(), at, end - at))?;
+    }
+    Ok(())
+}
+
 pub(crate) fn zero_range(file: &OpenFile, offset: u64, len: u64, unmap: bool) -> Result<(), Errno> {
+    let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+    if !file.direct() || whole_blocks(offset, len) {
+        return zero(file, offset, len, unmap);
+    }
+    for (start, end, whole) in parts(offset, end) {
+        match whole {
+            _ if start == end => {}
+            true => zero(file, start, end - start, unmap)?,
+            false => write_zeros(file, start, end)?,
+        }
+    }
+    Ok(())
+}
+
+fn zero(file: &OpenFile, offset: u64, len: u64, unmap: bool) -> Result<(), Errno> {
     if len == 0 {
         return Ok(());
     }
@@ -71,12 +127,7 @@ pub(crate) fn zero_range(file: &OpenFile, offset: u64, len: u64, unmap: bool) ->
             other => return other,
         }
     }
-    let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
-    let mut at = offset;
-    while at < end {
-        at += transfer::run(file, zeros(file.direct(), at, end - at))?;
-    }
-    Ok(())
+    write_zeros(file, offset, offset + len)
 }
 
 pub(crate) fn grow(file: &OpenFile, from: u64, to: u64, allocate: bool) -> Result<(), Errno> {
@@ -94,4 +145,18 @@ pub(crate) fn grow(file: &OpenFile, from: u64, to: u64, allocate: bool) -> Resul
         return Ok(());
     }
     set_len(file.fd(), to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_range_meet_at_blocks() {
+        assert_eq!(parts(512, 1024), [(512, 1024, false), (1024, 1024, true), (1024, 1024, false)]);
+        assert_eq!(parts(512, 5000), [(512, 4096, false), (4096, 4096, true), (4096, 5000, false)]);
+        assert_eq!(parts(512, 9000), [(512, 4096, false), (4096, 8192, true), (8192, 9000, false)]);
+        assert_eq!(parts(4096, 8192), [(4096, 4096, false), (4096, 8192, true), (8192, 8192, false)]);
+        assert!(whole_blocks(8192, 4096) && !whole_blocks(8192, 512) && !whole_blocks(512, 4096));
+    }
 }

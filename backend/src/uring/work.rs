@@ -128,11 +128,13 @@ impl Context {
                 checked(len, 0)?;
                 Work::SetLen { file, len }
             }
-            Op::PunchHole { file: FileId(file), offset, len } if supported.fallocate && len > 0 => {
+            Op::PunchHole { file: FileId(file), offset, len } if self.fallocates(file, offset, len) => {
                 checked(offset, len)?;
                 Work::Punch { file, offset, len }
             }
-            Op::ZeroRange { file: FileId(file), offset, len, unmap } if supported.fallocate && len > 0 => {
+            Op::ZeroRange { file: FileId(file), offset, len, unmap }
+                if self.fallocates(file, offset, len) =>
+            {
                 let end = checked(offset, len)?;
                 Work::Zero { file, offset, end, way: if unmap { Way::Punch } else { Way::Zero } }
             }
@@ -149,6 +151,13 @@ impl Context {
             | Op::ZeroRange { file, .. }
             | Op::Grow { file, .. } => Work::help(Task::On { file: Arc::clone(self.files.get(file)?), op }),
         })
+    }
+
+    /// Zeros in this range are the ring's to make: parts of blocks of a direct file are written by a worker.
+    fn fallocates(&self, file: u32, offset: u64, len: u64) -> bool {
+        let whole = space::whole_blocks(offset, len);
+        let fits = whole || self.files.get(FileId(file)).is_ok_and(|file| !file.direct());
+        self.supported.fallocate && len > 0 && fits
     }
 
     fn transfer(

@@ -19,8 +19,8 @@ use tempfile::TempDir;
 
 /// Replay a guest's block trace and verify every byte
 ///
-/// Without arguments: the trace that ships with quod, on a fresh QED image in a temporary folder. With `--format
-/// both`: on a fresh image of each format, one after the other.
+/// Without arguments: the trace that ships with quod, on a fresh QED image, then on a fresh qcow2 image, in
+/// temporary folders.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// A trace in fio's iolog format, version 2 or 3 (default: the one that ships with quod)
@@ -28,7 +28,7 @@ pub struct Args {
     /// Play on this image; it is created if it does not exist. What the trace writes to is OVERWRITTEN
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Image format: raw, qed, qcow2, or both (default: qed for a fresh image, else probe)
+    /// Image format: raw, qed, qcow2, or both (default: both; for --image: qed if it is new, else probe)
     #[arg(short, long, value_name = "FMT", value_parser = formats)]
     format: Option<Formats>,
     /// `max`; `real`: at the times of the trace; or how many times as fast
@@ -43,8 +43,8 @@ pub struct Args {
     /// Write the report to this file as JSON; of several formats: an array
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a timeline to this file: Chrome's trace format, opens in Perfetto. Of several formats: a file each, the
-    /// format in its name
+    /// Write a timeline to this file: Chrome's trace format, opens in Perfetto. Of several formats: a file
+    /// each, the format in its name
     #[arg(long, value_name = "FILE")]
     timeline: Option<PathBuf>,
     /// Who moves bytes: auto, uring or threads
@@ -78,8 +78,8 @@ pub struct Args {
 struct Formats(&'static [Format]);
 
 const BOTH: Formats = Formats(&[Format::Qed, Format::Qcow2]);
-/// What a fresh image is when nobody says it.
-const FRESH: Formats = Formats(&[Format::Qed]);
+/// What is played on when nobody says anything.
+const FRESH: Formats = BOTH;
 
 fn formats(name: &str) -> Result<Formats, String> {
     match name {
@@ -113,6 +113,7 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
     // an image that exists is probed unless its format is given
     let formats: Vec<Option<Format>> = match given {
         None if old => vec![None],
+        None if args.image.is_some() => vec![Some(Format::Qed)],
         given => given.unwrap_or(FRESH.0).iter().copied().map(Some).collect(),
     };
     let mut reports = Vec::new();

@@ -104,9 +104,9 @@ fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
     }
     if new < old && !args.shrink {
         return Some(format!(
-            "Use the --shrink option to perform a shrink operation.\n{}: warning: Shrinking an image will delete \
-             all data beyond the shrunken image's end. Before performing such an operation, make sure there is no \
-             important data there.",
+            "Use the --shrink option to perform a shrink operation.\n{}: warning: Shrinking an image will \
+             delete all data beyond the shrunken image's end. Before performing such an operation, make sure \
+             there is no important data there.",
             program()
         ));
     }

@@ -1,5 +1,5 @@
-//! `quod check` against `qemu-img check` on damaged qcow2 images: the same verdicts, counts and texts with every
-//! `-r`, and images that are as sound afterwards.
+//! `quod check` against `qemu-img check` on damaged qcow2 images: the same verdicts, counts and texts with
+//! every `-r`, and images that are as sound afterwards.
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! The first sector of a disk whose format nobody named and that was taken for raw.
 //!
-//! A guest that writes the header of another format there would choose, at the next open, what its disk is and
-//! which files of the host it is backed by. QEMU's raw driver refuses such writes; so does this.
+//! A guest that writes the header of another format there would choose, at the next open, what its disk is
+//! and which files of the host it is backed by. QEMU's raw driver refuses such writes; so does this.
 //!
 //! Knows: signatures of formats, what a write makes of the sector. Must never know: how a write is done.
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
@@ -31,8 +31,8 @@ const SIGNATURES: [(usize, &[u8]); 11] = [
 
 const REFUSED: &str = "write the header of another format to a disk that was only guessed to be raw";
 
-/// See the module's header. [`Session`](super::Session) has one where it is needed; whoever opens images that others
-/// name with a [`Driver`](crate::Driver) of his own, without a format, shows it every request.
+/// See the module's header. [`Session`](super::Session) has one where it is needed; whoever opens images that
+/// others name with a [`Driver`](crate::Driver) of his own, without a format, shows it every request.
 #[derive(Clone, Debug)]
 pub struct FirstSector {
     path: PathBuf,

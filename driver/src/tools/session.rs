@@ -66,9 +66,9 @@ impl Session {
         self.finish()
     }
 
-    /// Submits a request whose completion is taken from the driver. On a disk that was guessed to be raw, a write
-    /// that would make another format of it is refused with EPERM; a request that goes to [`Session::driver`]
-    /// directly is not looked at.
+    /// Submits a request whose completion is taken from the driver. On a disk that was guessed to be raw, a
+    /// write that would make another format of it is refused with EPERM; a request that goes to
+    /// [`Session::driver`] directly is not looked at.
     #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
     pub fn submit(&mut self, mut request: Request) -> Result<(), Rejected> {
         if let Some(Err(error)) = self.first.as_mut().map(|first| first.admit(&mut request)) {
@@ -77,8 +77,8 @@ impl Session {
         self.driver.submit(self.disk, request)
     }
 
-    /// Of a disk that may be written, whose format was not given and was taken for raw: what is to be asked about
-    /// requests that go to the driver without [`Session::submit`].
+    /// Of a disk that may be written, whose format was not given and was taken for raw: what is to be asked
+    /// about requests that go to the driver without [`Session::submit`].
     pub fn first_sector(&self) -> Option<&FirstSector> {
         self.first.as_ref()
     }

@@ -17,6 +17,8 @@ use crate::io::IoOp;
 use crate::queue::Queue;
 use crate::state::State;
 
+/// Blocks of file systems have at most so many bytes, as a rule.
+const BLOCK: u64 = 4096;
 /// The first steps are at least this long.
 const STEP_MIN: u64 = 8 << 20;
 /// Host offsets stay below this, as a file's length does (off_t is signed).
@@ -119,9 +121,15 @@ impl Space {
         Some(offset)
     }
 
+    /// A length at a border of clusters, and of the blocks of file systems: where a file ends within a block, growing
+    /// it again goes through the page cache, which collides with direct transfers to that block.
+    fn whole(&self, len: u64) -> u64 {
+        align_up(len, self.cluster.max(BLOCK))
+    }
+
     /// The next length to grow to, `need` bytes behind `append` at least.
     fn target(&self, need: u64) -> u64 {
-        align_up(self.append.saturating_add(need).saturating_add(self.step()), self.cluster)
+        self.whole(self.append.saturating_add(need).saturating_add(self.step()))
     }
 
     /// How far ahead of the data the file grows: half of what it has, within limits.
@@ -204,7 +212,7 @@ impl Image {
             Err(_) if self.space.waiters.is_empty() => {}
             Err(_) if !self.space.smallest => {
                 // a large step failed: what is needed may still fit
-                let need = align_up(self.space.append.saturating_add(self.space.wanted), self.space.cluster);
+                let need = self.space.whole(self.space.append.saturating_add(self.space.wanted));
                 return self.grow(need, true);
             }
             Err(error) => {

@@ -10,8 +10,8 @@ pub fn line(finding: &Finding) -> String {
     match *finding {
         Finding::Entry { place, index, value, what } => entry(place, index, value, what),
         Finding::Beyond { offset, len } => format!(
-            "ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset \
-             {offset:#x} size {len:#x}"
+            "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
+             offset {offset:#x} size {len:#x}"
         ),
         Finding::Overflow { offset } => format!("ERROR: overflow cluster offset={offset:#x}"),
         Finding::Refcount { cluster, stored, computed, repaired } => {

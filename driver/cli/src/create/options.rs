@@ -1,6 +1,8 @@
-//! The options that `-o` takes, format by format: names, kinds, defaults, in the order in which QEMU prints them.
+//! The options that `-o` takes, format by format: names, kinds, defaults, in the order in which QEMU prints
+//! them.
 //!
-//! Knows: texts of options and QEMU's complaints about them. Must never know: what an option does to an image.
+//! Knows: texts of options and QEMU's complaints about them. Must never know: what an option does to an
+//! image.
 //! Invariant: what a kind accepts was checked when a value is asked for.
 
 use crate::keyval;

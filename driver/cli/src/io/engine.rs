@@ -102,8 +102,8 @@ impl<T> Engine<T> {
         if inside { Ok(()) } else { Err(libc::EIO) }
     }
 
-    /// Can the range become zeros without a byte written? A raw file can promise it where the file system helps, a
-    /// qcow2 image of version 3 for whole clusters; QED never promises it to QEMU's tools.
+    /// Can the range become zeros without a byte written? A raw file can promise it where the file system
+    /// helps, a qcow2 image of version 3 for whole clusters; QED never promises it to QEMU's tools.
     pub fn zeros_cost_nothing(&self, offset: u64, len: u64) -> bool {
         let Some(top) = self.info().and_then(|info| info.layers.first()) else { return false };
         let cluster = u64::from(top.info.cluster_size.max(1));

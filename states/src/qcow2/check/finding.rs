@@ -98,7 +98,8 @@ pub(super) struct Findings {
 }
 
 impl Check {
-    /// The next finding, in the order in which qemu-img tells them. After a repair those of the second run follow.
+    /// The next finding, in the order in which qemu-img tells them. After a repair those of the second run
+    /// follow.
     pub fn poll_finding(&mut self) -> Option<Finding> {
         let findings = &mut self.findings;
         let lost = core::mem::take(&mut findings.lost);
