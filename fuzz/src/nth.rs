@@ -11,7 +11,10 @@ use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, Failure, fail};
 use quod::{Format, OpenOptions};
 use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// Lines of a story.
+const TOLD: usize = 80;
 const ANY: [Kind; 7] =
     [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];
 
@@ -100,9 +103,18 @@ fn world(ground: &Ground, tweak: Tweak) -> Checked<World> {
     Ok(World::new(sim, start.content, session, subject))
 }
 
+/// The end of what happened.
+fn story(ground: &Ground, fault: Fault, cut: bool, at_once: usize, tweak: Tweak) -> String {
+    let Ok(mut world) = world(ground, tweak) else { return String::new() };
+    world.tell();
+    let ended = catch_unwind(AssertUnwindSafe(|| once(&mut world, fault, cut, at_once)));
+    drop(ended);
+    let told = world.told();
+    told[told.len().saturating_sub(TOLD)..].join("\n")
+}
+
 /// The workload with this fault, then a power cut (`cut`) or a close, then recovery. True: something failed.
-fn once(ground: &Ground, fault: Fault, cut: bool, at_once: usize, tweak: Tweak) -> Checked<bool> {
-    let mut world = world(ground, tweak)?;
+fn once(world: &mut World, fault: Fault, cut: bool, at_once: usize) -> Checked<bool> {
     world.arm(Some(fault));
     if !world.open(&mut Fifo)? {
         return Ok(true);
@@ -144,9 +156,11 @@ fn run_on(ground: &Ground, tweak: Tweak) -> Checked<Report> {
         for (index, fault) in faults(n).into_iter().enumerate() {
             for (cut, at_once) in [(true, 1), (false, 1), (true, 4), (false, 12)] {
                 report.runs += 1;
-                let outcome = once(ground, fault.clone(), cut, at_once, tweak);
+                let outcome = once(&mut world(ground, tweak)?, fault.clone(), cut, at_once);
                 any |= outcome.map_err(|failure| {
-                    Failure(format!("operation {n}, fault {index}, cut {cut}, {at_once} at once: {failure}"))
+                    let story = story(ground, fault.clone(), cut, at_once, tweak);
+                    let run = format!("operation {n}, fault {index}, cut {cut}, {at_once} at once");
+                    Failure(format!("{story}\n{run}: {failure}"))
                 })?;
             }
         }
