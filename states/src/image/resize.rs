@@ -184,7 +184,13 @@ impl Image {
 
     /// The pipeline answers: what the step wrote is durable.
     pub(super) fn size_durable(&mut self, a: u32) {
-        let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
+        let Some((size, state)) = self.acbs.get(a).map(|acb| (acb.origin, acb.state)) else { return };
+        // the last phases of a round with nothing to write pass without being shown
+        match state {
+            State::UpdateL2 => self.set_state(a, State::SyncTables),
+            State::MarkDirty => self.set_state(a, State::SyncData),
+            _ => {}
+        }
         match self.resizing.take() {
             Some(Resizing::Settle) => {
                 self.resizing = Some(Resizing::Place);
