@@ -379,6 +379,7 @@ impl Image {
                     *entry = decode(*bytes);
                 }
                 slice.state = SliceState::Present;
+                self.cut_l1(slot);
                 self.find_dangling(slot)
             }
             (Ok(()), _) => Err(Error::Misuse("a table read was completed without its bytes")),
@@ -394,6 +395,18 @@ impl Image {
         }
         self.wake_slot_waiters();
         self.kick();
+    }
+
+    /// The last slice of an L1 table may be read from beyond its end.
+    fn cut_l1(&mut self, slot: u32) {
+        let (Some(geometry), Some(counted)) = (self.geometry().copied(), self.counted()) else { return };
+        let entries = u64::from(counted.header.l1_entries);
+        let slice = self.tables.slot_mut(slot);
+        if geometry.is_l1(SliceNumber(slice.number)) {
+            let first = slice.number << geometry.l1_slice_bits;
+            let keep = entries.saturating_sub(first).min(slice.entries.len() as u64) as usize;
+            slice.entries.iter_mut().skip(keep).for_each(|entry| *entry = 0);
+        }
     }
 
     pub(super) fn wait_for_slice(&mut self, a: u32, slot: u32) {

@@ -80,6 +80,7 @@ impl Machine for Image {
             Purpose::Header => self.encode_header(buf),
             Purpose::Reftable(at) | Purpose::Spill(at) => self.encode_reftable(at, buf),
             Purpose::CopyWrite(l1_index) => self.encode_copy(l1_index, buf),
+            Purpose::L1Write => self.encode_l1(buf),
             Purpose::Table(slot) => {
                 let big_endian = matches!(self.layout, super::Layout::Qcow2(..));
                 let slice = self.tables.slot(slot);
@@ -123,6 +124,8 @@ impl Machine for Image {
             Purpose::Punch(first, count) => self.punched(first, count, &result),
             Purpose::CopyRead(l1_index) => self.copy_read(l1_index, outcome, result),
             Purpose::CopyWrite(l1_index) => self.copy_written(l1_index, result),
+            Purpose::L1Read => self.l1_read(outcome, result),
+            Purpose::L1Write => self.l1_written(result),
         }
         self.run_ready();
     }

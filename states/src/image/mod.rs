@@ -57,6 +57,7 @@ use claims::Claim;
 use commit::Commit;
 use dangling::Dangling;
 use refcounts::Refcounted;
+use resize::Resizing;
 use space::Space;
 
 /// Table writes in flight at once.
@@ -141,6 +142,10 @@ enum Purpose {
     CopyRead(u64),
     /// and the new one.
     CopyWrite(u64),
+    /// The L1 table that moves: the old one,
+    L1Read,
+    /// and the new one.
+    L1Write,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -161,8 +166,8 @@ pub(crate) struct Open {
     pub(crate) extent: Option<Box<Extent>>,
 }
 
-/// What is known of a qcow2 image's metadata when it is opened for writing: its refcount table, and the places
-/// of its snapshots' tables.
+/// What is known of a qcow2 image's metadata when it is opened for writing: its refcount table, and the
+/// places of its snapshots' tables.
 pub(crate) type Tables<'a> = (Vec<u64>, &'a [(u64, u64)]);
 
 /// One open image. See the module's header.
@@ -196,10 +201,10 @@ pub struct Image {
     /// The acb of the request that waits for all others: close, or a resize to less.
     closer: Option<u32>,
     closing: bool,
-    /// The size is being changed (qcow2),
-    resizing: bool,
-    /// to a smaller one: nothing is accepted meanwhile.
-    shrinking: bool,
+    /// The size is being changed (qcow2).
+    resizing: Option<Resizing>,
+    /// Nothing is accepted until that is done.
+    exclusive: bool,
     ready: Queue,
     poison: Option<Error>,
     out_io: VecDeque<Io>,
@@ -284,8 +289,8 @@ impl Image {
             slot_waiters: Queue::new(),
             closer: None,
             closing: false,
-            resizing: false,
-            shrinking: false,
+            resizing: None,
+            exclusive: false,
             ready: Queue::new(),
             poison: None,
             out_io: VecDeque::with_capacity(acbs as usize),
@@ -336,7 +341,7 @@ impl Image {
         if !inside || self.closing || request.kind as u8 > Kind::Write as u8 || self.options.read_only {
             self.admit(&request)?;
         }
-        if self.requests.is_full() || self.acbs.is_full() || self.shrinking {
+        if self.requests.is_full() || self.acbs.is_full() || self.exclusive {
             return Err(Refused::Busy);
         }
         let open = Open { user: request.user, acbs: 1, path: Path::empty(), error: None, extent: None };

@@ -1,25 +1,60 @@
 //! A new size of the disk.
 //!
-//! A larger qcow2 disk: what comes to light reads as zeros, whatever lies there or shows through; if its L1
-//! table has no room for it, it moves first, and until then nobody changes it. A smaller one: once no other
-//! request is in flight, all clusters behind the new end are given up, and that is durable before the
-//! header says so (QC17).
+//! A larger qcow2 disk: what comes to light reads as zeros, whatever lies there or shows through. If its L1
+//! table has no room for it, the table moves first. A smaller one: all clusters behind the new end are given
+//! up, and that is durable before the header says so (QC17).
 //!
 //! Knows: sizes, the L1 table on its way. Must never know: how entries change (`unmap.rs`).
 //!
 //! Invariants:
-//! * a disk shows its new size only when the header with it is durable; a smaller one takes no request
-//!   behind its new end from the moment it is asked for;
-//! * one change of size at a time;
+//! * a disk shows its new size only when the header with it is durable;
+//! * one change of size at a time; one that moves the L1 table, or takes something away, runs alone: it waits
+//!   for all that is in flight, and nothing is accepted meanwhile;
 //! * a new L1 table is complete and durable before the header leads to it; the old one's clusters are freed
-//!   after that is durable (QC11).
+//!   when that is durable (QC11).
 
-use super::{Image, Layout};
+use super::{Image, Layout, Purpose};
 use crate::acb::Want;
 use crate::error::Error;
-use crate::io::{IoOp, Part};
+use crate::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
+use crate::io::{IoOp, Outcome, Part};
+use crate::queue::Queue;
 use crate::request::{Path, Refused};
 use crate::state::State;
+use alloc::vec::Vec;
+
+/// Bytes of the L1 table that are copied at once.
+const CHUNK: u64 = 64 << 10;
+
+/// How far a change of size has got (qcow2).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Resizing {
+    /// All that was written is made durable; then the L1 table moves.
+    Settle,
+    /// Space for the new L1 table.
+    Place,
+    Copy(Copying),
+    /// The new table is made durable: place, and bytes.
+    CopySync(u64, u64),
+    /// The header leads to it: place and bytes of the old one.
+    Switch(u64, u64),
+    /// What comes to light or goes.
+    Range,
+    /// That is made durable.
+    RangeSync,
+    /// The header with the new size.
+    Size,
+}
+
+/// The L1 table on its way.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Copying {
+    to: u64,
+    bytes: u64,
+    done: u64,
+    chunk: Vec<u8>,
+    pub(super) waiter: Queue,
+}
 
 impl Image {
     pub(super) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
@@ -50,8 +85,8 @@ impl Image {
                 if shape.data_file && size != self.size {
                     return unsupported("resizing a qcow2 image with a data file");
                 }
-                if shape.l1_entries(size) > u64::from(counted.header.l1_entries) {
-                    return unsupported("growing a qcow2 image beyond what its L1 table maps");
+                if shape.l1_entries(size) * 8 > L1_BYTES_MAX {
+                    return misuse("the size is beyond what an L1 table of 32 MiB maps");
                 }
                 Ok(())
             }
@@ -80,28 +115,23 @@ impl Image {
         }
     }
 
-    /// First the part that comes or goes.
+    /// Alone, if it has to be; else at once.
     fn resize_counted(&mut self, a: u32, size: u64) {
-        let Some(geometry) = self.geometry().copied() else { return };
-        if self.resizing {
+        let (Layout::Qcow2(geometry, shape), Some(counted)) = (&self.layout, self.counted()) else { return };
+        let (geometry, entries) = (*geometry, shape.l1_entries(size));
+        if self.resizing.is_some() {
             return self.finish(a, Err(Error::Misuse("the size is being changed already")));
         }
-        self.resizing = true;
+        let moves = entries > u64::from(counted.header.l1_entries);
+        self.resizing = Some(if moves { Resizing::Settle } else { Resizing::Range });
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
-        let (start, end) = if size < self.size {
-            (geometry.cluster_end(size), self.size.max(geometry.cluster_end(size)))
-        } else {
-            // the rest of the last cluster may hold anything, and a longer backing layer would come to light
-            let shows = self.backing_len.unwrap_or(0).min(size);
-            (self.size, geometry.cluster_end(self.size).min(size).max(shows).max(self.size))
-        };
-        let Some(acb) = self.acbs.get_mut(a) else { return };
-        (acb.pos, acb.run_end, acb.end) = (start, start, end);
-        if size >= self.size {
+        self.exclusive = moves || size < self.size;
+        if !moves {
+            self.set_resize_range(a, size);
+        }
+        if !self.exclusive {
             return self.look(a);
         }
-        // nothing new is accepted until it is done; what is in flight may lie behind the new end
-        self.shrinking = true;
         self.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 {
             return self.look(a);
@@ -110,13 +140,34 @@ impl Image {
         self.closer = Some(a);
     }
 
-    /// The part that comes or goes is in order: durable first, then the header (QC17).
-    pub(super) fn range_resized(&mut self, a: u32) {
-        if self.acbs.get(a).is_some_and(|acb| acb.window != 0) {
-            return self.join_commit(a, Want::Durable);
+    /// The part that comes or goes becomes the acb's range.
+    fn set_resize_range(&mut self, a: u32, size: u64) {
+        let Some(geometry) = self.geometry().copied() else { return };
+        let (start, end) = if size < self.size {
+            (geometry.cluster_end(size), self.size.max(geometry.cluster_end(size)))
+        } else {
+            // the rest of the last cluster may hold anything, and a longer backing layer would come to light
+            let shows = self.backing_len.unwrap_or(0).min(size);
+            (self.size, geometry.cluster_end(self.size).min(size).max(shows).max(self.size))
+        };
+        if let Some(acb) = self.acbs.get_mut(a) {
+            (acb.pos, acb.run_end, acb.end) = (start, start, end);
         }
-        self.write_size(a);
-        self.join_commit(a, Want::Durable);
+    }
+
+    /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
+    pub(super) fn range_resized(&mut self, a: u32) {
+        match self.resizing {
+            Some(Resizing::Place) => self.place_l1(a),
+            Some(Resizing::Copy(_)) => self.l1_copied(a),
+            Some(Resizing::Range) if self.acbs.get(a).is_some_and(|acb| acb.window != 0) => {
+                // durable first, then the header (QC17)
+                self.resizing = Some(Resizing::RangeSync);
+                self.join_commit(a, Want::Durable);
+            }
+            Some(Resizing::Range) => self.write_size(a),
+            _ => self.join_commit(a, Want::Durable),
+        }
     }
 
     fn write_size(&mut self, a: u32) {
@@ -126,27 +177,174 @@ impl Image {
         if let Some(counted) = self.counted_mut() {
             counted.header.size = size;
         }
+        self.resizing = Some(Resizing::Size);
         self.commit.header_dirty = true;
+        self.join_commit(a, Want::Durable);
     }
 
-    /// The pipeline answers: the part is in order, durably; or the header with the new size is.
+    /// The pipeline answers: what the step wrote is durable.
     pub(super) fn size_durable(&mut self, a: u32) {
-        let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
-        if self.counted().is_some_and(|counted| counted.header.guest_size() != size) {
-            self.write_size(a);
-            return self.join_commit(a, Want::Durable);
+        let Some((size, state)) = self.acbs.get(a).map(|acb| (acb.origin, acb.state)) else { return };
+        // the last phases of a round with nothing to write pass without being shown
+        match state {
+            State::UpdateL2 => self.set_state(a, State::SyncTables),
+            State::MarkDirty => self.set_state(a, State::SyncData),
+            _ => {}
         }
-        self.size = if self.refcounted.is_some() { size } else { self.size.max(size) };
-        if let Some(geometry) = self.geometry().copied() {
-            self.tables.reserve(geometry.slice_count(self.size));
+        match self.resizing.take() {
+            Some(Resizing::Settle) => {
+                self.resizing = Some(Resizing::Place);
+                self.look_again(a);
+            }
+            Some(Resizing::CopySync(to, bytes)) => self.switch_l1(a, to, bytes),
+            Some(Resizing::Switch(from, bytes)) => {
+                self.l1_moved(from, bytes);
+                self.resizing = Some(Resizing::Range);
+                self.set_resize_range(a, size);
+                self.look_again(a);
+            }
+            Some(Resizing::RangeSync) => self.write_size(a),
+            _ => {
+                self.size = if self.refcounted.is_some() { size } else { self.size.max(size) };
+                if let Some(geometry) = self.geometry().copied() {
+                    self.tables.reserve(geometry.slice_count(self.size));
+                }
+                self.finish(a, Ok(()));
+            }
         }
-        self.finish(a, Ok(()));
+    }
+
+    /// From the pipeline back to work.
+    fn look_again(&mut self, a: u32) {
+        if let Some(acb) = self.acbs.get_mut(a) {
+            acb.window = 0;
+        }
+        self.look(a);
+    }
+
+    /// Space for a table that maps the new size.
+    fn place_l1(&mut self, a: u32) {
+        let (Layout::Qcow2(geometry, shape), Some(acb)) = (&self.layout, self.acbs.get(a)) else { return };
+        let bytes = align_up(shape.l1_entries(acb.origin) * 8, geometry.cluster_size());
+        let Some(to) = self.allocate_counted(a, bytes, State::AllocL2) else { return };
+        self.set_state(a, State::AllocL2);
+        let mut waiter = Queue::new();
+        waiter.push(&mut self.acbs, a);
+        self.resizing = Some(Resizing::Copy(Copying { to, bytes, done: 0, chunk: Vec::new(), waiter }));
+        self.read_l1();
+    }
+
+    /// Bytes of the old table, and how much of the file they take.
+    fn old_l1(&self) -> (u64, u64) {
+        let bytes = self.counted().map_or(0, |counted| u64::from(counted.header.l1_entries) * 8);
+        (bytes, align_up(bytes, u64::from(self.options.align.max(512))))
+    }
+
+    fn read_l1(&mut self) {
+        let Some(from) = self.geometry().map(|geometry| geometry.l1_offset.0) else { return };
+        let (_, whole) = self.old_l1();
+        let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
+        if copying.done >= whole {
+            // all of it is there
+            let mut waiter = core::mem::replace(&mut copying.waiter, Queue::new());
+            return self.ready.append(&mut self.acbs, &mut waiter);
+        }
+        let (offset, len) = (from + copying.done, (whole - copying.done).min(CHUNK) as u32);
+        self.name_io(Purpose::L1Read, "L1 table", offset, IoOp::ReadTable { offset, len });
+    }
+
+    /// A chunk of the old L1 table was read.
+    pub(super) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
+        let (bytes, _) = self.old_l1();
+        let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
+        let Outcome::Table(read) = outcome else {
+            let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
+            return self.l1_failed(&error);
+        };
+        copying.chunk.clear();
+        copying.chunk.extend_from_slice(read);
+        // what lies behind the table in its last block is none of it
+        let keep = bytes.saturating_sub(copying.done).min(read.len() as u64) as usize;
+        copying.chunk.iter_mut().skip(keep).for_each(|byte| *byte = 0);
+        let (offset, len) = (copying.to + copying.done, copying.chunk.len() as u32);
+        self.name_io(Purpose::L1Write, "write L1 table", offset, IoOp::WriteTable { offset, len });
+    }
+
+    pub(super) fn encode_l1(&self, buf: &mut [u8]) {
+        let Some(Resizing::Copy(copying)) = &self.resizing else { return };
+        if let Some(bytes) = copying.chunk.get(..buf.len()) {
+            buf.copy_from_slice(bytes);
+        }
+    }
+
+    /// A chunk of the new L1 table was written.
+    pub(super) fn l1_written(&mut self, result: Result<(), Error>) {
+        self.commit.unsynced = true;
+        if let Err(error) = result {
+            return self.l1_failed(&error);
+        }
+        if let Some(Resizing::Copy(copying)) = &mut self.resizing {
+            copying.done += copying.chunk.len() as u64;
+        }
+        self.read_l1();
+    }
+
+    fn l1_failed(&mut self, error: &Error) {
+        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let Some(Resizing::Copy(mut copying)) = self.resizing.take() else { return };
+        copying.waiter.fail(&mut self.acbs, error);
+        self.ready.append(&mut self.acbs, &mut copying.waiter);
+        self.free_clusters(copying.to >> bits, copying.bytes >> bits, 0);
+    }
+
+    fn l1_copied(&mut self, a: u32) {
+        if let Some(Resizing::Copy(copying)) = &self.resizing {
+            self.resizing = Some(Resizing::CopySync(copying.to, copying.bytes));
+        }
+        self.join_commit(a, Want::Durable);
+    }
+
+    /// The new table is durable: the header may lead to it.
+    fn switch_l1(&mut self, a: u32, to: u64, bytes: u64) {
+        let Some(counted) = self.counted_mut() else { return };
+        let old = (counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
+        counted.header.l1_offset = to;
+        counted.header.l1_entries = (bytes / 8) as u32;
+        self.resizing = Some(Resizing::Switch(old.0, old.1));
+        self.commit.header_dirty = true;
+        if let Some(acb) = self.acbs.get_mut(a) {
+            acb.window = 0;
+        }
+        self.join_commit(a, Want::Durable);
+    }
+
+    /// The header leads to the new table, durably: so do the cached slices.
+    fn l1_moved(&mut self, from: u64, bytes: u64) {
+        let Some(to) = self.counted().map(|counted| counted.header.l1_offset) else { return };
+        let Layout::Qcow2(geometry, _) = &mut self.layout else { return };
+        geometry.l1_offset = HostOffset(to);
+        let geometry = *geometry;
+        let slices = bytes.div_ceil(u64::from(geometry.l1_slice_bytes()));
+        for number in (0..slices).map(SliceNumber) {
+            if let Some(slot) = self.tables.find(number) {
+                self.tables.slot_mut(slot).host = geometry.l1_slice_host(number).0;
+            }
+        }
+        if let Some(counted) = self.counted_mut() {
+            let end = to + u64::from(counted.header.l1_entries) * 8;
+            counted.fixed.retain(|range| range.0 != from);
+            counted.fixed.push((to, end));
+        }
+        let clusters = bytes.div_ceil(geometry.cluster_size());
+        if clusters > 0 {
+            self.free_clusters(from >> geometry.cluster_bits, clusters, 0);
+        }
     }
 
     /// The request has ended, well or not.
     pub(super) fn resize_ended(&mut self) {
-        self.resizing = false;
-        self.shrinking = false;
+        self.resizing = None;
+        self.exclusive = false;
         let size = self.size;
         // a size that never became durable is not written by accident later
         if let Some(counted) = self.counted_mut()

@@ -52,7 +52,11 @@ impl Image {
         ];
         let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
         let copies = copies.map(|copy| (&copy.waiters, &[AllocL2] as &[State]));
-        loads.chain(claims).chain(copies).chain(rest)
+        let moving = match &self.resizing {
+            Some(super::Resizing::Copy(copying)) => Some((&copying.waiter, &[AllocL2] as &[State])),
+            _ => None,
+        };
+        loads.chain(claims).chain(copies).chain(moving).chain(rest)
     }
 
     /// Each live acb is in exactly one place, and its state says which.
@@ -162,7 +166,7 @@ impl Hash for Image {
         (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit).hash(state);
         (&self.dangling, &self.refcounted).hash(state);
         (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
-        (self.closer, self.closing, self.resizing, self.shrinking, self.ready, &self.poison).hash(state);
+        (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison).hash(state);
         (&self.out_io, &self.out_alarms).hash(state);
     }
 }
@@ -176,8 +180,8 @@ impl PartialEq for Image {
                 == (&other.acbs, &other.requests, &other.ios, &other.tables, &other.space, &other.commit)
             && (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters)
                 == (&other.claims, other.sector_waiters, other.modifying, other.slot_waiters)
-            && (self.closer, self.closing, self.resizing, self.shrinking, self.ready, &self.poison)
-                == (other.closer, other.closing, other.resizing, other.shrinking, other.ready, &other.poison)
+            && (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison)
+                == (other.closer, other.closing, &other.resizing, other.exclusive, other.ready, &other.poison)
             && self.refcounted == other.refcounted
     }
 }

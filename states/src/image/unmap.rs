@@ -136,8 +136,9 @@ impl Image {
         let (first, last) = (geometry.cluster_end(pos), geometry.cluster_start(whole));
         let Some(counted) = self.counted() else { return false };
         // with a backing layer version 2 has no entry that hides it
+        // nor has an image whose data file must stay a valid raw image one that says more than the file
         let cannot =
-            counted.header.version < 3 && self.backing_len.is_some() || counted.header.has_data_file();
+            counted.header.version < 3 && self.backing_len.is_some() || counted.header.data_file_raw();
         if first >= last || cannot {
             return self.skip(a, end - pos);
         }
