@@ -394,6 +394,7 @@ impl Image {
             self.tables.drop_slot(slot);
         }
         self.wake_slot_waiters();
+        self.look_on();
         self.kick();
     }
 
