@@ -518,9 +518,9 @@ impl Image {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
             self.let_go(a);
-        }
-        if kind == Kind::Resize {
-            self.resize_ended();
+            if kind == Kind::Resize {
+                self.resize_ended();
+            }
         }
         self.set_state_through(a, State::Done, State::Free);
         self.acbs.discard(a);
