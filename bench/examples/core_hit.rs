@@ -8,7 +8,7 @@
 //!
 //! Instructions of one hit, from `submit` until its event was taken, the loop around it included: (I2 - I1) /
 //! 100000; what else the program does is the same in both runs. `core_hit N write` does the same for in-place
-//! writes.
+//! writes, `core_hit N read qcow2` and `core_hit N write qcow2` for a qcow2 image.
 
 use quod::states::{Event, Flags, Kind, Machine, Options, Outcome, Request};
 use quod_bench::bare::{Bare, CLUSTER};
@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let count: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(10_000);
     let kind = if words.next().as_deref() == Some("write") { Kind::Write } else { Kind::Read };
-    let mut bare = match Bare::qed(1 << 30, &Options::default()) {
+    let qcow2 = words.next().as_deref() == Some("qcow2");
+    let new = if qcow2 { Bare::qcow2 } else { Bare::qed };
+    let mut bare = match new(1 << 30, &Options::default()) {
         Ok(bare) => bare,
         Err(error) => {
             eprintln!("core_hit: {error}");

@@ -7,7 +7,7 @@
 //! counted.
 
 use quod::states::{
-    Error, Flags, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Refused, Request, open,
+    Error, Flags, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Refused, Request, open, qcow2,
     request::Event,
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -105,8 +105,24 @@ impl Bare {
         let mut memory = Memory { scratch: header(guest_len), ..Memory::default() };
         memory.write(0);
         memory.len = 5 * CLUSTER;
+        Bare::open(open::Format::Qed, memory, options)
+    }
+
+    /// An empty qcow2 image as qemu-img makes it, without a backing file.
+    pub fn qcow2(guest_len: u64, options: &Options) -> Result<Bare, Error> {
+        let created = qcow2::create(&qcow2::CreateOptions { size: guest_len, ..Default::default() })?;
+        let mut memory = Memory::default();
+        for (offset, bytes) in created.pieces() {
+            memory.scratch = bytes;
+            memory.write(offset);
+        }
+        memory.len = created.len();
+        Bare::open(open::Format::Qcow2, memory, options)
+    }
+
+    fn open(format: open::Format, mut memory: Memory, options: &Options) -> Result<Bare, Error> {
         let mut queue = VecDeque::with_capacity(1024);
-        let mut opening = Opening::new(Some(open::Format::Qed), memory.len, *options);
+        let mut opening = Opening::new(Some(format), memory.len, *options);
         answer(&mut opening, &mut memory, &mut queue);
         let opened = opening.poll_result().ok_or(Error::Misuse("the opening came to no end"))??;
         let mut image = opened.image;

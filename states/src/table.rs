@@ -12,6 +12,9 @@
 use crate::queue::Queue;
 use alloc::vec::Vec;
 
+/// A slice that is in steady use survives this many turns of the cache's clock.
+pub(crate) const CHANCES_MAX: u8 = 3;
+
 /// Where a slice is. Absent slices have no slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum SliceState {
@@ -52,6 +55,8 @@ pub(crate) struct Slice {
     pub(crate) pins: u32,
     /// Second chances left before eviction.
     pub(crate) chances: u8,
+    /// Loaded a short while ago: hits do not tell yet whether it is in steady use.
+    pub(crate) fresh: bool,
     pub(crate) entries: Vec<u64>,
     /// qcow2, L2: the table's refcount is not one: it is copied before it changes.
     pub(crate) shared: bool,
@@ -71,9 +76,18 @@ impl Slice {
             waiters: Queue::new(),
             pins: 0,
             chances: 0,
+            fresh: true,
             entries: Vec::new(),
             shared: false,
             dangling: Vec::new(),
+        }
+    }
+
+    /// It was of use: if it is not fresh any more, it is in steady use.
+    #[inline]
+    pub(crate) fn touch(&mut self) {
+        if !self.fresh {
+            self.chances = CHANCES_MAX;
         }
     }
 

@@ -176,7 +176,7 @@ impl Image {
         if cluster <= ZERO_ENTRY || torn || geometry.check_data(pos, cluster, self.space.end()).is_err() {
             return None;
         }
-        slice.chances |= 1;
+        slice.touch();
         self.counters.hits += 1;
         Some(cluster + within)
     }
@@ -394,6 +394,7 @@ impl Image {
             self.tables.drop_slot(slot);
         }
         self.wake_slot_waiters();
+        self.look_on();
         self.kick();
     }
 

@@ -26,6 +26,7 @@ mod in_flight;
 mod link;
 mod metadata;
 mod quarantine;
+mod reclaim;
 mod refcounts;
 mod resize;
 mod space;
@@ -241,8 +242,9 @@ impl Image {
         let shape = header.shape();
         let geometry = Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset);
         let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
-        image.refcounted =
-            written.map(|(table, snapshots)| Box::new(Refcounted::new(header.clone(), table, snapshots)));
+        let clusters = image.space.end() >> header.cluster_bits;
+        image.refcounted = written
+            .map(|(table, snapshots)| Box::new(Refcounted::new(header.clone(), table, snapshots, clusters)));
         image
     }
 
@@ -275,7 +277,7 @@ impl Image {
             acbs: Arena::new(acbs),
             requests: Arena::new(options.requests.max(1)),
             // one load or copy an acb at most, the tables, holes, and header, sync, growth, counts going down
-            ios: Arena::new(acbs + TABLE_WRITES_MAX + quarantine::PUNCHES_MAX + 6),
+            ios: Arena::new(acbs + TABLE_WRITES_MAX + quarantine::PUNCHES_MAX + 10),
             own_ids: acbs * 2,
             own_generation: 0,
             tables: TableCache::new(slots, slices),
@@ -516,9 +518,9 @@ impl Image {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
             self.let_go(a);
-        }
-        if kind == Kind::Resize {
-            self.resize_ended();
+            if kind == Kind::Resize {
+                self.resize_ended();
+            }
         }
         self.set_state_through(a, State::Done, State::Free);
         self.acbs.discard(a);

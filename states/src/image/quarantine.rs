@@ -19,6 +19,7 @@ use crate::io::{Io, IoId, IoOp};
 use crate::options::Rule;
 use crate::state::State;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 
 /// Holes punched at once.
 pub(super) const PUNCHES_MAX: u32 = 8;
@@ -42,9 +43,13 @@ pub(super) struct Quarantine {
     counting: VecDeque<(u64, u64)>,
     /// Not counted any more: first cluster, number.
     dead: VecDeque<(u64, u64)>,
-    punching: u32,
-    /// Runs of free clusters.
+    /// Holes on their way.
+    punching: Vec<(u64, u64)>,
+    /// Runs of free clusters, and clusters in them.
     free: BTreeMap<u64, u64>,
+    total: u64,
+    /// Where the search for a run begins.
+    hand: u64,
 }
 
 impl Quarantine {
@@ -63,9 +68,18 @@ impl Quarantine {
         !self.counting.is_empty()
     }
 
-    /// So many free clusters in a row: the first. Looks at a bounded number of runs.
-    pub(super) fn free_run(&self, count: u64) -> Option<u64> {
-        self.free.iter().take(LOOK_MAX).find(|(_, run)| **run >= count).map(|(first, _)| *first)
+    /// So many free clusters in a row: the first. Looks at a bounded number of runs, from where it ended last
+    /// time: runs that are too short for most do not hide the others.
+    pub(super) fn free_run(&mut self, count: u64) -> Option<u64> {
+        let (before, behind) = (self.free.range(..self.hand), self.free.range(self.hand..));
+        let mut looked = self.hand;
+        let found = behind.chain(before).take(LOOK_MAX).find(|(first, run)| {
+            looked = **first;
+            **run >= count
+        });
+        let found = found.map(|(first, _)| *first);
+        self.hand = if found.is_some() { looked } else { looked + 1 };
+        found
     }
 
     /// Takes clusters out of the run that holds them.
@@ -73,6 +87,7 @@ impl Quarantine {
         let Some((&start, &run)) = self.free.range(..=first).next_back() else { return };
         debug_assert!(first + count <= start + run);
         self.free.remove(&start);
+        self.total -= count;
         if start < first {
             self.free.insert(start, first - start);
         }
@@ -82,6 +97,7 @@ impl Quarantine {
     }
 
     fn give(&mut self, mut first: u64, mut count: u64) {
+        self.total += count;
         if let Some((&start, &run)) = self.free.range(..first).next_back()
             && start + run == first
         {
@@ -94,6 +110,33 @@ impl Quarantine {
         self.free.insert(first, count);
     }
 
+    /// Free clusters.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Holes are wanted or being punched.
+    pub(super) fn is_punching(&self) -> bool {
+        self.punching.len() + self.dead.len() > 0
+    }
+
+    /// A cluster that nobody counts is on its way, or free.
+    pub(super) fn holds(&self, cluster: u64) -> bool {
+        let within = |(first, count): &(u64, u64)| (*first..first + count).contains(&cluster);
+        let free = self.free.range(..=cluster).next_back();
+        self.dead.iter().any(within)
+            || self.punching.iter().any(within)
+            || free.is_some_and(|(first, count)| cluster < first + count)
+    }
+
+    /// Nobody counts these clusters any more.
+    pub(super) fn bury(&mut self, first: u64, count: u64) {
+        match self.dead.back_mut() {
+            Some((start, run)) if *start + *run == first => *run += count,
+            _ => self.dead.push_back((first, count)),
+        }
+    }
+
     /// The free run that ends at `end` is given up: where it begins.
     pub(super) fn cut_tail(&mut self, end: u64) -> Option<u64> {
         let (&first, &count) = self.free.last_key_value()?;
@@ -101,6 +144,7 @@ impl Quarantine {
             return None;
         }
         self.free.remove(&first);
+        self.total -= count;
         Some(first)
     }
 }
@@ -150,7 +194,9 @@ impl Image {
                 Ok(0) | Err(Wait::Never) => {}
                 Ok(1) => {
                     self.set_counts(first, 1, 0);
-                    self.bury(first);
+                    if let Some(counted) = self.counted_mut() {
+                        counted.quarantine.bury(first, 1);
+                    }
                 }
                 Ok(more) => self.set_counts(first, 1, more - 1),
                 Err(Wait::Load | Wait::Slot) => return,
@@ -162,15 +208,6 @@ impl Image {
             }
         }
         self.punch_dead();
-    }
-
-    /// Nobody counts the cluster any more.
-    fn bury(&mut self, cluster: u64) {
-        let Some(counted) = self.counted_mut() else { return };
-        match counted.quarantine.dead.back_mut() {
-            Some((first, count)) if *first + *count == cluster => *count += 1,
-            _ => counted.quarantine.dead.push_back((cluster, 1)),
-        }
     }
 
     /// Are there clusters that wait for requests in flight?
@@ -188,7 +225,7 @@ impl Image {
                 return;
             }
             let Some(counted) = self.counted_mut() else { return };
-            if counted.quarantine.punching >= PUNCHES_MAX {
+            if counted.quarantine.punching.len() >= PUNCHES_MAX as usize {
                 return;
             }
             let Some((first, count)) = counted.quarantine.dead.pop_front() else { return };
@@ -200,7 +237,7 @@ impl Image {
                 continue;
             }
             if let Some(counted) = self.counted_mut() {
-                counted.quarantine.punching += 1;
+                counted.quarantine.punching.push((first, count));
             }
             self.out_io.push_back(Io {
                 id: IoId { index: u32::MAX, generation: 0 },
@@ -215,11 +252,12 @@ impl Image {
         // the sync that makes the next pointer to it durable makes the hole durable too
         self.commit.unsynced = true;
         let Some(counted) = self.counted_mut() else { return };
-        counted.quarantine.punching -= 1;
+        counted.quarantine.punching.retain(|hole| *hole != (first, count));
         if result.is_ok() {
             counted.quarantine.give(first, count);
         }
         self.punch_dead();
+        self.look_on();
     }
 
     /// Does a request in flight use host bytes of `[start, end)`?
@@ -259,7 +297,7 @@ mod tests {
             let (mut quarantine, mut model) = (Quarantine::default(), [false; 80]);
             for (give, first, count) in ops {
                 let range = first as usize..(first + count) as usize;
-                if model[range.clone()].iter().any(|free| *free == give) {
+                if model[range.clone()].contains(&give) {
                     continue;
                 }
                 if give { quarantine.give(first, count) } else { quarantine.take(first, count) }

@@ -61,12 +61,16 @@ pub(super) struct Refcounted {
     pub(super) dirty: Vec<u32>,
     pub(super) quarantine: Quarantine,
     pub(super) copies: Vec<TableCopy>,
+    /// Clusters of the file, as it was opened, that were not looked at for free ones: the first, and the end.
+    pub(super) unseen: (u64, u64),
+    /// More free clusters are wanted than are known.
+    pub(super) hungry: bool,
     /// The corrupt bit has yet to be written.
     pub(super) corrupt: bool,
 }
 
 /// What the counts of a run say.
-enum Counted {
+pub(super) enum Counted {
     /// All are 0.
     Free,
     /// This cluster is in use.
@@ -80,8 +84,13 @@ enum Counted {
 }
 
 impl Refcounted {
-    /// `table`: the refcount table that the header names.
-    pub(super) fn new(header: Header, table: Vec<u64>, snapshot_tables: &[(u64, u64)]) -> Refcounted {
+    /// `table`: the refcount table that the header names; the file has so many `clusters`.
+    pub(super) fn new(
+        header: Header,
+        table: Vec<u64>,
+        snapshot_tables: &[(u64, u64)],
+        clusters: u64,
+    ) -> Refcounted {
         let cluster = header.cluster_size();
         let mut fixed = alloc::vec![(0, cluster)];
         fixed.push((header.l1_offset, header.l1_offset + u64::from(header.l1_entries) * 8));
@@ -97,6 +106,8 @@ impl Refcounted {
             dirty: Vec::new(),
             quarantine: Quarantine::default(),
             copies: Vec::new(),
+            unseen: (0, clusters),
+            hungry: false,
             corrupt: false,
             header,
         }
@@ -120,7 +131,7 @@ impl Refcounted {
     }
 
     /// Counters of a slice.
-    fn slice_counters(&self, geometry: &Geometry) -> u64 {
+    pub(super) fn slice_counters(&self, geometry: &Geometry) -> u64 {
         (u64::from(geometry.slice_bytes()) * 8) >> self.counts.order
     }
 }
@@ -174,6 +185,7 @@ impl Image {
     fn allocate_run(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
         let bits = self.geometry()?.cluster_bits;
         let count = len >> bits;
+        self.look_for_free();
         loop {
             let reused = self.counted_mut()?.quarantine.free_run(count);
             let first = reused.unwrap_or(self.space.end() >> bits);
@@ -240,7 +252,7 @@ impl Image {
     }
 
     /// The cached slice that counts a cluster: its slot, the first cluster that it counts and the one behind.
-    fn refcount_slice(&mut self, cluster: u64) -> Result<(u32, u64, u64), Counted> {
+    pub(super) fn refcount_slice(&mut self, cluster: u64) -> Result<(u32, u64, u64), Counted> {
         let Some(geometry) = self.geometry().copied() else { return Err(Counted::NoSlot) };
         let Some(counted) = self.counted() else { return Err(Counted::NoSlot) };
         let (counts, per_slice) = (counted.counts, counted.slice_counters(&geometry));
