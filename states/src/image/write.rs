@@ -8,7 +8,7 @@
 //! * the mapping of new clusters becomes visible only when all their pieces are written (nobody reads stale
 //!   host bytes);
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
-//! * a failed write links nothing: its clusters are a leak.
+//! * a failed write links nothing: its clusters are given back, or a leak where nobody counts them (QED).
 
 use super::find::{EXTENT_MAX, Mapping, Run};
 use super::{Image, Layout, YOUNG_MAX};
