@@ -193,7 +193,9 @@ impl Image {
                 units
             }
             _ if reuse.is_some() => (align_down(units.0, align), align_up(units.1, align)),
-            Source::Backing => (units.0, align_up(cut, align).max(align_up(shows.min(units.1), align))),
+            Source::Backing => {
+                (align_down(units.0, align), align_up(cut, align).max(align_up(shows.min(units.1), align)))
+            }
             Source::Zeros => (align_down(pos, align), align_up(cut, align)),
         };
         Plan { cut, first, last, unit: units, fill, source, reuse }
