@@ -367,15 +367,17 @@ impl Image {
         acb.fill_at = piece.end;
         let len = piece.tail_start - piece.head_end;
         let host = acb.host + piece.head_end - acb.pos;
+        // only writes have a buffer
+        let zero = acb.kind != Kind::Write;
         let op = IoOp::WriteData {
             acb: crate::acb::AcbId { index: a, generation },
             request: acb.request,
-            buffer_offset: if len == 0 { 0 } else { acb.pos - acb.origin },
+            buffer_offset: if len == 0 || zero { 0 } else { acb.pos - acb.origin },
             len,
             host,
             head: (piece.head_end - piece.start) as u32,
             tail: (piece.end - piece.tail_start) as u32,
-            zero: acb.kind != Kind::Write,
+            zero,
         };
         self.set_state(a, State::WriteData);
         self.name_own(a, Part::Head, op);
