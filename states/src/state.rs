@@ -263,6 +263,7 @@ pub const QCOW2_EDGES: Edges = &[
     (SyncData, SyncTables),
     (SyncData, Resize),
     (SyncData, Done),
+    (UpdateL2, SyncData),
     (UpdateL2, SyncTables),
     (UpdateL2, Done),
     (SyncTables, SyncData),
