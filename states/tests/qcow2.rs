@@ -20,7 +20,9 @@ use common::qcow2::{
 };
 use common::{Disk, Rng, Step, read_all, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, FillSource, Flags, Image, IoOp, Kind, Options, Part, Policy, Refused, Request};
+use quod_states::{
+    Error, FillSource, Flags, Image, IoOp, Kind, Options, Part, Policy, Refused, Request, State,
+};
 
 const CLUSTER: u64 = 65536;
 /// Where a fresh image of such clusters has its tables, in clusters.
@@ -470,14 +472,25 @@ fn data_and_tables_on_other_metadata_are_refused() {
 
 #[test]
 fn a_larger_disk_is_zero_durably_before_the_header_says_so() {
+    for align in [1, 4096] {
+        grow(Options { align, ..Options::default() });
+    }
+}
+
+fn grow(options: Options) {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup_with(create, Some(vec![7; 4 * CLUSTER as usize]), Options::default());
+    let (mut disk, mut image) = setup_with(create, Some(vec![7; 4 * CLUSTER as usize]), options);
     run(&mut disk, &mut image, Kind::Write, 0, CLUSTER + 512);
     flush(&mut disk, &mut image);
     disk.log.clear();
     run(&mut disk, &mut image, Kind::Resize, 6 * CLUSTER, 0);
     assert_eq!(image.virtual_size(), 6 * CLUSTER);
-    assert_durable_before(&disk, "QC17", |step| is_pointer(step) || name(&step.op) == "zero", is("header"));
+    assert_durable_before(
+        &disk,
+        "QC17",
+        |step| is_pointer(step) || matches!(name(&step.op), "zero" | "data"),
+        is("header"),
+    );
     assert_eq!(steps(&disk).last(), Some(&"sync"));
     let read = run(&mut disk, &mut image, Kind::Read, CLUSTER + 512, 5 * CLUSTER - 512);
     assert!(read.iter().all(|byte| *byte == 0), "neither old bytes nor the backing layer come to light");
@@ -485,6 +498,24 @@ fn a_larger_disk_is_zero_durably_before_the_header_says_so() {
     assert!(matches!(refused, Err(Refused::Invalid(Error::Unsupported(_)))), "{refused:?}");
     run(&mut disk, &mut image, Kind::Close, 0, 0);
     assert_sound(&disk.file, "grown");
+}
+
+/// All table changes that the round finds are younger than it: the resize, which waits for its zeros only, has
+/// what it wants, and waits anew for the header.
+#[test]
+fn a_resize_goes_on_from_a_round_without_old_pointers() {
+    let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };
+    let (mut disk, mut image) = setup_with(create, None, Options::default());
+    run(&mut disk, &mut image, Kind::Write, CLUSTER, 512);
+    flush(&mut disk, &mut image);
+    disk.submit(&mut image, request(Kind::Resize, 2 * CLUSTER, 0, 1), vec![]).unwrap();
+    complete_until(&mut disk, &mut image, "sync");
+    write(&mut disk, &mut image, 0, 512, 2);
+    complete_until(&mut disk, &mut image, "sync");
+    disk.settle(&mut image, &mut Rng(1));
+    assert!(disk.done.drain(..).all(|(_, result, ..)| result.is_ok()));
+    assert_eq!(image.edge_counts().get(State::UpdateL2, State::SyncData), 1);
+    assert_eq!(image.virtual_size(), 2 * CLUSTER);
 }
 
 #[test]
@@ -610,6 +641,40 @@ fn whole_subclusters_need_no_copy() {
     run(&mut disk, &mut image, Kind::Close, 0, 0);
     assert_sound(&disk.file, "subclusters");
     assert_eq!(count(&disk.file, (l2_entry(&disk.file, 0) & !COPIED) / CLUSTER), 1);
+}
+
+/// Blocks of the device that are larger than a subcluster: head and tail fill the block, and what else the
+/// block holds is read first, and not written by others before it is written back.
+#[test]
+fn subclusters_smaller_than_a_block_keep_their_neighbours() {
+    // subclusters of 1 KiB, blocks of 4 KiB
+    let create =
+        CreateOptions { size: 8 << 15, cluster_size: 1 << 15, extended_l2: true, ..CreateOptions::default() };
+    let options = Options { align: 4096, ..Options::default() };
+    let (mut disk, mut image) = setup_with(create, Some(vec![7; 8 << 15]), options);
+    // a new cluster: the write begins in front of the subcluster's first byte
+    run(&mut disk, &mut image, Kind::Write, 6144 + 512, 512);
+    // the first three subclusters and a half of another: needs its neighbours, and the backing layer
+    write(&mut disk, &mut image, 2560, 6144 - 2560, 20);
+    let neighbours = |disk: &Disk| {
+        disk.pending
+            .iter()
+            .position(|(io, _)| matches!(io.op, IoOp::ReadFill { source: FillSource::Host(_), .. }))
+    };
+    while let Some(index) = neighbours(&disk) {
+        disk.complete(&mut image, index);
+    }
+    assert!(disk.pending.iter().all(|(io, _)| name(&io.op) == "fill"), "now the backing layer");
+    assert!(!disk.pending.is_empty());
+    write(&mut disk, &mut image, 6144, 512, 30);
+    assert!(disk.pending.iter().all(|(io, _)| name(&io.op) == "fill"), "the neighbour's writer waits");
+    disk.settle(&mut image, &mut Rng(1));
+    let read = run(&mut disk, &mut image, Kind::Read, 0, 8192);
+    let expected = [(2560, 7), (6144 - 2560, 21), (512, 31), (512, 14), (1024, 7)];
+    let expected: Vec<u8> = expected.into_iter().flat_map(|(len, byte)| vec![byte; len]).collect();
+    assert!(read == expected);
+    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    assert_sound(&disk.file, "small subclusters");
 }
 
 #[test]

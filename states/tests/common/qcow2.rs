@@ -18,7 +18,9 @@ pub fn qcow2_file(options: &CreateOptions<'_>) -> Vec<u8> {
 }
 
 pub fn header(file: &[u8]) -> Header {
-    Header::parse(&file[..file.len().min(1 << 20)], Purpose::Check).unwrap()
+    let mut region = file[..file.len().min(Header::region(file))].to_vec();
+    region.resize(Header::region(file), 0);
+    Header::parse(&region, Purpose::Check).unwrap()
 }
 
 /// What these eight bytes stand for, from byte `within` of the cluster on.
@@ -135,13 +137,16 @@ fn append_cluster(file: &mut Vec<u8>) -> u64 {
 /// What the guest sees at each is told to `model`.
 pub fn compress(file: &mut Vec<u8>, clusters: &[u64], model: &mut [u8]) {
     let (shape, size) = (header(file).shape(), header(file).cluster_size());
-    let (mut at, mut end) = (0, 0);
+    // a snapshot may come, and counts twice
+    let most = header(file).refcounts().max() / 2;
+    let (mut at, mut end, mut here) = (0, 0, 0);
     for (n, &cluster) in clusters.iter().enumerate() {
         let guest = cluster * size;
         let Some(entry) = l2_at(file, guest) else { continue };
-        if at + 8 > end {
+        here += 1;
+        if at + 8 > end || here > most {
             at = append_cluster(file);
-            end = at + size;
+            (end, here) = (at + size, 1);
             // not at the cluster's first byte
             at += 11 % (size - 200);
         }
