@@ -237,9 +237,10 @@ impl Run {
             self.disk.settle(image, &mut self.rng);
             self.reap();
         }
+        // some beyond what the L1 table maps, which then moves
         let at_most = header(&self.disk.file);
-        let most = u64::from(at_most.l1_entries) * at_most.shape().l2_entries() * self.cluster;
-        let size = 512 * (1 + self.rng.below((2 * old).min(most) / 512));
+        let most = u64::from(at_most.l1_entries + 2) * at_most.shape().l2_entries() * self.cluster;
+        let size = 512 * (1 + self.rng.below((2 * old).min(most).min(4 << 20) / 512));
         // what is in flight behind a smaller disk's new end would have to be known
         if size < old && self.flight.conflicts(size, old, true) {
             return;
