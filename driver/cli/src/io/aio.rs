@@ -106,7 +106,7 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         pattern: None,
     };
     let mode = tool.engine.as_ref().map(|engine| engine.mode.clone()).unwrap_or_default();
-    let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && mode.discard);
+    let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && !mode.keep_discarded);
     let pattern = flags.pattern.unwrap_or(0xcd);
     start(tool, memo, |user| match flags.zero {
         true => durable(zeroes(offset, bytes, unmap, user), fua),

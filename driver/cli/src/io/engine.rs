@@ -47,14 +47,25 @@ impl<T> Engine<T> {
             false => (path.to_path_buf(), None),
         };
         let describe = |error: Error| why_not_opened(path, &error);
+        let cache_bytes = match mode.needs_facts() {
+            // the options are looked at before anything is changed
+            true => mode.fit(&tools::info(path, mode.format, true).map_err(describe)?)?,
+            false => None,
+        };
         let config = Config { backend: mode.engine, ..Config::default() };
         let mut driver = Driver::new(config).map_err(describe)?;
-        let options = OpenOptions::new()
+        let mut options = OpenOptions::new()
             .format(mode.format.filter(|_| overlay.is_none()))
             .write(!mode.read_only)
             .direct(mode.direct)
             .lock(!mode.force_share)
             .backing(AllowAll);
+        if let Some(bytes) = cache_bytes {
+            options = options.cache_bytes(bytes);
+        }
+        if let Some(data_file) = &mode.data_file {
+            options = options.data_file(data_file);
+        }
         let disk = driver.open(&file, options).map_err(describe)?;
         let mut engine = Engine {
             driver,

@@ -186,7 +186,7 @@ fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result
     if flags.no_fallback && !engine.zeros_cost_nothing(offset, len) {
         return Err(libc::ENOTSUP);
     }
-    let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && engine.mode.discard);
+    let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && !engine.mode.keep_discarded);
     if len == 0 {
         return Ok(());
     }
