@@ -98,6 +98,10 @@ fn options_of_an_opening() {
         "foo=1",
         "driver=qcow2,foo=1",
         "file.foo=1",
+        "detect-zeroes=on",
+        "detect-zeroes=unmap",
+        "detect-zeroes=unmap,discard=ignore",
+        "detect-zeroes=bad",
     ] {
         let open = format!("open -o {options} x.qcow2");
         same_commands(&[], &[&open, "length", "write 0 64k", "discard 0 64k"]);
@@ -108,6 +112,25 @@ fn options_of_an_opening() {
     );
     same_commands(&[], &["open -r -o driver=raw x.qcow2", "read -v 0 16", "write 0 1"]);
     same_commands(&[], &["open -o driver=qcow2", "open -o foo=1 nowhere", "open -o driver=qcow2 nowhere"]);
+}
+
+#[test]
+fn zeros_are_detected_where_that_is_asked_for() {
+    for mode in ["off", "on", "unmap"] {
+        let open = format!("open -o detect-zeroes={mode} x.qcow2");
+        same_commands(
+            &[],
+            &[
+                &open,
+                "write 0 256k",
+                "write -P 0 0 128k",
+                "write -P 0 1M 64k",
+                "aio_write -P 0 128k 64k",
+                "aio_flush",
+                "map",
+            ],
+        );
+    }
 }
 
 #[test]

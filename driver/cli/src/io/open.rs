@@ -25,6 +25,8 @@ pub struct Mode {
     pub unsafe_cache: bool,
     /// Discards do not reach the image.
     pub keep_discarded: bool,
+    /// Zeros that are written are written as zeros are; true: their space may be given up.
+    pub detect_zeroes: Option<bool>,
     /// Writes go to a temporary overlay.
     pub snapshot: bool,
     /// What is read from a backing file is written to the image.
@@ -67,6 +69,16 @@ impl Mode {
         Ok(())
     }
 
+    fn set_detect_zeroes(&mut self, name: &str) -> Result<(), String> {
+        self.detect_zeroes = match name {
+            "off" => None,
+            "on" => Some(false),
+            "unmap" => Some(true),
+            _ => return Err(format!("invalid parameter value: {name}")),
+        };
+        Ok(())
+    }
+
     /// Sets the engine. `native` is Linux AIO in QEMU; here it is io_uring.
     pub fn set_engine(&mut self, name: &str) -> Result<(), String> {
         self.native = name == "native";
@@ -82,6 +94,11 @@ impl Mode {
     pub fn contradiction(&self) -> Option<&'static str> {
         if self.force_share && !self.read_only {
             return Some("force-share=on can only be used with read-only images");
+        }
+        if self.detect_zeroes == Some(true) && self.keep_discarded {
+            return Some(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            );
         }
         if self.snapshot && self.data_file.is_some() {
             return Some("a data file cannot be named together with a temporary overlay");
@@ -101,6 +118,7 @@ impl Mode {
             "cache.direct" => switch(name, value).map(|on| self.direct = on),
             "cache.no-flush" => switch(name, value).map(|on| self.unsafe_cache = on),
             "discard" => self.set_discard(value),
+            "detect-zeroes" => self.set_detect_zeroes(value),
             "auto-read-only" => match switch(name, value) {
                 Ok(true) => Err(format!("{name}=on is not supported")),
                 other => other.map(drop),
