@@ -134,6 +134,24 @@ fn zeros_are_detected_where_that_is_asked_for() {
 }
 
 #[test]
+fn copy_on_read_takes_whole_units() {
+    for options in ["compat=1.1", "extended_l2=on", "cluster_size=4k"] {
+        let (ours, theirs) = (fresh(), fresh());
+        let args = ["-C", "-f", "qcow2", "-c", "read 30k 1k", "-c", "read 1M 70k", "-c", "map", "top.qcow2"];
+        let [we, they] = [&ours, &theirs].map(|folder| {
+            prepare("qemu-io", &["-f", "qcow2", "-c", "write 0 2M", "x.qcow2"], folder.path());
+            let top =
+                ["create", "-q", "-f", "qcow2", "-o", options, "-b", "x.qcow2", "-F", "qcow2", "top.qcow2"];
+            prepare("qemu-img", &top, folder.path());
+            let tool = if std::ptr::eq(folder, &ours) { quod_io } else { qemu_io };
+            tool(&args, folder.path(), "")
+        });
+        assert_eq!(we, they, "{options}");
+    }
+    same(&["-C", "-r", "-f", "qcow2", "-c", "length", "over.qcow2"]);
+}
+
+#[test]
 fn postponed_refcounts_are_not_switched_off() {
     let folder = fresh();
     let answer = quod_io(&["-c", "open -o lazy-refcounts=off lazy.qcow2"], folder.path(), "");

@@ -95,6 +95,9 @@ impl Mode {
         if self.force_share && !self.read_only {
             return Some("force-share=on can only be used with read-only images");
         }
+        if self.copy_on_read && self.read_only {
+            return Some("Can't use copy-on-read on read-only device");
+        }
         if self.detect_zeroes == Some(true) && self.keep_discarded {
             return Some(
                 "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
