@@ -24,7 +24,7 @@ use crate::world::{Tweak, World};
 use crate::{Checked, Failure, fail};
 use crash::Images;
 use quod_backend::sim::{Choice, Chooser, Fault, Fifo, Script, pick};
-use scenario::Scenario;
+use scenario::{Prepared, Scenario};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -131,7 +131,7 @@ fn act(
 ) -> Checked<bool> {
     let steps = world.sim().steppable();
     let next = scenario.asks.get(*asked).filter(|_| world.is_open());
-    let timer = scenario.timers && world.timeout().is_some();
+    let timer = scenario.timers && world.timeout().is_some() || world.is_due();
     let n = steps + usize::from(next.is_some()) + usize::from(timer);
     if n == 0 {
         return Ok(false);
@@ -148,8 +148,13 @@ fn act(
 }
 
 /// A world at the scenario's start.
-fn start(scenario: &Scenario, fault: &Option<Fault>, tweak: Tweak) -> Checked<(World, usize)> {
-    let mut world = scenario.world(tweak)?;
+fn start(
+    scenario: &Scenario,
+    prepared: &Prepared,
+    fault: &Option<Fault>,
+    tweak: Tweak,
+) -> Checked<(World, usize)> {
+    let mut world = prepared.world(scenario.session(tweak));
     if !world.open(&mut Fifo)? {
         return fail("the scenario's image does not open");
     }
@@ -184,6 +189,7 @@ fn finish(mut world: World, asked: usize, scenario: &Scenario) -> Checked {
 
 struct Search<'a> {
     scenario: &'a Scenario,
+    prepared: &'a Prepared,
     fault: Option<Fault>,
     tweak: Tweak,
     bounds: Bounds,
@@ -198,7 +204,7 @@ impl Search<'_> {
     /// One run along the chooser's path.
     fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
         let known = chooser.path.len();
-        let (mut world, mut asked) = start(self.scenario, &self.fault, self.tweak)?;
+        let (mut world, mut asked) = start(self.scenario, self.prepared, &self.fault, self.tweak)?;
         for actions in 0.. {
             if chooser.at >= known {
                 let digest = hash_words(world.digest(), [asked as u64]);
@@ -229,14 +235,18 @@ pub fn explore(
     bounds: Bounds,
 ) -> Result<Explored, Box<(Failure, Schedule)>> {
     let fault = fails.and_then(Fails::fault);
-    let images = Images::new(scenario);
+    let prepared = scenario.prepare().map_err(|failure| {
+        let run = format!("explore {}", scenario.name);
+        Box::new((failure, Schedule { run, ..Schedule::default() }))
+    })?;
     let mut search = Search {
         scenario,
+        prepared: &prepared,
         fault,
         tweak,
         bounds,
         seen: HashSet::new(),
-        images,
+        images: Images::new(scenario, &prepared),
         out: Explored { complete: true, ..Explored::default() },
         crash: None,
     };
@@ -319,24 +329,28 @@ fn tell(
     fault: Option<Fault>,
     tweak: Tweak,
 ) -> (Vec<String>, Checked) {
-    let (mut world, mut asked) = match start(scenario, &fault, tweak) {
+    let started = scenario.prepare().and_then(|prepared| start(scenario, &prepared, &fault, tweak));
+    let (mut world, mut asked) = match started {
         Ok(started) => started,
         Err(failure) => return (Vec::new(), Err(failure)),
     };
     world.tell();
     let mut script = Script::new(choices.to_vec());
     let most = crash.and_then(|crash| crash.first()).map_or(u32::MAX, |actions| *actions);
-    for _ in 0..most {
-        match act(&mut world, scenario, &mut asked, &mut script) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(failure) => return (world.told().to_vec(), Err(failure)),
+    let acts = catch_unwind(AssertUnwindSafe(|| {
+        for _ in 0..most {
+            if !act(&mut world, scenario, &mut asked, &mut script)? {
+                break;
+            }
         }
-    }
+        Ok(())
+    }));
     let mut story = world.told().to_vec();
-    let outcome = match crash {
-        None => finish(world, asked, scenario),
-        Some(crash) => {
+    let acts = acts.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic))));
+    let outcome = match (acts, crash) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), None) => finish(world, asked, scenario),
+        (Ok(()), Some(crash)) => {
             let versions = crash.get(1..).unwrap_or_default();
             story.push(crash::describe(&world, versions));
             crash::judge_one(&world, versions)

@@ -2,7 +2,8 @@
 //!
 //! Knows: arguments and how to print. Must never know: what is checked.
 
-use quod::State;
+use quod::states::state::{QCOW2_EDGES, QED_EDGES};
+use quod::{Format, State};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::{Tally, as_is};
 use quod_fuzz::{Failure, explore, sim};
@@ -21,7 +22,9 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["sim", rest @ ..] => simulate(rest),
         ["explore", rest @ ..] => explore_all(rest),
-        ["nth"] => quod_fuzz::nth::run(as_is).map(|report| println!("{report:?}")),
+        ["nth"] => [Format::Qed, Format::Qcow2].into_iter().try_for_each(|format| {
+            quod_fuzz::nth::run(format, as_is).map(|report| println!("{}: {report:?}", format.name()))
+        }),
         ["replay", file] => replay(file),
         _ => Err(Failure(USAGE.into())),
     };
@@ -67,19 +70,17 @@ fn print_tally(tally: &Tally) {
         "power cuts: {crashes}, {volatile} volatile units; clean closes: {clean_closes}; repairs: {repairs}"
     );
     println!("timers: {}; poisoned sessions: {}", tally.timers, tally.poisoned);
-    let missing: Vec<String> = quod::states::state::QED_EDGES
-        .iter()
-        .filter(|(from, to)| !tally.edges.contains_key(&(*from as u8, *to as u8)))
-        .map(|(from, to)| format!("{from:?} -> {to:?}"))
-        .collect();
     let name = |index: u8| State::ALL.get(usize::from(index)).map_or("?", |state| state.name());
-    for ((from, to), count) in &tally.edges {
-        println!("  {:>12}  {} -> {}", count, name(*from), name(*to));
+    for (format, table) in [(Format::Qed, QED_EDGES), (Format::Qcow2, QCOW2_EDGES)] {
+        println!("{}:", format.name());
+        for ((_, from, to), count) in tally.edges.iter().filter(|((of, ..), _)| *of == format as u8) {
+            println!("  {count:>12}  {} -> {}", name(*from), name(*to));
+        }
+        let missing = tally.missing(format, table);
+        let missing: Vec<String> = missing.iter().map(|(from, to)| format!("{from:?} -> {to:?}")).collect();
+        let missing = if missing.is_empty() { "none".into() } else { missing.join(", ") };
+        println!("  not taken: {missing}");
     }
-    println!(
-        "edges of the QED table not taken: {}",
-        if missing.is_empty() { "none".into() } else { missing.join(", ") }
-    );
 }
 
 fn explore_all(args: &[&str]) -> Result<(), Failure> {

@@ -84,9 +84,11 @@ impl Model {
         self.clock
     }
 
-    /// The disk grows; what appears holds `bytes`.
-    pub fn grow(&mut self, bytes: &[u8]) {
-        self.base.extend_from_slice(bytes);
+    /// The disk has another size, a multiple of a sector: what appears holds zeros.
+    pub fn resize(&mut self, len: u64) {
+        debug_assert!(len.is_multiple_of(SECTOR) || len >= self.len());
+        self.base.resize(len as usize, 0);
+        self.sectors.split_off(&len.div_ceil(SECTOR));
     }
 
     /// A write is submitted. `optional`: it may have no effect though it succeeds (discard).

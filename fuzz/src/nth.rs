@@ -5,13 +5,16 @@
 //!
 //! Knows: a fixed workload. Must never know: which operation is which.
 
-use crate::image::{self, Shape};
+use crate::image::{self, Form, Part, Qcow2, Shape};
 use crate::payload;
-use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, Failure, fail};
-use quod::OpenOptions;
+use quod::{Format, OpenOptions};
 use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// Lines of a story.
+const TOLD: usize = 80;
 const ANY: [Kind; 7] =
     [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];
 
@@ -30,13 +33,13 @@ pub fn faults(n: u64) -> Vec<Fault> {
 /// What the workload did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// The first n that no operation had.
+    /// The first n that no operation had, of each image.
     pub operations: u64,
     /// Workloads run.
     pub runs: u64,
 }
 
-const WORK: [Ask; 12] = [
+const WORK: [Ask; 15] = [
     Ask::Write { offset: 1000, len: 3000, fua: false },
     Ask::Write { offset: 20_480, len: 9000, fua: false },
     Ask::Read { offset: 0, len: 30_000 },
@@ -49,24 +52,69 @@ const WORK: [Ask; 12] = [
     Ask::Write { offset: 30_000, len: 700, fua: false },
     Ask::Quiesce,
     Ask::Write { offset: 12_288, len: 512, fua: false },
+    Ask::Discard { offset: 0, len: 24_576 },
+    Ask::Flush,
+    Ask::Write { offset: 4096, len: 6000, fua: false },
 ];
 
-fn world(tweak: Tweak) -> Checked<World> {
+/// What the workload runs on.
+#[derive(Clone, Debug)]
+struct Ground {
+    form: Form,
+    parts: Vec<Part>,
+}
+
+fn grounds(format: Format) -> Vec<Ground> {
+    let qcow2 = |qcow2, parts: &[Part]| Ground { form: Form::Qcow2(qcow2), parts: parts.to_vec() };
+    let shared = [
+        Part::Data { first: 1, count: 1 },
+        Part::Zero { first: 2, count: 1, keep: true },
+        Part::Compressed { first: 4, count: 2 },
+        Part::Snapshot,
+        Part::Data { first: 5, count: 1 },
+    ];
+    let wide = Qcow2 { refcount_bits: 64, ..Qcow2::new(512) };
+    match format {
+        Format::Raw => Vec::new(),
+        Format::Qed => vec![Ground { form: Form::Qed { cluster: 4096, table: 1 }, parts: Vec::new() }],
+        Format::Qcow2 => vec![
+            qcow2(Qcow2::new(4096), &[]),
+            qcow2(Qcow2::new(4096), &shared),
+            qcow2(Qcow2 { lazy_refcounts: true, ..Qcow2::new(4096) }, &shared),
+            qcow2(Qcow2 { extended_l2: true, ..Qcow2::new(16 << 10) }, &[]),
+            qcow2(wide, &[Part::Leaks { end: 4090 }]),
+        ],
+    }
+}
+
+fn world(ground: &Ground, tweak: Tweak) -> Checked<World> {
     let mut sim = Sim::new();
     sim.insert_sparse(TOP, 0, FileOptions::default());
-    sim.insert_file("base", &payload::bytes(9, 0, 24_000), FileOptions::default());
-    let shape = Shape { cluster: 4096, table: 1, size: 49_152, backing: Some(("base".into(), true)) };
-    sim.insert_file(TOP, &image::create(&shape)?, FileOptions::default());
+    let below = payload::bytes(9, 0, 24_000);
+    sim.insert_file("base", &below, FileOptions::default());
+    let form = ground.form;
+    let shape = Shape { form, size: 49_152, backing: Some(("base".into(), Format::Raw)) };
+    let start = image::start(&shape, &ground.parts, &below, 4_000_000)?;
+    sim.insert_file(TOP, &start.bytes, FileOptions::default());
     let options = OpenOptions::new().direct(true).backing_direct(Some(false)).grow_step(0);
     let session = Session { options: tweak(options), requests: 16, trace: false };
-    let mut content = payload::bytes(9, 0, 24_000);
-    content.resize(49_152, 0);
-    Ok(World::new(sim, content, 24_000, session, true))
+    let snapshot = start.snapshot.map(Into::into);
+    let subject = Subject { form, backed: true, below: 24_000, snapshot, leaks: start.leaks };
+    Ok(World::new(sim, start.content, session, subject))
+}
+
+/// The end of what happened.
+fn story(ground: &Ground, fault: Fault, cut: bool, at_once: usize, tweak: Tweak) -> String {
+    let Ok(mut world) = world(ground, tweak) else { return String::new() };
+    world.tell();
+    let ended = catch_unwind(AssertUnwindSafe(|| once(&mut world, fault, cut, at_once)));
+    drop(ended);
+    let told = world.told();
+    told[told.len().saturating_sub(TOLD)..].join("\n")
 }
 
 /// The workload with this fault, then a power cut (`cut`) or a close, then recovery. True: something failed.
-fn once(fault: Fault, cut: bool, at_once: usize, tweak: Tweak) -> Checked<bool> {
-    let mut world = world(tweak)?;
+fn once(world: &mut World, fault: Fault, cut: bool, at_once: usize) -> Checked<bool> {
     world.arm(Some(fault));
     if !world.open(&mut Fifo)? {
         return Ok(true);
@@ -90,17 +138,29 @@ fn once(fault: Fault, cut: bool, at_once: usize, tweak: Tweak) -> Checked<bool> 
     Ok(failed)
 }
 
-/// The loop.
-pub fn run(tweak: Tweak) -> Checked<Report> {
+/// The loop, for each image of a format.
+pub fn run(format: Format, tweak: Tweak) -> Checked<Report> {
+    let mut sum = Report::default();
+    for ground in grounds(format) {
+        let report = run_on(&ground, tweak).map_err(|failure| Failure(format!("{ground:?}: {failure}")))?;
+        sum.operations += report.operations;
+        sum.runs += report.runs;
+    }
+    Ok(sum)
+}
+
+fn run_on(ground: &Ground, tweak: Tweak) -> Checked<Report> {
     let mut report = Report::default();
     for n in 0..10_000 {
         let mut any = false;
         for (index, fault) in faults(n).into_iter().enumerate() {
             for (cut, at_once) in [(true, 1), (false, 1), (true, 4), (false, 12)] {
                 report.runs += 1;
-                let outcome = once(fault.clone(), cut, at_once, tweak);
+                let outcome = once(&mut world(ground, tweak)?, fault.clone(), cut, at_once);
                 any |= outcome.map_err(|failure| {
-                    Failure(format!("operation {n}, fault {index}, cut {cut}, {at_once} at once: {failure}"))
+                    let story = story(ground, fault.clone(), cut, at_once, tweak);
+                    let run = format!("operation {n}, fault {index}, cut {cut}, {at_once} at once");
+                    Failure(format!("{story}\n{run}: {failure}"))
                 })?;
             }
         }

@@ -4,11 +4,12 @@
 //! decision is the chooser's, so a list of choices is the whole run; choice 0 is the plain alternative
 //! everywhere, so a shorter list is a simpler run.
 
+mod random;
 mod setup;
 
 use crate::schedule::{Recorder, Schedule, shrink};
 use crate::world::{Ask, Tally, Tweak, World};
-use crate::{Checked, Failure};
+use crate::{Checked, Failure, fail};
 use quod_backend::sim::{Aftermath, Choice, Chooser, Fault, Kind, Script, Seeded, When, pick};
 use setup::Place;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +41,9 @@ pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Result<Report
         world.note(|| format!("{place:?}"));
     }
     let mut digest = 0;
-    match live(chooser, &mut world, &place, tweak, &mut digest) {
+    // what was written down before a panic is worth reading
+    let lives = catch_unwind(AssertUnwindSafe(|| live(chooser, &mut world, &place, tweak, &mut digest)));
+    match lives.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic)))) {
         Ok(()) => Ok(Report { tally: world.tally, digest }),
         Err(failure) => Err((failure, world.told().to_vec())),
     }
@@ -95,8 +98,14 @@ fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -> Checked {
         11 => world.ask(Ask::Flush).map(drop),
         12 if chance(chooser, 4) => world.ask(Ask::Quiesce).map(drop),
         13 if place.grows && chance(chooser, 12) => {
-            let len = world.model().len() + 512 * (1 + ask(chooser, 64) as u64);
-            world.ask(Ask::Resize { len }).map(drop)
+            let (size, by) = (world.model().len(), 512 * (1 + ask(chooser, 64) as u64));
+            if !place.shrinks || ask(chooser, 2) == 0 {
+                return world.ask(Ask::Resize { len: size + by }).map(drop);
+            }
+            // nothing else is asked for meanwhile: what lies behind the new end would be refused
+            world.drain(chooser)?;
+            world.ask(Ask::Resize { len: size.saturating_sub(by).max(512) })?;
+            world.drain(chooser)
         }
         14 => {
             let (offset, len) = place.range(chooser, world.model().len());

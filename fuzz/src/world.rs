@@ -14,14 +14,16 @@ mod tally;
 pub use ask::Ask;
 pub use tally::Tally;
 
+use crate::image::Form;
 use crate::model::{Fill, Model, View};
 use crate::probe::Probe;
 use crate::{Checked, Failure, fail};
 use ask::request;
-use quod::{Buffers, Completion, Config, DiskId, Driver, OpenOptions, Refusal};
+use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The image's path on the simulated disk. Files are opened from it downwards.
@@ -33,7 +35,41 @@ struct Ticket {
     ask: Ask,
     submitted: u64,
     /// In the model.
-    write: Option<u32>,
+    writes: [Option<u32>; 3],
+}
+
+/// The image under test.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its format.
+    pub form: Form,
+    /// It has a backing file.
+    pub backed: bool,
+    /// Bytes of the disk below: they may not come to light when the disk grows.
+    pub below: u64,
+    /// What its snapshot holds.
+    pub snapshot: Option<Arc<[u8]>>,
+    /// Clusters in use by nothing, at the start.
+    pub leaks: u64,
+}
+
+impl Subject {
+    /// Without a backing file and a snapshot.
+    pub const fn new(form: Form) -> Subject {
+        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0 }
+    }
+
+    /// A discard makes whole units of so many bytes read as zeros; None: it may have no effect.
+    fn discard_unit(&self) -> Option<u64> {
+        match self.form {
+            Form::Qcow2(qcow2) if qcow2.version == 3 || !self.backed => Some(qcow2.cluster.into()),
+            _ => None,
+        }
+    }
+
+    fn checks(&self) -> bool {
+        self.form.format() != Format::Raw
+    }
 }
 
 /// How the image is opened; a test may remove rules here.
@@ -63,12 +99,9 @@ pub struct World {
     model: Model,
     tickets: BTreeMap<u64, Ticket>,
     next_user: u64,
-    /// Bytes of the disk below the image: it may not come to light when the disk grows.
-    below: u64,
+    subject: Subject,
     /// Sizes that were asked for, and may be found after a power cut or a failure.
     sizes: Vec<u64>,
-    /// It is a QED image: checks make sense.
-    qed: bool,
     /// Operations have failed in this session: requests may fail too, and nothing is promised about space.
     faulted: bool,
     /// Operations that had failed before the session.
@@ -77,8 +110,9 @@ pub struct World {
     blind: bool,
     /// A failing sync will do so.
     drops: bool,
-    /// Leaked clusters when the session began.
+    /// Leaked clusters, and bytes of the file, when the session began.
     leaks: u64,
+    opened_len: u64,
     /// What happened, if somebody wants to read it.
     trace: Option<Vec<String>>,
     /// What was covered.
@@ -87,22 +121,22 @@ pub struct World {
 
 impl World {
     /// A world around this disk, whose guest sees `content`. Nothing is open yet.
-    pub fn new(sim: Sim, content: Vec<u8>, below: u64, session: Session, qed: bool) -> World {
+    pub fn new(sim: Sim, content: Vec<u8>, session: Session, subject: Subject) -> World {
         World {
+            leaks: subject.leaks,
+            opened_len: sim.file_len(TOP).unwrap_or(0),
             driver: driver(sim, &session),
             disk: None,
             session,
             model: Model::new(content),
             tickets: BTreeMap::new(),
             next_user: 1,
-            below,
+            subject,
             sizes: Vec::new(),
-            qed,
             faulted: false,
             failed_before: 0,
             blind: false,
             drops: false,
-            leaks: 0,
             trace: None,
             tally: Tally::default(),
         }
@@ -166,6 +200,11 @@ impl World {
         &self.model
     }
 
+    /// The image.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.tickets.len()
@@ -195,6 +234,11 @@ impl World {
     pub fn ask(&mut self, ask: Ask) -> Checked<bool> {
         let Some(disk) = self.disk else { return fail("nothing is open") };
         let user = self.next_user;
+        // of two changes of size in flight either may be the last
+        let qed = self.subject.form.format() == Format::Qed;
+        if matches!(ask, Ask::Resize { .. }) && !qed && self.resizing().next().is_some() {
+            return Ok(false);
+        }
         if let Ask::Resize { len } = ask {
             self.sizes.push(len);
         }
@@ -203,28 +247,65 @@ impl World {
         match self.driver.submit(disk, request) {
             Ok(()) => {}
             Err(rejected) if rejected.reason == Refusal::Busy => return Ok(false),
-            Err(_) if matches!(ask, Ask::Resize { .. }) && self.below > self.model.len() => return Ok(false),
+            Err(Rejected { reason: Refusal::Error(Error::Unsupported { .. }), .. })
+                if matches!(ask, Ask::Resize { .. }) =>
+            {
+                return Ok(false);
+            }
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
         }
         self.note(|| format!("#{user} {ask:?}"));
         self.next_user += 1;
-        let data = Fill::Data(user);
-        let write = match ask {
-            Ask::Write { offset, len, .. } => Some(self.model.submit(offset, offset + len, data, false)),
-            Ask::Zero { offset, len, .. } => Some(self.model.submit(offset, offset + len, Fill::Zero, false)),
-            Ask::Discard { offset, len } => Some(self.model.submit(offset, offset + len, Fill::Zero, true)),
-            _ => None,
+        let writes = match ask {
+            Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
+            Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
+            Ask::Discard { offset, len } => self.discards(offset, offset + len),
+            // as long as it has the old size, what will be cut off may be gone or not
+            Ask::Resize { len } if len < self.model.len() => {
+                [Some(self.model.submit(len, self.model.len(), Fill::Zero, true)), None, None]
+            }
+            _ => [None; 3],
         };
-        self.tickets.insert(user, Ticket { ask, submitted, write });
+        self.tickets.insert(user, Ticket { ask, submitted, writes });
         self.turn()?;
         Ok(true)
+    }
+
+    /// Sizes that requests in flight ask for.
+    fn resizing(&self) -> impl Iterator<Item = u64> {
+        self.tickets.values().filter_map(|ticket| match ticket.ask {
+            Ask::Resize { len } => Some(len),
+            _ => None,
+        })
+    }
+
+    fn writes(&mut self, start: u64, end: u64, fill: Fill) -> [Option<u32>; 3] {
+        [Some(self.model.submit(start, end, fill, false)), None, None]
+    }
+
+    /// What is not a whole unit may stay as it is.
+    fn discards(&mut self, start: u64, end: u64) -> [Option<u32>; 3] {
+        let unit = self.subject.discard_unit().unwrap_or(u64::MAX);
+        let (first, last) = (start.checked_next_multiple_of(unit).unwrap_or(end), end / unit * unit);
+        if first >= last {
+            return [Some(self.model.submit(start, end, Fill::Zero, true)), None, None];
+        }
+        [(start, first, true), (first, last, false), (last, end, true)].map(|(start, end, optional)| {
+            (start < end).then(|| self.model.submit(start, end, Fill::Zero, optional))
+        })
     }
 
     /// Completes one operation of the chooser's choice, and lets everything follow from it. False: there is
     /// none.
     pub fn step(&mut self, chooser: &mut dyn Chooser) -> Checked<bool> {
+        // what completes is one of these
+        let mut before = if self.trace.is_some() { self.sim().pending().collect() } else { Vec::new() };
         if !self.driver.backend_mut().step(chooser) {
             return Ok(false);
+        }
+        before.retain(|op| !self.sim().pending().any(|left| left == *op));
+        for op in before {
+            self.note(|| format!("    {:?} {:#x} {:#x}", op.kind, op.offset, op.len));
         }
         self.tally.operations += 1;
         self.turn()?;
@@ -245,6 +326,11 @@ impl World {
         self.driver.turn().map_err(|error| Failure(format!("turn: {error}")))
     }
 
+    /// Another turn has something to do: part of a cluster is to be decompressed.
+    pub fn is_due(&self) -> bool {
+        self.driver.next_timeout() == Some(Duration::ZERO)
+    }
+
     /// Pumps, takes completions, checks what must hold between steps.
     fn turn(&mut self) -> Checked {
         self.pump()?;
@@ -254,9 +340,12 @@ impl World {
         }
         self.pump()?;
         if self.session.trace {
-            let edges = &mut self.tally.edges;
+            let (edges, format) = (&mut self.tally.edges, self.subject.form.format() as u8);
             self.driver.drain_transitions(&mut |step| {
-                *edges.entry((step.transition.from as u8, step.transition.to as u8)).or_default() += 1;
+                let edge = (format, step.transition.from as u8, step.transition.to as u8);
+                if step.layer == 0 {
+                    *edges.entry(edge).or_default() += 1;
+                }
             });
         }
         self.sweep()
@@ -283,7 +372,7 @@ impl World {
         } else {
             self.tally.failed += 1
         }
-        if let Some(index) = ticket.write {
+        for index in ticket.writes.into_iter().flatten() {
             let fua = matches!(ticket.ask, Ask::Write { fua: true, .. } | Ask::Zero { fua: true, .. });
             self.model.end(index, ok, fua);
         }
@@ -296,17 +385,16 @@ impl World {
                 Ok(())
             }
             Ask::Resize { len } if ok => {
-                self.grow(len);
+                // QED only grows: what another request has made larger stays so
+                let least = if self.subject.form.format() == Format::Qed { self.model.len() } else { 0 };
+                self.model.resize(len.max(least));
+                // it is durable: only those in flight may still be found
+                self.sizes = self.resizing().collect();
                 Ok(())
             }
             Ask::Close => self.closed(ticket.submitted, ok),
             _ => Ok(()),
         }
-    }
-
-    /// The disk has grown to this size, if it was smaller.
-    fn grow(&mut self, len: u64) {
-        self.model.grow(&vec![0; len.saturating_sub(self.model.len()) as usize]);
     }
 
     fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: &Buffers, user: u64) -> Checked {

@@ -3,6 +3,7 @@
 //! Checks: every scenario holds in every order and for all crash images up to the bound; a sample of them
 //! also when any one operation fails, once and for ever; no scenario is cut short; a schedule replays.
 
+use quod::Format;
 use quod_fuzz::explore::{Bounds, Explored, explore, explore_faults, replay, scenario};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::as_is;
@@ -15,9 +16,9 @@ fn print(name: &str, out: &Explored) {
     println!("{images:>9} images {recovered:>7} different");
 }
 
-#[test]
-fn every_scenario_holds_in_every_order() {
-    for scenario in scenario::all() {
+/// Every scenario of a format, in every order.
+fn all_hold(format: Format) {
+    for scenario in scenario::all().into_iter().filter(|scenario| scenario.format() == format) {
         match explore(&scenario, None, as_is, BOUNDS) {
             Ok(out) => {
                 print(scenario.name, &out);
@@ -29,15 +30,16 @@ fn every_scenario_holds_in_every_order() {
 }
 
 #[test]
-fn some_scenarios_hold_with_any_operation_failing() {
-    let names = [
-        "writer-and-flush",
-        "copy-beside-reader",
-        "close-in-flight",
-        "first-write-fua",
-        "unaligned-new-cluster",
-        "second-table",
-    ];
+fn every_scenario_of_qed_holds_in_every_order() {
+    all_hold(Format::Qed);
+}
+
+#[test]
+fn every_scenario_of_qcow2_holds_in_every_order() {
+    all_hold(Format::Qcow2);
+}
+
+fn hold_with_faults(names: &[&str]) {
     for scenario in scenario::all().into_iter().filter(|scenario| names.contains(&scenario.name)) {
         match explore_faults(&scenario, as_is, Bounds { states: 50_000, images: 64 }) {
             Ok(out) => {
@@ -47,6 +49,30 @@ fn some_scenarios_hold_with_any_operation_failing() {
             Err(found) => panic!("{}: {}\n{}", scenario.name, found.0, found.1),
         }
     }
+}
+
+#[test]
+fn some_scenarios_of_qed_hold_with_any_operation_failing() {
+    hold_with_faults(&[
+        "writer-and-flush",
+        "copy-beside-reader",
+        "close-in-flight",
+        "first-write-fua",
+        "unaligned-new-cluster",
+        "second-table",
+    ]);
+}
+
+#[test]
+fn some_scenarios_of_qcow2_hold_with_any_operation_failing() {
+    hold_with_faults(&[
+        "qcow2-writer-and-flush",
+        "qcow2-shared-table",
+        "qcow2-discard-and-reuse",
+        "qcow2-new-refcount-table",
+        "qcow2-compressed-rewrite",
+        "qcow2-lazy-fua-and-close",
+    ]);
 }
 
 #[test]
@@ -60,4 +86,13 @@ fn a_schedule_replays_and_a_scenario_must_exist() {
     replay(&with_crash, as_is).1.unwrap();
     let unknown = Schedule { run: "explore no-such".into(), ..Schedule::default() };
     assert!(replay(&unknown, as_is).1.is_err());
+}
+
+#[test]
+fn every_scenario_can_be_prepared() {
+    for scenario in scenario::all() {
+        let prepared = scenario.prepare().unwrap_or_else(|failure| panic!("{}: {failure}", scenario.name));
+        let mut world = prepared.world(scenario.session(as_is));
+        world.look().unwrap_or_else(|failure| panic!("{}: {failure}", scenario.name));
+    }
 }

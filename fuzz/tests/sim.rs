@@ -4,6 +4,7 @@
 //! same run, digest by digest; almost every edge of the QED table is taken; shortened and changed schedules
 //! still run.
 
+use quod::Format;
 use quod::states::state::QED_EDGES;
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::sim;
@@ -41,8 +42,7 @@ fn a_thousand_seeds_hold() {
         tally.faults > 500 && tally.failed > 1000 && tally.poisoned > 50 && tally.timers > 1000,
         "{tally:?}"
     );
-    let missing: Vec<_> =
-        QED_EDGES.iter().filter(|(from, to)| !tally.edges.contains_key(&(*from as u8, *to as u8))).collect();
+    let missing = tally.missing(Format::Qed, QED_EDGES);
     assert!(missing.len() <= 2, "edges that no seed takes: {missing:?}");
 }
 
@@ -68,6 +68,6 @@ fn any_list_of_numbers_is_a_run() {
 
 #[test]
 fn any_operation_may_fail_once_or_for_ever() {
-    let report = quod_fuzz::nth::run(as_is).unwrap_or_else(|failure| panic!("{failure}"));
+    let report = quod_fuzz::nth::run(Format::Qed, as_is).unwrap_or_else(|failure| panic!("{failure}"));
     assert!(report.operations > 30 && report.runs > 600, "{report:?}");
 }

@@ -8,12 +8,13 @@
 //! reached.
 
 use super::Explored;
-use super::scenario::Scenario;
+use super::scenario::{Prepared, Scenario};
 use crate::model::View;
 use crate::payload::SECTOR;
 use crate::probe::hash_words;
-use crate::world::{Session, TOP, World};
+use crate::world::{Session, Subject, TOP, World};
 use crate::{Checked, Failure, fail, image};
+use quod::Format;
 use quod_backend::sim::{Choice, Chooser, CrashPlan, Seeded, Sim, Volatile};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -24,6 +25,7 @@ type Content = Rc<Vec<u32>>;
 /// Every image that was met.
 pub struct Images {
     session: Session,
+    subject: Subject,
     base: Vec<u8>,
     touched: Vec<u64>,
     recovered: HashMap<u128, Content>,
@@ -34,10 +36,11 @@ pub struct Images {
 
 impl Images {
     /// For a scenario.
-    pub fn new(scenario: &Scenario) -> Images {
+    pub fn new(scenario: &Scenario, prepared: &Prepared) -> Images {
         Images {
             session: scenario.session(crate::world::as_is),
-            base: scenario.content(),
+            subject: prepared.subject.clone(),
+            base: prepared.content.clone(),
             touched: scenario.touched(),
             recovered: HashMap::new(),
             judged: HashSet::new(),
@@ -88,7 +91,7 @@ impl Images {
     }
 
     fn recover(&mut self, image: Sim) -> Checked<Vec<u32>> {
-        let bytes = open_and_read(image, &self.session, self.base.len() as u64)?;
+        let bytes = open_and_read(image, &self.session, &self.subject, self.base.len() as u64)?;
         let mut numbers = Vec::with_capacity(self.touched.len());
         let mut at = 0;
         for &sector in &self.touched {
@@ -121,10 +124,9 @@ fn untouched(base: &[u8], bytes: &[u8], start: usize, end: usize) -> Checked {
 }
 
 /// What the real driver makes of an image.
-fn open_and_read(image: Sim, session: &Session, len: u64) -> Checked<Vec<u8>> {
-    image::sound(&image, TOP, "after a power cut, before any repair")?;
-    let mut world = World::new(image, vec![0; len as usize], 0, session.clone(), true);
-    world.open_and_read()
+fn open_and_read(image: Sim, session: &Session, subject: &Subject, len: u64) -> Checked<Vec<u8>> {
+    let mut world = World::new(image, vec![0; len as usize], session.clone(), subject.clone());
+    world.open_survivor()
 }
 
 fn build(plan: &CrashPlan, versions: &[u32]) -> Sim {
@@ -137,7 +139,8 @@ fn build(plan: &CrashPlan, versions: &[u32]) -> Sim {
 pub fn judge_one(world: &World, versions: &[u32]) -> Checked {
     let plan = world.sim().crash_plan();
     header_rule(world.sim(), &plan)?;
-    let bytes = open_and_read(build(&plan, versions), &world.session(), world.model().len())?;
+    let bytes =
+        open_and_read(build(&plan, versions), &world.session(), world.subject(), world.model().len())?;
     world.model().check_range(0, &bytes, View::Crash)
 }
 
@@ -213,8 +216,11 @@ fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
     Lists { all, sampled: true }
 }
 
-/// QE1 and QE5: as long as a power cut may leave a header that says "clean", no table is volatile.
+/// QED's QE1 and QE5: as long as a power cut may leave a header that says "clean", no table is volatile.
 fn header_rule(sim: &Sim, plan: &CrashPlan) -> Checked {
+    if image::probe(sim, TOP) != Format::Qed {
+        return Ok(());
+    }
     let mut says_clean = None;
     let mut volatile = Vec::new();
     let tables = image::tables(sim, TOP)?;
@@ -222,7 +228,7 @@ fn header_rule(sim: &Sim, plan: &CrashPlan) -> Checked {
         match candidate.what {
             Volatile::Unit { offset: 0, .. } if candidate.file == 0 => {
                 let mut versions = (0..candidate.versions).map(|version| plan.unit(index, version));
-                says_clean = Some(versions.any(|block| !image::need_check(&block.unwrap_or_default())));
+                says_clean = Some(versions.any(|block| !image::is_marked(&block.unwrap_or_default())));
             }
             Volatile::Unit { offset, .. }
                 if candidate.file == 0
@@ -233,7 +239,7 @@ fn header_rule(sim: &Sim, plan: &CrashPlan) -> Checked {
             _ => {}
         }
     }
-    let settled = || !image::need_check(&sim.file_range(TOP, 0, 512));
+    let settled = || !image::is_marked(&sim.file_range(TOP, 0, 512));
     if says_clean.unwrap_or_else(settled) && !volatile.is_empty() {
         return Err(Failure(format!(
             "a power cut may leave need-check clear while tables at {volatile:x?} are volatile"

@@ -2,30 +2,39 @@
 //!
 //! Knows: offsets that make requests meet. Must never know: how they are driven.
 
-use crate::image::{self, Shape};
+mod qcow2;
+
+use crate::image::{self, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
-use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, fail};
-use quod::{OpenOptions, Policy};
+use quod::{Format, OpenOptions, Policy};
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 
-/// Bytes of a cluster, everywhere.
+/// Bytes of a cluster of QED.
 pub const CLUSTER: u64 = 4096;
+/// QED's usual form.
+const QED: Form = Form::Qed { cluster: CLUSTER as u32, table: 1 };
 /// Guest bytes under one L2 table.
 const SPAN: u64 = CLUSTER * CLUSTER / 8;
 /// The number of the first write of the preparation.
 const PREPARED: u64 = 3_000_000;
+/// The payload of the first part.
+const PARTS: u64 = 4_000_000;
 
 /// See the module's header.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// Its name in schedules.
     pub name: &'static str,
+    form: Form,
     /// Bytes of the guest disk.
     size: u64,
-    /// A raw backing file of this many bytes; with `middle` a QED layer between.
+    /// A raw backing file of this many bytes; with `middle` an empty layer between.
     backing: Option<u64>,
     middle: bool,
+    /// What stands in the image.
+    parts: Vec<Part>,
     /// Requests that ran and were made durable before.
     before: Vec<Ask>,
     /// Requests that ran before in the same session, one after the other.
@@ -57,9 +66,11 @@ impl Scenario {
     fn new(name: &'static str, at_once: usize, asks: &[Ask]) -> Scenario {
         Scenario {
             name,
+            form: QED,
             size: 8 * CLUSTER,
             backing: None,
             middle: false,
+            parts: Vec::new(),
             before: Vec::new(),
             warm: Vec::new(),
             asks: asks.to_vec(),
@@ -91,6 +102,11 @@ impl Scenario {
         self
     }
 
+    /// The image's format.
+    pub fn format(&self) -> Format {
+        self.form.format()
+    }
+
     /// Settings.
     pub fn session(&self, tweak: Tweak) -> Session {
         let options = OpenOptions::new()
@@ -100,23 +116,6 @@ impl Scenario {
             .grow_step(0)
             .acbs(8);
         Session { options: tweak(options), requests: 8, trace: false }
-    }
-
-    /// What the guest sees at the start.
-    pub fn content(&self) -> Vec<u8> {
-        let mut content = vec![0; self.size as usize];
-        let shown = self.backing.unwrap_or(0).min(self.size) as usize;
-        payload::fill(PREPARED - 1, 0, &mut content[..shown]);
-        for (ask, id) in self.before.iter().zip(PREPARED..) {
-            match *ask {
-                Ask::Write { offset, len, .. } => {
-                    payload::fill(id, offset, &mut content[offset as usize..(offset + len) as usize]);
-                }
-                Ask::Zero { offset, len, .. } => content[offset as usize..(offset + len) as usize].fill(0),
-                _ => {}
-            }
-        }
-        content
     }
 
     /// Sectors that the requests write to.
@@ -138,35 +137,49 @@ impl Scenario {
         sectors
     }
 
-    /// The world at the start, closed.
-    pub fn world(&self, tweak: Tweak) -> Checked<World> {
+    /// Makes the image and what it needs.
+    pub fn prepare(&self) -> Checked<Prepared> {
         let mut sim = Sim::new();
         sim.insert_sparse(TOP, 0, FileOptions::default());
-        let mut name = None;
+        let (mut name, mut below) = (None, Vec::new());
         if let Some(bytes) = self.backing {
-            sim.insert_file("base", &payload::bytes(PREPARED - 1, 0, bytes), FileOptions::default());
-            name = Some(("base".to_string(), true));
+            below = payload::bytes(PREPARED - 1, 0, bytes);
+            sim.insert_file("base", &below, FileOptions::default());
+            name = Some(("base".to_string(), Format::Raw));
         }
-        let shape = |backing| Shape { cluster: CLUSTER as u32, table: 1, size: self.size, backing };
+        let shape = |backing| Shape { form: self.form, size: self.size, backing };
         if self.middle {
             sim.insert_file("middle", &image::create(&shape(name))?, FileOptions::default());
-            name = Some(("middle".to_string(), false));
+            name = Some(("middle".to_string(), self.form.format()));
         }
-        sim.insert_file(TOP, &image::create(&shape(name))?, FileOptions::default());
-        if !self.before.is_empty() {
-            sim = self.prepare(sim)?;
-        }
-        Ok(World::new(sim, self.content(), 0, self.session(tweak), true))
+        let start = image::start(&shape(name), &self.parts, &below, PARTS)?;
+        sim.insert_file(TOP, &start.bytes, FileOptions::default());
+        let subject = Subject {
+            form: self.form,
+            backed: self.backing.is_some(),
+            below: 0,
+            snapshot: start.snapshot.map(Into::into),
+            leaks: start.leaks,
+        };
+        let prepared = Prepared { sim, content: start.content, subject };
+        if self.before.is_empty() { Ok(prepared) } else { self.run_before(prepared) }
     }
 
-    fn prepare(&self, sim: Sim) -> Checked<Sim> {
-        let mut content = vec![0; self.size as usize];
-        let shown = self.backing.unwrap_or(0).min(self.size) as usize;
-        payload::fill(PREPARED - 1, 0, &mut content[..shown]);
-        let mut world = World::new(sim, content, 0, self.session(crate::world::as_is), true);
+    fn run_before(&self, mut prepared: Prepared) -> Checked<Prepared> {
+        let mut world = prepared.world(self.session(crate::world::as_is));
         world.number_from(PREPARED);
         world.open(&mut Fifo)?;
-        for ask in &self.before {
+        for (ask, id) in self.before.iter().zip(PREPARED..) {
+            match *ask {
+                Ask::Write { offset, len, .. } => {
+                    let range = offset as usize..(offset + len) as usize;
+                    payload::fill(id, offset, &mut prepared.content[range]);
+                }
+                Ask::Zero { offset, len, .. } => {
+                    prepared.content[offset as usize..(offset + len) as usize].fill(0);
+                }
+                _ => {}
+            }
             world.ask(*ask)?;
             world.drain(&mut Fifo)?;
         }
@@ -174,7 +187,25 @@ impl Scenario {
             return fail("the preparation does not close");
         }
         // everything durable, the trimmed length too
-        Ok(world.sim().crash_plan().build(|candidate| candidate.versions - 1))
+        prepared.sim = world.sim().crash_plan().build(|candidate| candidate.versions - 1);
+        Ok(prepared)
+    }
+}
+
+/// A disk on which a scenario can begin.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    sim: Sim,
+    /// What the guest sees.
+    pub content: Vec<u8>,
+    /// The image.
+    pub subject: Subject,
+}
+
+impl Prepared {
+    /// A world, closed.
+    pub fn world(&self, session: Session) -> World {
+        World::new(self.sim.clone(), self.content.clone(), session, self.subject.clone())
     }
 }
 
@@ -241,5 +272,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
     chain.middle = true;
     list.extend([through, pressure, timer, late, chain, two, three, later]);
+    list.extend(qcow2::all());
     list
 }

@@ -76,6 +76,18 @@ fn a_discard_is_never_sure() {
 }
 
 #[test]
+fn what_a_smaller_disk_lost_is_zero_when_it_grows() {
+    let mut model = model();
+    let a = model.submit(512, 1024, Fill::Data(1), false);
+    model.end(a, true, true);
+    model.resize(512);
+    model.resize(SIZE);
+    let now = model.tick();
+    assert!(holds(&model, Some(Fill::Zero), View::Live(now)) && !holds(&model, None, View::Crash));
+    assert!(!holds(&model, Some(Fill::Data(1)), View::Crash));
+}
+
+#[test]
 fn bytes_of_partly_written_sectors_are_judged_alone() {
     let mut model = model();
     let a = model.submit(600, 700, Fill::Data(1), false);

@@ -2,10 +2,10 @@
 //!
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
-use super::{ask, chance};
-use crate::image::{self, Shape};
+use super::{ask, chance, random};
+use crate::image::{self, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
-use crate::world::{Ask, Session, TOP, Tweak, World};
+use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, fail};
 use quod::{Format, Gate, OpenOptions, Policy};
 use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
@@ -16,10 +16,11 @@ const DEPTH: usize = 3;
 /// Where a run works.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// Raw or QED.
-    pub raw: bool,
-    /// Bytes of a cluster.
-    pub cluster: u64,
+    /// The image's format.
+    form: Form,
+    /// What it began with: only to be told.
+    #[allow(dead_code, reason = "printed")]
+    parts: Vec<Part>,
     /// Guest offsets around which requests are made.
     spots: Vec<u64>,
     /// How far from them.
@@ -28,14 +29,16 @@ pub struct Place {
     aligned: bool,
     /// Opened with O_DIRECT.
     direct: bool,
-    /// The disk may grow.
+    /// The disk may grow,
     pub grows: bool,
+    /// and become smaller.
+    pub shrinks: bool,
 }
 
 impl Place {
     /// A range near one of the spots.
     pub fn range(&self, chooser: &mut dyn Chooser, size: u64) -> (u64, u64) {
-        let spot = self.spots[ask(chooser, self.spots.len())];
+        let spot = self.spots[ask(chooser, self.spots.len())].min(size);
         let grain = if self.aligned || !chance(chooser, 3) { SECTOR } else { 1 };
         let low = spot.saturating_sub(self.reach);
         let high = (spot + self.reach).min(size);
@@ -43,8 +46,8 @@ impl Place {
         let start = start.min(size - 1) / grain * grain;
         let longest = match ask(chooser, 6) {
             0..=2 => 4096,
-            3 | 4 => 2 * self.cluster,
-            _ => 5 * self.cluster,
+            3 | 4 => 2 * self.form.cluster(),
+            _ => 5 * self.form.cluster(),
         };
         let most = (size - start).min(longest) / grain;
         (start, grain * (1 + ask(chooser, (most as usize).max(1)) as u64))
@@ -54,7 +57,7 @@ impl Place {
     pub fn session(&self, chooser: &mut dyn Chooser, tweak: Tweak) -> Session {
         let gates = [Gate::Cluster, Gate::Table, Gate::NewTable, Gate::Image];
         let options = OpenOptions::new()
-            .format(self.raw.then_some(Format::Raw))
+            .format((self.form == Form::Raw).then_some(Format::Raw))
             .direct(self.direct)
             .policy([Policy::Writeback, Policy::Writethrough][ask(chooser, 2)])
             .gate(gates[ask(chooser, 4)])
@@ -74,10 +77,23 @@ fn overlay(size: u64, below: &[u8]) -> Vec<u8> {
     content
 }
 
-/// Puts backing files on the disk, lowest first. Returns what the guest of the topmost sees, and its name.
-fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, size: u64) -> Checked<Option<(String, bool, Vec<u8>)>> {
-    let depth = ask(chooser, DEPTH + 1);
-    let mut below: Option<(String, bool, Vec<u8>)> = None;
+/// The topmost backing file.
+struct Below {
+    name: String,
+    format: Format,
+    /// What its guest would see.
+    content: Vec<u8>,
+}
+
+impl Below {
+    fn named(&self) -> (String, Format) {
+        (self.name.clone(), self.format)
+    }
+}
+
+/// Puts backing files on the disk, lowest first.
+fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, depth: usize, size: u64) -> Checked<Option<Below>> {
+    let mut below: Option<Below> = None;
     for level in (0..depth).rev() {
         let name = format!("base{level}");
         // shorter than the image, equal, or longer
@@ -86,19 +102,33 @@ fn chain(chooser: &mut dyn Chooser, sim: &mut Sim, size: u64) -> Checked<Option<
             1 => SECTOR * (1 + ask(chooser, (size / SECTOR) as usize) as u64),
             _ => size + SECTOR * ask(chooser, 64) as u64,
         };
-        let raw = level + 1 == depth && ask(chooser, 2) == 0;
-        let shown = below.as_ref().map(|(_, _, content)| content.as_slice()).unwrap_or_default();
+        let lowest = level + 1 == depth;
+        let shown = below.as_ref().map(|below| below.content.as_slice()).unwrap_or_default();
         let mut content = overlay(len, shown);
-        if raw {
-            payload::fill(1_000_000 + level as u64, 0, &mut content);
-            sim.insert_file(&name, &content, FileOptions::default());
-        } else {
-            let backing = below.as_ref().map(|(name, raw, _)| (name.clone(), *raw));
-            let shape =
-                Shape { cluster: 4096 << ask(chooser, 3), table: 1 << ask(chooser, 2), size: len, backing };
-            write_layer(chooser, sim, &name, &shape, &mut content, level as u64)?;
-        }
-        below = Some((name, raw, content));
+        let backing = below.as_ref().map(Below::named);
+        let format = match ask(chooser, 3) {
+            0 if lowest => {
+                payload::fill(1_000_000 + level as u64, 0, &mut content);
+                sim.insert_file(&name, &content, FileOptions::default());
+                Format::Raw
+            }
+            1 => {
+                let qcow2 = random::qcow2(chooser, !lowest);
+                let parts = random::parts(chooser, &qcow2, len, true);
+                let shape = Shape { form: Form::Qcow2(qcow2), size: len, backing };
+                let start = image::start(&shape, &parts, shown, 1_000_000 + 1000 * level as u64)?;
+                sim.insert_file(&name, &start.bytes, FileOptions::default());
+                content = start.content;
+                Format::Qcow2
+            }
+            _ => {
+                let form = Form::Qed { cluster: 4096 << ask(chooser, 3), table: 1 << ask(chooser, 2) };
+                let shape = Shape { form, size: len, backing };
+                write_layer(chooser, sim, &name, &shape, &mut content, level as u64)?;
+                Format::Qed
+            }
+        };
+        below = Some(Below { name, format, content });
     }
     Ok(below)
 }
@@ -114,7 +144,7 @@ fn write_layer(
 ) -> Checked {
     sim.insert_file(TOP, &image::create(shape)?, FileOptions::default());
     let session = Session { options: OpenOptions::new(), requests: 4, trace: false };
-    let mut world = World::new(sim.clone(), content.to_vec(), 0, session, true);
+    let mut world = World::new(sim.clone(), content.to_vec(), session, Subject::new(shape.form));
     world.number_from(2_000_000 + level * 1000);
     world.open(&mut Fifo)?;
     for _ in 0..1 + ask(chooser, 4) {
@@ -142,47 +172,63 @@ fn write_layer(
 
 /// A world with a random image, closed, and where to work in it.
 pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)> {
-    let raw = chance(chooser, 10);
-    // very rarely clusters that are copied in several pieces
-    let huge = chance(chooser, 50);
-    let cluster = 4096u64 << if huge { 9 } else { [0, 1, 2, 4, 3][ask(chooser, 5)] };
-    let table = 1u32 << [0, 1, 2, 4][ask(chooser, 4)];
-    let span = cluster * cluster / 8 * u64::from(table);
+    let format = match ask(chooser, 20) {
+        0..=8 => Format::Qed,
+        9..=17 => Format::Qcow2,
+        _ => Format::Raw,
+    };
+    let depth = if format == Format::Raw { 0 } else { ask(chooser, DEPTH + 1) };
+    let form = match format {
+        Format::Raw => Form::Raw,
+        Format::Qed => random::qed(chooser),
+        Format::Qcow2 => Form::Qcow2(random::qcow2(chooser, depth > 0)),
+    };
+    let (cluster, span) = (form.cluster(), form.span());
     // small, or with a border between two L2 tables in it
-    let border = !raw && span <= 2 << 20 && chance(chooser, 3);
-    let most = if huge { 5 * cluster / 2 } else { 12 * cluster };
+    let border = span <= 2 << 20 && chance(chooser, 3);
+    let most = if cluster > 1 << 20 { 5 * cluster / 2 } else { 12 * cluster };
     let extra = SECTOR * (1 + ask(chooser, (most / SECTOR) as usize) as u64);
     let size = if border { span + extra } else { extra };
-    let align = [512, 4096][ask(chooser, 2)];
     let direct = ask(chooser, 2) == 1;
     // a raw image under O_DIRECT ends with a whole block
-    let size = if raw { size.next_multiple_of(4096) } else { size };
+    let size = if format == Format::Raw { size.next_multiple_of(4096) } else { size };
+    // smaller clusters are not written around the page cache
+    let blocks = if cluster < 4096 { [512; 2] } else { [512, 4096] };
+    let options = FileOptions {
+        offset_align: blocks[ask(chooser, 2)],
+        holes: format != Format::Qcow2 || !chance(chooser, 8),
+        ..FileOptions::default()
+    };
     let mut sim = Sim::new();
     // the image comes first in the list of files
     sim.insert_sparse(TOP, 0, FileOptions::default());
-    let below = if raw { None } else { chain(chooser, &mut sim, size)? };
-    let options = FileOptions { offset_align: align, ..FileOptions::default() };
-    if raw {
-        sim.insert_sparse(TOP, size, options);
-    } else {
-        let backing = below.as_ref().map(|(name, raw, _)| (name.clone(), *raw));
-        let shape = Shape { cluster: cluster as u32, table, size, backing };
-        sim.insert_file(TOP, &image::create(&shape)?, options);
-    }
+    let below = chain(chooser, &mut sim, depth, size)?;
+    let (backed, name) = (below.is_some(), below.as_ref().map(Below::named));
+    let shown = below.map(|below| below.content).unwrap_or_default();
+    let parts = match &form {
+        Form::Qcow2(qcow2) => random::parts(chooser, qcow2, size, false),
+        _ => Vec::new(),
+    };
+    let start = image::start(&Shape { form, size, backing: name }, &parts, &shown, 4_000_000)?;
+    sim.insert_file(TOP, &start.bytes, options);
     sim.set_capacity([256, 1, 3, 8][ask(chooser, 4)]);
     sim.set_crash_unit([512, 512, 4096][ask(chooser, 3)]);
-    let spots = if border { vec![span, cluster, span] } else { vec![size / 2, 0, size] };
+    // QEMU does not change the size of old images with snapshots either
+    let old = matches!(form, Form::Qcow2(qcow2) if qcow2.version == 2);
     let place = Place {
-        raw,
-        cluster,
-        spots,
+        form,
+        spots: if border { vec![span, cluster, span] } else { vec![size / 2, 0, size] },
         reach: (cluster * [3, 1, 8][ask(chooser, 3)]).min(size),
         aligned: ask(chooser, 2) == 0,
         direct,
-        grows: !raw,
+        grows: format != Format::Raw && !(old && start.snapshot.is_some()),
+        // what an older table showed from below would come to light again
+        shrinks: format == Format::Qcow2 && !backed && !old,
+        parts,
     };
     let session = place.session(chooser, tweak);
-    let shown = below.map(|(_, _, content)| content).unwrap_or_default();
-    let content = overlay(size, &shown);
-    Ok((World::new(sim, content, shown.len() as u64, session, !raw), place))
+    let below = shown.len() as u64;
+    let subject =
+        Subject { form, backed, below, snapshot: start.snapshot.map(Into::into), leaks: start.leaks };
+    Ok((World::new(sim, start.content, session, subject), place))
 }

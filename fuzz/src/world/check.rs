@@ -2,13 +2,16 @@
 //!
 //! Knows: the driver's layers as far as they can be asked. Must never know: why something holds.
 
-use super::{TOP, World};
+use super::{Session, Subject, TOP, World};
+use crate::image::Form;
 use crate::model::View;
 use crate::probe::{hash_bytes, hash_words};
 use crate::{Checked, Failure, fail, image};
-use quod::{Buffer, DiskId, Request};
-use quod_backend::sim::Fifo;
+use quod::{Buffer, DiskId, OpenOptions, Request};
+use quod_backend::sim::{Fifo, FileOptions, Sim};
 
+/// Clusters that nothing uses at the end of a file that was closed, at most.
+const TAIL: u64 = 16;
 /// Bytes of one read when the disk is read whole.
 const CHUNK: u64 = 256 << 10;
 
@@ -46,33 +49,64 @@ impl World {
             return Ok(());
         }
         self.tally.clean_closes += 1;
-        if !self.qed {
+        self.snapshot_holds("after a clean close")?;
+        if !self.subject.checks() {
             return Ok(());
         }
-        let report = image::sound(self.sim(), TOP, "after a clean close")?;
-        if report.leaks > self.leaks {
-            return fail(format!(
-                "a clean close leaves {} leaks, {} were there before",
-                report.leaks, self.leaks
-            ));
+        image::sound(self.sim(), TOP, "after a clean close")?;
+        let (leaks, before) = (image::leaks(self.sim(), TOP)?, self.leaks);
+        if leaks > before {
+            return fail(format!("a clean close leaves {leaks} leaks, {before} were there before"));
         }
-        if image::need_check(&self.sim().file_range(TOP, 0, 512)) {
-            return fail("a clean close leaves the need-check bit set");
+        let (len, used) = (self.sim().file_len(TOP).unwrap_or(0), image::used(self.sim(), TOP)?);
+        // what was freed last may still be there
+        if len > used.max(self.opened_len) + TAIL * self.subject.form.cluster() {
+            return fail(format!("a clean close leaves a file of {len} bytes, the image has use for {used}"));
+        }
+        if image::is_marked(&self.sim().file_range(TOP, 0, 512)) {
+            return fail("a clean close leaves the need-check or dirty bit set");
         }
         Ok(())
     }
 
     /// Counts the leaks that the session starts with.
     pub(super) fn count_leaks(&mut self) -> Checked {
-        if self.qed {
-            let leaks = image::sound(self.sim(), TOP, "after opening")?.leaks;
-            let cluster = u64::from(image::header(self.sim(), TOP)?.cluster_size);
+        if !self.subject.checks() {
+            return Ok(());
+        }
+        self.opened_len = self.sim().file_len(TOP).unwrap_or(0);
+        image::sound(self.sim(), TOP, "after opening")?;
+        self.leaks = image::leaks(self.sim(), TOP)?;
+        if let Form::Qed { cluster, .. } = self.subject.form {
             // a partial cluster at the end is no leak yet, and will be one when something is appended behind
             // it
-            let partial = !self.sim().file_len(TOP).unwrap_or(0).is_multiple_of(cluster);
-            self.leaks = leaks + u64::from(partial);
+            let len = self.sim().file_len(TOP).unwrap_or(0);
+            self.leaks += u64::from(!len.is_multiple_of(cluster.into()));
         }
         Ok(())
+    }
+
+    /// The snapshot, read by the driver as if it were the disk, holds what it held.
+    pub(super) fn snapshot_holds(&self, when: &str) -> Checked {
+        let Some(held) = &self.subject.snapshot else { return Ok(()) };
+        let mut sim = Sim::new();
+        for path in self.sim().paths() {
+            sim.insert_file(path, &self.sim().file_bytes(path), FileOptions::default());
+        }
+        sim.insert_file(TOP, &image::as_snapshot(self.sim(), TOP)?, FileOptions::default());
+        let options = OpenOptions::new();
+        let session = Session { options: options.clone(), requests: 4, trace: false };
+        let mut world = World::new(sim, held.to_vec(), session, Subject::new(self.subject.form));
+        let disk = world.open_with(options, &mut Fifo);
+        let content = disk.and_then(|disk| match disk {
+            Some(disk) => world.read_all(disk),
+            None => fail("it does not open"),
+        });
+        let content = content.map_err(|failure| Failure(format!("{when}, the snapshot: {failure}")))?;
+        match held.iter().zip(&content).position(|(a, b)| a != b) {
+            None if held.len() == content.len() => Ok(()),
+            at => fail(format!("{when}: the snapshot has changed at {at:x?}")),
+        }
     }
 
     /// Reads the disk whole through the driver and judges it.
@@ -96,7 +130,7 @@ impl World {
                 if let Some(done) = self.driver.next_completion() {
                     break done;
                 }
-                if !self.driver.backend_mut().step(&mut Fifo) {
+                if !self.driver.backend_mut().step(&mut Fifo) && !self.is_due() {
                     return fail("a read after opening does not end");
                 }
             };
@@ -125,14 +159,31 @@ impl World {
         }
     }
 
-    /// Opens for writing and reads whole; nothing is promised about the content.
-    pub fn open_and_read(&mut self) -> Checked<Vec<u8>> {
+    /// Opens the image for reading alone and looks at all of it.
+    pub fn look(&mut self) -> Checked {
+        let Some(disk) = self.open_with(self.session.options.clone().write(false), &mut Fifo)? else {
+            return fail("the image does not open for reading");
+        };
+        self.opened(disk)?;
+        let now = self.model.tick();
+        self.read_whole(disk, View::Live(now))?;
+        self.snapshot_holds("as it stands")
+    }
+
+    /// Opens what a power cut left for writing and reads it whole; nothing is promised about the content.
+    pub fn open_survivor(&mut self) -> Checked<Vec<u8>> {
+        if self.subject.checks() {
+            image::survived(self.sim(), TOP)?;
+        }
+        self.snapshot_holds("after a power cut")?;
         if !self.open(&mut Fifo)? {
             return fail("the image does not open");
         }
         let Some(disk) = self.disk else { return fail("nothing is open") };
         let content = self.read_all(disk)?;
-        image::sound(self.sim(), TOP, "after opening")?;
+        if self.subject.checks() {
+            image::sound(self.sim(), TOP, "after opening")?;
+        }
         Ok(content)
     }
 

@@ -1,7 +1,7 @@
 //! The power is cut, and the image is opened again.
 //!
 //! Checks, for each image that a power cut may leave: the tables are sound before any repair (leaks may be
-//! there); opening for reading alone gives what the contract allows, and writes nothing; opening for writing
+//! there), or say that they need one; the snapshot holds what it held; a repair leaves no leaks; opening for reading alone gives what the contract allows, and writes nothing; opening for writing
 //! repairs or needs nothing and gives the same bytes; afterwards the check finds no corruption.
 
 use super::{TOP, World, driver};
@@ -42,7 +42,7 @@ impl World {
         self.drops = false;
         for ticket in std::mem::take(&mut self.tickets).into_values() {
             // it may have happened or not
-            if let Some(index) = ticket.write {
+            for index in ticket.writes.into_iter().flatten() {
                 self.model.end(index, false, false);
             }
         }
@@ -65,9 +65,10 @@ impl World {
     /// Opens what a power cut left, and checks it in all ways; the image stays open for writing. `twice`: for
     /// reading alone too, first.
     pub fn recover(&mut self, twice: bool) -> Checked<Vec<u8>> {
-        if self.qed {
-            image::sound(self.sim(), TOP, "after a power cut, before any repair")?;
+        if self.subject.checks() {
+            image::survived(self.sim(), TOP)?;
         }
+        self.snapshot_holds("after a power cut")?;
         let mut first = None;
         if twice {
             let before = self.sim().digest();

@@ -55,7 +55,7 @@ impl World {
         let info = self.driver.disk_info(disk).cloned();
         let info = info.ok_or_else(|| Failure("an open disk without info".into()))?;
         if self.sizes.contains(&info.virtual_size) {
-            self.grow(info.virtual_size);
+            self.model.resize(info.virtual_size);
         }
         if info.virtual_size != self.model.len() {
             return fail(format!(
@@ -87,6 +87,7 @@ impl World {
         let Some(disk) = self.disk else { return fail("nothing is open") };
         let now = self.model.tick();
         let content = self.read_whole(disk, if clean { View::Live(now) } else { View::Crash })?;
+        self.snapshot_holds("after a close")?;
         self.count_leaks()?;
         if !self.ask(Ask::Flush)? {
             return fail("busy after opening");

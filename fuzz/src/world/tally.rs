@@ -2,6 +2,7 @@
 //!
 //! Knows: numbers. Must never know: where they come from.
 
+use quod::{Format, State};
 use std::collections::BTreeMap;
 
 /// What runs have covered.
@@ -27,11 +28,17 @@ pub struct Tally {
     pub timers: u64,
     /// Sessions that a failed write or sync poisoned.
     pub poisoned: u64,
-    /// Edges of the state tables: (from, to) by index, with counts.
-    pub edges: BTreeMap<(u8, u8), u64>,
+    /// Edges of the state tables that the image took: (format, from, to) by index, with counts.
+    pub edges: BTreeMap<(u8, u8, u8), u64>,
 }
 
 impl Tally {
+    /// The edges of a format's table that were not taken.
+    pub fn missing(&self, format: Format, edges: &[(State, State)]) -> Vec<(State, State)> {
+        let taken = |from, to| self.edges.contains_key(&(format as u8, from as u8, to as u8));
+        edges.iter().filter(|(from, to)| !taken(*from, *to)).copied().collect()
+    }
+
     /// Adds another.
     pub fn add(&mut self, other: &Tally) {
         self.done += other.done;
