@@ -415,7 +415,7 @@ fn assert_corrupt(mut disk: Disk, kind: Kind, offset: u64, story: &str) {
 
 #[test]
 fn bad_pointers_mark_the_image_corrupt() {
-    let far = 1 << 40;
+    let far: u64 = 1 << 40;
     for kind in [Kind::Read, Kind::Write, Kind::WriteZeroes] {
         for (entry, what) in [
             (COPIED | far, "past the end"),
@@ -437,7 +437,7 @@ fn bad_pointers_mark_the_image_corrupt() {
     }
     // a refcount block past the end is met when space is wanted
     let mut disk = filled();
-    disk.file[(REFTABLE * CLUSTER) as usize..][..8].copy_from_slice(&(far as u64).to_be_bytes());
+    disk.file[(REFTABLE * CLUSTER) as usize..][..8].copy_from_slice(&far.to_be_bytes());
     assert_corrupt(disk, Kind::Write, 100 * CLUSTER, "refcount block past the end");
 }
 
