@@ -1,5 +1,5 @@
-//! qcow2 images written by QEMU and by us in turns; after each turn `qemu-img check` finds nothing, `convert` gives the
-//! model's bytes, `map` is what we say, and snapshots hold what they held.
+//! qcow2 images written by QEMU and by us in turns; after each turn `qemu-img check` finds nothing,
+//! `convert` gives the model's bytes, `map` is what we say, and snapshots hold what they held.
 //!
 //! Checks:
 //! * the matrix of create options, alone and over backing files of each format;
@@ -7,7 +7,8 @@
 //! * compressed clusters and clusters shared with snapshots are rewritten, their neighbours kept;
 //! * persistent bitmaps never look valid after a writable opening.
 //!
-//! Every case follows from its seed; `QUOD_DIFFERENTIAL_SEEDS` and `QUOD_DIFFERENTIAL_FIRST` as in `differential.rs`.
+//! Every case follows from its seed; `QUOD_DIFFERENTIAL_SEEDS` and `QUOD_DIFFERENTIAL_FIRST` as in
+//! `differential.rs`.
 
 #[path = "differential/ours.rs"]
 #[allow(dead_code, reason = "shared with the tests of QED")]

@@ -7,8 +7,8 @@
 //!   clusters are free (QC10);
 //! * a flush costs two syncs, also where discards and allocations take turns;
 //! * lazy refcounts: the dirty bit goes first, counts wait for quiesce or close (QC12, QC13);
-//! * a failed write gives its clusters back, failed metadata poisons, bad pointers and overlaps make the image
-//!   corrupt and nothing else is written;
+//! * a failed write gives its clusters back, failed metadata poisons, bad pointers and overlaps make the
+//!   image corrupt and nothing else is written;
 //! * a new size is durable after what it brings or takes (QC17);
 //! * slices are loaded once, copy-on-write reads what it needs and writes once.
 
@@ -500,8 +500,8 @@ fn grow(options: Options) {
     assert_sound(&disk.file, "grown");
 }
 
-/// All table changes that the round finds are younger than it: the resize, which waits for its zeros only, has
-/// what it wants, and waits anew for the header.
+/// All table changes that the round finds are younger than it: the resize, which waits for its zeros only,
+/// has what it wants, and waits anew for the header.
 #[test]
 fn a_resize_goes_on_from_a_round_without_old_pointers() {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };

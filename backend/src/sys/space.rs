@@ -17,8 +17,9 @@ struct Zeros([u8; ZEROS_LEN]);
 
 static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
 
-/// Blocks of file systems: fallocate makes zeros in part of one through the page cache. The pages then collide
-/// with direct transfers of the rest of the block, and the next sync fails (seen with ext4 on Linux 6.18).
+/// Blocks of file systems: fallocate makes zeros in part of one through the page cache. The pages then
+/// collide with direct transfers of the rest of the block, and the next sync fails (seen with ext4 on Linux
+/// 6.18).
 const BLOCK: u64 = 4096;
 
 /// Can fallocate make zeros in this range without the page cache?

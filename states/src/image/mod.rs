@@ -161,8 +161,8 @@ pub(crate) struct Open {
     pub(crate) extent: Option<Box<Extent>>,
 }
 
-/// What is known of a qcow2 image's metadata when it is opened for writing: its refcount table, and the places
-/// of its snapshots' tables.
+/// What is known of a qcow2 image's metadata when it is opened for writing: its refcount table, and the
+/// places of its snapshots' tables.
 pub(crate) type Tables<'a> = (Vec<u64>, &'a [(u64, u64)]);
 
 /// One open image. See the module's header.

@@ -259,7 +259,7 @@ mod tests {
             let (mut quarantine, mut model) = (Quarantine::default(), [false; 80]);
             for (give, first, count) in ops {
                 let range = first as usize..(first + count) as usize;
-                if model[range.clone()].iter().any(|free| *free == give) {
+                if model[range.clone()].contains(&give) {
                     continue;
                 }
                 if give { quarantine.give(first, count) } else { quarantine.take(first, count) }

@@ -122,8 +122,9 @@ impl Space {
         Some(offset)
     }
 
-    /// A length at a border of clusters, and of the blocks of file systems: where a file ends within a block, growing
-    /// it again goes through the page cache, which collides with direct transfers to that block.
+    /// A length at a border of clusters, and of the blocks of file systems: where a file ends within a
+    /// block, growing it again goes through the page cache, which collides with direct transfers to that
+    /// block.
     fn whole(&self, len: u64) -> u64 {
         align_up(len, self.cluster.max(BLOCK))
     }
