@@ -1,14 +1,14 @@
-//! The corruption record of drivers for these formats, 2020 to 2026, as tests: seven invariants that were found
-//! by losing data, and the reports themselves, most of them about a virtual machine monitor's qcow2 driver
-//! (numbers are those of its tracker, github.com/cloud-hypervisor/cloud-hypervisor).
+//! The corruption record of drivers for these formats, 2020 to 2026, as tests: seven invariants that were
+//! found by losing data, and the reports themselves, most of them about a virtual machine monitor's qcow2
+//! driver (numbers are those of its tracker, github.com/cloud-hypervisor/cloud-hypervisor).
 //!
 //! Checks:
 //! * invariants a to g;
-//! * each report: its shape of work, with orders of completion and failures that it needed, and what its users
-//!   lost.
+//! * each report: its shape of work, with orders of completion and failures that it needed, and what its
+//!   users lost.
 //!
-//! Every sector that these tests write says which it is and which version, so that bytes of another owner, old
-//! bytes and torn ones are told apart.
+//! Every sector that these tests write says which it is and which version, so that bytes of another owner,
+//! old bytes and torn ones are told apart.
 
 #[allow(dead_code, reason = "shared with other tests")]
 mod simulated;
@@ -58,7 +58,8 @@ impl Life {
 
     /// Some requests that do not overlap, and what they do; then all of them at once.
     fn wave(&mut self, count: usize) {
-        let (mut requests, mut ranges): (Vec<Request>, Vec<(Kind, u64, u64, u32)>) = (Vec::new(), Vec::new());
+        let mut requests: Vec<Request> = Vec::new();
+        let mut ranges: Vec<(Kind, u64, u64, u32)> = Vec::new();
         while requests.len() < count {
             let at = self.below(self.size / self.unit) * self.unit;
             let len = match self.below(3) {
@@ -190,8 +191,8 @@ fn small(size: u64) -> Vec<u8> {
 }
 
 /// Invariant a: a cluster goes back to the allocator only when no durable pointer leads to it and no host
-/// operation on it (a read, a write, a hole) is in flight. Here the disk is smaller than what is written to it,
-/// so clusters change hands all the time, and holes complete as late as they can.
+/// operation on it (a read, a write, a hole) is in flight. Here the disk is smaller than what is written to
+/// it, so clusters change hands all the time, and holes complete as late as they can.
 #[test]
 fn invariant_a_a_cluster_comes_back_when_nobody_is_on_it() {
     for seed in 0..12 {
@@ -278,8 +279,8 @@ fn invariant_c_an_error_leaks_at_most() {
     }
 }
 
-/// Invariant d: the hole of a freed cluster is complete before the cluster is used again. Holes complete last,
-/// whatever else is going on, and new data is verified after them.
+/// Invariant d: the hole of a freed cluster is complete before the cluster is used again. Holes complete
+/// last, whatever else is going on, and new data is verified after them.
 #[test]
 fn invariant_d_a_hole_is_complete_before_the_cluster_is_used() {
     for seed in 0..8 {
@@ -337,9 +338,9 @@ fn invariant_e_a_partial_write_shows_no_stale_bytes() {
     }
 }
 
-/// Invariant f: short transfers are continued, and the end of the file is not the end of a cluster. QEMU leaves
-/// files that end within their last cluster; what is behind reads as zeros. (That the backends continue short
-/// reads and writes is in backend/tests/contract.rs.)
+/// Invariant f: short transfers are continued, and the end of the file is not the end of a cluster. QEMU
+/// leaves files that end within their last cluster; what is behind reads as zeros. (That the backends
+/// continue short reads and writes is in backend/tests/contract.rs.)
 #[test]
 fn invariant_f_a_read_at_the_end_of_the_file_is_whole() {
     let folder = tempfile::tempdir().unwrap();
@@ -367,8 +368,8 @@ fn invariant_f_a_read_at_the_end_of_the_file_is_whole() {
     }
 }
 
-/// Invariant g: quiesce makes the file self-consistent without a guest's flush, and service goes on. A copy of
-/// the file, taken as soon as quiesce ends, is a sound image with all that completed before.
+/// Invariant g: quiesce makes the file self-consistent without a guest's flush, and service goes on. A copy
+/// of the file, taken as soon as quiesce ends, is a sound image with all that completed before.
 #[test]
 fn invariant_g_quiesce_makes_a_copy_of_the_file_whole() {
     for lazy in [false, true] {
@@ -397,9 +398,9 @@ fn invariant_g_quiesce_makes_a_copy_of_the_file_whole() {
     }
 }
 
-/// #7660, #7661, #7665, #7746, pull 7744: the state of an image (or its file position) was cloned for each queue of a disk, and
-/// the copies overwrote each other's tables. Here a disk has one owner: four queues' requests go through one
-/// driver, and a second writer of the file is refused, ours or QEMU's.
+/// #7660, #7661, #7665, #7746, pull 7744: the state of an image (or its file position) was cloned for each
+/// queue of a disk, and the copies overwrote each other's tables. Here a disk has one owner: four queues'
+/// requests go through one driver, and a second writer of the file is refused, ours or QEMU's.
 #[test]
 fn report_7660_queues_share_one_state() {
     let folder = tempfile::tempdir().unwrap();
@@ -447,9 +448,9 @@ fn finish(driver: &mut Driver) -> Completion {
     }
 }
 
-/// #8358: the first 64 KiB of an image were overwritten by a guest's data; the header was gone. Guest writes
-/// around offset 0, under failures and with discards, never touch the file's first cluster but for the header's
-/// own fields.
+/// #8358: the first 64 KiB of an image were overwritten by a guest's data; the header was gone. Guest
+/// writes around offset 0, under failures and with discards, never touch the file's first cluster but for
+/// the header's own fields.
 #[test]
 fn report_8358_the_first_cluster_of_the_file_stays_the_headers() {
     for seed in 0..6 {
@@ -476,10 +477,10 @@ fn report_8358_the_first_cluster_of_the_file_stays_the_headers() {
     }
 }
 
-/// #8606: after ten days the allocator handed out live L2 tables as free clusters, because an error path (no
-/// space left) released a table before its successor was there; 118 of 200 tables were overwritten, and nobody
-/// noticed. Many L2 tables, discards and rewrites, and a device that is full every now and then; every sector
-/// and the check afterwards.
+/// #8606: after ten days the allocator handed out live L2 tables as free clusters, because an error path
+/// (no space left) released a table before its successor was there; 118 of 200 tables were overwritten, and
+/// nobody noticed. Many L2 tables, discards and rewrites, and a device that is full every now and then;
+/// every sector and the check afterwards.
 #[test]
 fn report_8606_live_tables_are_never_handed_out() {
     for seed in 0..5 {
@@ -532,9 +533,9 @@ fn report_8624_a_late_hole_does_not_hit_a_new_table() {
     }
 }
 
-/// Pull 8721: the L1 table led to a new L2 table whose count was not yet written (nor ever, when something failed
-/// in between). Each write here needs a new table; the power is cut after each operation of the device, and the
-/// file must never have an L1 entry that leads to a cluster without a count.
+/// Pull 8721: the L1 table led to a new L2 table whose count was not yet written (nor ever, when something
+/// failed in between). Each write here needs a new table; the power is cut after each operation of the
+/// device, and the file must never have an L1 entry that leads to a cluster without a count.
 #[test]
 fn report_8721_a_new_table_is_counted_before_the_l1_table_leads_to_it() {
     for seed in 0..4 {
@@ -591,10 +592,10 @@ fn report_8748_a_failed_write_gives_its_cluster_back_once() {
     }
 }
 
-/// #8621: several queues over a backing file, and ext4 found wrong checksums; it went away under tracing or with
-/// one queue. The shape of the job that was given there (random reads and writes, 40 % of 4 KiB, 30 of 8, 20 of
-/// 16, 10 of 64, sixteen jobs of depth 32, every block verified) as a short soak on real files; the time is
-/// in `QUOD_SOAK_SECONDS`.
+/// #8621: several queues over a backing file, and ext4 found wrong checksums; it went away under tracing or
+/// with one queue. The shape of the job that was given there (random reads and writes, 40 % of 4 KiB, 30 of
+/// 8, 20 of 16, 10 of 64, sixteen jobs of depth 32, every block verified) as a short soak on real files;
+/// the time is in `QUOD_SOAK_SECONDS`.
 #[test]
 fn report_8621_many_queues_over_a_backing_file() {
     let seconds = std::env::var("QUOD_SOAK_SECONDS").map_or(3, |text| text.parse().expect("seconds"));
@@ -706,9 +707,9 @@ impl Soak {
     }
 }
 
-/// Pull 8597: under frequent flushes a file grew to about twice its live data: freed blocks of tables and counts
-/// did not come back. Rewrites, discards and a flush after each: the file stays about as large as what lives
-/// in it.
+/// Pull 8597: under frequent flushes a file grew to about twice its live data: freed blocks of tables and
+/// counts did not come back. Rewrites, discards and a flush after each: the file stays about as large as
+/// what lives in it.
 #[test]
 fn report_8597_the_file_does_not_grow_under_frequent_flushes() {
     for extended in [false, true] {
@@ -734,9 +735,9 @@ fn report_8597_the_file_does_not_grow_under_frequent_flushes() {
     }
 }
 
-/// Pull 8607: tables were written on a guest's flush only, so that pausing a machine and copying its image lost
-/// completed writes. Quiesce, on real files: QEMU finds the copy sound and whole while the original is still
-/// open and used.
+/// Pull 8607: tables were written on a guest's flush only, so that pausing a machine and copying its image
+/// lost completed writes. Quiesce, on real files: QEMU finds the copy sound and whole while the original is
+/// still open and used.
 #[test]
 fn report_8607_a_copy_after_quiesce_has_everything() {
     let folder = tempfile::tempdir().unwrap();
@@ -761,8 +762,8 @@ fn report_8607_a_copy_after_quiesce_has_everything() {
     }
 }
 
-/// #6354: opening an image dropped its lazy_refcounts bit, without a word. It is kept, and the dirty bit is set
-/// while it has to be and clear after closing.
+/// #6354: opening an image dropped its lazy_refcounts bit, without a word. It is kept, and the dirty bit is
+/// set while it has to be and clear after closing.
 #[test]
 fn report_6354_lazy_refcounts_stay() {
     let folder = tempfile::tempdir().unwrap();
@@ -786,8 +787,8 @@ fn report_6354_lazy_refcounts_stay() {
     }
 }
 
-/// Pull 8245: write-zeroes of a cluster that the overlay did not have left it unallocated, and the backing file's
-/// data was seen. All kinds of image, whole and parts of clusters, with and without unmap.
+/// Pull 8245: write-zeroes of a cluster that the overlay did not have left it unallocated, and the backing
+/// file's data was seen. All kinds of image, whole and parts of clusters, with and without unmap.
 #[test]
 fn report_8245_zeroes_hide_the_backing_file() {
     for (compat, extended) in [(3, false), (2, false), (3, true)] {
@@ -814,8 +815,8 @@ fn report_8245_zeroes_hide_the_backing_file() {
     }
 }
 
-/// Pull 7526: entries of the L1 table were written without the copied flag, so that other programs copied tables
-/// needlessly, and checks complained. Ours have it, in L1 and L2 tables alike, and QEMU agrees.
+/// Pull 7526: entries of the L1 table were written without the copied flag, so that other programs copied
+/// tables needlessly, and checks complained. Ours have it, in L1 and L2 tables alike, and QEMU agrees.
 #[test]
 fn report_7526_entries_have_the_copied_flag() {
     let mut world = World::open(device(&[("disk", &small(64 * M))]), writable(), 1);
@@ -839,9 +840,9 @@ fn report_7526_entries_have_the_copied_flag() {
     judge_bytes(&file, &[], &model, "copied flags");
 }
 
-/// Pull 7882, its review: completions were lost when a batch was submitted in part, and short reads passed for
-/// whole ones. A device that takes one, two or three operations at a time, and hundreds of requests: each is
-/// answered, once, with all of its bytes.
+/// Pull 7882, its review: completions were lost when a batch was submitted in part, and short reads passed
+/// for whole ones. A device that takes one, two or three operations at a time, and hundreds of requests:
+/// each is answered, once, with all of its bytes.
 #[test]
 fn report_7882_no_completion_is_lost_when_the_device_is_busy() {
     for capacity in 1..=3 {

@@ -75,8 +75,8 @@ fn bytes(n: usize, len: u64) -> Vec<u8> {
     (0..len).map(|at| ((n as u64 * 37 + 11 + at / 16) as u8) | 1).collect()
 }
 
-/// Submits the writes at once, on images that start as `start` says, for several orders; what each byte may be
-/// afterwards follows from the writes that cover it.
+/// Submits the writes at once, on images that start as `start` says, for several orders; what each byte may
+/// be afterwards follows from the writes that cover it.
 fn shape(writes: &[(u64, u64)], start: fn(Variant) -> (Vec<u8>, Vec<u8>)) {
     for variant in variants() {
         let (file, before) = start(variant);

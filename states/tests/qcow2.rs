@@ -7,8 +7,8 @@
 //!   clusters are free (QC10);
 //! * a flush costs two syncs, also where discards and allocations take turns;
 //! * lazy refcounts: the dirty bit goes first, counts wait for quiesce or close (QC12, QC13);
-//! * a failed write gives its clusters back, failed metadata poisons, bad pointers and overlaps make the image
-//!   corrupt and nothing else is written;
+//! * a failed write gives its clusters back, failed metadata poisons, bad pointers and overlaps make the
+//!   image corrupt and nothing else is written;
 //! * a new size is durable after what it brings or takes (QC17);
 //! * slices are loaded once, copy-on-write reads what it needs and writes once.
 
@@ -415,7 +415,7 @@ fn assert_corrupt(mut disk: Disk, kind: Kind, offset: u64, story: &str) {
 
 #[test]
 fn bad_pointers_mark_the_image_corrupt() {
-    let far = 1 << 40;
+    let far: u64 = 1 << 40;
     for kind in [Kind::Read, Kind::Write, Kind::WriteZeroes] {
         for (entry, what) in [
             (COPIED | far, "past the end"),
@@ -437,7 +437,7 @@ fn bad_pointers_mark_the_image_corrupt() {
     }
     // a refcount block past the end is met when space is wanted
     let mut disk = filled();
-    disk.file[(REFTABLE * CLUSTER) as usize..][..8].copy_from_slice(&(far as u64).to_be_bytes());
+    disk.file[(REFTABLE * CLUSTER) as usize..][..8].copy_from_slice(&far.to_be_bytes());
     assert_corrupt(disk, Kind::Write, 100 * CLUSTER, "refcount block past the end");
 }
 
@@ -500,8 +500,8 @@ fn grow(options: Options) {
     assert_sound(&disk.file, "grown");
 }
 
-/// All table changes that the round finds are younger than it: the resize, which waits for its zeros only, has
-/// what it wants, and waits anew for the header.
+/// All table changes that the round finds are younger than it: the resize, which waits for its zeros only,
+/// has what it wants, and waits anew for the header.
 #[test]
 fn a_resize_goes_on_from_a_round_without_old_pointers() {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };

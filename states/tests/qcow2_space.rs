@@ -324,7 +324,8 @@ fn a_compressed_cluster_is_rewritten_as_a_normal_one() {
         run(&mut disk, &mut image, Kind::Write, at as u64, 3000);
         model[at..at + 3000].fill(1 + (at / 512 % 255) as u8);
         let whole = disk.log.iter().any(|step| {
-            matches!(step.op, IoOp::WriteData { head: 1000, len: 3000, tail, .. } if tail == CLUSTER as u32 - 4000)
+            let IoOp::WriteData { head, len, tail, .. } = step.op else { return false };
+            (head, len, u64::from(tail)) == (1000, 3000, CLUSTER - 4000)
         });
         let sources = disk
             .log

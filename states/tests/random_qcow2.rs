@@ -2,8 +2,8 @@
 //! bytes.
 //!
 //! Checks: reads give what the last write before them left; the invariant sweep after every step; every
-//! request ends; after close a check finds neither corruption nor, without failures, leaks; a fresh open reads
-//! the same bytes; a snapshot holds what it held; every edge of the table is taken, and no other.
+//! request ends; after close a check finds neither corruption nor, without failures, leaks; a fresh open
+//! reads the same bytes; a snapshot holds what it held; every edge of the table is taken, and no other.
 //!
 //! Over: cluster sizes, refcount widths, version 2, extended L2, lazy refcounts, backing layers, and images
 //! that start with data, compressed clusters or a snapshot.

@@ -1,7 +1,6 @@
 //! A driver over the simulated disk, whole requests at a time, in an order that a seed chooses; and sectors
 //! that say whose they are.
 
-use quod::backend::Backend;
 use quod::backend::sim::{Choice, Chooser, FileOptions, Kind as OpKind, PendingOp, Seeded, Sim};
 use quod::tools::{self, CreateOptions};
 use quod::{

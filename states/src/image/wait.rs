@@ -4,8 +4,8 @@
 //! writes it back, so whatever another writes in between would be lost. Rule: while an acb modifies sectors,
 //! no other write in place touches them, and it starts only when no write that touches them is in flight.
 //!
-//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it; without
-//! any, writes pay one comparison.
+//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it;
+//! without any, writes pay one comparison.
 
 use super::Image;
 use crate::request::Path;
