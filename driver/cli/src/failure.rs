@@ -2,7 +2,7 @@
 //!
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
-use quod::Error;
+use quod::{Error, gate, tools};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -46,9 +46,17 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
         other => qemus_words(other).unwrap_or_else(|| other.to_string()),
     };
     match file_of(error) {
-        Some(file) if file != path => format!("Could not open backing file: {text}"),
+        Some(file) if file != path && !is_data_file(path, file) => {
+            format!("Could not open backing file: {text}")
+        }
         _ => text,
     }
+}
+
+/// Is it the file that the image's guest data is in?
+fn is_data_file(image: &Path, file: &Path) -> bool {
+    let named = tools::info(image, None, true).ok().and_then(|info| info.info.data_file);
+    named.is_some_and(|name| gate::resolve(image, &name) == file)
 }
 
 /// What QEMU says of a header that contradicts its format. It names no field and no value.
@@ -57,7 +65,9 @@ fn qemus_words(error: &Error) -> Option<String> {
         Error::Corrupt { place, value, what, .. } if place.starts_with("qcow2 ") => {
             qcow2_words(place, *value, what)
         }
-        Error::Unsupported { what, .. } if what.starts_with("qcow2 ") => qcow2_lacks(what),
+        Error::Unsupported { what, .. } if what.starts_with("qcow2 ") || what.starts_with("a qcow2 ") => {
+            qcow2_lacks(what)
+        }
         Error::Corrupt { place, .. } => {
             let words = match place.strip_prefix("QED header field ")? {
                 "magic" => "Image not in QED format",
@@ -68,6 +78,10 @@ fn qemus_words(error: &Error) -> Option<String> {
                 _ => return None,
             };
             Some(words.to_string())
+        }
+        Error::Unsupported { what, .. } if what.starts_with("the backing format ") => {
+            let name = what.split('"').nth(1)?;
+            Some(format!("Could not open backing file: Unknown driver '{name}'"))
         }
         Error::Unsupported { what, .. } => {
             let bits = what.strip_prefix("QED header field features: unknown bits 0x")?;
@@ -115,6 +129,9 @@ fn qcow2_lacks(what: &str) -> Option<String> {
     }
     if let Some(kind) = what.strip_prefix("qcow2 compression type ") {
         return Some(format!("qcow2: unknown compression type: {kind}"));
+    }
+    if what.ends_with("external data file that the header does not name") {
+        return Some("'data-file' is required for this image".into());
     }
     let features = what.strip_prefix("qcow2 feature(s): ")?;
     let features = features.replace("unknown incompatible bits 0x", "Unknown incompatible feature: ");

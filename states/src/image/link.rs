@@ -46,6 +46,22 @@ impl Image {
         }
     }
 
+    /// The acb failed before its new clusters were linked: nothing ever pointed to them. (Those of QED are a
+    /// leak: there is nobody who counts them.)
+    #[cold]
+    pub(super) fn give_back(&mut self, a: u32) {
+        let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
+        // what had its space before keeps it
+        if !acb.claims || acb.stale || self.refcounted.is_none() || self.poison.is_some() {
+            return;
+        }
+        debug_assert_eq!(acb.pending, 0);
+        let first = geometry.cluster_start(acb.pos);
+        let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
+        let host = acb.host - (acb.pos - first);
+        self.free_clusters(host >> geometry.cluster_bits, (end - first) >> geometry.cluster_bits, 0);
+    }
+
     /// The entry of the cluster at `start` leads to `host`, where the subclusters of `mask` have data.
     fn link_one(&mut self, slot: u32, shape: Shape, start: u64, host: u64, mask: u32) {
         let Some((word, bitmap)) = self.entry_words(slot, start) else { return };

@@ -517,6 +517,9 @@ impl Image {
         if acb.state == State::ReadData {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
+            if error.is_some() {
+                self.give_back(a);
+            }
             self.let_go(a);
             if kind == Kind::Resize {
                 self.resize_ended();

@@ -200,6 +200,10 @@ impl Image {
             }
             match self.count_run(first, count) {
                 Counted::Free => {
+                    if let Err(error) = self.check_free(first, count) {
+                        self.fail_lookup(a, Box::new(error));
+                        return None;
+                    }
                     self.set_counts(first, count, 1);
                     match reused {
                         Some(first) => self.counted_mut()?.quarantine.take(first, count),
@@ -226,6 +230,18 @@ impl Image {
                     self.fail_lookup(a, Box::new(error));
                     return None;
                 }
+            }
+        }
+    }
+
+    /// Clusters that nobody counts may not be metadata: their counts lie, and so may others.
+    pub(super) fn check_free(&self, first: u64, count: u64) -> Result<(), Error> {
+        let Some(counted) = self.counted() else { return Ok(()) };
+        let bits = counted.counts.cluster_bits;
+        match counted.overlap_any(first << bits, count << bits) {
+            None => Ok(()),
+            Some(what) => {
+                Err(Error::Corrupt { place: "refcount of a free cluster", index: first, value: 0, what })
             }
         }
     }

@@ -184,13 +184,7 @@ impl Image {
 
     /// The pipeline answers: what the step wrote is durable.
     pub(super) fn size_durable(&mut self, a: u32) {
-        let Some((size, state)) = self.acbs.get(a).map(|acb| (acb.origin, acb.state)) else { return };
-        // the last phases of a round with nothing to write pass without being shown
-        match state {
-            State::UpdateL2 => self.set_state(a, State::SyncTables),
-            State::MarkDirty => self.set_state(a, State::SyncData),
-            _ => {}
-        }
+        let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
         match self.resizing.take() {
             Some(Resizing::Settle) => {
                 self.resizing = Some(Resizing::Place);
@@ -216,8 +210,13 @@ impl Image {
 
     /// From the pipeline back to work.
     fn look_again(&mut self, a: u32) {
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.window = 0;
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        acb.window = 0;
+        // the last phases of a round with nothing to write pass without being shown
+        match acb.state {
+            State::UpdateL2 => self.set_state(a, State::SyncTables),
+            State::MarkDirty => self.set_state(a, State::SyncData),
+            _ => {}
         }
         self.look(a);
     }

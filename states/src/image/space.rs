@@ -8,7 +8,8 @@
 //!   formats.md 1.4);
 //! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write
 //!   behind it;
-//! * space that a failed write got is lost (a leak), never handed out again: it may hold bytes.
+//! * space that a failed write got is not handed out again from here: it may hold bytes (QED: a leak; qcow2
+//!   punches a hole first, in `quarantine.rs`).
 
 use super::{Image, Purpose};
 use crate::error::Error;

@@ -4,8 +4,8 @@
 //! writes it back, so whatever another writes in between would be lost. Rule: while an acb modifies sectors,
 //! no other write in place touches them, and it starts only when no write that touches them is in flight.
 //!
-//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `WriteData` after it; without any, writes
-//! pay one comparison.
+//! Invariants: `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it;
+//! without any, writes pay one comparison.
 
 use super::Image;
 use crate::request::Path;
@@ -38,7 +38,9 @@ impl Image {
             return true;
         }
         let conflict = self.acbs.iter().any(|(other, acb)| {
-            let writes = matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
+            // one that modifies may read its surroundings (`CopyOnWrite`) after its neighbours
+            let writes =
+                acb.modifies || matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
             if other == a || !writes || !(modifies || acb.modifies) {
                 return false;
             }

@@ -8,7 +8,7 @@
 //! * the mapping of new clusters becomes visible only when all their pieces are written (nobody reads stale
 //!   host bytes);
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
-//! * a failed write links nothing: its clusters are a leak.
+//! * a failed write links nothing: its clusters are given back, or a leak where nobody counts them (QED).
 
 use super::find::{EXTENT_MAX, Mapping, Run};
 use super::{Image, Layout, YOUNG_MAX};
@@ -193,7 +193,9 @@ impl Image {
                 units
             }
             _ if reuse.is_some() => (align_down(units.0, align), align_up(units.1, align)),
-            Source::Backing => (units.0, align_up(cut, align).max(align_up(shows.min(units.1), align))),
+            Source::Backing => {
+                (align_down(units.0, align), align_up(cut, align).max(align_up(shows.min(units.1), align)))
+            }
             Source::Zeros => (align_down(pos, align), align_up(cut, align)),
         };
         Plan { cut, first, last, unit: units, fill, source, reuse }
@@ -364,12 +366,12 @@ impl Image {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         acb.fill_at = piece.end;
         let len = piece.tail_start - piece.head_end;
-        let zero = acb.kind != Kind::Write;
         let host = acb.host + piece.head_end - acb.pos;
+        // only writes have a buffer
+        let zero = acb.kind != Kind::Write;
         let op = IoOp::WriteData {
             acb: crate::acb::AcbId { index: a, generation },
             request: acb.request,
-            // zeros have no buffer
             buffer_offset: if len == 0 || zero { 0 } else { acb.pos - acb.origin },
             len,
             host,

@@ -3,9 +3,11 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod qcow2;
+
 use quod_states::qed::{CreateOptions, Header};
 use quod_states::{
-    AcbId, Event, FillSource, Image, Io, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Part,
+    AcbId, Event, FillSource, Image, Io, IoId, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Part,
     Refused, Request, RequestId,
 };
 use std::collections::BTreeMap;
@@ -42,6 +44,18 @@ pub struct Fills {
     parts: [Vec<u8>; 2],
 }
 
+/// One I/O as the device saw it. Times count the device's events.
+pub struct Step {
+    pub op: IoOp,
+    id: IoId,
+    /// What a table write writes.
+    pub bytes: Vec<u8>,
+    pub submitted: u64,
+    /// `u64::MAX`: not yet.
+    pub completed: u64,
+    pub failed: bool,
+}
+
 /// An ended request: its user value, how it ended, its buffer, its id.
 pub type Answer = (u64, Result<(), quod_states::Error>, Vec<u8>, RequestId);
 
@@ -58,6 +72,9 @@ pub struct Disk {
     pub fail: Option<(u64, i32)>,
     pub align: u64,
     full: bool,
+    /// All I/O since the disk was made or the log cleared.
+    pub log: Vec<Step>,
+    clock: u64,
 }
 
 impl Disk {
@@ -74,6 +91,8 @@ impl Disk {
             fail: None,
             align,
             full: false,
+            log: Vec::new(),
+            clock: 0,
         }
     }
 
@@ -121,7 +140,15 @@ impl Disk {
                 buffer[buffer_offset as usize..(buffer_offset + len) as usize].fill(0);
                 continue;
             }
+            if let IoOp::ForgetCompressed { .. } = io.op {
+                continue;
+            }
             let bytes = self.encode(image, io);
+            self.clock += 1;
+            let (submitted, completed) = (self.clock, u64::MAX);
+            let step =
+                Step { op: io.op, id: io.id, bytes: bytes.clone(), submitted, completed, failed: false };
+            self.log.push(step);
             self.pending.push((io, bytes));
         }
         while let Some(alarm) = image.poll_timeout() {
@@ -173,6 +200,12 @@ impl Disk {
     }
 
     fn perform(&mut self, machine: &mut impl Machine, io: Io, bytes: Vec<u8>) {
+        self.clock += 1;
+        let fails = self.fail.is_some_and(|(count, _)| count == 0);
+        let in_flight = |step: &&mut Step| step.id == io.id && step.completed == u64::MAX;
+        if let Some(step) = self.log.iter_mut().rev().find(in_flight) {
+            (step.completed, step.failed) = (self.clock, fails);
+        }
         if let Some((count, errno)) = &mut self.fail {
             if *count == 0 {
                 let errno = *errno;
@@ -198,8 +231,9 @@ impl Disk {
                 let bytes = backing[guest as usize..(guest + len) as usize].to_vec();
                 self.fill_buffer(request, buffer_offset, &bytes);
             }
-            IoOp::ReadCompressed { .. } | IoOp::ForgetCompressed { .. } => {
-                panic!("QED has no compressed clusters");
+            IoOp::ReadCompressed { request, buffer_offset, len, host, within, .. } => {
+                let bytes = qcow2::decompress(&self.read(host, 8), within.into(), len);
+                self.fill_buffer(request, buffer_offset, &bytes);
             }
             IoOp::ReadFill { acb, part, part_len, at, len, source } => {
                 let bytes = match source {
@@ -207,7 +241,9 @@ impl Disk {
                     FillSource::Backing(guest) => {
                         self.backing.as_ref().unwrap()[guest as usize..][..len as usize].to_vec()
                     }
-                    FillSource::Compressed { .. } => panic!("QED has no compressed clusters"),
+                    FillSource::Compressed { host, within, .. } => {
+                        qcow2::decompress(&self.read(host, 8), within.into(), len.into())
+                    }
                 };
                 let buffer = &mut self.fill(acb).parts[usize::from(part == Part::Tail)];
                 buffer.resize(part_len as usize, 0);
@@ -243,7 +279,7 @@ impl Disk {
             }
             IoOp::SetLen { len } => self.file.resize(len as usize, 0),
             IoOp::Sync => {}
-            IoOp::ZeroBuffer { .. } => unreachable!(),
+            IoOp::ZeroBuffer { .. } | IoOp::ForgetCompressed { .. } => unreachable!(),
         }
         machine.handle_completion(io.id, Outcome::Done);
     }
@@ -280,7 +316,7 @@ pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {
     Request { kind, offset, len, flags: quod_states::Flags::empty(), user }
 }
 
-/// Opens with QED's own machine and reads everything back.
+/// Opens the image anew and reads everything back.
 pub fn read_all(disk: &mut Disk, options: Options) -> Vec<u8> {
     let mut image = disk.open(Options { read_only: true, ..options }).unwrap().image;
     let size = image.virtual_size();

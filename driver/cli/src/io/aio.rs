@@ -106,9 +106,11 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         pattern: None,
     };
     let mode = tool.engine.as_ref().map(|engine| engine.mode.clone()).unwrap_or_default();
-    let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && mode.discard);
+    let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && !mode.keep_discarded);
     let pattern = flags.pattern.unwrap_or(0xcd);
-    start(tool, memo, |user| match flags.zero {
+    let detected = mode.detect_zeroes.filter(|_| !flags.zero && pattern == 0);
+    let unmap = detected.unwrap_or(unmap);
+    start(tool, memo, |user| match flags.zero || detected.is_some() {
         true => durable(zeroes(offset, bytes, unmap, user), fua),
         false => {
             let contents = vec![pattern; bytes as usize];

@@ -142,6 +142,7 @@ pub const COMMANDS: &[Command] = &[
         manage::reopen,
     ),
     command("resume", None, (1, 1), "tag", "resumes the request tagged as tag", manage::resume),
+    always(command("sigraise", None, (1, 1), "signal", "raises a signal", misc::sigraise)),
     always(command("sleep", None, (1, 1), "", "waits for the given value in milliseconds", misc::sleep)),
     writing(command(
         "truncate",

@@ -47,14 +47,25 @@ impl<T> Engine<T> {
             false => (path.to_path_buf(), None),
         };
         let describe = |error: Error| why_not_opened(path, &error);
+        let cache_bytes = match mode.needs_facts() {
+            // the options are looked at before anything is changed
+            true => mode.fit(&tools::info(path, mode.format, true).map_err(describe)?)?,
+            false => None,
+        };
         let config = Config { backend: mode.engine, ..Config::default() };
         let mut driver = Driver::new(config).map_err(describe)?;
-        let options = OpenOptions::new()
+        let mut options = OpenOptions::new()
             .format(mode.format.filter(|_| overlay.is_none()))
             .write(!mode.read_only)
             .direct(mode.direct)
             .lock(!mode.force_share)
             .backing(AllowAll);
+        if let Some(bytes) = cache_bytes {
+            options = options.cache_bytes(bytes);
+        }
+        if let Some(data_file) = &mode.data_file {
+            options = options.data_file(data_file);
+        }
         let disk = driver.open(&file, options).map_err(describe)?;
         let mut engine = Engine {
             driver,
@@ -223,13 +234,22 @@ impl<T> Engine<T> {
         done.extent.ok_or(Error::Misuse("map gave no extent"))
     }
 
-    /// Copy-on-read: what the top layer does not have, of the clusters that the range touches, is
-    /// written to it.
+    /// Bytes that hold data or do not: a cluster, or one of its subclusters.
+    fn unit(&self) -> u64 {
+        let Some(top) = self.info().and_then(|info| info.layers.first()) else { return 512 };
+        let facts = match top.format {
+            Format::Qcow2 => tools::info(&top.path, Some(top.format), true).ok().and_then(|info| info.qcow2),
+            Format::Raw | Format::Qed => None,
+        };
+        let parts = if facts.is_some_and(|facts| facts.header.shape().extended) { 32 } else { 1 };
+        u64::from(top.info.cluster_size / parts).max(512)
+    }
+
+    /// Copy-on-read: what the top layer does not have, of the units that the range touches, is written to it.
     pub fn populate(&mut self, offset: u64, len: u64) -> Result<(), Error> {
-        let cluster = self.info().and_then(|info| info.layers.first()).map_or(0, |top| top.info.cluster_size);
-        let cluster = u64::from(cluster.max(512));
-        let mut at = offset - offset % cluster;
-        let end = (offset + len).next_multiple_of(cluster).min(self.size());
+        let unit = self.unit();
+        let mut at = offset - offset % unit;
+        let end = (offset + len).next_multiple_of(unit).min(self.size());
         while at < end {
             let run = self.map(at, end - at)?;
             let take = run.len.min(end - at);

@@ -6,15 +6,17 @@ use super::commands::{self, COMMANDS};
 use super::engine::Engine;
 use super::open::{Mode, image_options};
 use super::tool::{Failed, Tool};
-use crate::failure::{strerror, warn_about_probing};
+use crate::failure::{strerror, warn_about_probing, why_not_opened};
 use crate::getopt::Found;
+use crate::{format, keyval};
+use quod::{Format, tools};
 use std::path::{Path, PathBuf};
 
 /// `open [-rsCnkU] [-t cache] [-d discard] [-o options] [path]`
 pub fn open(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let (found, operands) = Tool::sort(words, "snCro:ki:t:d:U");
     let mut mode = Mode { format: None, ..Mode::default() };
-    let mut file = None;
+    let mut options: Option<String> = None;
     for item in found {
         let result = match item {
             Found::Option('s', _) => {
@@ -38,17 +40,31 @@ pub fn open(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
                 mode.force_share = true;
                 Ok(())
             }
-            Found::Option(_, value) => image_options(&value, &mut mode).map(|path| file = Some(path)),
+            Found::Option(_, value) => {
+                options = Some(options.map_or(value.clone(), |before| format!("{before},{value}")));
+                Ok(())
+            }
             Found::Bad(text) => return Err(tool.bad_option(words, &text)),
         };
         if let Err(text) = result {
             return Err(tool.complain(&text));
         }
     }
-    match (operands.as_slice(), file) {
-        ([path], None) => open_image(tool, Path::new(path), mode, true),
-        ([], Some(path)) => open_image(tool, &path, mode, false),
-        _ => Err(tool.usage("open")),
+    let path = match (operands.as_slice(), &options) {
+        ([path], _) => Some(Path::new(path)),
+        ([], Some(_)) => None,
+        _ => return Err(tool.usage("open")),
+    };
+    let file = match (&options, path) {
+        (Some(text), path) => image_options(text, path, &mut mode),
+        (None, path) => Ok(path.map(Path::to_path_buf).unwrap_or_default()),
+    };
+    match (file, path) {
+        (Ok(file), path) => open_image(tool, &file, mode, path.is_some()),
+        (Err(text), Some(path)) => {
+            Err(tool.complain(&format!("can't open device {}: {text}", path.display())))
+        }
+        (Err(text), None) => Err(tool.complain(&format!("can't open: {text}"))),
     }
 }
 
@@ -75,10 +91,15 @@ pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let (found, operands) = Tool::sort(words, "c:o:rw");
     let Some(engine) = tool.engine.as_ref() else { return Err(Failed) };
     let (mut mode, path): (Mode, PathBuf) = (engine.mode.clone(), engine.path.clone());
-    let mut writable = None;
+    let layers = engine.info().map(|info| info.layers.iter().map(|layer| layer.format).collect::<Vec<_>>());
+    let layers = layers.unwrap_or_default();
+    let (mut writable, mut cache, mut options) = (None, false, Vec::new());
     for item in found {
         let result = match item {
-            Found::Option('c', value) => mode.set_cache(&value),
+            Found::Option('c', value) => {
+                cache = true;
+                mode.set_cache(&value)
+            }
             Found::Option('r' | 'w', _) if writable.is_some() => {
                 Err("Only one -r/-w option may be given".into())
             }
@@ -90,10 +111,9 @@ pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
                 writable = Some(true);
                 Ok(())
             }
-            Found::Option(_, value) => Err(format!(
-                "Cannot change the option '{}'",
-                value.split(['=', ',']).next().unwrap_or_default()
-            )),
+            Found::Option(_, value) => keyval::parse(&value)
+                .map(|pairs| options.extend(pairs))
+                .ok_or_else(|| format!("Invalid option list: {value}")),
             Found::Bad(text) => return Err(tool.bad_option(words, &text)),
         };
         if let Err(text) = result {
@@ -104,8 +124,10 @@ pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         return Err(tool.usage("reopen"));
     }
     mode.read_only = writable.map_or(mode.read_only, |writable| !writable);
-    if mode.format.is_none() {
-        mode.format = engine.info().map(|info| info.format);
+    mode.format = mode.format.or(layers.first().copied());
+    let changed = change(&mut mode, &layers, &options, (writable.is_some(), cache));
+    if let Err(text) = changed.and_then(|()| still_fits(&path, &mode)) {
+        return Err(tool.complain(&text));
     }
     if mode.snapshot {
         // the overlay would be lost with everything in it
@@ -113,6 +135,51 @@ pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     }
     tool.close()?;
     open_image(tool, &path, mode, true)
+}
+
+/// What `reopen -o` asks for. `given`: `-r` or `-w`, and `-c`, which exclude the options of that name.
+fn change(
+    mode: &mut Mode,
+    layers: &[Format],
+    options: &[(String, String)],
+    given: (bool, bool),
+) -> Result<(), String> {
+    let has = |wanted: &[&str]| options.iter().any(|(name, _)| wanted.contains(&name.as_str()));
+    if given.0 && has(&["read-only"]) {
+        return Err("Cannot set both -r/-w and 'read-only'".into());
+    }
+    if given.1 && has(&["cache.direct", "cache.no-flush"]) {
+        return Err("Cannot set both -c and the cache options".into());
+    }
+    mode.runtime = Default::default();
+    for (name, value) in options {
+        let same = match name.as_str() {
+            "driver" => layers.first().is_some_and(|&top| format::name(top) == value),
+            "backing.driver" => layers.get(1).is_some_and(|&below| format::name(below) == value),
+            "file.driver" => value == "file",
+            _ => false,
+        };
+        if same {
+            continue;
+        }
+        match mode.set_option(name, value) {
+            Some(done) => done?,
+            None => {
+                let last = name.rsplit('.').next().unwrap_or_default();
+                return Err(format!("Cannot change the option '{last}'"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Options that do not suit the image are refused before it is closed.
+fn still_fits(path: &Path, mode: &Mode) -> Result<(), String> {
+    if !mode.needs_facts() {
+        return Ok(());
+    }
+    let image = tools::info(path, mode.format, true).map_err(|error| why_not_opened(path, &error))?;
+    mode.fit(&image).map(drop)
 }
 
 /// `close`

@@ -1,4 +1,4 @@
-//! Commands that move no bytes: flush, discard, truncate, length, info, map, alloc, sleep.
+//! Commands that move no bytes: flush, discard, truncate, length, info, map, alloc, sleep, sigraise.
 //!
 //! Knows: their arguments and texts. Must never know: how they are done.
 
@@ -8,7 +8,11 @@ use crate::getopt::Found;
 use crate::{format, qcow2, resize, sizes};
 use quod::tools;
 use quod::{Format, Request, Status};
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
+
+/// C's NSIG.
+const SIGNALS: i32 = 65;
 
 /// `flush`
 pub fn flush(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
@@ -37,8 +41,8 @@ pub fn discard(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     }
     let start = Instant::now();
     let engine = tool.engine.as_ref().ok_or(Failed)?;
-    // unless the image was opened with discard=unmap, a discard is a wish that is not granted
-    let reaches_image = engine.mode.discard && bytes > 0;
+    // unless the image was opened with discard=ignore, which makes it a wish that is not granted
+    let reaches_image = !engine.mode.keep_discarded && bytes > 0;
     let result = match engine.check_range(offset, bytes) {
         Ok(()) if reaches_image => tool.run(|user| Request::discard(offset, bytes, user)).map(drop),
         other => other,
@@ -163,6 +167,26 @@ pub fn alloc(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         at += len.max(1);
     }
     tool.say(&report::allocation(sum, count, offset));
+    Ok(())
+}
+
+/// `sigraise signal`: ends without closing anything, if the signal does so.
+pub fn sigraise(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let text = words.get(1).map_or("", String::as_str);
+    let number = tool.number(text)?;
+    let signal = i32::try_from(number).ok().filter(|&number| number <= SIGNALS);
+    let Some(number) = signal else {
+        return Err(tool.refuse(&format!("signal argument '{text}' is too large to be a valid signal")));
+    };
+    if tool.engine.is_some() {
+        // what was started has reached the host, as with `abort`
+        let _ = tool.with(|engine| engine.turn());
+    }
+    tool.show();
+    if let Some(signal) = Signal::from_named_raw(number) {
+        // a process may signal itself
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    }
     Ok(())
 }
 

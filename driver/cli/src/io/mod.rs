@@ -11,6 +11,7 @@ mod open;
 mod prompt;
 mod read;
 mod report;
+mod runtime;
 mod tool;
 mod write;
 
@@ -50,7 +51,7 @@ Reads and writes an image by commands, with the options and texts of qemu-io
 
   --image-opts         the image is an option string (driver=qed,file.filename=...)
   -c, --cmd STRING     run a command; without any, commands come from stdin
-  -f, --format FMT     format of the image: raw or qed (default: probe)
+  -f, --format FMT     format of the image: raw, qed or qcow2 (default: probe)
   -r, --read-only      no writes
   -s, --snapshot       writes go to a temporary overlay
   -n, --nocache        past the host's cache, as -t none
@@ -59,7 +60,7 @@ Reads and writes an image by commands, with the options and texts of qemu-io
   -k, --native-aio     as -i native
   -i, --aio=MODE       threads, native or io_uring; native means io_uring here
   -t, --cache=MODE     none, writeback, writethrough, directsync or unsafe
-  -d, --discard=MODE   ignore (default) or unmap
+  -d, --discard=MODE   unmap (default) or ignore
   -T, --trace ...      accepted and ignored
   -U, --force-share    no locks
   -h, --help           this text
@@ -116,7 +117,7 @@ fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), tool:
         };
         return manage::open_image(tool, Path::new(image), mode, true);
     }
-    match image_options(image, &mut mode) {
+    match image_options(image, None, &mut mode) {
         Ok(path) => manage::open_image(tool, &path, mode, false),
         Err(text) => Err(tool.complain(&format!("can't open: {text}"))),
     }

@@ -1,10 +1,14 @@
-//! How an image is opened: cache, discard and engine modes, and images named by option strings.
+//! How an image is opened: cache, discard and engine modes, and options of an image.
 //!
 //! Knows: names of modes and options. Must never know: requests.
 
+use super::runtime::{Runtime, switch};
 use crate::{format, keyval};
+use quod::tools::ImageInfo;
 use quod::{BackendKind, Format};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+const NEITHER: &str = "Must specify either driver or file";
 
 /// How an image is opened.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +23,10 @@ pub struct Mode {
     pub writethrough: bool,
     /// Flushes do nothing.
     pub unsafe_cache: bool,
-    /// Discards reach the image.
-    pub discard: bool,
+    /// Discards do not reach the image.
+    pub keep_discarded: bool,
+    /// Zeros that are written are written as zeros are; true: their space may be given up.
+    pub detect_zeroes: Option<bool>,
     /// Writes go to a temporary overlay.
     pub snapshot: bool,
     /// What is read from a backing file is written to the image.
@@ -31,6 +37,12 @@ pub struct Mode {
     pub native: bool,
     /// The engine.
     pub engine: BackendKind,
+    /// The external data file, instead of the one that the image names.
+    pub data_file: Option<PathBuf>,
+    /// Options that only qcow2 has: the first one's name, and what was said.
+    pub runtime: (Option<String>, Runtime),
+    /// An option that no format has.
+    pub unknown: Option<String>,
 }
 
 impl Mode {
@@ -49,10 +61,20 @@ impl Mode {
 
     /// Sets whether discards reach the image.
     pub fn set_discard(&mut self, name: &str) -> Result<(), String> {
-        self.discard = match name {
-            "off" | "ignore" => false,
-            "on" | "unmap" => true,
+        self.keep_discarded = match name {
+            "off" | "ignore" => true,
+            "on" | "unmap" => false,
             _ => return Err(format!("Invalid discard option: {name}")),
+        };
+        Ok(())
+    }
+
+    fn set_detect_zeroes(&mut self, name: &str) -> Result<(), String> {
+        self.detect_zeroes = match name {
+            "off" => None,
+            "on" => Some(false),
+            "unmap" => Some(true),
+            _ => return Err(format!("invalid parameter value: {name}")),
         };
         Ok(())
     }
@@ -73,6 +95,17 @@ impl Mode {
         if self.force_share && !self.read_only {
             return Some("force-share=on can only be used with read-only images");
         }
+        if self.copy_on_read && self.read_only {
+            return Some("Can't use copy-on-read on read-only device");
+        }
+        if self.detect_zeroes == Some(true) && self.keep_discarded {
+            return Some(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            );
+        }
+        if self.snapshot && self.data_file.is_some() {
+            return Some("a data file cannot be named together with a temporary overlay");
+        }
         if self.native && !self.direct {
             return Some(
                 "aio=native was specified, but it requires cache.direct=on, which was not specified.",
@@ -80,13 +113,48 @@ impl Mode {
         }
         None
     }
+
+    /// An option that may be said again when the image is reopened. None: it is none of these.
+    pub fn set_option(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        let done = match name {
+            "read-only" => switch(name, value).map(|on| self.read_only = on),
+            "cache.direct" => switch(name, value).map(|on| self.direct = on),
+            "cache.no-flush" => switch(name, value).map(|on| self.unsafe_cache = on),
+            "discard" => self.set_discard(value),
+            "detect-zeroes" => self.set_detect_zeroes(value),
+            "auto-read-only" => match switch(name, value) {
+                Ok(true) => Err(format!("{name}=on is not supported")),
+                other => other.map(drop),
+            },
+            _ => {
+                let done = self.runtime.1.set(name, value)?;
+                self.runtime.0.get_or_insert_with(|| name.to_string());
+                done
+            }
+        };
+        Some(done)
+    }
+
+    /// Something was said that the image must be looked at for.
+    pub fn needs_facts(&self) -> bool {
+        self.runtime.0.is_some() || self.unknown.is_some()
+    }
+
+    /// Do the options suit the image? Answers the bytes for tables, if something was said about them.
+    pub fn fit(&self, image: &ImageInfo) -> Result<Option<u64>, String> {
+        let foreign = self.runtime.0.as_ref().filter(|_| image.format != Format::Qcow2);
+        match self.unknown.as_ref().or(foreign) {
+            Some(name) => Err(unknown(name, format::name(image.format))),
+            None => self.runtime.1.fit(image),
+        }
+    }
 }
 
-/// Reads `driver=qed,file.filename=...`: sets what it says in `mode`, answers the file. Other options are
-/// refused by name.
-pub fn image_options(text: &str, mode: &mut Mode) -> Result<PathBuf, String> {
+/// Reads `driver=qed,file.filename=...`: sets what it says in `mode`, answers the file. `path`: the file,
+/// named beside the options. Other options are refused by name.
+pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result<PathBuf, String> {
     let pairs = keyval::parse(text).ok_or_else(|| format!("Invalid option list: {text}"))?;
-    let mut file = None;
+    let mut file = path.map(Path::to_path_buf);
     let driver = pairs.iter().find(|(name, _)| name == "driver").map(|(_, value)| value.as_str());
     let file_driver = driver == Some("file");
     if let Some(name) = driver.filter(|_| !file_driver) {
@@ -101,34 +169,30 @@ pub fn image_options(text: &str, mode: &mut Mode) -> Result<PathBuf, String> {
             "file.driver" => return Err(format!("Unknown driver '{value}'")),
             "file.filename" if !file_driver => file = Some(PathBuf::from(value)),
             "filename" if file_driver => file = Some(PathBuf::from(value)),
-            "read-only" => mode.read_only = switch(name, value)?,
+            "data-file.driver" if value == "file" => {}
+            "data-file.filename" => mode.data_file = Some(PathBuf::from(value)),
             "force-share" => mode.force_share = switch(name, value)?,
-            "cache.direct" => mode.direct = switch(name, value)?,
-            "cache.no-flush" => mode.unsafe_cache = switch(name, value)?,
-            "discard" => mode.set_discard(value)?,
             "file" => return Err(format!("Cannot find device='{value}' nor node-name='{value}'")),
-            _ => return Err(unknown(name, driver)),
+            _ => match (mode.set_option(name, value), driver) {
+                (Some(done), _) => done?,
+                (None, Some(driver)) => return Err(unknown(name, driver)),
+                (None, None) if name.starts_with("file.") => return Err(unknown(name, "file")),
+                (None, None) if name == "filename" => return Err(NEITHER.into()),
+                (None, None) => mode.unknown = mode.unknown.take().or(Some(name.clone())),
+            },
         }
     }
     file.ok_or_else(|| match driver {
-        Some(name) => format!("A block device must be specified for \"file\" (driver '{name}')"),
-        None => "Must specify either driver or file".into(),
+        Some("file") => "The 'file' block driver requires a file name".into(),
+        Some(_) => "A block device must be specified for \"file\"".into(),
+        None => NEITHER.into(),
     })
 }
 
-fn unknown(name: &str, driver: Option<&str>) -> String {
-    match (name.strip_prefix("file."), driver) {
-        (Some(rest), _) => format!("Block protocol 'file' doesn't support the option '{rest}'"),
-        (None, Some(driver)) => format!("Block format '{driver}' does not support the option '{name}'"),
-        (None, None) => "Must specify either driver or file".into(),
-    }
-}
-
-fn switch(name: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "on" | "yes" | "true" | "y" => Ok(true),
-        "off" | "no" | "false" | "n" => Ok(false),
-        _ => Err(format!("Parameter '{name}' expects 'on' or 'off'")),
+fn unknown(name: &str, driver: &str) -> String {
+    match name.strip_prefix("file.") {
+        Some(rest) => format!("Block protocol 'file' doesn't support the option '{rest}'"),
+        None => format!("Block format '{driver}' does not support the option '{name}'"),
     }
 }
 
@@ -140,7 +204,7 @@ mod tests {
     fn option_strings_are_read_or_refused_by_name() {
         let read = |text: &str| {
             let mut mode = Mode::default();
-            image_options(text, &mut mode)
+            image_options(text, None, &mut mode)
                 .map(|file| (file.display().to_string(), mode.format, mode.read_only))
         };
         let qed = Some(Format::Qed);

@@ -171,6 +171,10 @@ fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: boo
     if bytes.is_empty() {
         return Ok(());
     }
+    if let Some(unmap) = engine.mode.detect_zeroes.filter(|_| bytes.iter().all(|&byte| byte == 0)) {
+        let len = bytes.len() as u64;
+        return tool.run(|user| durable(zeroes(offset, len, unmap, user), fua)).map(drop);
+    }
     let buffers = fill(lengths, &bytes);
     tool.run(|user| durable(Request::write(offset, buffers, user), fua)).map(drop)
 }
@@ -186,7 +190,7 @@ fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result
     if flags.no_fallback && !engine.zeros_cost_nothing(offset, len) {
         return Err(libc::ENOTSUP);
     }
-    let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && engine.mode.discard);
+    let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && !engine.mode.keep_discarded);
     if len == 0 {
         return Ok(());
     }

@@ -1,0 +1,196 @@
+//! `quod io` against `qemu-io` on qcow2 and raw images: discards, options of an opening, copy-on-read,
+//! `reopen`, `sigraise`.
+
+mod common;
+
+use common::{prepare, qemu_io, quod_io};
+use std::path::Path;
+
+fn fresh() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "x.qcow2", "4M"], path);
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "old.qcow2", "4M"], path);
+    prepare(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "lazy.qcow2", "4M"],
+        path,
+    );
+    prepare("qemu-img", &["create", "-q", "-f", "raw", "x.raw", "4M"], path);
+    let over = ["create", "-q", "-f", "qcow2", "-b", "x.qcow2", "-F", "qcow2", "over.qcow2", "4M"];
+    prepare("qemu-img", &over, path);
+    folder
+}
+
+/// Both tools with the same words, each on files of its own; then the same contents, and nothing to repair.
+fn same(args: &[&str]) {
+    let (ours, theirs) = (fresh(), fresh());
+    let we = quod_io(args, ours.path(), "");
+    let they = qemu_io(args, theirs.path(), "");
+    assert_eq!(we, they, "{args:?}");
+    for name in ["x.qcow2", "old.qcow2", "lazy.qcow2", "over.qcow2", "x.raw"] {
+        let (one, other) = (ours.path().join(name), theirs.path().join(name));
+        let paths = [&one, &other].map(|path| path.to_str().unwrap());
+        prepare("qemu-img", &["compare", "-q", paths[0], paths[1]], Path::new("/"));
+        if name != "x.raw" {
+            prepare("qemu-img", &["check", "-q", paths[0]], Path::new("/"));
+        }
+    }
+}
+
+fn same_commands(image: &[&str], commands: &[&str]) {
+    let mut args: Vec<&str> = commands.iter().flat_map(|command| ["-c", command]).collect();
+    args.extend(image);
+    same(&args);
+}
+
+const X: &[&str] = &["-f", "qcow2", "x.qcow2"];
+
+#[test]
+fn discards_reach_the_image_unless_told_otherwise() {
+    let commands = ["write -P 7 0 1M", "discard 64k 128k", "discard 300k 100k", "map", "read -P 0 64k 128k"];
+    same_commands(X, &commands);
+    same_commands(&["-d", "ignore", "-f", "qcow2", "x.qcow2"], &commands);
+    same_commands(&["-d", "unmap", "-f", "qcow2", "old.qcow2"], &commands);
+    same_commands(&["-f", "qcow2", "over.qcow2"], &commands);
+    same_commands(&["-f", "raw", "x.raw"], &commands);
+    same_commands(&["-d", "ignore", "-f", "raw", "x.raw"], &commands);
+    same_commands(
+        X,
+        &[
+            "write 0 1M",
+            "write -z -u 0 128k",
+            "write -z 256k 128k",
+            "map",
+            "reopen -o discard=ignore",
+            "discard 512k 64k",
+            "read 512k 64k",
+        ],
+    );
+    same_commands(X, &["write 0 1M", "aio_write -z -u 0 128k", "aio_flush", "map"]);
+}
+
+#[test]
+fn options_of_an_opening() {
+    for options in [
+        "driver=qcow2",
+        "cache-size=1.25M,l2-cache-size=1M,refcount-cache-size=0.25M",
+        "cache-size=1M,l2-cache-size=2M",
+        "cache-size=1M,refcount-cache-size=2M",
+        "cache-size=0",
+        "cache-size=x",
+        "l2-cache-size=1M,refcount-cache-size=0.25M",
+        "l2-cache-entry-size=256",
+        "l2-cache-entry-size=16k",
+        "l2-cache-entry-size=128k",
+        "refcount-cache-size=256T",
+        "cache-clean-interval=-1",
+        "cache-clean-interval=5",
+        "lazy-refcounts=42",
+        "lazy-refcounts=on",
+        "pass-discard-request=off,pass-discard-snapshot=on,pass-discard-other=on",
+        "overlap-check=all",
+        "overlap-check=blubb",
+        "overlap-check=constant,overlap-check.template=all",
+        "overlap-check.template=none,overlap-check.main-header=on",
+        "overlap-check.main-header=3",
+        "cache.direct=maybe",
+        "driver=raw,l2-cache-size=1M",
+        "foo=1",
+        "driver=qcow2,foo=1",
+        "file.foo=1",
+        "detect-zeroes=on",
+        "detect-zeroes=unmap",
+        "detect-zeroes=unmap,discard=ignore",
+        "detect-zeroes=bad",
+    ] {
+        let open = format!("open -o {options} x.qcow2");
+        same_commands(&[], &[&open, "length", "write 0 64k", "discard 0 64k"]);
+    }
+    same_commands(
+        &[],
+        &["open -o lazy-refcounts=on old.qcow2", "open -o driver=qcow2 -o discard=off x.qcow2"],
+    );
+    same_commands(&[], &["open -r -o driver=raw x.qcow2", "read -v 0 16", "write 0 1"]);
+    same_commands(&[], &["open -o driver=qcow2", "open -o foo=1 nowhere", "open -o driver=qcow2 nowhere"]);
+}
+
+#[test]
+fn zeros_are_detected_where_that_is_asked_for() {
+    for mode in ["off", "on", "unmap"] {
+        let open = format!("open -o detect-zeroes={mode} x.qcow2");
+        same_commands(
+            &[],
+            &[
+                &open,
+                "write 0 256k",
+                "write -P 0 0 128k",
+                "write -P 0 1M 64k",
+                "aio_write -P 0 128k 64k",
+                "aio_flush",
+                "map",
+            ],
+        );
+    }
+}
+
+#[test]
+fn copy_on_read_takes_whole_units() {
+    for options in ["compat=1.1", "extended_l2=on", "cluster_size=4k"] {
+        let (ours, theirs) = (fresh(), fresh());
+        let args = ["-C", "-f", "qcow2", "-c", "read 30k 1k", "-c", "read 1M 70k", "-c", "map", "top.qcow2"];
+        let [we, they] = [&ours, &theirs].map(|folder| {
+            prepare("qemu-io", &["-f", "qcow2", "-c", "write 0 2M", "x.qcow2"], folder.path());
+            let top =
+                ["create", "-q", "-f", "qcow2", "-o", options, "-b", "x.qcow2", "-F", "qcow2", "top.qcow2"];
+            prepare("qemu-img", &top, folder.path());
+            let tool = if std::ptr::eq(folder, &ours) { quod_io } else { qemu_io };
+            tool(&args, folder.path(), "")
+        });
+        assert_eq!(we, they, "{options}");
+    }
+    same(&["-C", "-r", "-f", "qcow2", "-c", "length", "over.qcow2"]);
+}
+
+#[test]
+fn postponed_refcounts_are_not_switched_off() {
+    let folder = fresh();
+    let answer = quod_io(&["-c", "open -o lazy-refcounts=off lazy.qcow2"], folder.path(), "");
+    assert!(answer.stderr.contains("lazy-refcounts=off is not supported"), "{answer:?}");
+    let answer = quod_io(&["-c", "open -o discard-no-unref=on x.qcow2"], folder.path(), "");
+    assert!(answer.stderr.contains("discard-no-unref=on is not supported"), "{answer:?}");
+}
+
+#[test]
+fn reopen_takes_options() {
+    let commands = |options: &str| format!("reopen -o {options}");
+    for options in [
+        "lazy-refcounts=on,pass-discard-request=on",
+        "overlap-check=cached",
+        "overlap-check=blubb",
+        "cache-size=1M,l2-cache-size=2M",
+        "l2-cache-entry-size=4k",
+        "driver=qcow2",
+        "driver=raw",
+        "file.driver=file",
+        "file.driver=qcow2",
+        "node-name=foo",
+        "read-only=foo",
+        "cache.no-flush=bar",
+        "auto-read-only=qux",
+    ] {
+        same_commands(X, &["write 0 64k", &commands(options), "write 64k 64k", "read 0 128k"]);
+    }
+    same_commands(X, &["reopen -o cache-size=1M", "reopen -o l2-cache-size=512k,refcount-cache-size=128k"]);
+    same_commands(X, &["reopen -r -o read-only=on", "reopen -c none -o cache.direct=on", "write 0 1"]);
+    let over = &["-f", "qcow2", "over.qcow2"];
+    same_commands(over, &["reopen -o backing.driver=qcow2", "reopen -o backing.driver=file", "length"]);
+}
+
+#[test]
+fn a_signal_ends_the_tool() {
+    // the kernel lets go of an io_uring's files, and their locks, some time after the process is gone
+    let image = &["-i", "threads", "-f", "qcow2", "x.qcow2"];
+    same_commands(image, &["write -f 0 64k", "sigraise 9", "write 64k 64k"]);
+    same(&["-c", "sigraise 66", "-c", "sigraise x", "-c", "sigraise", "-c", "sigraise 0", "x.qcow2"]);
+}
