@@ -120,7 +120,10 @@ impl Refcounted {
 
     /// Something of the refcounts is not in the file, or has yet to be counted.
     pub(super) fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.changed.is_empty() || self.quarantine.has_work()
+        // entries behind the end of a table whose successor finds no space count nothing that is pointed to
+        let placed = self.moving.as_ref().is_none_or(|moving| moving.offset.is_some());
+        let changed = self.changed.iter().any(|(index, _)| placed || *index < self.file_entries());
+        !self.dirty.is_empty() || changed || self.quarantine.has_work()
     }
 
     /// Entries of the refcount table that the file lacks may be written: their blocks are durable.
