@@ -93,9 +93,13 @@ impl Image {
         let Some(first) = (at..stop).find(free) else { return (stop, 0) };
         let until = stop.min(first + most);
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
-        if let Some(counted) = self.counted_mut() {
-            counted.quarantine.bury(first, end - first);
+        let Some(counted) = self.counted_mut() else { return (stop, 0) };
+        if let Err(error) = counted.check_uncounted(first, end - first) {
+            // nothing that the counts say is to be trusted: whoever wants space next is told
+            (counted.uncounted, counted.unseen.0) = (Some(error), counted.unseen.1);
+            return (counted.unseen.1, 0);
         }
+        counted.quarantine.bury(first, end - first);
         (end, end - first)
     }
 }

@@ -61,16 +61,14 @@ impl Image {
     /// A run of a write. True: look on; false: the acb waits or has ended.
     pub(super) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        if let Err(error) = self.check_run_place(pos, run) {
+            self.fail_lookup(a, error);
+            return false;
+        }
         if let Mapping::Data(host) = run.mapping
             && (run.private || self.sabotaged(Rule::CopiedOnly))
         {
-            return match self.check_data_place(pos, host, run.len) {
-                Ok(()) => self.write_in_place(a, host, run.len),
-                Err(error) => {
-                    self.fail_lookup(a, error);
-                    false
-                }
-            };
+            return self.write_in_place(a, host, run.len);
         }
         if slot.is_some_and(|slot| self.tables.slot(slot).shared) {
             self.copy_table(a, pos);
