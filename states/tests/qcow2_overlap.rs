@@ -189,3 +189,42 @@ fn a_large_l1_table_is_left_alone() {
         assert_eq!(disk.done.pop().unwrap().1.is_ok(), lazy);
     }
 }
+
+/// A copied flag without an offset leads nowhere: a table is made.
+#[test]
+fn an_l1_entry_that_is_only_a_flag_gets_a_table() {
+    let create = CreateOptions { size: 2 << 30, ..CreateOptions::default() };
+    let mut disk = Disk::new(qcow2_file(&create), None, Options::default().align.into());
+    set_l1_entry(&mut disk.file, 1, COPIED);
+    let mut image = opened(&mut disk, Options::default()).image;
+    run(&mut disk, &mut image, Kind::Write, FAR, 512);
+    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    assert_sound(&disk.file, "closed");
+}
+
+/// Metadata on metadata: nothing that needs counts or tables is done, what is in place is.
+#[test]
+fn tables_that_overlap_each_other_are_seen_at_the_opening() {
+    let refblock = 2 * CLUSTER;
+    let spoils: [(&str, fn(&mut Vec<u8>)); 3] = [
+        ("the refcount table reaches over its block", |file| file[59] = 2),
+        ("one block twice", |file| {
+            file[CLUSTER as usize + 8..][..8].copy_from_slice(&(2 * CLUSTER).to_be_bytes())
+        }),
+        ("an L2 table on the block", |file| set_l1_entry(file, 2, COPIED | (2 * CLUSTER))),
+    ];
+    for (what, spoil) in spoils {
+        let mut disk = filled();
+        spoil(&mut disk.file);
+        let mut image = opened(&mut disk, Options::default()).image;
+        run(&mut disk, &mut image, Kind::Write, 0, 512);
+        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        drop(image);
+        let counts = disk.file[refblock as usize..][..64].to_vec();
+        for request in [request(Kind::Write, 100 * CLUSTER, 512, 5), request(Kind::Discard, 0, CLUSTER, 5)] {
+            let disk = Disk::new(disk.file.clone(), None, Options::default().align.into());
+            assert_refused(disk, request, &format!("{request:?}: {what}"));
+        }
+        assert!(disk.file[refblock as usize..][..64] == counts, "{what}");
+    }
+}

@@ -177,6 +177,8 @@ pub(crate) struct Tables {
     pub(crate) snapshots: Vec<(u64, u64)>,
     /// L2 tables, and which L1 entry leads there first.
     pub(crate) l2: BTreeMap<u64, u64>,
+    /// The first L1 entry that leads to another one's table, and which.
+    pub(crate) twice: Option<(u64, u64)>,
 }
 
 /// One open image. See the module's header.

@@ -13,8 +13,61 @@ use super::find::{Mapping, Run};
 use super::refcounts::Refcounted;
 use crate::error::Error;
 use crate::geometry::{Geometry, align_down};
-use crate::qcow2::L2;
+use crate::qcow2::{Header, L2};
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// An L1 entry leads to a table that is another one's.
+pub(super) fn two_entries((index, value): (u64, u64)) -> Error {
+    Error::Corrupt { place: "L1 table", index, value, what: "two L1 entries lead to this L2 table" }
+}
+
+/// Pieces of metadata that lie on each other, at a look when the image is opened: `fixed` begins with the header
+/// and the L1 table.
+pub(super) fn overlapping(
+    header: &Header,
+    reftable: &[u64],
+    fixed: &[(u64, u64)],
+    l2: &BTreeMap<u64, u64>,
+) -> Option<Error> {
+    let (cluster, shape) = (header.cluster_size(), header.shape());
+    let mut pieces: Vec<(u64, u64, &'static str, u64)> = Vec::new();
+    for (n, (start, end)) in fixed.iter().enumerate() {
+        let kind = ["header", "L1 table"].get(n).copied().unwrap_or("snapshot table");
+        pieces.push((*start, *end, kind, (n as u64).saturating_sub(2)));
+    }
+    let end = header.reftable_offset + (u64::from(header.reftable_clusters) << header.cluster_bits);
+    pieces.push((header.reftable_offset, end, "refcount table", 0));
+    for (index, entry) in (0..).zip(reftable) {
+        // what is wrong with the entry itself is told when it is used
+        if let Ok(Some(block)) = shape.decode_reftable(index, *entry) {
+            pieces.push((block, block.saturating_add(cluster), "refcount block", index));
+        }
+    }
+    pieces.extend(l2.iter().map(|(table, index)| (*table, table + cluster, "L2 table", *index)));
+    pieces.retain(|(start, end, ..)| start < end);
+    pieces.sort_unstable();
+    let mut last: Option<(u64, u64, &'static str, u64)> = None;
+    for piece in pieces {
+        let (start, end, place, index) = piece;
+        if let Some((_, until, other, _)) = last
+            && start < until
+        {
+            let what = match other {
+                "header" => "overlaps the header",
+                "L1 table" => "overlaps the L1 table",
+                "refcount table" => "overlaps the refcount table",
+                "refcount block" => "overlaps a refcount block",
+                "L2 table" => "overlaps an L2 table",
+                _ => "overlaps a snapshot's metadata",
+            };
+            return Some(Error::Corrupt { place, index, value: start, what });
+        }
+        last = Some((start, end, place, index));
+    }
+    None
+}
 
 impl Refcounted {
     /// Which metadata but L2 tables `[start, start + len)` overlaps, in words.
@@ -45,18 +98,14 @@ impl Refcounted {
         let bits = self.header.cluster_bits;
         let what = match self.any_overlap(first << bits, count << bits) {
             None => return Ok(()),
-            Some("overlaps an L2 table") => {
-                "clusters from here on are not counted: an L2 table is among them"
-            }
+            Some("overlaps an L2 table") => "not counted, from here on, though an L2 table is there",
             Some("overlaps a refcount block") => {
-                "clusters from here on are not counted: a refcount block is among them"
+                "not counted, from here on, though a refcount block is there"
             }
             Some("overlaps the refcount table") => {
-                "clusters from here on are not counted: the refcount table is among them"
+                "not counted, from here on, though the refcount table is there"
             }
-            Some(_) => {
-                "clusters from here on are not counted: the header, the L1 table or a snapshot's is among them"
-            }
+            Some(_) => "not counted, from here on, though the header, the L1 table or a snapshot's is there",
         };
         Err(Error::Corrupt { place: "refcount of the host cluster", index: first, value: 0, what })
     }
@@ -105,9 +154,12 @@ impl Image {
         }
     }
 
-    /// The same for what an entry points to.
+    /// The same for what an entry points to that is to be given up; its count must be there to go down.
     pub(super) fn check_entry_place(&self, start: u64, entry: L2) -> Result<(), Error> {
         let Some(cluster) = self.geometry().map(Geometry::cluster_size) else { return Ok(()) };
+        if let Some(error) = self.counted().and_then(|counted| counted.broken.clone()) {
+            return Err(error);
+        }
         let result = match entry {
             L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } | L2::Split { host: Some(host), .. } => {
                 self.check_data_place(start, host, cluster)

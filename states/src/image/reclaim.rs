@@ -96,7 +96,7 @@ impl Image {
         let Some(counted) = self.counted_mut() else { return (stop, 0) };
         if let Err(error) = counted.check_uncounted(first, end - first) {
             // nothing that the counts say is to be trusted: whoever wants space next is told
-            (counted.uncounted, counted.unseen.0) = (Some(error), counted.unseen.1);
+            (counted.broken, counted.unseen.0) = (Some(error), counted.unseen.1);
             return (counted.unseen.1, 0);
         }
         counted.quarantine.bury(first, end - first);

@@ -12,6 +12,7 @@
 //!   after that (QC1);
 //! * no scan at open: counts are looked at when space is wanted.
 
+use super::overlap::{overlapping, two_entries};
 use super::quarantine::Quarantine;
 use super::table_copy::TableCopy;
 use super::{Image, Layout, Tables};
@@ -67,8 +68,8 @@ pub(super) struct Refcounted {
     pub(super) hungry: bool,
     /// The corrupt bit has yet to be written.
     pub(super) corrupt: bool,
-    /// Metadata was found that is not counted: no cluster may be handed out.
-    pub(super) uncounted: Option<Error>,
+    /// Metadata overlaps, or is not counted: no count, no table may change.
+    pub(super) broken: Option<Error>,
 }
 
 /// What the counts of a run say.
@@ -88,11 +89,12 @@ pub(super) enum Counted {
 impl Refcounted {
     /// The file has so many `clusters`.
     pub(super) fn new(header: Header, tables: Tables, clusters: u64) -> Refcounted {
-        let Tables { reftable: table, snapshots, l2 } = tables;
+        let Tables { reftable: table, snapshots, l2, twice } = tables;
         let cluster = header.cluster_size();
         let mut fixed = alloc::vec![(0, cluster)];
         fixed.push((header.l1_offset, header.l1_offset + u64::from(header.l1_entries) * 8));
         fixed.extend(snapshots);
+        let broken = overlapping(&header, &table, &fixed, &l2).or_else(|| twice.map(two_entries));
         Refcounted {
             counts: header.refcounts(),
             blocks: table.iter().map(|entry| entry & entry::OFFSET).filter(|entry| *entry != 0).collect(),
@@ -107,7 +109,7 @@ impl Refcounted {
             unseen: (0, clusters),
             hungry: false,
             corrupt: false,
-            uncounted: None,
+            broken,
             header,
         }
     }
@@ -185,7 +187,7 @@ impl Image {
         let bits = self.geometry()?.cluster_bits;
         let count = len >> bits;
         self.look_for_free();
-        if let Some(error) = self.counted_mut()?.uncounted.take() {
+        if let Some(error) = self.counted()?.broken.clone() {
             self.fail_lookup(a, Box::new(error));
             return None;
         }

@@ -211,7 +211,8 @@ impl Image {
         let table = self.allocate(a, geometry.table_bytes, State::AllocL2);
         self.tables.slot_mut(l1_slot).pins -= 1;
         let Some(table) = table else { return false };
-        debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry), Some(&0));
+        // a copied flag alone leads nowhere
+        debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry).map(|old| old & !COPIED), Some(0));
         let copied = if self.refcounted.is_some() { COPIED } else { 0 };
         self.set_entries(l1_slot, l1_entry, 1, table | copied, 0);
         if let Some(counted) = self.counted_mut() {

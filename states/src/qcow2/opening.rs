@@ -202,7 +202,7 @@ impl Opening {
         self.name(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
     }
 
-    /// L2 tables that lie in the file are kept in mind; what is wrong with an entry is told when it is used.
+    /// Where L2 tables lie is kept in mind, also beyond the end of the file, where no space may be taken; what is wrong with an entry is told when it is used.
     fn l1_read(&mut self, bytes: &[u8]) {
         let shape = self.header.shape();
         for bytes in bytes.as_chunks::<8>().0 {
@@ -212,9 +212,10 @@ impl Opening {
                 break;
             }
             if let Ok(L1::Table { host, .. }) = shape.decode_l1(index, u64::from_be_bytes(*bytes))
-                && host.saturating_add(shape.cluster_size()) <= self.file_len
+                && *self.tables.l2.entry(host).or_insert(index) != index
+                && self.tables.twice.is_none()
             {
-                self.tables.l2.entry(host).or_insert(index);
+                self.tables.twice = Some((index, host));
             }
         }
         self.next_l1();
