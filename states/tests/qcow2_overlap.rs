@@ -6,6 +6,7 @@
 //!   when they are met;
 //! * data on metadata is neither written, nor zeroed, nor given up: no hole is punched in a table;
 //! * metadata that the counts call free is never handed out, nor punched: whoever wants space is told;
+//! * metadata that lies on metadata stops whatever changes counts or tables;
 //! * a table that was a snapshot's alone, and came free, may hold data afterwards.
 
 mod common;
@@ -206,7 +207,8 @@ fn an_l1_entry_that_is_only_a_flag_gets_a_table() {
 #[test]
 fn tables_that_overlap_each_other_are_seen_at_the_opening() {
     let refblock = 2 * CLUSTER;
-    let spoils: [(&str, fn(&mut Vec<u8>)); 3] = [
+    type Spoil = (&'static str, fn(&mut Vec<u8>));
+    let spoils: [Spoil; 3] = [
         ("the refcount table reaches over its block", |file| file[59] = 2),
         ("one block twice", |file| {
             file[CLUSTER as usize + 8..][..8].copy_from_slice(&(2 * CLUSTER).to_be_bytes())

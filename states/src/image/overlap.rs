@@ -23,8 +23,8 @@ pub(super) fn two_entries((index, value): (u64, u64)) -> Error {
     Error::Corrupt { place: "L1 table", index, value, what: "two L1 entries lead to this L2 table" }
 }
 
-/// Pieces of metadata that lie on each other, at a look when the image is opened: `fixed` begins with the header
-/// and the L1 table.
+/// Pieces of metadata that lie on each other, when the image is opened: `fixed` begins with the header and
+/// the L1 table.
 pub(super) fn overlapping(
     header: &Header,
     reftable: &[u64],
