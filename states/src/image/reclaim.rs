@@ -46,7 +46,7 @@ impl Image {
             let (next, more) = match self.refcount_slice(at) {
                 Ok((slot, start, stop)) => self.reclaim(slot, start, at, stop.min(end), batch - found),
                 Err(Counted::NoBlock(index)) => self.counted().map_or((end, 0), |counted| {
-                    // a block that is not there counts nothing, and what it would count is not worth a new one
+                    // a block that is not there counts nothing; what it would count is not worth a new one
                     ((index + 1) << counted.counts.block_bits(), 0)
                 }),
                 Err(Counted::Loading(_)) => {
