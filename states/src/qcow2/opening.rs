@@ -202,8 +202,8 @@ impl Opening {
         self.name(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
     }
 
-    /// Where L2 tables lie is kept in mind, also beyond the end of the file, where no space may be taken; what
-    /// is wrong with an entry is told when it is used.
+    /// Where L2 tables lie is kept in mind, also beyond the end of the file: no space may be taken there.
+    /// What is wrong with an entry is told when it is used.
     fn l1_read(&mut self, bytes: &[u8]) {
         let shape = self.header.shape();
         for bytes in bytes.as_chunks::<8>().0 {
