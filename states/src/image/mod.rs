@@ -25,6 +25,7 @@ mod find;
 mod in_flight;
 mod link;
 mod metadata;
+mod overlap;
 mod quarantine;
 mod reclaim;
 mod refcounts;
@@ -52,7 +53,7 @@ use crate::queue::Queue;
 use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
 use crate::state::{EdgeCounts, EdgeTable, State, Transition};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use claims::Claim;
 use commit::Commit;
@@ -167,9 +168,18 @@ pub(crate) struct Open {
     pub(crate) extent: Option<Box<Extent>>,
 }
 
-/// What is known of a qcow2 image's metadata when it is opened for writing: its refcount table, and the
-/// places of its snapshots' tables.
-pub(crate) type Tables<'a> = (Vec<u64>, &'a [(u64, u64)]);
+/// What is known of a qcow2 image's metadata when it is opened for writing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tables {
+    /// The refcount table.
+    pub(crate) reftable: Vec<u64>,
+    /// Where snapshots have their metadata: first byte and the one behind.
+    pub(crate) snapshots: Vec<(u64, u64)>,
+    /// L2 tables, and which L1 entry leads there first.
+    pub(crate) l2: BTreeMap<u64, u64>,
+    /// The first L1 entry that leads to another one's table, and which.
+    pub(crate) twice: Option<(u64, u64)>,
+}
 
 /// One open image. See the module's header.
 #[derive(Clone, Debug)]
@@ -235,7 +245,7 @@ impl Image {
     pub(crate) fn qcow2(
         header: &qcow2::Header,
         file_len: u64,
-        written: Option<Tables<'_>>,
+        written: Option<Tables>,
         options: &Options,
     ) -> Image {
         debug_assert!(options.read_only || written.is_some());
@@ -243,8 +253,7 @@ impl Image {
         let geometry = Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset);
         let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
         let clusters = image.space.end() >> header.cluster_bits;
-        image.refcounted = written
-            .map(|(table, snapshots)| Box::new(Refcounted::new(header.clone(), table, snapshots, clusters)));
+        image.refcounted = written.map(|tables| Box::new(Refcounted::new(header.clone(), tables, clusters)));
         image
     }
 

@@ -197,6 +197,9 @@ impl Image {
         {
             match self.count(first) {
                 Ok(0) | Err(Wait::Never) => {}
+                // what lies there is metadata, and stays counted: no hole may be punched in it
+                Ok(1) if self.counted().is_some_and(|counted| counted.check_uncounted(first, 1).is_err()) => {
+                }
                 Ok(1) => {
                     self.set_counts(first, 1, 0);
                     if let Some(counted) = self.counted_mut() {

@@ -46,8 +46,7 @@ impl Image {
             let (next, more) = match self.refcount_slice(at) {
                 Ok((slot, start, stop)) => self.reclaim(slot, start, at, stop.min(end), batch - found),
                 Err(Counted::NoBlock(index)) => self.counted().map_or((end, 0), |counted| {
-                    // a block that is not there counts nothing, and what it would count is not worth a new
-                    // one
+                    // a block that is not there counts nothing; what it would count is not worth a new one
                     ((index + 1) << counted.counts.block_bits(), 0)
                 }),
                 Err(Counted::Loading(_)) => {
@@ -94,13 +93,13 @@ impl Image {
         let Some(first) = (at..stop).find(free) else { return (stop, 0) };
         let until = stop.min(first + most);
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
-        if let Err(error) = self.check_free(first, end - first) {
-            self.found_corrupt(&error);
-            return (stop, 0);
+        let Some(counted) = self.counted_mut() else { return (stop, 0) };
+        if let Err(error) = counted.check_uncounted(first, end - first) {
+            // nothing that the counts say is to be trusted: whoever wants space next is told
+            (counted.broken, counted.unseen.0) = (Some(error), counted.unseen.1);
+            return (counted.unseen.1, 0);
         }
-        if let Some(counted) = self.counted_mut() {
-            counted.quarantine.bury(first, end - first);
-        }
+        counted.quarantine.bury(first, end - first);
         (end, end - first)
     }
 }

@@ -12,9 +12,10 @@
 //!   after that (QC1);
 //! * no scan at open: counts are looked at when space is wanted.
 
+use super::overlap::{overlapping, two_entries};
 use super::quarantine::Quarantine;
 use super::table_copy::TableCopy;
-use super::{Image, Layout};
+use super::{Image, Layout, Tables};
 use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset};
 use crate::qcow2::refcount::Layout as Counts;
@@ -53,7 +54,7 @@ pub(super) struct Refcounted {
     pub(super) moving: Option<Move>,
     /// Offsets of all refcount blocks.
     pub(super) blocks: BTreeSet<u64>,
-    /// L2 tables that were met: offset, and which L1 entry leads to it.
+    /// L2 tables that are known: offset, and which L1 entry leads to it.
     pub(super) l2_tables: BTreeMap<u64, u64>,
     /// Other metadata: first byte and the one behind.
     pub(super) fixed: Vec<(u64, u64)>,
@@ -67,6 +68,8 @@ pub(super) struct Refcounted {
     pub(super) hungry: bool,
     /// The corrupt bit has yet to be written.
     pub(super) corrupt: bool,
+    /// Metadata overlaps, or is not counted: no count, no table may change.
+    pub(super) broken: Option<Error>,
 }
 
 /// What the counts of a run say.
@@ -84,24 +87,21 @@ pub(super) enum Counted {
 }
 
 impl Refcounted {
-    /// `table`: the refcount table that the header names; the file has so many `clusters`.
-    pub(super) fn new(
-        header: Header,
-        table: Vec<u64>,
-        snapshot_tables: &[(u64, u64)],
-        clusters: u64,
-    ) -> Refcounted {
+    /// The file has so many `clusters`.
+    pub(super) fn new(header: Header, tables: Tables, clusters: u64) -> Refcounted {
+        let Tables { reftable: table, snapshots, l2, twice } = tables;
         let cluster = header.cluster_size();
         let mut fixed = alloc::vec![(0, cluster)];
         fixed.push((header.l1_offset, header.l1_offset + u64::from(header.l1_entries) * 8));
-        fixed.extend_from_slice(snapshot_tables);
+        fixed.extend(snapshots);
+        let broken = overlapping(&header, &table, &fixed, &l2).or_else(|| twice.map(two_entries));
         Refcounted {
             counts: header.refcounts(),
             blocks: table.iter().map(|entry| entry & entry::OFFSET).filter(|entry| *entry != 0).collect(),
             table,
             changed: Vec::new(),
             moving: None,
-            l2_tables: BTreeMap::new(),
+            l2_tables: l2,
             fixed,
             dirty: Vec::new(),
             quarantine: Quarantine::default(),
@@ -109,6 +109,7 @@ impl Refcounted {
             unseen: (0, clusters),
             hungry: false,
             corrupt: false,
+            broken,
             header,
         }
     }
@@ -189,6 +190,10 @@ impl Image {
         let bits = self.geometry()?.cluster_bits;
         let count = len >> bits;
         self.look_for_free();
+        if let Some(error) = self.counted()?.broken.clone() {
+            self.fail_lookup(a, Box::new(error));
+            return None;
+        }
         loop {
             let reused = self.counted_mut()?.quarantine.free_run(count);
             let first = reused.unwrap_or(self.space.end() >> bits);
@@ -203,7 +208,7 @@ impl Image {
             }
             match self.count_run(first, count) {
                 Counted::Free => {
-                    if let Err(error) = self.check_free(first, count) {
+                    if let Err(error) = self.counted()?.check_uncounted(first, count) {
                         self.fail_lookup(a, Box::new(error));
                         return None;
                     }
@@ -233,18 +238,6 @@ impl Image {
                     self.fail_lookup(a, Box::new(error));
                     return None;
                 }
-            }
-        }
-    }
-
-    /// Clusters that nobody counts may not be metadata: their counts lie, and so may others.
-    pub(super) fn check_free(&self, first: u64, count: u64) -> Result<(), Error> {
-        let Some(counted) = self.counted() else { return Ok(()) };
-        let bits = counted.counts.cluster_bits;
-        match counted.overlap_any(first << bits, count << bits) {
-            None => Ok(()),
-            Some(what) => {
-                Err(Error::Corrupt { place: "refcount of a free cluster", index: first, value: 0, what })
             }
         }
     }
@@ -361,6 +354,11 @@ impl Image {
         let geometry = self.geometry().copied()?;
         let counted = self.counted()?;
         let (counts, entries) = (counted.counts, counted.table.len() as u64);
+        let (first, clusters) = (index << counts.block_bits(), 1 << counts.block_bits());
+        if let Err(error) = counted.check_uncounted(first, clusters) {
+            self.fail_lookup(a, Box::new(error));
+            return None;
+        }
         if index >= entries {
             return self.grow_reftable(a, index);
         }

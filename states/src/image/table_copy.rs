@@ -17,7 +17,6 @@ use crate::options::Rule;
 use crate::qcow2::{L1, entry};
 use crate::queue::Queue;
 use crate::state::State;
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// Bytes read and written at once.
@@ -152,6 +151,10 @@ impl Image {
         let Some(geometry) = self.geometry().copied() else { return };
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let mut copy = counted.copies.swap_remove(index);
+        // the old table is a snapshot's alone; where no snapshot counts it, its cluster comes free
+        if counted.l2_tables.get(&copy.old) == Some(&copy.l1_index) {
+            counted.l2_tables.remove(&copy.old);
+        }
         counted.l2_tables.insert(copy.new, copy.l1_index);
         let (_, l1_entry) = geometry.l1_slice(copy.l1_index);
         let window = self.commit.window;
@@ -192,58 +195,5 @@ impl Image {
         if slice.pins == 0 {
             self.wake_slot_waiters();
         }
-    }
-
-    /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry: writing it
-    /// would destroy those.
-    pub(super) fn check_l2_place(&mut self, l1_index: u64, table: u64) -> Result<(), Error> {
-        let Some(bytes) = self.geometry().map(|geometry| geometry.table_bytes) else { return Ok(()) };
-        let Some(counted) = self.counted_mut() else { return Ok(()) };
-        let what = counted.overlap(table, bytes).or_else(|| {
-            let owner = *counted.l2_tables.entry(table).or_insert(l1_index);
-            (owner != l1_index).then_some("two L1 entries lead to this L2 table")
-        });
-        match what {
-            None => Ok(()),
-            Some(what) => Err(Error::Corrupt { place: "L1 table", index: l1_index, value: table, what }),
-        }
-    }
-
-    /// Data at `[host, host + len)` may not lie on metadata (formats.md 4.8).
-    pub(super) fn check_data_place(&self, pos: u64, host: u64, len: u64) -> Result<(), Box<Error>> {
-        let Some(counted) = self.counted() else { return Ok(()) };
-        if counted.header.has_data_file() {
-            return Ok(());
-        }
-        let start = crate::geometry::align_down(host, counted.header.cluster_size());
-        let what = counted.overlap_any(start, host + len - start);
-        let index = pos >> counted.header.cluster_bits;
-        what.map_or(Ok(()), |what| {
-            Err(Box::new(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what }))
-        })
-    }
-}
-
-impl super::refcounts::Refcounted {
-    /// Which metadata that is known `[start, start + len)` overlaps, in words.
-    pub(super) fn overlap_any(&self, start: u64, len: u64) -> Option<&'static str> {
-        self.overlap(start, len).or_else(|| {
-            let table = self.l2_tables.range(start..start.saturating_add(len)).next();
-            table.map(|_| "overlaps an L2 table")
-        })
-    }
-
-    /// Which metadata but L2 tables `[start, start + len)` overlaps, in words.
-    fn overlap(&self, start: u64, len: u64) -> Option<&'static str> {
-        let end = start.saturating_add(len);
-        let hits = |low: u64, high: u64| low < end && start < high;
-        let table = self.header.reftable_offset;
-        if hits(table, table + self.file_entries() as u64 * 8) {
-            return Some("overlaps the refcount table");
-        }
-        if self.fixed.iter().any(|(low, high)| hits(*low, *high)) {
-            return Some("overlaps the header, the L1 table or a snapshot's");
-        }
-        self.blocks.range(start..end).next().map(|_| "overlaps a refcount block")
     }
 }

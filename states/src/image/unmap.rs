@@ -109,6 +109,7 @@ impl Image {
             L2::Split { host, .. } => host,
             _ => None,
         });
+        self.check_entry_place(start, old)?;
         self.change_entry(slot, start, new.0, new.1);
         self.release_old(shape, old, kept);
         Ok(())

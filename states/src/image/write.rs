@@ -61,16 +61,14 @@ impl Image {
     /// A run of a write. True: look on; false: the acb waits or has ended.
     pub(super) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        if let Err(error) = self.check_run_place(pos, run) {
+            self.fail_lookup(a, error);
+            return false;
+        }
         if let Mapping::Data(host) = run.mapping
             && (run.private || self.sabotaged(Rule::CopiedOnly))
         {
-            return match self.check_data_place(pos, host, run.len) {
-                Ok(()) => self.write_in_place(a, host, run.len),
-                Err(error) => {
-                    self.fail_lookup(a, error);
-                    false
-                }
-            };
+            return self.write_in_place(a, host, run.len);
         }
         if slot.is_some_and(|slot| self.tables.slot(slot).shared) {
             self.copy_table(a, pos);
@@ -213,7 +211,8 @@ impl Image {
         let table = self.allocate(a, geometry.table_bytes, State::AllocL2);
         self.tables.slot_mut(l1_slot).pins -= 1;
         let Some(table) = table else { return false };
-        debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry), Some(&0));
+        // a copied flag alone leads nowhere
+        debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry).map(|old| old & !COPIED), Some(0));
         let copied = if self.refcounted.is_some() { COPIED } else { 0 };
         self.set_entries(l1_slot, l1_entry, 1, table | copied, 0);
         if let Some(counted) = self.counted_mut() {

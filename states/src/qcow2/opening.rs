@@ -9,14 +9,16 @@
 //!   before anything else is written (QC14, QC15): no bitmap looks valid that missed a write;
 //! * a dirty image is checked and repaired, durably, before it is ready (QC13); one that cannot be repaired
 //!   is refused;
-//! * the refcount table is read whole, 8 MiB at most; no other table is.
+//! * the refcount table is read whole, 8 MiB at most, and of an image that may be written the active L1
+//!   table, if it has at most `L1_MAX` entries: so that it is known where L2 tables lie. No other table is.
 
 use super::header::RAW_DATA_FILE;
 use super::snapshot::{FIXED, Parsed, Snapshot};
-use super::{Check, Header, Purpose};
+use super::{Check, Header, L1, Purpose};
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::image::Image;
+use crate::geometry::align_up;
+use crate::image::{Image, Tables};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::open::{Backing, Format, Info, Opened};
@@ -24,10 +26,11 @@ use crate::options::Options;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 
-/// Bytes of the refcount table that are read at once.
+/// Bytes of a table that are read at once.
 const CHUNK: u64 = 64 << 10;
+/// Entries of an L1 table that is read: 1 MiB.
+const L1_MAX: u32 = 128 << 10;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -37,6 +40,7 @@ enum Step {
     /// An entry of the snapshot table.
     Snapshot,
     Reftable,
+    L1,
     Ended,
 }
 
@@ -53,9 +57,9 @@ pub(crate) struct Opening {
     report: Option<Report>,
     /// Entries of the snapshot table that were read, where the next one begins, and how much of it is read.
     snapshots: (u32, u64, usize),
-    /// Metadata of snapshots.
-    taken: Vec<(u64, u64)>,
-    table: Vec<u64>,
+    tables: Tables,
+    /// Entries of the L1 table that were read.
+    l1_done: u64,
     result: Option<Result<Box<Opened>, Error>>,
 }
 
@@ -80,8 +84,8 @@ impl Opening {
             info,
             report: None,
             snapshots: (0, header.snapshots_offset, FIXED),
-            taken: Vec::new(),
-            table: Vec::new(),
+            tables: Tables::default(),
+            l1_done: 0,
             result: None,
             header,
         };
@@ -154,7 +158,7 @@ impl Opening {
             return self.name(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
         if offset > self.header.snapshots_offset {
-            self.taken.push((self.header.snapshots_offset, offset));
+            self.tables.snapshots.push((self.header.snapshots_offset, offset));
         }
         self.next_chunk();
     }
@@ -169,7 +173,7 @@ impl Opening {
             Ok(Parsed::Needs(_)) => self.fail(Error::Misuse("a table read was completed with too few bytes")),
             Ok(Parsed::Entry(snapshot, len)) => {
                 let end = snapshot.l1_offset.saturating_add(u64::from(snapshot.l1_entries) * 8);
-                self.taken.push((snapshot.l1_offset, end));
+                self.tables.snapshots.push((snapshot.l1_offset, end));
                 self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + len as u64, FIXED);
                 self.next_snapshot();
             }
@@ -178,17 +182,48 @@ impl Opening {
 
     fn next_chunk(&mut self) {
         let bytes = u64::from(self.header.reftable_clusters) << self.header.cluster_bits;
-        let done = self.table.len() as u64 * 8;
+        let done = self.tables.reftable.len() as u64 * 8;
         if done >= bytes {
-            return self.finish();
+            return self.next_l1();
         }
         let (offset, len) = (self.header.reftable_offset + done, (bytes - done).min(CHUNK) as u32);
         self.name(Step::Reftable, IoOp::ReadTable { offset, len });
     }
 
+    fn next_l1(&mut self) {
+        let bytes = u64::from(self.header.l1_entries) * 8;
+        let done = self.l1_done * 8;
+        if self.header.l1_entries > L1_MAX || done >= bytes {
+            return self.finish();
+        }
+        // a cluster has at least so many bytes, and the table has whole ones
+        let block = u64::from(self.options.align.max(512));
+        let len = align_up(bytes - done, block).min(CHUNK) as u32;
+        self.name(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
+    }
+
+    /// Where L2 tables lie is kept in mind, also beyond the end of the file: no space may be taken there.
+    /// What is wrong with an entry is told when it is used.
+    fn l1_read(&mut self, bytes: &[u8]) {
+        let shape = self.header.shape();
+        for bytes in bytes.as_chunks::<8>().0 {
+            let index = self.l1_done;
+            self.l1_done += 1;
+            if index >= u64::from(self.header.l1_entries) {
+                break;
+            }
+            if let Ok(L1::Table { host, .. }) = shape.decode_l1(index, u64::from_be_bytes(*bytes))
+                && *self.tables.l2.entry(host).or_insert(index) != index
+                && self.tables.twice.is_none()
+            {
+                self.tables.twice = Some((index, host));
+            }
+        }
+        self.next_l1();
+    }
+
     fn finish(&mut self) {
-        let written = (!self.options.read_only).then(|| core::mem::take(&mut self.table));
-        let written = written.map(|table| (table, &self.taken[..]));
+        let written = (!self.options.read_only).then(|| core::mem::take(&mut self.tables));
         let image = Image::qcow2(&self.header, self.file_len, written, &self.options);
         self.step = Step::Ended;
         let (info, report) = (self.info.clone(), self.report.take());
@@ -257,9 +292,12 @@ impl Machine for Opening {
             (Step::SyncAutoclear, _) => self.check(),
             (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
             (Step::Reftable, Outcome::Table(bytes)) if !bytes.is_empty() => {
-                self.table.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)));
+                self.tables
+                    .reftable
+                    .extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)));
                 self.next_chunk();
             }
+            (Step::L1, Outcome::Table(bytes)) if bytes.len() >= 8 => self.l1_read(bytes),
             _ => self.fail(Error::Misuse("a completion that was not asked for")),
         }
     }

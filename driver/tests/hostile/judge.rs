@@ -1,0 +1,115 @@
+//! What all hostile images have in common: work that must end, within bounds; errors that name their file;
+//! how outcomes are told in docs/hostile.md.
+
+use quod::Error;
+use quod::tools::CheckReport;
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// What the process of these tests may hold in memory, and what it may have reserved (threads reserve much).
+const HELD_MAX: u64 = 1 << 30;
+const RESERVED_MAX: u64 = 8 << 30;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs something that must end; panics where it hangs, or panics itself, or was greedy.
+pub fn ends<T: Send + 'static>(story: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, receive) = channel();
+    let thread = std::thread::spawn(move || {
+        let _ = send.send(work());
+    });
+    let result = match receive.recv_timeout(PATIENCE) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => panic!("{story}: hangs"),
+        Err(RecvTimeoutError::Disconnected) => match thread.join() {
+            Err(panic) => {
+                eprintln!("{story}: panicked");
+                std::panic::resume_unwind(panic)
+            }
+            Ok(()) => unreachable!("it sends before it ends"),
+        },
+    };
+    let (held, reserved) = (most("VmHWM:"), most("VmPeak:"));
+    assert!(held < HELD_MAX && reserved < RESERVED_MAX, "{story}: {held} bytes held, {reserved} reserved");
+    result
+}
+
+/// The most memory that there ever was, by its name in /proc/self/status.
+fn most(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Every error tells which file it is about.
+pub fn names_its_file(path: &Path, error: &Error) {
+    let text = error.to_string();
+    let folder = path.parent().and_then(Path::to_str).unwrap();
+    assert!(text.contains(folder) || text.contains("/dev/zero"), "{text:?} names no file");
+    if let Error::Corrupt { place, what, .. } = error {
+        assert!(!place.is_empty() && !what.is_empty());
+    }
+}
+
+/// The exit code that `qemu-img check` would give.
+pub fn exit_code(report: &Result<CheckReport, Error>) -> i32 {
+    match report {
+        Err(_) => 1,
+        Ok(report) if report.corruptions > 0 => 2,
+        Ok(report) if report.check_errors > 0 => 1,
+        Ok(report) if report.leaks > 0 => 3,
+        Ok(_) => 0,
+    }
+}
+
+/// An image of the list.
+pub struct Row {
+    pub name: String,
+    pub about: String,
+    /// What came of opening, reading, writing, checking, repairing it.
+    pub outcomes: [String; 5],
+}
+
+/// An error in few words: whose fault, and where.
+pub fn words(error: &Error) -> String {
+    match error {
+        Error::Corrupt { place, .. } => {
+            place.replace("qcow2 header field", "field").replace("QED header field", "field")
+        }
+        Error::Unsupported { .. } => "not supported".to_string(),
+        Error::BackingLoop { .. } => "a loop".to_string(),
+        Error::TooDeep { .. } => "too deep".to_string(),
+        Error::NotAllowed { .. } => "not allowed".to_string(),
+        Error::Io { op, errno, .. } | Error::Device { op, errno, .. } => format!("{op}: error {errno}"),
+        Error::NoSpace { .. } => "no space".to_string(),
+        Error::Poisoned { .. } => "poisoned".to_string(),
+        other => other.to_string(),
+    }
+}
+
+pub fn report(result: &Result<CheckReport, Error>) -> String {
+    match result {
+        Err(error) => words(error),
+        Ok(report) => {
+            let counts = [
+                (report.corruptions, "corruptions"),
+                (report.leaks, "leaks"),
+                (report.check_errors, "errors"),
+            ];
+            let counts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}"));
+            let text = counts.collect::<Vec<String>>().join(", ");
+            if text.is_empty() { "sound".to_string() } else { text }
+        }
+    }
+}
+
+/// The table of one format.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::from("| image | what is wrong | open | read | write | check | repair |\n");
+    text += "| --- | --- | --- | --- | --- | --- | --- |\n";
+    for row in rows {
+        let outcomes = row.outcomes.join(" | ");
+        text += &format!("| {} | {} | {outcomes} |\n", row.name, row.about);
+    }
+    text
+}
