@@ -392,6 +392,7 @@ impl Image {
         self.ready.prepend(&mut self.acbs, &mut slice.waiters);
         if result.is_err() {
             self.tables.drop_slot(slot);
+            self.look_no_further();
         }
         self.wake_slot_waiters();
         self.look_on();

@@ -11,6 +11,7 @@
 //! * it starts after the first sync since the opening: counts that another program lowered just before are
 //!   durable then, and so are the removals of pointers that it made before (QC4);
 //! * clusters that are in quarantine already are left to it;
+//! * a slice that cannot be loaded is asked for again only when somebody wants space;
 //! * no more is punched at once than is about to be wanted: an image whose counts lie loses no more than it
 //!   would to a writer that believes them.
 
@@ -80,6 +81,14 @@ impl Image {
     pub(super) fn look_on(&mut self) {
         if self.counted().is_some_and(|counted| counted.hungry) {
             self.look_for_free();
+        }
+    }
+
+    /// Something could not be loaded. A disk that fails would be asked for the same slice for ever: nothing
+    /// is looked for until space is wanted again.
+    pub(super) fn look_no_further(&mut self) {
+        if let Some(counted) = self.counted_mut() {
+            counted.hungry = false;
         }
     }
 
