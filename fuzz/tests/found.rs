@@ -2,7 +2,7 @@
 //!
 //! Checks: one finding a test.
 
-use quod::OpenOptions;
+use quod::{Format, OpenOptions};
 use quod_backend::sim::{Fault, Fifo, FileOptions, Kind, Sim, When};
 use quod_fuzz::image::{self, Form, Part, Qcow2, Shape};
 use quod_fuzz::world::{Ask, Session, Subject, TOP, World};
@@ -29,4 +29,20 @@ fn a_disk_that_fails_for_ever_is_not_read_for_ever() {
         world.close().unwrap();
         world.reopen(session).unwrap();
     }
+}
+
+#[test]
+fn a_repair_leaves_the_header_alone() {
+    // an L1 table that claims to be where the header is: its flags were corrected in the header's fields
+    let mut bytes = vec![0; 657];
+    for (at, value) in [(0, b"QFI\xfb".as_slice()), (7, &[3]), (23, &[10]), (37, &[0x10]), (103, &[0x70])] {
+        bytes[at..at + value.len()].copy_from_slice(value);
+    }
+    let mut sim = Sim::new();
+    sim.insert_file(TOP, &bytes, FileOptions::default());
+    assert!(image::check(&sim, TOP).unwrap().corruptions > 0);
+    let (repaired, _) = image::repaired(&sim, TOP).unwrap();
+    sim.insert_file(TOP, &repaired, FileOptions::default());
+    image::check(&sim, TOP).unwrap();
+    assert_eq!(image::probe(&sim, TOP), Format::Qcow2);
 }
