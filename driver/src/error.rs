@@ -163,7 +163,11 @@ impl fmt::Display for Error {
             }
             Error::NoSpace { path } => write!(f, "{}: no space left on the host device", path.display()),
             Error::Poisoned { path } => {
-                write!(f, "{}: an earlier metadata write failed, the image only reads now", path.display())
+                write!(
+                    f,
+                    "{}: metadata could not be written, or contradicted itself; the image only reads now",
+                    path.display()
+                )
             }
             Error::Busy => f.write_str("all request slots are in use"),
             Error::Closed => f.write_str("the disk is not open"),

@@ -237,8 +237,8 @@ pub fn sound(sim: &Sim, path: &str, when: &str) -> Checked<Report> {
     }
 }
 
-/// What a power cut left is sound, or (qcow2 only) says that its refcounts may be wrong and is made sound by a
-/// repair.
+/// What a power cut left is sound, or (qcow2 only) says that its refcounts may be wrong and is made sound
+/// by a repair.
 pub fn survived(sim: &Sim, path: &str) -> Checked {
     let marked = is_marked(&sim.file_range(path, 0, 512));
     if probe(sim, path) != Format::Qcow2 || !marked {

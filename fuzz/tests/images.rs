@@ -1,8 +1,8 @@
 //! The qcow2 images that the proof starts from are what they claim to be.
 //!
-//! Checks: quod's check and QEMU's find neither corruption nor leaks (but those that were made); quod and QEMU
-//! read what the guest shall see, of the disk and of the snapshot; a repair takes leaks away and nothing else.
-//! qemu-img must be installed.
+//! Checks: quod's check and QEMU's find neither corruption nor leaks (but those that were made); quod and
+//! QEMU read what the guest shall see, of the disk and of the snapshot; a repair takes leaks away and
+//! nothing else. qemu-img must be installed.
 
 use quod::Format;
 use quod_backend::sim::{FileOptions, Sim};

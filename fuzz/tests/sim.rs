@@ -1,11 +1,11 @@
 //! The seeded simulation in the test run.
 //!
 //! Checks: a thousand seeds hold (mixed requests, faults, power cuts, reopenings); a seed run twice is the
-//! same run, digest by digest; almost every edge of the QED table is taken; shortened and changed schedules
+//! same run, digest by digest; almost every edge of both tables is taken; shortened and changed schedules
 //! still run.
 
 use quod::Format;
-use quod::states::state::QED_EDGES;
+use quod::states::state::{QCOW2_EDGES, QED_EDGES};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::sim;
 use quod_fuzz::world::{Tally, as_is};
@@ -44,6 +44,8 @@ fn a_thousand_seeds_hold() {
     );
     let missing = tally.missing(Format::Qed, QED_EDGES);
     assert!(missing.len() <= 2, "edges that no seed takes: {missing:?}");
+    let missing = tally.missing(Format::Qcow2, QCOW2_EDGES);
+    assert!(missing.len() <= 8, "edges of qcow2 that no seed takes: {missing:?}");
 }
 
 #[test]
@@ -68,6 +70,8 @@ fn any_list_of_numbers_is_a_run() {
 
 #[test]
 fn any_operation_may_fail_once_or_for_ever() {
-    let report = quod_fuzz::nth::run(Format::Qed, as_is).unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(report.operations > 30 && report.runs > 600, "{report:?}");
+    for (format, operations) in [(Format::Qed, 30), (Format::Qcow2, 200)] {
+        let report = quod_fuzz::nth::run(format, as_is).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.operations > operations && report.runs > 20 * operations, "{report:?}");
+    }
 }

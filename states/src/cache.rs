@@ -1,8 +1,8 @@
 //! The cache of table slices: bounded, found by index, one load a miss, nothing dirty is ever dropped.
 //!
 //! Knows: slots and how they are replaced: a clock, whose second chances a slice earns only by hits that come
-//! long after it was loaded. Reading a disk from end to end hits each slice often, but within a short time: it
-//! replaces its own slices, not those in steady use. Must never know: requests, the commit's rules.
+//! long after it was loaded. Reading a disk from end to end hits each slice often, but within a short time:
+//! it replaces its own slices, not those in steady use. Must never know: requests, the commit's rules.
 //!
 //! Invariants: at most `capacity` slots; a slice has one slot at most; only idle slices are evicted.
 

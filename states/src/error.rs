@@ -52,7 +52,9 @@ impl fmt::Display for Error {
                 write!(f, "device error {errno} in {op} at host offset {offset:#x}")
             }
             Error::NoSpace => f.write_str("no space left on the host device"),
-            Error::Poisoned => f.write_str("the image is poisoned by an earlier metadata write error"),
+            Error::Poisoned => f.write_str(
+                "the image is poisoned: metadata could not be written, or contradicted itself, earlier",
+            ),
             Error::Closed => f.write_str("the image is closed"),
         }
     }

@@ -68,6 +68,9 @@ pub struct Args {
     /// An allocating write completes only when its mapping is written
     #[arg(long)]
     writethrough: bool,
+    /// Memory for tables and refcounts, of each image of the chain
+    #[arg(long, value_name = "SIZE", default_value = "32M")]
+    table_cache: String,
     /// Who moves bytes: auto, uring or threads (overrides -i)
     #[arg(long, value_parser = options::backend)]
     backend: Option<BackendKind>,
@@ -160,10 +163,11 @@ fn plan(args: &Args) -> Result<Plan, String> {
         return Err(could_not("force-share=on can only be used with read-only images"));
     }
     let format = args.format.as_deref().map(format::parse).transpose().map_err(|what| could_not(&what))?;
+    let cache = number("table cache size", &args.table_cache, 0, 1 << 40, true)?;
     let policy = if args.writethrough { Policy::Writethrough } else { Policy::Writeback };
     let open = OpenOptions::new().write(args.write).direct(direct).format(format).lock(!args.force_share);
-    let open =
-        open.gate(args.gate).policy(policy).backing(AllowAll).acbs(load.depth.saturating_mul(2).max(256));
+    let open = open.gate(args.gate).policy(policy).cache_bytes(cache).backing(AllowAll);
+    let open = open.acbs(load.depth.saturating_mul(2).max(256));
     let config = Config {
         backend: args.backend.unwrap_or(aio),
         queue_depth: Config::default().queue_depth.max(load.depth.saturating_add(64)),

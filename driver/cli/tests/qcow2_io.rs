@@ -1,4 +1,5 @@
-//! `quod io` against `qemu-io` on qcow2 and raw images: discards, options of an opening, `reopen`, `sigraise`.
+//! `quod io` against `qemu-io` on qcow2 and raw images: discards, options of an opening, copy-on-read,
+//! `reopen`, `sigraise`.
 
 mod common;
 

@@ -1,8 +1,9 @@
 //! The power is cut, and the image is opened again.
 //!
 //! Checks, for each image that a power cut may leave: the tables are sound before any repair (leaks may be
-//! there), or say that they need one; the snapshot holds what it held; a repair leaves no leaks; opening for reading alone gives what the contract allows, and writes nothing; opening for writing
-//! repairs or needs nothing and gives the same bytes; afterwards the check finds no corruption.
+//! there), or say that they need one; the snapshot holds what it held; a repair leaves no leaks; opening
+//! for reading alone gives what the contract allows, and writes nothing; opening for writing repairs or
+//! needs nothing and gives the same bytes; afterwards the check finds no corruption.
 
 use super::{TOP, World, driver};
 use crate::model::View;

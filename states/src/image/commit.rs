@@ -241,7 +241,7 @@ impl Image {
             Timer::NeedCheck => {
                 self.commit.check_armed = false;
                 // an allocation in flight would set it again at once
-                if self.claims.is_empty() && self.tables.dirty == 0 {
+                if self.claims.is_empty() && !self.is_due() {
                     self.commit.demand_clean = true;
                     self.kick();
                 } else {
@@ -552,12 +552,24 @@ impl Image {
         }
         self.kick();
         self.show_phase();
-        if self.commit.idle() && self.tables.dirty == 0 {
-            self.arm_need_check();
+        if !self.commit.idle() {
+            return;
         }
         // young entries that this round left behind still need their alarm
-        if self.commit.idle() && (self.tables.dirty > 0 || !self.refcounts_settled()) {
-            self.commit.arm(self.options.commit_ms, &mut self.out_alarms);
+        match self.is_due() {
+            true => self.commit.arm(self.options.commit_ms, &mut self.out_alarms),
+            false => self.arm_need_check(),
+        }
+    }
+
+    /// Something is to be written after a while, though nobody asks for it. Counts that may be wrong in the
+    /// file (lazy refcounts) wait until the dirty bit is to be cleared.
+    fn is_due(&self) -> bool {
+        match self.counted() {
+            Some(counted) if self.uses_dirty_bit() && self.commit.marked => {
+                !self.commit.dirty.is_empty() || counted.quarantine.has_work()
+            }
+            _ => self.tables.dirty > 0 || !self.refcounts_settled(),
         }
     }
 

@@ -225,7 +225,8 @@ impl Image {
         if self.acbs.is_full() {
             return;
         }
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        // the steps of a change of size follow each other: one acb takes them
+        let Some(acb) = self.acbs.get_mut(a).filter(|acb| acb.kind != Kind::Resize) else { return };
         let (sibling, request) = (acb.split(), acb.request.index);
         let Some((sibling, _)) = self.acbs.insert(sibling) else { return };
         if let Some(open) = self.requests.get_mut(request) {
@@ -391,8 +392,11 @@ impl Image {
         }
         self.ready.prepend(&mut self.acbs, &mut slice.waiters);
         if result.is_err() {
+            let number = SliceNumber(slice.number);
             self.tables.drop_slot(slot);
-            self.look_no_further();
+            if self.geometry().is_some_and(|geometry| geometry.is_refcount(number)) {
+                self.give_up_counting();
+            }
         }
         self.wake_slot_waiters();
         self.look_on();

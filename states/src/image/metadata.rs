@@ -194,11 +194,18 @@ impl Image {
     /// A bad pointer was found in an image that may be written: it is marked corrupt, and nothing else is
     /// written.
     pub(super) fn fail_lookup(&mut self, a: u32, error: alloc::boxed::Box<Error>) {
-        if matches!(*error, Error::Corrupt { .. }) && self.poison.is_none() && self.counted().is_some() {
-            self.mark_corrupt();
-            self.poison_with(Error::clone(&error));
+        if matches!(*error, Error::Corrupt { .. }) {
+            self.found_corrupt(&error);
         }
         self.fail(a, error);
+    }
+
+    /// The image contradicts itself where it is about to be written.
+    pub(super) fn found_corrupt(&mut self, error: &Error) {
+        if self.poison.is_none() && self.counted().is_some() {
+            self.mark_corrupt();
+            self.poison_with(error.clone());
+        }
     }
 
     fn mark_corrupt(&mut self) {

@@ -58,6 +58,11 @@ impl Quarantine {
         !self.waiting.is_empty() || !self.counting.is_empty()
     }
 
+    /// Counts cannot be read: what waits for them leaks.
+    pub(super) fn give_up(&mut self) {
+        self.counting.clear();
+    }
+
     /// The last window that removals wait for.
     pub(super) fn window(&self) -> Option<u64> {
         self.waiting.iter().map(|freed| freed.window).max()
@@ -208,6 +213,14 @@ impl Image {
             }
         }
         self.punch_dead();
+    }
+
+    /// A slice of the refcounts could not be loaded: trying again at once would not end.
+    pub(super) fn give_up_counting(&mut self) {
+        if let Some(counted) = self.counted_mut() {
+            counted.quarantine.give_up();
+            counted.unseen.0 = counted.unseen.1;
+        }
     }
 
     /// Are there clusters that wait for requests in flight?

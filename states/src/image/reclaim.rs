@@ -10,8 +10,7 @@
 //! Invariants:
 //! * it starts after the first sync since the opening: counts that another program lowered just before are
 //!   durable then, and so are the removals of pointers that it made before (QC4);
-//! * clusters that are in quarantine already are left to it;
-//! * a slice that cannot be loaded is asked for again only when somebody wants space;
+//! * clusters that are in quarantine already are left to it; metadata that nobody counts is corruption;
 //! * no more is punched at once than is about to be wanted: an image whose counts lie loses no more than it
 //!   would to a writer that believes them.
 
@@ -47,7 +46,8 @@ impl Image {
             let (next, more) = match self.refcount_slice(at) {
                 Ok((slot, start, stop)) => self.reclaim(slot, start, at, stop.min(end), batch - found),
                 Err(Counted::NoBlock(index)) => self.counted().map_or((end, 0), |counted| {
-                    // a block that is not there counts nothing, and what it would count is not worth a new one
+                    // a block that is not there counts nothing, and what it would count is not worth a new
+                    // one
                     ((index + 1) << counted.counts.block_bits(), 0)
                 }),
                 Err(Counted::Loading(_)) => {
@@ -84,14 +84,6 @@ impl Image {
         }
     }
 
-    /// Something could not be loaded. A disk that fails would be asked for the same slice for ever: nothing
-    /// is looked for until space is wanted again.
-    pub(super) fn look_no_further(&mut self) {
-        if let Some(counted) = self.counted_mut() {
-            counted.hungry = false;
-        }
-    }
-
     /// Takes the first run of free clusters of `[at, stop)`: where to look next, and how many they are.
     fn reclaim(&mut self, slot: u32, start: u64, at: u64, stop: u64, most: u64) -> (u64, u64) {
         let Some(counted) = self.counted() else { return (stop, 0) };
@@ -102,6 +94,10 @@ impl Image {
         let Some(first) = (at..stop).find(free) else { return (stop, 0) };
         let until = stop.min(first + most);
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
+        if let Err(error) = self.check_free(first, end - first) {
+            self.found_corrupt(&error);
+            return (stop, 0);
+        }
         if let Some(counted) = self.counted_mut() {
             counted.quarantine.bury(first, end - first);
         }

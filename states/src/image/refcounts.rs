@@ -120,7 +120,10 @@ impl Refcounted {
 
     /// Something of the refcounts is not in the file, or has yet to be counted.
     pub(super) fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.changed.is_empty() || self.quarantine.has_work()
+        // entries behind the end of a table whose successor finds no space count nothing that is pointed to
+        let placed = self.moving.as_ref().is_none_or(|moving| moving.offset.is_some());
+        let changed = self.changed.iter().any(|(index, _)| placed || *index < self.file_entries());
+        !self.dirty.is_empty() || changed || self.quarantine.has_work()
     }
 
     /// Entries of the refcount table that the file lacks may be written: their blocks are durable.
@@ -200,6 +203,10 @@ impl Image {
             }
             match self.count_run(first, count) {
                 Counted::Free => {
+                    if let Err(error) = self.check_free(first, count) {
+                        self.fail_lookup(a, Box::new(error));
+                        return None;
+                    }
                     self.set_counts(first, count, 1);
                     match reused {
                         Some(first) => self.counted_mut()?.quarantine.take(first, count),
@@ -226,6 +233,18 @@ impl Image {
                     self.fail_lookup(a, Box::new(error));
                     return None;
                 }
+            }
+        }
+    }
+
+    /// Clusters that nobody counts may not be metadata: their counts lie, and so may others.
+    pub(super) fn check_free(&self, first: u64, count: u64) -> Result<(), Error> {
+        let Some(counted) = self.counted() else { return Ok(()) };
+        let bits = counted.counts.cluster_bits;
+        match counted.overlap_any(first << bits, count << bits) {
+            None => Ok(()),
+            Some(what) => {
+                Err(Error::Corrupt { place: "refcount of a free cluster", index: first, value: 0, what })
             }
         }
     }

@@ -216,10 +216,7 @@ impl Image {
             return Ok(());
         }
         let start = crate::geometry::align_down(host, counted.header.cluster_size());
-        let what = counted.overlap(start, host + len - start).or_else(|| {
-            let table = counted.l2_tables.range(start..host + len).next();
-            table.map(|_| "the data overlaps an L2 table")
-        });
+        let what = counted.overlap_any(start, host + len - start);
         let index = pos >> counted.header.cluster_bits;
         what.map_or(Ok(()), |what| {
             Err(Box::new(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what }))
@@ -228,6 +225,14 @@ impl Image {
 }
 
 impl super::refcounts::Refcounted {
+    /// Which metadata that is known `[start, start + len)` overlaps, in words.
+    pub(super) fn overlap_any(&self, start: u64, len: u64) -> Option<&'static str> {
+        self.overlap(start, len).or_else(|| {
+            let table = self.l2_tables.range(start..start.saturating_add(len)).next();
+            table.map(|_| "overlaps an L2 table")
+        })
+    }
+
     /// Which metadata but L2 tables `[start, start + len)` overlaps, in words.
     fn overlap(&self, start: u64, len: u64) -> Option<&'static str> {
         let end = start.saturating_add(len);

@@ -1,8 +1,8 @@
 //! qcow2's options of an opening: sizes of caches, refcounts, discards, checks of what is overwritten.
 //!
 //! Knows: their names, QEMU's rules and words about them. Must never know: how the driver caches.
-//! None of them changes what a guest reads: quod keeps one budget for tables (`cache_bytes`), its checks of what
-//! it overwrites are always on, and postponed refcounts are a permission that it need not use.
+//! None of them changes what a guest reads: quod keeps one budget for tables (`cache_bytes`), its checks of
+//! what it overwrites are always on, and postponed refcounts are a permission that it need not use.
 
 use crate::sizes;
 use quod::tools::ImageInfo;
