@@ -16,6 +16,9 @@ use quod_states::qcow2 as format;
 use quod_states::qed::{self, CreateOptions};
 use quod_states::{Format, Io, IoOp, Machine, Outcome, Repair, Report};
 
+/// No file that is repaired here becomes longer.
+const LEN_MAX: u64 = 256 << 20;
+
 /// The format of an image, and what only that format has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
@@ -197,6 +200,13 @@ pub fn repaired(sim: &Sim, path: &str) -> Checked<(Vec<u8>, Report)> {
     let mut file = sim.file_bytes(path);
     let report =
         Check::new(sim, path, file.len() as u64, Some(Repair::All))?.run(&mut |machine, io| match io.op {
+            // only a hostile image asks for so much
+            IoOp::Grow { to: end, .. } | IoOp::SetLen { len: end } if end > LEN_MAX => {
+                fail(format!("a repair makes the file {end} bytes long"))
+            }
+            IoOp::WriteTable { offset, .. } if offset > LEN_MAX => {
+                fail(format!("a repair writes at {offset}"))
+            }
             IoOp::ReadTable { offset, len } => {
                 let mut bytes = file.get(offset as usize..).unwrap_or_default().to_vec();
                 bytes.resize(len as usize, 0);

@@ -9,6 +9,7 @@
 //! * [`sim`]: long random runs, one a seed;
 //! * [`explore`]: small scenarios, all orders, all crash images up to a bound;
 //! * [`nth`]: a fixed workload in which the n-th operation fails, for every n;
+//! * [`targets`]: fuzz targets over the same harness, for libFuzzer and for seeds;
 //! * [`schedule`]: the text that replays a finding, and its shrinking.
 //!
 //! Knows: the guest's contract (what may be read when), the QED format where a rule is about it. Must never
@@ -20,8 +21,10 @@ pub mod model;
 pub mod nth;
 pub mod payload;
 pub mod probe;
+pub mod replay;
 pub mod schedule;
 pub mod sim;
+pub mod targets;
 pub mod world;
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The proof's command line: `sim`, `explore`, `nth`, `replay`.
+//! The proof's command line: `sim`, `explore`, `nth`, `target`, `corpus`, `replay`.
 //!
 //! Knows: arguments and how to print. Must never know: what is checked.
 
@@ -6,15 +6,22 @@ use quod::states::state::{QCOW2_EDGES, QED_EDGES};
 use quod::{Format, State};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::{Tally, as_is};
-use quod_fuzz::{Failure, explore, sim};
+use quod_fuzz::{Failure, explore, sim, targets};
 use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str = "usage: quod-fuzz sim --seeds N [--from S]
        quod-fuzz explore [SCENARIO] [--states N] [--images N] [--faults 1]
        quod-fuzz nth
+       quod-fuzz target NAME [--seeds N] [--from S]
+       quod-fuzz target NAME FILE...
+       quod-fuzz corpus NAME FOLDER
        quod-fuzz replay FILE
-replay prints what a schedule does, with its verdict.";
+replay prints what a schedule does, with its verdict. target runs a fuzz target on seeds, or on files; what it
+finds is made smaller and put into a file. corpus writes what a fuzzer may start from.";
+
+/// Runs to make an input smaller.
+const MINIMISE_TRIES: usize = 3000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +32,8 @@ fn main() -> ExitCode {
         ["nth"] => [Format::Qed, Format::Qcow2].into_iter().try_for_each(|format| {
             quod_fuzz::nth::run(format, as_is).map(|report| println!("{}: {report:?}", format.name()))
         }),
+        ["target", name, rest @ ..] => target(name, rest),
+        ["corpus", name, folder] => corpus(name, folder),
         ["replay", file] => replay(file),
         _ => Err(Failure(USAGE.into())),
     };
@@ -115,23 +124,47 @@ fn explore_all(args: &[&str]) -> Result<(), Failure> {
 
 fn replay(file: &str) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| Failure(format!("{file}: {error}")))?;
-    let schedule = Schedule::parse(&text)?;
-    match schedule.run.as_str() {
-        "sim" => match sim::replay(&schedule.choices, as_is) {
-            Ok(_) => {
-                println!("passes");
-                Ok(())
-            }
-            Err((failure, story)) => {
-                story.iter().for_each(|line| println!("{line}"));
-                Err(failure)
-            }
-        },
-        name if name.starts_with("explore ") => {
-            let (story, outcome) = explore::replay(&schedule, as_is);
-            story.iter().for_each(|line| println!("{line}"));
-            outcome
-        }
-        other => Err(Failure(format!("no such run: {other}"))),
+    let (story, outcome) = quod_fuzz::replay::replay(&Schedule::parse(&text)?);
+    story.iter().for_each(|line| println!("{line}"));
+    outcome.map(|()| println!("passes"))
+}
+
+/// Seeds, or files.
+fn target(name: &str, args: &[&str]) -> Result<(), Failure> {
+    let target = targets::find(name)?;
+    if args.first().is_some_and(|arg| !arg.starts_with("--")) {
+        return args.iter().try_for_each(|file| {
+            let input = std::fs::read(file).map_err(|error| Failure(format!("{file}: {error}")))?;
+            target.run(&input).map_err(|failure| Failure(format!("{file}: {failure}")))
+        });
     }
+    let (seeds, from) = (option(args, "--seeds", 1000)?, option(args, "--from", 0)?);
+    let started = Instant::now();
+    std::panic::set_hook(Box::new(|_| {}));
+    for seed in from..from + seeds {
+        let input = target.input(seed);
+        if target.run(&input).is_err() {
+            let small = target.minimise(&input, MINIMISE_TRIES);
+            let failure = target.run(&small).err().unwrap_or_else(|| Failure("fails only once".into()));
+            let file = format!("{name}-{seed}.input");
+            std::fs::write(&file, &small).map_err(|error| Failure(format!("{file}: {error}")))?;
+            let len = small.len();
+            return Err(Failure(format!("{failure}\nseed {seed}: its {len} bytes are in {file}")));
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{name}: {seeds} seeds in {seconds:.1} s: {:.0} seeds/s", seeds as f64 / seconds);
+    Ok(())
+}
+
+/// Writes what to start from into a folder.
+fn corpus(name: &str, folder: &str) -> Result<(), Failure> {
+    let folder = std::path::Path::new(folder);
+    let failed = |error: std::io::Error| Failure(format!("{}: {error}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    for (name, bytes) in targets::find(name)?.corpus() {
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        std::fs::write(folder.join(name), bytes).map_err(failed)?;
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@
 //! everywhere, so a shorter list is a simpler run.
 
 mod random;
-mod setup;
+pub(crate) mod setup;
 
 use crate::schedule::{Recorder, Schedule, shrink};
 use crate::world::{Ask, Tally, Tweak, World};
@@ -23,12 +23,12 @@ pub struct Report {
     pub digest: u128,
 }
 
-fn ask(chooser: &mut dyn Chooser, n: usize) -> usize {
+pub(crate) fn ask(chooser: &mut dyn Chooser, n: usize) -> usize {
     pick(chooser, Choice::Workload, n)
 }
 
 /// One in `n`.
-fn chance(chooser: &mut dyn Chooser, n: usize) -> bool {
+pub(crate) fn chance(chooser: &mut dyn Chooser, n: usize) -> bool {
     ask(chooser, n) == n - 1
 }
 
@@ -91,7 +91,7 @@ fn arm(chooser: &mut dyn Chooser, world: &mut World) {
 }
 
 /// One thing happens.
-fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -> Checked {
+pub(crate) fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -> Checked {
     match ask(chooser, 20) {
         0..=9 => world.step(chooser).map(drop),
         10 if chance(chooser, 3) => world.fire().map(drop),

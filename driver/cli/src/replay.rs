@@ -1,5 +1,7 @@
 //! `quod replay`: plays a guest's block trace on an image and verifies every byte.
 //!
+//! With `--schedule` it runs a schedule of the proof instead.
+//!
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
 use crate::create::{self, Values};
@@ -13,6 +15,7 @@ use quod_bench::options;
 use quod_bench::replay::{self, Observer, Options, Speed};
 use quod_bench::report::Report;
 use quod_bench::trace::{Source, Summary};
+use quod_fuzz::schedule::Schedule;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tempfile::TempDir;
@@ -25,6 +28,9 @@ use tempfile::TempDir;
 pub struct Args {
     /// A trace in fio's iolog format, version 2 or 3 (default: the one that ships with quod)
     trace: Option<PathBuf>,
+    /// Instead of a trace: run a schedule of quod's proof, and tell what happens
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    schedule: Option<PathBuf>,
     /// Play on this image; it is created if it does not exist. What the trace writes to is OVERWRITTEN
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -94,10 +100,32 @@ fn formats(name: &str) -> Result<Formats, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
+    if let Some(path) = &args.schedule {
+        return schedule(path);
+    }
     match play(&args) {
         Ok(reports) if reports.iter().all(|report| report.verification.passed()) => ExitCode::SUCCESS,
         Ok(_) => fail("replay: verification failed"),
         Err(what) => fail(format_args!("replay: {what}")),
+    }
+}
+
+/// What a schedule does, on the simulated disk; no image is touched.
+fn schedule(path: &Path) -> ExitCode {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let schedule = text.and_then(|text| Schedule::parse(&text).map_err(|error| error.to_string()));
+    let schedule = match schedule {
+        Ok(schedule) => schedule,
+        Err(what) => return fail(format_args!("replay: {}: {what}", path.display())),
+    };
+    let (story, outcome) = quod_fuzz::replay::replay(&schedule);
+    story.iter().for_each(|line| println!("{line}"));
+    match outcome {
+        Ok(()) => {
+            println!("passes");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => fail(format_args!("replay: {failure}")),
     }
 }
 

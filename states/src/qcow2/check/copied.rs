@@ -48,7 +48,8 @@ impl Check {
             }
             let Some(count) = self.refcount(offset) else { continue };
             if (count == 1) != (entry & COPIED != 0) {
-                let corrects = self.corrects();
+                // an L1 table that claims to be where the header is: its entries are the header's fields
+                let corrects = self.corrects() && self.header.l1_offset != 0;
                 let (place, what) = ("L1 table", "the copied flag contradicts the refcount");
                 let l1_index = Some(index as u64);
                 self.wrong(
