@@ -23,6 +23,7 @@ use crate::sim::panic_text;
 use crate::world::{Tweak, World};
 use crate::{Checked, Failure, fail};
 use crash::Images;
+use quod::states::State;
 use quod_backend::sim::{Choice, Chooser, Fault, Fifo, Script, pick};
 use scenario::{Prepared, Scenario};
 use std::collections::HashSet;
@@ -71,6 +72,22 @@ pub struct Explored {
     pub complete: bool,
     /// An operation was made to fail in some run.
     pub failed: bool,
+    /// Edges of the state table that were taken: for each state, as bits.
+    pub edges: [u32; State::COUNT],
+}
+
+impl Explored {
+    /// The edges that this world has taken, too.
+    fn add_edges(&mut self, world: &World) {
+        for (_, from, to) in world.tally.edges.keys() {
+            self.edges[usize::from(*from)] |= 1 << to;
+        }
+    }
+
+    /// Was this edge taken?
+    pub fn took(&self, (from, to): (State, State)) -> bool {
+        self.edges[from as usize] & 1 << to as u32 != 0
+    }
 }
 
 /// Follows a prefix, then takes first alternatives.
@@ -175,7 +192,7 @@ fn start(
 }
 
 /// At rest: read whole, close, and everything that a close promises.
-fn finish(mut world: World, asked: usize, scenario: &Scenario) -> Checked {
+fn finish(world: &mut World, asked: usize, scenario: &Scenario) -> Checked {
     if world.in_flight() > 0 {
         return fail(format!("requests wait for nothing:\n{}", world.describe()));
     }
@@ -212,6 +229,7 @@ impl Search<'_> {
                     return Ok(());
                 }
                 self.out.states += 1;
+                self.out.add_edges(&world);
                 self.crash = Some(vec![actions]);
                 self.images.judge(&world, self.bounds.images, &mut self.out, &mut self.crash)?;
                 self.crash = None;
@@ -219,7 +237,9 @@ impl Search<'_> {
             if !act(&mut world, self.scenario, &mut asked, chooser)? {
                 self.out.ends += 1;
                 self.out.failed |= world.has_failed();
-                return finish(world, asked, self.scenario);
+                let outcome = finish(&mut world, asked, self.scenario);
+                self.out.add_edges(&world);
+                return outcome;
             }
             self.out.failed |= world.has_failed();
         }
@@ -296,6 +316,9 @@ pub fn explore_faults(
             sum.recovered += out.recovered;
             sum.sampled += out.sampled;
             sum.complete &= out.complete;
+            for (sum, edges) in sum.edges.iter_mut().zip(out.edges) {
+                *sum |= edges;
+            }
         }
         if !any {
             break;
@@ -349,7 +372,7 @@ fn tell(
     let acts = acts.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic))));
     let outcome = match (acts, crash) {
         (Err(failure), _) => Err(failure),
-        (Ok(()), None) => finish(world, asked, scenario),
+        (Ok(()), None) => finish(&mut world, asked, scenario),
         (Ok(()), Some(crash)) => {
             let versions = crash.get(1..).unwrap_or_default();
             story.push(crash::describe(&world, versions));

@@ -1,12 +1,17 @@
 //! The exhaustive explorer in the test run.
 //!
 //! Checks: every scenario holds in every order and for all crash images up to the bound; a sample of them
-//! also when any one operation fails, once and for ever; no scenario is cut short; a schedule replays.
+//! also when any one operation fails, once and for ever; no scenario is cut short; a schedule replays; the
+//! tables of docs/proof.md are what came out (`UPDATE_DOCS=1` writes them anew).
 
 use quod::Format;
+use quod::states::State;
+use quod::states::state::{Edges, QCOW2_EDGES, QED_EDGES};
 use quod_fuzz::explore::{Bounds, Explored, explore, explore_faults, replay, scenario};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::as_is;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
 
 const BOUNDS: Bounds = Bounds { states: 200_000, images: 256 };
 /// Of qcow2, whose scenarios are many.
@@ -18,8 +23,49 @@ fn print(name: &str, out: &Explored) {
     println!("{images:>9} images {recovered:>7} different");
 }
 
+/// One writes the page at a time.
+static PAGE: Mutex<()> = Mutex::new(());
+
+/// The table between its marks in docs/proof.md is this one.
+fn assert_page(name: &str, table: &str) {
+    let _one = PAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/proof.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
+    let (before, rest) = page.split_once(&begin).expect("the page has the mark");
+    let (old, after) = rest.split_once(&end).expect("and its end");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, format!("{before}{begin}{table}{end}{after}")).unwrap();
+    } else {
+        assert!(old == table, "docs/proof.md is stale: UPDATE_DOCS=1 cargo test -p quod-fuzz --test explore");
+    }
+}
+
+/// Which edges nobody took.
+fn untaken(edges: Edges, taken: &Explored) -> String {
+    let list: Vec<String> = edges
+        .iter()
+        .filter(|edge| !taken.took(**edge))
+        .map(|(from, to)| format!("{} to {}", from.name(), to.name()))
+        .collect();
+    let count = edges.len() - list.len();
+    match list.is_empty() {
+        true => format!("\nAll {count} edges of the table are taken.\n"),
+        false => format!("\n{count} of {} edges are taken; not: {}.\n", edges.len(), list.join(", ")),
+    }
+}
+
+fn unite(sum: &mut Explored, out: &Explored) {
+    for state in 0..State::COUNT {
+        sum.edges[state] |= out.edges[state];
+    }
+}
+
 /// Every scenario of a format, in every order.
 fn all_hold(format: Format, bounds: Bounds) {
+    let mut table = String::from("| scenario | states | runs | ends | crash images | different ones |\n");
+    table += "| --- | --- | --- | --- | --- | --- |\n";
+    let mut sum = Explored::default();
     for scenario in scenario::all().into_iter().filter(|scenario| scenario.format() == format) {
         // whoever wants space reads dozens of refcount blocks, in any order
         let many = scenario.name.contains("new-refcount-table");
@@ -27,6 +73,12 @@ fn all_hold(format: Format, bounds: Bounds) {
         match explore(&scenario, None, as_is, bounds) {
             Ok(out) => {
                 print(scenario.name, &out);
+                unite(&mut sum, &out);
+                let Explored { states, runs, ends, images, recovered, .. } = out;
+                let cut = if out.complete { "" } else { " (bounded)" };
+                let name = scenario.name;
+                writeln!(table, "| {name}{cut} | {states} | {runs} | {ends} | {images} | {recovered} |")
+                    .unwrap();
                 assert!(
                     (out.complete || many) && out.states > 3 && out.ends > 0,
                     "{}: {out:?}",
@@ -36,6 +88,9 @@ fn all_hold(format: Format, bounds: Bounds) {
             Err(found) => panic!("{}: {}\n{}", scenario.name, found.0, found.1),
         }
     }
+    let edges = if format == Format::Qed { QED_EDGES } else { QCOW2_EDGES };
+    table += &untaken(edges, &sum);
+    assert_page(&format!("{format:?} scenarios"), &table);
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Scenario {
             .cache_bytes(self.cache)
             .grow_step(0)
             .acbs(8);
-        Session { options: tweak(options), requests: 8, trace: false }
+        Session { options: tweak(options), requests: 8, trace: true }
     }
 
     /// Sectors that the requests write to.
