@@ -1,8 +1,9 @@
 //! Fill buffers: the bytes around a guest's bytes that a write must carry along (QEMU: prefill and postfill).
 //!
 //! Knows: which control block's, head or tail. Must never know: where the bytes come from.
-//! Invariants: a fill starts out as zeros; it is given back when its write has ended; a fill that a read is
-//! still filling is never given back, even if its control block died meanwhile.
+//! Invariants: a fill starts out as zeros, unless its first read fills all of it; it is given back when its
+//! write has ended; a fill that a read is still filling is never given back, even if its control block died
+//! meanwhile.
 
 use crate::arena::{Arena, Loan};
 use quod_backend::{Segment, Segments};
@@ -39,7 +40,10 @@ impl Fill {
     ) -> Segment {
         if self.loan.is_none() || self.generation != generation || self.len != size {
             self.drop_loan(arena);
-            *self = Fill { loan: Some(arena.take_zeroed(size as usize)), len: size, generation, busy: 0 };
+            // a read that fills all of it leaves nothing to see of what was there before
+            let whole = at == 0 && len == size;
+            let loan = if whole { arena.take(size as usize) } else { arena.take_zeroed(size as usize) };
+            *self = Fill { loan: Some(loan), len: size, generation, busy: 0 };
         }
         self.busy += 1;
         match &self.loan {
