@@ -18,7 +18,7 @@ use crate::stats::{Stats, add_counters};
 use crate::trace::Transitions;
 use crate::translate::Place;
 use quod_backend::{AnyBackend, Backend, Completion as Landed};
-use quod_states::{Counters, Kind, Refused};
+use quod_states::{Counters, Kind, Machine, Outcome, Refused};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
@@ -172,6 +172,7 @@ impl<B: Backend> Driver<B> {
     /// readable again.
     fn rounds(&mut self) -> Result<(), Error> {
         self.fire_timers();
+        self.go_on();
         for _ in 0..ROUNDS {
             self.start()?;
             self.port.backend.clear_notify();
@@ -182,6 +183,17 @@ impl<B: Backend> Driver<B> {
         }
         self.decompress();
         if self.port.unsent() { self.start() } else { Ok(()) }
+    }
+
+    /// Work that was cut short in the turn before.
+    fn go_on(&mut self) {
+        for (place, io) in std::mem::take(&mut self.port.yielded) {
+            let layer = self.disks[place.disk as usize].layers.get_mut(place.layer as usize);
+            if let Some(layer) = layer {
+                layer.image.handle_completion(io, Outcome::Done);
+                self.settle(place);
+            }
+        }
     }
 
     fn start(&mut self) -> Result<(), Error> {
@@ -205,7 +217,7 @@ impl<B: Backend> Driver<B> {
         self.now = self.port.backend.now();
         let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
         let until = [timeout, alarm].into_iter().flatten().min();
-        let idle = self.done.is_empty() && self.decompressor.is_idle();
+        let idle = self.done.is_empty() && self.decompressor.is_idle() && self.port.yielded.is_empty();
         let expects = self.port.in_flight() > 0 || self.decompressor.is_busy() || until.is_some();
         if idle && expects {
             self.sleep(until).map_err(|error| Error::backend("waiting", &error))?;
@@ -246,7 +258,11 @@ impl<B: Backend> Driver<B> {
     /// operations to hand over, completions to take, or clusters to decompress, now. A loop that sleeps no
     /// longer than this needs no other care.
     pub fn next_timeout(&self) -> Option<Duration> {
-        if self.port.unsent() || !self.done.is_empty() || !self.decompressor.is_idle() {
+        if self.port.unsent()
+            || !self.port.yielded.is_empty()
+            || !self.done.is_empty()
+            || !self.decompressor.is_idle()
+        {
             return Some(Duration::ZERO);
         }
         self.earliest.map(|deadline| deadline.saturating_sub(self.port.backend.now()))

@@ -6,6 +6,7 @@
 //! by the machines' slabs.
 
 use crate::arena::{Arena, Loan};
+use crate::translate::Place;
 use quod_backend::{Backend, Op, Token};
 use quod_states::{AcbId, IoId, Part};
 use std::collections::VecDeque;
@@ -99,6 +100,8 @@ pub(crate) struct Port<B> {
     pending: VecDeque<(Token, Op)>,
     in_flight: usize,
     unsent: bool,
+    /// What goes on in the next turn.
+    pub yielded: Vec<(Place, IoId)>,
 }
 
 impl<B: Backend> Port<B> {
@@ -114,6 +117,7 @@ impl<B: Backend> Port<B> {
             pending: VecDeque::with_capacity(room),
             in_flight: 0,
             unsent: false,
+            yielded: Vec::new(),
         }
     }
 

@@ -86,6 +86,7 @@ pub(crate) fn plain<M: Machine>(
         | IoOp::ReadBacking { .. }
         | IoOp::ReadCompressed { .. }
         | IoOp::ForgetCompressed { .. }
+        | IoOp::Yield
         | IoOp::ZeroBuffer { .. }
         | IoOp::ReadFill { .. }
         | IoOp::WriteData { .. } => return None,
@@ -202,6 +203,7 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             decompress::want(out, layer, Want { io: io.id, dest, len, host, bytes, within });
         }
         IoOp::ForgetCompressed { host, len } => layer.compressed.forget(host, len),
+        IoOp::Yield => out.port.yielded.push((out.place, io.id)),
         IoOp::Sync if layer.data.is_some() => {
             for file in [layer.data().id, layer.file.id] {
                 out.send(io.id, Task::HalfSync, Op::Sync { file });

@@ -201,6 +201,9 @@ pub enum IoOp {
         /// Bytes.
         len: u64,
     },
+    /// Nothing: to be completed in the embedder's next turn, so that a long piece of work does not hold its
+    /// thread.
+    Yield,
     /// Make every write completed before now durable, the file's length included (fdatasync).
     Sync,
 }

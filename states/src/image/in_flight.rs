@@ -121,6 +121,7 @@ impl Machine for Image {
             Purpose::Grow => self.grown(result),
             Purpose::Reftable(_) => self.reftable_written(result),
             Purpose::Spill(_) => self.commit.unsynced = true,
+            Purpose::CountDown => self.count_on(),
             Purpose::Punch(first, count) => self.punched(first, count, &result),
             Purpose::CopyRead(l1_index) => self.copy_read(l1_index, outcome, result),
             Purpose::CopyWrite(l1_index) => self.copy_written(l1_index, result),

@@ -138,6 +138,8 @@ enum Purpose {
     Reftable(u64),
     /// The same, where a rule is removed.
     Spill(u64),
+    /// Nothing: counts go down in more than one call.
+    CountDown,
     /// A hole where clusters were: the first, how many.
     Punch(u64, u64),
     /// The old table of a copy, by L1 index,

@@ -23,6 +23,8 @@ use alloc::vec::Vec;
 
 /// Holes punched at once.
 pub(super) const PUNCHES_MAX: u32 = 8;
+/// So many counts that go down are enough for one call.
+const PAUSE: u32 = 1024;
 /// Free runs that are looked at for one long enough.
 const LOOK_MAX: usize = 64;
 
@@ -41,6 +43,8 @@ pub(super) struct Quarantine {
     waiting: VecDeque<Freed>,
     /// Their counts go down.
     counting: VecDeque<(u64, u64)>,
+    /// The rest of them go down in the embedder's next turn.
+    paused: bool,
     /// Not counted any more: first cluster, number.
     dead: VecDeque<(u64, u64)>,
     /// Holes on their way.
@@ -192,9 +196,22 @@ impl Image {
 
     /// Lets counts go down, as far as their slices are there.
     pub(super) fn count_down(&mut self) {
+        if self.counted().is_some_and(|counted| counted.quarantine.paused) {
+            return;
+        }
+        let mut left = PAUSE;
         while let Some((first, count)) =
             self.counted().and_then(|counted| counted.quarantine.counting.front().copied())
         {
+            if left == 0 {
+                // the embedder's thread is not held for as long as a large disk takes
+                if let Some(counted) = self.counted_mut() {
+                    counted.quarantine.paused = true;
+                }
+                self.name_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
+                return;
+            }
+            left -= 1;
             match self.count(first) {
                 Ok(0) | Err(Wait::Never) => {}
                 // what lies there is metadata, and stays counted: no hole may be punched in it
@@ -224,6 +241,15 @@ impl Image {
             counted.quarantine.give_up();
             counted.unseen.0 = counted.unseen.1;
         }
+    }
+
+    /// The embedder's next turn: the rest.
+    pub(super) fn count_on(&mut self) {
+        if let Some(counted) = self.counted_mut() {
+            counted.quarantine.paused = false;
+        }
+        self.count_down();
+        self.kick();
     }
 
     /// Are there clusters that wait for requests in flight?

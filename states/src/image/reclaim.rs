@@ -20,7 +20,7 @@ use super::refcounts::{Counted, count_of};
 /// Bytes that are reclaimed at once, when fewer are free.
 const BATCH: u64 = 4 << 20;
 /// Slices of the refcounts that are looked at in one go.
-const SLICES: u32 = 32;
+const SLICES: u32 = 4;
 /// And loaded at once.
 const LOADS: u64 = 4;
 

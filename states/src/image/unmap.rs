@@ -11,9 +11,13 @@ use super::find::{Mapping, Run};
 use super::link::units;
 use crate::error::Error;
 use crate::geometry::align_down;
+use crate::io::{IoOp, Part};
 use crate::qcow2::entry::ZERO;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
 use crate::request::{Flags, Kind, Path};
+
+/// So many changes of entries are enough for one call.
+const PAUSE: u32 = 256;
 
 /// What becomes of the entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,29 +84,39 @@ impl Image {
             self.copy_table(a, start);
             return false;
         }
-        let mut at = first;
+        let (mut at, mut changed) = (first, 0);
         while at < last {
             let mask = units(&geometry, at, start, end.max(start + 1));
-            if let Err(error) = self.unmap_one(slot, at, mask, how) {
-                self.fail_lookup(a, alloc::boxed::Box::new(error));
-                return false;
+            match self.unmap_one(slot, at, mask, how) {
+                Ok(one) => changed += u32::from(one),
+                Err(error) => {
+                    self.fail_lookup(a, alloc::boxed::Box::new(error));
+                    return false;
+                }
             }
             at += geometry.cluster_size();
         }
         self.note(a, Path::ZERO);
         self.note_written(a, true);
-        self.skip(a, len)
+        let go_on = self.skip(a, len);
+        if changed < PAUSE || self.acbs.get(a).is_none_or(|acb| acb.pos == acb.end) {
+            return go_on;
+        }
+        // the embedder's thread is not held for as long as a large disk takes
+        self.name_own(a, Part::Head, IoOp::Yield);
+        false
     }
 
-    fn unmap_one(&mut self, slot: u32, start: u64, mask: u32, how: Unmap) -> Result<(), Error> {
-        let super::Layout::Qcow2(_, shape) = &self.layout else { return Ok(()) };
+    /// Was there something to change?
+    fn unmap_one(&mut self, slot: u32, start: u64, mask: u32, how: Unmap) -> Result<bool, Error> {
+        let super::Layout::Qcow2(_, shape) = &self.layout else { return Ok(false) };
         let shape = *shape;
-        let Some(words) = self.entry_words(slot, start) else { return Ok(()) };
+        let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
         let old = shape.decode_l2(start, words.0, words.1)?;
         let hides = self.backing_len.is_some_and(|backing| backing > start);
         let new = how.words(shape, old, words, mask, hides);
         if new == words {
-            return Ok(());
+            return Ok(false);
         }
         let kept = shape.decode_l2(start, new.0, new.1).ok().and_then(|new| match new {
             L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } => Some(host),
@@ -112,7 +126,7 @@ impl Image {
         self.check_entry_place(start, old)?;
         self.change_entry(slot, start, new.0, new.1);
         self.release_old(shape, old, kept);
-        Ok(())
+        Ok(true)
     }
 
     /// How far the request reaches in the table that is at hand, a disk's last unit counted whole.

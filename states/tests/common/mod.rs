@@ -280,6 +280,7 @@ impl Disk {
             IoOp::SetLen { len } => self.file.resize(len as usize, 0),
             IoOp::Sync => {}
             IoOp::ZeroBuffer { .. } | IoOp::ForgetCompressed { .. } => unreachable!(),
+            IoOp::Yield => {}
         }
         machine.handle_completion(io.id, Outcome::Done);
     }
