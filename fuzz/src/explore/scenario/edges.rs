@@ -1,5 +1,5 @@
 //! Scenarios for edges of the state tables that the others do not take: one control block, FUA on zeros,
-//! clusters that are copied in pieces, large blocks, changes of size.
+//! clusters that are copied in pieces, a cache without room, large blocks, changes of size.
 //!
 //! Knows: which request takes which edge. Must never know: how they are driven.
 
@@ -66,6 +66,12 @@ fn qed() -> Vec<Scenario> {
 fn qcow2() -> Vec<Scenario> {
     let kinds = [data(0, 1), packed(2, 1), data(4, 1)];
     let fua = Ask::Write { offset: 0, len: 512, fua: true };
+    // a table for each of so many requests that the cache has no slot for the last of them
+    let tables: Vec<Part> = (0..18).map(|n| data(64 * n, 1)).collect();
+    let reads: Vec<Ask> = (0..18).map(|n| read(SPAN * n + 512, 512)).collect();
+    let mut room = scenario("qcow2-no-room", SMALL, 18, &reads).sized(18 * SPAN).made(&tables);
+    room.cache = 4096;
+    room.acbs = 18;
     let part = Part::Subclusters { at: 0, data: 0x0000_00f0, zero: 0x0000_0f00 };
     let blocks = [write(12 * K + 612, 200), write(14 * K, 512), Ask::Flush];
     let mut blocks = scenario("qcow2-subclusters-in-blocks", SPLIT, 2, &blocks)
@@ -92,6 +98,7 @@ fn qcow2() -> Vec<Scenario> {
         scenario("qcow2-fua-and-flush", USUAL, 1, &[fua, Ask::Flush]),
         scenario("qcow2-pieces-of-a-copy", USUAL, 1, &[write(M + 512, 512)]).backed(M + 1024).pieces(),
         scenario("qcow2-piece-of-a-copy", USUAL, 1, &[write(M + 512, 512)]).backed(M).pieces(),
+        room,
         blocks,
     ]
 }
