@@ -24,7 +24,7 @@ use crate::world::{Tweak, World};
 use crate::{Checked, Failure, fail};
 use crash::Images;
 use quod::states::State;
-use quod_backend::sim::{Choice, Chooser, Fault, Fifo, Script, pick};
+use quod_backend::sim::{Choice, Chooser, Fault, Fifo, Script, Seeded, Sim, pick};
 use scenario::{Prepared, Scenario};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -224,12 +224,12 @@ impl Search<'_> {
         let (mut world, mut asked) = start(self.scenario, self.prepared, &self.fault, self.tweak)?;
         for actions in 0.. {
             if chooser.at >= known {
+                self.out.add_edges(&world);
                 let digest = hash_words(world.digest(), [asked as u64]);
                 if !self.seen.insert(digest) {
                     return Ok(());
                 }
                 self.out.states += 1;
-                self.out.add_edges(&world);
                 self.crash = Some(vec![actions]);
                 self.images.judge(&world, self.bounds.images, &mut self.out, &mut self.crash)?;
                 self.crash = None;
@@ -376,7 +376,7 @@ fn tell(
         (Ok(()), Some(crash)) => {
             let versions = crash.get(1..).unwrap_or_default();
             story.push(crash::describe(&world, versions));
-            crash::judge_one(&world, versions)
+            crash::judge_one(&world, scenario, versions)
         }
     };
     (story, outcome)
@@ -398,4 +398,34 @@ pub fn replay(schedule: &Schedule, tweak: Tweak) -> (Vec<String>, Checked) {
         Some(scenario) => tell(&scenario, &schedule.choices, schedule.crash.as_deref(), fault, tweak),
         None => (Vec::new(), fail(format!("no such scenario: {name}"))),
     }
+}
+
+/// May the guest find these bytes?
+pub type Allowed<'a> = &'a dyn Fn(&[u8]) -> Checked;
+
+/// A few crash images of a scenario for another judge, the same ones each time: of one run, in an order that
+/// a seed chooses, moments spread over it.
+pub fn crash_samples(
+    scenario: &Scenario,
+    images: usize,
+    judge: &mut dyn FnMut(&Sim, Allowed<'_>),
+) -> Checked {
+    let prepared = scenario.prepare()?;
+    let mut length = 0;
+    for sampling in [false, true] {
+        let (mut world, mut asked) = start(scenario, &prepared, &None, crate::world::as_is)?;
+        let (mut order, mut survivors) = (Seeded::new(1), Seeded::new(2));
+        for actions in 0..1000 {
+            let due = |at: usize| at * images / (length + 1) != (at + 1) * images / (length + 1);
+            if sampling && due(actions) {
+                let image = world.sim().crash(&mut survivors);
+                judge(&image, &|bytes| crash::allowed(&world, bytes));
+            }
+            if !act(&mut world, scenario, &mut asked, &mut order)? {
+                length = actions;
+                break;
+            }
+        }
+    }
+    Ok(())
 }

@@ -200,6 +200,16 @@ impl World {
         &self.model
     }
 
+    /// Opened again, the disk may have one of these sizes.
+    pub fn allow_sizes(&mut self, sizes: &[u64]) {
+        self.sizes.extend(sizes);
+    }
+
+    /// After a power cut now, may the disk have this size?
+    pub fn may_have_size(&self, len: u64) -> bool {
+        len == self.model.len() || self.sizes.contains(&len)
+    }
+
     /// The image.
     pub fn subject(&self) -> &Subject {
         &self.subject

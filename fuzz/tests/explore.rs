@@ -41,18 +41,18 @@ fn assert_page(name: &str, table: &str) {
     }
 }
 
-/// Which edges nobody took.
-fn untaken(edges: Edges, taken: &Explored) -> String {
+/// How many edges were taken; none is left.
+fn edges_taken(edges: Edges, taken: &Explored, failing: &Explored) -> String {
+    let plain = edges.iter().filter(|edge| taken.took(**edge)).count();
+    let more = edges.iter().filter(|edge| !taken.took(**edge) && failing.took(**edge)).count();
     let list: Vec<String> = edges
         .iter()
-        .filter(|edge| !taken.took(**edge))
+        .filter(|edge| !taken.took(**edge) && !failing.took(**edge))
         .map(|(from, to)| format!("{} to {}", from.name(), to.name()))
         .collect();
-    let count = edges.len() - list.len();
-    match list.is_empty() {
-        true => format!("\nAll {count} edges of the table are taken.\n"),
-        false => format!("\n{count} of {} edges are taken; not: {}.\n", edges.len(), list.join(", ")),
-    }
+    assert!(list.is_empty(), "no scenario takes {}", list.join(", "));
+    let all = edges.len();
+    format!("\n{plain} of {all} edges are taken; with a failing operation {more} more.\n")
 }
 
 fn unite(sum: &mut Explored, out: &Explored) {
@@ -62,14 +62,20 @@ fn unite(sum: &mut Explored, out: &Explored) {
 }
 
 /// Every scenario of a format, in every order.
-fn all_hold(format: Format, bounds: Bounds) {
+fn all_hold(format: Format, bounds: Bounds, failing: &Explored) {
     let mut table = String::from("| scenario | states | runs | ends | crash images | different ones |\n");
     table += "| --- | --- | --- | --- | --- | --- |\n";
     let mut sum = Explored::default();
     for scenario in scenario::all().into_iter().filter(|scenario| scenario.format() == format) {
         // whoever wants space reads dozens of refcount blocks, in any order
         let many = scenario.name.contains("new-refcount-table");
-        let bounds = if many { Bounds { states: 5000, ..bounds } } else { bounds };
+        // eighteen reads that wait for room complete in too many orders
+        let room = scenario.name == "qcow2-no-room";
+        let bounds = match (many, room) {
+            (true, _) => Bounds { states: 5000, ..bounds },
+            (_, true) => Bounds { states: 500, ..bounds },
+            _ => bounds,
+        };
         match explore(&scenario, None, as_is, bounds) {
             Ok(out) => {
                 print(scenario.name, &out);
@@ -80,7 +86,7 @@ fn all_hold(format: Format, bounds: Bounds) {
                 writeln!(table, "| {name}{cut} | {states} | {runs} | {ends} | {images} | {recovered} |")
                     .unwrap();
                 assert!(
-                    (out.complete || many) && out.states > 3 && out.ends > 0,
+                    (out.complete || many || room) && out.states > 3 && out.ends > 0,
                     "{}: {out:?}",
                     scenario.name
                 );
@@ -89,35 +95,28 @@ fn all_hold(format: Format, bounds: Bounds) {
         }
     }
     let edges = if format == Format::Qed { QED_EDGES } else { QCOW2_EDGES };
-    table += &untaken(edges, &sum);
+    table += &edges_taken(edges, &sum, failing);
     assert_page(&format!("{format:?} scenarios"), &table);
 }
 
-#[test]
-fn every_scenario_of_qed_holds_in_every_order() {
-    all_hold(Format::Qed, BOUNDS);
-}
-
-#[test]
-fn every_scenario_of_qcow2_holds_in_every_order() {
-    all_hold(Format::Qcow2, FEWER);
-}
-
-fn hold_with_faults(names: &[&str], images: usize) {
+fn hold_with_faults(names: &[&str], images: usize) -> Explored {
+    let mut sum = Explored::default();
     for scenario in scenario::all().into_iter().filter(|scenario| names.contains(&scenario.name)) {
         match explore_faults(&scenario, as_is, Bounds { states: 50_000, images }) {
             Ok(out) => {
                 print(scenario.name, &out);
+                unite(&mut sum, &out);
                 assert!(out.complete, "{}: {out:?}", scenario.name);
             }
             Err(found) => panic!("{}: {}\n{}", scenario.name, found.0, found.1),
         }
     }
+    sum
 }
 
 #[test]
-fn some_scenarios_of_qed_hold_with_any_operation_failing() {
-    hold_with_faults(
+fn qed_holds_in_every_order_and_with_any_operation_failing() {
+    let failing = hold_with_faults(
         &[
             "writer-and-flush",
             "copy-beside-reader",
@@ -125,14 +124,16 @@ fn some_scenarios_of_qed_hold_with_any_operation_failing() {
             "first-write-fua",
             "unaligned-new-cluster",
             "second-table",
+            "fua-and-flush",
         ],
         64,
     );
+    all_hold(Format::Qed, BOUNDS, &failing);
 }
 
 #[test]
-fn some_scenarios_of_qcow2_hold_with_any_operation_failing() {
-    hold_with_faults(
+fn qcow2_holds_in_every_order_and_with_any_operation_failing() {
+    let failing = hold_with_faults(
         &[
             "qcow2-writer-and-flush",
             "qcow2-shared-table",
@@ -140,9 +141,15 @@ fn some_scenarios_of_qcow2_hold_with_any_operation_failing() {
             "qcow2-new-refcount-block-at-once",
             "qcow2-compressed-shared",
             "qcow2-lazy-fua-and-close",
+            "qcow2-fua-and-flush",
+            "qcow2-unaligned-new-cluster",
+            "qcow2-copy-beside-reader",
+            "qcow2-close-in-flight",
+            "qcow2-second-cluster",
         ],
         16,
     );
+    all_hold(Format::Qcow2, FEWER, &failing);
 }
 
 #[test]

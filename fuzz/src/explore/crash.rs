@@ -19,8 +19,11 @@ use quod_backend::sim::{Choice, Chooser, CrashPlan, Seeded, Sim, Volatile};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-/// Of a recovered image: the touched sectors, each as the number of its content.
-type Content = Rc<Vec<u32>>;
+/// Of more unsynced sectors than this only a sample is alone in missing, or in being kept.
+const MANY: usize = 512;
+
+/// Of a recovered image: its size, and the touched sectors, each as the number of its content.
+type Content = Rc<(u64, Vec<u32>)>;
 
 /// Every image that was met.
 pub struct Images {
@@ -28,6 +31,7 @@ pub struct Images {
     subject: Subject,
     base: Vec<u8>,
     touched: Vec<u64>,
+    sizes: Vec<u64>,
     recovered: HashMap<u128, Content>,
     judged: HashSet<u128>,
     contents: Vec<Vec<u8>>,
@@ -42,6 +46,7 @@ impl Images {
             subject: prepared.subject.clone(),
             base: prepared.content.clone(),
             touched: scenario.touched(),
+            sizes: scenario.sizes(),
             recovered: HashMap::new(),
             judged: HashSet::new(),
             contents: Vec::new(),
@@ -83,19 +88,25 @@ impl Images {
                     content
                 }
             };
-            for (sector, number) in self.touched.iter().zip(content.iter()) {
-                world.model().check_sector(*sector, &self.contents[*number as usize], View::Crash)?;
+            if !world.may_have_size(content.0) {
+                return fail(format!("after a power cut the disk has {} bytes", content.0));
+            }
+            for (sector, number) in self.touched.iter().zip(&content.1) {
+                judge_sector(world, *sector, &self.contents[*number as usize])?;
             }
         }
         Ok(())
     }
 
-    fn recover(&mut self, image: Sim) -> Checked<Vec<u32>> {
-        let bytes = open_and_read(image, &self.session, &self.subject, self.base.len() as u64)?;
+    fn recover(&mut self, image: Sim) -> Checked<(u64, Vec<u32>)> {
+        let bytes = open_and_read(image, &self.session, &self.subject, self.base.len() as u64, &self.sizes)?;
         let mut numbers = Vec::with_capacity(self.touched.len());
         let mut at = 0;
         for &sector in &self.touched {
             let (start, end) = ((sector * SECTOR) as usize, ((sector + 1) * SECTOR) as usize);
+            if end > bytes.len() {
+                break;
+            }
             untouched(&self.base, &bytes, at, start)?;
             let part = &bytes[start..end];
             let number = match self.numbers.get(part) {
@@ -111,21 +122,42 @@ impl Images {
             at = end;
         }
         untouched(&self.base, &bytes, at, bytes.len())?;
-        Ok(numbers)
+        Ok((bytes.len() as u64, numbers))
     }
 }
 
+/// Behind the disk's old end lie zeros.
 fn untouched(base: &[u8], bytes: &[u8], start: usize, end: usize) -> Checked {
-    if base[start..end] == bytes[start..end] {
+    let (old, new) = bytes[start..end].split_at(end.min(base.len()).saturating_sub(start));
+    if base[start.min(base.len())..].starts_with(old) && new.iter().all(|byte| *byte == 0) {
         return Ok(());
     }
-    let at = (start..end).find(|at| base[*at] != bytes[*at]).unwrap_or(start);
-    fail(format!("byte {at:#x}, which nobody wrote, was {} and is {}", base[at], bytes[at]))
+    let was = |at: usize| base.get(at).copied().unwrap_or(0);
+    let at = (start..end).find(|at| was(*at) != bytes[*at]).unwrap_or(start);
+    fail(format!("byte {at:#x}, which nobody wrote, was {} and is {}", was(at), bytes[at]))
+}
+
+/// A sector behind the size that was promised holds zeros.
+fn judge_sector(world: &World, sector: u64, bytes: &[u8]) -> Checked {
+    if sector * SECTOR < world.model().len() {
+        return world.model().check_sector(sector, bytes, View::Crash);
+    }
+    match bytes.iter().all(|byte| *byte == 0) {
+        true => Ok(()),
+        false => fail(format!("sector {sector:#x}, behind the end of the disk, is not zeros")),
+    }
 }
 
 /// What the real driver makes of an image.
-fn open_and_read(image: Sim, session: &Session, subject: &Subject, len: u64) -> Checked<Vec<u8>> {
+fn open_and_read(
+    image: Sim,
+    session: &Session,
+    subject: &Subject,
+    len: u64,
+    sizes: &[u64],
+) -> Checked<Vec<u8>> {
     let mut world = World::new(image, vec![0; len as usize], session.clone(), subject.clone());
+    world.allow_sizes(sizes);
     world.open_survivor()
 }
 
@@ -136,12 +168,26 @@ fn build(plan: &CrashPlan, versions: &[u32]) -> Sim {
 }
 
 /// One image, for a replay.
-pub fn judge_one(world: &World, versions: &[u32]) -> Checked {
+pub fn judge_one(world: &World, scenario: &Scenario, versions: &[u32]) -> Checked {
     let plan = world.sim().crash_plan();
     header_rule(world.sim(), &plan)?;
-    let bytes =
-        open_and_read(build(&plan, versions), &world.session(), world.subject(), world.model().len())?;
-    world.model().check_range(0, &bytes, View::Crash)
+    let image = build(&plan, versions);
+    let (session, len) = (world.session(), world.model().len());
+    let bytes = open_and_read(image, &session, world.subject(), len, &scenario.sizes())?;
+    allowed(world, &bytes)
+}
+
+/// May the guest find this after a power cut?
+pub fn allowed(world: &World, bytes: &[u8]) -> Checked {
+    let (len, promised) = (bytes.len() as u64, world.model().len());
+    if !world.may_have_size(len) {
+        return fail(format!("after a power cut the disk has {len} bytes"));
+    }
+    let (shown, new) = bytes.split_at(len.min(promised) as usize);
+    if new.iter().any(|byte| *byte != 0) {
+        return fail("what lies behind the end of the disk is not zeros");
+    }
+    world.model().check_range(0, shown, View::Crash)
 }
 
 /// What an image is made of, for a person.
@@ -194,8 +240,12 @@ fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
     }
     let none = vec![0; counts.len()];
     let full: Vec<u32> = counts.iter().map(|n| n - 1).collect();
+    let tables = image::tables(sim, TOP).unwrap_or_default();
+    let meta: Vec<bool> =
+        plan.candidates().iter().map(|candidate| is_meta(candidate.what, &tables)).collect();
+    let stride = if counts.len() > MANY { counts.len() / 16 } else { 1 };
     let mut all = vec![none.clone(), full.clone()];
-    for index in 0..counts.len() {
+    for index in (0..counts.len()).filter(|index| meta[*index] || index % stride == 0) {
         for version in 0..counts[index] {
             for mut list in [none.clone(), full.clone()] {
                 list[index] = version;
@@ -203,9 +253,6 @@ fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
             }
         }
     }
-    let tables = image::tables(sim, TOP).unwrap_or_default();
-    let meta: Vec<bool> =
-        plan.candidates().iter().map(|candidate| is_meta(candidate.what, &tables)).collect();
     for keep in [true, false] {
         all.push(full.iter().zip(&meta).map(|(last, meta)| if *meta == keep { *last } else { 0 }).collect());
     }

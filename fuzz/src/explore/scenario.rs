@@ -2,6 +2,7 @@
 //!
 //! Knows: offsets that make requests meet. Must never know: how they are driven.
 
+mod edges;
 mod qcow2;
 
 use crate::image::{self, Form, Part, Shape};
@@ -48,6 +49,10 @@ pub struct Scenario {
     direct: bool,
     policy: Policy,
     cache: u64,
+    /// Control blocks; and requests, if these are more than usual.
+    acbs: u32,
+    /// Of offsets and lengths under O_DIRECT.
+    align: u32,
 }
 
 const fn write(offset: u64, len: u64) -> Ask {
@@ -79,6 +84,8 @@ impl Scenario {
             direct: false,
             policy: Policy::Writeback,
             cache: 1 << 20,
+            acbs: 8,
+            align: 512,
         }
     }
 
@@ -107,6 +114,14 @@ impl Scenario {
         self.form.format()
     }
 
+    /// As QEMU can open it: it refuses QED tables of one cluster, so they have two.
+    pub fn for_qemu(mut self) -> Scenario {
+        if let Form::Qed { table, .. } = &mut self.form {
+            *table = 2;
+        }
+        self
+    }
+
     /// Settings.
     pub fn session(&self, tweak: Tweak) -> Session {
         let options = OpenOptions::new()
@@ -114,8 +129,8 @@ impl Scenario {
             .policy(self.policy)
             .cache_bytes(self.cache)
             .grow_step(0)
-            .acbs(8);
-        Session { options: tweak(options), requests: 8, trace: true }
+            .acbs(self.acbs);
+        Session { options: tweak(options), requests: self.acbs.max(8), trace: true }
     }
 
     /// Sectors that the requests write to.
@@ -128,6 +143,8 @@ impl Scenario {
                 Ask::Write { offset, len, .. }
                 | Ask::Zero { offset, len, .. }
                 | Ask::Discard { offset, len } => Some(offset / SECTOR..(offset + len).div_ceil(SECTOR)),
+                // as long as it is not cut off it may be gone
+                Ask::Resize { len } if len < self.size => Some(len / SECTOR..self.size.div_ceil(SECTOR)),
                 _ => None,
             })
             .flatten()
@@ -135,6 +152,15 @@ impl Scenario {
         sectors.sort_unstable();
         sectors.dedup();
         sectors
+    }
+
+    /// Sizes that the disk may have.
+    pub fn sizes(&self) -> Vec<u64> {
+        let asked = self.asks.iter().filter_map(|ask| match *ask {
+            Ask::Resize { len } => Some(len),
+            _ => None,
+        });
+        [self.size].into_iter().chain(asked).collect()
     }
 
     /// Makes the image and what it needs.
@@ -153,7 +179,8 @@ impl Scenario {
             name = Some(("middle".to_string(), self.form.format()));
         }
         let start = image::start(&shape(name), &self.parts, &below, PARTS)?;
-        sim.insert_file(TOP, &start.bytes, FileOptions::default());
+        let options = FileOptions { offset_align: self.align, ..FileOptions::default() };
+        sim.insert_file(TOP, &start.bytes, options);
         let subject = Subject {
             form: self.form,
             backed: self.backing.is_some(),
@@ -273,5 +300,6 @@ pub fn all() -> Vec<Scenario> {
     chain.middle = true;
     list.extend([through, pressure, timer, late, chain, two, three, later]);
     list.extend(qcow2::all());
+    list.extend(edges::all());
     list
 }

@@ -9,37 +9,37 @@ use crate::world::Ask;
 use quod::Policy;
 
 /// Bytes of a cluster.
-const K: u64 = 1024;
-const USUAL: Qcow2 = Qcow2::new(K as u32);
+pub(super) const K: u64 = 1024;
+pub(super) const USUAL: Qcow2 = Qcow2::new(K as u32);
 const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..USUAL };
 const OLD: Qcow2 = Qcow2 { version: 2, ..USUAL };
 /// The smallest clusters, and guest bytes under one of their L2 tables.
-const SMALL: Qcow2 = Qcow2::new(512);
+pub(super) const SMALL: Qcow2 = Qcow2::new(512);
 const SPAN: u64 = 512 * 64;
 /// A refcount block counts 64 clusters, the refcount table has 64 blocks.
 const WIDE: Qcow2 = Qcow2 { refcount_bits: 64, ..SMALL };
 /// Clusters of 16 KiB are the smallest that have subclusters.
-const SPLIT: Qcow2 = Qcow2 { extended_l2: true, ..Qcow2::new(16 << 10) };
+pub(super) const SPLIT: Qcow2 = Qcow2 { extended_l2: true, ..Qcow2::new(16 << 10) };
 /// Bytes of such a cluster.
-const S: u64 = 16 << 10;
+pub(super) const S: u64 = 16 << 10;
 
-const fn data(first: u64, count: u64) -> Part {
+pub(super) const fn data(first: u64, count: u64) -> Part {
     Part::Data { first, count }
 }
 
-const fn packed(first: u64, count: u64) -> Part {
+pub(super) const fn packed(first: u64, count: u64) -> Part {
     Part::Compressed { first, count }
 }
 
-const fn zeros(first: u64, keep: bool) -> Part {
+pub(super) const fn zeros(first: u64, keep: bool) -> Part {
     Part::Zero { first, count: 1, keep }
 }
 
-const fn discard(offset: u64, len: u64) -> Ask {
+pub(super) const fn discard(offset: u64, len: u64) -> Ask {
     Ask::Discard { offset, len }
 }
 
-fn scenario(name: &'static str, qcow2: Qcow2, at_once: usize, asks: &[Ask]) -> Scenario {
+pub(super) fn scenario(name: &'static str, qcow2: Qcow2, at_once: usize, asks: &[Ask]) -> Scenario {
     let mut scenario = Scenario::new(name, at_once, asks);
     scenario.form = Form::Qcow2(qcow2);
     scenario.size = 8 * u64::from(qcow2.cluster);
@@ -47,12 +47,12 @@ fn scenario(name: &'static str, qcow2: Qcow2, at_once: usize, asks: &[Ask]) -> S
 }
 
 impl Scenario {
-    fn made(mut self, parts: &[Part]) -> Scenario {
+    pub(super) fn made(mut self, parts: &[Part]) -> Scenario {
         self.parts = parts.to_vec();
         self
     }
 
-    fn sized(mut self, size: u64) -> Scenario {
+    pub(super) fn sized(mut self, size: u64) -> Scenario {
         self.size = size;
         self
     }
