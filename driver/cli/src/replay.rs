@@ -244,8 +244,14 @@ fn create(path: &Path, format: Format, size: u64, words: &[String], several: boo
             values.add(&name, value)?;
         }
     }
-    if let Some(name) = ["backing_file", "data_file"].into_iter().find(|name| values.text(name).is_some()) {
-        return Err(format!("-o {name}: a replay begins with a disk of zeros in one file"));
+    if values.text("backing_file").is_some() {
+        return Err("-o backing_file: a replay begins with a disk of zeros".into());
+    }
+    // beside the image, where it goes with the folder
+    if values.text("data_file").is_some_and(|name| name.contains('/')) {
+        return Err(
+            "-o data_file: the data file of a replay lies beside its image: a name without a folder".into()
+        );
     }
     let size = values.size("size").unwrap_or(size);
     let options = create::image_options(format, size, &values, None)?;

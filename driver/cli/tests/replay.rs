@@ -47,7 +47,7 @@ fn what_cannot_be_played_is_refused() {
         ("-f qed -o cluster_size=3000", "QED cluster size"),
         ("-f qcow2 -o cluster_size=3000", "Cluster size must be a power of two"),
         ("-f qed -o backing_file=x", "a disk of zeros"),
-        ("-f qcow2 -o data_file=x", "a disk of zeros"),
+        ("-f qcow2 -o data_file=a/x", "a name without a folder"),
         ("-f qed -o size=1M", "the image has only 1048576"),
     ] {
         let answer = replay(folder.path(), words);
