@@ -14,17 +14,19 @@
 //! Knows: scenarios, digests. Must never know: how the driver works.
 
 mod crash;
+mod play;
 pub mod scenario;
 
-use crate::nth;
-use crate::probe::hash_words;
+pub use play::Failing;
+
 use crate::schedule::Schedule;
 use crate::sim::panic_text;
 use crate::world::{Tweak, World};
 use crate::{Checked, Failure, fail};
 use crash::Images;
+use play::Play;
 use quod::states::State;
-use quod_backend::sim::{Choice, Chooser, Fault, Fifo, Script, Seeded, Sim, pick};
+use quod_backend::sim::{Choice, Chooser, Script, Seeded, Sim};
 use scenario::{Prepared, Scenario};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,21 +38,6 @@ pub struct Bounds {
     pub states: usize,
     /// Crash images of a state, when there are more: the sample.
     pub images: usize,
-}
-
-/// The `n`-th operation fails, in one of the ways of [`nth::faults`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fails {
-    /// Counted from 0, in order of completion.
-    pub n: u64,
-    /// Index of the way.
-    pub how: usize,
-}
-
-impl Fails {
-    fn fault(self) -> Option<Fault> {
-        nth::faults(self.n).into_iter().nth(self.how)
-    }
 }
 
 /// What was explored.
@@ -70,8 +57,6 @@ pub struct Explored {
     pub sampled: usize,
     /// No bound on states was met.
     pub complete: bool,
-    /// An operation was made to fail in some run.
-    pub failed: bool,
     /// Edges of the state table that were taken: for each state, as bits.
     pub edges: [u32; State::COUNT],
 }
@@ -126,88 +111,10 @@ impl Exhaustive {
     }
 }
 
-/// Answers the next question about order, passes others on.
-struct Ordered<'a> {
-    index: usize,
-    others: &'a mut dyn Chooser,
-}
-
-impl Chooser for Ordered<'_> {
-    fn choose(&mut self, what: Choice, n: usize) -> usize {
-        if what == Choice::NextCompletion { self.index } else { self.others.choose(what, n) }
-    }
-}
-
-/// One action of the chooser's choice: an operation completes, the next request is made, a timer runs out.
-/// False: none.
-fn act(
-    world: &mut World,
-    scenario: &Scenario,
-    asked: &mut usize,
-    chooser: &mut dyn Chooser,
-) -> Checked<bool> {
-    let steps = world.sim().steppable();
-    let next = scenario.asks.get(*asked).filter(|_| world.is_open());
-    let timer = scenario.timers && world.timeout().is_some() || world.is_due();
-    let n = steps + usize::from(next.is_some()) + usize::from(timer);
-    if n == 0 {
-        return Ok(false);
-    }
-    let index = pick(chooser, Choice::Workload, n);
-    if index < steps {
-        world.step(&mut Ordered { index, others: chooser })?;
-    } else if let (Some(ask), true) = (next, index == steps) {
-        *asked += usize::from(world.ask(*ask)?);
-    } else {
-        world.fire()?;
-    }
-    Ok(true)
-}
-
-/// A world at the scenario's start.
-fn start(
-    scenario: &Scenario,
-    prepared: &Prepared,
-    fault: &Option<Fault>,
-    tweak: Tweak,
-) -> Checked<(World, usize)> {
-    let mut world = prepared.world(scenario.session(tweak));
-    if !world.open(&mut Fifo)? {
-        return fail("the scenario's image does not open");
-    }
-    for ask in &scenario.warm {
-        if !world.ask(*ask)? {
-            return fail("the scenario asks more than the driver takes");
-        }
-        world.drain(&mut Fifo)?;
-    }
-    world.watch();
-    world.arm(fault.clone());
-    for ask in &scenario.asks[..scenario.at_once] {
-        if !world.ask(*ask)? {
-            return fail("the scenario asks more than the driver takes");
-        }
-    }
-    Ok((world, scenario.at_once))
-}
-
-/// At rest: read whole, close, and everything that a close promises.
-fn finish(world: &mut World, asked: usize, scenario: &Scenario) -> Checked {
-    if world.in_flight() > 0 {
-        return fail(format!("requests wait for nothing:\n{}", world.describe()));
-    }
-    debug_assert!(asked == scenario.asks.len() || !world.is_open());
-    if world.is_open() {
-        world.read_now()?;
-        world.close()?;
-    }
-    Ok(())
-}
-
 struct Search<'a> {
     scenario: &'a Scenario,
     prepared: &'a Prepared,
-    fault: Option<Fault>,
+    failing: Failing,
     tweak: Tweak,
     bounds: Bounds,
     seen: HashSet<u128>,
@@ -221,27 +128,24 @@ impl Search<'_> {
     /// One run along the chooser's path.
     fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
         let known = chooser.path.len();
-        let (mut world, mut asked) = start(self.scenario, self.prepared, &self.fault, self.tweak)?;
+        let mut play = Play::start(self.scenario, self.prepared, self.failing, self.tweak)?;
         for actions in 0.. {
             if chooser.at >= known {
-                self.out.add_edges(&world);
-                let digest = hash_words(world.digest(), [asked as u64]);
-                if !self.seen.insert(digest) {
+                self.out.add_edges(&play.world);
+                if !self.seen.insert(play.digest()) {
                     return Ok(());
                 }
                 self.out.states += 1;
                 self.crash = Some(vec![actions]);
-                self.images.judge(&world, self.bounds.images, &mut self.out, &mut self.crash)?;
+                self.images.judge(&play.world, self.bounds.images, &mut self.out, &mut self.crash)?;
                 self.crash = None;
             }
-            if !act(&mut world, self.scenario, &mut asked, chooser)? {
+            if !play.act(chooser)? {
                 self.out.ends += 1;
-                self.out.failed |= world.has_failed();
-                let outcome = finish(&mut world, asked, self.scenario);
-                self.out.add_edges(&world);
+                let outcome = play.finish();
+                self.out.add_edges(&play.world);
                 return outcome;
             }
-            self.out.failed |= world.has_failed();
         }
         Ok(())
     }
@@ -250,19 +154,21 @@ impl Search<'_> {
 /// Explores a scenario; a violation comes back as a schedule.
 pub fn explore(
     scenario: &Scenario,
-    fails: Option<Fails>,
+    failing: Failing,
     tweak: Tweak,
     bounds: Bounds,
 ) -> Result<Explored, Box<(Failure, Schedule)>> {
-    let fault = fails.and_then(Fails::fault);
-    let prepared = scenario.prepare().map_err(|failure| {
-        let run = format!("explore {}", scenario.name);
-        Box::new((failure, Schedule { run, ..Schedule::default() }))
-    })?;
+    let run = match failing {
+        Failing::Nothing => format!("explore {}", scenario.name),
+        Failing::One => format!("explore {} failing", scenario.name),
+    };
+    let prepared = scenario
+        .prepare()
+        .map_err(|failure| Box::new((failure, Schedule { run: run.clone(), ..Schedule::default() })))?;
     let mut search = Search {
         scenario,
         prepared: &prepared,
-        fault,
+        failing,
         tweak,
         bounds,
         seen: HashSet::new(),
@@ -281,10 +187,8 @@ pub fn explore(
         };
         if let Some(failure) = failure {
             let choices = chooser.choices();
-            let more = fails.map(|fails| format!(" {} {}", fails.n, fails.how)).unwrap_or_default();
-            let run = format!("explore {}{more}", scenario.name);
-            let (crash, fault) = (search.crash.take(), search.fault);
-            let story = story(scenario, &choices, crash.as_deref(), fault, tweak);
+            let crash = search.crash.take();
+            let story = story(scenario, &choices, crash.as_deref(), failing, tweak);
             return Err(Box::new((failure, Schedule { run, choices, crash, story })));
         }
         if search.out.states >= bounds.states {
@@ -297,45 +201,15 @@ pub fn explore(
     }
 }
 
-/// As [`explore`], with the n-th operation failing once or for ever, for every n until none fails any more.
-pub fn explore_faults(
-    scenario: &Scenario,
-    tweak: Tweak,
-    bounds: Bounds,
-) -> Result<Explored, Box<(Failure, Schedule)>> {
-    let mut sum = Explored { complete: true, ..Explored::default() };
-    for n in 0.. {
-        let mut any = false;
-        for how in 0..nth::faults(n).len() {
-            let out = explore(scenario, Some(Fails { n, how }), tweak, bounds)?;
-            any |= out.failed;
-            sum.states += out.states;
-            sum.runs += out.runs;
-            sum.ends += out.ends;
-            sum.images += out.images;
-            sum.recovered += out.recovered;
-            sum.sampled += out.sampled;
-            sum.complete &= out.complete;
-            for (sum, edges) in sum.edges.iter_mut().zip(out.edges) {
-                *sum |= edges;
-            }
-        }
-        if !any {
-            break;
-        }
-    }
-    Ok(sum)
-}
-
 /// What a path does, for a person.
 fn story(
     scenario: &Scenario,
     choices: &[u32],
     crash: Option<&[u32]>,
-    fault: Option<Fault>,
+    failing: Failing,
     tweak: Tweak,
 ) -> Vec<String> {
-    let told = catch_unwind(AssertUnwindSafe(|| tell(scenario, choices, crash, fault, tweak)));
+    let told = catch_unwind(AssertUnwindSafe(|| tell(scenario, choices, crash, failing, tweak)));
     match told {
         Ok((mut story, outcome)) => {
             story.extend(outcome.err().map(|failure| failure.0));
@@ -349,53 +223,49 @@ fn tell(
     scenario: &Scenario,
     choices: &[u32],
     crash: Option<&[u32]>,
-    fault: Option<Fault>,
+    failing: Failing,
     tweak: Tweak,
 ) -> (Vec<String>, Checked) {
-    let started = scenario.prepare().and_then(|prepared| start(scenario, &prepared, &fault, tweak));
-    let (mut world, mut asked) = match started {
+    let started = scenario.prepare().and_then(|prepared| Play::start(scenario, &prepared, failing, tweak));
+    let mut play = match started {
         Ok(started) => started,
         Err(failure) => return (Vec::new(), Err(failure)),
     };
-    world.tell();
+    play.world.tell();
     let mut script = Script::new(choices.to_vec());
     let most = crash.and_then(|crash| crash.first()).map_or(u32::MAX, |actions| *actions);
     let acts = catch_unwind(AssertUnwindSafe(|| {
         for _ in 0..most {
-            if !act(&mut world, scenario, &mut asked, &mut script)? {
+            if !play.act(&mut script)? {
                 break;
             }
         }
         Ok(())
     }));
-    let mut story = world.told().to_vec();
+    let mut story = play.world.told().to_vec();
     let acts = acts.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic))));
     let outcome = match (acts, crash) {
         (Err(failure), _) => Err(failure),
-        (Ok(()), None) => finish(&mut world, asked, scenario),
+        (Ok(()), None) => play.finish(),
         (Ok(()), Some(crash)) => {
             let versions = crash.get(1..).unwrap_or_default();
-            story.push(crash::describe(&world, versions));
-            crash::judge_one(&world, scenario, versions)
+            story.push(crash::describe(&play.world, versions));
+            crash::judge_one(&play.world, scenario, versions)
         }
     };
     (story, outcome)
 }
 
-/// Runs a schedule of the explorer: "explore", the scenario's name, and the numbers of [`Fails`] if something
-/// fails.
+/// Runs a schedule of the explorer: "explore", the scenario's name, and "failing" if operations may fail.
 pub fn replay(schedule: &Schedule, tweak: Tweak) -> (Vec<String>, Checked) {
     let words: Vec<&str> = schedule.run.split(' ').collect();
-    let (name, fault) = match words.as_slice() {
-        ["explore", name] => (*name, None),
-        ["explore", name, n, how] => match (n.parse(), how.parse()) {
-            (Ok(n), Ok(how)) => (*name, Fails { n, how }.fault()),
-            _ => return (Vec::new(), fail("which operation fails, and how, are two numbers")),
-        },
+    let (name, failing) = match words.as_slice() {
+        ["explore", name] => (*name, Failing::Nothing),
+        ["explore", name, "failing"] => (*name, Failing::One),
         _ => return (Vec::new(), fail(format!("not a run of the explorer: {}", schedule.run))),
     };
     match scenario::all().into_iter().find(|scenario| scenario.name == name) {
-        Some(scenario) => tell(&scenario, &schedule.choices, schedule.crash.as_deref(), fault, tweak),
+        Some(scenario) => tell(&scenario, &schedule.choices, schedule.crash.as_deref(), failing, tweak),
         None => (Vec::new(), fail(format!("no such scenario: {name}"))),
     }
 }
@@ -413,15 +283,15 @@ pub fn crash_samples(
     let prepared = scenario.prepare()?;
     let mut length = 0;
     for sampling in [false, true] {
-        let (mut world, mut asked) = start(scenario, &prepared, &None, crate::world::as_is)?;
+        let mut play = Play::start(scenario, &prepared, Failing::Nothing, crate::world::as_is)?;
         let (mut order, mut survivors) = (Seeded::new(1), Seeded::new(2));
         for actions in 0..1000 {
             let due = |at: usize| at * images / (length + 1) != (at + 1) * images / (length + 1);
             if sampling && due(actions) {
-                let image = world.sim().crash(&mut survivors);
-                judge(&image, &|bytes| crash::allowed(&world, bytes));
+                let image = play.world.sim().crash(&mut survivors);
+                judge(&image, &|bytes| crash::allowed(&play.world, bytes));
             }
-            if !act(&mut world, scenario, &mut asked, &mut order)? {
+            if !play.act(&mut order)? {
                 length = actions;
                 break;
             }

@@ -4,6 +4,7 @@
 
 use quod::states::state::{QCOW2_EDGES, QED_EDGES};
 use quod::{Format, State};
+use quod_fuzz::explore::Failing;
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::{Tally, as_is};
 use quod_fuzz::{Failure, explore, sim, targets};
@@ -94,7 +95,7 @@ fn print_tally(tally: &Tally) {
 
 fn explore_all(args: &[&str]) -> Result<(), Failure> {
     let (states, images) = (option(args, "--states", 1_000_000)?, option(args, "--images", 1024)?);
-    let faults = option(args, "--faults", 0)? > 0;
+    let failing = if option(args, "--faults", 0)? > 0 { Failing::One } else { Failing::Nothing };
     let bounds = explore::Bounds { states: states as usize, images: images as usize };
     let name = args.first().filter(|name| !name.starts_with("--"));
     std::panic::set_hook(Box::new(|_| {}));
@@ -105,11 +106,7 @@ fn explore_all(args: &[&str]) -> Result<(), Failure> {
             continue;
         }
         let started = Instant::now();
-        let outcome = match faults {
-            true => explore::explore_faults(&scenario, as_is, bounds),
-            false => explore::explore(&scenario, None, as_is, bounds),
-        };
-        let out = outcome.map_err(|found| {
+        let out = explore::explore(&scenario, failing, as_is, bounds).map_err(|found| {
             println!("{}", found.1);
             found.0
         })?;

@@ -30,6 +30,20 @@ pub fn faults(n: u64) -> Vec<Fault> {
     ]
 }
 
+/// The ways in which the next operation may fail, if it is of this kind.
+pub fn ways(kind: Kind) -> Vec<Fault> {
+    if !ANY.contains(&kind) {
+        return Vec::new();
+    }
+    let once = |aftermath| Fault::new(&[kind], When::Nth(0), libc::EIO).leaving(aftermath);
+    let mut ways = vec![once(Aftermath::Nothing), Fault::new(&ANY, When::From(0), libc::ENOSPC)];
+    // that a read has happened makes no difference
+    ways.extend((kind != Kind::Read).then(|| once(Aftermath::All)));
+    ways.extend((kind == Kind::Sync).then(|| once(Aftermath::DropUnsynced)));
+    ways.extend((kind == Kind::Write).then(|| once(Aftermath::Torn)));
+    ways
+}
+
 /// What the workload did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {

@@ -16,7 +16,7 @@ pub use tally::Tally;
 
 use crate::image::Form;
 use crate::model::{Fill, Model, View};
-use crate::probe::Probe;
+use crate::probe::{Probe, hash_words};
 use crate::{Checked, Failure, fail};
 use ask::request;
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal, Rejected};
@@ -121,7 +121,7 @@ pub struct World {
 
 impl World {
     /// A world around this disk, whose guest sees `content`. Nothing is open yet.
-    pub fn new(sim: Sim, content: Vec<u8>, session: Session, subject: Subject) -> World {
+    pub fn new(sim: Sim, content: impl Into<Arc<Vec<u8>>>, session: Session, subject: Subject) -> World {
         World {
             leaks: subject.leaks,
             opened_len: sim.file_len(TOP).unwrap_or(0),
@@ -208,6 +208,11 @@ impl World {
     /// After a power cut now, may the disk have this size?
     pub fn may_have_size(&self, len: u64) -> bool {
         len == self.model.len() || self.sizes.contains(&len)
+    }
+
+    /// Of all that a power cut now must keep.
+    pub fn promises(&self) -> u128 {
+        hash_words(self.model.digest(), self.sizes.iter().copied())
     }
 
     /// The image.

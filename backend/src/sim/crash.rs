@@ -10,6 +10,7 @@
 //! again.) Equal versions count once, so a candidate always makes a difference.
 
 use super::chooser::{Choice, Chooser, pick};
+use super::digest::Digest;
 use super::file::{Entry, File};
 use super::store::{CHUNK, Change, Content, Store};
 use super::{Action, Sim};
@@ -195,6 +196,30 @@ impl CrashPlan {
         };
         let start = (offset % CHUNK as u64) as usize;
         unit_bytes(&versions[version], &(start..start + len as usize))
+    }
+
+    /// Equal for plans that build the same disks, in the same order.
+    pub fn digest(&self) -> u128 {
+        let mut digest = Digest::new();
+        digest.wide(self.base.digest());
+        for (candidate, versions) in self.candidates.iter().zip(&self.versions) {
+            digest.word(candidate.file as u64).word(candidate.versions as u64);
+            match (candidate.what, versions) {
+                (Volatile::Unit { offset, len }, Versions::Unit(versions)) => {
+                    digest.word(offset);
+                    let start = (offset % CHUNK as u64) as usize;
+                    for version in versions {
+                        let bytes = unit_bytes(version, &(start..start + len as usize));
+                        digest.bytes(&bytes.unwrap_or_default());
+                    }
+                }
+                (_, Versions::Length(lengths)) => {
+                    lengths.iter().fold(&mut digest, |digest, len| digest.word(!len));
+                }
+                (Volatile::Length, Versions::Unit(_)) => unreachable!("made together in `new`"),
+            }
+        }
+        digest.finish()
     }
 
     /// The disk on which every candidate came out as `choose` says (a version, or for [`Volatile::Length`] a

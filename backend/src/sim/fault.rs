@@ -124,6 +124,11 @@ impl Fault {
         Fault { aftermath, ..self }
     }
 
+    /// One operation fails at most.
+    pub fn is_once(&self) -> bool {
+        matches!(self.when, When::Nth(_))
+    }
+
     /// Counts an operation; how many alternatives to choose from: 1 is "no fault", `Err(())` is "fault, do
     /// not ask".
     pub(super) fn alternatives(

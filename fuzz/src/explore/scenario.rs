@@ -11,6 +11,7 @@ use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, fail};
 use quod::{Format, OpenOptions, Policy};
 use quod_backend::sim::{Fifo, FileOptions, Sim};
+use std::sync::Arc;
 
 /// Bytes of a cluster of QED.
 pub const CLUSTER: u64 = 4096;
@@ -188,7 +189,7 @@ impl Scenario {
             snapshot: start.snapshot.map(Into::into),
             leaks: start.leaks,
         };
-        let prepared = Prepared { sim, content: start.content, subject };
+        let prepared = Prepared { sim, content: start.content.into(), subject };
         if self.before.is_empty() { Ok(prepared) } else { self.run_before(prepared) }
     }
 
@@ -197,13 +198,14 @@ impl Scenario {
         world.number_from(PREPARED);
         world.open(&mut Fifo)?;
         for (ask, id) in self.before.iter().zip(PREPARED..) {
+            let content = Arc::make_mut(&mut prepared.content);
             match *ask {
                 Ask::Write { offset, len, .. } => {
                     let range = offset as usize..(offset + len) as usize;
-                    payload::fill(id, offset, &mut prepared.content[range]);
+                    payload::fill(id, offset, &mut content[range]);
                 }
                 Ask::Zero { offset, len, .. } => {
-                    prepared.content[offset as usize..(offset + len) as usize].fill(0);
+                    content[offset as usize..(offset + len) as usize].fill(0);
                 }
                 _ => {}
             }
@@ -224,7 +226,7 @@ impl Scenario {
 pub struct Prepared {
     sim: Sim,
     /// What the guest sees.
-    pub content: Vec<u8>,
+    pub content: Arc<Vec<u8>>,
     /// The image.
     pub subject: Subject,
 }
@@ -232,7 +234,7 @@ pub struct Prepared {
 impl Prepared {
     /// A world, closed.
     pub fn world(&self, session: Session) -> World {
-        World::new(self.sim.clone(), self.content.clone(), session, self.subject.clone())
+        World::new(self.sim.clone(), Arc::clone(&self.content), session, self.subject.clone())
     }
 }
 
