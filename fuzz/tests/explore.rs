@@ -18,7 +18,7 @@ const BOUNDS: Bounds = Bounds { states: 200_000, images: 256 };
 /// Of qcow2, whose scenarios are many.
 const FEWER: Bounds = Bounds { states: 100_000, images: 32 };
 /// With an operation that fails: `quod-fuzz explore --faults 1` goes further.
-const FAILING: Bounds = Bounds { states: 5_000, images: 16 };
+const FAILING: Bounds = Bounds { states: 200_000, images: 16 };
 
 /// One writes the page at a time.
 static PAGE: Mutex<()> = Mutex::new(());

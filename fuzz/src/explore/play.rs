@@ -28,6 +28,9 @@ enum Failed {
     ForEver,
 }
 
+/// A write of more sectors stops only at some of them.
+const STOPS: usize = 8;
+
 /// Answers the next question about order, passes others on.
 struct Ordered<'a> {
     index: usize,
@@ -36,7 +39,11 @@ struct Ordered<'a> {
 
 impl Chooser for Ordered<'_> {
     fn choose(&mut self, what: Choice, n: usize) -> usize {
-        if what == Choice::NextCompletion { self.index } else { self.others.choose(what, n) }
+        match what {
+            Choice::NextCompletion => self.index,
+            Choice::Torn if n > STOPS => pick(self.others, what, STOPS) * (n - 1) / (STOPS - 1),
+            _ => self.others.choose(what, n),
+        }
     }
 }
 
