@@ -51,12 +51,14 @@ pub struct Subject {
     pub snapshot: Option<Arc<[u8]>>,
     /// Clusters in use by nothing, at the start.
     pub leaks: u64,
+    /// Bytes of the file that must stay as they are, and where they lie.
+    pub kept: (u64, Arc<[u8]>),
 }
 
 impl Subject {
     /// Without a backing file and a snapshot.
-    pub const fn new(form: Form) -> Subject {
-        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0 }
+    pub fn new(form: Form) -> Subject {
+        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0, kept: (0, [].into()) }
     }
 
     /// A discard makes whole units of so many bytes read as zeros; None: it may have no effect.
@@ -110,6 +112,8 @@ pub struct World {
     blind: bool,
     /// A failing sync will do so.
     drops: bool,
+    /// The last answer said that everything is in order, durably, and nothing was asked for since.
+    tidy: bool,
     /// Leaked clusters, and bytes of the file, when the session began.
     leaks: u64,
     opened_len: u64,
@@ -137,6 +141,7 @@ impl World {
             failed_before: 0,
             blind: false,
             drops: false,
+            tidy: false,
             trace: None,
             tally: Tally::default(),
         }
@@ -215,6 +220,16 @@ impl World {
         &self.subject
     }
 
+    /// A power cut now may not leave the need-check or dirty bit set: a quiesce or close has ended.
+    pub fn is_tidy(&self) -> bool {
+        self.tidy && !self.faulted
+    }
+
+    /// Nothing is in flight, and nothing was asked for after this request.
+    fn is_quiet(&self, user: u64) -> bool {
+        self.tickets.is_empty() && user + 1 == self.next_user
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.tickets.len()
@@ -266,6 +281,7 @@ impl World {
         }
         self.note(|| format!("#{user} {ask:?}"));
         self.next_user += 1;
+        self.tidy = false;
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
             Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
@@ -391,6 +407,7 @@ impl World {
                 self.read_ended(&ticket, offset, &done.buffers, done.user)
             }
             Ask::Flush | Ask::Quiesce if ok => {
+                self.tidy = ticket.ask == Ask::Quiesce && self.is_quiet(done.user);
                 self.model.flushed(ticket.submitted);
                 Ok(())
             }

@@ -4,6 +4,7 @@
 
 mod edges;
 mod qcow2;
+mod rules;
 
 use crate::image::{self, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
@@ -53,6 +54,11 @@ pub struct Scenario {
     acbs: u32,
     /// Of offsets and lengths under O_DIRECT.
     align: u32,
+    /// Changes the file before anything else, and what leaks then.
+    patch: Option<fn(&mut Vec<u8>)>,
+    patch_leaks: u64,
+    /// Offset and length of what must stay in the file as it is.
+    kept: (u64, u64),
 }
 
 const fn write(offset: u64, len: u64) -> Ask {
@@ -86,6 +92,9 @@ impl Scenario {
             cache: 1 << 20,
             acbs: 8,
             align: 512,
+            patch: None,
+            patch_leaks: 0,
+            kept: (0, 0),
         }
     }
 
@@ -178,7 +187,10 @@ impl Scenario {
             sim.insert_file("middle", &image::create(&shape(name))?, FileOptions::default());
             name = Some(("middle".to_string(), self.form.format()));
         }
-        let start = image::start(&shape(name), &self.parts, &below, PARTS)?;
+        let mut start = image::start(&shape(name), &self.parts, &below, PARTS)?;
+        if let Some(patch) = self.patch {
+            patch(&mut start.bytes);
+        }
         let options = FileOptions { offset_align: self.align, ..FileOptions::default() };
         sim.insert_file(TOP, &start.bytes, options);
         let subject = Subject {
@@ -186,7 +198,8 @@ impl Scenario {
             backed: self.backing.is_some(),
             below: 0,
             snapshot: start.snapshot.map(Into::into),
-            leaks: start.leaks,
+            leaks: start.leaks + self.patch_leaks,
+            kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
         };
         let prepared = Prepared { sim, content: start.content, subject };
         if self.before.is_empty() { Ok(prepared) } else { self.run_before(prepared) }
@@ -301,5 +314,6 @@ pub fn all() -> Vec<Scenario> {
     list.extend([through, pressure, timer, late, chain, two, three, later]);
     list.extend(qcow2::all());
     list.extend(edges::all());
+    list.extend(rules::all());
     list
 }

@@ -48,7 +48,9 @@ impl World {
         if self.faulted {
             return Ok(());
         }
+        self.tidy = true;
         self.tally.clean_closes += 1;
+        self.keeps_bytes("after a clean close")?;
         self.snapshot_holds("after a clean close")?;
         if !self.subject.checks() {
             return Ok(());
@@ -67,6 +69,18 @@ impl World {
             return fail("a clean close leaves the need-check or dirty bit set");
         }
         Ok(())
+    }
+
+    /// What nobody knows the meaning of is as it was, and bits that nobody keeps up are clear.
+    fn keeps_bytes(&self, when: &str) -> Checked {
+        let (offset, bytes) = &self.subject.kept;
+        if self.sim().file_range(TOP, *offset, bytes.len()) != **bytes {
+            return fail(format!("{when}: bytes of the file at {offset:#x} have changed"));
+        }
+        match image::autoclear(&self.sim().file_range(TOP, 0, 512)) {
+            0 => Ok(()),
+            bits => fail(format!("{when}: the autoclear bits {bits:#x} are set")),
+        }
     }
 
     /// Counts the leaks that the session starts with.
@@ -173,6 +187,7 @@ impl World {
     /// Opens what a power cut left for writing and reads it whole; nothing is promised about the content.
     pub fn open_survivor(&mut self) -> Checked<Vec<u8>> {
         if self.subject.checks() {
+            self.keeps_bytes("after a power cut")?;
             image::survived(self.sim(), TOP)?;
         }
         self.snapshot_holds("after a power cut")?;
