@@ -169,6 +169,9 @@ fn a_schedule_replays_and_a_scenario_must_exist() {
 fn every_scenario_can_be_prepared() {
     for scenario in scenario::all() {
         let prepared = scenario.prepare().unwrap_or_else(|failure| panic!("{}: {failure}", scenario.name));
+        if prepared.is_marked() {
+            continue;
+        }
         let mut world = prepared.world(scenario.session(as_is));
         world.look().unwrap_or_else(|failure| panic!("{}: {failure}", scenario.name));
     }

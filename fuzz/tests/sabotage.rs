@@ -79,6 +79,7 @@ noticed! {
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
     fn a_partial_cluster_is_not_used() WholeClusters "partial-last-cluster" Explorer
+    fn a_dangling_pointer_stays_dead() DanglingStaysDead "dangling-entry" Explorer
     fn tables_durable_before_a_flush_ends() SyncTables "two-writers" ExplorerAndSimulator
     fn neighbours_are_written_too() Neighbours "neighbours" Explorer
     fn clusters_do_not_become_zero_entries() KeptClusters "one-acb-zeroes" ExplorerAndSimulator

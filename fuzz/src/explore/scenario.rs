@@ -59,6 +59,8 @@ pub struct Scenario {
     patch_leaks: u64,
     /// Offset and length of what must stay in the file as it is.
     kept: (u64, u64),
+    /// Guest bytes whose pointer is bad.
+    bad: (u64, u64),
 }
 
 const fn write(offset: u64, len: u64) -> Ask {
@@ -95,6 +97,7 @@ impl Scenario {
             patch: None,
             patch_leaks: 0,
             kept: (0, 0),
+            bad: (0, 0),
         }
     }
 
@@ -121,6 +124,11 @@ impl Scenario {
     /// The image's format.
     pub fn format(&self) -> Format {
         self.form.format()
+    }
+
+    /// No pointer of the image is bad.
+    pub fn is_sound(&self) -> bool {
+        self.bad.0 == self.bad.1
     }
 
     /// As QEMU can open it: it refuses QED tables of one cluster, so they have two.
@@ -199,6 +207,7 @@ impl Scenario {
             below: 0,
             snapshot: start.snapshot.map(Into::into),
             leaks: start.leaks + self.patch_leaks,
+            bad: self.bad,
             kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
         };
         let prepared = Prepared { sim, content: start.content, subject };
@@ -243,6 +252,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The image says that it has to be repaired before it is used.
+    pub fn is_marked(&self) -> bool {
+        image::is_marked(&self.sim.file_range(TOP, 0, 512))
+    }
+
     /// A world, closed.
     pub fn world(&self, session: Session) -> World {
         World::new(self.sim.clone(), self.content.clone(), session, self.subject.clone())

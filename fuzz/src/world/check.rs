@@ -135,7 +135,14 @@ impl World {
         let mut content = Vec::with_capacity(len as usize);
         while (content.len() as u64) < len {
             let (offset, user) = (content.len() as u64, u64::MAX);
-            let request = Request::read(offset, Buffer::zeroed(CHUNK.min(len - offset) as usize), user);
+            let (bad, behind) = self.subject.bad;
+            if offset == bad && bad < behind {
+                // nothing was ever there
+                content.resize(behind as usize, 0);
+                continue;
+            }
+            let until = if offset < bad { bad } else { len };
+            let request = Request::read(offset, Buffer::zeroed(CHUNK.min(until - offset) as usize), user);
             self.driver
                 .submit(disk, request)
                 .map_err(|rejected| Failure(format!("read: {}", rejected.reason)))?;

@@ -29,6 +29,12 @@ impl Scenario {
         self
     }
 
+    /// A guest cluster whose pointer leads beyond the end of the file.
+    fn bad(mut self, cluster: u64) -> Scenario {
+        self.bad = (cluster * CLUSTER, (cluster + 1) * CLUSTER);
+        self
+    }
+
     /// So many control blocks, and no more of a cache than has to be.
     fn crowded(mut self, acbs: u32) -> Scenario {
         (self.acbs, self.cache) = (acbs, 4096);
@@ -54,9 +60,14 @@ pub fn all() -> Vec<Scenario> {
 fn found() -> Vec<Scenario> {
     let one = [write(0, 512), Ask::Flush];
     let quiesce = [write(0, 512), Ask::Quiesce];
+    let dangling = [write(5 * CLUSTER, 512), read(5 * CLUSTER, 512)];
     vec![
         Scenario::new("dirty-with-a-dangling-entry", 1, &[write(512, 512), read(0, 2 * CLUSTER), Ask::Flush])
             .patched(dirty_qed, 0),
+        // the pointer comes to lead to what the first write gets
+        Scenario::new("dangling-entry", 1, &[write(0, 512), dangling[0], dangling[1], Ask::Flush])
+            .patched(clean_qed, 0)
+            .bad(5),
         Scenario::new("partial-last-cluster", 1, &one).patched(partial_cluster, 1),
         Scenario::new("unknown-header-bytes", 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
@@ -72,14 +83,24 @@ fn found() -> Vec<Scenario> {
     ]
 }
 
-/// Its only table has an entry that leads beyond the end of the file.
+/// Its only table has an entry that leads beyond the end of the file, and it says so.
 fn dirty_qed(bytes: &mut Vec<u8>) {
+    dangling_entry(bytes, 1, 1);
+    bytes[16] |= 2;
+}
+
+/// The same, to the first cluster behind the end, without a word about it.
+fn clean_qed(bytes: &mut Vec<u8>) {
+    dangling_entry(bytes, 5, 0);
+}
+
+/// Entry `index` of the first table leads so many clusters behind the end of the file.
+fn dangling_entry(bytes: &mut Vec<u8>, index: usize, behind: u64) {
     let (table, clusters) = (bytes.len(), usize::from(bytes[8]));
     bytes.resize(table + CLUSTER as usize * clusters, 0);
-    let beyond = bytes.len() as u64 + CLUSTER;
-    bytes[16] |= 2;
+    let beyond = bytes.len() as u64 + behind * CLUSTER;
     bytes[CLUSTER as usize..][..8].copy_from_slice(&(table as u64).to_le_bytes());
-    bytes[table + 8..][..8].copy_from_slice(&beyond.to_le_bytes());
+    bytes[table + 8 * index..][..8].copy_from_slice(&beyond.to_le_bytes());
 }
 
 fn partial_cluster(bytes: &mut Vec<u8>) {
