@@ -53,7 +53,7 @@ pub struct OpenOptions {
     pub(crate) data_file: Option<PathBuf>,
     pub(crate) max_depth: u32,
     #[cfg(feature = "sabotage")]
-    pub(crate) sabotage: u32,
+    pub(crate) sabotage: u64,
     gatekeeper: Arc<Mutex<dyn OpenGate + Send>>,
 }
 
@@ -208,7 +208,7 @@ impl OpenOptions {
 
     /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed.
     #[cfg(feature = "sabotage")]
-    pub fn sabotage(mut self, rules: u32) -> Self {
+    pub fn sabotage(mut self, rules: u64) -> Self {
         self.sabotage = rules;
         self
     }

@@ -283,6 +283,17 @@ pub fn is_marked(block: &[u8]) -> bool {
     }
 }
 
+/// Bits of this first block that a writer must clear which does not know them: the autoclear bits, but for
+/// that of a raw data file.
+pub fn autoclear(block: &[u8]) -> u64 {
+    let long = |at: usize| block.get(at..).and_then(|bytes| bytes.first_chunk()).copied().unwrap_or_default();
+    match Format::probe(block) {
+        Format::Qed => u64::from_le_bytes(long(32)),
+        Format::Qcow2 if block[7] == 3 => u64::from_be_bytes(long(88)) & !2,
+        Format::Qcow2 | Format::Raw => 0,
+    }
+}
+
 /// The copy of an image in which the disk is that of the only snapshot.
 pub fn as_snapshot(sim: &Sim, path: &str) -> Checked<Vec<u8>> {
     qcow2::as_snapshot(sim, path)

@@ -113,7 +113,8 @@ fn world(ground: &Ground, tweak: Tweak) -> Checked<World> {
     let options = OpenOptions::new().direct(true).backing_direct(Some(false)).grow_step(0);
     let session = Session { options: tweak(options), requests: 16, trace: false };
     let snapshot = start.snapshot.map(Into::into);
-    let subject = Subject { form, backed: true, below: 24_000, snapshot, leaks: start.leaks };
+    let leaks = start.leaks;
+    let subject = Subject { backed: true, below: 24_000, snapshot, leaks, ..Subject::new(form) };
     Ok(World::new(sim, start.content, session, subject))
 }
 

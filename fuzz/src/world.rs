@@ -51,12 +51,17 @@ pub struct Subject {
     pub snapshot: Option<Arc<[u8]>>,
     /// Clusters in use by nothing, at the start.
     pub leaks: u64,
+    /// Bytes of the file that must stay as they are, and where they lie.
+    pub kept: (u64, Arc<[u8]>),
+    /// Guest bytes whose pointer is bad from the start: requests for them may be refused, and the check finds
+    /// it.
+    pub bad: (u64, u64),
 }
 
 impl Subject {
     /// Without a backing file and a snapshot.
-    pub const fn new(form: Form) -> Subject {
-        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0 }
+    pub fn new(form: Form) -> Subject {
+        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0, kept: (0, [].into()), bad: (0, 0) }
     }
 
     /// A discard makes whole units of so many bytes read as zeros; None: it may have no effect.
@@ -68,7 +73,12 @@ impl Subject {
     }
 
     fn checks(&self) -> bool {
-        self.form.format() != Format::Raw
+        self.form.format() != Format::Raw && self.bad.0 == self.bad.1
+    }
+
+    /// May this request be refused?
+    fn may_refuse(&self, ask: Ask) -> bool {
+        ask.range().is_some_and(|(start, end)| start < self.bad.1 && self.bad.0 < end)
     }
 }
 
@@ -110,6 +120,8 @@ pub struct World {
     blind: bool,
     /// A failing sync will do so.
     drops: bool,
+    /// The last answer said that everything is in order, durably, and nothing was asked for since.
+    tidy: bool,
     /// Leaked clusters, and bytes of the file, when the session began.
     leaks: u64,
     opened_len: u64,
@@ -137,6 +149,7 @@ impl World {
             failed_before: 0,
             blind: false,
             drops: false,
+            tidy: false,
             trace: None,
             tally: Tally::default(),
         }
@@ -212,12 +225,22 @@ impl World {
 
     /// Of all that a power cut now must keep.
     pub fn promises(&self) -> u128 {
-        hash_words(self.model.digest(), self.sizes.iter().copied())
+        hash_words(self.model.digest() ^ u128::from(self.is_tidy()), self.sizes.iter().copied())
     }
 
     /// The image.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// A power cut now may not leave the need-check or dirty bit set: a quiesce or close has ended.
+    pub fn is_tidy(&self) -> bool {
+        self.tidy && !self.faulted
+    }
+
+    /// Nothing is in flight, and nothing was asked for after this request.
+    fn is_quiet(&self, user: u64) -> bool {
+        self.tickets.is_empty() && user + 1 == self.next_user
     }
 
     /// Requests in flight.
@@ -271,6 +294,7 @@ impl World {
         }
         self.note(|| format!("#{user} {ask:?}"));
         self.next_user += 1;
+        self.tidy = false;
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
             Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
@@ -379,6 +403,7 @@ impl World {
         let ok = done.result.is_ok();
         if let Err(error) = &done.result
             && !self.faulted
+            && !self.subject.may_refuse(ticket.ask)
         {
             return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
         }
@@ -396,6 +421,7 @@ impl World {
                 self.read_ended(&ticket, offset, &done.buffers, done.user)
             }
             Ask::Flush | Ask::Quiesce if ok => {
+                self.tidy = ticket.ask == Ask::Quiesce && self.is_quiet(done.user);
                 self.model.flushed(ticket.submitted);
                 Ok(())
             }

@@ -73,8 +73,8 @@ fn all_hold(format: Format, bounds: Bounds, failing: Bounds) {
     table += "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     let (mut plain, mut failed) = (Explored::default(), Explored::default());
     for scenario in scenario::all().into_iter().filter(|scenario| scenario.format() == format) {
-        // eighteen reads that wait for room complete in too many orders
-        let room = scenario.name == "qcow2-no-room";
+        // so many reads that the cache has no room for all complete in too many orders
+        let room = scenario.name == "qcow2-no-room" || scenario.name.ends_with("in-a-full-cache");
         let few = |bounds| if room { Bounds { states: 500, ..bounds } } else { bounds };
         let name = scenario.name;
         write!(table, "| {name} |").unwrap();
@@ -125,6 +125,9 @@ fn a_schedule_replays_and_a_scenario_must_exist() {
 fn every_scenario_can_be_prepared() {
     for scenario in scenario::all() {
         let prepared = scenario.prepare().unwrap_or_else(|failure| panic!("{}: {failure}", scenario.name));
+        if prepared.is_marked() {
+            continue;
+        }
         let mut world = prepared.world(scenario.session(as_is));
         world.look().unwrap_or_else(|failure| panic!("{}: {failure}", scenario.name));
     }

@@ -50,7 +50,7 @@ fn judged(folder: &Path, format: &str, marked: bool) -> Result<Vec<u8>, String> 
 #[test]
 fn qemu_finds_crash_images_sound_and_reads_what_is_allowed() {
     let (mut images, mut found) = (0, Vec::new());
-    for scenario in scenario::all().into_iter().map(Scenario::for_qemu) {
+    for scenario in scenario::all().into_iter().filter(Scenario::is_sound).map(Scenario::for_qemu) {
         let format = scenario.format().name();
         let outcome = crash_samples(&scenario, IMAGES, &mut |sim, allowed| {
             let folder = tempfile::tempdir().unwrap();

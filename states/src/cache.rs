@@ -8,6 +8,9 @@
 
 use crate::directory::Directory;
 use crate::geometry::{HostOffset, SliceNumber};
+use crate::options::Options;
+#[cfg(feature = "sabotage")]
+use crate::rule::Rule;
 use crate::table::{CHANCES_MAX, Slice, SliceState};
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
@@ -18,6 +21,9 @@ pub(crate) struct TableCache {
     capacity: usize,
     directory: Directory,
     hand: usize,
+    /// Which rules are removed.
+    #[cfg(feature = "sabotage")]
+    removed: u64,
     /// Slots that hold nothing.
     free: Vec<u32>,
     /// Slots with something that the file does not have.
@@ -34,6 +40,8 @@ impl TableCache {
             capacity,
             directory: Directory::new(slice_count),
             hand: 0,
+            #[cfg(feature = "sabotage")]
+            removed: 0,
             free: Vec::new(),
             dirty: 0,
             young: 0,
@@ -77,9 +85,9 @@ impl TableCache {
     /// is idle.
     pub(crate) fn claim(&mut self, number: SliceNumber, host: HostOffset, entries: usize) -> Option<u32> {
         debug_assert!(self.find(number).is_none());
-        let slot = self.free_slot()?;
+        let (slot, broken) = (self.free_slot()?, self.is_broken());
         let slice = &mut self.slots[slot as usize];
-        debug_assert!(!slice.is_dirty() && slice.waiters.is_empty() && slice.pins == 0);
+        debug_assert!(broken || !slice.is_dirty() && slice.waiters.is_empty() && slice.pins == 0);
         slice.number = number.0;
         slice.host = host.0;
         slice.state = SliceState::Loading;
@@ -108,10 +116,10 @@ impl TableCache {
             let slot = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
             self.ripen(slot);
-            let slice = &mut self.slots[slot];
-            if !slice.is_idle() {
+            if !self.slots[slot].is_idle() && !self.robs(slot) {
                 continue;
             }
+            let slice = &mut self.slots[slot];
             if slice.chances > 0 {
                 slice.chances -= 1;
                 continue;
@@ -138,11 +146,67 @@ impl TableCache {
     }
 
     fn forget(&mut self, slot: u32) {
+        #[cfg(feature = "sabotage")]
+        self.rob(slot as usize);
+        let broken = self.is_broken();
         let slice = &mut self.slots[slot as usize];
-        debug_assert!(!slice.is_dirty() && slice.pins == 0);
+        debug_assert!(broken || !slice.is_dirty() && slice.pins == 0);
         slice.state = SliceState::Empty;
         let number = slice.number;
         self.directory.remove(number);
+    }
+}
+
+/// What removed rules forbid: taking a slot that is in use. What it held is lost.
+#[cfg(feature = "sabotage")]
+impl TableCache {
+    /// Without the rules that these options remove.
+    pub(crate) const fn without(mut self, options: &Options) -> TableCache {
+        self.removed = options.sabotage;
+        self
+    }
+
+    const fn is_broken(&self) -> bool {
+        self.removed != 0
+    }
+
+    fn robs(&self, slot: usize) -> bool {
+        let slice = &self.slots[slot];
+        let removed = |rule: Rule| self.removed & rule as u64 != 0;
+        slice.pins == 0
+            && match slice.state {
+                SliceState::Empty => false,
+                SliceState::Loading => removed(Rule::LoadingSlot),
+                SliceState::Present => removed(Rule::WaitSlot),
+                SliceState::Writing => removed(Rule::WritingSlot),
+            }
+    }
+
+    fn rob(&mut self, slot: usize) {
+        let slice = &mut self.slots[slot];
+        if slice.is_dirty() {
+            self.dirty -= 1;
+            self.young -= slice.young.len();
+            slice.young.clear();
+            (slice.dirty, slice.writing) = (0, 0);
+        }
+    }
+}
+
+#[cfg(not(feature = "sabotage"))]
+impl TableCache {
+    pub(crate) const fn without(self, _options: &Options) -> TableCache {
+        self
+    }
+
+    #[inline]
+    const fn is_broken(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    const fn robs(&self, _slot: usize) -> bool {
+        false
     }
 }
 

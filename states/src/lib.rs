@@ -30,6 +30,7 @@ pub mod qcow2;
 pub mod qed;
 mod queue;
 pub mod request;
+pub mod rule;
 pub mod state;
 mod table;
 
@@ -40,6 +41,7 @@ pub use image::{Alarm, Counters, Image, Timer};
 pub use io::{FillSource, Io, IoId, IoOp, Outcome, Part};
 pub use machine::Machine;
 pub use open::{Backing, Format, Info, Opened, Opening};
-pub use options::{Gate, Options, Policy, Rule};
+pub use options::{Gate, Options, Policy};
 pub use request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId, Status};
+pub use rule::Rule;
 pub use state::{State, Transition};

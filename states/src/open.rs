@@ -16,6 +16,7 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::qcow2::{self, Compression};
 use crate::qed::{Check, Header};
+use crate::rule::Rule;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -255,7 +256,8 @@ impl Opening {
     }
 
     fn check(&mut self, header: Header) {
-        if self.options.read_only || !header.need_check() {
+        let skipped = self.options.sabotaged(Rule::CheckBeforeUse);
+        if self.options.read_only || !header.need_check() || skipped {
             return self.finish(header, None);
         }
         self.step = Step::Check(Box::new(Check::new(header, self.file_len, Some(Repair::All))));
@@ -316,6 +318,9 @@ impl Machine for Opening {
                 let format = header.backing_raw().then_some(Format::Raw);
                 self.backing = Some(Backing { name: bytes.to_vec(), format });
                 self.put_in_order(header);
+            }
+            (Step::ClearAutoclear(header), _) if self.options.sabotaged(Rule::AutoclearFirst) => {
+                self.check(header);
             }
             (Step::ClearAutoclear(header), _) => self.name(Step::SyncAutoclear(header), IoOp::Sync),
             (Step::SyncAutoclear(header), _) => self.check(header),

@@ -1,5 +1,7 @@
 //! What the embedder decides about an image.
 
+use crate::rule::Rule;
+
 /// When an allocating write completes. Both keep the same power-cut guarantee.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Policy {
@@ -22,38 +24,6 @@ pub enum Gate {
     /// Only an allocating write of the same cluster.
     #[default]
     Cluster,
-}
-
-/// Rules of docs/ordering.md that a test can remove, to see that their absence is noticed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u32)]
-pub enum Rule {
-    /// QE1: the need-check bit is durable before the first pointer.
-    MarkDirty = 1,
-    /// QE3: data is durable before the pointer to it.
-    DataBeforePointer = 2,
-    /// QE8: a flush ends only when the pointers are durable.
-    SyncTables = 4,
-    /// QE5: the bit is cleared only when all pointers are durable.
-    ClearAfterSync = 8,
-    /// One allocating write of a cluster at a time.
-    ClusterClaim = 16,
-    /// Modifying a sector excludes other writes to it.
-    SectorWait = 32,
-    /// QC1: the count of a cluster is durable before the pointer to it.
-    RefcountBeforePointer = 64,
-    /// QC4: a count goes down only when the removal of the pointer is durable.
-    FreeAfterRemoval = 128,
-    /// QC5: a cluster is not used again while a request that found it before is in flight.
-    ReuseAfterReaders = 256,
-    /// QC9: a refcount block is durable before the entry that leads to it.
-    BlockBeforeReftable = 512,
-    /// QC10: a new refcount table is durable before the header leads to it.
-    ReftableBeforeHeader = 1024,
-    /// QC18: only what the copied flag says is nobody else's is written in place.
-    CopiedOnly = 2048,
-    /// QC2: the copy of a shared table is durable before the L1 entry leads to it.
-    TableBeforeL1 = 4096,
 }
 
 /// Settings of one image's machine. All limits are hard.
@@ -83,16 +53,18 @@ pub struct Options {
     pub trace: bool,
     /// Rules that are removed: a set of [`Rule`] bits.
     #[cfg(feature = "sabotage")]
-    pub sabotage: u32,
+    pub sabotage: u64,
 }
 
 impl Options {
     #[cfg(feature = "sabotage")]
-    pub(crate) fn sabotaged(&self, rule: Rule) -> bool {
-        self.sabotage & rule as u32 != 0
+    #[inline]
+    pub(crate) const fn sabotaged(&self, rule: Rule) -> bool {
+        self.sabotage & rule as u64 != 0
     }
 
     #[cfg(not(feature = "sabotage"))]
+    #[inline]
     pub(crate) const fn sabotaged(&self, _rule: Rule) -> bool {
         false
     }

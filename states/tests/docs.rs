@@ -137,7 +137,7 @@ fn every_ordering_rule_has_its_row() {
     for number in 1..=11 {
         assert!(has_row(&format!("QE{number}")), "docs/ordering.md has no row for QE{number}");
     }
-    let rules = variants(include_str!("../src/options.rs"), "Rule");
+    let rules = variants(include_str!("../src/rule.rs"), "Rule");
     assert!(rules.len() >= 6, "the variants of Rule were not found");
     for rule in rules {
         let in_row = text.lines().any(|line| line.starts_with('|') && line.contains(&format!("`{rule}`")));

@@ -80,7 +80,7 @@ impl Images {
         for versions in lists.all {
             out.images += 1;
             let image = build(&plan, &versions);
-            let digest = image.digest();
+            let (digest, header) = (image.digest(), image.file_range(TOP, 0, 512));
             if !self.judged.insert(hash_words(digest, promises)) {
                 continue;
             }
@@ -100,6 +100,7 @@ impl Images {
             if !world.may_have_size(content.0) {
                 return fail(format!("after a power cut the disk has {} bytes", content.0));
             }
+            tidy_rule(world, &header)?;
             for (sector, number) in self.touched.iter().zip(&content.1) {
                 judge_sector(world, *sector, &self.contents[*number as usize])?;
             }
@@ -181,6 +182,7 @@ pub fn judge_one(world: &World, scenario: &Scenario, versions: &[u32]) -> Checke
     let plan = world.sim().crash_plan();
     header_rule(world.sim(), &plan)?;
     let image = build(&plan, versions);
+    tidy_rule(world, &image.file_range(TOP, 0, 512))?;
     let (session, len) = (world.session(), world.model().len());
     let bytes = open_and_read(image, &session, world.subject(), len, &scenario.sizes())?;
     allowed(world, &bytes)
@@ -270,6 +272,14 @@ fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
         all.push(counts.iter().map(|n| random.choose(Choice::Survive, *n as usize) as u32).collect());
     }
     Lists { all, sampled: true }
+}
+
+/// QE5: what a quiesce or close left in order, a power cut leaves so.
+fn tidy_rule(world: &World, header: &[u8]) -> Checked {
+    match world.is_tidy() && image::is_marked(header) {
+        true => fail("a power cut after a quiesce or close leaves the need-check or dirty bit set"),
+        false => Ok(()),
+    }
 }
 
 /// QED's QE1 and QE5: as long as a power cut may leave a header that says "clean", no table is volatile.

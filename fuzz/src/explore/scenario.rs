@@ -4,6 +4,7 @@
 
 mod edges;
 mod qcow2;
+mod rules;
 
 use crate::image::{self, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
@@ -54,6 +55,13 @@ pub struct Scenario {
     acbs: u32,
     /// Of offsets and lengths under O_DIRECT.
     align: u32,
+    /// Changes the file before anything else, and what leaks then.
+    patch: Option<fn(&mut Vec<u8>)>,
+    patch_leaks: u64,
+    /// Offset and length of what must stay in the file as it is.
+    kept: (u64, u64),
+    /// Guest bytes whose pointer is bad.
+    bad: (u64, u64),
 }
 
 const fn write(offset: u64, len: u64) -> Ask {
@@ -87,6 +95,10 @@ impl Scenario {
             cache: 1 << 20,
             acbs: 8,
             align: 512,
+            patch: None,
+            patch_leaks: 0,
+            kept: (0, 0),
+            bad: (0, 0),
         }
     }
 
@@ -113,6 +125,11 @@ impl Scenario {
     /// The image's format.
     pub fn format(&self) -> Format {
         self.form.format()
+    }
+
+    /// No pointer of the image is bad.
+    pub fn is_sound(&self) -> bool {
+        self.bad.0 == self.bad.1
     }
 
     /// As QEMU can open it: it refuses QED tables of one cluster, so they have two.
@@ -179,7 +196,10 @@ impl Scenario {
             sim.insert_file("middle", &image::create(&shape(name))?, FileOptions::default());
             name = Some(("middle".to_string(), self.form.format()));
         }
-        let start = image::start(&shape(name), &self.parts, &below, PARTS)?;
+        let mut start = image::start(&shape(name), &self.parts, &below, PARTS)?;
+        if let Some(patch) = self.patch {
+            patch(&mut start.bytes);
+        }
         let options = FileOptions { offset_align: self.align, ..FileOptions::default() };
         sim.insert_file(TOP, &start.bytes, options);
         let subject = Subject {
@@ -187,7 +207,9 @@ impl Scenario {
             backed: self.backing.is_some(),
             below: 0,
             snapshot: start.snapshot.map(Into::into),
-            leaks: start.leaks,
+            leaks: start.leaks + self.patch_leaks,
+            bad: self.bad,
+            kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
         };
         let prepared = Prepared { sim, content: start.content.into(), subject };
         if self.before.is_empty() { Ok(prepared) } else { self.run_before(prepared) }
@@ -232,6 +254,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The image says that it has to be repaired before it is used.
+    pub fn is_marked(&self) -> bool {
+        image::is_marked(&self.sim.file_range(TOP, 0, 512))
+    }
+
     /// A world, closed.
     pub fn world(&self, session: Session) -> World {
         World::new(self.sim.clone(), Arc::clone(&self.content), session, self.subject.clone())
@@ -303,5 +330,6 @@ pub fn all() -> Vec<Scenario> {
     list.extend([through, pressure, timer, late, chain, two, three, later]);
     list.extend(qcow2::all());
     list.extend(edges::all());
+    list.extend(rules::all());
     list
 }

@@ -228,7 +228,12 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     };
     let session = place.session(chooser, tweak);
     let below = shown.len() as u64;
-    let subject =
-        Subject { form, backed, below, snapshot: start.snapshot.map(Into::into), leaks: start.leaks };
+    let subject = Subject {
+        backed,
+        below,
+        snapshot: start.snapshot.map(Into::into),
+        leaks: start.leaks,
+        ..Subject::new(form)
+    };
     Ok((World::new(sim, start.content, session, subject), place))
 }

@@ -19,6 +19,19 @@ pub enum Ask {
     Close,
 }
 
+impl Ask {
+    /// The guest's bytes that it is about.
+    pub fn range(self) -> Option<(u64, u64)> {
+        match self {
+            Ask::Read { offset, len }
+            | Ask::Write { offset, len, .. }
+            | Ask::Zero { offset, len, .. }
+            | Ask::Discard { offset, len } => Some((offset, offset + len)),
+            Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close => None,
+        }
+    }
+}
+
 /// The driver's request; payloads are split into up to three buffers, by its number.
 pub(super) fn request(ask: Ask, user: u64) -> Request {
     let split = |bytes: Vec<u8>| -> Buffers {

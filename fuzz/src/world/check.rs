@@ -48,7 +48,9 @@ impl World {
         if self.faulted {
             return Ok(());
         }
+        self.tidy = true;
         self.tally.clean_closes += 1;
+        self.keeps_bytes("after a clean close")?;
         self.snapshot_holds("after a clean close")?;
         if !self.subject.checks() {
             return Ok(());
@@ -67,6 +69,18 @@ impl World {
             return fail("a clean close leaves the need-check or dirty bit set");
         }
         Ok(())
+    }
+
+    /// What nobody knows the meaning of is as it was, and bits that nobody keeps up are clear.
+    fn keeps_bytes(&self, when: &str) -> Checked {
+        let (offset, bytes) = &self.subject.kept;
+        if self.sim().file_range(TOP, *offset, bytes.len()) != **bytes {
+            return fail(format!("{when}: bytes of the file at {offset:#x} have changed"));
+        }
+        match image::autoclear(&self.sim().file_range(TOP, 0, 512)) {
+            0 => Ok(()),
+            bits => fail(format!("{when}: the autoclear bits {bits:#x} are set")),
+        }
     }
 
     /// Counts the leaks that the session starts with.
@@ -121,7 +135,14 @@ impl World {
         let mut content = Vec::with_capacity(len as usize);
         while (content.len() as u64) < len {
             let (offset, user) = (content.len() as u64, u64::MAX);
-            let request = Request::read(offset, Buffer::zeroed(CHUNK.min(len - offset) as usize), user);
+            let (bad, behind) = self.subject.bad;
+            if offset == bad && bad < behind {
+                // nothing was ever there
+                content.resize(behind as usize, 0);
+                continue;
+            }
+            let until = if offset < bad { bad } else { len };
+            let request = Request::read(offset, Buffer::zeroed(CHUNK.min(until - offset) as usize), user);
             self.driver
                 .submit(disk, request)
                 .map_err(|rejected| Failure(format!("read: {}", rejected.reason)))?;
@@ -173,6 +194,7 @@ impl World {
     /// Opens what a power cut left for writing and reads it whole; nothing is promised about the content.
     pub fn open_survivor(&mut self) -> Checked<Vec<u8>> {
         if self.subject.checks() {
+            self.keeps_bytes("after a power cut")?;
             image::survived(self.sim(), TOP)?;
         }
         self.snapshot_holds("after a power cut")?;

@@ -10,6 +10,7 @@ use crate::acb::Source;
 use crate::options::Gate;
 use crate::queue::Queue;
 use crate::request::Path;
+use crate::rule::Rule;
 use crate::state::State;
 
 /// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
@@ -42,7 +43,7 @@ impl Image {
                     Gate::Cluster => false,
                 }
         };
-        if self.sabotaged(crate::options::Rule::ClusterClaim) {
+        if self.sabotaged(Rule::ClusterClaim) {
             return true;
         }
         let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };
@@ -74,7 +75,7 @@ impl Image {
             self.ready.append(&mut self.acbs, &mut claim.waiters);
         }
         if let Some(slot) = pinned {
-            self.unpin(slot);
+            self.unpin(slot, Rule::PinLink);
         }
         if modifies {
             self.modifying -= 1;

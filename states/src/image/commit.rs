@@ -21,9 +21,9 @@ use super::{Alarm, Image, Layout, Purpose, TABLE_WRITES_MAX};
 use crate::acb::Want;
 use crate::error::Error;
 use crate::io::IoOp;
-use crate::options::Rule;
 use crate::queue::Queue;
 use crate::request::{Event, Path};
+use crate::rule::Rule;
 use crate::state::State;
 use crate::table::SliceState;
 use alloc::collections::VecDeque;
@@ -221,6 +221,12 @@ impl Commit {
     fn idle(&self) -> bool {
         self.phase == Phase::Idle
     }
+
+    /// The bit was cleared in the file, as if durably.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn forget_clearing(&mut self) {
+        (self.clearing, self.maybe_marked) = (false, false);
+    }
 }
 
 impl Image {
@@ -335,7 +341,8 @@ impl Image {
             commit.phase = Phase::Mark;
             self.commit.maybe_marked = self.dirty_bit() && self.uses_dirty_bit();
             self.write_header("write header");
-        } else {
+        }
+        if !write_header || self.sabotaged(Rule::WaitMarkDirty) {
             self.start_refcounts();
         }
         self.show_phase();
@@ -358,6 +365,10 @@ impl Image {
             (_, Some(counted)) => counted.header.encode_block(buf),
             _ => {}
         }
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::HeaderBytes) {
+            self.clear_header_rest(buf);
+        }
     }
 
     pub(super) fn header_written(&mut self, result: Result<(), Error>) {
@@ -370,14 +381,19 @@ impl Image {
         self.commit.unsynced = true;
         match self.commit.phase {
             Phase::Mark => self.start_refcounts(),
+            Phase::Switch if self.sabotaged(Rule::SwitchBeforeFree) => self.switch_durable(),
             Phase::Switch => self.start_sync(Phase::SyncSwitch),
             Phase::Clear => {
                 self.commit.phase = Phase::Idle;
                 self.commit.marked = false;
                 self.commit.clearing = true;
+                #[cfg(feature = "sabotage")]
+                if self.sabotaged(Rule::ClearedBeforeClosed) {
+                    self.clear_at_once();
+                }
                 self.kick();
             }
-            phase => debug_assert!(false, "header written in {phase:?}"),
+            phase => debug_assert!(self.sabotaged(Rule::WaitMarkDirty), "header written in {phase:?}"),
         }
         self.show_phase();
     }
@@ -391,6 +407,12 @@ impl Image {
         }
         commit.unsynced = false;
         self.counters.syncs += 1;
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::WaitSyncData) && phase == Phase::Sync {
+            self.spill("sync", IoOp::Sync);
+            self.show_phase();
+            return self.synced(Ok(()));
+        }
         self.name_io(Purpose::Sync, "sync", 0, IoOp::Sync);
         self.show_phase();
     }
@@ -467,7 +489,8 @@ impl Image {
             }
             self.write_slice(slot, entries_per_block as u64 * 8);
         }
-        if self.commit.in_flight == 0 && self.commit.cursor == self.commit.writing.len() {
+        let waits = self.commit.in_flight > 0 && !self.leaves_tables();
+        if !waits && self.commit.cursor == self.commit.writing.len() {
             match self.commit.phase {
                 Phase::Refcounts => self.start_sync(Phase::Sync),
                 _ => self.tables_written(),
@@ -517,9 +540,15 @@ impl Image {
         } else {
             self.commit.dirty.push(slot);
         }
-        if self.poison.is_none() {
+        if self.poison.is_none() && !self.leaves_tables() {
             self.write_tables();
         }
+    }
+
+    /// The pipeline goes on before the tables are written: only where that rule is removed.
+    #[inline]
+    fn leaves_tables(&self) -> bool {
+        self.sabotaged(Rule::WaitUpdateL2) && self.commit.phase != Phase::Refcounts
     }
 
     fn tables_written(&mut self) {
@@ -593,7 +622,7 @@ impl Image {
     }
 
     /// Readies the acbs that have what they want. `clean`: the dirty bit is cleared, or was never set.
-    fn release(&mut self, clean: bool) {
+    pub(super) fn release(&mut self, clean: bool) {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         let mut left = Queue::new();
         let mut clean_wanted = false;

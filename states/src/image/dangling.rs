@@ -15,6 +15,7 @@ use super::{Image, Layout};
 use crate::error::Error;
 use crate::qcow2::Shape;
 use crate::qcow2::entry::{COMPRESSED, OFFSET};
+use crate::rule::Rule;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -70,7 +71,7 @@ impl Image {
         let number = crate::geometry::SliceNumber(self.tables.slot(slot).number);
         let none = self.geometry().is_none_or(|geometry| geometry.is_refcount(number));
         let data_file = matches!(self.layout, Layout::Qcow2(_, shape) if shape.data_file);
-        if self.options.read_only || none || data_file {
+        if self.options.read_only || none || data_file || self.sabotaged(Rule::DanglingStaysDead) {
             return Ok(());
         }
         let kind = match &self.layout {

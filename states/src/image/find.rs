@@ -18,6 +18,7 @@ use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::qcow2::L1;
 use crate::qcow2::entry::COPIED;
 use crate::request::{Extent, Kind, Path, RequestId, Status};
+use crate::rule::Rule;
 use crate::state::State;
 use crate::table::SliceState;
 use crate::table::Young;
@@ -94,6 +95,8 @@ impl Image {
                 self.tables.touch(slot);
                 self.counters.hits += 1;
             }
+            #[cfg(feature = "sabotage")]
+            let run = if self.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
             let go_on = match kind {
                 Kind::Read => self.read_run(a, mapping, len),
                 Kind::Write => self.write_run(a, run, slot),
@@ -277,7 +280,7 @@ impl Image {
         let (number, entry) = geometry.l2_slice(pos);
         if let Some(slot) = self.tables.find(number) {
             let slice = self.tables.slot(slot);
-            if slice.state == SliceState::Loading {
+            if slice.state == SliceState::Loading && !self.options.sabotaged(Rule::WaitReadL2) {
                 return Lookup::Loading(slot);
             }
             // beside pointers that must not be followed, runs are one cluster long
@@ -316,7 +319,7 @@ impl Image {
         let Some(l1_slot) = self.tables.find(l1_number) else {
             return self.load(l1_number, geometry.l1_slice_host(l1_number), &geometry);
         };
-        if self.tables.slot(l1_slot).state == SliceState::Loading {
+        if self.tables.slot(l1_slot).state == SliceState::Loading && !self.sabotaged(Rule::WaitReadL2) {
             return Lookup::Loading(l1_slot);
         }
         self.tables.touch(l1_slot);

@@ -10,6 +10,7 @@ use super::{Image, InFlight, Purpose};
 use crate::error::Error;
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::machine::Machine;
+use crate::rule::Rule;
 use crate::state::State;
 use alloc::boxed::Box;
 
@@ -57,7 +58,10 @@ impl Image {
             acb.error.get_or_insert_with(|| Box::new(error));
         }
         if acb.pending != 0 {
-            return;
+            if !self.options.sabotaged(Rule::WaitAllParts) {
+                return;
+            }
+            acb.pending = 0;
         }
         if acb.state == State::ReadData && acb.run_end == acb.end && acb.error.is_none() {
             // the hot path: what `advance` would do
@@ -78,14 +82,18 @@ impl Machine for Image {
         };
         match io.purpose {
             Purpose::Header => self.encode_header(buf),
-            Purpose::Reftable(at) | Purpose::Spill(at) => self.encode_reftable(at, buf),
+            Purpose::Reftable(at) => self.encode_reftable(at, buf),
+            #[cfg(feature = "sabotage")]
+            Purpose::Spill(at) => self.encode_reftable(at, buf),
             Purpose::CopyWrite(l1_index) => self.encode_copy(l1_index, buf),
             Purpose::L1Write => self.encode_l1(buf),
             Purpose::Table(slot) => {
                 let big_endian = matches!(self.layout, super::Layout::Qcow2(..));
                 let slice = self.tables.slot(slot);
-                slice.snapshot(&mut self.scratch);
                 let skip = ((io.offset - slice.host) / 8) as usize;
+                slice.snapshot(&mut self.scratch);
+                #[cfg(feature = "sabotage")]
+                self.break_snapshot(slot);
                 let entries = self.scratch.iter().skip(skip).copied().chain(core::iter::repeat(0));
                 for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
                     let entry = if big_endian { entry.to_be_bytes() } else { entry.to_le_bytes() };
@@ -110,6 +118,8 @@ impl Machine for Image {
             return;
         };
         let result = match outcome {
+            #[cfg(feature = "sabotage")]
+            Outcome::Failed(_) if self.ignores_failure(&io.purpose) => Ok(()),
             Outcome::Failed(errno) => Err(Error::Device { op: io.name, offset: io.offset, errno }),
             Outcome::Done | Outcome::Table(_) => Ok(()),
         };
@@ -120,6 +130,7 @@ impl Machine for Image {
             Purpose::Sync => self.synced(result),
             Purpose::Grow => self.grown(result),
             Purpose::Reftable(_) => self.reftable_written(result),
+            #[cfg(feature = "sabotage")]
             Purpose::Spill(_) => self.commit.unsynced = true,
             Purpose::CountDown => self.count_on(),
             Purpose::Punch(first, count) => self.punched(first, count, &result),

@@ -87,7 +87,7 @@ impl Image {
     /// Changes an entry, young.
     pub(super) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
         let Some(geometry) = self.geometry().copied() else { return };
-        debug_assert!(!self.tables.slot(slot).shared);
+        debug_assert!(!self.must_copy(slot, start));
         let (_, at) = geometry.l2_slice(start);
         let Some((old_word, old_bitmap)) = self.entry_words(slot, start) else { return };
         if old_word != word {

@@ -15,7 +15,7 @@ use super::commit::Phase;
 use super::{Image, Layout, Purpose, TABLE_WRITES_MAX};
 use crate::error::Error;
 use crate::io::IoOp;
-use crate::options::Rule;
+use crate::rule::Rule;
 
 /// Bytes of a new refcount table that are written at once.
 const CHUNK: u64 = 64 << 10;
@@ -23,6 +23,7 @@ const CHUNK: u64 = 64 << 10;
 impl Image {
     /// The counts go out, if they have to before the sync.
     pub(super) fn start_refcounts(&mut self) {
+        #[cfg(feature = "sabotage")]
         if self.sabotaged(Rule::BlockBeforeReftable) {
             self.spill_reftable();
         }
@@ -37,20 +38,6 @@ impl Image {
         self.commit.begin_writing(Phase::Refcounts, dirty);
         self.show_phase();
         self.write_tables();
-    }
-
-    /// What the rule that is removed forbids: entries of the refcount table before their blocks.
-    fn spill_reftable(&mut self) {
-        let Some(counted) = self.counted() else { return };
-        let (table, entries) = (counted.header.reftable_offset, counted.file_entries());
-        let block = u64::from(self.options.align.max(512));
-        let changed: alloc::vec::Vec<usize> = counted.changed.iter().map(|(index, _)| *index).collect();
-        for index in changed.into_iter().filter(|index| *index < entries) {
-            let at = crate::geometry::align_down(index as u64 * 8, block);
-            let op = IoOp::WriteTable { offset: table + at, len: block as u32 };
-            self.commit.unsynced = true;
-            self.name_io(Purpose::Spill(at), "write refcount table", table + at, op);
-        }
     }
 
     /// After the round's sync: entries of the refcount table whose blocks it made durable.

@@ -30,6 +30,8 @@ mod quarantine;
 mod reclaim;
 mod refcounts;
 mod resize;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod space;
 mod sweep;
 mod table_copy;
@@ -46,11 +48,12 @@ use crate::cache::TableCache;
 use crate::error::Error;
 use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::io::Io;
-use crate::options::{Options, Policy, Rule};
+use crate::options::{Options, Policy};
 use crate::qcow2::{self, Shape};
 use crate::qed::Header;
 use crate::queue::Queue;
 use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
+use crate::rule::Rule;
 use crate::state::{EdgeCounts, EdgeTable, State, Transition};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -136,7 +139,9 @@ enum Purpose {
     Grow,
     /// The refcount table from this byte on.
     Reftable(u64),
-    /// The same, where a rule is removed.
+    /// What a removed rule forbids, and nobody waits for; the refcount table from this byte on, if that is
+    /// written.
+    #[cfg(feature = "sabotage")]
     Spill(u64),
     /// Nothing: counts go down in more than one call.
     CountDown,
@@ -262,14 +267,20 @@ impl Image {
     fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
         let acbs = options.acbs.max(1);
         let marked = matches!(&layout, Layout::Qed(_, header) if header.need_check());
+        let file_end = |cluster: u64| match options.sabotaged(Rule::WholeClusters) {
+            true => file_len - file_len % cluster,
+            false => file_len,
+        };
         let (edges, space, slices, cluster_align) = match &layout {
             Layout::Raw => (EdgeTable::RAW, Space::fixed(file_len), 1, 1),
             Layout::Qed(geometry, _) => {
-                let space = Space::new(file_len, geometry.cluster_size(), options.grow_step).whole_clusters();
+                let cluster = geometry.cluster_size();
+                let space = Space::new(file_end(cluster), cluster, options.grow_step).whole_clusters();
                 (EdgeTable::QED, space, geometry.slice_count(size), geometry.cluster_size())
             }
             Layout::Qcow2(geometry, _) => {
-                let space = Space::new(file_len, geometry.cluster_size(), options.grow_step);
+                let cluster = geometry.cluster_size();
+                let space = Space::new(file_end(cluster), cluster, options.grow_step);
                 (EdgeTable::QCOW2, space, geometry.slice_count(size), 65536)
             }
         };
@@ -291,7 +302,7 @@ impl Image {
             ios: Arena::new(acbs + TABLE_WRITES_MAX + quarantine::PUNCHES_MAX + 10),
             own_ids: acbs * 2,
             own_generation: 0,
-            tables: TableCache::new(slots, slices),
+            tables: TableCache::new(slots, slices).without(options),
             refcounted: None,
             dangling: Dangling::new(space.end()),
             space,
@@ -354,7 +365,8 @@ impl Image {
         if !inside || self.closing || request.kind as u8 > Kind::Write as u8 || self.options.read_only {
             self.admit(&request)?;
         }
-        if self.requests.is_full() || self.acbs.is_full() || self.exclusive {
+        let exclusive = self.exclusive && !self.sabotaged(Rule::Exclusive);
+        if self.requests.is_full() || self.acbs.is_full() || exclusive {
             return Err(Refused::Busy);
         }
         let open = Open { user: request.user, acbs: 1, path: Path::empty(), error: None, extent: None };
@@ -609,6 +621,7 @@ impl Image {
         if uncommitted || fua { self.join_commit(a, want) } else { self.finish(a, Ok(())) }
     }
 
+    #[inline]
     fn sabotaged(&self, rule: Rule) -> bool {
         self.options.sabotaged(rule)
     }

@@ -16,7 +16,7 @@ use super::refcounts::Wait;
 use super::{Image, Purpose};
 use crate::error::Error;
 use crate::io::{Io, IoId, IoOp};
-use crate::options::Rule;
+use crate::rule::Rule;
 use crate::state::State;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -162,6 +162,10 @@ impl Image {
     /// Nothing points to these clusters once the tables of `window` are durable (0: nothing ever did).
     pub(super) fn free_clusters(&mut self, first: u64, count: u64, window: u64) {
         debug_assert!(count > 0);
+        #[cfg(feature = "sabotage")]
+        if window > 0 && self.sabotaged(Rule::PunchAfterRemoval) {
+            self.punch_early(first, count);
+        }
         let window = if self.sabotaged(Rule::FreeAfterRemoval) { 0 } else { window };
         let Some(counted) = self.counted_mut() else { return };
         let quarantine = &mut counted.quarantine;
@@ -285,6 +289,11 @@ impl Image {
                 id: IoId { index: u32::MAX, generation: 0 },
                 op: IoOp::ForgetCompressed { host, len },
             });
+            if self.sabotaged(Rule::PunchedFirst)
+                && let Some(counted) = self.counted_mut()
+            {
+                counted.quarantine.give(first, count);
+            }
             self.name_io(Purpose::Punch(first, count), "punch hole", host, IoOp::PunchHole { host, len });
         }
     }
@@ -293,9 +302,11 @@ impl Image {
     pub(super) fn punched(&mut self, first: u64, count: u64, result: &Result<(), Error>) {
         // the sync that makes the next pointer to it durable makes the hole durable too
         self.commit.unsynced = true;
+        let may_be_used =
+            (result.is_ok() || self.sabotaged(Rule::UnpunchedStays)) && !self.sabotaged(Rule::PunchedFirst);
         let Some(counted) = self.counted_mut() else { return };
         counted.quarantine.punching.retain(|hole| *hole != (first, count));
-        if result.is_ok() {
+        if may_be_used {
             counted.quarantine.give(first, count);
         }
         self.punch_dead();

@@ -16,6 +16,7 @@
 
 use super::Image;
 use super::refcounts::{Counted, count_of};
+use crate::rule::Rule;
 
 /// Bytes that are reclaimed at once, when fewer are free.
 const BATCH: u64 = 4 << 20;
@@ -85,10 +86,12 @@ impl Image {
 
     /// Takes the first run of free clusters of `[at, stop)`: where to look next, and how many they are.
     fn reclaim(&mut self, slot: u32, start: u64, at: u64, stop: u64, most: u64) -> (u64, u64) {
+        let twice = self.sabotaged(Rule::HeldOnce);
         let Some(counted) = self.counted() else { return (stop, 0) };
         let words = &self.tables.slot(slot).entries;
         let free = |cluster: &u64| {
-            count_of(counted.counts, words, cluster - start) == 0 && !counted.quarantine.holds(*cluster)
+            let held = counted.quarantine.holds(*cluster) && !twice;
+            count_of(counted.counts, words, cluster - start) == 0 && !held
         };
         let Some(first) = (at..stop).find(free) else { return (stop, 0) };
         let until = stop.min(first + most);

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset};
 use crate::qcow2::refcount::Layout as Counts;
 use crate::qcow2::{Header, entry};
+use crate::rule::Rule;
 use crate::state::State;
 use crate::table::{SliceState, block_mask};
 use alloc::boxed::Box;
@@ -281,7 +282,7 @@ impl Image {
                 _ => return Err(Counted::NoSlot),
             },
         };
-        if self.tables.slot(slot).state == SliceState::Loading {
+        if self.tables.slot(slot).state == SliceState::Loading && !self.sabotaged(Rule::WaitAllocRefcount) {
             return Err(Counted::Loading(slot));
         }
         let start = cluster - within % per_slice;

@@ -20,6 +20,7 @@ use crate::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
 use crate::io::{IoOp, Outcome, Part};
 use crate::queue::Queue;
 use crate::request::{Path, Refused};
+use crate::rule::Rule;
 use crate::state::State;
 use alloc::vec::Vec;
 
@@ -133,7 +134,7 @@ impl Image {
             return self.look(a);
         }
         self.set_state(a, State::WaitRequests);
-        if self.requests.len() == 1 {
+        if self.requests.len() == 1 || self.sabotaged(Rule::WaitRequests) {
             return self.look(a);
         }
         debug_assert!(self.closer.is_none());
@@ -160,7 +161,10 @@ impl Image {
         match self.resizing {
             Some(Resizing::Place) => self.place_l1(a),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
-            Some(Resizing::Range) if self.acbs.get(a).is_some_and(|acb| acb.window != 0) => {
+            Some(Resizing::Range)
+                if self.acbs.get(a).is_some_and(|acb| acb.window != 0)
+                    && !self.sabotaged(Rule::RangeBeforeSize) =>
+            {
                 // durable first, then the header (QC17)
                 self.resizing = Some(Resizing::RangeSync);
                 self.join_commit(a, Want::Durable);
@@ -179,6 +183,9 @@ impl Image {
         }
         self.resizing = Some(Resizing::Size);
         self.commit.header_dirty = true;
+        if self.sabotaged(Rule::WaitResize) {
+            return self.size_durable(a);
+        }
         self.join_commit(a, Want::Durable);
     }
 
@@ -298,7 +305,11 @@ impl Image {
 
     fn l1_copied(&mut self, a: u32) {
         if let Some(Resizing::Copy(copying)) = &self.resizing {
-            self.resizing = Some(Resizing::CopySync(copying.to, copying.bytes));
+            let (to, bytes) = (copying.to, copying.bytes);
+            self.resizing = Some(Resizing::CopySync(to, bytes));
+            if self.sabotaged(Rule::L1BeforeHeader) {
+                return self.switch_l1(a, to, bytes);
+            }
         }
         self.join_commit(a, Want::Durable);
     }
@@ -310,6 +321,10 @@ impl Image {
         counted.header.l1_offset = to;
         counted.header.l1_entries = (bytes / 8) as u32;
         self.resizing = Some(Resizing::Switch(old.0, old.1));
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::SwitchBeforeFree) {
+            self.free_l1_early(old.0, old.1);
+        }
         self.commit.header_dirty = true;
         if let Some(acb) = self.acbs.get_mut(a) {
             acb.window = 0;

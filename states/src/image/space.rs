@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::geometry::{align_down, align_up};
 use crate::io::IoOp;
 use crate::queue::Queue;
+use crate::rule::Rule;
 use crate::state::State;
 
 /// Blocks of file systems have at most so many bytes, as a rule.
@@ -90,6 +91,17 @@ impl Space {
         cluster == self.torn
     }
 
+    /// As if the file had grown.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn believe(&mut self, grown: u64) {
+        self.grown = self.grown.max(grown);
+    }
+
+    #[cfg(feature = "sabotage")]
+    pub(super) fn is_growing(&self) -> bool {
+        self.growing.is_some()
+    }
+
     /// The file's length.
     pub(super) fn file_len(&self) -> u64 {
         self.grown
@@ -130,7 +142,7 @@ impl Space {
     }
 
     /// The next length to grow to, `need` bytes behind `append` at least.
-    fn target(&self, need: u64) -> u64 {
+    pub(super) fn target(&self, need: u64) -> u64 {
         self.whole(self.append.saturating_add(need).saturating_add(self.step()))
     }
 
@@ -176,6 +188,10 @@ impl Image {
         if self.space.append.checked_add(len).is_some_and(|end| end <= self.space.grown) {
             return true;
         }
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::WaitGrowFile) {
+            return self.use_before_growth(len);
+        }
         if self.space.append.checked_add(len).is_none_or(|end| end > HOST_MAX) {
             self.finish(a, Err(Error::NoSpace));
             return false;
@@ -190,7 +206,7 @@ impl Image {
         false
     }
 
-    fn grow(&mut self, to: u64, smallest: bool) {
+    pub(super) fn grow(&mut self, to: u64, smallest: bool) {
         debug_assert!(self.space.growing.is_none());
         let from = self.space.grown;
         if to <= from {
@@ -209,7 +225,7 @@ impl Image {
             Ok(()) => {
                 self.space.grown = to;
                 // the new length must be durable before a pointer into it is (QE4)
-                self.commit.unsynced = true;
+                self.commit.unsynced |= !self.sabotaged(Rule::LengthBeforePointer);
             }
             Err(_) if self.space.waiters.is_empty() => {}
             Err(_) if !self.space.smallest => {

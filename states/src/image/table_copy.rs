@@ -13,9 +13,9 @@ use super::{Image, Purpose};
 use crate::error::Error;
 use crate::geometry::SliceNumber;
 use crate::io::{IoOp, Outcome};
-use crate::options::Rule;
 use crate::qcow2::{L1, entry};
 use crate::queue::Queue;
+use crate::rule::Rule;
 use crate::state::State;
 use alloc::vec::Vec;
 
@@ -26,7 +26,7 @@ pub(super) const COPIES_MAX: usize = 8;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct TableCopy {
-    l1_index: u64,
+    pub(super) l1_index: u64,
     /// The slot of the L1 slice, which stays in the cache.
     pub(super) l1_slot: u32,
     old: u64,
@@ -62,7 +62,7 @@ impl Image {
         debug_assert!(old != 0);
         // the slot may not go while the space is waited for; it is looked up again then
         let Some(new) = self.allocate_counted(a, geometry.table_bytes, State::AllocL2) else { return };
-        self.tables.slot_mut(l1_slot).pins += 1;
+        self.pin(l1_slot, Rule::PinCopy);
         let copy =
             TableCopy { l1_index, l1_slot, old, new, done: 0, chunk: Vec::new(), waiters: Queue::new() };
         let Some(counted) = self.counted_mut() else { return };
@@ -142,7 +142,7 @@ impl Image {
         let mut copy = counted.copies.swap_remove(index);
         copy.waiters.fail(&mut self.acbs, error);
         self.ready.append(&mut self.acbs, &mut copy.waiters);
-        self.unpin(copy.l1_slot);
+        self.unpin(copy.l1_slot, Rule::PinCopy);
         self.free_clusters(copy.new >> bits, 1, 0);
     }
 
@@ -160,6 +160,7 @@ impl Image {
         let window = self.commit.window;
         let value = L1::Table { host: copy.new, copied: true }.encode();
         self.set_entries(copy.l1_slot, l1_entry, 1, value, 0);
+        #[cfg(feature = "sabotage")]
         if self.sabotaged(Rule::TableBeforeL1) {
             self.make_old(copy.l1_slot);
         }
@@ -167,7 +168,7 @@ impl Image {
         for number in first..first + geometry.slices_per_table() {
             if let Some(slot) = self.tables.find(SliceNumber(number)) {
                 let slice = self.tables.slot_mut(slot);
-                debug_assert!(slice.shared && !slice.is_dirty());
+                debug_assert!(self.options.sabotaged(Rule::WaitAllocL2) || slice.shared && !slice.is_dirty());
                 slice.host = slice.host - copy.old + copy.new;
                 slice.shared = false;
             }
@@ -176,24 +177,39 @@ impl Image {
         self.commit.unsynced = true;
         self.free_clusters(copy.old >> geometry.cluster_bits, 1, window);
         self.ready.append(&mut self.acbs, &mut copy.waiters);
-        self.unpin(copy.l1_slot);
+        self.unpin(copy.l1_slot, Rule::PinCopy);
     }
 
-    /// What the rule that is removed forbids: changes of a slice that may be written before the next sync.
-    fn make_old(&mut self, slot: u32) {
-        let durable = self.commit.durable();
-        for young in &mut self.tables.slot_mut(slot).young {
-            young.window = durable;
+    /// Has the table to be copied before the entry at guest offset `pos` changes? (`pos` matters only where a
+    /// rule is removed.)
+    #[inline]
+    pub(super) fn must_copy(&self, slot: u32, pos: u64) -> bool {
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::SharedTable) || self.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos) {
+            return false;
         }
+        let _ = pos;
+        self.tables.slot(slot).shared
     }
 
-    /// One reason less for a slice to stay in the cache.
-    pub(super) fn unpin(&mut self, slot: u32) {
-        let slice = self.tables.slot_mut(slot);
-        debug_assert!(slice.pins > 0);
-        slice.pins -= 1;
-        if slice.pins == 0 {
+    /// One reason more for a slice to stay in the cache; `rule` names it.
+    pub(super) fn pin(&mut self, slot: u32, rule: Rule) {
+        self.tables.slot_mut(slot).pins += u32::from(!self.sabotaged(rule));
+    }
+
+    /// One reason less.
+    pub(super) fn unpin(&mut self, slot: u32, rule: Rule) {
+        self.unpin_quietly(slot, rule);
+        if self.tables.slot(slot).pins == 0 {
             self.wake_slot_waiters();
         }
+    }
+
+    /// The same, where nobody can have waited for it.
+    pub(super) fn unpin_quietly(&mut self, slot: u32, rule: Rule) {
+        let pins = u32::from(!self.sabotaged(rule));
+        let slice = self.tables.slot_mut(slot);
+        debug_assert!(slice.pins >= pins);
+        slice.pins -= pins;
     }
 }

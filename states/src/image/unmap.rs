@@ -80,7 +80,7 @@ impl Image {
             return if nothing { self.skip(a, len) } else { self.new_table(a, start) };
         };
         debug_assert!(run.len > 0);
-        if self.tables.slot(slot).shared {
+        if self.must_copy(slot, start) {
             self.copy_table(a, start);
             return false;
         }

@@ -9,6 +9,7 @@
 
 use super::Image;
 use crate::request::Path;
+use crate::rule::Rule;
 use crate::state::State;
 
 impl Image {
@@ -47,12 +48,13 @@ impl Image {
             let (low, high) = acb.host_range();
             low < end && start < high
         });
-        if conflict && !self.sabotaged(crate::options::Rule::SectorWait) {
+        let conflict = conflict && !self.sabotaged(Rule::SectorWait);
+        if conflict {
             self.note(a, Path::WAITED);
             self.set_state(a, State::WaitSector);
             self.sector_waiters.push(&mut self.acbs, a);
         }
-        !conflict || self.sabotaged(crate::options::Rule::SectorWait)
+        !conflict
     }
 
     pub(super) fn wake_sector_waiters(&mut self) {

@@ -16,10 +16,10 @@ use crate::acb::Source;
 use crate::error::Error;
 use crate::geometry::{Geometry, align_down, align_up};
 use crate::io::{FillSource, IoOp, Part};
-use crate::options::Rule;
 use crate::qcow2::Subclusters;
 use crate::qcow2::entry::COPIED;
 use crate::request::{Kind, Path};
+use crate::rule::Rule;
 use crate::state::State;
 
 /// Fill buffers are at most this large.
@@ -70,7 +70,7 @@ impl Image {
         {
             return self.write_in_place(a, host, run.len);
         }
-        if slot.is_some_and(|slot| self.tables.slot(slot).shared) {
+        if slot.is_some_and(|slot| self.must_copy(slot, pos)) {
             self.copy_table(a, pos);
             return false;
         }
@@ -116,7 +116,7 @@ impl Image {
         let Some(base) = self.place_new(a, slot, &plan) else { return false };
         let made_table = self.acbs.get(a).is_some_and(|acb| acb.path.contains(Path::NEW_TABLE));
         self.claim(a, plan.first, plan.last, made_table);
-        self.tables.slot_mut(slot).pins += 1;
+        self.pin(slot, Rule::PinLink);
         self.take_run(a, plan.cut - pos, base + (pos - plan.first), Path::ALLOCATE);
         let Some(acb) = self.acbs.get_mut(a) else { return false };
         acb.pinned = Some(slot);
@@ -125,6 +125,9 @@ impl Image {
         (acb.source, acb.stale) = (plan.source, plan.reuse.is_some());
         acb.modifies = plan.modifies();
         self.modifying += u32::from(plan.modifies());
+        if self.sabotaged(Rule::LinkLast) {
+            self.link(a);
+        }
         self.next_piece(a);
         false
     }
@@ -136,9 +139,9 @@ impl Image {
             return self.pass_sectors(a, start, end, plan.modifies()).then_some(base);
         }
         // what is allocated for may not leave the cache when counts are loaded
-        self.tables.slot_mut(slot).pins += 1;
+        self.pin(slot, Rule::PinCount);
         let base = self.allocate(a, plan.last - plan.first, State::GrowFile);
-        self.tables.slot_mut(slot).pins -= 1;
+        self.unpin_quietly(slot, Rule::PinCount);
         if base.is_some() {
             let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
             self.counters.allocations += (plan.last - plan.first) >> bits;
@@ -207,14 +210,18 @@ impl Image {
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         // the lookup just read the entry from it
         let Some(l1_slot) = self.tables.find(l1_number) else { return true };
-        self.tables.slot_mut(l1_slot).pins += 1;
+        self.pin(l1_slot, Rule::PinL1);
         let table = self.allocate(a, geometry.table_bytes, State::AllocL2);
-        self.tables.slot_mut(l1_slot).pins -= 1;
+        self.unpin_quietly(l1_slot, Rule::PinL1);
         let Some(table) = table else { return false };
         // a copied flag alone leads nowhere
         debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry).map(|old| old & !COPIED), Some(0));
         let copied = if self.refcounted.is_some() { COPIED } else { 0 };
         self.set_entries(l1_slot, l1_entry, 1, table | copied, 0);
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::NewTableBeforeL1) {
+            self.make_old(l1_slot);
+        }
         if let Some(counted) = self.counted_mut() {
             counted.l2_tables.insert(table, l1_index);
         }
@@ -398,7 +405,9 @@ impl Image {
             if self.poison.is_some() {
                 return self.finish(a, Err(Error::Poisoned));
             }
-            self.link(a);
+            if !self.sabotaged(Rule::LinkLast) {
+                self.link(a);
+            }
         }
         if let Some(acb) = self.acbs.get_mut(a) {
             acb.pos = acb.run_end;

@@ -8,6 +8,8 @@ use super::{Image, Layout};
 use crate::geometry::{align_down, align_up};
 use crate::io::{IoOp, Part};
 use crate::request::{Flags, Path};
+#[cfg(feature = "sabotage")]
+use crate::rule::Rule;
 use crate::state::State;
 
 impl Image {
@@ -20,6 +22,8 @@ impl Image {
         let Some(acb) = self.acbs.get(a) else { return false };
         let (pos, end) = (acb.pos, acb.pos + len);
         match mapping {
+            #[cfg(feature = "sabotage")]
+            Mapping::Data(_) if self.sabotaged(Rule::KeptClusters) => self.zero_entry(a, run, slot),
             Mapping::Data(host) => self.zero_in_place(a, host, len),
             Mapping::Zero => self.skip(a, len),
             Mapping::ZeroAllocated(_) | Mapping::Reserved(_) | Mapping::Compressed { .. } => {
@@ -52,7 +56,14 @@ impl Image {
         }
     }
 
-    fn set_zero_entries(&mut self, a: u32, start: u64, end: u64, len: u64, slot: Option<u32>) -> bool {
+    pub(super) fn set_zero_entries(
+        &mut self,
+        a: u32,
+        start: u64,
+        end: u64,
+        len: u64,
+        slot: Option<u32>,
+    ) -> bool {
         let new_table = slot.is_none();
         if !self.pass_gate(a, start, end, new_table) {
             return false;

@@ -23,6 +23,7 @@ use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::open::{Backing, Format, Info, Opened};
 use crate::options::Options;
+use crate::rule::Rule;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -123,7 +124,7 @@ impl Opening {
     }
 
     fn check(&mut self) {
-        if !self.header.is_dirty() {
+        if !self.header.is_dirty() || self.options.sabotaged(Rule::CheckBeforeUse) {
             return self.next_snapshot();
         }
         let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
@@ -288,6 +289,7 @@ impl Machine for Opening {
             return self.fail(Error::Device { op: "open image", offset: 0, errno });
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
+            (Step::ClearAutoclear, _) if self.options.sabotaged(Rule::AutoclearFirst) => self.check(),
             (Step::ClearAutoclear, _) => self.name(Step::SyncAutoclear, IoOp::Sync),
             (Step::SyncAutoclear, _) => self.check(),
             (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),

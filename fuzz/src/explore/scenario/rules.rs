@@ -1,0 +1,170 @@
+//! Scenarios for rules that the others do not need: images that another program left in a state of their own,
+//! a cache without room while something is pinned, blocks of a table that did not change.
+//!
+//! Knows: which rule a scenario is for. Must never know: how it is kept.
+
+use super::qcow2::{K, SMALL, USUAL, data, scenario};
+use super::{CLUSTER, Scenario, read, write, zero};
+use crate::image::{Part, Qcow2};
+use crate::world::Ask;
+
+/// Guest bytes under one L2 table of the smallest clusters.
+const TABLE: u64 = 512 * 64;
+/// A refcount block counts 64 clusters.
+const WIDE: Qcow2 = Qcow2 { refcount_bits: 64, ..SMALL };
+const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..USUAL };
+/// What lies where nothing should be shown.
+const STALE: u8 = 0xdb;
+
+impl Scenario {
+    /// The file is changed before it is opened, and leaks so many clusters then.
+    pub(super) fn patched(mut self, patch: fn(&mut Vec<u8>), leaks: u64) -> Scenario {
+        (self.patch, self.patch_leaks) = (Some(patch), leaks);
+        self
+    }
+
+    /// So many bytes of the file at `offset` must stay as they are.
+    fn keeping(mut self, offset: u64, len: u64) -> Scenario {
+        self.kept = (offset, len);
+        self
+    }
+
+    /// A guest cluster whose pointer leads beyond the end of the file.
+    fn bad(mut self, cluster: u64) -> Scenario {
+        self.bad = (cluster * CLUSTER, (cluster + 1) * CLUSTER);
+        self
+    }
+
+    /// So many control blocks, and no more of a cache than has to be.
+    fn crowded(mut self, acbs: u32) -> Scenario {
+        (self.acbs, self.cache) = (acbs, 4096);
+        self
+    }
+
+    /// These ran before in the same session.
+    fn warmed(mut self, asks: &[Ask]) -> Scenario {
+        self.warm = asks.to_vec();
+        self
+    }
+}
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    let mut list = found();
+    list.extend(pinned());
+    list.extend(others());
+    list
+}
+
+/// As another program left them.
+fn found() -> Vec<Scenario> {
+    let one = [write(0, 512), Ask::Flush];
+    let quiesce = [write(0, 512), Ask::Quiesce];
+    let dangling = [write(5 * CLUSTER, 512), read(5 * CLUSTER, 512)];
+    vec![
+        Scenario::new("dirty-with-a-dangling-entry", 1, &[write(512, 512), read(0, 2 * CLUSTER), Ask::Flush])
+            .patched(dirty_qed, 0),
+        // the pointer comes to lead to what the first write gets
+        Scenario::new("dangling-entry", 1, &[write(0, 512), dangling[0], dangling[1], Ask::Flush])
+            .patched(clean_qed, 0)
+            .bad(5),
+        Scenario::new("partial-last-cluster", 1, &one).patched(partial_cluster, 1),
+        Scenario::new("unknown-header-bytes", 1, &quiesce)
+            .patched(|bytes| unknown_bytes(bytes), 0)
+            .keeping(256, 256),
+        Scenario::new("unknown-autoclear-bits", 1, &one).patched(|bytes| bytes[32] |= 1, 0),
+        scenario("qcow2-dirty-without-counts", LAZY, 1, &[write(512, 512), write(2 * K, 512), Ask::Flush])
+            .made(&[data(0, 2)])
+            .patched(|bytes| without_counts(bytes), 0),
+        scenario("qcow2-unknown-header-bytes", LAZY, 1, &quiesce)
+            .patched(|bytes| unknown_bytes(bytes), 0)
+            .keeping(256, 256),
+        scenario("qcow2-unknown-autoclear-bits", USUAL, 1, &one).patched(|bytes| bytes[95] |= 0x20, 0),
+    ]
+}
+
+/// Its only table has an entry that leads beyond the end of the file, and it says so.
+fn dirty_qed(bytes: &mut Vec<u8>) {
+    dangling_entry(bytes, 1, 1);
+    bytes[16] |= 2;
+}
+
+/// The same, to the first cluster behind the end, without a word about it.
+fn clean_qed(bytes: &mut Vec<u8>) {
+    dangling_entry(bytes, 5, 0);
+}
+
+/// Entry `index` of the first table leads so many clusters behind the end of the file.
+fn dangling_entry(bytes: &mut Vec<u8>, index: usize, behind: u64) {
+    let (table, clusters) = (bytes.len(), usize::from(bytes[8]));
+    bytes.resize(table + CLUSTER as usize * clusters, 0);
+    let beyond = bytes.len() as u64 + behind * CLUSTER;
+    bytes[CLUSTER as usize..][..8].copy_from_slice(&(table as u64).to_le_bytes());
+    bytes[table + 8 * index..][..8].copy_from_slice(&beyond.to_le_bytes());
+}
+
+fn partial_cluster(bytes: &mut Vec<u8>) {
+    bytes.resize(bytes.len() + 1000, STALE);
+}
+
+fn unknown_bytes(bytes: &mut [u8]) {
+    bytes[256..512].fill(STALE);
+}
+
+/// As after a power cut of a writer whose counts come late.
+fn without_counts(bytes: &mut [u8]) {
+    let long = |bytes: &[u8], at: usize| {
+        bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |long| u64::from_be_bytes(*long))
+    };
+    let block = long(bytes, long(bytes, 48) as usize) as usize;
+    bytes[79] |= 1;
+    bytes[block..block + K as usize].fill(0);
+}
+
+/// Sixteen slots, and all but one of them are in use while something is allocated or copied.
+fn pinned() -> Vec<Scenario> {
+    let many = |count: u64| (0..count).map(|n| data(64 * n, 1)).collect::<Vec<Part>>();
+    let reads = |first: u64, count: u64| (first..first + count).map(|n| read(TABLE * n, 512));
+    let crowd = |name, ask: Ask, count: u64, form| {
+        let asks: Vec<Ask> = match ask {
+            Ask::Write { offset: 0, .. } => [ask].into_iter().chain(reads(1, count)).collect(),
+            _ => reads(1, count).chain([ask]).collect(),
+        };
+        scenario(name, form, asks.len(), &asks).sized(18 * TABLE).crowded(20)
+    };
+    let shared: Vec<Part> = many(17).into_iter().chain([Part::Snapshot]).collect();
+    let full: Vec<Part> = many(15).into_iter().chain([Part::Leaks { end: 63 }]).collect();
+    vec![
+        // the copy is on its way when the reads ask for the slot of its L1 slice
+        crowd("qcow2-copy-in-a-full-cache", write(0, 512), 15, SMALL).made(&shared).warmed(&[
+            write(TABLE * 16, 512),
+            Ask::Flush,
+            read(0, 512),
+        ]),
+        // a refcount block is made, and finds a slot, between the lookup and the link
+        crowd("qcow2-new-table-in-a-full-cache", write(16 * TABLE, 512), 13, WIDE)
+            .made(&full)
+            .warmed(&[write(512, 512)]),
+        crowd("qcow2-new-cluster-in-a-full-cache", write(14 * TABLE + 512, 512), 12, WIDE)
+            .made(&full)
+            .warmed(&[zero(17 * TABLE, 512), read(14 * TABLE, 512)]),
+    ]
+}
+
+fn others() -> Vec<Scenario> {
+    let step = 64 * CLUSTER;
+    let (small, large) = (Ask::Resize { len: 4 * K }, Ask::Resize { len: 8 * K });
+    let mut neighbours =
+        Scenario::new("neighbours-of-changes", 2, &[write(0, 512), write(2 * step, 512), Ask::Flush])
+            .after(&[write(step, 512)]);
+    neighbours.size = 2 * step + CLUSTER;
+    vec![
+        neighbours,
+        scenario("qcow2-grow-over-the-backing", USUAL, 1, &[Ask::Resize { len: 8 * K }, Ask::Flush])
+            .sized(4 * K)
+            .backed(8 * K),
+        // what is linked behind the new end comes to light when the disk grows again
+        scenario("qcow2-shrink-and-grow", USUAL, 2, &[write(6 * K, 512), small, large, Ask::Flush])
+            .made(&[data(0, 2)]),
+    ]
+}

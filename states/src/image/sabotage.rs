@@ -1,0 +1,147 @@
+//! What removed rules forbid, where it takes more than a condition: only in builds for the proof.
+//!
+//! Knows: how to break each rule. Must never know: who notices. The conditions stand where the rules are
+//! kept; what is here is only reached through them.
+
+use super::find::{Mapping, Run};
+use super::{Image, Layout, Purpose};
+use crate::geometry::{Geometry, align_down};
+use crate::io::IoOp;
+use crate::request::Path;
+use crate::rule::Rule;
+use alloc::vec::Vec;
+
+impl Image {
+    /// QC9: entries of the refcount table before their blocks.
+    pub(super) fn spill_reftable(&mut self) {
+        let Some(counted) = self.counted() else { return };
+        let (table, entries) = (counted.header.reftable_offset, counted.file_entries());
+        let block = u64::from(self.options.align.max(512));
+        let changed: Vec<usize> = counted.changed.iter().map(|(index, _)| *index).collect();
+        for index in changed.into_iter().filter(|index| *index < entries) {
+            let at = align_down(index as u64 * 8, block);
+            let op = IoOp::WriteTable { offset: table + at, len: block as u32 };
+            self.commit.unsynced = true;
+            self.name_io(Purpose::Spill(at), "write refcount table", table + at, op);
+        }
+    }
+
+    /// QE2, QC2: changes of a slice that may be written before the next sync.
+    pub(super) fn make_old(&mut self, slot: u32) {
+        let durable = self.commit.durable();
+        for young in &mut self.tables.slot_mut(slot).young {
+            young.window = durable;
+        }
+    }
+
+    /// An I/O that nobody waits for.
+    pub(super) fn spill(&mut self, name: &'static str, op: IoOp) {
+        self.name_io(Purpose::Spill(0), name, 0, op);
+    }
+
+    /// QE9: blocks that did not change, between those that did, are not what memory holds.
+    fn leave_out_neighbours(&mut self, slot: u32) {
+        let per_block = (self.options.align.max(512) / 8) as usize;
+        let writing = self.tables.slot(slot).writing;
+        for (block, entries) in self.scratch.chunks_mut(per_block).enumerate() {
+            if writing >> block & 1 == 0 {
+                entries.fill(0);
+            }
+        }
+    }
+
+    /// QE11: what follows the header's fields is lost.
+    pub(super) fn clear_header_rest(&self, buf: &mut [u8]) {
+        let fields = if matches!(self.layout, Layout::Qed(..)) { 64 } else { 112 };
+        if let Some(rest) = buf.get_mut(fields..) {
+            rest.fill(0);
+        }
+    }
+
+    /// QC6: holes where the pointer's removal is not durable.
+    pub(super) fn punch_early(&mut self, first: u64, count: u64) {
+        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        for cluster in first..first + count {
+            if self.count(cluster) == Ok(1) {
+                let (host, len) = (cluster << bits, 1 << bits);
+                self.spill("punch hole", IoOp::PunchHole { host, len });
+            }
+        }
+    }
+
+    /// QC11: the old L1 table's clusters before the header leads to the new one.
+    pub(super) fn free_l1_early(&mut self, from: u64, bytes: u64) {
+        let Some((bits, cluster)) =
+            self.geometry().map(|geometry| (geometry.cluster_bits, geometry.cluster_size()))
+        else {
+            return;
+        };
+        if let Some(counted) = self.counted_mut() {
+            counted.fixed.retain(|range| range.0 != from);
+        }
+        self.free_clusters(from >> bits, bytes.div_ceil(cluster).max(1), 0);
+    }
+
+    /// "Look again": to who has waited, the cluster is as it was before.
+    pub(super) fn as_it_was(&self, a: u32, run: Run) -> Run {
+        let waited = self.acbs.get(a).is_some_and(|acb| acb.path.contains(Path::WAITED));
+        let mapping = if waited { Mapping::Unallocated } else { run.mapping };
+        Run { mapping, ..run }
+    }
+
+    /// QE5: the bit is cleared, and nobody waits for that to be durable.
+    pub(super) fn clear_at_once(&mut self) {
+        self.commit.forget_clearing();
+        self.release(true);
+    }
+
+    /// `WaitAllocL2`: is the table being copied for somebody else?
+    pub(super) fn is_copying(&self, pos: u64) -> bool {
+        let l1_index = self.geometry().map(|geometry| geometry.l1_index(pos));
+        let mut copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
+        copies.any(|copy| Some(copy.l1_index) == l1_index)
+    }
+
+    /// `GrowFile`: space that the file does not have yet.
+    pub(super) fn use_before_growth(&mut self, len: u64) -> bool {
+        let target = self.space.target(len);
+        if !self.space.is_growing() {
+            self.grow(target, false);
+        }
+        self.space.believe(target);
+        true
+    }
+
+    /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.
+    pub(super) fn zero_entry(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+        let (Some(cluster), Some(acb)) = (self.geometry().map(Geometry::cluster_size), self.acbs.get(a))
+        else {
+            return false;
+        };
+        let pos = acb.pos;
+        match run.mapping {
+            _ if pos.is_multiple_of(cluster) && run.len >= cluster => {
+                self.set_zero_entries(a, pos, pos + cluster, cluster, slot)
+            }
+            Mapping::Data(host) => self.zero_in_place(a, host, run.len.min(cluster - pos % cluster)),
+            _ => self.skip(a, run.len),
+        }
+    }
+
+    /// What is written of a slice, in `scratch`, is not what it should be.
+    pub(super) fn break_snapshot(&mut self, slot: u32) {
+        if self.sabotaged(Rule::YoungChanges) {
+            self.scratch.clone_from(&self.tables.slot(slot).entries);
+        }
+        if self.sabotaged(Rule::Neighbours) {
+            self.leave_out_neighbours(slot);
+        }
+    }
+
+    /// "Poison": a failed write of metadata, or sync, counts as done.
+    pub(super) fn ignores_failure(&self, purpose: &Purpose) -> bool {
+        let fatal =
+            matches!(purpose, Purpose::Table(_) | Purpose::Header | Purpose::Sync | Purpose::Reftable(_));
+        fatal && self.sabotaged(Rule::Poison)
+    }
+}
