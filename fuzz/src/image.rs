@@ -7,7 +7,7 @@ mod qcow2;
 mod start;
 
 pub use edit::Editor;
-pub use qcow2::Qcow2;
+pub use qcow2::{DATA, Data, Qcow2};
 pub use start::{Part, Start, start};
 
 use crate::{Checked, Failure, fail};
@@ -54,6 +54,11 @@ impl Form {
             Form::Qed { .. } => Format::Qed,
             Form::Qcow2(_) => Format::Qcow2,
         }
+    }
+
+    /// The guest's clusters lie in a file of their own.
+    pub const fn has_data_file(self) -> bool {
+        matches!(self, Form::Qcow2(Qcow2 { data: Data::File | Data::Raw, .. }))
     }
 
     /// Bytes of a cluster; of a raw image, a block.
@@ -294,7 +299,7 @@ pub fn autoclear(block: &[u8]) -> u64 {
     }
 }
 
-/// The copy of an image in which the disk is that of the only snapshot.
-pub fn as_snapshot(sim: &Sim, path: &str) -> Checked<Vec<u8>> {
-    qcow2::as_snapshot(sim, path)
+/// The copy of an image in which the disk is that of a snapshot.
+pub fn as_snapshot(sim: &Sim, path: &str, index: usize) -> Checked<Vec<u8>> {
+    qcow2::as_snapshot(sim, path, index)
 }

@@ -112,9 +112,9 @@ fn world(ground: &Ground, tweak: Tweak) -> Checked<World> {
     sim.insert_file(TOP, &start.bytes, FileOptions::default());
     let options = OpenOptions::new().direct(true).backing_direct(Some(false)).grow_step(0);
     let session = Session { options: tweak(options), requests: 16, trace: false };
-    let snapshot = start.snapshot.map(Into::into);
     let leaks = start.leaks;
-    let subject = Subject { backed: true, below: 24_000, snapshot, leaks, ..Subject::new(form) };
+    let subject =
+        Subject { backed: true, below: 24_000, snapshots: start.snapshots, leaks, ..Subject::new(form) };
     Ok(World::new(sim, start.content, session, subject))
 }
 

@@ -95,13 +95,11 @@ impl Probe {
     }
 
     fn look(&mut self, logged: &Logged) {
-        // the image is the first file that is opened; backing files do not change
-        if logged.op.kind != Kind::Read || logged.op.file != Some(FileId(0)) {
-            return;
-        }
-        let Some(path) = self.sim.paths().next().map(<[u8]>::to_vec) else { return };
+        let (Kind::Read, Some(file)) = (logged.op.kind, logged.op.file) else { return };
+        let Some(path) = self.sim.path_of(file).map(<[u8]>::to_vec) else { return };
         let bytes = self.sim.file_range(path, logged.op.offset, logged.op.len as usize);
-        self.seen = self.seen.wrapping_add(hash_bytes(hash_words(1, [logged.op.offset]), &bytes));
+        let place = hash_words(1, [u64::from(file.0), logged.op.offset]);
+        self.seen = self.seen.wrapping_add(hash_bytes(place, &bytes));
     }
 
     /// Equal for equal states, however they were reached.

@@ -14,7 +14,7 @@ mod tally;
 pub use ask::Ask;
 pub use tally::Tally;
 
-use crate::image::Form;
+use crate::image::{Data, Form, Qcow2};
 use crate::model::{Fill, Model, View};
 use crate::probe::{Probe, hash_words};
 use crate::{Checked, Failure, fail};
@@ -47,8 +47,8 @@ pub struct Subject {
     pub backed: bool,
     /// Bytes of the disk below: they may not come to light when the disk grows.
     pub below: u64,
-    /// What its snapshot holds.
-    pub snapshot: Option<Arc<[u8]>>,
+    /// What each of its snapshots holds.
+    pub snapshots: Vec<Arc<[u8]>>,
     /// Clusters in use by nothing, at the start.
     pub leaks: u64,
     /// Bytes of the file that must stay as they are, and where they lie.
@@ -59,14 +59,24 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Without a backing file and a snapshot.
+    /// Without a backing file and snapshots.
     pub fn new(form: Form) -> Subject {
-        Subject { form, backed: false, below: 0, snapshot: None, leaks: 0, kept: (0, [].into()), bad: (0, 0) }
+        Subject {
+            form,
+            backed: false,
+            below: 0,
+            snapshots: Vec::new(),
+            leaks: 0,
+            kept: (0, [].into()),
+            bad: (0, 0),
+        }
     }
 
     /// A discard makes whole units of so many bytes read as zeros; None: it may have no effect.
     fn discard_unit(&self) -> Option<u64> {
         match self.form {
+            // a raw data file shows what it holds, whatever the entries say
+            Form::Qcow2(Qcow2 { data: Data::Raw, .. }) => None,
             Form::Qcow2(qcow2) if qcow2.version == 3 || !self.backed => Some(qcow2.cluster.into()),
             _ => None,
         }

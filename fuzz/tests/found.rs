@@ -17,7 +17,7 @@ fn a_disk_that_fails_for_ever_is_not_read_for_ever() {
         let mut sim = Sim::new();
         sim.insert_file(TOP, &start.bytes, FileOptions::default());
         let session = Session { options: OpenOptions::new().cache_bytes(8 << 10), requests: 4, trace: false };
-        let subject = Subject { snapshot: start.snapshot.map(Into::into), ..Subject::new(shape.form) };
+        let subject = Subject { snapshots: start.snapshots, ..Subject::new(shape.form) };
         let mut world = World::new(sim, start.content, session.clone(), subject);
         world.open(&mut Fifo).unwrap();
         let kinds = [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::Grow, Kind::SetLen];

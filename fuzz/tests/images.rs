@@ -55,7 +55,7 @@ fn same(a: &[u8], b: &[u8], what: &str) {
 fn examine(shape: &Shape, parts: &[Part], below: &[u8]) {
     let story = format!("{shape:?} {parts:?}");
     let start = image::start(shape, parts, below, 77).unwrap_or_else(|failure| panic!("{story}: {failure}"));
-    let Start { bytes, content, snapshot, leaks } = start;
+    let Start { bytes, content, snapshots, leaks } = start;
     let dir = Folder::new();
     std::fs::write(dir.0.join("top"), &bytes).expect("a file");
     std::fs::write(dir.0.join("base"), below).expect("a file");
@@ -71,8 +71,9 @@ fn examine(shape: &Shape, parts: &[Part], below: &[u8]) {
     let code = output.expect("qemu-img must be installed").status.code();
     assert_eq!(code, Some(if leaky { 3 } else { 0 }), "{story}: qemu-img check");
     same(&convert(&dir.0, &[]), &content, &story);
-    if let Some(held) = &snapshot {
-        same(&convert(&dir.0, &["-l", "before-1"]), held, &format!("snapshot of {story}"));
+    for (held, number) in snapshots.iter().zip(1..) {
+        let name = format!("before-{number}");
+        same(&convert(&dir.0, &["-l", &name]), held, &format!("{name} of {story}"));
     }
     let tables = image::tables(&sim, TOP).unwrap();
     assert!(tables.len() >= 3 && tables.iter().all(|(from, to)| from < to), "{story}: {tables:?}");
@@ -84,7 +85,7 @@ fn examine(shape: &Shape, parts: &[Part], below: &[u8]) {
     }
     sim.insert_file(TOP, &repaired, FileOptions::default());
     let session = Session { options: quod::OpenOptions::new(), requests: 4, trace: false };
-    let subject = Subject { snapshot: snapshot.map(Into::into), ..Subject::new(shape.form) };
+    let subject = Subject { snapshots, ..Subject::new(shape.form) };
     World::new(sim, content, session, subject).look().unwrap_or_else(|failure| panic!("{story}: {failure}"));
 }
 
@@ -164,7 +165,7 @@ fn after(damage: &dyn Fn(&Start, &mut Vec<u8>)) -> quod_fuzz::Checked {
     sim.insert_file(TOP, &bytes, FileOptions::default());
     image::survived(&sim, TOP)?;
     let session = Session { options: quod::OpenOptions::new(), requests: 4, trace: false };
-    let subject = Subject { snapshot: start.snapshot.map(Into::into), ..Subject::new(shape.form) };
+    let subject = Subject { snapshots: start.snapshots.clone(), ..Subject::new(shape.form) };
     World::new(sim, start.content, session, subject).look()
 }
 
@@ -176,7 +177,7 @@ fn flip(bytes: &mut [u8], what: &[u8]) {
 #[test]
 fn damage_is_noticed() {
     after(&|_, _| {}).unwrap();
-    let snapshot = after(&|start, bytes| flip(bytes, &start.snapshot.as_ref().unwrap()[..512]));
+    let snapshot = after(&|start, bytes| flip(bytes, &start.snapshots[0][..512]));
     assert!(snapshot.unwrap_err().0.contains("snapshot"));
     assert!(after(&|start, bytes| flip(bytes, &start.content[..512])).is_err());
     // the third cluster counts all; a count that is too low is corruption, unless the dirty bit says so

@@ -91,6 +91,11 @@ impl Sim {
         self.files.iter().map(|file| &file.path[..])
     }
 
+    /// The path of an open file.
+    pub fn path_of(&self, file: FileId) -> Option<&[u8]> {
+        self.handles.get(file.0 as usize).map(|handle| self.files[handle.file].path.as_slice())
+    }
+
     /// What a read of the whole file would see now.
     ///
     /// # Panics

@@ -15,7 +15,7 @@ use crate::probe::hash_words;
 use crate::world::{Session, Subject, TOP, World};
 use crate::{Checked, Failure, fail, image};
 use quod::Format;
-use quod_backend::sim::{Choice, Chooser, CrashPlan, Seeded, Sim, Volatile};
+use quod_backend::sim::{Candidate, Choice, Chooser, CrashPlan, Seeded, Sim, Volatile};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -220,9 +220,10 @@ struct Lists {
     sampled: bool,
 }
 
-/// Is this candidate metadata?
-fn is_meta(what: Volatile, tables: &[(u64, u64)]) -> bool {
-    match what {
+/// Is this candidate metadata? A data file has none.
+fn is_meta(candidate: &Candidate, tables: &[(u64, u64)]) -> bool {
+    match candidate.what {
+        Volatile::Unit { .. } if candidate.file != 0 => false,
         Volatile::Unit { offset, .. } => {
             offset == 0 || tables.iter().any(|(start, end)| *start <= offset && offset < *end)
         }
@@ -252,8 +253,7 @@ fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
     let none = vec![0; counts.len()];
     let full: Vec<u32> = counts.iter().map(|n| n - 1).collect();
     let tables = image::tables(sim, TOP).unwrap_or_default();
-    let meta: Vec<bool> =
-        plan.candidates().iter().map(|candidate| is_meta(candidate.what, &tables)).collect();
+    let meta: Vec<bool> = plan.candidates().iter().map(|candidate| is_meta(candidate, &tables)).collect();
     let stride = if counts.len() > MANY { counts.len() / 16 } else { 1 };
     let mut all = vec![none.clone(), full.clone()];
     for index in (0..counts.len()).filter(|index| meta[*index] || index % stride == 0) {

@@ -2,11 +2,12 @@
 //!
 //! Knows: offsets that make requests meet. Must never know: how they are driven.
 
+mod data_file;
 mod edges;
 mod qcow2;
 mod rules;
 
-use crate::image::{self, Form, Part, Shape};
+use crate::image::{self, DATA, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, fail};
@@ -202,11 +203,14 @@ impl Scenario {
         }
         let options = FileOptions { offset_align: self.align, ..FileOptions::default() };
         sim.insert_file(TOP, &start.bytes, options);
+        if self.form.has_data_file() {
+            sim.insert_sparse(DATA, self.size, options);
+        }
         let subject = Subject {
             form: self.form,
             backed: self.backing.is_some(),
             below: 0,
-            snapshot: start.snapshot.map(Into::into),
+            snapshots: start.snapshots,
             leaks: start.leaks + self.patch_leaks,
             bad: self.bad,
             kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
@@ -330,6 +334,7 @@ pub fn all() -> Vec<Scenario> {
     list.extend([through, pressure, timer, late, chain, two, three, later]);
     list.extend(qcow2::all());
     list.extend(edges::all());
+    list.extend(data_file::all());
     list.extend(rules::all());
     list
 }

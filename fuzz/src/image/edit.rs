@@ -10,6 +10,7 @@
 use crate::{Checked, Failure, fail};
 use flate2::write::DeflateEncoder;
 use quod_states::qcow2::entry::{COPIED, OFFSET};
+use quod_states::qcow2::header::Compression;
 use quod_states::qcow2::refcount::Layout;
 use quod_states::qcow2::snapshot::Snapshot;
 use quod_states::qcow2::{Header, L2, Purpose, Shape, Sub, Subclusters};
@@ -18,6 +19,12 @@ use std::io::Write;
 /// What lies in space that nothing should show.
 const STALE: u8 = 0xdb;
 
+fn deflated(content: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content)?;
+    encoder.finish()
+}
+
 /// See the module's header.
 pub struct Editor {
     bytes: Vec<u8>,
@@ -25,6 +32,8 @@ pub struct Editor {
     shape: Shape,
     counts: Layout,
     snapshots: Vec<Snapshot>,
+    /// Of the table that lists them.
+    snapshot_clusters: u64,
     /// Where the next compressed cluster may begin; 0: at a new cluster.
     packed: u64,
 }
@@ -35,7 +44,7 @@ impl Editor {
         let header =
             Header::parse(&bytes, Purpose::Check).map_err(|error| Failure(format!("to edit: {error}")))?;
         let (shape, counts) = (header.shape(), header.refcounts());
-        Ok(Editor { bytes, header, shape, counts, snapshots: Vec::new(), packed: 0 })
+        Ok(Editor { bytes, header, shape, counts, snapshots: Vec::new(), snapshot_clusters: 0, packed: 0 })
     }
 
     /// The file.
@@ -211,9 +220,11 @@ impl Editor {
     pub fn compressed(&mut self, guest: u64, bytes: &[u8]) -> Checked {
         let mut content = bytes.to_vec();
         content.resize(self.cluster() as usize, 0);
-        let mut encoder = DeflateEncoder::new(Vec::new(), flate2::Compression::default());
-        let packed = encoder.write_all(&content).and_then(|()| encoder.finish());
-        let packed = packed.map_err(|error| Failure(format!("deflate: {error}")))?;
+        let packed = match self.header.compression {
+            Compression::Zstd => zstd::bulk::compress(&content, 3),
+            Compression::Deflate => deflated(&content),
+        };
+        let packed = packed.map_err(|error| Failure(format!("compress: {error}")))?;
         if packed.len() as u64 >= self.cluster() {
             return fail("the cluster does not shrink");
         }
@@ -282,11 +293,14 @@ impl Editor {
         let mut table = Vec::new();
         self.snapshots.iter().for_each(|snapshot| snapshot.encode(&mut table));
         let clusters = (table.len() as u64).div_ceil(self.cluster());
-        let at = self.alloc(clusters)?;
+        let (at, old) = (self.alloc(clusters)?, self.long(64));
         self.put(at, &table);
-        if number > 1 {
-            return fail("one snapshot is enough");
+        if old != 0 {
+            for n in 0..self.snapshot_clusters {
+                self.set_count(old + n * self.cluster(), 0)?;
+            }
         }
+        self.snapshot_clusters = clusters;
         self.put(60, &(number as u32).to_be_bytes());
         self.put_long(64, at);
         Ok(())

@@ -6,6 +6,7 @@ use super::Shape;
 use crate::{Checked, Failure, fail};
 use quod_backend::sim::Sim;
 use quod_states::qcow2::entry::OFFSET;
+use quod_states::qcow2::header::Compression;
 use quod_states::qcow2::snapshot::{Parsed, Snapshot};
 use quod_states::qcow2::{self, CreateOptions, Header, Preallocation, Purpose};
 
@@ -24,7 +25,26 @@ pub struct Qcow2 {
     pub lazy_refcounts: bool,
     /// All tables from the start.
     pub preallocated: bool,
+    /// Compressed clusters are zstd's, not deflate's.
+    pub zstd: bool,
+    /// Where the guest's clusters lie.
+    pub data: Data,
 }
+
+/// Where the guest's clusters lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Data {
+    /// In the image.
+    #[default]
+    Inside,
+    /// In a file of their own, [`DATA`].
+    File,
+    /// In a file of their own that shows the disk to whoever reads it alone.
+    Raw,
+}
+
+/// The name of a data file.
+pub const DATA: &str = "data";
 
 impl Qcow2 {
     /// Version 3 with clusters of so many bytes, everything else by default.
@@ -36,6 +56,8 @@ impl Qcow2 {
             extended_l2: false,
             lazy_refcounts: false,
             preallocated: false,
+            zstd: false,
+            data: Data::Inside,
         }
     }
 
@@ -56,7 +78,9 @@ pub(super) fn create(shape: &Shape, options: &Qcow2) -> Checked<Vec<u8>> {
         backing: shape.backing.as_ref().map(|(name, _)| name.as_bytes()),
         backing_format: shape.backing.as_ref().map(|(_, format)| format.name().as_bytes()),
         preallocation: if options.preallocated { Preallocation::Metadata } else { Preallocation::Off },
-        ..CreateOptions::default()
+        compression: if options.zstd { Compression::Zstd } else { Compression::Deflate },
+        data_file: (options.data != Data::Inside).then_some(DATA.as_bytes()),
+        data_file_raw: options.data == Data::Raw,
     });
     let created = created.map_err(|error| Failure(format!("{shape:?}: {error}")))?;
     let mut bytes = vec![0; created.len() as usize];
@@ -98,8 +122,8 @@ pub(super) fn tables(sim: &Sim, path: &str) -> Checked<Vec<(u64, u64)>> {
     let mut l1s = vec![(header.l1_offset, u64::from(header.l1_entries))];
     if header.snapshots > 0 {
         tables.push((header.snapshots_offset, header.snapshots_offset + cluster));
-        let snapshot = snapshot(sim, path, &header)?;
-        l1s.push((snapshot.l1_offset, u64::from(snapshot.l1_entries)));
+        let snapshots = snapshots(sim, path, &header)?;
+        l1s.extend(snapshots.iter().map(|snapshot| (snapshot.l1_offset, u64::from(snapshot.l1_entries))));
     }
     for (offset, entries) in l1s {
         tables.push((offset, offset + entries * 8));
@@ -114,21 +138,28 @@ pub(super) fn tables(sim: &Sim, path: &str) -> Checked<Vec<(u64, u64)>> {
     Ok(tables)
 }
 
-/// The first snapshot.
-fn snapshot(sim: &Sim, path: &str, header: &Header) -> Checked<Snapshot> {
-    let bytes = sim.file_range(path, header.snapshots_offset, 1024);
-    match Snapshot::parse(&bytes, 0, false) {
-        Ok(Parsed::Entry(snapshot, _)) => Ok(snapshot),
-        other => fail(format!("{path}: no snapshot can be read: {other:?}")),
+/// The snapshots, in the order of their table.
+fn snapshots(sim: &Sim, path: &str, header: &Header) -> Checked<Vec<Snapshot>> {
+    let bytes = sim.file_range(path, header.snapshots_offset, 1024 * header.snapshots as usize);
+    let (mut snapshots, mut at) = (Vec::new(), 0);
+    for index in 0..header.snapshots {
+        match Snapshot::parse(&bytes[at..], index.into(), false) {
+            Ok(Parsed::Entry(snapshot, len)) => {
+                snapshots.push(snapshot);
+                at += len;
+            }
+            other => return fail(format!("{path}: snapshot {index} cannot be read: {other:?}")),
+        }
     }
+    Ok(snapshots)
 }
 
-pub(super) fn as_snapshot(sim: &Sim, path: &str) -> Checked<Vec<u8>> {
+pub(super) fn as_snapshot(sim: &Sim, path: &str, index: usize) -> Checked<Vec<u8>> {
     let mut header = header(sim, path)?;
-    if header.snapshots != 1 {
-        return fail(format!("the image has {} snapshots, not one", header.snapshots));
-    }
-    let snapshot = snapshot(sim, path, &header)?;
+    let snapshots = snapshots(sim, path, &header)?;
+    let Some(snapshot) = snapshots.get(index) else {
+        return fail(format!("the image has {} snapshots, none of index {index}", snapshots.len()));
+    };
     header.l1_offset = snapshot.l1_offset;
     header.l1_entries = snapshot.l1_entries;
     header.size = snapshot.disk_size().unwrap_or(header.size);

@@ -6,6 +6,7 @@ use super::{Editor, Form, Shape, create, sound};
 use crate::payload;
 use crate::{Checked, fail};
 use quod_backend::sim::{FileOptions, Sim};
+use std::sync::Arc;
 
 /// What is made of the guest clusters from `first` on, or of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +33,8 @@ pub struct Start {
     pub bytes: Vec<u8>,
     /// What the guest sees.
     pub content: Vec<u8>,
-    /// What the snapshot holds, if there is one.
-    pub snapshot: Option<Vec<u8>>,
+    /// What each snapshot holds.
+    pub snapshots: Vec<Arc<[u8]>>,
     /// Clusters that are in use by nothing.
     pub leaks: u64,
 }
@@ -46,10 +47,10 @@ pub fn start(shape: &Shape, parts: &[Part], below: &[u8], id: u64) -> Checked<St
     content[..shown].copy_from_slice(&below[..shown]);
     let bytes = create(shape)?;
     if parts.is_empty() {
-        return Ok(Start { bytes, content, snapshot: None, leaks: 0 });
+        return Ok(Start { bytes, content, snapshots: Vec::new(), leaks: 0 });
     }
     let Form::Qcow2(_) = shape.form else { return fail("only qcow2 images are made of parts") };
-    let (mut editor, mut snapshot) = (Editor::new(bytes)?, None);
+    let (mut editor, mut snapshots) = (Editor::new(bytes)?, Vec::new());
     let cluster = shape.form.cluster();
     for (part, id) in parts.iter().zip(id..) {
         match *part {
@@ -92,7 +93,7 @@ pub fn start(shape: &Shape, parts: &[Part], below: &[u8], id: u64) -> Checked<St
             }
             Part::Snapshot => {
                 editor.snapshot()?;
-                snapshot = Some(content.clone());
+                snapshots.push(content.as_slice().into());
             }
             Part::Leaks { end } => editor.leak(end)?,
         }
@@ -103,7 +104,7 @@ pub fn start(shape: &Shape, parts: &[Part], below: &[u8], id: u64) -> Checked<St
         sim.insert_file("start", &bytes, FileOptions::default());
         leaks = sound(&sim, "start", "made of parts")?.leaks;
     }
-    Ok(Start { bytes, content, snapshot, leaks })
+    Ok(Start { bytes, content, snapshots, leaks })
 }
 
 /// Guest bytes of a cluster, as far as the disk reaches.

@@ -3,7 +3,7 @@
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
 use super::{ask, chance};
-use crate::image::{Form, Part, Qcow2};
+use crate::image::{Data, Form, Part, Qcow2};
 use quod_backend::sim::Chooser;
 
 /// QED, of some geometry.
@@ -27,15 +27,26 @@ pub(super) fn qcow2(chooser: &mut dyn Chooser, backed: bool) -> Qcow2 {
         extended_l2,
         lazy_refcounts: chance(chooser, 4),
         preallocated: (!backed || extended_l2) && chance(chooser, 8),
+        zstd: chance(chooser, 3),
         ..plain
     }
+}
+
+/// The same for the image itself, which may have its clusters in a file of their own.
+pub(super) fn top(chooser: &mut dyn Chooser, backed: bool) -> Qcow2 {
+    let qcow2 = qcow2(chooser, backed);
+    if qcow2.version == 2 || !chance(chooser, 8) {
+        return qcow2;
+    }
+    let data = if !backed && ask(chooser, 2) == 1 { Data::Raw } else { Data::File };
+    Qcow2 { data, preallocated: false, ..qcow2 }
 }
 
 /// What such an image begins with. `small`: nothing that needs many host clusters.
 pub(super) fn parts(chooser: &mut dyn Chooser, qcow2: &Qcow2, size: u64, small: bool) -> Vec<Part> {
     let clusters = size.div_ceil(qcow2.cluster.into());
     let mut parts = Vec::new();
-    let mut shared = false;
+    let mut shared = 0;
     for _ in 0..[2, 0, 4, 8][ask(chooser, 4)] {
         let first = ask(chooser, clusters as usize) as u64;
         let count = (1 + ask(chooser, 6) as u64).min(clusters - first);
@@ -43,8 +54,8 @@ pub(super) fn parts(chooser: &mut dyn Chooser, qcow2: &Qcow2, size: u64, small: 
             1 if qcow2.version > 2 => Part::Zero { first, count, keep: ask(chooser, 2) == 1 },
             2 if qcow2.cluster > 512 => Part::Compressed { first, count },
             // refcounts of few bits do not reach
-            3 if qcow2.refcount_bits >= 8 && !shared => {
-                shared = true;
+            3 if qcow2.refcount_bits >= 8 && shared < 3 => {
+                shared += 1;
                 Part::Snapshot
             }
             4 if qcow2.extended_l2 => {

@@ -3,7 +3,7 @@
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
 use super::{ask, chance, random};
-use crate::image::{self, Form, Part, Shape};
+use crate::image::{self, DATA, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use crate::{Checked, fail};
@@ -181,7 +181,7 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let form = match format {
         Format::Raw => Form::Raw,
         Format::Qed => random::qed(chooser),
-        Format::Qcow2 => Form::Qcow2(random::qcow2(chooser, depth > 0)),
+        Format::Qcow2 => Form::Qcow2(random::top(chooser, depth > 0)),
     };
     let (cluster, span) = (form.cluster(), form.span());
     // small, or with a border between two L2 tables in it
@@ -206,11 +206,14 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let (backed, name) = (below.is_some(), below.as_ref().map(Below::named));
     let shown = below.map(|below| below.content).unwrap_or_default();
     let parts = match &form {
-        Form::Qcow2(qcow2) => random::parts(chooser, qcow2, size, false),
+        Form::Qcow2(qcow2) if !form.has_data_file() => random::parts(chooser, qcow2, size, false),
         _ => Vec::new(),
     };
     let start = image::start(&Shape { form, size, backing: name }, &parts, &shown, 4_000_000)?;
     sim.insert_file(TOP, &start.bytes, options);
+    if form.has_data_file() {
+        sim.insert_sparse(DATA, size, options);
+    }
     sim.set_capacity([256, 1, 3, 8][ask(chooser, 4)]);
     sim.set_crash_unit([512, 512, 4096][ask(chooser, 3)]);
     // QEMU does not change the size of old images with snapshots either
@@ -221,19 +224,14 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
         reach: (cluster * [3, 1, 8][ask(chooser, 3)]).min(size),
         aligned: ask(chooser, 2) == 0,
         direct,
-        grows: format != Format::Raw && !(old && start.snapshot.is_some()),
+        grows: format != Format::Raw && !form.has_data_file() && (!old || start.snapshots.is_empty()),
         // what an older table showed from below would come to light again
-        shrinks: format == Format::Qcow2 && !backed && !old,
+        shrinks: format == Format::Qcow2 && !form.has_data_file() && !backed && !old,
         parts,
     };
     let session = place.session(chooser, tweak);
     let below = shown.len() as u64;
-    let subject = Subject {
-        backed,
-        below,
-        snapshot: start.snapshot.map(Into::into),
-        leaks: start.leaks,
-        ..Subject::new(form)
-    };
+    let subject =
+        Subject { backed, below, snapshots: start.snapshots, leaks: start.leaks, ..Subject::new(form) };
     Ok((World::new(sim, start.content, session, subject), place))
 }

@@ -51,7 +51,7 @@ impl World {
         self.tidy = true;
         self.tally.clean_closes += 1;
         self.keeps_bytes("after a clean close")?;
-        self.snapshot_holds("after a clean close")?;
+        self.snapshots_hold("after a clean close")?;
         if !self.subject.checks() {
             return Ok(());
         }
@@ -100,14 +100,18 @@ impl World {
         Ok(())
     }
 
-    /// The snapshot, read by the driver as if it were the disk, holds what it held.
-    pub(super) fn snapshot_holds(&self, when: &str) -> Checked {
-        let Some(held) = &self.subject.snapshot else { return Ok(()) };
+    /// Each snapshot, read by the driver as if it were the disk, holds what it held.
+    pub(super) fn snapshots_hold(&self, when: &str) -> Checked {
+        let snapshots = self.subject.snapshots.iter().enumerate();
+        snapshots.into_iter().try_for_each(|(index, held)| self.snapshot_holds(index, held, when))
+    }
+
+    fn snapshot_holds(&self, index: usize, held: &[u8], when: &str) -> Checked {
         let mut sim = Sim::new();
         for path in self.sim().paths() {
             sim.insert_file(path, &self.sim().file_bytes(path), FileOptions::default());
         }
-        sim.insert_file(TOP, &image::as_snapshot(self.sim(), TOP)?, FileOptions::default());
+        sim.insert_file(TOP, &image::as_snapshot(self.sim(), TOP, index)?, FileOptions::default());
         let options = OpenOptions::new();
         let session = Session { options: options.clone(), requests: 4, trace: false };
         let mut world = World::new(sim, held.to_vec(), session, Subject::new(self.subject.form));
@@ -116,10 +120,10 @@ impl World {
             Some(disk) => world.read_all(disk),
             None => fail("it does not open"),
         });
-        let content = content.map_err(|failure| Failure(format!("{when}, the snapshot: {failure}")))?;
+        let content = content.map_err(|failure| Failure(format!("{when}, snapshot {index}: {failure}")))?;
         match held.iter().zip(&content).position(|(a, b)| a != b) {
             None if held.len() == content.len() => Ok(()),
-            at => fail(format!("{when}: the snapshot has changed at {at:x?}")),
+            at => fail(format!("{when}: snapshot {index} has changed at {at:x?}")),
         }
     }
 
@@ -188,7 +192,7 @@ impl World {
         self.opened(disk)?;
         let now = self.model.tick();
         self.read_whole(disk, View::Live(now))?;
-        self.snapshot_holds("as it stands")
+        self.snapshots_hold("as it stands")
     }
 
     /// Opens what a power cut left for writing and reads it whole; nothing is promised about the content.
@@ -197,7 +201,7 @@ impl World {
             self.keeps_bytes("after a power cut")?;
             image::survived(self.sim(), TOP)?;
         }
-        self.snapshot_holds("after a power cut")?;
+        self.snapshots_hold("after a power cut")?;
         if !self.open(&mut Fifo)? {
             return fail("the image does not open");
         }

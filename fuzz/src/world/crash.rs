@@ -1,7 +1,7 @@
 //! The power is cut, and the image is opened again.
 //!
 //! Checks, for each image that a power cut may leave: the tables are sound before any repair (leaks may be
-//! there), or say that they need one; the snapshot holds what it held; a repair leaves no leaks; opening
+//! there), or say that they need one; each snapshot holds what it held; a repair leaves no leaks; opening
 //! for reading alone gives what the contract allows, and writes nothing; opening for writing repairs or
 //! needs nothing and gives the same bytes; afterwards the check finds no corruption.
 
@@ -69,7 +69,7 @@ impl World {
         if self.subject.checks() {
             image::survived(self.sim(), TOP)?;
         }
-        self.snapshot_holds("after a power cut")?;
+        self.snapshots_hold("after a power cut")?;
         let mut first = None;
         if twice {
             let before = self.sim().digest();

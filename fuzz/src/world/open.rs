@@ -87,7 +87,7 @@ impl World {
         let Some(disk) = self.disk else { return fail("nothing is open") };
         let now = self.model.tick();
         let content = self.read_whole(disk, if clean { View::Live(now) } else { View::Crash })?;
-        self.snapshot_holds("after a close")?;
+        self.snapshots_hold("after a close")?;
         self.count_leaks()?;
         if !self.ask(Ask::Flush)? {
             return fail("busy after opening");

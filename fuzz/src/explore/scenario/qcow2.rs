@@ -12,6 +12,7 @@ use quod::Policy;
 pub(super) const K: u64 = 1024;
 pub(super) const USUAL: Qcow2 = Qcow2::new(K as u32);
 const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..USUAL };
+const ZSTD: Qcow2 = Qcow2 { zstd: true, ..USUAL };
 const OLD: Qcow2 = Qcow2 { version: 2, ..USUAL };
 /// The smallest clusters, and guest bytes under one of their L2 tables.
 pub(super) const SMALL: Qcow2 = Qcow2::new(512);
@@ -260,6 +261,9 @@ fn growth() -> Vec<Scenario> {
 fn shared() -> Vec<Scenario> {
     let all = [data(0, 2), Part::Snapshot];
     let clusters = [data(0, 3), Part::Snapshot, data(2, 1)];
+    // in the first alone, in both, in the second alone, in none
+    let twice = [data(0, 3), Part::Snapshot, data(2, 2), Part::Snapshot, data(3, 2)];
+    let thrice = [data(0, 1), packed(1, 2), Part::Snapshot, Part::Snapshot, zeros(3, true), Part::Snapshot];
     vec![
         scenario("qcow2-shared-table", USUAL, 1, &[write(3 * K, 512), Ask::Flush]).made(&all),
         scenario("qcow2-shared-table-two-writers", USUAL, 2, &[write(0, 512), write(K, 512), Ask::Flush])
@@ -278,6 +282,13 @@ fn shared() -> Vec<Scenario> {
             zeros(1, true),
             Part::Snapshot,
         ]),
+        scenario("qcow2-shared-twice", USUAL, 2, &[write(K, 512), write(4 * K, 512), Ask::Flush])
+            .made(&twice),
+        scenario("qcow2-shared-twice-discard", USUAL, 1, &[discard(0, 5 * K), Ask::Flush, write(0, 512)])
+            .made(&twice),
+        scenario("qcow2-shared-thrice", USUAL, 2, &[write(K, 512), write(3 * K, 512), Ask::Flush])
+            .made(&thrice),
+        scenario("qcow2-shared-thrice-zeroes", USUAL, 1, &[zero(0, 4 * K), Ask::Close]).made(&thrice),
         scenario("qcow2-shared-close", USUAL, 2, &[write(0, 512), discard(K, K), Ask::Close]).made(&all),
         scenario("qcow2-shared-old", OLD, 2, &[write(0, 512), discard(K, K), Ask::Flush]).made(&all),
         scenario("qcow2-shared-sectors", USUAL, 2, &[write(10, 20), write(100, 50), Ask::Flush])
@@ -300,6 +311,15 @@ fn compressed() -> Vec<Scenario> {
             &[read(0, 2 * K), discard(0, 2 * K), Ask::Flush, write(4 * K, K)],
         )
         .made(&[packed(0, 2)]),
+        scenario("qcow2-compressed-by-zstd", ZSTD, 2, &[write(256, 512), read(0, 2 * K), Ask::Flush])
+            .made(&[packed(0, 3)]),
+        scenario(
+            "qcow2-compressed-by-zstd-rewrite",
+            ZSTD,
+            1,
+            &[write(0, K), Ask::Flush, write(K, 512), discard(2 * K, K), Ask::Flush],
+        )
+        .made(&[packed(0, 3)]),
         scenario("qcow2-compressed-shared", USUAL, 2, &[write(0, K), discard(K, K), Ask::Flush])
             .made(&[packed(0, 3), Part::Snapshot]),
     ]
