@@ -86,6 +86,7 @@ noticed! {
     fn unknown_header_bytes_stay() HeaderBytes "unknown-header-bytes" ExplorerAndSimulator
     fn backing_names_stay() HeaderBytes "two-writers-one-cluster-backed" Explorer
     fn autoclear_bits_first() AutoclearFirst "unknown-autoclear-bits" Explorer
+    fn a_sync_covers_what_was_before_it() CoveredBefore "qcow2-lazy-reuse-as-table" Explorer
     fn nothing_after_a_failure() Poison "writer-and-flush" ExplorerWithFaults
 }
 
@@ -98,6 +99,7 @@ noticed! {
     fn counts_go_down_after_the_pointer_is_gone() FreeAfterRemoval "qcow2-discard" ExplorerAndSimulator
     fn clusters_are_used_again_after_their_readers() ReuseAfterReaders "qcow2-reuse" Explorer
     fn holes_after_the_pointer_is_gone() PunchAfterRemoval "qcow2-compressed-rewrite" Explorer
+    fn holes_before_pointers_to_the_new_use() HoleBeforePointer "qcow2-lazy-reuse-as-table" Explorer
     fn refcount_blocks_before_their_entries() BlockBeforeReftable "qcow2-new-refcount-block" Explorer
     fn a_refcount_table_before_the_header() ReftableBeforeHeader "qcow2-new-refcount-table" Explorer
     fn an_old_refcount_table_is_free_last() SwitchBeforeFree "qcow2-new-refcount-table" Explorer
@@ -131,8 +133,10 @@ noticed! {
     fn a_smaller_disk_waits_for_requests() WaitRequests "qcow2-shrink-and-grow" Explorer
     fn space_is_used_when_the_file_has_grown() WaitGrowFile "two-writers" ExplorerAndSimulator
     fn a_table_is_changed_when_it_is_copied() WaitAllocL2 "qcow2-shared-table-two-writers" Explorer
+    fn an_l1_table_is_used_when_it_is_copied() WaitAllocL2 "qcow2-grow-moves-the-table" Explorer
     fn counts_are_used_when_they_are_loaded() WaitAllocRefcount "qcow2-writer" ExplorerAndSimulator
     fn the_sync_waits_for_the_header() WaitMarkDirty "two-writers" Explorer
+    fn the_sync_waits_for_counts() WaitMarkDirty "qcow2-writer-and-flush" Explorer
     fn the_tables_wait_for_the_sync() WaitSyncData "two-writers" ExplorerAndSimulator
     fn the_next_round_waits_for_the_tables() WaitUpdateL2 "two-writers" ExplorerAndSimulator
     fn the_answer_waits_for_the_size() WaitResize "qcow2-shrink" ExplorerAndSimulator
