@@ -78,6 +78,7 @@ noticed! {
     fn need_check_cleared_last() ClearAfterSync "close-in-flight" ExplorerAndSimulator
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
+    fn a_repair_is_durable_first() RepairDurably "dirty-with-a-dangling" Explorer
     fn a_partial_cluster_is_not_used() WholeClusters "partial-last-cluster" Explorer
     fn a_dangling_pointer_stays_dead() DanglingStaysDead "dangling-entry" Explorer
     fn tables_durable_before_a_flush_ends() SyncTables "two-writers" ExplorerAndSimulator
@@ -109,6 +110,7 @@ noticed! {
     fn the_dirty_bit_is_cleared_last() ClearAfterSync "qcow2-lazy" Explorer
     fn the_dirty_bit_is_cleared_durably() ClearedBeforeClosed "qcow2-lazy-quiesce" Explorer
     fn late_counts_are_made_first() CheckBeforeUse "qcow2-dirty-without-counts" Explorer
+    fn repaired_counts_are_durable_first() RepairDurably "qcow2-dirty-without-counts" Explorer
     fn unknown_extensions_stay() HeaderBytes "qcow2-unknown-header-bytes" Explorer
     fn unknown_bits_are_cleared_first() AutoclearFirst "qcow2-unknown-autoclear-bits" Explorer
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer
