@@ -12,7 +12,7 @@ use quod_fuzz::world::{Tweak, as_is};
 
 const BOUNDS: Bounds = Bounds { states: 20_000, images: 64 };
 /// Seeds that a rule may need.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 400;
 
 /// Who must notice.
 #[derive(Clone, Copy, PartialEq, Eq)]

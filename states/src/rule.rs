@@ -117,7 +117,6 @@ pub enum Rule {
     HoleBeforePointer = 1 << 53,
     /// What ends while a sync is in flight is not covered by it.
     CoveredBefore = 1 << 54,
-    /// QE6: what a check on opening repairs is durable before the image says that it is clean, and before it is
-    /// used.
+    /// QE6: what a check on opening repairs is durable before the image says that it is clean, and is used.
     RepairDurably = 1 << 55,
 }
