@@ -110,6 +110,12 @@ fn wrong(page: &str) -> Vec<String> {
             }
         }
     }
+    // names this long are those of tests
+    for name in page.lines().flat_map(quoted).filter(|name| name.matches('_').count() > 3) {
+        if !names.contains(name) {
+            wrong.push(format!("there is no {name}"));
+        }
+    }
     for (test, rule) in sabotages() {
         let names = |row: &&Row| quoted(&row.switch).any(|switch| switch == rule);
         if !rows.iter().filter(names).any(|row| quoted(&row.tests).any(|name| name == test)) {

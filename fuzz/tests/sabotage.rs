@@ -12,7 +12,7 @@ use quod_fuzz::world::{Tweak, as_is};
 
 const BOUNDS: Bounds = Bounds { states: 20_000, images: 64 };
 /// Seeds that a rule may need.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 400;
 
 /// Who must notice.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,7 @@ noticed! {
     fn need_check_cleared_last() ClearAfterSync "close-in-flight" ExplorerAndSimulator
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
+    fn a_repair_is_durable_first() RepairDurably "dirty-with-a-dangling" Explorer
     fn a_partial_cluster_is_not_used() WholeClusters "partial-last-cluster" Explorer
     fn a_dangling_pointer_stays_dead() DanglingStaysDead "dangling-entry" Explorer
     fn tables_durable_before_a_flush_ends() SyncTables "two-writers" ExplorerAndSimulator
@@ -83,6 +84,7 @@ noticed! {
     fn unknown_header_bytes_stay() HeaderBytes "unknown-header-bytes" ExplorerAndSimulator
     fn backing_names_stay() HeaderBytes "two-writers-one-cluster-backed" Explorer
     fn autoclear_bits_first() AutoclearFirst "unknown-autoclear-bits" Explorer
+    fn a_sync_covers_what_was_before_it() CoveredBefore "qcow2-lazy-reuse-as-table" Explorer
     fn nothing_after_a_failure() Poison "writer-and-flush" ExplorerWithFaults
 }
 
@@ -95,6 +97,7 @@ noticed! {
     fn counts_go_down_after_the_pointer_is_gone() FreeAfterRemoval "qcow2-discard" ExplorerAndSimulator
     fn clusters_are_used_again_after_their_readers() ReuseAfterReaders "qcow2-reuse" Explorer
     fn holes_after_the_pointer_is_gone() PunchAfterRemoval "qcow2-compressed-rewrite" Explorer
+    fn holes_before_pointers_to_the_new_use() HoleBeforePointer "qcow2-lazy-reuse-as-table" Explorer
     fn refcount_blocks_before_their_entries() BlockBeforeReftable "qcow2-new-refcount-block" Explorer
     fn a_refcount_table_before_the_header() ReftableBeforeHeader "qcow2-new-refcount-table" Explorer
     fn an_old_refcount_table_is_free_last() SwitchBeforeFree "qcow2-new-refcount-table" Explorer
@@ -104,6 +107,7 @@ noticed! {
     fn the_dirty_bit_is_cleared_last() ClearAfterSync "qcow2-lazy" Explorer
     fn the_dirty_bit_is_cleared_durably() ClearedBeforeClosed "qcow2-lazy-quiesce" Explorer
     fn late_counts_are_made_first() CheckBeforeUse "qcow2-dirty-without-counts" Explorer
+    fn repaired_counts_are_durable_first() RepairDurably "qcow2-dirty-without-counts" Explorer
     fn unknown_extensions_stay() HeaderBytes "qcow2-unknown-header-bytes" Explorer
     fn unknown_bits_are_cleared_first() AutoclearFirst "qcow2-unknown-autoclear-bits" Explorer
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer
@@ -128,8 +132,10 @@ noticed! {
     fn a_smaller_disk_waits_for_requests() WaitRequests "qcow2-shrink-and-grow" Explorer
     fn space_is_used_when_the_file_has_grown() WaitGrowFile "two-writers" ExplorerAndSimulator
     fn a_table_is_changed_when_it_is_copied() WaitAllocL2 "qcow2-shared-table-two-writers" Explorer
+    fn an_l1_table_is_used_when_it_is_copied() WaitAllocL2 "qcow2-grow-moves-the-table" Explorer
     fn counts_are_used_when_they_are_loaded() WaitAllocRefcount "qcow2-writer" ExplorerAndSimulator
     fn the_sync_waits_for_the_header() WaitMarkDirty "two-writers" Explorer
+    fn the_sync_waits_for_counts() WaitMarkDirty "qcow2-writer-and-flush" Explorer
     fn the_tables_wait_for_the_sync() WaitSyncData "two-writers" ExplorerAndSimulator
     fn the_next_round_waits_for_the_tables() WaitUpdateL2 "two-writers" ExplorerAndSimulator
     fn the_answer_waits_for_the_size() WaitResize "qcow2-shrink" ExplorerAndSimulator

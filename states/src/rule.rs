@@ -75,11 +75,11 @@ pub enum Rule {
     WaitRequests = 1 << 32,
     /// `GrowFile`: space is used when the file has grown.
     WaitGrowFile = 1 << 33,
-    /// `AllocL2`: a table that is being copied is changed when the copy is there.
+    /// `AllocL2`: a table that is being copied is changed, or used, when the copy is there.
     WaitAllocL2 = 1 << 34,
     /// `AllocRefcount`: counts are used when they are loaded.
     WaitAllocRefcount = 1 << 35,
-    /// `MarkDirty`: the pipeline goes on when the header is written.
+    /// `MarkDirty`: the pipeline goes on when the header, and refcounts, are written.
     WaitMarkDirty = 1 << 36,
     /// `SyncData`: the pipeline goes on when the sync has ended.
     WaitSyncData = 1 << 37,
@@ -113,4 +113,10 @@ pub enum Rule {
     Exclusive = 1 << 51,
     /// Free clusters that are on their way already are not found a second time.
     HeldOnce = 1 << 52,
+    /// A hole is durable before a pointer to its cluster's new use.
+    HoleBeforePointer = 1 << 53,
+    /// What ends while a sync is in flight is not covered by it.
+    CoveredBefore = 1 << 54,
+    /// QE6: what a check on opening repairs is durable before the image says that it is clean, and is used.
+    RepairDurably = 1 << 55,
 }

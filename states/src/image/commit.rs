@@ -179,12 +179,6 @@ impl Commit {
         matches!(self.phase, Phase::Mark | Phase::Switch | Phase::Clear)
     }
 
-    /// A phase that writes begins; `slots`: slices that it writes.
-    pub(super) fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>) {
-        debug_assert_eq!(self.in_flight, 0);
-        (self.phase, self.cursor, self.writing) = (phase, 0, slots);
-    }
-
     pub(super) fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
     }
@@ -425,7 +419,9 @@ impl Image {
         if let Err(error) = result {
             return self.poison_with(error);
         }
+        let covers_all = self.sabotaged(Rule::CoveredBefore);
         let commit = &mut self.commit;
+        commit.unsynced &= !covers_all;
         commit.tables_durable = commit.tables_durable.max(commit.written_before);
         match commit.phase {
             Phase::SyncReftable => return self.reftable_durable(),
@@ -459,8 +455,8 @@ impl Image {
         let mut slots = core::mem::take(&mut commit.writing);
         slots.clear();
         core::mem::swap(&mut slots, &mut commit.dirty);
-        commit.begin_writing(Phase::Tables, slots);
-        if !commit.writing.is_empty() {
+        self.begin_writing(Phase::Tables, slots);
+        if !self.commit.writing.is_empty() {
             self.show_phase();
         }
         self.write_tables();
@@ -548,7 +544,19 @@ impl Image {
     /// The pipeline goes on before the tables are written: only where that rule is removed.
     #[inline]
     fn leaves_tables(&self) -> bool {
-        self.sabotaged(Rule::WaitUpdateL2) && self.commit.phase != Phase::Refcounts
+        let (counts, tables) = (self.sabotaged(Rule::WaitMarkDirty), self.sabotaged(Rule::WaitUpdateL2));
+        match self.commit.phase {
+            Phase::Refcounts => counts,
+            Phase::Tables => tables,
+            _ => counts || tables,
+        }
+    }
+
+    /// A phase begins that writes these slices, or what it finds itself.
+    pub(super) fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>) {
+        debug_assert!(self.commit.in_flight == 0 || self.leaves_tables());
+        let commit = &mut self.commit;
+        (commit.phase, commit.cursor, commit.writing) = (phase, 0, slots);
     }
 
     fn tables_written(&mut self) {

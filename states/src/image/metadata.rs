@@ -35,7 +35,7 @@ impl Image {
             Some(counted) if !skip && !counted.dirty.is_empty() => core::mem::take(&mut counted.dirty),
             _ => return self.start_sync(Phase::Sync),
         };
-        self.commit.begin_writing(Phase::Refcounts, dirty);
+        self.begin_writing(Phase::Refcounts, dirty);
         self.show_phase();
         self.write_tables();
     }
@@ -48,7 +48,7 @@ impl Image {
         if lazy || self.counted().is_none_or(|counted| !counted.table_is_due(durable)) {
             return self.pointers_may_go();
         }
-        self.commit.begin_writing(Phase::Reftable, alloc::vec::Vec::new());
+        self.begin_writing(Phase::Reftable, alloc::vec::Vec::new());
         self.write_reftable();
     }
 

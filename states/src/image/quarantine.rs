@@ -300,8 +300,8 @@ impl Image {
 
     /// A hole is there, or will not be.
     pub(super) fn punched(&mut self, first: u64, count: u64, result: &Result<(), Error>) {
-        // the sync that makes the next pointer to it durable makes the hole durable too
-        self.commit.unsynced = true;
+        // the sync that comes before the next pointer to it makes the hole durable too
+        self.commit.unsynced |= !self.sabotaged(Rule::HoleBeforePointer);
         let may_be_used =
             (result.is_ok() || self.sabotaged(Rule::UnpunchedStays)) && !self.sabotaged(Rule::PunchedFirst);
         let Some(counted) = self.counted_mut() else { return };

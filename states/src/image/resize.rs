@@ -238,6 +238,10 @@ impl Image {
         waiter.push(&mut self.acbs, a);
         self.resizing = Some(Resizing::Copy(Copying { to, bytes, done: 0, chunk: Vec::new(), waiter }));
         self.read_l1();
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged(Rule::WaitAllocL2) {
+            self.leave_l1_copy(a);
+        }
     }
 
     /// Bytes of the old table, and how much of the file they take.
@@ -303,7 +307,7 @@ impl Image {
         self.free_clusters(copying.to >> bits, copying.bytes >> bits, 0);
     }
 
-    fn l1_copied(&mut self, a: u32) {
+    pub(super) fn l1_copied(&mut self, a: u32) {
         if let Some(Resizing::Copy(copying)) = &self.resizing {
             let (to, bytes) = (copying.to, copying.bytes);
             self.resizing = Some(Resizing::CopySync(to, bytes));

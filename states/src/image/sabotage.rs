@@ -4,11 +4,12 @@
 //! kept; what is here is only reached through them.
 
 use super::find::{Mapping, Run};
-use super::{Image, Layout, Purpose};
+use super::{Image, Layout, Purpose, Resizing};
 use crate::geometry::{Geometry, align_down};
 use crate::io::IoOp;
 use crate::request::Path;
 use crate::rule::Rule;
+use crate::state::State;
 use alloc::vec::Vec;
 
 impl Image {
@@ -110,6 +111,15 @@ impl Image {
         }
         self.space.believe(target);
         true
+    }
+
+    /// `AllocL2`: the new L1 table is used before it is written.
+    pub(super) fn leave_l1_copy(&mut self, a: u32) {
+        if let Some(Resizing::Copy(copying)) = &mut self.resizing {
+            copying.waiter.pop(&mut self.acbs);
+        }
+        self.set_state(a, State::FindCluster);
+        self.l1_copied(a);
     }
 
     /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.

@@ -3,7 +3,7 @@
 //!
 //! Knows: which rule a scenario is for. Must never know: how it is kept.
 
-use super::qcow2::{K, SMALL, USUAL, data, scenario};
+use super::qcow2::{K, SMALL, USUAL, data, discard, scenario};
 use super::{CLUSTER, Scenario, read, write, zero};
 use crate::image::{Part, Qcow2};
 use crate::world::Ask;
@@ -153,6 +153,7 @@ fn pinned() -> Vec<Scenario> {
 
 fn others() -> Vec<Scenario> {
     let step = 64 * CLUSTER;
+    let late = Qcow2 { lazy_refcounts: true, ..SMALL };
     let (small, large) = (Ask::Resize { len: 4 * K }, Ask::Resize { len: 8 * K });
     let mut neighbours =
         Scenario::new("neighbours-of-changes", 2, &[write(0, 512), write(2 * step, 512), Ask::Flush])
@@ -163,6 +164,15 @@ fn others() -> Vec<Scenario> {
         scenario("qcow2-grow-over-the-backing", USUAL, 1, &[Ask::Resize { len: 8 * K }, Ask::Flush])
             .sized(4 * K)
             .backed(8 * K),
+        // a table in space that was data's, with nothing else to be made durable
+        scenario(
+            "qcow2-lazy-reuse-as-table",
+            late,
+            1,
+            &[discard(0, 512), Ask::Flush, write(TABLE, 512), Ask::Flush],
+        )
+        .sized(TABLE + 2048)
+        .made(&[data(0, 1)]),
         // what is linked behind the new end comes to light when the disk grows again
         scenario("qcow2-shrink-and-grow", USUAL, 2, &[write(6 * K, 512), small, large, Ask::Flush])
             .made(&[data(0, 2)]),
