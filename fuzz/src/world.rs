@@ -287,9 +287,6 @@ impl World {
         if matches!(ask, Ask::Resize { .. }) && !qed && self.resizing().next().is_some() {
             return Ok(false);
         }
-        if let Ask::Resize { len } = ask {
-            self.sizes.push(len);
-        }
         let request = request(ask, user);
         let submitted = self.model.tick();
         match self.driver.submit(disk, request) {
@@ -305,6 +302,9 @@ impl World {
         self.note(|| format!("#{user} {ask:?}"));
         self.next_user += 1;
         self.tidy = false;
+        if let Ask::Resize { len } = ask {
+            self.sizes.push(len);
+        }
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
             Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
