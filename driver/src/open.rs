@@ -350,6 +350,10 @@ impl Opener {
     fn next_data(&mut self, depth: usize, name: &[u8]) -> Result<(), Error> {
         self.path = match self.options.data_file.clone().filter(|_| depth == 0) {
             Some(path) => path,
+            None if name.is_empty() => {
+                let what = "a qcow2 external data file that the header does not name".to_string();
+                return Err(Error::Unsupported { path: self.path.clone(), what });
+            }
             None => self.allowed("data", name)?,
         };
         self.stat = None;

@@ -66,6 +66,30 @@ fn the_embedder_may_name_the_file_itself() {
     session.close().unwrap();
 }
 
+/// The extension that names the data file comes to be one that nobody knows.
+fn forget_name(image: &Path) {
+    let mut bytes = std::fs::read(image).unwrap();
+    let named = 0x4441_5441_u32.to_be_bytes();
+    let at = bytes[..4096].windows(4).position(|four| four == named).unwrap();
+    bytes[at..at + 4].copy_from_slice(b"none");
+    std::fs::write(image, bytes).unwrap();
+}
+
+#[test]
+fn a_file_that_the_image_does_not_name_is_the_embedder_s_to_name() {
+    let (_folder, image, data) = images("");
+    forget_name(&image);
+    let error = failure(&image, OpenOptions::new().backing(AllowAll));
+    let what = "external data file that the header does not name";
+    assert!(
+        matches!(&error, Error::Unsupported { path, what: why } if *path == image && why.ends_with(what))
+    );
+    let mut session = Session::open(&image, OpenOptions::new().write(true).data_file(&data)).unwrap();
+    session.write(0, &[7; 4096]).unwrap();
+    session.close().unwrap();
+    assert_eq!(std::fs::read(&data).unwrap()[..4096], [7; 4096]);
+}
+
 #[test]
 fn what_it_names_must_be_another_file() {
     let (_folder, image, data) = images("");

@@ -81,7 +81,7 @@ pub struct Info {
     /// (qcow2).
     pub bitmaps_dropped: bool,
     /// The external data file that holds its guest data (qcow2): the name as it stands in the image, as for
-    /// the backing file.
+    /// the backing file; of no bytes if the image names none.
     pub data_file: Option<Vec<u8>>,
     /// The data file is the guest disk byte for byte, also without the image.
     pub data_file_raw: bool,

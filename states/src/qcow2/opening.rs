@@ -234,10 +234,6 @@ impl Opening {
 
 /// The facts that a header tells.
 fn info(header: &Header) -> Result<Info, Error> {
-    if header.has_data_file() && header.data_file().is_none_or(<[u8]>::is_empty) {
-        let what = "a qcow2 external data file that the header does not name";
-        return Err(Error::Unsupported(String::from(what)));
-    }
     let format = match header.backing_format() {
         None => None,
         Some(b"raw" | b"file" | b"host_device") => Some(Format::Raw),
@@ -256,7 +252,7 @@ fn info(header: &Header) -> Result<Info, Error> {
         backing: header.backing().map(|name| Backing { name: name.to_vec(), format }),
         compression: header.compression,
         bitmaps_dropped: false,
-        data_file: header.data_file().map(<[u8]>::to_vec),
+        data_file: header.has_data_file().then(|| header.data_file().unwrap_or_default().to_vec()),
         data_file_raw: header.data_file_raw(),
     })
 }
