@@ -38,6 +38,9 @@ pub struct Bounds {
     pub images: usize,
 }
 
+/// A run has fewer actions; one that does not is going round in circles.
+const ACTIONS: u32 = 2000;
+
 /// The `n`-th operation fails, in one of the ways of [`nth::faults`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fails {
@@ -191,6 +194,10 @@ fn start(
     Ok((world, scenario.at_once))
 }
 
+fn endless(world: &World) -> Checked {
+    fail(format!("a run of {ACTIONS} actions does not end:\n{}", world.describe()))
+}
+
 /// At rest: read whole, close, and everything that a close promises.
 fn finish(world: &mut World, asked: usize, scenario: &Scenario) -> Checked {
     if world.in_flight() > 0 {
@@ -222,7 +229,7 @@ impl Search<'_> {
     fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
         let known = chooser.path.len();
         let (mut world, mut asked) = start(self.scenario, self.prepared, &self.fault, self.tweak)?;
-        for actions in 0.. {
+        for actions in 0..ACTIONS {
             if chooser.at >= known {
                 self.out.add_edges(&world);
                 let digest = hash_words(world.digest(), [asked as u64]);
@@ -243,7 +250,7 @@ impl Search<'_> {
             }
             self.out.failed |= world.has_failed();
         }
-        Ok(())
+        endless(&world)
     }
 }
 
@@ -361,7 +368,10 @@ fn tell(
     let mut script = Script::new(choices.to_vec());
     let most = crash.and_then(|crash| crash.first()).map_or(u32::MAX, |actions| *actions);
     let acts = catch_unwind(AssertUnwindSafe(|| {
-        for _ in 0..most {
+        for actions in 0..most {
+            if actions >= ACTIONS {
+                return endless(&world);
+            }
             if !act(&mut world, scenario, &mut asked, &mut script)? {
                 break;
             }
