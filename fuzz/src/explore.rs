@@ -40,6 +40,9 @@ pub struct Bounds {
     pub images: usize,
 }
 
+/// A run has fewer actions; one that does not is going round in circles.
+const ACTIONS: u32 = 2000;
+
 /// What was explored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Explored {
@@ -111,6 +114,10 @@ impl Exhaustive {
     }
 }
 
+fn endless(world: &World) -> Checked {
+    fail(format!("a run of {ACTIONS} actions does not end:\n{}", world.describe()))
+}
+
 struct Search<'a> {
     scenario: &'a Scenario,
     prepared: &'a Prepared,
@@ -129,7 +136,7 @@ impl Search<'_> {
     fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
         let known = chooser.path.len();
         let mut play = Play::start(self.scenario, self.prepared, self.failing, self.tweak)?;
-        for actions in 0.. {
+        for actions in 0..ACTIONS {
             if chooser.at >= known {
                 self.out.add_edges(&play.world);
                 if !self.seen.insert(play.digest()) {
@@ -147,7 +154,7 @@ impl Search<'_> {
                 return outcome;
             }
         }
-        Ok(())
+        endless(&play.world)
     }
 }
 
@@ -233,14 +240,14 @@ fn tell(
     };
     play.world.tell();
     let mut script = Script::new(choices.to_vec());
-    let most = crash.and_then(|crash| crash.first()).map_or(u32::MAX, |actions| *actions);
+    let most = crash.and_then(|crash| crash.first()).copied();
     let acts = catch_unwind(AssertUnwindSafe(|| {
-        for _ in 0..most {
+        for _ in 0..most.unwrap_or(ACTIONS) {
             if !play.act(&mut script)? {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        if most.is_some() { Ok(()) } else { endless(&play.world) }
     }));
     let mut story = play.world.told().to_vec();
     let acts = acts.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic))));

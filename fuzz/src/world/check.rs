@@ -12,6 +12,8 @@ use quod_backend::sim::{Fifo, FileOptions, Sim};
 
 /// Clusters that nothing uses at the end of a file that was closed, at most.
 const TAIL: u64 = 16;
+/// One read needs fewer operations than this.
+const STEPS: usize = 100_000;
 /// Bytes of one read when the disk is read whole.
 const CHUNK: u64 = 256 << 10;
 
@@ -150,12 +152,14 @@ impl World {
             self.driver
                 .submit(disk, request)
                 .map_err(|rejected| Failure(format!("read: {}", rejected.reason)))?;
+            let mut steps = 0;
             let done = loop {
                 self.pump()?;
                 if let Some(done) = self.driver.next_completion() {
                     break done;
                 }
-                if !self.driver.backend_mut().step(&mut Fifo) && !self.is_due() {
+                steps += 1;
+                if steps > STEPS || !self.driver.backend_mut().step(&mut Fifo) && !self.is_due() {
                     return fail("a read after opening does not end");
                 }
             };
