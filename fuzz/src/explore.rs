@@ -19,7 +19,7 @@ pub mod scenario;
 
 pub use play::Failing;
 
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, shrink};
 use crate::sim::panic_text;
 use crate::world::{Tweak, World};
 use crate::{Checked, Failure, fail};
@@ -42,6 +42,8 @@ pub struct Bounds {
 
 /// A run has fewer actions; one that does not is going round in circles.
 const ACTIONS: u32 = 2000;
+/// Runs to make a schedule smaller.
+const SHRINKING: usize = 200;
 
 /// What was explored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -193,8 +195,7 @@ pub fn explore(
             Err(panic) => Some(Failure(format!("panic: {}", panic_text(&*panic)))),
         };
         if let Some(failure) = failure {
-            let choices = chooser.choices();
-            let crash = search.crash.take();
+            let (choices, crash) = smaller(scenario, chooser.choices(), search.crash.take(), failing, tweak);
             let story = story(scenario, &choices, crash.as_deref(), failing, tweak);
             return Err(Box::new((failure, Schedule { run, choices, crash, story })));
         }
@@ -206,6 +207,33 @@ pub fn explore(
             return Ok(search.out);
         }
     }
+}
+
+/// A path that still fails: fewer choices, fewer sectors that survive.
+fn smaller(
+    scenario: &Scenario,
+    choices: Vec<u32>,
+    mut crash: Option<Vec<u32>>,
+    failing: Failing,
+    tweak: Tweak,
+) -> (Vec<u32>, Option<Vec<u32>>) {
+    let fails = |choices: &[u32], crash: Option<&[u32]>| {
+        let told = catch_unwind(AssertUnwindSafe(|| tell(scenario, choices, crash, failing, tweak)));
+        told.map_or(true, |(_, outcome)| outcome.is_err())
+    };
+    // a failure that does not come again is told as it was found
+    if !fails(&choices, crash.as_deref()) {
+        return (choices, crash);
+    }
+    let choices = shrink(choices, SHRINKING, &mut |choices| fails(choices, crash.as_deref()));
+    for index in 1..crash.as_ref().map_or(0, Vec::len) {
+        let Some(versions) = &mut crash else { break };
+        let kept = std::mem::take(&mut versions[index]);
+        if kept != 0 && !fails(&choices, crash.as_deref()) {
+            crash.iter_mut().for_each(|versions| versions[index] = kept);
+        }
+    }
+    (choices, crash)
 }
 
 /// What a path does, for a person.
