@@ -140,6 +140,12 @@ fn a_schedule_replays_and_a_scenario_must_exist() {
     assert!(story.iter().any(|line| line.contains("ended: Ok")), "{story:?}");
     let with_crash = Schedule { crash: Some(vec![4, 1, 1, 0]), ..schedule };
     replay(&with_crash, as_is).1.unwrap();
+    // the last alternative: the operation fails, and all that follow
+    let choices = vec![u32::MAX, 0, 0];
+    let failing = Schedule { run: "explore writer-and-flush failing".into(), choices, ..Schedule::default() };
+    let (story, outcome) = replay(&failing, as_is);
+    outcome.unwrap();
+    assert!(story.iter().any(|line| line.contains("ended: Err")), "{story:?}");
     let unknown = Schedule { run: "explore no-such".into(), ..Schedule::default() };
     assert!(replay(&unknown, as_is).1.is_err());
 }
