@@ -112,3 +112,26 @@ impl Image {
         Err(Error::Corrupt { place: "table entry", index: index as u64, value, what })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2::entry::COPIED;
+
+    #[test]
+    fn an_entry_says_where_it_points_to_in_its_own_way() {
+        let shape = |extended| Shape { version: 3, cluster_bits: 16, extended, data_file: false };
+        let entry = COPIED | 0x5_0000;
+        assert_eq!(Kind::Plain.offset(0, 0x5_0000), 0x5_0000);
+        assert_eq!(Kind::L1.offset(1, entry), 0x5_0000);
+        for index in 0..4 {
+            assert_eq!(Kind::L2(shape(false)).offset(index, entry), 0x5_0000);
+            // the second word of an extended entry is a bitmap
+            let expected = if index % 2 == 1 { 0 } else { 0x5_0000 };
+            assert_eq!(Kind::L2(shape(true)).offset(index, entry), expected, "word {index}");
+        }
+        // of compressed data every bit counts
+        let compressed = shape(false).encode_compressed(0x5_0123, 4000).unwrap();
+        assert_eq!(Kind::L2(shape(false)).offset(0, compressed), 0x5_0123);
+    }
+}
