@@ -73,6 +73,52 @@ fn each_bad_field_is_named() {
     }
 }
 
+/// The last value that is good, and the first that is not.
+#[test]
+fn limits_are_where_they_should_be() {
+    let parse = |version, fields: &[(usize, &[u8])]| {
+        let mut block = valid(version);
+        fields.iter().for_each(|(at, bytes)| be::put(&mut block, *at, bytes));
+        Header::parse(&block, Purpose::Write).map_err(|error| error.to_string())
+    };
+    let one = |version, at, bytes: &[u8]| parse(version, &[(at, bytes)]).map(|_| ());
+    assert_eq!(one(3, 56, &[0, 0, 0, 128]), Ok(()), "8 MiB of refcount table");
+    assert_eq!(one(3, 60, &[0, 1, 0, 0]), Ok(()), "65536 snapshots");
+    let said = one(3, 60, &[0, 1, 0, 1]).unwrap_err();
+    assert!(said.contains("= 0x280028: the table is too large"), "{said}");
+    assert_eq!(one(3, 36, &[0, 0x40, 0, 0]), Ok(()), "32 MiB of L1 table");
+    assert!(one(3, 36, &[0, 0x40, 0, 1]).is_err());
+    // two entries end at 2^63 - 1 at the latest
+    assert!(one(3, 40, &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]).is_ok());
+    // 2^31 - 1 entries of tables of 64 entries of 512 bytes
+    let most = (i32::MAX as u64) << 15;
+    let small = |size: u64| {
+        let fields =
+            [(20, &[0, 0, 0, 9][..]), (24, &size.to_be_bytes()), (8, &[0; 8]), (100, &[0, 0, 0, 112])];
+        parse(3, &fields).unwrap_err()
+    };
+    assert!(small(most).contains("l1_size"), "{}", small(most));
+    assert!(small(most + 1).contains("more than an L1 table can map"), "{}", small(most + 1));
+}
+
+#[test]
+fn a_name_may_end_with_its_cluster() {
+    let parse = |offset: u64, len: u32| {
+        let mut block = valid(2);
+        (be::put_long(&mut block, 8, offset), be::put_word(&mut block, 16, len));
+        Header::parse(&block, Purpose::Write)
+    };
+    assert_eq!(parse(65536, 0).map(|header| header.backing), Ok(Some(vec![])), "at the end of the cluster");
+    assert!(parse(65537, 0).is_err());
+    assert!(parse(65536 - 8, 8).is_ok());
+    assert!(parse(65536 - 8, 9).is_err());
+    assert!(parse(4096, 1023).is_ok());
+    assert!(parse(4096, 1024).is_err());
+    // what belongs to the header is kept: to the end of the name
+    assert_eq!(parse(5000, 100).unwrap().block.len(), 8192);
+    assert_eq!(parse(1000, 100).unwrap().block.len(), 4096);
+}
+
 #[test]
 fn the_purpose_decides() {
     let mut block = valid(3);
