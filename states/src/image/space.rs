@@ -105,12 +105,6 @@ impl Space {
         self.append = offset;
     }
 
-    /// Space behind `end`, at the end of what is in use, is given up.
-    pub(super) fn cut(&mut self, end: u64) {
-        debug_assert!(end <= self.append);
-        self.append = end;
-    }
-
     fn take(&mut self, len: u64) -> Option<u64> {
         debug_assert!(len.is_multiple_of(self.cluster));
         let end = self.append.checked_add(len)?;
