@@ -75,11 +75,11 @@ fn the_timers_of_qed_take_turns() {
     timeout(&mut disk, &mut image, Timer::NeedCheck);
     assert!(!table(&disk), "the bit is clear");
     assert_eq!(alarms(&mut disk), []);
-    let syncs = image.counters().syncs;
-    for timer in [Timer::Commit, Timer::NeedCheck] {
-        timeout(&mut disk, &mut image, timer);
-    }
-    assert_eq!((image.counters().syncs, alarms(&mut disk)), (syncs, vec![]), "an idle image stays idle");
+    let before = *image.counters();
+    timeout(&mut disk, &mut image, Timer::Commit);
+    assert_eq!((*image.counters(), alarms(&mut disk)), (before, vec![]), "an idle image stays idle");
+    timeout(&mut disk, &mut image, Timer::NeedCheck);
+    assert_eq!((image.counters().syncs, alarms(&mut disk)), (before.syncs, vec![]));
 }
 
 #[test]

@@ -305,6 +305,12 @@ mod tests {
             let run = qcow2(true, false, &words, pos, at(6));
             assert_eq!(run, Ok(Run { mapping, len: end - pos, private }), "{pos:#x}");
         }
+        // a run that ends within a cluster ends there, whatever follows
+        let words = [0, 3 << 32, 0, 0xffff_ffff << 32, 0, 3 << 32, 0, 0xffff_ffff << 32];
+        for (pos, end) in [(0, 2 * SUB), (at(1), at(2) + 2 * SUB)] {
+            let run = qcow2(true, false, &words, pos, at(4));
+            assert_eq!(run, Ok(Run { mapping: Mapping::Zero, len: end - pos, private: true }), "{pos:#x}");
+        }
         // whole clusters go on into the like subclusters of the next
         let words = [at(5), 0xffff_ffff, at(6), 0xff, at(7), 0xffff_ffff];
         let run = qcow2(true, false, &words, SUB, at(3));
