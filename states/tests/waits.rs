@@ -1,9 +1,9 @@
 //! Who waits for whom, who does not, and who is told what.
 //!
 //! Checks: neighbours that touch do not wait for each other; the gate of new tables; a writer of whole blocks
-//! wakes one that modifies a block; completions that come twice or late change nothing; the first failure of a
-//! request is its answer; growth ahead that fails does not matter; a changed slice has its timer; so many table
-//! writes are in flight and no more.
+//! wakes one that modifies a block; completions that come twice or late change nothing; the first failure of
+//! a request is its answer; growth ahead that fails does not matter; a changed slice has its timer; so many
+//! table writes are in flight and no more.
 
 mod common;
 
