@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::qcow2::{assert_sound, check, count, header, l2_entry, qcow2_file, snapshot};
+use common::qcow2::{assert_sound, check, count, header, l2_entry, qcow2_file, set_count, snapshot};
 use common::{Disk, read_all, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Image, IoOp, Kind, Options};
@@ -130,4 +130,49 @@ fn a_refcount_table_grows_by_half_of_what_it_has() {
     run(&mut disk, &mut image, Kind::Close, 0, 0);
     let report = check(&mut disk.file.clone(), None);
     assert!(report.is_sound() && report.leaks == 0, "{report:?}");
+}
+
+/// A refcount table of 64 KiB, in a file that ends where it ends: the next one has 96 KiB, two chunks.
+#[test]
+fn a_large_refcount_table_moves_whole() {
+    const ENTRIES: u64 = 8192;
+    let create =
+        CreateOptions { size: MIB, cluster_size: 512, refcount_bits: 64, ..CreateOptions::default() };
+    let mut file = qcow2_file(&create);
+    let table = file.len().next_multiple_of(512);
+    file.resize(table + 65536 + 1024, 0);
+    file.copy_within(512..1024, table);
+    file[48..56].copy_from_slice(&(table as u64).to_be_bytes());
+    file[56..60].copy_from_slice(&128u32.to_be_bytes());
+    // two more blocks count it, and themselves
+    for n in 1..3 {
+        let block = (table + 65536 + (n - 1) * 512) as u64;
+        file[table + n * 8..table + n * 8 + 8].copy_from_slice(&block.to_be_bytes());
+    }
+    (table / 512..file.len() / 512).for_each(|cluster| set_count(&mut file, cluster as u64, 1));
+    set_count(&mut file, 1, 0);
+    assert_sound(&file, "the table is larger");
+    // a block in the second chunk of the next table, too: the last entry counts the end of the file
+    let end = ENTRIES * 64 * 512;
+    file.resize(end as usize, 0);
+    let block = end - 512;
+    file[table + 65528..table + 65536].copy_from_slice(&block.to_be_bytes());
+    file[end as usize - 8..].copy_from_slice(&1u64.to_be_bytes());
+    let mut disk = Disk::new(file, None, 1);
+    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    for n in 0..20 {
+        disk.run(&mut image, request(Kind::Write, n * 512, 512, 0), vec![1; 512]);
+        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    }
+    let new = header(&disk.file);
+    assert_eq!(new.reftable_clusters, 192);
+    let entry = |index: u64| {
+        let at = (new.reftable_offset + index * 8) as usize;
+        u64::from_be_bytes(disk.file[at..at + 8].try_into().unwrap())
+    };
+    assert_eq!(entry(ENTRIES - 1), block);
+    assert!(entry(0) != 0 && entry(ENTRIES) >= end);
+    assert!((ENTRIES + 8..ENTRIES * 3 / 2).all(|index| entry(index) == 0));
+    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    assert_sound(&disk.file, "closed");
 }

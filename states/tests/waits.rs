@@ -237,6 +237,22 @@ fn a_round_writes_only_what_changed() {
 }
 
 #[test]
+fn a_count_is_written_with_its_sector_alone() {
+    let create = quod_states::qcow2::CreateOptions { size: 1 << 30, ..Default::default() };
+    let mut disk = Disk::new(common::qcow2::qcow2_file(&create), None, 1);
+    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    run(&mut disk, &mut image, Kind::Write, 0, 512);
+    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    // 256 counts and 64 entries a sector
+    for n in 1..600 {
+        let before = image.counters().table_bytes_written;
+        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, 512);
+        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        assert_eq!(image.counters().table_bytes_written - before, 1024, "write {n}");
+    }
+}
+
+#[test]
 fn who_only_reads_syncs_nothing() {
     let (mut disk, mut image) = setup(1 << 30, None, Options { read_only: true, ..Options::default() });
     for kind in [Kind::Flush, Kind::Quiesce, Kind::Close] {
