@@ -142,7 +142,7 @@ fn a_snapshot_table_is_written_anew_elsewhere() {
         let report = found.report.unwrap();
         assert!(report.is_sound() && report.leaks == 0, "{report:?}");
         let new = header(&file).snapshots_offset;
-        assert!(new != old && new % CLUSTER == 0);
+        assert!(new != old && new.is_multiple_of(CLUSTER));
         assert_eq!((count(&file, old / CLUSTER), count(&file, new / CLUSTER)), (0, 1));
         assert_sound(&file, "written anew");
         let len = 40 + if cut { 1024 } else { 16 };
