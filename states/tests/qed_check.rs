@@ -29,12 +29,14 @@ fn get(file: &[u8], table: u64, index: u64) -> u64 {
 fn image(dirty: bool) -> Vec<u8> {
     let mut file = qed_file(2 << 40, CLUSTER as u32, 16, None);
     file.resize((CLUSTERS * CLUSTER) as usize + 100, 0);
-    (set(&mut file, L1, 0, T1), set(&mut file, L1, 9000, T2));
+    set(&mut file, L1, 0, T1);
+    set(&mut file, L1, 9000, T2);
     for (index, cluster) in [(0, 50), (1, 51), (2, 60), (9000, 4200)] {
         set(&mut file, T1, index, cluster * CLUSTER);
     }
     set(&mut file, T1, 7, 1);
-    (set(&mut file, T2, 0, 4201 * CLUSTER), set(&mut file, T2, 5, 4300 * CLUSTER));
+    set(&mut file, T2, 0, 4201 * CLUSTER);
+    set(&mut file, T2, 5, 4300 * CLUSTER);
     file[16] |= if dirty { NEED_CHECK } else { 0 };
     file
 }

@@ -56,7 +56,7 @@ fn sizes_are_refused_for_a_reason() {
     assert_eq!(refused(&qcow2, (1 << 37) + 512), says("the size is beyond what an L1 table of 32 MiB maps"));
     assert_eq!(refused(&qcow2, 100), multiple);
     for (version, what) in [(2, says("resizing a qcow2 image of version 2 that has snapshots")), (3, None)] {
-        let mut file = qcow2_file(&CreateOptions { version, ..create.clone() });
+        let mut file = qcow2_file(&CreateOptions { version, ..create });
         snapshot(&mut file);
         let (_, image) = opened(file, None);
         assert_eq!((refused(&image, 1 << 21), refused(&image, 1 << 20)), (what, None), "version {version}");

@@ -90,6 +90,12 @@ fn a_writer_of_whole_blocks_wakes_one_that_modifies_a_block() {
     assert_eq!(disk.pending.len(), 1, "the second one waits for the sector");
     disk.settle(&mut image, &mut Rng(1));
     assert_eq!(disk.done.len(), 2);
+    // and the other way round: what reads the block's rest would write it back over the other's bytes
+    write(&mut disk, &mut image, 100, 200, 6);
+    write(&mut disk, &mut image, 0, 1024, 7);
+    assert_eq!(pending(&disk, is_write), 0, "the writer waits for the one that modifies");
+    disk.settle(&mut image, &mut Rng(1));
+    assert_eq!(disk.done.len(), 4);
     // no host range touches another: nobody waits, two read their head and tail
     write(&mut disk, &mut image, 512, 512, 3);
     write(&mut disk, &mut image, 100, 200, 4);

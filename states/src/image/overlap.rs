@@ -177,8 +177,8 @@ mod tests {
 
     const CLUSTER: u64 = 512;
 
-    /// What is said of metadata at these clusters: snapshot, refcount block, L2 table. The header is at 0, the
-    /// L1 table at 1, the refcount table at 2 and 3.
+    /// What is said of metadata at these clusters: snapshot, refcount block, L2 table. The header is at 0,
+    /// the L1 table at 1, the refcount table at 2 and 3.
     fn said(snapshot: u64, block: u64, table: u64) -> Option<(&'static str, u64, u64, &'static str)> {
         let mut header = Header::new(3, 9, 4, [0; 3], None).unwrap();
         (header.reftable_offset, header.reftable_clusters) = (2 * CLUSTER, 2);

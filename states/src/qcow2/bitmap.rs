@@ -321,7 +321,8 @@ mod tests {
     fn limits_of_the_extension() {
         let parse = |count, size| {
             let mut data = vec![0; 24];
-            (be::put_word(&mut data, 0, count), be::put_long(&mut data, 8, size));
+            be::put_word(&mut data, 0, count);
+            be::put_long(&mut data, 8, size);
             Extension::parse(&data, 512).is_ok()
         };
         assert_eq!([0, 1, 65535, 65536].map(|count| parse(count, 32)), [false, true, true, false]);

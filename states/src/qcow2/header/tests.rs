@@ -105,7 +105,8 @@ fn limits_are_where_they_should_be() {
 fn a_name_may_end_with_its_cluster() {
     let parse = |offset: u64, len: u32| {
         let mut block = valid(2);
-        (be::put_long(&mut block, 8, offset), be::put_word(&mut block, 16, len));
+        be::put_long(&mut block, 8, offset);
+        be::put_word(&mut block, 16, len);
         Header::parse(&block, Purpose::Write)
     };
     assert_eq!(parse(65536, 0).map(|header| header.backing), Ok(Some(vec![])), "at the end of the cluster");
@@ -250,7 +251,8 @@ fn names_of_the_longest_kind() {
     assert_eq!(header.set_backing(None, Some(&[b'f'; 16])), long);
     // twice is as good as once
     for set in [true, true, false, false] {
-        (header.set_dirty(set), header.set_corrupt(set));
+        header.set_dirty(set);
+        header.set_corrupt(set);
         assert_eq!((header.is_dirty(), header.is_corrupt()), (set, set));
     }
 }
@@ -302,7 +304,8 @@ fn a_long_extension_belongs_to_the_header() {
 #[test]
 fn bitmaps_and_a_data_file_stay_where_they_are_known() {
     let mut directory = vec![0; 24];
-    (be::put_word(&mut directory, 0, 2), be::put_long(&mut directory, 8, 64));
+    be::put_word(&mut directory, 0, 2);
+    be::put_long(&mut directory, 8, 64);
     be::put_long(&mut directory, 16, 0x5_0000);
     let mut block = with_extension(Extension::BITMAPS, &directory);
     // the bitmaps were left out of the layout: they were not valid
