@@ -130,7 +130,7 @@ impl Acb {
 
     /// A sibling that takes over `[run_end, end)`, which is cut off here.
     pub(crate) fn split(&mut self) -> Acb {
-        let mut sibling = Acb { pos: self.run_end, run_end: self.run_end, ..self.clone() };
+        let mut sibling = Acb { pos: self.run_end, ..self.clone() };
         sibling.state = State::Free;
         sibling.path = Path::empty();
         (sibling.claims, sibling.pinned, sibling.modifies, sibling.uncommitted) = (false, None, false, false);

@@ -162,4 +162,29 @@ mod tests {
         assert_eq!(arena.find(b), Some(&'b'));
         assert_eq!(arena.remove(b, gb), Some('b'));
     }
+
+    #[test]
+    fn arenas_are_equal_that_behave_alike() {
+        let of = |limit, values: &[char]| {
+            let mut arena = Arena::new(limit);
+            values.iter().for_each(|value| assert!(arena.insert(*value).is_some()));
+            arena
+        };
+        let (empty, arena) = (of(3, &[]), of(3, &['a', 'b']));
+        assert!(empty.is_empty() && !arena.is_empty() && arena.len() == 2);
+        assert_eq!((arena.generation(0), arena.generation(1), arena.generation(2)), (1, 2, 0));
+        for other in [of(4, &['a', 'b']), of(3, &['a', 'c']), of(3, &['a'])] {
+            assert_ne!(arena, other);
+        }
+        // neither generations nor values that were removed count
+        let mut again = of(3, &['x', 'b', 'c']);
+        again.discard(2);
+        again.discard(0);
+        assert_ne!(crate::digest::digest(&arena), crate::digest::digest(&again));
+        assert_eq!(again.insert('a'), Some((0, 4)), "the slot that was freed last");
+        assert_eq!(arena, again);
+        assert_eq!(crate::digest::digest(&arena), crate::digest::digest(&again));
+        assert_eq!(again.insert('c'), Some((2, 5)), "then the one before");
+        assert!(again.is_full() && !arena.is_full());
+    }
 }

@@ -271,4 +271,55 @@ mod tests {
         }
         assert!(misses < 2000, "{misses} of 10000 lookups of hot slices missed");
     }
+
+    #[test]
+    fn no_more_slots_than_there_is_room_for_and_each_gets_its_turn() {
+        let mut cache = TableCache::new(16, 1 << 20);
+        for number in 0..16 {
+            assert_eq!(load(&mut cache, number), number as u32);
+        }
+        // all in steady use: each loses its chances one turn at a time, the first is the first to go
+        for slot in 0..16 {
+            cache.slot_mut(slot).fresh = false;
+            cache.touch(slot);
+        }
+        assert_eq!((load(&mut cache, 100), cache.slots().len()), (0, 16));
+        assert_eq!((cache.find(SliceNumber(0)), cache.find(SliceNumber(100))), (None, Some(0)));
+        assert_eq!(load(&mut cache, 101), 1, "the next one has no chance left either");
+        // what is pinned stays
+        for slot in 0..16 {
+            cache.slot_mut(slot).pins = 1;
+        }
+        assert_eq!(cache.claim(SliceNumber(102), HostOffset(0), 8), None);
+        cache.slot_mut(9).pins = 0;
+        assert_eq!(cache.claim(SliceNumber(102), HostOffset(0), 8), Some(9));
+        // a slice that could not be loaded leaves its slot to the next one
+        cache.drop_slot(9);
+        assert_eq!(cache.find(SliceNumber(102)), None);
+        assert_eq!(load(&mut cache, 103), 9);
+        assert_eq!(cache.slots().len(), 16);
+    }
+
+    /// The hand makes stale what it passed an eighth of a turn ago, and nothing sooner.
+    #[test]
+    fn slices_ripen_an_eighth_of_a_turn_later() {
+        let mut cache = TableCache::new(64, 1 << 20);
+        let fresh = |cache: &TableCache| cache.slots().iter().map(|slice| slice.fresh).collect::<Vec<_>>();
+        for number in 0..8 {
+            load(&mut cache, number);
+        }
+        assert_eq!(fresh(&cache), [true; 8]);
+        for number in 8..20 {
+            load(&mut cache, number);
+        }
+        assert_eq!(fresh(&cache), [[false; 12].as_slice(), &[true; 8]].concat());
+    }
+
+    #[test]
+    fn caches_of_different_room_differ() {
+        let (a, b) = (TableCache::new(4, 100), TableCache::new(8, 100));
+        assert_ne!(a, b);
+        assert_ne!(crate::digest::digest(&a), crate::digest::digest(&b));
+        assert_eq!(a, a.clone());
+    }
 }

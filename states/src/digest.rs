@@ -56,4 +56,25 @@ mod tests {
         assert_ne!(digest(&(1u64, 2u64)), digest(&(2u64, 1u64)));
         assert_ne!(digest(&[0u8; 3].as_slice()), digest(&[0u8; 4].as_slice()));
     }
+
+    /// What a digest is must not change between two versions: schedules that were found name states by it.
+    #[test]
+    fn digests_are_those_of_fnv() {
+        let mut fnv = Fnv(BASIS);
+        fnv.write(b"foobar");
+        assert_eq!(fnv.0, 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18, "FNV-1a, 128 bits");
+        assert_eq!(fnv.finish(), 0x343e_1662_793c_64bf ^ 0x6f0d_3597_ba44_6f18);
+        let word = |fnv: u128, word: u64| {
+            let mixed = (fnv ^ u128::from(word)).wrapping_mul((1 << 88) + 0x13b);
+            mixed ^ (mixed >> 71)
+        };
+        for value in [0, 1, 0x8000_0000_0000_0001, u64::MAX, 0x0123_4567_89ab_cdef] {
+            assert_eq!(digest(&value), word(BASIS, value));
+            assert_eq!(
+                digest(&(value as u32, value as u8)),
+                word(word(BASIS, value & 0xffff_ffff), value & 0xff)
+            );
+            assert_eq!(digest(&(value as usize, 7u64)), word(word(BASIS, value), 7));
+        }
+    }
 }

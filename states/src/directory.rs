@@ -117,4 +117,14 @@ mod tests {
             prop_assert!(directory.nodes.iter().all(Option::is_none), "empty levels are given back");
         }
     }
+
+    #[test]
+    fn room_is_made_for_the_numbers_that_are_asked_for() {
+        let mut directory = Directory::new(1);
+        assert_eq!(directory.nodes.len(), 1);
+        for (slices, nodes) in [(262_144, 1), (262_145, 2), (2_000_000, 8), (5, 8)] {
+            directory.reserve(slices);
+            assert_eq!(directory.nodes.len(), nodes);
+        }
+    }
 }

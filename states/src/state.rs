@@ -338,3 +338,23 @@ pub struct Transition {
     /// After.
     pub to: State,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_allows_the_edges_of_its_list_and_counts_are_by_edge() {
+        for (table, edges) in
+            [(EdgeTable::RAW, RAW_EDGES), (EdgeTable::QED, QED_EDGES), (EdgeTable::QCOW2, QCOW2_EDGES)]
+        {
+            for (&from, &to) in State::ALL.iter().flat_map(|from| State::ALL.iter().map(move |to| (from, to)))
+            {
+                assert_eq!(table.allows(from, to), edges.contains(&(from, to)), "{from:?} -> {to:?}");
+            }
+        }
+        let mut counts = EdgeCounts::new();
+        (0..3).for_each(|_| counts.count(Free, Done));
+        assert_eq!((counts.get(Free, Done), counts.get(Done, Free)), (3, 0));
+    }
+}

@@ -1,6 +1,7 @@
 //! Raw images through the commit pipeline.
 //!
-//! Checks: findings of the simulator that are about images without tables.
+//! Checks: which host ranges zeros and discards ask for; findings of the simulator that are about images
+//! without tables.
 
 use quod_states::{Event, Flags, Image, Io, IoOp, Kind, Machine, Options, Outcome, Request};
 
@@ -30,4 +31,64 @@ fn a_quiesce_that_a_flush_joins_waits_for_no_tables() {
         })
         .collect();
     assert_eq!(users.len(), 3, "{users:?}");
+}
+
+/// What one request alone asks for, until it ends.
+fn asked(align: u32, kind: Kind, offset: u64, len: u64, flags: Flags) -> Vec<IoOp> {
+    let mut image = Image::raw(1 << 20, &Options { align, ..Options::default() });
+    image.submit(Request { kind, offset, len, flags, user: 0 }).unwrap();
+    let mut ops = Vec::new();
+    while let Some(io) = image.poll_io() {
+        ops.push(io.op);
+        image.handle_completion(io.id, Outcome::Done);
+    }
+    assert!(matches!(image.poll_event(), Some(Event::Done { result: Ok(()), .. })));
+    ops
+}
+
+#[test]
+fn a_discard_punches_whole_blocks() {
+    let hole = |host, len| IoOp::ZeroRange { host, len, unmap: true };
+    for (align, offset, len, expected) in [
+        (1, 0, 4096, Some((0, 4096))),
+        (1, 512, 512, Some((512, 512))),
+        (1, 100, 5000, Some((512, 4096))),
+        (4096, 100, 9000, Some((4096, 4096))),
+        (4096, 4096, 8192, Some((4096, 8192))),
+        (4096, 5000, 4096, None),
+        (1, 100, 400, None),
+        (1, 512, 511, None),
+    ] {
+        let ops = asked(align, Kind::Discard, offset, len, Flags::empty());
+        let expected: Vec<IoOp> = expected.map(|(host, len)| hole(host, len)).into_iter().collect();
+        assert_eq!(ops, expected, "{len} bytes at {offset}, blocks of {align}");
+    }
+}
+
+#[test]
+fn zeros_are_ranges_of_blocks_and_parts_of_blocks_are_written() {
+    // byte ranges: what is zeroed by the host, and what is written
+    let ranges = |align, offset, len, flags| {
+        let (mut zeroed, mut written) = (vec![], vec![]);
+        for op in asked(align, Kind::WriteZeroes, offset, len, flags) {
+            match op {
+                IoOp::ZeroRange { host, len, unmap } => {
+                    assert_eq!(unmap, flags == Flags::MAY_UNMAP);
+                    zeroed.push((host, host + len));
+                }
+                IoOp::WriteData { host, len, zero: true, .. } => written.push((host, host + len)),
+                IoOp::ReadFill { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        written.sort_unstable();
+        (zeroed, written)
+    };
+    for flags in [Flags::empty(), Flags::MAY_UNMAP] {
+        assert_eq!(ranges(1, 100, 5000, flags), (vec![(100, 5100)], vec![]));
+        assert_eq!(ranges(512, 512, 1024, flags), (vec![(512, 1536)], vec![]));
+        assert_eq!(ranges(512, 100, 5000, flags), (vec![(512, 4608)], vec![(100, 512), (4608, 5100)]));
+        assert_eq!(ranges(4096, 5000, 512, flags), (vec![], vec![(5000, 5512)]));
+        assert_eq!(ranges(4096, 5000, 4096, flags), (vec![], vec![(5000, 9096)]));
+    }
 }

@@ -48,7 +48,6 @@ impl Image {
             self.counted_mut().and_then(|counted| counted.quarantine.cut_tail(end >> bits))
         {
             end = first << bits;
-            self.space.cut(end);
         }
         let len = end;
         if matches!(self.layout, Layout::Raw) || self.space.file_len() <= len {

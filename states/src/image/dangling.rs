@@ -113,3 +113,84 @@ impl Image {
         Err(Error::Corrupt { place: "table entry", index: index as u64, value, what })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2::entry::COPIED;
+    use crate::qcow2::header::incompatible::{DATA_FILE, EXTENDED_L2};
+    use alloc::vec;
+
+    #[test]
+    fn an_entry_says_where_it_points_to_in_its_own_way() {
+        let shape = |extended| Shape { version: 3, cluster_bits: 16, extended, data_file: false };
+        let entry = COPIED | 0x5_0000;
+        assert_eq!(Kind::Plain.offset(0, 0x5_0000), 0x5_0000);
+        assert_eq!(Kind::L1.offset(1, entry), 0x5_0000);
+        for index in 0..4 {
+            assert_eq!(Kind::L2(shape(false)).offset(index, entry), 0x5_0000);
+            // the second word of an extended entry is a bitmap
+            let expected = if index % 2 == 1 { 0 } else { 0x5_0000 };
+            assert_eq!(Kind::L2(shape(true)).offset(index, entry), expected, "word {index}");
+        }
+        let large = Shape { cluster_bits: 21, ..shape(false) };
+        assert_eq!(Kind::L2(large).offset(0, COPIED | 1 << 55), 1 << 55, "not compressed");
+        // of compressed data every bit counts
+        let compressed = shape(false).encode_compressed(0x5_0123, 4000).unwrap();
+        assert_eq!(Kind::L2(shape(false)).offset(0, compressed), 0x5_0123);
+    }
+
+    /// An image of 512-byte clusters in a file of 1 MiB.
+    fn image(incompatible: u64, options: &crate::Options) -> Image {
+        let bits = if incompatible & EXTENDED_L2 == 0 { 9 } else { 14 };
+        let mut header = crate::qcow2::Header::new(3, bits, 4, [incompatible, 0, 0], None).unwrap();
+        (header.size, header.l1_entries, header.l1_offset) = (1 << 24, 1024, 1 << 15);
+        Image::qcow2(&header, 1 << 20, Some(super::super::Tables::default()), options)
+    }
+
+    /// Which entries are found in a slice of this number, loaded first.
+    fn found(image: &mut Image, number: u64, entries: &[u64]) -> Result<Vec<u16>, Error> {
+        let (number, host) = (crate::geometry::SliceNumber(number), crate::geometry::HostOffset(0));
+        let slot = image.tables.claim(number, host, entries.len()).unwrap();
+        image.tables.slot_mut(slot).entries.copy_from_slice(entries);
+        image.find_dangling(slot).map(|()| image.tables.slot(slot).dangling.clone())
+    }
+
+    #[test]
+    fn slices_are_searched_by_what_they_are() {
+        const END: u64 = 1 << 20;
+        let options = crate::Options::default();
+        let mut image = image(0, &options);
+        let base = image.geometry().unwrap().l2_base;
+        let compressed = Shape { version: 3, cluster_bits: 9, extended: false, data_file: false };
+        let data = compressed.encode_compressed(END - 512, 100).unwrap();
+        let entries = [0, END - 512, END | COPIED, END, data, compressed.encode_compressed(END, 9).unwrap()];
+        assert_eq!(found(&mut image, base, &entries), Ok(vec![2, 3, 5]));
+        assert_eq!(found(&mut image, 0, &[0, END, (END - 512) | COPIED, END | COPIED]), Ok(vec![1, 3]));
+        assert_eq!(found(&mut image, base - 1, &[u64::MAX; 4]), Ok(vec![]), "counts point nowhere");
+        assert_eq!(found(&mut image, base + 1, &[0, 0]), Ok(vec![]));
+        let reading = crate::Options { read_only: true, ..options };
+        assert_eq!(found(&mut self::image(0, &reading), base, &entries), Ok(vec![]));
+        // every second word of extended entries is a bitmap, but not of L1 entries
+        let mut extended = self::image(EXTENDED_L2, &options);
+        let base = extended.geometry().unwrap().l2_base;
+        assert_eq!(found(&mut extended, base, &[END, u64::MAX, 0, END]), Ok(vec![0]));
+        assert_eq!(found(&mut extended, 0, &[0, END, 0, END]), Ok(vec![1, 3]));
+        let mut remote = self::image(DATA_FILE, &options);
+        let base = remote.geometry().unwrap().l2_base;
+        assert_eq!(found(&mut remote, base, &[END; 4]), Ok(vec![]), "that is another file");
+    }
+
+    #[test]
+    fn so_many_are_remembered_and_no_more() {
+        let mut image = image(0, &crate::Options::default());
+        let base = image.geometry().unwrap().l2_base;
+        image.dangling.count = DANGLING_MAX - 5;
+        assert_eq!(found(&mut image, base, &[1 << 20; 3]), Ok(vec![0, 1, 2]));
+        assert_eq!(found(&mut image, base + 1, &[1 << 20; 2]), Ok(vec![0, 1]));
+        let what = "too many pointers beyond the end of the file: check the image";
+        let (place, index) = ("table slice", base + 2);
+        let error = Error::Corrupt { place, index, value: 1 << 20, what };
+        assert_eq!(found(&mut image, base + 2, &[1 << 20]), Err(error));
+    }
+}

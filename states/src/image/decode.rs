@@ -168,3 +168,155 @@ fn split(geometry: &Geometry, host: Option<u64>, subclusters: Subclusters, withi
     };
     (mapping, len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2::entry::{COMPRESSED, COPIED, ZERO};
+
+    const CLUSTER: u64 = 65536;
+    /// The last cluster ends where the file does.
+    const END: u64 = 100 * CLUSTER;
+
+    fn at(host: u64) -> u64 {
+        host * CLUSTER
+    }
+
+    /// The run from byte `pos` on, decoded up to `end`: what it is and where it ends.
+    fn qed(entries: &[u64], pos: u64, end: u64) -> Result<(Mapping, u64), Box<Error>> {
+        let geometry = Geometry::new(16, 8192, CLUSTER, CLUSTER, CLUSTER);
+        let space = Space::new(END, CLUSTER, 0);
+        let run = decode_qed(&geometry, entries, &space, (pos / CLUSTER) as usize, pos, end)?;
+        assert!(run.private);
+        Ok((run.mapping, pos + run.len))
+    }
+
+    fn qcow2(extended: bool, data_file: bool, words: &[u64], pos: u64, end: u64) -> Decoded {
+        let geometry = Geometry::qcow2(16, extended, CLUSTER);
+        let shape = Shape { version: 3, cluster_bits: 16, extended, data_file };
+        let first = (pos / CLUSTER) as usize * if extended { 2 } else { 1 };
+        decode_qcow2(&geometry, shape, words, END, first, pos, end)
+    }
+
+    fn plain(words: &[u64], pos: u64, end: u64) -> Result<(Mapping, u64, bool), Box<Error>> {
+        qcow2(false, false, words, pos, end).map(|run| (run.mapping, pos + run.len, run.private))
+    }
+
+    #[test]
+    fn runs_of_qed() {
+        let entries = [0, 0, 1, 1, at(5), at(6), at(7), at(9), at(98), at(99), at(100), 0];
+        for (pos, end, mapping, run_end) in [
+            (0, 12, Mapping::Unallocated, 2),
+            (2, 12, Mapping::Zero, 4),
+            (2, 3, Mapping::Zero, 3),
+            (4, 12, Mapping::Data(at(5)), 7),
+            (4, 6, Mapping::Data(at(5)), 6),
+            (6, 12, Mapping::Data(at(7)), 7),
+            (7, 12, Mapping::Data(at(9)), 8),
+            (8, 12, Mapping::Data(at(98)), 10),
+            (11, 20, Mapping::Unallocated, 12),
+        ] {
+            assert_eq!(qed(&entries, at(pos), at(end)), Ok((mapping, at(run_end))), "{pos}");
+        }
+        // from within a cluster, to within one: whole clusters all the same
+        assert_eq!(qed(&entries, at(4) + 5, at(5) + 1), Ok((Mapping::Data(at(5) + 5), at(6))));
+        assert_eq!(qed(&entries, 9, CLUSTER), Ok((Mapping::Unallocated, CLUSTER)));
+        assert_eq!(qed(&entries, 9, CLUSTER + 1), Ok((Mapping::Unallocated, 2 * CLUSTER)));
+        let what = "data cluster lies beyond the end of the file";
+        let place = "L2 table, guest cluster";
+        let corrupt = Error::Corrupt { place, index: 10, value: at(100), what };
+        assert_eq!(qed(&entries, at(10), at(11)), Err(Box::new(corrupt)));
+        assert!(qed(&entries, at(12), at(13)).is_err(), "there is no such entry");
+    }
+
+    #[test]
+    fn runs_of_qcow2() {
+        let host = |n| at(n) | COPIED;
+        let words = [
+            [0, 0, ZERO, ZERO].as_slice(),
+            &[host(5), host(6), at(7), at(8), host(9), host(11)],
+            &[host(20) | ZERO, host(21) | ZERO, host(23) | ZERO, at(24) | ZERO],
+            &[COMPRESSED | at(30), COMPRESSED | at(30), host(99), host(100), 0],
+        ]
+        .concat();
+        for (pos, end, mapping, run_end, private) in [
+            (0, 30, Mapping::Unallocated, 2, true),
+            (2, 30, Mapping::Zero, 4, true),
+            (4, 30, Mapping::Data(at(5)), 6, true),
+            (4, 5, Mapping::Data(at(5)), 5, true),
+            (6, 30, Mapping::Data(at(7)), 8, false),
+            (8, 30, Mapping::Data(at(9)), 9, true),
+            (9, 30, Mapping::Data(at(11)), 10, true),
+            (10, 30, Mapping::ZeroAllocated(at(20)), 12, true),
+            (12, 30, Mapping::ZeroAllocated(at(23)), 13, true),
+            (13, 30, Mapping::ZeroAllocated(at(24)), 14, false),
+            (14, 30, Mapping::Compressed { host: at(30), len: 512 }, 15, false),
+            (16, 30, Mapping::Data(at(99)), 17, true),
+            (18, 30, Mapping::Unallocated, 19, true),
+        ] {
+            assert_eq!(plain(&words, at(pos), at(end)), Ok((mapping, at(run_end), private)), "{pos}");
+        }
+        assert_eq!(plain(&words, at(4) + 5, at(5) + 1), Ok((Mapping::Data(at(5) + 5), at(6), true)));
+        assert_eq!(plain(&words, at(10) + 5, at(30)), Ok((Mapping::ZeroAllocated(at(20) + 5), at(12), true)));
+        assert_eq!(plain(&words, 9, CLUSTER), Ok((Mapping::Unallocated, CLUSTER, true)));
+        assert!(plain(&words, at(17), at(18)).is_err(), "beyond the end of the file");
+        assert!(plain(&words, at(19), at(20)).is_err(), "there is no such entry");
+        let what = "compressed data lies beyond the end of the file";
+        for (host, good) in [(END - 1, true), (END, false), (END + 512, false)] {
+            let words = [0, 0, COMPRESSED | host];
+            let run = plain(&words, at(2), at(3));
+            let error = Error::Corrupt { place: "L2 table, guest cluster", index: 2, value: host, what };
+            assert_eq!(run.err(), (!good).then(|| Box::new(error)));
+        }
+    }
+
+    #[test]
+    fn a_data_file_has_clusters_where_the_guest_has_them() {
+        let words = [COPIED, at(1), at(2) | ZERO, at(3) | ZERO | COPIED, at(9)];
+        let run =
+            |pos| qcow2(false, true, &words, pos, at(5)).map(|run| (run.mapping, pos + run.len, run.private));
+        assert_eq!(run(0), Ok((Mapping::Data(0), at(2), true)));
+        assert_eq!(run(at(1) + 7), Ok((Mapping::Data(at(1) + 7), at(2), true)));
+        assert_eq!(run(at(2)), Ok((Mapping::ZeroAllocated(at(2)), at(4), true)));
+        let what = "the offset in the data file is not the guest's";
+        let error = Error::Corrupt { place: "L2 table, guest cluster", index: 4, value: at(9), what };
+        assert_eq!(run(at(4)), Err(Box::new(error)));
+    }
+
+    #[test]
+    fn runs_of_subclusters() {
+        const SUB: u64 = CLUSTER / 32;
+        // allocated: 0 to 3 and 30; zero: 4 and 5; all of the next one; zeros and nothing without space
+        let bits = 0xf | 1 << 30 | 0x30 << 32;
+        let words = [at(5) | COPIED, bits, at(6) | COPIED, 0xffff_ffff, at(7), 1, 0, 3 << 32, 0, 0, 0, 0];
+        for (pos, mapping, end, private) in [
+            (0, Mapping::Data(at(5)), 4 * SUB, true),
+            (2 * SUB + 1, Mapping::Data(at(5) + 2 * SUB + 1), 4 * SUB, true),
+            (4 * SUB, Mapping::ZeroAllocated(at(5) + 4 * SUB), 6 * SUB, true),
+            (6 * SUB, Mapping::Reserved(at(5) + 6 * SUB), 30 * SUB, true),
+            (30 * SUB, Mapping::Data(at(5) + 30 * SUB), 31 * SUB, true),
+            (31 * SUB, Mapping::Reserved(at(5) + 31 * SUB), 32 * SUB, true),
+            (at(1), Mapping::Data(at(6)), at(2), true),
+            (at(2), Mapping::Data(at(7)), at(2) + SUB, false),
+            (at(3), Mapping::Zero, at(3) + 2 * SUB, true),
+            (at(3) + 2 * SUB, Mapping::Unallocated, at(6), true),
+            (at(4), Mapping::Unallocated, at(6), true),
+        ] {
+            let run = qcow2(true, false, &words, pos, at(6));
+            assert_eq!(run, Ok(Run { mapping, len: end - pos, private }), "{pos:#x}");
+        }
+        // a run that ends within a cluster ends there, whatever follows
+        let words = [0, 3 << 32, 0, 0xffff_ffff << 32, 0, 3 << 32, 0, 0xffff_ffff << 32];
+        for (pos, end) in [(0, 2 * SUB), (at(1), at(2) + 2 * SUB)] {
+            let run = qcow2(true, false, &words, pos, at(4));
+            assert_eq!(run, Ok(Run { mapping: Mapping::Zero, len: end - pos, private: true }), "{pos:#x}");
+        }
+        // whole clusters go on into the like subclusters of the next
+        let words = [at(5), 0xffff_ffff, at(6), 0xff, at(7), 0xffff_ffff];
+        let run = qcow2(true, false, &words, SUB, at(3));
+        assert_eq!(
+            run,
+            Ok(Run { mapping: Mapping::Data(at(5) + SUB), len: at(1) + 7 * SUB, private: false })
+        );
+    }
+}

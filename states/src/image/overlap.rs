@@ -170,3 +170,38 @@ impl Image {
         result.map_err(|error| *error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: u64 = 512;
+
+    /// What is said of metadata at these clusters: snapshot, refcount block, L2 table. The header is at 0,
+    /// the L1 table at 1, the refcount table at 2 and 3.
+    fn said(snapshot: u64, block: u64, table: u64) -> Option<(&'static str, u64, u64, &'static str)> {
+        let mut header = Header::new(3, 9, 4, [0; 3], None).unwrap();
+        (header.reftable_offset, header.reftable_clusters) = (2 * CLUSTER, 2);
+        let at = |cluster: u64| (cluster * CLUSTER, (cluster + 1) * CLUSTER);
+        let fixed = [at(0), at(1), (20 * CLUSTER, 20 * CLUSTER), at(snapshot)];
+        let l2 = BTreeMap::from([(table * CLUSTER, 7)]);
+        let error = overlapping(&header, &[10 * CLUSTER, 0, block * CLUSTER, 77], &fixed, &l2)?;
+        let Error::Corrupt { place, index, value, what } = error else { panic!("{error}") };
+        Some((place, index, value / CLUSTER, what))
+    }
+
+    #[test]
+    fn metadata_on_metadata_is_named() {
+        assert_eq!(said(4, 5, 6), None);
+        assert_eq!(said(20, 5, 6), None, "a table of no bytes lies nowhere");
+        assert_eq!(said(5, 4, 1), Some(("L2 table", 7, 1, "overlaps the L1 table")));
+        assert_eq!(said(5, 2, 6), Some(("refcount table", 0, 2, "overlaps a refcount block")));
+        assert_eq!(said(5, 3, 6), Some(("refcount block", 2, 3, "overlaps the refcount table")));
+        assert_eq!(said(3, 5, 6), Some(("snapshot table", 1, 3, "overlaps the refcount table")));
+        assert_eq!(said(4, 10, 6), Some(("refcount block", 2, 10, "overlaps a refcount block")));
+        assert_eq!(said(4, 5, 5), Some(("refcount block", 2, 5, "overlaps an L2 table")));
+        assert_eq!(said(4, 5, 4), Some(("snapshot table", 1, 4, "overlaps an L2 table")));
+        assert_eq!(said(0, 5, 6), Some(("snapshot table", 1, 0, "overlaps the header")));
+        assert_eq!(said(4, 4, 6), Some(("snapshot table", 1, 4, "overlaps a refcount block")));
+    }
+}

@@ -366,4 +366,59 @@ mod tests {
             prop_assert_eq!(found, model);
         }
     }
+
+    #[test]
+    fn what_is_on_its_way_is_held_and_what_is_free_is_counted() {
+        let mut quarantine = Quarantine::default();
+        assert!(!quarantine.is_punching() && !quarantine.has_work() && !quarantine.is_counting());
+        quarantine.bury(10, 2);
+        quarantine.bury(12, 1);
+        quarantine.bury(20, 1);
+        assert_eq!(quarantine.dead, [(10, 3), (20, 1)], "neighbours are one run");
+        quarantine.punching.push((30, 2));
+        quarantine.give(40, 3);
+        quarantine.give(50, 4);
+        let held: Vec<u64> = (0..60).filter(|cluster| quarantine.holds(*cluster)).collect();
+        assert_eq!(held, [10, 11, 12, 20, 30, 31, 40, 41, 42, 50, 51, 52, 53]);
+        assert!(quarantine.is_punching());
+        quarantine.dead.clear();
+        assert!(quarantine.is_punching());
+        quarantine.punching.clear();
+        assert!(!quarantine.is_punching());
+        assert_eq!(quarantine.total(), 7);
+        quarantine.take(41, 1);
+        assert_eq!(quarantine.total(), 6);
+        assert_eq!(quarantine.cut_tail(55), None);
+        assert_eq!(quarantine.cut_tail(53), None);
+        assert_eq!((quarantine.cut_tail(54), quarantine.total()), (Some(50), 2));
+        assert_eq!((quarantine.cut_tail(43), quarantine.cut_tail(41)), (Some(42), Some(40)));
+        assert_eq!((quarantine.cut_tail(41), quarantine.total()), (None, 0));
+        let freed = |window| Freed { first: 0, count: 1, window };
+        quarantine.waiting.extend([freed(3), freed(9), freed(4)]);
+        assert_eq!(quarantine.window(), Some(9));
+        assert!(quarantine.has_work() && !quarantine.is_counting());
+        quarantine.waiting.clear();
+        assert_eq!(quarantine.window(), None);
+        quarantine.counting.push_back((1, 1));
+        assert!(quarantine.has_work() && quarantine.is_counting());
+        quarantine.give_up();
+        assert!(!quarantine.has_work());
+    }
+
+    /// The search goes on where it ended, and round.
+    #[test]
+    fn a_run_is_looked_for_from_where_the_last_was_found() {
+        let mut quarantine = Quarantine::default();
+        for n in 0..100 {
+            quarantine.give(n * 10, if n == 80 { 5 } else { 1 });
+        }
+        assert_eq!(quarantine.free_run(5), None, "only so many are looked at");
+        assert_eq!(quarantine.hand, 631);
+        assert_eq!(quarantine.free_run(5), Some(800));
+        assert_eq!(quarantine.free_run(1), Some(800), "it is still there");
+        quarantine.take(800, 5);
+        assert_eq!(quarantine.free_run(1), Some(810));
+        assert_eq!(quarantine.free_run(2), None);
+        assert_eq!(quarantine.hand, 441, "64 runs further, past the last one");
+    }
 }

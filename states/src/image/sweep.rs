@@ -86,7 +86,7 @@ impl Image {
                     acb.state, places[a as usize]
                 ));
             }
-            if acb.pos > acb.run_end || acb.run_end > acb.end.max(acb.run_end) {
+            if acb.pos > acb.run_end || acb.run_end > acb.end {
                 return Err(format!("acb {a} has a range that runs backwards"));
             }
             if (acb.link == NONE) != (own > 0 || self.closer == Some(a)) {
@@ -188,3 +188,143 @@ impl PartialEq for Image {
 }
 
 impl Eq for Image {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Open, SliceNumber};
+    use crate::options::Options;
+    use crate::qed::{CreateOptions, Header};
+    use crate::request::{Flags, Kind, Path, Request};
+    use crate::table::Young;
+
+    /// A reader that waits for a slice: acb 0, slot 0.
+    fn waiting() -> Image {
+        let create = CreateOptions {
+            size: 1 << 30,
+            cluster_size: 65536,
+            table_size: 1,
+            backing: None,
+            backing_raw: false,
+        };
+        let mut image = Image::qed(Header::create(&create).unwrap(), 1 << 20, &Options::default());
+        read(&mut image);
+        assert_eq!(image.acbs.get(0).unwrap().state, State::ReadL2);
+        image
+    }
+
+    /// A reader with its own I/O: acb 0.
+    fn reading() -> Image {
+        let mut image = Image::raw(1 << 20, &Options::default());
+        read(&mut image);
+        assert_eq!(image.acbs.get(0).unwrap().state, State::ReadData);
+        image
+    }
+
+    fn read(image: &mut Image) {
+        let request = Request { kind: Kind::Read, offset: 0, len: 512, flags: Flags::empty(), user: 0 };
+        image.submit(request).unwrap();
+        assert_eq!(image.check_invariants(), Ok(()));
+    }
+
+    fn sees(mut image: Image, wrong: impl Fn(&mut Image), said: &str) {
+        wrong(&mut image);
+        let found = image.check_invariants().expect_err(said);
+        assert!(found.contains(said), "{found}");
+    }
+
+    fn acb(image: &mut Image) -> &mut crate::acb::Acb {
+        image.acbs.get_mut(0).unwrap()
+    }
+
+    fn pop(image: &mut Image) -> Option<u32> {
+        let mut waiters = image.tables.slot(0).waiters;
+        let popped = waiters.pop(&mut image.acbs);
+        image.tables.slot_mut(0).waiters = waiters;
+        popped
+    }
+
+    #[test]
+    fn the_sweep_sees_an_acb_in_the_wrong_place() {
+        let ready = |image: &mut Image| {
+            let a = pop(image).unwrap();
+            image.ready.push(&mut image.acbs, a);
+        };
+        sees(waiting(), ready, "the ready queue is not empty");
+        sees(waiting(), |image| acb(image).state = State::WaitSlot, "waits in the queue of [ReadL2");
+        sees(waiting(), |image| assert_eq!(pop(image), Some(0)), "is in 0 places, 0 I/Os");
+        sees(waiting(), |image| acb(image).pending = 1, "is in 1 places, 1 I/Os");
+        sees(waiting(), |image| image.closer = Some(0), "is in 2 places, 0 I/Os");
+        sees(reading(), |image| acb(image).pending = 0, "is in 0 places, 0 I/Os");
+        sees(reading(), |image| acb(image).pos = 513, "a range that runs backwards");
+        sees(reading(), |image| acb(image).link = 7, "has the wrong link");
+        sees(reading(), |image| acb(image).end = 511, "a range that runs backwards");
+        let mut image = reading();
+        (image.closer, acb(&mut image).pending) = (Some(0), 0);
+        assert_eq!(image.check_invariants(), Ok(()), "a closer is in no list");
+    }
+
+    #[test]
+    fn the_sweep_sees_requests_and_claims_that_are_counted_wrong() {
+        sees(waiting(), |image| image.requests.get_mut(0).unwrap().acbs = 2, "counts 2 acbs, there are 1");
+        let none = Open { user: 0, acbs: 0, path: Path::empty(), error: None, extent: None };
+        let lost = |image: &mut Image| assert!(image.requests.insert(none.clone()).is_some());
+        sees(waiting(), lost, "counts 0 acbs, there are 0");
+        sees(reading(), |image| image.modifying = 1, "0 acbs modify sectors, counted as 1");
+        sees(reading(), |image| acb(image).modifies = true, "1 acbs modify sectors, counted as 0");
+        let unknown = |image: &mut Image| {
+            image.claim(0, 0, 4096, false);
+            acb(image).claims = false;
+        };
+        sees(reading(), unknown, "that does not know of it");
+        let claimed = |second| {
+            let mut image = reading();
+            image.claim(0, 4096, 8192, false);
+            image.claim(0, second, second + 4096, false);
+            image
+        };
+        for (second, overlaps) in [(0, false), (512, true), (4096, true), (8191, true), (8192, false)] {
+            assert_eq!(claimed(second).check_invariants().is_err(), overlaps, "{second}");
+        }
+        sees(claimed(512), |_| (), "claims overlap at 0x1000");
+    }
+
+    #[test]
+    fn the_sweep_sees_slices_that_are_counted_wrong() {
+        sees(waiting(), |image| image.tables.dirty = 1, "dirty and young are (0, 0), counted as (1, 0)");
+        sees(waiting(), |image| image.tables.young = 1, "dirty and young are (0, 0), counted as (0, 1)");
+        sees(waiting(), |image| image.tables.slot_mut(0).dirty = 1, "dirty and young are (1, 0)");
+        sees(waiting(), |image| image.tables.slot_mut(0).number = 5, "holds slice 5, found in None");
+        sees(waiting(), |image| image.tables.slot_mut(0).pins = 1, "counts 1 pins, there are 0");
+        sees(waiting(), |image| acb(image).pinned = Some(0), "counts 0 pins, there are 1");
+        sees(waiting(), |image| image.tables.slot_mut(0).writing = 1, "with writing 0x1");
+        let writing = |image: &mut Image| image.tables.slot_mut(0).state = SliceState::Writing;
+        sees(waiting(), writing, "state Writing with writing 0x0");
+        let young = |window| Young { first: 0, count: 1, old: 0, window };
+        let unsorted = |image: &mut Image| image.tables.slot_mut(0).young = [young(2), young(1)].into();
+        sees(waiting(), unsorted, "young changes are out of order");
+        // a slot that holds nothing is not looked at
+        let mut image = waiting();
+        let empty = image.tables.claim(SliceNumber(9), crate::geometry::HostOffset(0), 8).unwrap();
+        image.tables.drop_slot(empty);
+        assert_eq!(image.check_invariants(), Ok(()));
+    }
+
+    #[test]
+    fn a_description_names_who_waits() {
+        let text = waiting().describe();
+        assert!(text.starts_with("acb 0: ReadL2 [0x0, 0x200) window 0 commit"), "{text}");
+    }
+
+    #[test]
+    fn images_differ_that_behave_differently() {
+        let image = reading();
+        let mut other = image.clone();
+        assert!(image == other && image.digest() == other.digest());
+        other.size += 1;
+        assert!(image != other && image.digest() != other.digest());
+        let mut other = image.clone();
+        other.exclusive = true;
+        assert!(image != other && image.digest() != other.digest());
+    }
+}

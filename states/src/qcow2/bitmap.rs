@@ -264,6 +264,71 @@ mod tests {
         assert!(Extension::parse(&data[..23], 65536).is_err());
     }
 
+    /// The last value that is good, and the first that is not, and what is said of it.
+    #[test]
+    fn limits() {
+        let bad = |what, value| Err(Error::Corrupt { place: "bitmap directory", index: 0, value, what });
+        let parse = |change: &dyn Fn(&mut Vec<u8>), size| {
+            let mut bytes = entry(b"name", 0);
+            change(&mut bytes);
+            let shape = Shape { cluster_bits: 9, ..SHAPE };
+            parse_directory(&bytes, 1, shape, size).map(|bitmaps| bitmaps[0].name.len())
+        };
+        let entries = |count| parse(&move |e| be::put_word(e, 8, count), 0);
+        // 512 MiB of bits
+        assert_eq!(entries(1 << 20), Ok(4));
+        assert_eq!(entries((1 << 20) + 1), bad("the bitmap is too large", (1 << 29) + 512));
+        assert_eq!(entries(TABLE_MAX), bad("the bitmap is too large", 1 << 36));
+        assert_eq!(entries(TABLE_MAX + 1), bad("the table's size is out of bounds", 0x0800_0001));
+        let offset = |offset| parse(&move |e| be::put_long(e, 0, offset), 0);
+        assert_eq!(offset(512), Ok(4));
+        for value in [0, 511, 513] {
+            assert_eq!(offset(value), bad("the table does not begin at a cluster", value));
+        }
+        let name = |len: u16| {
+            let long = move |e: &mut Vec<u8>| {
+                be::put(e, 18, &len.to_be_bytes());
+                e.resize(24 + usize::from(len).next_multiple_of(8), b'n');
+            };
+            parse(&long, 0)
+        };
+        assert_eq!((name(1), name(1023)), (Ok(1), Ok(1023)));
+        let long = "the name must have 1 to 1023 bytes";
+        assert_eq!((name(0), name(1024)), (bad(long, 0), bad(long, 1024)));
+        // one cluster of 4096 bits at 64 KiB
+        assert_eq!(parse(&|_| {}, 4096 << 16), Ok(4));
+        assert_eq!(parse(&|_| {}, (4096 << 16) + 1), bad("the bitmap does not cover the disk", 512));
+        assert_eq!(parse(&|e| e[15] = 1, (4096 << 16) + 1), Ok(4), "in use: it is not trusted anyway");
+        let flags = |flags| parse(&move |e| be::put_word(e, 12, flags), 0);
+        assert_eq!((flags(3), flags(7)), (Ok(4), bad("unknown flags", 7)));
+        let mut short = entry(b"eight by", 1);
+        assert_eq!(short.len(), 32);
+        let [bitmap] = &parse_directory(&short, 1, SHAPE, 0).unwrap()[..] else { panic!("one") };
+        assert!(bitmap.in_use() && !bitmap.auto());
+        short.truncate(31);
+        assert_eq!(
+            parse_directory(&short, 1, SHAPE, 0).map(|_| 0),
+            bad("the entry goes beyond the directory", 0)
+        );
+        short.truncate(23);
+        assert_eq!(
+            parse_directory(&short, 1, SHAPE, 0).map(|_| 0),
+            bad("the entry goes beyond the directory", 0)
+        );
+    }
+
+    #[test]
+    fn limits_of_the_extension() {
+        let parse = |count, size| {
+            let mut data = vec![0; 24];
+            be::put_word(&mut data, 0, count);
+            be::put_long(&mut data, 8, size);
+            Extension::parse(&data, 512).is_ok()
+        };
+        assert_eq!([0, 1, 65535, 65536].map(|count| parse(count, 32)), [false, true, true, false]);
+        assert_eq!([0, 1024 * 65535, 1024 * 65535 + 1].map(|size| parse(1, size)), [true, true, false]);
+    }
+
     #[test]
     fn pieces() {
         assert_eq!(decode_piece(0, 0, SHAPE), Ok(Piece::All(false)));

@@ -190,6 +190,37 @@ mod tests {
     }
 
     #[test]
+    fn limits() {
+        let mut entry = vec![0; FIXED];
+        let error = |value, what| Err(Error::Corrupt { place: "snapshot table", index: 3, value, what });
+        be::put_word(&mut entry, 36, EXTRA_MAX);
+        assert_eq!(Snapshot::parse(&entry, 3, false), Ok(Parsed::Needs(FIXED + 1024)));
+        be::put_word(&mut entry, 36, EXTRA_MAX + 1);
+        assert_eq!(Snapshot::parse(&entry, 3, false), error(1025, "too much extra data"));
+        let most = TABLE_MAX as usize - FIXED;
+        be::put_word(&mut entry, 36, most as u32);
+        assert_eq!(Snapshot::parse(&entry, 3, true), Ok(Parsed::Needs(TABLE_MAX as usize)));
+        be::put_word(&mut entry, 36, most as u32 + 1);
+        assert_eq!(Snapshot::parse(&entry, 3, true), error(TABLE_MAX + 1, "the table is longer than 64 MiB"));
+    }
+
+    #[test]
+    fn the_count_of_instructions_is_there_or_not() {
+        for (extra, expected) in [
+            (vec![], None),
+            (vec![1; 23], None),
+            ([&[0; 16][..], &7u64.to_be_bytes()].concat(), Some(7)),
+            (vec![0xff; 24], None),
+        ] {
+            let mut entry = vec![0; FIXED];
+            be::put_word(&mut entry, 36, extra.len() as u32);
+            entry.extend(extra);
+            let Ok(Parsed::Entry(snapshot, _)) = Snapshot::parse(&entry, 0, false) else { panic!("refused") };
+            assert_eq!(snapshot.icount(), expected);
+        }
+    }
+
+    #[test]
     fn an_old_entry_is_completed() {
         let mut table = vec![0; 40];
         be::put_word(&mut table, 32, 77);

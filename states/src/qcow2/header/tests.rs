@@ -73,6 +73,53 @@ fn each_bad_field_is_named() {
     }
 }
 
+/// The last value that is good, and the first that is not.
+#[test]
+fn limits_are_where_they_should_be() {
+    let parse = |version, fields: &[(usize, &[u8])]| {
+        let mut block = valid(version);
+        fields.iter().for_each(|(at, bytes)| be::put(&mut block, *at, bytes));
+        Header::parse(&block, Purpose::Write).map_err(|error| error.to_string())
+    };
+    let one = |version, at, bytes: &[u8]| parse(version, &[(at, bytes)]).map(|_| ());
+    assert_eq!(one(3, 56, &[0, 0, 0, 128]), Ok(()), "8 MiB of refcount table");
+    assert_eq!(one(3, 60, &[0, 1, 0, 0]), Ok(()), "65536 snapshots");
+    let said = one(3, 60, &[0, 1, 0, 1]).unwrap_err();
+    assert!(said.contains("= 0x280028: the table is too large"), "{said}");
+    assert_eq!(one(3, 36, &[0, 0x40, 0, 0]), Ok(()), "32 MiB of L1 table");
+    assert!(one(3, 36, &[0, 0x40, 0, 1]).is_err());
+    // two entries end at 2^63 - 1 at the latest
+    assert!(one(3, 40, &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]).is_ok());
+    // 2^31 - 1 entries of tables of 64 entries of 512 bytes
+    let most = (i32::MAX as u64) << 15;
+    let small = |size: u64| {
+        let fields =
+            [(20, &[0, 0, 0, 9][..]), (24, &size.to_be_bytes()), (8, &[0; 8]), (100, &[0, 0, 0, 112])];
+        parse(3, &fields).unwrap_err()
+    };
+    assert!(small(most).contains("l1_size"), "{}", small(most));
+    assert!(small(most + 1).contains("more than an L1 table can map"), "{}", small(most + 1));
+}
+
+#[test]
+fn a_name_may_end_with_its_cluster() {
+    let parse = |offset: u64, len: u32| {
+        let mut block = valid(2);
+        be::put_long(&mut block, 8, offset);
+        be::put_word(&mut block, 16, len);
+        Header::parse(&block, Purpose::Write)
+    };
+    assert_eq!(parse(65536, 0).map(|header| header.backing), Ok(Some(vec![])), "at the end of the cluster");
+    assert!(parse(65537, 0).is_err());
+    assert!(parse(65536 - 8, 8).is_ok());
+    assert!(parse(65536 - 8, 9).is_err());
+    assert!(parse(4096, 1023).is_ok());
+    assert!(parse(4096, 1024).is_err());
+    // what belongs to the header is kept: to the end of the name
+    assert_eq!(parse(5000, 100).unwrap().block.len(), 8192);
+    assert_eq!(parse(1000, 100).unwrap().block.len(), 4096);
+}
+
 #[test]
 fn the_purpose_decides() {
     let mut block = valid(3);
@@ -190,6 +237,107 @@ fn a_name_that_does_not_fit() {
     let mut raw = Header::new(3, 16, 4, [incompatible::DATA_FILE, 0, RAW_DATA_FILE], Some(b"data")).unwrap();
     assert_eq!(raw.data_file(), Some(&b"data"[..]));
     assert!(matches!(raw.set_backing(Some(b"base"), None), Err(Error::Misuse(_))));
+}
+
+#[test]
+fn names_of_the_longest_kind() {
+    let mut header = Header::new(3, 16, 4, [0; 3], None).unwrap();
+    header.set_backing(Some(&[b'a'; 1023]), Some(&[b'f'; 15])).unwrap();
+    assert_eq!((header.backing(), header.backing_format()), (Some(&[b'a'; 1023][..]), Some(&[b'f'; 15][..])));
+    let error = |field, value, what| Err(Error::Corrupt { place: field, index: 0, value, what });
+    let long = error("backing file name", 1024, "is longer than 1023 bytes");
+    assert_eq!(header.set_backing(Some(&[b'a'; 1024]), None), long);
+    let long = error("backing file format", 16, "is longer than 15 bytes");
+    assert_eq!(header.set_backing(None, Some(&[b'f'; 16])), long);
+    // twice is as good as once
+    for set in [true, true, false, false] {
+        header.set_dirty(set);
+        header.set_corrupt(set);
+        assert_eq!((header.is_dirty(), header.is_corrupt()), (set, set));
+    }
+}
+
+/// A header of version 3 whose extensions are these bytes, in clusters of 512 bytes.
+fn with_extensions(bytes: &[u8]) -> Result<Header, Error> {
+    let mut header = Header::new(3, 9, 4, [0; 3], None).unwrap();
+    header.lay_out().unwrap();
+    let mut block = header.encode();
+    block[112..].fill(0xee);
+    be::put(&mut block, 112, bytes);
+    Header::parse(&block, Purpose::Read)
+}
+
+#[test]
+fn extensions_end_with_their_list_or_their_space() {
+    let kinds = |bytes: &[u8]| {
+        with_extensions(bytes)
+            .map(|header| header.extensions().iter().map(|one| one.kind).collect::<Vec<_>>())
+    };
+    let one = |kind: u32, len: u32| [kind.to_be_bytes(), len.to_be_bytes()].concat();
+    let list = [one(7, 3), vec![1; 8], one(8, 0), one(0, 0)].concat();
+    assert_eq!(kinds(&list), Ok(vec![7, 8]));
+    // 400 bytes are there: the last one may fill them, and needs no end
+    assert_eq!(kinds(&[one(7, 392), vec![1; 392]].concat()), Ok(vec![7]));
+    assert_eq!(kinds(&[one(7, 384), vec![1; 384], one(8, 0)].concat()), Ok(vec![7, 8]));
+    let beyond = |len| {
+        let (place, what) = ("qcow2 header extension", "goes beyond the space for extensions");
+        Err(Error::Corrupt { place, index: 0, value: len, what })
+    };
+    assert_eq!(kinds(&[one(7, 393), vec![1; 392]].concat()), beyond(393));
+    assert_eq!(kinds(&[one(7, 384), vec![1; 384], one(8, 1)].concat()), beyond(1));
+}
+
+#[test]
+fn a_long_extension_belongs_to_the_header() {
+    // its end lies in the third block of 4096 bytes
+    let mut block = with_extension(0x1234_5678, &[7; 8200]);
+    let header = Header::parse(&block, Purpose::Write).unwrap();
+    assert_eq!(header.encode(), block[..12288]);
+    // without the name behind it likewise
+    be::put_long(&mut block, 8, 0);
+    let header = Header::parse(&block, Purpose::Write).unwrap();
+    assert_eq!((header.backing(), header.block_len()), (None, 12288));
+    let fields = with_extension(0x1234_5678, &[7; 3000]);
+    assert_eq!(Header::parse(&fields, Purpose::Write).unwrap().block_len(), 4096);
+}
+
+#[test]
+fn bitmaps_and_a_data_file_stay_where_they_are_known() {
+    let mut directory = vec![0; 24];
+    be::put_word(&mut directory, 0, 2);
+    be::put_long(&mut directory, 8, 64);
+    be::put_long(&mut directory, 16, 0x5_0000);
+    let mut block = with_extension(Extension::BITMAPS, &directory);
+    // the bitmaps were left out of the layout: they were not valid
+    assert_eq!(Header::parse(&block, Purpose::Write).unwrap().extension(Extension::BITMAPS), None);
+    let mut header = Header::parse(&valid(3), Purpose::Write).unwrap();
+    header.extensions.push(Extension { kind: Extension::BITMAPS, data: directory.clone() });
+    header.bitmaps = Some(bitmap::Extension { count: 2, directory_size: 64, directory_offset: 0x5_0000 });
+    header.autoclear = BITMAPS;
+    header.lay_out().unwrap();
+    block = header.encode();
+    block.resize(65536, 0);
+    let mut again = Header::parse(&block, Purpose::Write).unwrap();
+    assert_eq!(
+        (again.bitmaps(), again.extension(Extension::BITMAPS)),
+        (header.bitmaps(), Some(&directory[..]))
+    );
+    again.clear_autoclear(BITMAPS);
+    assert!(again.bitmaps().is_some());
+    again.clear_autoclear(RAW_DATA_FILE);
+    assert_eq!((again.bitmaps(), again.autoclear), (None, 0));
+    // an offset within a cluster of this image's size
+    for (offset, good) in [(65536, true), (512, false), (32768, false)] {
+        let at = block.windows(8).position(|bytes| bytes == 0x5_0000u64.to_be_bytes()).unwrap();
+        let mut block = block.clone();
+        be::put_long(&mut block, at, offset);
+        assert_eq!(Header::parse(&block, Purpose::Write).is_ok(), good, "{offset}");
+    }
+    let features = [incompatible::DATA_FILE, 0, 0];
+    let mut remote = Header::new(3, 16, 4, features, Some(b"data")).unwrap();
+    remote.incompatible = 0;
+    remote.lay_out().unwrap();
+    assert_eq!(remote.extension(Extension::DATA_FILE), None, "there is no data file any more");
 }
 
 #[test]

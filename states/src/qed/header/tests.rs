@@ -65,6 +65,61 @@ fn each_bad_field_is_named() {
     }
 }
 
+/// The last value that is good, and the first that is not.
+#[test]
+fn limits_are_where_they_should_be() {
+    let large = |header_size: u32, len: u64| {
+        let header = Header {
+            cluster_size: 1 << 12,
+            table_size: 1,
+            image_size: 512,
+            header_size,
+            l1_table_offset: u64::from(header_size) << 12,
+            ..valid()
+        };
+        let mut block = vec![0; 512];
+        block[..64].copy_from_slice(&header.encode());
+        Header::parse(&block, len).map(|header| header.geometry().data_start.0)
+    };
+    assert_eq!(large(3, 4 << 12), Ok(3 << 12), "what lies behind the header is data");
+    assert!(large(3, (4 << 12) - 1).is_err());
+    assert_eq!(large((1 << 20) - 1, 1 << 33), Ok((1 << 32) - 4096));
+    assert!(large(1 << 20, 1 << 33).is_err(), "4 GiB");
+    let name = |offset, size| {
+        let header = Header { backing_filename_offset: offset, backing_filename_size: size, ..valid() };
+        reparse(&header).is_ok()
+    };
+    assert!(name(64, 4095) && !name(64, 4096));
+    assert!(name(65536 - 8, 8) && !name(65536 - 8, 9) && name(65536, 0) && !name(65536, 1));
+    assert!(name(300, 300), "their sum counts, not their product");
+    assert!(reparse(&valid()).is_ok_and(|header| header.backing_raw()));
+    let long = |len| {
+        let (size, cluster_size, backing) = (1 << 20, 65536, Some(&[b'x'; 5000][..len]));
+        Header::create(&CreateOptions { size, cluster_size, table_size: 2, backing, backing_raw: false })
+    };
+    assert!(long(4095).is_ok_and(|header| !header.backing_raw()) && long(4096).is_err());
+}
+
+#[test]
+fn a_name_may_fill_the_header() {
+    for (clusters, most) in [(1, 4096 - 64), (2, 4095)] {
+        let mut header = Header { cluster_size: 4096, header_size: clusters, ..valid() };
+        header.set_backing(Some(&[b'x'; 5000][..most]), true).unwrap();
+        assert_eq!((header.backing_name(), header.backing_raw()), (Some((64, most as u32)), true));
+        assert!(header.set_backing(Some(&[b'x'; 5000][..most + 1]), true).is_err());
+    }
+    let mut header = valid();
+    header.set_need_check(true);
+    header.set_need_check(true);
+    assert!(header.need_check());
+    header.set_backing(Some(b"other"), true).unwrap();
+    header.set_backing(Some(b"other"), true).unwrap();
+    assert!(header.backing_raw() && header.need_check());
+    header.set_backing(None, true).unwrap();
+    header.set_backing(None, true).unwrap();
+    assert_eq!((header.backing_name(), header.backing_raw(), header.need_check()), (None, false, true));
+}
+
 #[test]
 fn unknown_compatible_and_autoclear_bits_are_accepted() {
     let header = Header { compat_features: u64::MAX, autoclear_features: u64::MAX, ..valid() };
