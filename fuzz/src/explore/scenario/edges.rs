@@ -106,12 +106,16 @@ fn qcow2() -> Vec<Scenario> {
 /// The disk grows, with a new L1 table or without, or shrinks.
 fn resizes() -> Vec<Scenario> {
     let moves = [write(0, 512), resize(SPAN + 4096), Ask::Flush];
+    let late = Qcow2 { lazy_refcounts: true, ..SMALL };
     vec![
         scenario("qcow2-grow-moves-the-table", SMALL, 2, &moves),
         scenario("qcow2-grow-moves-the-table-alone", SMALL, 1, &[resize(SPAN + 4096), write(2048, 512)])
             .made(&[data(0, 2)]),
         scenario("qcow2-grow-moves-the-table-shared", SMALL, 1, &[resize(SPAN + 4096), write(0, 512)])
             .made(&[data(0, 2), Part::Snapshot]),
+        // the header is the pointer, and the count of what it points to comes late
+        scenario("qcow2-lazy-grow-moves-the-table", late, 1, &[resize(SPAN + 4096), Ask::Close])
+            .made(&[data(0, 1)]),
         scenario("qcow2-grow", USUAL, 2, &[write(0, 512), resize(16 * K), Ask::Flush])
             .sized(7 * K + 512)
             .made(&[data(7, 1)]),
