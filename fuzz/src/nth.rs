@@ -23,8 +23,8 @@ pub fn faults(n: u64) -> Vec<Fault> {
     let once = |aftermath| Fault::new(&ANY, When::Nth(n), libc::EIO).leaving(aftermath);
     vec![
         once(Aftermath::Nothing),
-        once(Aftermath::All),
         Fault::new(&ANY, When::From(n), libc::ENOSPC),
+        once(Aftermath::All),
         Fault::new(&[Kind::Sync], When::Nth(n), libc::EIO).leaving(Aftermath::DropUnsynced),
         Fault::new(&[Kind::Write], When::Nth(n), libc::EIO).leaving(Aftermath::Torn),
     ]
@@ -32,15 +32,9 @@ pub fn faults(n: u64) -> Vec<Fault> {
 
 /// The ways in which the next operation may fail, if it is of this kind.
 pub fn ways(kind: Kind) -> Vec<Fault> {
-    if !ANY.contains(&kind) {
-        return Vec::new();
-    }
-    let once = |aftermath| Fault::new(&[kind], When::Nth(0), libc::EIO).leaving(aftermath);
-    let mut ways = vec![once(Aftermath::Nothing), Fault::new(&ANY, When::From(0), libc::ENOSPC)];
+    let mut ways = faults(0);
     // that a read has happened makes no difference
-    ways.extend((kind != Kind::Read).then(|| once(Aftermath::All)));
-    ways.extend((kind == Kind::Sync).then(|| once(Aftermath::DropUnsynced)));
-    ways.extend((kind == Kind::Write).then(|| once(Aftermath::Torn)));
+    ways.retain(|fault| fault.concerns(kind) && (kind, fault.aftermath) != (Kind::Read, Aftermath::All));
     ways
 }
 

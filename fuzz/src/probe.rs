@@ -96,7 +96,7 @@ impl Probe {
 
     fn look(&mut self, logged: &Logged) {
         let (Kind::Read, Some(file)) = (logged.op.kind, logged.op.file) else { return };
-        let Some(path) = self.sim.path_of(file).map(<[u8]>::to_vec) else { return };
+        let Some(path) = self.sim.path_of(file) else { return };
         let bytes = self.sim.file_range(path, logged.op.offset, logged.op.len as usize);
         let place = hash_words(1, [u64::from(file.0), logged.op.offset]);
         self.seen = self.seen.wrapping_add(hash_bytes(place, &bytes));

@@ -8,7 +8,7 @@ mod random;
 pub(crate) mod setup;
 
 use crate::schedule::{Recorder, Schedule, shrink};
-use crate::world::{Ask, Tally, Tweak, World};
+use crate::world::{Ask, Session, Tally, Tweak, World};
 use crate::{Checked, Failure, fail};
 use quod_backend::sim::{Aftermath, Choice, Chooser, Fault, Kind, Script, Seeded, When, pick};
 use setup::Place;
@@ -145,12 +145,22 @@ fn end_of_life(
         return world.reopen(session);
     }
     world.cut_power(chooser)?;
+    recover(chooser, world, session, [4, 4])
+}
+
+/// After a power cut: one in so many openings is cut, too, and one in so many is for reading alone first.
+pub(crate) fn recover(
+    chooser: &mut dyn Chooser,
+    world: &mut World,
+    session: Session,
+    [cut, twice]: [usize; 2],
+) -> Checked {
     world.set_session(session);
-    if chance(chooser, 4) {
+    if chance(chooser, cut) {
         let operations = ask(chooser, 16);
         world.cut_opening(operations, chooser)?;
     }
-    let content = world.recover(chance(chooser, 4))?;
+    let content = world.recover(chance(chooser, twice))?;
     world.settle(&content);
     Ok(())
 }

@@ -124,6 +124,11 @@ impl Fault {
         Fault { aftermath, ..self }
     }
 
+    /// Operations of this kind may fail.
+    pub fn concerns(&self, kind: Kind) -> bool {
+        self.kinds & kind.bit() != 0
+    }
+
     /// One operation fails at most.
     pub fn is_once(&self) -> bool {
         matches!(self.when, When::Nth(_))
@@ -137,9 +142,7 @@ impl Fault {
         file: Option<FileId>,
         extends: bool,
     ) -> Result<usize, ()> {
-        if self.kinds & kind.bit() == 0
-            || (self.file.is_some() && self.file != file)
-            || (self.extending && !extends)
+        if !self.concerns(kind) || (self.file.is_some() && self.file != file) || (self.extending && !extends)
         {
             return Ok(1);
         }

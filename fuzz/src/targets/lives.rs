@@ -7,7 +7,7 @@
 
 use super::Told;
 use crate::sim::setup::{self, Place};
-use crate::sim::{self, act, ask, chance, panic_text};
+use crate::sim::{self, act, ask, chance, panic_text, recover};
 use crate::world::{Ask, World, as_is};
 use crate::{Checked, fail, nth};
 use quod_backend::sim::Chooser;
@@ -59,13 +59,8 @@ pub(super) fn crash(chooser: &mut dyn Chooser, tell: bool) -> Told {
         for _ in 0..1 + ask(chooser, 2) {
             steps(chooser, world, place)?;
             world.cut_power(chooser)?;
-            world.set_session(place.session(chooser, as_is));
-            if chance(chooser, 3) {
-                let operations = ask(chooser, 16);
-                world.cut_opening(operations, chooser)?;
-            }
-            let content = world.recover(chance(chooser, 2))?;
-            world.settle(&content);
+            let session = place.session(chooser, as_is);
+            recover(chooser, world, session, [3, 2])?;
         }
         Ok(())
     })
