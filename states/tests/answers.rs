@@ -6,17 +6,14 @@
 mod common;
 
 use common::qcow2::{compress, qcow2_file};
-use common::{Disk, Rng, qed_file, request};
+use common::{Disk, Rng, qed_disk, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Extent, Flags, Image, IoOp, Kind, Options, Path, Policy, Refused, Request, Status};
 
 const CLUSTER: u64 = 65536;
 
 fn qed(backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
-    let name = backing.as_ref().map(|_| b"base".as_slice());
-    let mut disk = Disk::new(qed_file(1 << 30, CLUSTER as u32, 1, name), backing, options.align.into());
-    let image = disk.open(options).unwrap().image;
-    (disk, image)
+    qed_disk(1 << 30, 1, backing, options)
 }
 
 fn qcow2(file: Vec<u8>, options: Options) -> (Disk, Image) {

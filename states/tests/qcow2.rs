@@ -18,7 +18,7 @@ use common::qcow2::{
     assert_durable_before, assert_sound, count, l1_entry, l2_entry, opened, qcow2_file, set_l1_entry,
     set_l2_entry,
 };
-use common::{Disk, Rng, Step, read_all, request};
+use common::{Disk, Rng, Step, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
     Error, FillSource, Flags, Image, IoOp, Kind, Options, Part, Policy, Refused, Request, State,
@@ -42,10 +42,6 @@ fn setup_with(create: CreateOptions<'_>, backing: Option<Vec<u8>>, options: Opti
     let mut disk = Disk::new(file, backing, options.align.into());
     let image = opened(&mut disk, options).image;
     (disk, image)
-}
-
-fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u64) {
-    disk.submit(image, request(Kind::Write, offset, len, user), vec![user as u8 | 1; len as usize]).unwrap();
 }
 
 fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Disk, Rng, qed_file, read_all, request};
+use common::{Disk, Rng, qed_disk, qed_file, read_all, request, write};
 use quod_states::{Error, Flags, Gate, Image, IoOp, Kind, Options, Policy, Request, State, Timer};
 
 const CLUSTER: u64 = 65536;
@@ -12,14 +12,7 @@ fn setup(options: Options) -> (Disk, Image) {
 }
 
 fn setup_with(size: u64, backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
-    let name = backing.as_ref().map(|_| b"base".as_slice());
-    let mut disk = Disk::new(qed_file(size, CLUSTER as u32, 4, name), backing, options.align.into());
-    let image = disk.open(options).unwrap().image;
-    (disk, image)
-}
-
-fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u64) {
-    disk.submit(image, request(Kind::Write, offset, len, user), vec![user as u8 | 1; len as usize]).unwrap();
+    qed_disk(size, 4, backing, options)
 }
 
 fn names(disk: &Disk) -> Vec<&'static str> {

@@ -7,20 +7,13 @@
 
 mod common;
 
-use common::{Disk, Rng, qed_file, request};
+use common::{Disk, Rng, qed_disk, request, write};
 use quod_states::{Error, Gate, Image, Io, IoOp, Kind, Machine, Options, Outcome, Timer};
 
 const CLUSTER: u64 = 65536;
 
 fn setup(size: u64, backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
-    let name = backing.as_ref().map(|_| b"base".as_slice());
-    let mut disk = Disk::new(qed_file(size, CLUSTER as u32, 1, name), backing, options.align.into());
-    let image = disk.open(options).unwrap().image;
-    (disk, image)
-}
-
-fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u64) {
-    disk.submit(image, request(Kind::Write, offset, len, user), vec![user as u8 | 1; len as usize]).unwrap();
+    qed_disk(size, 1, backing, options)
 }
 
 fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {

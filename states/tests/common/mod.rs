@@ -38,6 +38,19 @@ pub fn qed_file(size: u64, cluster_size: u32, table_size: u32, backing: Option<&
     file
 }
 
+/// A fresh QED image with clusters of 64 KiB, opened.
+pub fn qed_disk(size: u64, table: u32, backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
+    let name = backing.as_ref().map(|_| b"base".as_slice());
+    let mut disk = Disk::new(qed_file(size, 65536, table, name), backing, options.align.into());
+    let image = disk.open(options).unwrap().image;
+    (disk, image)
+}
+
+/// Submits a write whose bytes tell who made it.
+pub fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u64) {
+    disk.submit(image, request(Kind::Write, offset, len, user), vec![user as u8 | 1; len as usize]).unwrap();
+}
+
 #[derive(Default)]
 pub struct Fills {
     generation: u32,
