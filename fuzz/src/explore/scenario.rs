@@ -113,6 +113,16 @@ impl Scenario {
         self
     }
 
+    fn warmed(mut self, asks: &[Ask]) -> Scenario {
+        self.warm = asks.to_vec();
+        self
+    }
+
+    fn with_timers(mut self) -> Scenario {
+        self.timers = true;
+        self
+    }
+
     fn large(mut self) -> Scenario {
         self.size = SPAN + 4 * CLUSTER;
         self
@@ -316,18 +326,18 @@ pub fn all() -> Vec<Scenario> {
     let mut pressure =
         Scenario::new("cache-pressure", 2, &[write(0, 512), write(SPAN, 512), read(0, 512)]).large();
     pressure.cache = 8192;
-    let mut timer = Scenario::new("need-check-timer", 1, &[write(0, 512), write(CLUSTER, 512)]);
-    timer.timers = true;
-    let mut late =
-        Scenario::new("timers-and-backing", 2, &[write(512, 512), write(CLUSTER, 512)]).backed(backed);
-    late.timers = true;
+    let timer = Scenario::new("need-check-timer", 1, &[write(0, 512), write(CLUSTER, 512)]).with_timers();
+    let late = Scenario::new("timers-and-backing", 2, &[write(512, 512), write(CLUSTER, 512)])
+        .backed(backed)
+        .with_timers();
     let quiesces = [write(0, 512), Ask::Quiesce, write(CLUSTER, 512), Ask::Quiesce];
     let three = [write(0, 512), write(CLUSTER, 512), write(SPAN, 512), Ask::Flush];
     let three = Scenario::new("three-writers-two-tables", 3, &three).large();
     let two = Scenario::new("two-quiesces", 1, &quiesces);
     // with the write of the second failing: its table is linked, in space that only the growth has made
-    let mut later = Scenario::new("second-table", 1, &[write(SPAN, 512), Ask::Flush]).large();
-    later.warm = vec![write(0, 512), Ask::Flush];
+    let later = Scenario::new("second-table", 1, &[write(SPAN, 512), Ask::Flush])
+        .large()
+        .warmed(&[write(0, 512), Ask::Flush]);
     let mut chain =
         Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
     chain.middle = true;

@@ -3,7 +3,7 @@
 //!
 //! Knows: which requests meet. Must never know: how they are driven.
 
-use super::qcow2::{K, SMALL, USUAL, discard, scenario};
+use super::qcow2::{K, SMALL, SPAN, USUAL, discard, scenario};
 use super::{Scenario, read, write, zero};
 use crate::image::{Data, Qcow2};
 use crate::world::Ask;
@@ -11,8 +11,6 @@ use crate::world::Ask;
 const FILE: Qcow2 = Qcow2 { data: Data::File, ..USUAL };
 const RAW: Qcow2 = Qcow2 { data: Data::Raw, ..USUAL };
 const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..FILE };
-/// Guest bytes under one L2 table of the smallest clusters.
-const SPAN: u64 = 512 * 64;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {

@@ -3,14 +3,12 @@
 //!
 //! Knows: which request takes which edge. Must never know: how they are driven.
 
-use super::qcow2::{K, S, SMALL, SPLIT, USUAL, data, discard, packed, scenario, zeros};
+use super::qcow2::{K, LATE, S, SMALL, SPAN, SPLIT, USUAL, data, discard, packed, scenario, zeros};
 use super::{CLUSTER, Scenario, read, write, zero};
 use crate::image::{Form, Part, Qcow2};
 use crate::world::Ask;
 
 const M: u64 = 1 << 20;
-/// Guest bytes under one L2 table of the smallest clusters.
-const SPAN: u64 = 512 * 64;
 
 const fn zero_fua(offset: u64, len: u64) -> Ask {
     Ask::Zero { offset, len, fua: true }
@@ -106,7 +104,6 @@ fn qcow2() -> Vec<Scenario> {
 /// The disk grows, with a new L1 table or without, or shrinks.
 fn resizes() -> Vec<Scenario> {
     let moves = [write(0, 512), resize(SPAN + 4096), Ask::Flush];
-    let late = Qcow2 { lazy_refcounts: true, ..SMALL };
     vec![
         scenario("qcow2-grow-moves-the-table", SMALL, 2, &moves),
         scenario("qcow2-grow-moves-the-table-alone", SMALL, 1, &[resize(SPAN + 4096), write(2048, 512)])
@@ -114,7 +111,7 @@ fn resizes() -> Vec<Scenario> {
         scenario("qcow2-grow-moves-the-table-shared", SMALL, 1, &[resize(SPAN + 4096), write(0, 512)])
             .made(&[data(0, 2), Part::Snapshot]),
         // the header is the pointer, and the count of what it points to comes late
-        scenario("qcow2-lazy-grow-moves-the-table", late, 1, &[resize(SPAN + 4096), Ask::Close])
+        scenario("qcow2-lazy-grow-moves-the-table", LATE, 1, &[resize(SPAN + 4096), Ask::Close])
             .made(&[data(0, 1)]),
         scenario("qcow2-grow", USUAL, 2, &[write(0, 512), resize(16 * K), Ask::Flush])
             .sized(7 * K + 512)

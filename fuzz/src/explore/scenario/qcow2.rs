@@ -11,14 +11,16 @@ use quod::Policy;
 /// Bytes of a cluster.
 pub(super) const K: u64 = 1024;
 pub(super) const USUAL: Qcow2 = Qcow2::new(K as u32);
-const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..USUAL };
+pub(super) const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..USUAL };
 const ZSTD: Qcow2 = Qcow2 { zstd: true, ..USUAL };
 const OLD: Qcow2 = Qcow2 { version: 2, ..USUAL };
 /// The smallest clusters, and guest bytes under one of their L2 tables.
 pub(super) const SMALL: Qcow2 = Qcow2::new(512);
-const SPAN: u64 = 512 * 64;
+pub(super) const SPAN: u64 = 512 * 64;
+/// The smallest clusters, with counts that come late.
+pub(super) const LATE: Qcow2 = Qcow2 { lazy_refcounts: true, ..SMALL };
 /// A refcount block counts 64 clusters, the refcount table has 64 blocks.
-const WIDE: Qcow2 = Qcow2 { refcount_bits: 64, ..SMALL };
+pub(super) const WIDE: Qcow2 = Qcow2 { refcount_bits: 64, ..SMALL };
 /// Clusters of 16 KiB are the smallest that have subclusters.
 pub(super) const SPLIT: Qcow2 = Qcow2 { extended_l2: true, ..Qcow2::new(16 << 10) };
 /// Bytes of such a cluster.
@@ -55,11 +57,6 @@ impl Scenario {
 
     pub(super) fn sized(mut self, size: u64) -> Scenario {
         self.size = size;
-        self
-    }
-
-    fn with_timers(mut self) -> Scenario {
-        self.timers = true;
         self
     }
 }
@@ -225,9 +222,8 @@ fn zeroes() -> Vec<Scenario> {
 /// The refcount table is full when the writes before have had their clusters. They also have what was free
 /// looked for in every refcount block, four of which are read at once: in one order, as there are too many.
 fn table(name: &'static str, at_once: usize, asks: &[Ask]) -> Scenario {
-    let mut table = scenario(name, WIDE, at_once, asks).made(&[Part::Leaks { end: 4093 }]);
-    table.warm = vec![write(0, 512), Ask::Flush, write(512, 512), Ask::Flush];
-    table
+    let warm = [write(0, 512), Ask::Flush, write(512, 512), Ask::Flush];
+    scenario(name, WIDE, at_once, asks).made(&[Part::Leaks { end: 4093 }]).warmed(&warm)
 }
 
 /// The next cluster has no refcount block, or the block no place in the refcount table.

@@ -3,16 +3,11 @@
 //!
 //! Knows: which rule a scenario is for. Must never know: how it is kept.
 
-use super::qcow2::{K, SMALL, USUAL, data, discard, scenario};
+use super::qcow2::{K, LATE, LAZY, SMALL, SPAN, USUAL, WIDE, data, discard, scenario};
 use super::{CLUSTER, Scenario, read, write, zero};
-use crate::image::{Part, Qcow2};
+use crate::image::Part;
 use crate::world::Ask;
 
-/// Guest bytes under one L2 table of the smallest clusters.
-const TABLE: u64 = 512 * 64;
-/// A refcount block counts 64 clusters.
-const WIDE: Qcow2 = Qcow2 { refcount_bits: 64, ..SMALL };
-const LAZY: Qcow2 = Qcow2 { lazy_refcounts: true, ..USUAL };
 /// What lies where nothing should be shown.
 const STALE: u8 = 0xdb;
 
@@ -38,12 +33,6 @@ impl Scenario {
     /// So many control blocks, and no more of a cache than has to be.
     fn crowded(mut self, acbs: u32) -> Scenario {
         (self.acbs, self.cache) = (acbs, 4096);
-        self
-    }
-
-    /// These ran before in the same session.
-    fn warmed(mut self, asks: &[Ask]) -> Scenario {
-        self.warm = asks.to_vec();
         self
     }
 }
@@ -124,36 +113,35 @@ fn without_counts(bytes: &mut [u8]) {
 /// Sixteen slots, and all but one of them are in use while something is allocated or copied.
 fn pinned() -> Vec<Scenario> {
     let many = |count: u64| (0..count).map(|n| data(64 * n, 1)).collect::<Vec<Part>>();
-    let reads = |first: u64, count: u64| (first..first + count).map(|n| read(TABLE * n, 512));
+    let reads = |first: u64, count: u64| (first..first + count).map(|n| read(SPAN * n, 512));
     let crowd = |name, ask: Ask, count: u64, form| {
         let asks: Vec<Ask> = match ask {
             Ask::Write { offset: 0, .. } => [ask].into_iter().chain(reads(1, count)).collect(),
             _ => reads(1, count).chain([ask]).collect(),
         };
-        scenario(name, form, asks.len(), &asks).sized(18 * TABLE).crowded(20)
+        scenario(name, form, asks.len(), &asks).sized(18 * SPAN).crowded(20)
     };
     let shared: Vec<Part> = many(17).into_iter().chain([Part::Snapshot]).collect();
     let full: Vec<Part> = many(15).into_iter().chain([Part::Leaks { end: 63 }]).collect();
     vec![
         // the copy is on its way when the reads ask for the slot of its L1 slice
         crowd("qcow2-copy-in-a-full-cache", write(0, 512), 15, SMALL).made(&shared).warmed(&[
-            write(TABLE * 16, 512),
+            write(SPAN * 16, 512),
             Ask::Flush,
             read(0, 512),
         ]),
         // a refcount block is made, and finds a slot, between the lookup and the link
-        crowd("qcow2-new-table-in-a-full-cache", write(16 * TABLE, 512), 13, WIDE)
+        crowd("qcow2-new-table-in-a-full-cache", write(16 * SPAN, 512), 13, WIDE)
             .made(&full)
             .warmed(&[write(512, 512)]),
-        crowd("qcow2-new-cluster-in-a-full-cache", write(14 * TABLE + 512, 512), 12, WIDE)
+        crowd("qcow2-new-cluster-in-a-full-cache", write(14 * SPAN + 512, 512), 12, WIDE)
             .made(&full)
-            .warmed(&[zero(17 * TABLE, 512), read(14 * TABLE, 512)]),
+            .warmed(&[zero(17 * SPAN, 512), read(14 * SPAN, 512)]),
     ]
 }
 
 fn others() -> Vec<Scenario> {
     let step = 64 * CLUSTER;
-    let late = Qcow2 { lazy_refcounts: true, ..SMALL };
     let (small, large) = (Ask::Resize { len: 4 * K }, Ask::Resize { len: 8 * K });
     let mut neighbours =
         Scenario::new("neighbours-of-changes", 2, &[write(0, 512), write(2 * step, 512), Ask::Flush])
@@ -167,11 +155,11 @@ fn others() -> Vec<Scenario> {
         // a table in space that was data's, with nothing else to be made durable
         scenario(
             "qcow2-lazy-reuse-as-table",
-            late,
+            LATE,
             1,
-            &[discard(0, 512), Ask::Flush, write(TABLE, 512), Ask::Flush],
+            &[discard(0, 512), Ask::Flush, write(SPAN, 512), Ask::Flush],
         )
-        .sized(TABLE + 2048)
+        .sized(SPAN + 2048)
         .made(&[data(0, 1)]),
         // what is linked behind the new end comes to light when the disk grows again
         scenario("qcow2-shrink-and-grow", USUAL, 2, &[write(6 * K, 512), small, large, Ask::Flush])
