@@ -27,9 +27,7 @@ impl Image {
         if self.sabotaged(Rule::BlockBeforeReftable) {
             self.spill_reftable();
         }
-        let lazy = self.uses_dirty_bit()
-            && !self.commit.wants_clean()
-            && self.tables.dirty * 2 < self.tables.capacity();
+        let lazy = self.counts_come_late() && self.tables.dirty * 2 < self.tables.capacity();
         let skip = lazy || self.sabotaged(Rule::RefcountBeforePointer) && !self.commit.wants_clean();
         let dirty = match self.counted_mut() {
             Some(counted) if !skip && !counted.dirty.is_empty() => core::mem::take(&mut counted.dirty),
@@ -44,7 +42,7 @@ impl Image {
     pub(super) fn start_reftable(&mut self) {
         let durable = self.commit.durable();
         let moving = self.counted().is_some_and(|counted| counted.moving.is_some());
-        let lazy = self.uses_dirty_bit() && !self.commit.wants_clean() && !moving;
+        let lazy = self.counts_come_late() && !moving;
         if lazy || self.counted().is_none_or(|counted| !counted.table_is_due(durable)) {
             return self.pointers_may_go();
         }
@@ -142,6 +140,12 @@ impl Image {
             self.free_clusters(offset >> bits, clusters, 0);
         }
         self.pointers_may_go();
+    }
+
+    /// Counts may be missing in the file: the bit that says so is set, or this round's header sets it. Without
+    /// it they go out in time, as the header itself may be the pointer (a table that has moved).
+    fn counts_come_late(&self) -> bool {
+        self.uses_dirty_bit() && self.dirty_bit() && !self.commit.wants_clean()
     }
 
     /// Does this image's dirty bit allow what is not in order to be written?

@@ -329,10 +329,6 @@ impl Image {
         if self.sabotaged(Rule::SwitchBeforeFree) {
             self.free_l1_early(old.0, old.1);
         }
-        if self.uses_dirty_bit() {
-            // the header is the pointer, and the new table's counts may come late (QC12): both in one block
-            self.set_dirty_bit(true);
-        }
         self.commit.header_dirty = true;
         if let Some(acb) = self.acbs.get_mut(a) {
             acb.window = 0;
