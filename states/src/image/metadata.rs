@@ -142,8 +142,8 @@ impl Image {
         self.pointers_may_go();
     }
 
-    /// Counts may be missing in the file: the bit that says so is set, or this round's header sets it. Without
-    /// it they go out in time, as the header itself may be the pointer (a table that has moved).
+    /// Counts may be missing in the file: the bit that says so is set, or this round's header sets it.
+    /// Without it they go out in time, as the header itself may be the pointer (a table that has moved).
     fn counts_come_late(&self) -> bool {
         self.uses_dirty_bit() && self.dirty_bit() && !self.commit.wants_clean()
     }
