@@ -14,6 +14,7 @@
 //! Knows: scenarios, digests. Must never know: how the driver works.
 
 mod crash;
+mod cuts;
 mod play;
 pub mod scenario;
 
@@ -42,6 +43,8 @@ pub struct Bounds {
 
 /// A run has fewer actions; one that does not is going round in circles.
 const ACTIONS: u32 = 2000;
+/// Power cuts within an opening that a replay looks at.
+const WITHIN: usize = 256;
 /// Runs to make a schedule smaller.
 const SHRINKING: usize = 200;
 
@@ -58,6 +61,8 @@ pub struct Explored {
     pub images: usize,
     /// Of those, the different ones: recovered and read whole.
     pub recovered: usize,
+    /// Images that power cuts within openings leave.
+    pub within: usize,
     /// States with more images than the bound.
     pub sampled: usize,
     /// No bound on states was met.
@@ -181,7 +186,7 @@ pub fn explore(
         tweak,
         bounds,
         seen: HashSet::new(),
-        images: Images::new(scenario, &prepared),
+        images: Images::new(scenario, &prepared, scenario.session(tweak)),
         out: Explored { complete: true, ..Explored::default() },
         crash: None,
     };
@@ -261,8 +266,10 @@ fn tell(
     failing: Failing,
     tweak: Tweak,
 ) -> (Vec<String>, Checked) {
-    let started = scenario.prepare().and_then(|prepared| Play::start(scenario, &prepared, failing, tweak));
-    let mut play = match started {
+    let started = scenario
+        .prepare()
+        .and_then(|prepared| Ok((Play::start(scenario, &prepared, failing, tweak)?, prepared)));
+    let (mut play, prepared) = match started {
         Ok(started) => started,
         Err(failure) => return (Vec::new(), Err(failure)),
     };
@@ -284,8 +291,8 @@ fn tell(
         (Ok(()), None) => play.finish(),
         (Ok(()), Some(crash)) => {
             let versions = crash.get(1..).unwrap_or_default();
-            story.push(crash::describe(&play.world, versions));
-            crash::judge_one(&play.world, scenario, versions)
+            story.push(cuts::describe(&play.world.sim().crash_plan(), versions));
+            crash::judge_one(&play.world, scenario, &prepared, versions, WITHIN)
         }
     };
     (story, outcome)

@@ -99,7 +99,7 @@ fn explore_all(args: &[&str]) -> Result<(), Failure> {
     let bounds = explore::Bounds { states: states as usize, images: images as usize };
     let name = args.first().filter(|name| !name.starts_with("--"));
     std::panic::set_hook(Box::new(|_| {}));
-    let columns = "states     runs   ends    images  recovered  sampled  seconds";
+    let columns = "states     runs   ends    images  recovered    within  sampled  seconds";
     println!("{:<32}{columns}", "scenario");
     for scenario in explore::scenario::all() {
         if name.is_some_and(|name| *name != scenario.name) {
@@ -112,9 +112,9 @@ fn explore_all(args: &[&str]) -> Result<(), Failure> {
         })?;
         let seconds = started.elapsed().as_secs_f64();
         let (name, more) = (scenario.name, if out.complete { "" } else { " (bounded)" });
-        let explore::Explored { states, runs, ends, images, recovered, sampled, .. } = out;
+        let explore::Explored { states, runs, ends, images, recovered, within, sampled, .. } = out;
         print!("{name:<30}{states:>8}{runs:>9}{ends:>7}{images:>10}{recovered:>11}");
-        println!("{sampled:>9}{seconds:>9.1}{more}");
+        println!("{within:>10}{sampled:>9}{seconds:>9.1}{more}");
     }
     Ok(())
 }

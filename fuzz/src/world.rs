@@ -21,7 +21,7 @@ use crate::{Checked, Failure, fail};
 use ask::request;
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal, Rejected};
 use quod_backend::Backend;
-use quod_backend::sim::{Aftermath, Chooser, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
+use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +135,8 @@ pub struct World {
     /// Leaked clusters, and bytes of the file, when the session began.
     leaks: u64,
     opened_len: u64,
+    /// What power cuts within openings may leave, if somebody wants to know.
+    cuts: Option<Vec<CrashPlan>>,
     /// What happened, if somebody wants to read it.
     trace: Option<Vec<String>>,
     /// What was covered.
@@ -160,6 +162,7 @@ impl World {
             blind: false,
             drops: false,
             tidy: false,
+            cuts: None,
             trace: None,
             tally: Tally::default(),
         }

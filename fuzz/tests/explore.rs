@@ -56,6 +56,7 @@ fn edges_taken(edges: Edges, taken: &Explored, failing: &Explored) -> String {
 }
 
 fn unite(sum: &mut Explored, out: &Explored) {
+    sum.within += out.within;
     for state in 0..State::COUNT {
         sum.edges[state] |= out.edges[state];
     }
@@ -118,6 +119,10 @@ fn all_hold(format: Format, bounds: [Bounds; 2]) {
     }
     let edges = if format == Format::Qed { QED_EDGES } else { QCOW2_EDGES };
     table += &edges_taken(edges, &plain, &failed);
+    assert!(plain.within > 0, "no opening writes");
+    let cuts = "images that power cuts within the openings of those leave";
+    writeln!(table, "\nOpened too: {} {cuts}; with a failing operation {}.", plain.within, failed.within)
+        .unwrap();
     assert_page(&format!("{format:?} scenarios"), &table);
 }
 

@@ -75,6 +75,7 @@ noticed! {
     fn need_check_cleared_last() ClearAfterSync "close-in-flight" ExplorerAndSimulator
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
+    fn a_repair_of_late_counts_is_durable_first() RepairDurably "qcow2-lazy-shared" Explorer
     fn a_repair_is_durable_first() RepairDurably "dirty-with-a-dangling" Explorer
     fn a_partial_cluster_is_not_used() WholeClusters "partial-last-cluster" Explorer
     fn a_dangling_pointer_stays_dead() DanglingStaysDead "dangling-entry" Explorer

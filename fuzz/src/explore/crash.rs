@@ -7,21 +7,18 @@
 //! Knows: candidates and versions, the interned contents of sectors. Must never know: how a state was
 //! reached.
 
-use super::Explored;
 use super::scenario::{Prepared, Scenario};
+use super::{Explored, cuts};
 use crate::model::View;
 use crate::payload::SECTOR;
 use crate::probe::hash_words;
 use crate::world::{Session, Subject, TOP, World};
 use crate::{Checked, Failure, fail, image};
 use quod::Format;
-use quod_backend::sim::{Candidate, Choice, Chooser, CrashPlan, Seeded, Sim, Volatile};
+use quod_backend::sim::{CrashPlan, Sim, Volatile};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// Of more unsynced sectors than this only a sample is alone in missing, or in being kept.
-const MANY: usize = 512;
 
 /// Of a recovered image: its size, and the touched sectors, each as the number of its content.
 type Content = Rc<(u64, Vec<u32>)>;
@@ -36,6 +33,10 @@ pub struct Images {
     recovered: HashMap<u128, Content>,
     /// Disks with what was promised: their images were judged.
     cut: HashSet<u128>,
+    /// Images that a power cut in the scenario may leave.
+    met: HashSet<u128>,
+    /// What a power cut within an opening may find.
+    within: HashSet<u128>,
     judged: HashSet<u128>,
     contents: Vec<Vec<u8>>,
     numbers: HashMap<Vec<u8>, u32>,
@@ -43,15 +44,17 @@ pub struct Images {
 
 impl Images {
     /// For a scenario.
-    pub fn new(scenario: &Scenario, prepared: &Prepared) -> Images {
+    pub fn new(scenario: &Scenario, prepared: &Prepared, session: Session) -> Images {
         Images {
-            session: scenario.session(crate::world::as_is),
+            session,
             subject: prepared.subject.clone(),
             base: Arc::clone(&prepared.content),
             touched: scenario.touched(),
             sizes: scenario.sizes(),
             recovered: HashMap::new(),
             cut: HashSet::new(),
+            met: HashSet::new(),
+            within: HashSet::new(),
             judged: HashSet::new(),
             contents: Vec::new(),
             numbers: HashMap::new(),
@@ -75,41 +78,80 @@ impl Images {
             return Ok(());
         }
         header_rule(world.sim(), &plan)?;
-        let lists = version_lists(world.sim(), &plan, bound);
+        let lists = cuts::lists(world.sim(), &plan, bound);
         out.sampled += usize::from(lists.sampled);
         for versions in lists.all {
             out.images += 1;
-            let image = build(&plan, &versions);
-            let (digest, header) = (image.digest(), image.file_range(TOP, 0, 512));
-            if !self.judged.insert(hash_words(digest, promises)) {
+            let image = cuts::build(&plan, &versions);
+            if !self.judged.insert(hash_words(image.digest(), promises)) {
                 continue;
             }
             if let Some(last) = last {
                 last.truncate(1);
                 last.extend(&versions);
             }
-            let content = match self.recovered.get(&digest) {
-                Some(content) => Rc::clone(content),
-                None => {
-                    out.recovered += 1;
-                    let content = Rc::new(self.recover(image)?);
-                    self.recovered.insert(digest, Rc::clone(&content));
-                    content
-                }
-            };
-            if !world.may_have_size(content.0) {
-                return fail(format!("after a power cut the disk has {} bytes", content.0));
-            }
-            tidy_rule(world, &header)?;
-            for (sector, number) in self.touched.iter().zip(&content.1) {
-                judge_sector(world, *sector, &self.contents[*number as usize])?;
-            }
+            self.judge_image(world, image, bound, out)?;
         }
         Ok(())
     }
 
-    fn recover(&mut self, image: Sim) -> Checked<(u64, Vec<u32>)> {
-        let bytes = open_and_read(image, &self.session, &self.subject, self.base.len() as u64, &self.sizes)?;
+    /// Judges one image.
+    fn judge_image(&mut self, world: &World, image: Sim, bound: usize, out: &mut Explored) -> Checked {
+        let header = image.file_range(TOP, 0, 512);
+        let content = self.recover(image, bound, out)?;
+        if !world.may_have_size(content.0) {
+            return fail(format!("after a power cut the disk has {} bytes", content.0));
+        }
+        tidy_rule(world, &header)?;
+        for (sector, number) in self.touched.iter().zip(&content.1) {
+            judge_sector(world, *sector, &self.contents[*number as usize])?;
+        }
+        Ok(())
+    }
+
+    /// Opens an image and reads it; and whatever power cuts within that opening, and within the openings
+    /// after those, may leave: each has to give the same.
+    fn recover(&mut self, image: Sim, bound: usize, out: &mut Explored) -> Checked<Content> {
+        out.recovered += usize::from(self.met.insert(image.digest()));
+        let (content, plans) = self.open(image)?;
+        let mut plans = plans.unwrap_or_default();
+        while let Some(plan) = plans.pop() {
+            if !self.within.insert(plan.digest()) {
+                continue;
+            }
+            let all = plan.build(|candidate| candidate.versions - 1);
+            for versions in cuts::lists(&all, &plan, bound).all {
+                out.within += 1;
+                let again = self.open(cuts::build(&plan, &versions)).and_then(|(found, more)| {
+                    plans.extend(more.into_iter().flatten());
+                    if found == content { Ok(()) } else { fail("the guest reads something else") }
+                });
+                again.map_err(|failure| {
+                    Failure(format!("within an opening: {}: {failure}", cuts::describe(&plan, &versions)))
+                })?;
+            }
+        }
+        Ok(content)
+    }
+
+    /// Opens an image and reads it; with it comes what a power cut may find on the way, unless the image is
+    /// known.
+    fn open(&mut self, image: Sim) -> Checked<(Content, Option<Vec<CrashPlan>>)> {
+        let digest = image.digest();
+        if let Some(content) = self.recovered.get(&digest) {
+            return Ok((Rc::clone(content), None));
+        }
+        let content = vec![0; self.base.len()];
+        let mut world = World::new(image, content, self.session.clone(), self.subject.clone());
+        world.allow_sizes(&self.sizes);
+        world.watch_opening();
+        let bytes = world.open_survivor()?;
+        let content = Rc::new(self.content(&bytes)?);
+        self.recovered.insert(digest, Rc::clone(&content));
+        Ok((content, Some(world.cuts())))
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Checked<(u64, Vec<u32>)> {
         let mut numbers = Vec::with_capacity(self.touched.len());
         let mut at = 0;
         for &sector in &self.touched {
@@ -117,7 +159,7 @@ impl Images {
             if end > bytes.len() {
                 break;
             }
-            untouched(&self.base, &bytes, at, start)?;
+            untouched(&self.base, bytes, at, start)?;
             let part = &bytes[start..end];
             let number = match self.numbers.get(part) {
                 Some(number) => *number,
@@ -131,7 +173,7 @@ impl Images {
             numbers.push(number);
             at = end;
         }
-        untouched(&self.base, &bytes, at, bytes.len())?;
+        untouched(&self.base, bytes, at, bytes.len())?;
         Ok((bytes.len() as u64, numbers))
     }
 }
@@ -158,34 +200,18 @@ fn judge_sector(world: &World, sector: u64, bytes: &[u8]) -> Checked {
     }
 }
 
-/// What the real driver makes of an image.
-fn open_and_read(
-    image: Sim,
-    session: &Session,
-    subject: &Subject,
-    len: u64,
-    sizes: &[u64],
-) -> Checked<Vec<u8>> {
-    let mut world = World::new(image, vec![0; len as usize], session.clone(), subject.clone());
-    world.allow_sizes(sizes);
-    world.open_survivor()
-}
-
-fn build(plan: &CrashPlan, versions: &[u32]) -> Sim {
-    let mut next = versions.iter();
-    // a schedule made by hand may be short, or ask for more versions than there are
-    plan.build(|candidate| (next.next().copied().unwrap_or(0) as usize).min(candidate.versions - 1))
-}
-
 /// One image, for a replay.
-pub fn judge_one(world: &World, scenario: &Scenario, versions: &[u32]) -> Checked {
+pub fn judge_one(
+    world: &World,
+    scenario: &Scenario,
+    prepared: &Prepared,
+    versions: &[u32],
+    bound: usize,
+) -> Checked {
     let plan = world.sim().crash_plan();
     header_rule(world.sim(), &plan)?;
-    let image = build(&plan, versions);
-    tidy_rule(world, &image.file_range(TOP, 0, 512))?;
-    let (session, len) = (world.session(), world.model().len());
-    let bytes = open_and_read(image, &session, world.subject(), len, &scenario.sizes())?;
-    allowed(world, &bytes)
+    let mut images = Images::new(scenario, prepared, world.session());
+    images.judge_image(world, cuts::build(&plan, versions), bound, &mut Explored::default())
 }
 
 /// May the guest find this after a power cut?
@@ -199,79 +225,6 @@ pub fn allowed(world: &World, bytes: &[u8]) -> Checked {
         return fail("what lies behind the end of the disk is not zeros");
     }
     world.model().check_range(0, shown, View::Crash)
-}
-
-/// What an image is made of, for a person.
-pub fn describe(world: &World, versions: &[u32]) -> String {
-    let plan = world.sim().crash_plan();
-    let parts: Vec<String> = plan
-        .candidates()
-        .iter()
-        .zip(versions)
-        .map(|(candidate, version)| {
-            format!("{:?} version {version} of {}", candidate.what, candidate.versions)
-        })
-        .collect();
-    format!("power cut: {}", parts.join(", "))
-}
-
-struct Lists {
-    all: Vec<Vec<u32>>,
-    sampled: bool,
-}
-
-/// Is this candidate metadata? A data file has none.
-fn is_meta(candidate: &Candidate, tables: &[(u64, u64)]) -> bool {
-    match candidate.what {
-        Volatile::Unit { .. } if candidate.file != 0 => false,
-        Volatile::Unit { offset, .. } => {
-            offset == 0 || tables.iter().any(|(start, end)| *start <= offset && offset < *end)
-        }
-        Volatile::Length => true,
-    }
-}
-
-fn version_lists(sim: &Sim, plan: &CrashPlan, bound: usize) -> Lists {
-    let counts: Vec<u32> = plan.candidates().iter().map(|candidate| candidate.versions as u32).collect();
-    let product = counts.iter().try_fold(1usize, |product, n| product.checked_mul(*n as usize));
-    if product.is_some_and(|product| product <= bound) {
-        let mut all = vec![vec![0; counts.len()]];
-        for index in 0..all[0].len() {
-            let more: Vec<Vec<u32>> = (1..counts[index])
-                .flat_map(|version| {
-                    all.iter().map(move |list| {
-                        let mut list = list.clone();
-                        list[index] = version;
-                        list
-                    })
-                })
-                .collect();
-            all.extend(more);
-        }
-        return Lists { all, sampled: false };
-    }
-    let none = vec![0; counts.len()];
-    let full: Vec<u32> = counts.iter().map(|n| n - 1).collect();
-    let tables = image::tables(sim, TOP).unwrap_or_default();
-    let meta: Vec<bool> = plan.candidates().iter().map(|candidate| is_meta(candidate, &tables)).collect();
-    let stride = if counts.len() > MANY { counts.len() / 16 } else { 1 };
-    let mut all = vec![none.clone(), full.clone()];
-    for index in (0..counts.len()).filter(|index| meta[*index] || index % stride == 0) {
-        for version in 0..counts[index] {
-            for mut list in [none.clone(), full.clone()] {
-                list[index] = version;
-                all.push(list);
-            }
-        }
-    }
-    for keep in [true, false] {
-        all.push(full.iter().zip(&meta).map(|(last, meta)| if *meta == keep { *last } else { 0 }).collect());
-    }
-    let mut random = Seeded::new(counts.len() as u64 ^ 0x51ed);
-    while all.len() < bound {
-        all.push(counts.iter().map(|n| random.choose(Choice::Survive, *n as usize) as u32).collect());
-    }
-    Lists { all, sampled: true }
 }
 
 /// QE5: what a quiesce or close left in order, a power cut leaves so.

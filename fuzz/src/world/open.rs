@@ -6,7 +6,7 @@ use super::{Ask, Session, TOP, World};
 use crate::model::View;
 use crate::{Checked, Failure, fail};
 use quod::{AllowAll, CompletionKind, DiskId, OpenOptions};
-use quod_backend::sim::{Chooser, Fifo};
+use quod_backend::sim::{Chooser, CrashPlan, Fifo};
 
 impl World {
     /// Opens the image for writing with the session's settings; operations complete in the chooser's order.
@@ -32,6 +32,7 @@ impl World {
         let disk = self.driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
         for _ in 0..100_000 {
             self.pump()?;
+            self.see_cut();
             if let Some(done) = self.driver.next_completion() {
                 self.see_faults();
                 if done.disk != disk || done.kind != CompletionKind::Opened {
@@ -49,6 +50,25 @@ impl World {
             }
         }
         fail("the opening does not end")
+    }
+
+    /// From now on what a power cut may find while an image is opened is kept.
+    pub fn watch_opening(&mut self) {
+        self.cuts = Some(Vec::new());
+    }
+
+    /// What was kept, each once.
+    pub fn cuts(&mut self) -> Vec<CrashPlan> {
+        self.cuts.take().unwrap_or_default()
+    }
+
+    fn see_cut(&mut self) {
+        let Some(cuts) = &mut self.cuts else { return };
+        let plan = self.driver.backend().sim().crash_plan();
+        let known = |last: &CrashPlan| last.digest() == plan.digest();
+        if !plan.candidates().is_empty() && !cuts.last().is_some_and(known) {
+            cuts.push(plan);
+        }
     }
 
     pub(super) fn opened(&mut self, disk: DiskId) -> Checked {
