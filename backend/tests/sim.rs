@@ -298,6 +298,26 @@ fn the_chooser_decides_chance_and_tearing() {
 }
 
 #[test]
+fn a_write_stops_between_units_of_the_file() {
+    let stops: BTreeSet<Vec<u8>> = (0..4)
+        .map(|torn| {
+            let mut d = disk(1536);
+            let torn_write = Fault::new(&[Kind::Write], When::Nth(0), libc::EIO).leaving(Aftermath::Torn);
+            d.sim.set_faults(torn_write.into());
+            d.push_write(300, &[1; 900]);
+            d.sim.step(&mut Script::new(vec![torn]));
+            d.sim.file_bytes("f")
+        })
+        .collect();
+    let want = [300, 512, 1024, 1200].map(|stop| {
+        let mut bytes = vec![0xDD; 1536];
+        bytes[300..stop].fill(1);
+        bytes
+    });
+    assert_eq!(stops, BTreeSet::from(want));
+}
+
+#[test]
 fn reads_see_what_completed_before_them() {
     for order in [[0, 0], [1, 0]] {
         let mut d = disk(512);

@@ -64,9 +64,13 @@ impl Sim {
         match (fault.aftermath, pending.action) {
             (Aftermath::All, action) => drop(self.succeed(Pending { op: pending.op, action })),
             (Aftermath::Torn, Action::Change { file, mut entry }) => {
-                let units = pending.op.len.div_ceil(self.crash_unit as u64) as usize;
-                let through = (pick(chooser, Choice::Torn, units + 1) * self.crash_unit) as u64;
-                entry.change = entry.change.first_bytes(through.min(pending.op.len));
+                // between units of the file: none of them tears
+                let (start, unit) = (pending.op.offset, self.crash_unit as u64);
+                let (first, end) = (start / unit, start + pending.op.len);
+                let units = (end.div_ceil(unit) - first) as usize;
+                let stop = (first + pick(chooser, Choice::Torn, units + 1) as u64) * unit;
+                let through = stop.clamp(start, end) - start;
+                entry.change = entry.change.first_bytes(through);
                 entry.reach = entry.reach.min(pending.op.offset + through);
                 if through > 0 {
                     self.files[file].complete(entry);
