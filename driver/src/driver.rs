@@ -125,6 +125,21 @@ impl<B: Backend> Driver<B> {
         result
     }
 
+    /// Begins nothing more for the disk's requests with this `user` value. Returns how many are left undone,
+    /// or in part: each of those ends with [`Error::Cancelled`], when what is in flight for it, or what it
+    /// waits for, has ended; its buffers come back then. Of the range of a write any part may have been done,
+    /// as after an error. A flush, quiesce, close or resize runs to its end, and so does an opening.
+    ///
+    /// Never blocks. Costs a look at every control block of the disk ([`OpenOptions::acbs`]).
+    pub fn cancel(&mut self, disk: DiskId, user: u64) -> usize {
+        let disk =
+            self.disks.get_mut(disk.index as usize).filter(|found| found.generation == disk.generation);
+        match disk.and_then(|disk| disk.layers.first_mut()) {
+            Some(layer) => layer.image.cancel(user),
+            None => 0,
+        }
+    }
+
     /// Puts a request into its machine.
     fn admit(&mut self, id: DiskId, request: Request) -> Result<Place, Box<Rejected>> {
         let reject = |reason, request| Err(Box::new(Rejected { reason, request }));

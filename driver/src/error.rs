@@ -57,6 +57,8 @@ pub enum Error {
     Busy,
     /// The disk is closed, closing or was never open.
     Closed,
+    /// `Driver::cancel` came before all of the request was done.
+    Cancelled,
     /// The open gate refused a backing file, or a data file.
     NotAllowed {
         /// The image that names it.
@@ -111,6 +113,7 @@ impl Error {
             Core::NoSpace => Error::NoSpace { path },
             Core::Poisoned => Error::Poisoned { path },
             Core::Closed => Error::Closed,
+            Core::Cancelled => Error::Cancelled,
             other => Error::Unsupported { path, what: other.to_string() },
         }
     }
@@ -134,6 +137,7 @@ impl Error {
             Error::Unsupported { .. } => libc::ENOTSUP,
             Error::Busy | Error::Locked { .. } => libc::EAGAIN,
             Error::Closed => libc::EBADF,
+            Error::Cancelled => libc::ECANCELED,
             Error::NotAllowed { .. } => libc::EPERM,
             Error::BackingLoop { .. } | Error::TooDeep { .. } => libc::ELOOP,
             Error::Corrupt { .. } | Error::Poisoned { .. } => libc::EIO,
@@ -171,6 +175,7 @@ impl fmt::Display for Error {
             }
             Error::Busy => f.write_str("all request slots are in use"),
             Error::Closed => f.write_str("the disk is not open"),
+            Error::Cancelled => f.write_str("the request was cancelled"),
             Error::NotAllowed { image, backing } => {
                 write!(
                     f,

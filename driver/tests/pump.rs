@@ -437,3 +437,26 @@ fn transitions_are_recorded_when_asked_for() {
     assert!(seen.windows(2).all(|pair| pair[0].transition.to == pair[1].transition.from), "{seen:?}");
     assert_eq!(driver.lost_transitions(), 0);
 }
+
+#[test]
+fn a_cancelled_request_is_answered_with_its_buffers() {
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &qed(1 << 20, None), FileOptions::default());
+    let mut driver = driver_on(sim);
+    let (disk, _) = open(&mut driver, OpenOptions::new().write(true));
+    for (offset, user) in [(0, 1), (1024, 2)] {
+        submit(&mut driver, disk, Request::write(offset, Buffer::zeroed(512), user));
+    }
+    assert_eq!(driver.cancel(disk, 2), 1, "it waits for the cluster");
+    assert_eq!(driver.cancel(disk, 3), 0, "there is none");
+    let mut order = Seeded::new(1);
+    let mut done = [next(&mut driver, &mut order), next(&mut driver, &mut order)];
+    done.sort_by_key(|done| done.user);
+    assert_eq!(done[0].result, Ok(()));
+    assert_eq!(done[1].result, Err(Error::Cancelled));
+    assert_eq!(done[1].result.as_ref().map_err(Error::errno), Err(libc::ECANCELED));
+    assert_eq!(done[1].buffers.len(), 512);
+    submit(&mut driver, disk, Request::close(4));
+    next(&mut driver, &mut order).result.unwrap();
+    assert_eq!(driver.cancel(disk, 4), 0, "its id is invalid");
+}

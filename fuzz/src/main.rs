@@ -74,8 +74,10 @@ fn simulate(args: &[&str]) -> Result<(), Failure> {
 }
 
 fn print_tally(tally: &Tally) {
-    let Tally { done, failed, operations, faults, crashes, volatile, clean_closes, repairs, .. } = tally;
-    println!("requests: {done} done, {failed} failed; operations: {operations}, {faults} made to fail");
+    let Tally { done, failed, cancelled, operations, faults, .. } = tally;
+    let Tally { crashes, volatile, clean_closes, repairs, .. } = tally;
+    println!("requests: {done} done, {failed} failed, {cancelled} of those cancelled");
+    println!("operations: {operations}, {faults} made to fail");
     println!(
         "power cuts: {crashes}, {volatile} volatile units; clean closes: {clean_closes}; repairs: {repairs}"
     );

@@ -97,6 +97,7 @@ pub(crate) fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -
         10 if chance(chooser, 3) => world.fire().map(drop),
         11 => world.ask(Ask::Flush).map(drop),
         12 if chance(chooser, 4) => world.ask(Ask::Quiesce).map(drop),
+        12 if chance(chooser, 2) => world.ask(Ask::Cancel { back: 1 + ask(chooser, 8) as u64 }).map(drop),
         13 if place.grows && chance(chooser, 12) => {
             let (size, by) = (world.model().len(), 512 * (1 + ask(chooser, 64) as u64));
             if !place.shrinks || ask(chooser, 2) == 0 {

@@ -36,6 +36,7 @@ struct Ticket {
     submitted: u64,
     /// In the model.
     writes: [Option<u32>; 3],
+    cancelled: bool,
 }
 
 /// The image under test.
@@ -290,7 +291,10 @@ impl World {
         if matches!(ask, Ask::Resize { .. }) && !qed && self.resizing().next().is_some() {
             return Ok(false);
         }
-        let request = request(ask, user);
+        let Some(request) = request(ask, user) else {
+            let Ask::Cancel { back } = ask else { return fail("not a request") };
+            return self.cancel(disk, user.saturating_sub(back));
+        };
         let submitted = self.model.tick();
         match self.driver.submit(disk, request) {
             Ok(()) => {}
@@ -318,7 +322,19 @@ impl World {
             }
             _ => [None; 3],
         };
-        self.tickets.insert(user, Ticket { ask, submitted, writes });
+        self.tickets.insert(user, Ticket { ask, submitted, writes, cancelled: false });
+        self.turn()?;
+        Ok(true)
+    }
+
+    fn cancel(&mut self, disk: DiskId, user: u64) -> Checked<bool> {
+        self.note(|| format!("#{user} is cancelled"));
+        let cancelled = self.driver.cancel(disk, user) > 0;
+        match self.tickets.get_mut(&user) {
+            Some(ticket) => ticket.cancelled |= cancelled,
+            None if cancelled => return fail(format!("#{user} has ended, and is cancelled")),
+            None => {}
+        }
         self.turn()?;
         Ok(true)
     }
@@ -414,8 +430,12 @@ impl World {
         };
         self.note(|| format!("#{} ended: {:?}", done.user, done.result));
         let ok = done.result.is_ok();
+        if ticket.cancelled != matches!(done.result, Err(Error::Cancelled)) && !self.faulted {
+            return fail(format!("#{} cancelled: {}, ended: {:?}", done.user, ticket.cancelled, done.result));
+        }
         if let Err(error) = &done.result
             && !self.faulted
+            && !ticket.cancelled
             && !self.subject.may_refuse(ticket.ask)
         {
             return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
@@ -425,6 +445,7 @@ impl World {
         } else {
             self.tally.failed += 1
         }
+        self.tally.cancelled += u64::from(ticket.cancelled);
         for index in ticket.writes.into_iter().flatten() {
             let fua = matches!(ticket.ask, Ask::Write { fua: true, .. } | Ask::Zero { fua: true, .. });
             self.model.end(index, ok, fua);

@@ -38,6 +38,8 @@ pub enum Error {
     Poisoned,
     /// The image is closed or closing.
     Closed,
+    /// The embedder cancelled the request.
+    Cancelled,
 }
 
 impl fmt::Display for Error {
@@ -56,6 +58,7 @@ impl fmt::Display for Error {
                 "the image is poisoned: metadata could not be written, or contradicted itself, earlier",
             ),
             Error::Closed => f.write_str("the image is closed"),
+            Error::Cancelled => f.write_str("the request was cancelled"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows: offsets that make requests meet. Must never know: how they are driven.
 
+mod cancel;
 mod data_file;
 mod edges;
 mod qcow2;
@@ -346,5 +347,6 @@ pub fn all() -> Vec<Scenario> {
     list.extend(edges::all());
     list.extend(data_file::all());
     list.extend(rules::all());
+    list.extend(cancel::all());
     list
 }

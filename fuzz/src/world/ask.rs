@@ -9,14 +9,34 @@ use quod::{Buffer, Buffers, Request};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // offset and length in bytes everywhere
 pub enum Ask {
-    Read { offset: u64, len: u64 },
-    Write { offset: u64, len: u64, fua: bool },
-    Zero { offset: u64, len: u64, fua: bool },
-    Discard { offset: u64, len: u64 },
+    Read {
+        offset: u64,
+        len: u64,
+    },
+    Write {
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
+    Zero {
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
+    Discard {
+        offset: u64,
+        len: u64,
+    },
     Flush,
     Quiesce,
-    Resize { len: u64 },
+    Resize {
+        len: u64,
+    },
     Close,
+    /// No request: cancels the one that was made so many before.
+    Cancel {
+        back: u64,
+    },
 }
 
 impl Ask {
@@ -27,13 +47,13 @@ impl Ask {
             | Ask::Write { offset, len, .. }
             | Ask::Zero { offset, len, .. }
             | Ask::Discard { offset, len } => Some((offset, offset + len)),
-            Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close => None,
+            Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close | Ask::Cancel { .. } => None,
         }
     }
 }
 
-/// The driver's request; payloads are split into up to three buffers, by its number.
-pub(super) fn request(ask: Ask, user: u64) -> Request {
+/// The driver's request, if it is one; payloads are split into up to three buffers, by its number.
+pub(super) fn request(ask: Ask, user: u64) -> Option<Request> {
     let split = |bytes: Vec<u8>| -> Buffers {
         if !user.is_multiple_of(3) || bytes.len() < 3 {
             return Buffer::from(&bytes[..]).into();
@@ -42,7 +62,7 @@ pub(super) fn request(ask: Ask, user: u64) -> Request {
         Buffers::Vec([&bytes[..a], &bytes[a..b], &bytes[b..]].map(Buffer::from).into())
     };
     let flag = |request: Request, fua: bool| if fua { request.fua() } else { request };
-    match ask {
+    Some(match ask {
         Ask::Read { offset, len } => Request::read(offset, split(vec![0xee; len as usize]), user),
         Ask::Write { offset, len, fua } => {
             flag(Request::write(offset, split(payload::bytes(user, offset, offset + len)), user), fua)
@@ -56,5 +76,6 @@ pub(super) fn request(ask: Ask, user: u64) -> Request {
         Ask::Quiesce => Request::quiesce(user),
         Ask::Resize { len } => Request::resize(len, user),
         Ask::Close => Request::close(user),
-    }
+        Ask::Cancel { .. } => return None,
+    })
 }

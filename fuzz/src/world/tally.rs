@@ -12,6 +12,8 @@ pub struct Tally {
     pub done: u64,
     /// Requests answered with an error.
     pub failed: u64,
+    /// Requests that were cancelled before all of them was done.
+    pub cancelled: u64,
     /// Backend operations.
     pub operations: u64,
     /// Operations that were made to fail.
@@ -43,6 +45,7 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.done += other.done;
         self.failed += other.failed;
+        self.cancelled += other.cancelled;
         self.operations += other.operations;
         self.faults += other.faults;
         self.crashes += other.crashes;

@@ -16,6 +16,7 @@
 //!   that came first;
 //! * every queue is bounded by the number of acbs or requests.
 
+mod cancel;
 mod claims;
 mod commit;
 mod control;

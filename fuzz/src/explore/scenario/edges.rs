@@ -20,7 +20,7 @@ const fn resize(len: u64) -> Ask {
 
 impl Scenario {
     /// The extents of a request follow each other.
-    fn one_acb(mut self) -> Scenario {
+    pub(super) fn one_acb(mut self) -> Scenario {
         self.acbs = 1;
         self
     }
