@@ -112,6 +112,8 @@ impl Image {
         let super::Layout::Qcow2(_, shape) = &self.layout else { return Ok(false) };
         let shape = *shape;
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
+        // the lookup has seen the first entry of the range alone
+        self.check_dangling(slot, self.geometry().map_or(0, |geometry| geometry.l2_slice(start).1))?;
         let old = shape.decode_l2(start, words.0, words.1)?;
         let hides = self.backing_len.is_some_and(|backing| backing > start);
         let new = how.words(shape, old, words, mask, hides);
