@@ -1,8 +1,8 @@
 //! Write-zeroes and discard over clusters of mixed kinds: what the entries say afterwards, and what is read
 //! and written for the parts of clusters (formats.md 4.7).
 //!
-//! Checks: versions 2 and 3, subclusters, QED, raw, data files; with and without a backing layer, also one
-//! that ends where the range begins.
+//! Checks: versions 2 and 3, and subclusters; with and without a backing layer, also one that ends where a
+//! cluster begins; parts of data, of zeros, of nothing, of compressed clusters.
 
 mod common;
 #[path = "common/ops.rs"]
@@ -10,9 +10,9 @@ mod ops;
 
 use common::qcow2::{assert_sound, compress, header, l2_at, opened, qcow2_file, set_l2_entry};
 use common::{Disk, read_all, request};
-use ops::{asked, mapped, words, writes};
+use ops::{asked, mapped, writes};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Flags, Image, IoOp, Kind, Machine, Options, Outcome, Repair, Request};
+use quod_states::{Flags, Kind, Options, Request};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -116,11 +116,8 @@ fn zeroes_of_mixed_clusters() {
         "zeros 0xe0000 = 512+512+64512",
     ];
     let first = ["head 0+32768 of 32768 from backing 0x80000", "zeros 0xe0000 = 32768+32768+0"];
-    let last = [
-        "zero 0xc8000 32768",
-        "tail 0+32768 of 32768 from backing 0x98000",
-        "zeros 0xe0000 = 0+32768+32768",
-    ];
+    let last =
+        ["zero 0xc8000 32768", "tail 0+32768 of 32768 from backing 0x98000", "zeros 0xe0000 = 0+32768+32768"];
     assert_cases(
         3,
         &[
