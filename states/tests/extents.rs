@@ -256,8 +256,8 @@ fn neighbours_in_a_block_are_read_only_where_there_are_some() {
     let (new, backing) = ("write 0x41000 = 2560+512+1024", "head 2048+512 of 2560 from backing 0x19800");
     let cases: [(u64, u64, &[&str]); 8] = [
         // new space has none
-        (3 << 15 | 6656, 512, &[backing, new]),
-        (4 << 15 | 6 * KIB, KIB, &["write 0x49000 = 2048+1024+1024"]),
+        ((3 << 15) + 6656, 512, &[backing, new]),
+        ((4 << 15) + 6 * KIB, KIB, &["write 0x49000 = 2048+1024+1024"]),
         // space that is there: at its end, at its beginning, nowhere
         (8 * KIB, KIB, &["tail 0+3072 of 3072 from host 0x2a400", "write 0x2a000 = 0+1024+3072"]),
         (13 * KIB, 3 * KIB, &["head 0+1024 of 1024 from host 0x2b000", "write 0x2b000 = 1024+3072+0"]),

@@ -1,7 +1,7 @@
 //! How far one step of a discard, of zeroes or of a smaller disk reaches, and where it has nothing to do.
 //!
-//! Checks: no table is made for nothing; long ranges are changed in turns; QED, raw images and data files, which
-//! have rules of their own; a table that may be shared is copied before what it maps changes.
+//! Checks: no table is made for nothing; long ranges are changed in turns; QED, raw images and data files,
+//! which have rules of their own; a table that may be shared is copied before what it maps changes.
 
 mod common;
 #[path = "common/ops.rs"]

@@ -35,7 +35,7 @@ fn mixed(version: u32, backing: Option<u64>) -> Disk {
     disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
     if version >= 3 {
         set_l2_entry(&mut disk.file, 2 * CLUSTER, 1);
-        set_l2_entry(&mut disk.file, 3 * CLUSTER, 8 * CLUSTER | COPIED | 1);
+        set_l2_entry(&mut disk.file, 3 * CLUSTER, (8 * CLUSTER) | COPIED | 1);
     }
     set_l2_entry(&mut disk.file, 4 * CLUSTER, 0);
     compress(&mut disk.file, &[5], &mut vec![0; 16 * CLUSTER as usize]);
@@ -172,7 +172,7 @@ fn mixed_subclusters(backing: Option<u64>) -> Disk {
     writes(&mut disk, &mut image, 0, 7 * CLUSTER);
     disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
     for (cluster, host, bitmap) in
-        [(1, 6 * CLUSTER | COPIED, 0xff << 48 | 0xffff_u64), (2, 0, 0xff << 32), (3, 0, 0)]
+        [(1, (6 * CLUSTER) | COPIED, (0xff << 48) | 0xffff_u64), (2, 0, 0xff << 32), (3, 0, 0)]
     {
         let at = l2_at(&disk.file, cluster * CLUSTER).unwrap() as usize + 8;
         disk.file[at..at + 8].copy_from_slice(&bitmap.to_be_bytes());
