@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::qcow2::{count, l2_entry, opened, qcow2_file, set_l2_entry};
+use common::qcow2::{count, header, l2_entry, opened, qcow2_file, set_l2_entry};
 use common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Flags, Image, IoOp, Kind, Options, Request};
@@ -84,6 +84,31 @@ fn what_lies_there_now_is_not_given_up_with_a_range_that_has_such_a_pointer() {
         outcome(&mut disk, &mut image, request(Kind::Flush, 0, 0, 8));
         assert_eq!(count(&disk.file, end / CLUSTER), 1, "{kind:?}");
         assert_eq!(l2_entry(&disk.file, 9 * CLUSTER), end | COPIED, "{kind:?}");
+        assert_eq!(run(&mut disk, &mut image, Kind::Read, 9 * CLUSTER, 512, 0), vec![0x99; 512], "{kind:?}");
+    }
+}
+
+/// Of compressed data the file had the first sectors alone: as many as it had are given up.
+#[test]
+fn the_missing_end_of_compressed_data_is_not_given_up_with_it() {
+    for kind in [Kind::Discard, Kind::Write] {
+        let create = CreateOptions { size: 16 * CLUSTER, ..CreateOptions::default() };
+        let mut disk = Disk::new(qcow2_file(&create), None, 1);
+        let mut image = opened(&mut disk, Options::default()).image;
+        run(&mut disk, &mut image, Kind::Write, 0, 2 * CLUSTER, 0x11);
+        run(&mut disk, &mut image, Kind::Close, 0, 0, 0);
+        let end = disk.file.len() as u64;
+        let entry = header(&disk.file).shape().encode_compressed(end - 600, 2000).unwrap();
+        set_l2_entry(&mut disk.file, CLUSTER, entry);
+        let options = Options { grow_step: 0, ..Options::default() };
+        let mut image = opened(&mut disk, options).image;
+        run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER, 0x99);
+        run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
+        assert_eq!(l2_entry(&disk.file, 9 * CLUSTER), end | COPIED, "somebody got that space");
+        run(&mut disk, &mut image, kind, CLUSTER, CLUSTER, 0x22);
+        run(&mut disk, &mut image, Kind::Quiesce, 0, 0, 0);
+        let counts = [end - CLUSTER, end].map(|host| count(&disk.file, host / CLUSTER));
+        assert_eq!(counts, [0, 1], "{kind:?}");
         assert_eq!(run(&mut disk, &mut image, Kind::Read, 9 * CLUSTER, 512, 0), vec![0x99; 512], "{kind:?}");
     }
 }
