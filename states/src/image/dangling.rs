@@ -38,6 +38,11 @@ impl Dangling {
         Dangling { end, linked: BTreeSet::new(), found: BTreeMap::new(), count: 0 }
     }
 
+    /// Nothing that was there when the image was opened lies from here on.
+    pub(super) fn file_end(&self) -> u64 {
+        self.end
+    }
+
     /// A slice gets its first change since it was loaded.
     pub(super) fn note_linked(&mut self, number: u64) {
         self.linked.insert(number);

@@ -111,7 +111,11 @@ impl Image {
                 }
             }
             L2::Compressed { host, len } => {
-                let (first, last) = (host >> bits, (host + u64::from(len) - 1) >> bits);
+                // what it counts as its own behind the end that the file had may be somebody else's by now:
+                // rather a leak
+                let end = (host + u64::from(len)).min(self.dangling.file_end());
+                let first = host >> bits;
+                let last = ((end - 1) >> bits).max(first);
                 self.free_clusters(first, last - first + 1, window);
             }
             L2::Unallocated | L2::ZeroPlain | L2::Split { host: None, .. } => {}

@@ -14,7 +14,7 @@ use crate::geometry::align_down;
 use crate::io::{IoOp, Part};
 use crate::qcow2::entry::ZERO;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
-use crate::request::{Flags, Kind, Path};
+use crate::request::{Flags, Path};
 
 /// So many changes of entries are enough for one call.
 const PAUSE: u32 = 256;
@@ -41,7 +41,8 @@ impl Unmap {
         match (self, old) {
             (Unmap::Drop, _) => (0, 0),
             // a data file's clusters have their place anyway: only the flag changes (formats.md 3.11)
-            (Unmap::Zero { free }, L2::Compressed { .. }) if free || whole => zero,
+            // never a part of one (`zero_counted`)
+            (Unmap::Zero { .. }, L2::Compressed { .. }) => zero,
             (Unmap::Zero { free: true }, _) if whole && !shape.data_file => zero,
             (Unmap::Zero { .. }, _) if shape.extended => {
                 (words.0, Subclusters(words.1).with(mask, Sub::Zero).0)
@@ -79,14 +80,14 @@ impl Image {
             let nothing = how == Unmap::Drop || how == Unmap::Discard && !hides;
             return if nothing { self.skip(a, len) } else { self.new_table(a, start) };
         };
-        debug_assert!(run.len > 0);
+        debug_assert!(run.len > 0 && start < end);
         if self.must_copy(slot, start) {
             self.copy_table(a, start);
             return false;
         }
         let (mut at, mut changed) = (first, 0);
         while at < last {
-            let mask = units(&geometry, at, start, end.max(start + 1));
+            let mask = units(&geometry, at, start, end);
             match self.unmap_one(slot, at, mask, how) {
                 Ok(one) => changed += u32::from(one),
                 Err(error) => {
@@ -112,6 +113,8 @@ impl Image {
         let super::Layout::Qcow2(_, shape) = &self.layout else { return Ok(false) };
         let shape = *shape;
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
+        // the lookup has seen the first entry of the range alone
+        self.check_dangling(slot, self.geometry().map_or(0, |geometry| geometry.l2_slice(start).1))?;
         let old = shape.decode_l2(start, words.0, words.1)?;
         let hides = self.backing_len.is_some_and(|backing| backing > start);
         let new = how.words(shape, old, words, mask, hides);
@@ -133,8 +136,8 @@ impl Image {
     fn reach(&self, a: u32, run: Run, slot: Option<u32>) -> Option<(u64, u64, u64)> {
         let (geometry, acb) = (self.geometry()?, self.acbs.get(a)?);
         let pos = acb.pos;
-        let disk = if acb.kind == Kind::Resize { self.size.max(acb.origin) } else { self.size };
-        let whole = if acb.end >= disk { geometry.cluster_end(acb.end) } else { acb.end };
+        // so is that of what comes to light: behind it there is nothing of the guest's
+        let whole = if acb.end >= self.size { geometry.cluster_end(acb.end) } else { acb.end };
         let table = match slot {
             Some(_) => pos - pos % geometry.slice_span() + geometry.slice_span(),
             None => geometry.cluster_end(pos + run.len),
@@ -157,9 +160,7 @@ impl Image {
         if first >= last || cannot {
             return self.skip(a, end - pos);
         }
-        if pos < first {
-            return self.skip(a, first - pos);
-        }
+        // what lies in front of `first` is done with it
         self.unmap(a, (first, last, end.min(last) - pos), Unmap::Discard, run, slot)
     }
 

@@ -337,7 +337,7 @@ impl Image {
         if at >= fill_end {
             return None;
         }
-        if at < pos && pos - at > COPY_MAX {
+        if pos.saturating_sub(at) > COPY_MAX {
             return Some(Piece {
                 start: at,
                 head_end: at + COPY_MAX,
@@ -349,11 +349,8 @@ impl Image {
             let end = fill_end.min(at + COPY_MAX);
             return Some(Piece { start: at, head_end: at, tail_start: at, end });
         }
-        let end = if fill_end - run_end > COPY_MAX {
-            align_down(run_end + COPY_MAX, self.align())
-        } else {
-            fill_end
-        };
+        // it ends with a block, as all that is filled does
+        let end = fill_end.min(align_down(run_end + COPY_MAX, self.align()));
         Some(Piece { start: at, head_end: pos, tail_start: run_end, end })
     }
 
