@@ -196,7 +196,9 @@ impl Run {
 }
 
 pub fn start(file: &File, repair: Option<Repair>) -> Check {
-    let mut region = [0; 4096];
+    let mut region = vec![0; 512];
+    file.read(0, &mut region);
+    region.resize(Header::region(&region), 0);
     file.read(0, &mut region);
     Check::new(Header::parse(&region, Purpose::Check).unwrap(), file.len, repair)
 }
@@ -265,4 +267,23 @@ pub fn entry(place: &'static str, index: u64, value: u64, what: &'static str) ->
 /// A count that is not the number of references.
 pub fn refcount(cluster: u64, stored: u64, computed: u64, repaired: bool) -> Finding {
     Finding::Refcount { cluster, stored, computed, repaired }
+}
+
+/// An entry of the snapshot table, padded: place and length of an L1 table, extra data, identifier and name.
+pub fn snapshot(l1: (u64, u32), extra: &[u8], id: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(l1.0.to_be_bytes());
+    bytes.extend(l1.1.to_be_bytes());
+    bytes.extend((id.len() as u16).to_be_bytes());
+    bytes.extend((name.len() as u16).to_be_bytes());
+    bytes.extend([0; 20]);
+    bytes.extend((extra.len() as u32).to_be_bytes());
+    bytes.extend([extra, id, name].concat());
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+/// Extra data as version 3 asks for: no VM state, and the size of [`sound`]'s disk.
+pub fn complete() -> Vec<u8> {
+    [0, PLAN.size].iter().flat_map(|word: &u64| word.to_be_bytes()).collect()
 }
