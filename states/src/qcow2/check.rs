@@ -390,7 +390,7 @@ impl Machine for Check {
                 let tables = [Step::FixL2, Step::FixBlock, Step::NewBlock, Step::NewReftable];
                 let others = [Step::FixCopiedL1, Step::FixCopiedL2, Step::NewSnapshots];
                 if tables.contains(&step) || others.contains(&step) {
-                    self.job.done += (self.job.len - self.job.done).min(CHUNK);
+                    self.job.done = (self.job.done + CHUNK).min(self.job.len);
                     if self.job.done < self.job.len {
                         return self.go_on(step);
                     }

@@ -78,7 +78,7 @@ impl Check {
         let mut fixed = false;
         for at in (0..bytes.len()).step_by(step) {
             let entry = be::long(&bytes, at);
-            if !matches!(kind(self.shape, entry), Kind::Normal | Kind::ZeroAllocated) {
+            if kind(self.shape, entry) != Kind::Allocated {
                 continue;
             }
             let count = if self.shape.data_file { Some(1) } else { self.refcount(entry & OFFSET) };

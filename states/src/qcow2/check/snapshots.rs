@@ -74,7 +74,7 @@ impl Check {
             snapshot.encode(&mut bytes);
         }
         let count = (bytes.len() as u64).div_ceil(self.shape.cluster_size());
-        let Some(first) = self.free_run(count).filter(|_| count > 0) else { return false };
+        let Some(first) = self.free_run(count) else { return false };
         for cluster in first..first + count {
             self.computed.set(cluster, 1);
             self.stored.set(cluster, 1);

@@ -10,21 +10,20 @@ use super::*;
 /// What an L2 entry is, told by its bits alone, right or wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// It has no space.
     Unallocated,
-    ZeroPlain,
-    ZeroAllocated,
-    Normal,
+    /// It has a cluster, of data or of zeros.
+    Allocated,
     Compressed,
 }
 
 pub(super) fn kind(shape: Shape, entry: u64) -> Kind {
     match entry & OFFSET {
         _ if entry & COMPRESSED != 0 => Kind::Compressed,
-        0 if entry & ZERO != 0 && !shape.extended => Kind::ZeroPlain,
-        _ if entry & ZERO != 0 && !shape.extended => Kind::ZeroAllocated,
-        0 if shape.data_file && entry & COPIED != 0 => Kind::Normal,
+        0 if entry & ZERO != 0 && !shape.extended => Kind::Unallocated,
+        0 if shape.data_file && entry & COPIED != 0 => Kind::Allocated,
         0 => Kind::Unallocated,
-        _ => Kind::Normal,
+        _ => Kind::Allocated,
     }
 }
 
@@ -188,11 +187,11 @@ impl Check {
         }
         match kind {
             Kind::Compressed => self.count_compressed(index, entry, bitmap),
-            Kind::ZeroAllocated | Kind::Normal => return self.count_cluster(index, entry, bitmap, expected),
+            Kind::Allocated => return self.count_cluster(index, entry, bitmap, expected),
             Kind::Unallocated if Subclusters(bitmap).allocated() != 0 => {
                 self.corrupt(place, index, bitmap, "subclusters are allocated, the cluster is not");
             }
-            Kind::Unallocated | Kind::ZeroPlain => {}
+            Kind::Unallocated => {}
         }
         None
     }
