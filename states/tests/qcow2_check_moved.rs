@@ -77,6 +77,8 @@ fn the_first_gap_that_is_large_enough_is_taken() {
         (4, vec![(3, 1)], 11),
         // behind the file: 95 clusters and 7
         (93, vec![], 100),
+        // the last two clusters that the block counts
+        (119, vec![], 126),
     ];
     for (clusters, gaps, place) in cases {
         let mut file = image(clusters);

@@ -74,6 +74,7 @@ impl Check {
             snapshot.encode(&mut bytes);
         }
         let count = (bytes.len() as u64).div_ceil(self.shape.cluster_size());
+        debug_assert!(count > 0);
         let Some(first) = self.free_run(count) else { return false };
         for cluster in first..first + count {
             self.computed.set(cluster, 1);
@@ -97,7 +98,7 @@ impl Check {
                 _ => break,
             }
         }
-        let (from, to) = (self.layout.table_index(first), self.layout.table_index(first + count));
+        let (from, to) = (self.layout.table_index(first), self.layout.table_index(first + count - 1));
         let has_block = |index: u64| {
             let block = self.reftable.get(index as usize).is_some_and(|block| *block != 0);
             block && !self.bad_blocks.contains(&index)
