@@ -275,3 +275,27 @@ fn a_second_reference_is_more_than_a_bit_can_count() {
     let report = Report { corruptions: 1, leaks: 1, fragmented_clusters: 2, problems, ..sound_report() };
     assert_eq!(ran.report, Ok(report));
 }
+
+/// A write that fails is told with its place, whatever was read or written before it.
+#[test]
+fn a_write_that_fails_is_told_with_its_place() {
+    let mut damaged = filled(Plan { incompatible: 1, ..PLAN });
+    damaged.put(BLOCK + 5 * 8, &[0]);
+    let all = run(&mut damaged.clone(), Some(Repair::All)).changing();
+    let writes = all.iter().filter_map(|op| match *op {
+        IoOp::WriteTable { offset, .. } => Some(offset),
+        _ => None,
+    });
+    let writes: Vec<u64> = writes.collect();
+    // the new block, the new table, the header, the block without what the old ones took, the header
+    assert_eq!(writes, [8 * K, 9 * K, 0, 8 * K, 0]);
+    for (n, offset) in writes.into_iter().enumerate() {
+        let mut left = n + 1;
+        let fails = |op: &IoOp| {
+            left -= usize::from(matches!(op, IoOp::WriteTable { .. }));
+            left == 0
+        };
+        let report = run_failing(&mut damaged.clone(), Some(Repair::All), fails).report;
+        assert_eq!(report, Err(Error::Device { op: "check", offset, errno: 5 }), "write {n}");
+    }
+}

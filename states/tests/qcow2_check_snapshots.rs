@@ -49,27 +49,32 @@ fn a_table_of_long_entries_is_read_in_pieces() {
     assert_eq!(ran.reads()[..6], [pieces(TABLE), pieces(TABLE + len)].concat());
 }
 
-/// Clusters of 2 MiB; the table begins at the eighth. Its first entry has as much extra data as makes the
-/// table have `len` bytes with a second one that says only what version 2 asks for.
-fn with_long_table(len: u64) -> File {
+/// Clusters of 2 MiB; the table begins at the eighth, and has `len` bytes: its first entry has as much extra
+/// data as that needs, its second one, at the end, says `extra`.
+fn with_long_table(len: u64, extra: &[u8]) -> File {
     const C: u64 = 2 * MIB;
     let plan = Plan { cluster_bits: 21, l1: (3 * C, 1), reftable: (C, 1), snapshots: (8 * C, 2), ..PLAN };
     let mut file = Plan { len: 40 * C, ..plan }.file();
     file.put(C, &[2 * C]);
     file.put(2 * C, &[1, 1, 1, 1, 0, 0, 0, 0]);
     file.put(2 * C + 64, &[1; 32]);
-    file.put(8 * C + 32, &[len - 80]);
+    let last = snapshot((0, 0), extra, b"", b"");
+    file.put(8 * C + 32, &[len - 40 - last.len() as u64]);
+    file.write(8 * C + len - last.len() as u64, &last);
     file
 }
 
+const CUT: &str = "too much extra data";
+const SHORT: &str = "has less extra data than version 3 asks for";
+
 #[test]
 fn a_table_has_64_mib_at_most() {
-    let mut file = with_long_table(MOST);
+    let mut file = with_long_table(MOST, &[]);
     let before = file.clone();
     let ran = run(&mut file, Some(Repair::All));
-    // one with too much extra data, one with too little
     assert_eq!(ran.report, Ok(Report { total_clusters: 1, corruptions_fixed: 2, ..Report::default() }));
-    assert_eq!(ran.findings, []);
+    let story = |index, extra, repaired| Finding::Snapshot { index, extra, repaired };
+    assert_eq!(ran.findings, [story(0, MOST as u32 - 80, true), story(1, 0, true)]);
     let (c, table) = (2 * MIB, 8 * MIB);
     let mut expected = before;
     expected.put(64, &[table]);
@@ -79,10 +84,33 @@ fn a_table_has_64_mib_at_most() {
     expected.put(table + 32, &[1024]);
     expected.put(table + 40 + 1024 + 32, &[16, 0, PLAN.size]);
     assert_eq!(file.changes(&expected), []);
-    let report = run(&mut with_long_table(MOST), None).report;
-    assert_eq!(report, Err(corrupt(PLACE, 0, MOST - 80, "too much extra data")));
-    let report = run(&mut with_long_table(MOST + 8), Some(Repair::All)).report;
-    assert_eq!(report, Err(corrupt(PLACE, 1, MOST + 8, "the table is longer than 64 MiB")));
+    let report = run(&mut with_long_table(MOST, &[]), None).report;
+    assert_eq!(report, Err(corrupt(PLACE, 0, MOST - 80, CUT)));
+    // 8 bytes more are too many, whether the last entry is read with the one before or not
+    for extra in [vec![], complete(), vec![0; 1000]] {
+        let report = run(&mut with_long_table(MOST + 8, &extra), Some(Repair::All)).report;
+        assert_eq!(report, Err(corrupt(PLACE, 1, MOST + 8, "the table is longer than 64 MiB")));
+    }
+}
+
+/// Each entry that says too little is told, and is a problem until it is repaired.
+#[test]
+fn entries_that_say_too_little_are_told() {
+    let entries = [&[][..], &complete(), &[0; 15]].map(|extra| snapshot((0, 0), extra, b"1", b"one"));
+    let file = with_snapshots(3, &entries);
+    let all = |repaired| {
+        [(0, 0), (2, 15)].map(|(index, extra)| Finding::Snapshot { index, extra, repaired }).to_vec()
+    };
+    let problems = vec![corrupt(PLACE, 0, 0, SHORT), corrupt(PLACE, 2, 15, SHORT)];
+    for repair in [None, Some(Repair::Leaks)] {
+        let ran = run(&mut file.clone(), repair);
+        assert_eq!((ran.changing(), ran.findings), (vec![], all(false)), "{repair:?}");
+        let report = Report { corruptions: 2, problems: problems.clone(), ..sound_report() };
+        assert_eq!(ran.report, Ok(report), "{repair:?}");
+    }
+    let ran = run(&mut file.clone(), Some(Repair::All));
+    assert_eq!(ran.findings, all(true));
+    assert_eq!(ran.report, Ok(Report { corruptions_fixed: 2, ..sound_report() }));
 }
 
 #[test]

@@ -210,6 +210,12 @@ fn entries_of_bitmaps_that_contradict_the_format_are_counted() {
         corrupt(place, 2, 12 * K + 512, start),
         corrupt(place, 3, 12 * K + 1, RESERVED),
     ];
+    let findings = [
+        entry(place, 1, 2, RESERVED),
+        entry(place, 2, 12 * K + 512, start),
+        entry(place, 3, 12 * K + 1, RESERVED),
+    ];
+    assert_eq!(ran.findings, findings);
     assert_eq!(ran.report, Ok(Report { corruptions: 3, problems, ..sound_report() }));
 }
 

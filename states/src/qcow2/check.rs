@@ -255,6 +255,13 @@ impl Check {
         self.go_on(step);
     }
 
+    fn write_header(&mut self, step: Step) {
+        // a job without bytes: they come from the header when they are asked for
+        self.job = Job { write: true, ..Job::default() };
+        let len = self.header.block_len();
+        self.name(step, IoOp::WriteTable { offset: 0, len });
+    }
+
     fn go_on(&mut self, step: Step) {
         let offset = self.job.offset + self.job.done as u64;
         let len = (self.job.len - self.job.done).min(CHUNK) as u32;
@@ -284,8 +291,7 @@ impl Check {
         }
         self.header.set_dirty(false);
         self.header.set_corrupt(false);
-        let len = self.header.block_len();
-        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+        self.write_header(Step::WriteHeader);
     }
 
     fn end(&mut self) {
@@ -331,19 +337,13 @@ impl Check {
             Step::NewBlock => self.write_new_blocks(),
             Step::SyncNewBlocks => self.write_new_reftable(),
             Step::NewReftable => self.name(Step::SyncNewReftable, IoOp::Sync),
-            Step::SyncNewReftable => {
-                let len = self.header.block_len();
-                self.name(Step::Switch, IoOp::WriteTable { offset: 0, len });
-            }
+            Step::SyncNewReftable => self.write_header(Step::Switch),
             Step::Switch => self.name(Step::SyncSwitch, IoOp::Sync),
             Step::SyncSwitch => self.walk(),
             Step::FixCopiedL2 => self.next_copied(),
             Step::FixCopiedL1 => self.finish(),
             Step::NewSnapshots => self.name(Step::SyncNewSnapshots, IoOp::Sync),
-            Step::SyncNewSnapshots => {
-                let len = self.header.block_len();
-                self.name(Step::SwitchSnapshots, IoOp::WriteTable { offset: 0, len });
-            }
+            Step::SyncNewSnapshots => self.write_header(Step::SwitchSnapshots),
             Step::SwitchSnapshots => self.name(Step::SyncSwitchSnapshots, IoOp::Sync),
             Step::SyncSwitchSnapshots => self.write_blocks(),
             Step::SyncRepairs => self.durable(),

@@ -300,10 +300,8 @@ impl Check {
             match bitmap::decode_piece(index as u64, entry, self.shape) {
                 Ok(Piece::Stored(host)) => self.mark(host, self.shape.cluster_size()),
                 Ok(Piece::All(_)) => {}
-                Err(error) => {
-                    self.report.corruptions += 1;
-                    self.report.problem(error);
-                }
+                Err(Error::Corrupt { place, index, value, what }) => self.corrupt(place, index, value, what),
+                Err(error) => return self.fail(error),
             }
         }
         self.next_bitmap();
