@@ -20,8 +20,7 @@ const ZEROS: u64 = 1;
 const LAST: u64 = K - 8;
 
 /// By clusters: header, 1 to 3 refcount table, 4 a block, 5 to 7 active L1 table, 9 snapshot table, 10 to 12
-/// a snapshot's L1 table, 15 another block, 17 the directory of a bitmap, 19 the bitmap's table. Nothing is in
-/// the other ones.
+/// a snapshot's L1 table, 15 another block, 17 a bitmap's directory, 19 its table. Nothing is in the others.
 fn image(snapshots: &[Vec<u8>]) -> File {
     let plan = Plan {
         size: 300 * 128 * K,

@@ -7,7 +7,8 @@
 //! * the counts are those of `qemu-img check`; after a repair they are those of a second run, as qemu-img's
 //!   are;
 //! * memory is bounded by the refcount blocks that the file has and by what its entries refer to;
-//! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written;
+//! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written (on a
+//!   bitmap's table, what could be a valid entry there is not changed);
 //! * repairs are durable before the dirty and corrupt bits are cleared, and these only when the image is
 //!   sound; new refcount structures are durable before the header leads to them.
 
