@@ -1,7 +1,7 @@
 //! A check of qcow2's snapshot table, I/O by I/O and word by word, on images that are put together by hand.
 //!
-//! Checks: how far entries and tables are read, and how long they may be; what is told of entries that say too
-//! little; where a snapshot's L1 table may lie, and how large it may be.
+//! Checks: how far entries and tables are read, and how long they may be; what is told of entries that say
+//! too little; where a snapshot's L1 table may lie, and how large it may be.
 
 #[path = "common/sparse.rs"]
 mod sparse;
