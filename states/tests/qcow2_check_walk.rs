@@ -66,17 +66,17 @@ fn in_a_data_file_every_cluster_has_its_flag() {
     let mut file = filled(Plan { incompatible: 4, ..PLAN });
     file.put(BLOCK + 5 * 8, &[0, 0, 0]);
     file.put(L2 + 8, &[6 * K]);
-    file.put(L2 + 5 * 8, &[7 * K | 1]);
+    file.put(L2 + 5 * 8, &[(7 * K) | 1]);
     let ran = run(&mut file, None);
-    assert_eq!(ran.findings, [flag(6 * K, 1, false), flag(7 * K | 1, 1, false)]);
-    let problems = vec![corrupt("L2 table", 1, 6 * K, FLAG), corrupt("L2 table", 5, 7 * K | 1, FLAG)];
+    assert_eq!(ran.findings, [flag(6 * K, 1, false), flag((7 * K) | 1, 1, false)]);
+    let problems = vec![corrupt("L2 table", 1, 6 * K, FLAG), corrupt("L2 table", 5, (7 * K) | 1, FLAG)];
     let counts = Report { allocated_clusters: 4, fragmented_clusters: 1, ..sound_report() };
     assert_eq!(ran.report, Ok(Report { corruptions: 2, problems, ..counts.clone() }));
     // where the counts are right, a repair of leaks corrects flags, too
     for repair in [Repair::Leaks, Repair::All] {
         let mut repaired = file.clone();
         let ran = run(&mut repaired, Some(repair));
-        assert_eq!(ran.findings, [flag(6 * K, 1, true), flag(7 * K | 1, 1, true)]);
+        assert_eq!(ran.findings, [flag(6 * K, 1, true), flag((7 * K) | 1, 1, true)]);
         assert_eq!(ran.report, Ok(Report { corruptions_fixed: 2, ..counts.clone() }));
         assert_eq!(repaired.changes(&file), [(L2 + 8, COPIED | (6 * K)), (L2 + 40, COPIED | (7 * K) | 1)]);
     }
