@@ -83,7 +83,7 @@ fn repair(file: &mut File, junk: &[u8]) -> Result<Report, Error> {
             return report;
         }
         let io = check.poll_io().unwrap();
-        let mut bytes = Vec::new();
+        let mut bytes = vec![];
         match io.op {
             IoOp::ReadTable { offset, len } => {
                 bytes.resize(len as usize, 0);

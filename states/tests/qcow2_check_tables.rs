@@ -3,7 +3,7 @@
 //! Checks: for each cluster of an image with every kind of table, of one cluster and of several: with an L2
 //! table there, an entry that could be repaired is repaired exactly when nothing else is in that cluster;
 //! flags are not corrected in what is also a table of a bitmap, nor in an L1 table that lies on other
-//! metadata.
+//! metadata, be it new.
 
 #[path = "common/sparse.rs"]
 mod sparse;
@@ -114,4 +114,17 @@ fn flags_are_not_corrected_in_an_l1_table_that_lies_on_other_metadata() {
     assert!(ran.findings.contains(&flag), "{:?}", ran.findings);
     let changes = file.changes(&before);
     assert!(changes.iter().all(|(at, _)| *at / K == BLOCK / K), "{changes:x?}");
+}
+
+/// The file ends behind its first two clusters, so new counts come to lie where the header has the L1 table.
+#[test]
+fn flags_are_not_corrected_in_a_new_refcount_table() {
+    let mut file = Plan { len: K + 1, ..PLAN }.file();
+    let ran = run(&mut file, Some(Repair::All));
+    assert_eq!((ran.header.reftable_offset, ran.header.l1_offset), (L1, L1));
+    assert_eq!(file.word(L1), 2 * K, "the block's place, and no flag");
+    let flag = Finding::Copied { l1_index: Some(0), entry: 2 * K, refcount: 1, repaired: false };
+    assert!(ran.findings.contains(&flag), "{:?}", ran.findings);
+    let report = ran.report.unwrap();
+    assert!(!report.is_sound() && report.check_errors == 0, "the counts can be read: {report:?}");
 }
