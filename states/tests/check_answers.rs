@@ -83,15 +83,14 @@ fn repair(file: &mut File, junk: &[u8]) -> Result<Report, Error> {
             return report;
         }
         let io = check.poll_io().unwrap();
-        let mut bytes = vec![];
         match io.op {
             IoOp::ReadTable { offset, len } => {
-                bytes.resize(len as usize, 0);
+                let mut bytes = vec![0; len as usize];
                 file.read(offset, &mut bytes);
                 check.handle_completion(io.id, Outcome::Table(&bytes));
             }
             IoOp::WriteTable { offset, len } => {
-                bytes.resize(len as usize, 0);
+                let mut bytes = vec![0; len as usize];
                 check.encode(io.id, &mut bytes);
                 file.write(offset, &bytes);
                 check.handle_completion(io.id, Outcome::Table(junk));
