@@ -232,6 +232,19 @@ fn new_structures_count_themselves() {
     }
 }
 
+/// What is free is used before the file gets longer, be it a single cluster between two others.
+#[test]
+fn new_structures_go_to_the_first_free_clusters() {
+    let mut file = sound();
+    file.put(L2, &[0]);
+    file.put(BLOCK + 5 * 8, &[0, 0]);
+    let ran = run(&mut file, Some(Repair::All));
+    assert_eq!((ran.header.reftable_offset, file.word(8 * K), file.len), (8 * K, 5 * K, 9 * K));
+    let counts: Vec<u64> = (0..10).map(|n| file.word(5 * K + n * 8)).collect();
+    assert_eq!(counts, [1, 0, 0, 1, 1, 1, 1, 1, 1, 0]);
+    assert_eq!(ran.report, Ok(Report { corruptions_fixed: 1, allocated_clusters: 2, ..sound_report() }));
+}
+
 /// A block behind the end of the file is reached by a longer file, unless that would have more clusters than
 /// QEMU counts.
 #[test]
