@@ -158,7 +158,23 @@ fn small_clusters_and_snapshots() {
     let commands = ["write 0 40k", "snapshot one", "write 16k 8k", "write -z 100k 8k", "write -c 200k 4k"];
     // here the one repair overlaps the other
     let damages: Vec<_> = DAMAGES.into_iter().filter(|(name, _)| *name != "L1 table in the header").collect();
-    damaged("snapshot", &image("cluster_size=4k", &commands), &damages);
+    let (folder, bytes) = image("cluster_size=4k", &commands);
+    // its entry has 24 bytes of extra data, then "1one"
+    let extra = |f: &mut [u8], len: usize| {
+        let table = long(f, 64) as usize;
+        f[table + 36..][..4].copy_from_slice(&(len as u32).to_be_bytes());
+        f.copy_within(table + 64..table + 68, table + 40 + len);
+        f[table + 64..(table + 40 + len).max(table + 64)].fill(0);
+    };
+    let mut short = bytes.clone();
+    extra(&mut short, 8);
+    for repair in [&[][..], &["-r", "leaks"], &["-r", "all"]] {
+        same(&[&["check", "x"], repair].concat(), folder.path(), &short, "a snapshot that says too little");
+    }
+    let mut full = bytes.clone();
+    extra(&mut full, 2000);
+    same(&["check", "-r", "all", "x"], folder.path(), &full, "a snapshot that says too much");
+    damaged("snapshot", &(folder, bytes), &damages);
 }
 
 #[test]

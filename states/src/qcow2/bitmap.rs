@@ -145,6 +145,11 @@ impl Bitmap {
         self.flags & AUTO != 0
     }
 
+    /// Bytes of its table.
+    pub const fn table_bytes(&self) -> u64 {
+        self.table_entries as u64 * 8
+    }
+
     fn validate(&self, index: u64, kind: u8, name_len: u16, shape: Shape, size: u64) -> Result<(), Error> {
         let place = "bitmap directory";
         if self.table_entries == 0 || self.table_entries > TABLE_MAX {

@@ -7,7 +7,8 @@
 //! * the counts are those of `qemu-img check`; after a repair they are those of a second run, as qemu-img's
 //!   are;
 //! * memory is bounded by the refcount blocks that the file has and by what its entries refer to;
-//! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written;
+//! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written (on a
+//!   bitmap's table, what could be a valid entry there is not changed);
 //! * repairs are durable before the dirty and corrupt bits are cleared, and these only when the image is
 //!   sound; new refcount structures are durable before the header leads to them.
 
@@ -119,6 +120,7 @@ pub struct Check {
     l1: Vec<u64>,
     l1_next: usize,
     l1_fixed: bool,
+    l1_overlaps: bool,
     l2_offset: u64,
     bitmaps: Vec<Bitmap>,
     next: usize,
@@ -162,6 +164,7 @@ impl Check {
             l1: Vec::new(),
             l1_next: 0,
             l1_fixed: false,
+            l1_overlaps: false,
             l2_offset: 0,
             bitmaps: Vec::new(),
             next: 0,
@@ -253,6 +256,13 @@ impl Check {
         self.go_on(step);
     }
 
+    fn write_header(&mut self, step: Step) {
+        // a job without bytes: they come from the header when they are asked for
+        self.job = Job { write: true, ..Job::default() };
+        let len = self.header.block_len();
+        self.name(step, IoOp::WriteTable { offset: 0, len });
+    }
+
     fn go_on(&mut self, step: Step) {
         let offset = self.job.offset + self.job.done as u64;
         let len = (self.job.len - self.job.done).min(CHUNK) as u32;
@@ -282,8 +292,7 @@ impl Check {
         }
         self.header.set_dirty(false);
         self.header.set_corrupt(false);
-        let len = self.header.block_len();
-        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+        self.write_header(Step::WriteHeader);
     }
 
     fn end(&mut self) {
@@ -329,19 +338,13 @@ impl Check {
             Step::NewBlock => self.write_new_blocks(),
             Step::SyncNewBlocks => self.write_new_reftable(),
             Step::NewReftable => self.name(Step::SyncNewReftable, IoOp::Sync),
-            Step::SyncNewReftable => {
-                let len = self.header.block_len();
-                self.name(Step::Switch, IoOp::WriteTable { offset: 0, len });
-            }
+            Step::SyncNewReftable => self.write_header(Step::Switch),
             Step::Switch => self.name(Step::SyncSwitch, IoOp::Sync),
             Step::SyncSwitch => self.walk(),
             Step::FixCopiedL2 => self.next_copied(),
             Step::FixCopiedL1 => self.finish(),
             Step::NewSnapshots => self.name(Step::SyncNewSnapshots, IoOp::Sync),
-            Step::SyncNewSnapshots => {
-                let len = self.header.block_len();
-                self.name(Step::SwitchSnapshots, IoOp::WriteTable { offset: 0, len });
-            }
+            Step::SyncNewSnapshots => self.write_header(Step::SwitchSnapshots),
             Step::SwitchSnapshots => self.name(Step::SyncSwitchSnapshots, IoOp::Sync),
             Step::SyncSwitchSnapshots => self.write_blocks(),
             Step::SyncRepairs => self.durable(),
@@ -390,7 +393,7 @@ impl Machine for Check {
                 let tables = [Step::FixL2, Step::FixBlock, Step::NewBlock, Step::NewReftable];
                 let others = [Step::FixCopiedL1, Step::FixCopiedL2, Step::NewSnapshots];
                 if tables.contains(&step) || others.contains(&step) {
-                    self.job.done += (self.job.len - self.job.done).min(CHUNK);
+                    self.job.done = (self.job.done + CHUNK).min(self.job.len);
                     if self.job.done < self.job.len {
                         return self.go_on(step);
                     }

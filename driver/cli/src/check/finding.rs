@@ -40,6 +40,12 @@ pub fn line(finding: &Finding) -> String {
         Finding::BlockShared { index, references } => {
             format!("ERROR refcount block {index} refcount={references}")
         }
+        Finding::Snapshot { index, extra: extra @ 1025.., .. } => {
+            format!("Discarding too much extra metadata in snapshot table entry {index} ({extra} > 1024)")
+        }
+        Finding::Snapshot { index, repaired, .. } => {
+            format!("{} snapshot table entry {index} is incomplete", verb(repaired))
+        }
         Finding::Rebuild { repaired: true } => "Rebuilding refcount structure".into(),
         Finding::Rebuild { .. } => "ERROR need to rebuild refcount structures".into(),
         Finding::More(count) => format!("{count} more findings are not shown"),

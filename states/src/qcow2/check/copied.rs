@@ -34,6 +34,9 @@ impl Check {
     }
 
     pub(super) fn copied_l1_loaded(&mut self, bytes: &[u8]) {
+        // where other metadata lies on it, that is what the entries are
+        let range = (self.header.l1_offset, u64::from(self.header.l1_entries) * 8);
+        self.l1_overlaps = self.fix.is_some() && self.overlaps_others(range);
         self.l1 = decode(bytes);
         self.l1_next = 0;
         self.next_copied();
@@ -48,8 +51,7 @@ impl Check {
             }
             let Some(count) = self.refcount(offset) else { continue };
             if (count == 1) != (entry & COPIED != 0) {
-                // an L1 table that claims to be where the header is: its entries are the header's fields
-                let corrects = self.corrects() && self.header.l1_offset != 0;
+                let corrects = self.corrects() && !self.l1_overlaps;
                 let (place, what) = ("L1 table", "the copied flag contradicts the refcount");
                 let l1_index = Some(index as u64);
                 self.wrong(
@@ -78,7 +80,7 @@ impl Check {
         let mut fixed = false;
         for at in (0..bytes.len()).step_by(step) {
             let entry = be::long(&bytes, at);
-            if !matches!(kind(self.shape, entry), Kind::Normal | Kind::ZeroAllocated) {
+            if kind(self.shape, entry) != Kind::Allocated {
                 continue;
             }
             let count = if self.shape.data_file { Some(1) } else { self.refcount(entry & OFFSET) };

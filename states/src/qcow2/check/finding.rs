@@ -81,6 +81,15 @@ pub enum Finding {
         /// How often.
         references: u64,
     },
+    /// An entry of the snapshot table has too little extra data, or too much: 1024 bytes are kept.
+    Snapshot {
+        /// Which entry.
+        index: u64,
+        /// Bytes of its extra data.
+        extra: u32,
+        /// See above.
+        repaired: bool,
+    },
     /// The refcount structures have to be rebuilt, and are (`repaired`) or may not be.
     Rebuild {
         /// See above.

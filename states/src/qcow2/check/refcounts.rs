@@ -140,38 +140,26 @@ impl Check {
         }
     }
 
-    /// So many free clusters in a row at or behind `free`, which becomes the first free one: the first, now
-    /// in use.
-    fn take(&mut self, count: u64, free: &mut u64) -> u64 {
-        let mut first = *free;
-        let mut gap = true;
-        loop {
-            let used = self.computed.next_used(first).filter(|used| *used < first + count);
-            if gap && used != Some(first) {
-                (*free, gap) = (first, false);
-            }
-            match used {
-                Some(used) => first = used + 1,
-                None => break,
-            }
+    /// The first of so many free clusters in a row at or behind `first`, now in use.
+    fn take(&mut self, count: u64, mut first: u64) -> u64 {
+        while let Some(used) = self.computed.next_used(first).filter(|used| *used < first + count) {
+            first = used + 1;
         }
         (first..first + count).for_each(|cluster| self.computed.set(cluster, 1));
         self.clusters = self.clusters.max(first + count);
         first
     }
 
-    /// Places blocks for the clusters in use: did the table grow?
-    fn place_blocks(&mut self, first: u64, mut end: u64, table: &mut Vec<u64>) -> bool {
-        let (mut free, mut at, mut grown) = (0, first, false);
-        while let Some(cluster) = self.computed.next_used(at).filter(|cluster| *cluster < end) {
+    /// Places blocks for the clusters in use, their own ones included: did the table grow?
+    fn place_blocks(&mut self, first: u64, table: &mut Vec<u64>) -> bool {
+        let (mut block, mut at, mut grown) = (0, first, false);
+        while let Some(cluster) = self.computed.next_used(at) {
             let index = self.layout.table_index(cluster);
             at = (index + 1) << self.layout.block_bits();
             if table.get(index as usize).is_some_and(|block| *block != 0) {
                 continue;
             }
-            free = free.max(index << self.layout.block_bits());
-            let block = self.take(1, &mut free);
-            end = end.max(block + 1);
+            block = self.take(1, block.max(index << self.layout.block_bits()));
             if index as usize >= table.len() {
                 let per_cluster = 1 << (self.shape.cluster_bits - 3);
                 table.resize((index as usize + 1).next_multiple_of(per_cluster), 0);
@@ -191,7 +179,7 @@ impl Check {
         self.report.problems.clear();
         self.rebuild = false;
         let mut table = Vec::new();
-        self.place_blocks(0, self.clusters, &mut table);
+        self.place_blocks(0, &mut table);
         let offset = loop {
             let clusters = (table.len() as u64 * 8) >> self.shape.cluster_bits;
             if clusters << self.shape.cluster_bits > 8 << 20 {
@@ -199,8 +187,8 @@ impl Check {
                 let what = "would have more than 8 MiB when it is rebuilt";
                 return self.fail(Error::Corrupt { place, index: 0, value, what });
             }
-            let first = self.take(clusters, &mut 0);
-            if !self.place_blocks(first, first + clusters, &mut table) {
+            let first = self.take(clusters, 0);
+            if !self.place_blocks(first, &mut table) {
                 break first << self.shape.cluster_bits;
             }
         };

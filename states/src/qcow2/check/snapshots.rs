@@ -29,29 +29,30 @@ impl Check {
         while (self.snapshots.len() as u64) < u64::from(self.header.snapshots) {
             let index = self.snapshots.len() as u64;
             let entry = bytes.get(at..).unwrap_or(&[]);
-            match Snapshot::parse(entry, index, trim) {
-                Ok(Parsed::Entry(snapshot, len)) => {
-                    self.snapshot_corruptions += u64::from(be::word(entry, 36) > EXTRA_MAX);
-                    if self.header.version >= 3 && !snapshot.is_complete() {
-                        self.snapshot_corruptions += 1;
-                    }
+            let (len, parsed) = match Snapshot::parse(entry, index, trim) {
+                Ok(Parsed::Entry(snapshot, len)) => (len, Some(snapshot)),
+                Ok(Parsed::Needs(more)) => (more, None),
+                Err(error) => return self.fail(error),
+            };
+            let end = self.snapshots_len + len as u64;
+            if end > TABLE_MAX {
+                let (place, what) = ("snapshot table", "the table is longer than 64 MiB");
+                return self.fail(Error::Corrupt { place, index, value: end, what });
+            }
+            match parsed {
+                Some(snapshot) => {
+                    self.judge_snapshot(index, be::word(entry, 36), snapshot.is_complete());
                     self.snapshots.push(snapshot);
                     at += len;
-                    self.snapshots_len += len as u64;
+                    self.snapshots_len = end;
                 }
-                Ok(Parsed::Needs(more)) => {
-                    if self.snapshots_len + more as u64 > TABLE_MAX {
-                        let (place, value) = ("snapshot table", self.snapshots_len + more as u64);
-                        let what = "the table is longer than 64 MiB";
-                        return self.fail(Error::Corrupt { place, index, value, what });
-                    }
+                None => {
                     bytes.drain(..at.min(bytes.len()));
                     let (offset, have) = (self.header.snapshots_offset + self.snapshots_len, bytes.len());
-                    let len = more.max(have + 4096);
+                    let len = len.max(have + 4096);
                     self.job = Job { offset, len, done: have, bytes, write: false };
                     return self.go_on(Step::Snapshots);
                 }
-                Err(error) => return self.fail(error),
             }
         }
         self.bitmaps = Vec::new();
@@ -61,6 +62,20 @@ impl Check {
             return self.walk();
         }
         self.load(Step::Reftable, self.header.reftable_offset, bytes);
+    }
+
+    /// Has an entry too much extra data, or too little? That is no corruption yet: it may be repaired.
+    fn judge_snapshot(&mut self, index: u64, extra: u32, complete: bool) {
+        let what = if extra > EXTRA_MAX {
+            "too much extra data"
+        } else if self.header.version >= 3 && !complete {
+            "has less extra data than version 3 asks for"
+        } else {
+            return;
+        };
+        self.say(Finding::Snapshot { index, extra, repaired: self.fix == Some(Repair::All) });
+        self.report.problem(Error::Corrupt { place: "snapshot table", index, value: extra.into(), what });
+        self.snapshot_corruptions += 1;
     }
 
     /// Completes the entries and starts writing them to a free place. False: there is none.
@@ -74,7 +89,8 @@ impl Check {
             snapshot.encode(&mut bytes);
         }
         let count = (bytes.len() as u64).div_ceil(self.shape.cluster_size());
-        let Some(first) = self.free_run(count).filter(|_| count > 0) else { return false };
+        debug_assert!(count > 0);
+        let Some(first) = self.free_run(count) else { return false };
         for cluster in first..first + count {
             self.computed.set(cluster, 1);
             self.stored.set(cluster, 1);
@@ -97,7 +113,7 @@ impl Check {
                 _ => break,
             }
         }
-        let (from, to) = (self.layout.table_index(first), self.layout.table_index(first + count));
+        let (from, to) = (self.layout.table_index(first), self.layout.table_index(first + count - 1));
         let has_block = |index: u64| {
             let block = self.reftable.get(index as usize).is_some_and(|block| *block != 0);
             block && !self.bad_blocks.contains(&index)

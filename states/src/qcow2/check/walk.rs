@@ -10,27 +10,31 @@ use super::*;
 /// What an L2 entry is, told by its bits alone, right or wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// It has no space.
     Unallocated,
-    ZeroPlain,
-    ZeroAllocated,
-    Normal,
+    /// It has a cluster, of data or of zeros.
+    Allocated,
     Compressed,
 }
 
 pub(super) fn kind(shape: Shape, entry: u64) -> Kind {
     match entry & OFFSET {
         _ if entry & COMPRESSED != 0 => Kind::Compressed,
-        0 if entry & ZERO != 0 && !shape.extended => Kind::ZeroPlain,
-        _ if entry & ZERO != 0 && !shape.extended => Kind::ZeroAllocated,
-        0 if shape.data_file && entry & COPIED != 0 => Kind::Normal,
+        0 if entry & ZERO != 0 && !shape.extended => Kind::Unallocated,
+        0 if shape.data_file && entry & COPIED != 0 => Kind::Allocated,
         0 => Kind::Unallocated,
-        _ => Kind::Normal,
+        _ => Kind::Allocated,
     }
 }
 
 /// The words of a table.
 pub(super) fn decode(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
+}
+
+/// Do two ranges (first byte, bytes) overlap?
+fn overlap(one: (u64, u64), other: (u64, u64)) -> bool {
+    other.1 > 0 && one.0 < other.0.saturating_add(other.1) && other.0 < one.0 + one.1
 }
 
 impl Check {
@@ -74,17 +78,26 @@ impl Check {
         }
     }
 
-    /// Does a write at a table overlap other metadata than L2 tables?
+    /// Does a write at an L2 table overlap other metadata than L2 tables?
     pub(super) fn overlaps(&self, offset: u64) -> bool {
-        let (cluster, end) = (self.shape.cluster_size(), offset + self.shape.cluster_size());
-        let hit = |from: u64, len: u64| len > 0 && offset < from.saturating_add(len) && from < end;
-        let reftable = u64::from(self.header.reftable_clusters) * cluster;
+        let cluster = self.shape.cluster_size();
+        let l1 = |at: u64, entries: u32| overlap((offset, cluster), (at, u64::from(entries) * 8));
         !offset.is_multiple_of(cluster)
-            || hit(0, cluster)
-            || hit(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)
-            || hit(self.header.reftable_offset, reftable)
-            || hit(self.header.snapshots_offset, self.snapshots_len)
-            || self.snapshots.iter().any(|s| hit(s.l1_offset, u64::from(s.l1_entries) * 8))
+            || l1(self.header.l1_offset, self.header.l1_entries)
+            || self.snapshots.iter().any(|s| l1(s.l1_offset, s.l1_entries))
+            || self.overlaps_others((offset, cluster))
+    }
+
+    /// Does a range overlap other metadata than L1 and L2 tables? Tables of bitmaps are known when the
+    /// references are counted.
+    pub(super) fn overlaps_others(&self, range: (u64, u64)) -> bool {
+        let (header, cluster) = (&self.header, self.shape.cluster_size());
+        let hit = |from: u64, len: u64| overlap(range, (from, len));
+        hit(0, cluster)
+            || hit(header.reftable_offset, u64::from(header.reftable_clusters) * cluster)
+            || hit(header.snapshots_offset, self.snapshots_len)
+            || header.bitmaps().is_some_and(|all| hit(all.directory_offset, all.directory_size))
+            || self.bitmaps.iter().any(|bitmap| hit(bitmap.table_offset, bitmap.table_bytes()))
             || self.reftable.iter().any(|block| *block != 0 && hit(block & !511, cluster))
     }
 
@@ -188,11 +201,11 @@ impl Check {
         }
         match kind {
             Kind::Compressed => self.count_compressed(index, entry, bitmap),
-            Kind::ZeroAllocated | Kind::Normal => return self.count_cluster(index, entry, bitmap, expected),
+            Kind::Allocated => return self.count_cluster(index, entry, bitmap, expected),
             Kind::Unallocated if Subclusters(bitmap).allocated() != 0 => {
                 self.corrupt(place, index, bitmap, "subclusters are allocated, the cluster is not");
             }
-            Kind::Unallocated | Kind::ZeroPlain => {}
+            Kind::Unallocated => {}
         }
         None
     }
@@ -271,7 +284,7 @@ impl Check {
 
     fn next_bitmap(&mut self) {
         let Some(bitmap) = self.bitmaps.get(self.next) else { return self.walk_blocks() };
-        let (offset, len) = (bitmap.table_offset, u64::from(bitmap.table_entries) * 8);
+        let (offset, len) = (bitmap.table_offset, bitmap.table_bytes());
         self.next += 1;
         if offset > i64::MAX as u64 - len {
             let (place, index) = ("bitmap directory", self.next as u64 - 1);
@@ -287,10 +300,8 @@ impl Check {
             match bitmap::decode_piece(index as u64, entry, self.shape) {
                 Ok(Piece::Stored(host)) => self.mark(host, self.shape.cluster_size()),
                 Ok(Piece::All(_)) => {}
-                Err(error) => {
-                    self.report.corruptions += 1;
-                    self.report.problem(error);
-                }
+                Err(Error::Corrupt { place, index, value, what }) => self.corrupt(place, index, value, what),
+                Err(error) => return self.fail(error),
             }
         }
         self.next_bitmap();
