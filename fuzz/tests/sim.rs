@@ -1,8 +1,8 @@
 //! The seeded simulation in the test run.
 //!
-//! Checks: five thousand seeds hold (mixed requests, faults, power cuts, reopenings); each of them, run twice,
-//! is the same run, digest by digest; almost every edge of both tables is taken; shortened and changed schedules
-//! still run.
+//! Checks: five thousand seeds hold (mixed requests, faults, power cuts, reopenings); each of them, run
+//! twice, is the same run, digest by digest; almost every edge of both tables is taken; shortened and
+//! changed schedules still run.
 
 use quod::Format;
 use quod::states::state::{QCOW2_EDGES, QED_EDGES};

@@ -1,5 +1,5 @@
-//! The disks that a power cut may leave: all of them, or a sample that always has none, all, each one missing,
-//! each one kept, tables only, data only.
+//! The disks that a power cut may leave: all of them, or a sample that always has none, all, each one
+//! missing, each one kept, tables only, data only.
 //!
 //! Knows: candidates and versions. Must never know: what a disk has to keep.
 
