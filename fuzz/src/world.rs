@@ -19,6 +19,7 @@ use crate::model::{Fill, Model, View};
 use crate::probe::{Probe, hash_words};
 use crate::{Checked, Failure, fail};
 use ask::request;
+use quod::states::state::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
@@ -408,13 +409,21 @@ impl World {
         }
         self.pump()?;
         if self.session.trace {
-            let (edges, format) = (&mut self.tally.edges, self.subject.form.format() as u8);
+            let (edges, format) = (&mut self.tally.edges, self.subject.form.format());
+            let mut unknown = None;
             self.driver.drain_transitions(&mut |step| {
-                let edge = (format, step.transition.from as u8, step.transition.to as u8);
+                let (from, to) = (step.transition.from, step.transition.to);
                 if step.layer == 0 {
-                    *edges.entry(edge).or_default() += 1;
+                    let count = edges.entry((format as u8, from as u8, to as u8)).or_default();
+                    if *count == 0 && !table(format).contains(&(from, to)) {
+                        unknown = Some((from, to));
+                    }
+                    *count += 1;
                 }
             });
+            if let Some((from, to)) = unknown {
+                return fail(format!("no edge {from:?} -> {to:?}"));
+            }
         }
         self.sweep()
     }
@@ -506,6 +515,15 @@ impl World {
         }
         self.drain(&mut Fifo)?;
         Ok(self.tally.clean_closes > before)
+    }
+}
+
+/// The edges that a format allows.
+fn table(format: Format) -> Edges {
+    match format {
+        Format::Raw => RAW_EDGES,
+        Format::Qed => QED_EDGES,
+        Format::Qcow2 => QCOW2_EDGES,
     }
 }
 

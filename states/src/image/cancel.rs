@@ -10,7 +10,7 @@
 use super::Image;
 use crate::acb::Acb;
 use crate::error::Error;
-use crate::request::Kind;
+use crate::request::{Flags, Kind};
 use crate::state::State;
 use alloc::boxed::Box;
 
@@ -62,6 +62,10 @@ impl Acb {
         }
         let more = self.run_end < self.end;
         self.end = self.run_end;
+        if more {
+            // what was not asked for any more need not be durable
+            self.flags.remove(Flags::FUA);
+        }
         more
     }
 }
