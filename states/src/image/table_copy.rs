@@ -84,7 +84,8 @@ impl Image {
         let bytes = self.geometry().map_or(0, |geometry| geometry.table_bytes);
         let Some(copy) = self.counted().and_then(|counted| counted.copies.get(index)) else { return };
         let (offset, l1_index) = (copy.old + copy.done, copy.l1_index);
-        let len = (bytes - copy.done).min(CHUNK) as u32;
+        // both are powers of two: there is no smaller last chunk
+        let len = bytes.min(CHUNK) as u32;
         self.counters.table_reads += 1;
         self.name_io(Purpose::CopyRead(l1_index), "L2 table", offset, IoOp::ReadTable { offset, len });
     }
