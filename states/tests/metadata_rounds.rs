@@ -3,140 +3,21 @@
 //! Checks: the exact I/O of rounds with a new refcount block, or a new refcount table, that came in time, too
 //! late, or found no space (QC9, QC10); the bytes of the table; that a quiesce leaves none of it behind; that
 //! lazy counts leave the table alone until it moves.
-//!
-//! Clusters have 512 bytes, counts 64 bits: a block counts 64 clusters, and a cluster of the table leads to 64
-//! blocks, so it is full at 2 MiB. Files are as long as the test wants: what was not written reads as zeros.
 
 mod common;
+#[path = "common/narrow.rs"]
+mod narrow;
 
-use common::qcow2::{assert_sound, count, header, l2_entry, opened, qcow2_file};
-use common::{Disk, Rng, request, write};
-use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options};
+use common::qcow2::{assert_sound, header};
+use common::{Disk, write};
+use narrow::{
+    BLOCK, CLUSTER, FULL, complete_but, complete_to, long, name, open, run, settle, start, steps, with_table,
+    words,
+};
+use quod_states::{Error, Image, IoOp, Kind};
 
-const CLUSTER: u64 = 512;
-/// Bytes of the file that a block counts, and that a cluster of the table leads to.
-const BLOCK: u64 = 64 * CLUSTER;
-const FULL: u64 = 64 * BLOCK;
-const COPIED: u64 = 1 << 63;
-
-/// An image with data in guest cluster 0, closed.
-fn small(lazy_refcounts: bool) -> Disk {
-    let create = CreateOptions {
-        size: (16 << 20) - 512,
-        cluster_size: 512,
-        refcount_bits: 64,
-        lazy_refcounts,
-        ..CreateOptions::default()
-    };
-    let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
-    disk
-}
-
-/// The same in a file of `len` bytes, so that new clusters come behind that.
-fn long(len: u64, lazy_refcounts: bool) -> Disk {
-    let mut disk = small(lazy_refcounts);
-    // not a copy: memory that was not touched is not there
-    let mut file = vec![0; len as usize];
-    file[..disk.file.len()].copy_from_slice(&disk.file);
-    disk.file = file;
-    disk
-}
-
-/// A file like that whose refcount table has so many clusters, from cluster 64 on, and is full.
-fn with_table(clusters: u64) -> Disk {
-    let mut disk = long(clusters * FULL, false);
-    let old = header(&disk.file).reftable_offset;
-    let first = word(&disk.file, old);
-    set_word(&mut disk.file, 64 * CLUSTER, first);
-    // blocks that count the table itself, at the end of what the first block counts
-    for n in 0..clusters.div_ceil(64) {
-        let block = (60 + n) * CLUSTER;
-        set_word(&mut disk.file, 64 * CLUSTER + (1 + n) * 8, block);
-        (n * 64..clusters.min(n * 64 + 64)).for_each(|m| set_word(&mut disk.file, block + m % 64 * 8, 1));
-    }
-    set_word(&mut disk.file, 48, 64 * CLUSTER);
-    disk.file[56..60].copy_from_slice(&(clusters as u32).to_be_bytes());
-    for n in 0..clusters.div_ceil(64) {
-        common::qcow2::set_count(&mut disk.file, 60 + n, 1);
-    }
-    common::qcow2::set_count(&mut disk.file, old / CLUSTER, 0);
-    disk
-}
-
-fn word(file: &[u8], at: u64) -> u64 {
-    u64::from_be_bytes(file[at as usize..][..8].try_into().unwrap())
-}
-
-fn set_word(file: &mut [u8], at: u64, value: u64) {
-    file[at as usize..][..8].copy_from_slice(&value.to_be_bytes());
-}
-
-fn words(bytes: &[u8]) -> Vec<u64> {
-    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
-}
-
-fn open(disk: &mut Disk) -> Image {
-    let image = opened(disk, Options { grow_step: 0, ..Options::default() }).image;
-    disk.log.clear();
-    image
-}
-
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {
-    disk.run(image, request(kind, offset, len, 0), vec![1; len as usize]);
-}
-
-fn start(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, user: u64) {
-    disk.submit(image, request(kind, offset, 0, user), vec![]).unwrap();
-}
-
-/// What an I/O is; writes of tables with their offset and length. Others have no place in the order.
-fn name(op: &IoOp) -> Option<String> {
-    Some(match *op {
-        IoOp::WriteTable { offset: 0, .. } => "header".into(),
-        IoOp::WriteTable { offset, len } => format!("{offset:#x}+{len:#x}"),
-        IoOp::WriteData { host, .. } => format!("data {host:#x}"),
-        IoOp::Sync => "sync".into(),
-        _ => return None,
-    })
-}
-
-/// What was asked for since the last call.
-fn steps(disk: &mut Disk) -> Vec<String> {
-    disk.log.drain(..).filter_map(|step| name(&step.op)).collect()
-}
-
-/// Completes all that is pending but what has this name.
-fn complete_but(disk: &mut Disk, image: &mut Image, keep: &str) {
-    let other = |disk: &Disk| disk.pending.iter().position(|(io, _)| name(&io.op).as_deref() != Some(keep));
-    while let Some(index) = other(disk) {
-        disk.complete(image, index);
-    }
-}
-
-fn settle(disk: &mut Disk, image: &mut Image) {
-    while !disk.pending.is_empty() {
-        disk.complete_first(image);
-    }
-}
-
-/// Completes the oldest I/O until one of this name is pending, and says where.
-fn complete_to(disk: &mut Disk, image: &mut Image, wanted: &str) -> usize {
-    for _ in 0..1000 {
-        let found = disk.pending.iter().position(|(io, _)| name(&io.op).as_deref() == Some(wanted));
-        if let Some(index) = found {
-            return index;
-        }
-        disk.complete_first(image);
-    }
-    panic!("{wanted} is never asked for: {:?}", steps(disk));
-}
-
-/// The refcount table grows by half, to whole clusters. Its clusters come behind the three or four blocks that
-/// the space at the end of the file needs; the header leads to it when it is durable.
+/// The refcount table grows by half, to whole clusters. Its clusters come behind the three or four blocks
+/// that the space at the end of the file needs; the header leads to it when it is durable.
 #[test]
 fn a_new_refcount_table_is_written_whole_in_chunks() {
     let (end, larger) = (85 * FULL, 128 * FULL);
@@ -379,49 +260,4 @@ fn lazy_counts_leave_the_refcount_table_alone_until_it_moves() {
         run(&mut disk, &mut image, Kind::Close, 0, 0);
         assert_sound(&disk.file, "lazy");
     }
-}
-
-/// Behind the end of the file nothing should be in use. Where a count says so all the same, the cluster is
-/// left alone, whichever block has it.
-#[test]
-fn space_that_is_counted_is_not_handed_out() {
-    for (index, block) in [(0, 0), (1, 40 * CLUSTER)] {
-        let mut disk = long((index + 1) * BLOCK - 20 * CLUSTER, false);
-        if index == 1 {
-            set_word(&mut disk.file, 512 + 8, block);
-            common::qcow2::set_count(&mut disk.file, block / CLUSTER, 1);
-        }
-        let end = disk.file.len() as u64 / CLUSTER;
-        for cluster in [end, end + 1, end + 3] {
-            common::qcow2::set_count(&mut disk.file, cluster, 7);
-        }
-        let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Write, 8192, 512);
-        run(&mut disk, &mut image, Kind::Write, 9216, 1024);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
-        let hosts = [8192, 9216, 9728].map(|guest| (l2_entry(&disk.file, guest) & !COPIED) / CLUSTER - end);
-        assert_eq!(hosts, [2, 4, 5]);
-        assert_eq!([0, 1, 2, 3, 4].map(|n| count(&disk.file, end + n)), [7, 7, 1, 7, 1]);
-    }
-}
-
-/// Clusters of 8 KiB: a block has 1024 counts, in two slices. The file ends where the second one of a block
-/// counts that is not there yet: the block comes to lie there, and counts itself.
-#[test]
-fn a_new_block_counts_itself_in_any_of_its_slices() {
-    let create =
-        CreateOptions { size: 16 << 20, cluster_size: 8192, refcount_bits: 64, ..CreateOptions::default() };
-    let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    disk.file.resize(1541 * 8192, 0);
-    let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, 8192);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
-    let block = 1541 * 8192;
-    assert_eq!(word(&disk.file, 8192 + 8), block);
-    // the block, the L2 table, the data
-    let mut counts = vec![0; 1024];
-    counts[1541 - 1024..1541 - 1024 + 3].fill(1);
-    assert!(words(&disk.file[block as usize..][..8192]) == counts);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
-    assert_sound(&disk.file, "a block");
 }
