@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::qcow2::{compress, count, l2_entry, opened, qcow2_file, set_count, set_l2_entry};
+use common::qcow2::{compress, count, l2_entry, opened, qcow2_file, set_l2_entry};
 use common::{Disk, Rng, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{FillSource, Image, IoOp, Kind, Options};
