@@ -60,8 +60,11 @@ impl Image {
         };
         let old = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0) & entry::OFFSET;
         debug_assert!(old != 0);
-        // the slot may not go while the space is waited for; it is looked up again then
-        let Some(new) = self.allocate_counted(a, geometry.table_bytes, State::AllocL2) else { return };
+        // counts need slots of the cache, but not this one; where space is waited for, it is looked up again
+        self.pin(l1_slot, Rule::PinL1);
+        let new = self.allocate_counted(a, geometry.table_bytes, State::AllocL2);
+        self.unpin_quietly(l1_slot, Rule::PinL1);
+        let Some(new) = new else { return };
         self.pin(l1_slot, Rule::PinCopy);
         let copy =
             TableCopy { l1_index, l1_slot, old, new, done: 0, chunk: Vec::new(), waiters: Queue::new() };
