@@ -2,7 +2,8 @@
 //!
 //! A cluster waits until the removal of the pointer to it is durable (QC4); then its count goes down. If
 //! nobody counts it any more it waits until no request, and no load of a slice, that found it earlier is in
-//! flight (QC5), then a hole is punched (QC6), so that it reads as zeros like all free space; then it is free.
+//! flight (QC5), then a hole is punched (QC6), so that it reads as zeros like all free space; then it is
+//! free.
 //!
 //! Knows: host clusters. Must never know: what they held.
 //!
