@@ -93,7 +93,7 @@ pub enum Rule {
     PinLink = 1 << 41,
     /// The slice that clusters are allocated for stays there while counts are loaded.
     PinCount = 1 << 42,
-    /// So does the L1 slice that a new table is allocated for.
+    /// So does the L1 slice that a new table, or the copy of one, is allocated for.
     PinL1 = 1 << 43,
     /// The L1 slice of a table that is being copied stays in the cache.
     PinCopy = 1 << 44,

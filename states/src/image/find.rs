@@ -402,6 +402,9 @@ impl Image {
             }
         }
         self.wake_slot_waiters();
+        if self.has_dead() {
+            self.punch_dead();
+        }
         self.look_on();
         self.kick();
     }

@@ -136,9 +136,7 @@ impl Image {
     pub(super) fn switch_durable(&mut self) {
         let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let (offset, clusters) = self.commit.take_old_reftable();
-        if clusters > 0 {
-            self.free_clusters(offset >> bits, clusters, 0);
-        }
+        self.free_clusters(offset >> bits, clusters, 0);
         self.pointers_may_go();
     }
 

@@ -1,8 +1,9 @@
 //! Quarantine: clusters that nothing points to any more, on their way back to the allocator.
 //!
 //! A cluster waits until the removal of the pointer to it is durable (QC4); then its count goes down. If
-//! nobody counts it any more it waits until no request that found it earlier is in flight (QC5), then a
-//! hole is punched (QC6), so that it reads as zeros like all free space; then it is free.
+//! nobody counts it any more it waits until no request, and no load of a slice, that found it earlier is in
+//! flight (QC5), then a hole is punched (QC6), so that it reads as zeros like all free space; then it is
+//! free.
 //!
 //! Knows: host clusters. Must never know: what they held.
 //!
@@ -13,7 +14,7 @@
 //! * a cluster whose write failed was never pointed to: it comes here at once.
 
 use super::refcounts::Wait;
-use super::{Image, Purpose};
+use super::{Image, InFlight, Purpose};
 use crate::error::Error;
 use crate::io::{Io, IoId, IoOp};
 use crate::rule::Rule;
@@ -313,10 +314,17 @@ impl Image {
         self.look_on();
     }
 
-    /// Does a request in flight use host bytes of `[start, end)`?
+    /// Does a request in flight use host bytes of `[start, end)`, or is a slice being loaded from there (of a
+    /// table that was copied since)?
     fn host_in_use(&self, start: u64, end: u64) -> bool {
         use crate::acb::Source;
         let overlaps = |low: u64, high: u64| low < end && start < high;
+        // a slice of such a table lies in one cluster
+        let loads =
+            |io: &InFlight| matches!(io.purpose, Purpose::Load(_)) && start <= io.offset && io.offset < end;
+        if self.ios.iter().any(|(_, io)| loads(io)) {
+            return true;
+        }
         self.acbs.iter().any(|(_, acb)| {
             if acb.pending == 0 {
                 return false;

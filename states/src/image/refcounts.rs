@@ -382,8 +382,7 @@ impl Image {
         let byte = counts.block_index(cluster) / per_slice * u64::from(geometry.slice_bytes());
         let number = geometry.refcount_slice(index, byte);
         let block = cluster << geometry.cluster_bits;
-        let words = geometry.slice_bytes() as usize / 8;
-        let Some(slot) = self.tables.claim(number, HostOffset(block + byte), words) else {
+        let Some(slot) = self.tables.claim(number, HostOffset(block + byte), geometry.slice_words()) else {
             self.wait_for_slot(a);
             return None;
         };

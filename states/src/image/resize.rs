@@ -266,11 +266,15 @@ impl Image {
     /// A chunk of the old L1 table was read.
     pub(super) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
         let (bytes, _) = self.old_l1();
+        let poisoned = self.poison.is_some();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
         let Outcome::Table(read) = outcome else {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
             return self.l1_failed(&error);
         };
+        if poisoned {
+            return self.l1_failed(&Error::Poisoned);
+        }
         copying.chunk.clear();
         copying.chunk.extend_from_slice(read);
         // what lies behind the table in its last block is none of it

@@ -221,9 +221,8 @@ impl Image {
                 // the new length must be durable before a pointer into it is (QE4)
                 self.commit.unsynced |= !self.sabotaged(Rule::LengthBeforePointer);
             }
-            Err(_) if self.space.waiters.is_empty() => {}
             Err(_) if !self.space.smallest => {
-                // a large step failed: what is needed may still fit
+                // a large step failed: what is needed may still fit (nothing, if nobody waits)
                 let need = self.space.whole(self.space.append.saturating_add(self.space.wanted));
                 return self.grow(need, true);
             }

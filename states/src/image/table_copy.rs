@@ -60,8 +60,11 @@ impl Image {
         };
         let old = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0) & entry::OFFSET;
         debug_assert!(old != 0);
-        // the slot may not go while the space is waited for; it is looked up again then
-        let Some(new) = self.allocate_counted(a, geometry.table_bytes, State::AllocL2) else { return };
+        // counts need slots of the cache, but not this one; where space is waited for, it is looked up again
+        self.pin(l1_slot, Rule::PinL1);
+        let new = self.allocate_counted(a, geometry.table_bytes, State::AllocL2);
+        self.unpin_quietly(l1_slot, Rule::PinL1);
+        let Some(new) = new else { return };
         self.pin(l1_slot, Rule::PinCopy);
         let copy =
             TableCopy { l1_index, l1_slot, old, new, done: 0, chunk: Vec::new(), waiters: Queue::new() };
@@ -84,7 +87,8 @@ impl Image {
         let bytes = self.geometry().map_or(0, |geometry| geometry.table_bytes);
         let Some(copy) = self.counted().and_then(|counted| counted.copies.get(index)) else { return };
         let (offset, l1_index) = (copy.old + copy.done, copy.l1_index);
-        let len = (bytes - copy.done).min(CHUNK) as u32;
+        // both are powers of two: there is no smaller last chunk
+        let len = bytes.min(CHUNK) as u32;
         self.counters.table_reads += 1;
         self.name_io(Purpose::CopyRead(l1_index), "L2 table", offset, IoOp::ReadTable { offset, len });
     }

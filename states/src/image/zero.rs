@@ -85,6 +85,11 @@ impl Image {
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
     pub(super) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+        let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        if let Err(error) = self.check_data_place(pos, host, len) {
+            self.fail_lookup(a, error);
+            return false;
+        }
         let align = self.align();
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
@@ -92,10 +97,6 @@ impl Image {
         }
         if host < first {
             return self.write_in_place(a, host, first - host);
-        }
-        if let Err(error) = self.check_data_place(0, host, len) {
-            self.fail_lookup(a, error);
-            return false;
         }
         let unmap = matches!(self.layout, Layout::Raw)
             && self.acbs.get(a).is_some_and(|acb| acb.flags.contains(Flags::MAY_UNMAP));
