@@ -2,8 +2,8 @@
 //!
 //! Checks: the header may fill its cluster; all that belongs to it is written back, a name and extensions
 //! behind its first block too; the last piece of a refcount table is no longer than the table; an answer too
-//! short to hold an entry ends the opening; nothing is written to the snapshot table; each step of a repair is
-//! durable before the next.
+//! short to hold an entry ends the opening; nothing is written to the snapshot table; each step of a repair
+//! is durable before the next.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn set(file: &mut [u8], at: usize, bytes: &[u8]) {
 
 /// What an opening does to the file: each I/O as offset and length, writes marked. The answer to the read
 /// that `short` names is cut to so many bytes.
-fn steps(file: &mut Vec<u8>, short: Option<(&str, usize)>) -> (Vec<String>, Result<(), Error>) {
+fn steps(file: &mut [u8], short: Option<(&str, usize)>) -> (Vec<String>, Result<(), Error>) {
     let mut opening = Opening::new(None, file.len() as u64, Options::default());
     let mut steps = Vec::new();
     loop {
