@@ -39,7 +39,7 @@ pub struct Created {
     space: Space,
     /// L2 tables, in clusters: the one at `n` belongs to L1 entry `n`.
     l2: Vec<u64>,
-    /// In guest order.
+    /// In guest order, without gaps.
     extents: Vec<Extent>,
     len: u64,
     reserve: Option<(u64, u64)>,
