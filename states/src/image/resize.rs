@@ -383,7 +383,8 @@ impl Image {
             return self.fail(a, error);
         }
         acb.path |= Path::FLUSH;
-        if matches!(self.layout, Layout::Raw) && acb.kind == crate::request::Kind::Resize {
+        // of the others only a close sets the file's length
+        if matches!(self.layout, Layout::Raw) {
             self.size = acb.origin;
         }
         self.finish(a, Ok(()));

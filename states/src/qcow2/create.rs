@@ -39,7 +39,7 @@ pub struct Created {
     space: Space,
     /// L2 tables, in clusters: the one at `n` belongs to L1 entry `n`.
     l2: Vec<u64>,
-    /// In guest order.
+    /// In guest order, without gaps.
     extents: Vec<Extent>,
     len: u64,
     reserve: Option<(u64, u64)>,
@@ -74,7 +74,7 @@ pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
         space: Space::new(layout),
         l2: Vec::new(),
         extents: Vec::new(),
-        len: 3 << layout.cluster_bits,
+        len: 0,
         reserve: None,
         data_file_len: options.data_file.is_some().then_some(size),
     };
@@ -172,13 +172,14 @@ impl Created {
         Ok(())
     }
 
+    /// The next clusters of the disk have space.
     fn push(&mut self, guest: u64, host: u64, count: u64) {
         match self.extents.last_mut() {
-            Some(last) if last.guest + last.count == guest && last.host + last.count == host => {
-                last.count += count
+            Some(last) if last.host + last.count == host => {
+                debug_assert_eq!(last.guest + last.count, guest);
+                last.count += count;
             }
-            _ if count > 0 => self.extents.push(Extent { guest, host, count }),
-            _ => {}
+            _ => self.extents.push(Extent { guest, host, count }),
         }
     }
 
@@ -240,13 +241,12 @@ impl Created {
         let bits = self.header.cluster_bits;
         let cluster = |at: Option<&u64>| at.map_or((0, 0), |at| (at << bits, (at + 1) << bits));
         match self.kind(n) {
-            Piece::OldTable(n) => match self.space.old_tables.get(n) {
+            Piece::OldTable(n) => self.space.old_tables.get(n).map_or((0, 0), |(at, table)| {
+                let end = at + (table.len() as u64 >> (bits - 3));
                 // what was put in its place since then is zeros or another piece
-                Some((at, table)) if self.is_free(*at, table.len() as u64) => {
-                    (at << bits, (at << bits) + table.len() as u64 * 8)
-                }
-                _ => (0, 0),
-            },
+                let taken = self.space.used.within(*at, end).next().is_some();
+                if taken { (0, 0) } else { (at << bits, end << bits) }
+            }),
             Piece::Header => (0, 1 << bits),
             Piece::Reftable => {
                 (self.header.reftable_offset, (self.space.table_at + self.space.table_clusters()) << bits)
@@ -257,11 +257,6 @@ impl Created {
             Piece::Block(n) => cluster(self.space.table.get(n).filter(|at| **at != 0)),
             Piece::L2(n) => cluster(self.l2.get(n)),
         }
-    }
-
-    fn is_free(&self, at: u64, entries: u64) -> bool {
-        let clusters = entries >> (self.header.cluster_bits - 3);
-        self.space.used.within(at, at + clusters).next().is_none()
     }
 
     fn piece(&self, n: usize) -> Vec<u8> {

@@ -158,16 +158,15 @@ impl Opening {
         if count < self.header.snapshots {
             return self.name(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
-        if offset > self.header.snapshots_offset {
-            self.tables.snapshots.push((self.header.snapshots_offset, offset));
-        }
+        // of no bytes, if there are none
+        self.tables.snapshots.push((self.header.snapshots_offset, offset));
         self.next_chunk();
     }
 
     fn snapshot_read(&mut self, bytes: &[u8]) {
         match Snapshot::parse(bytes, u64::from(self.snapshots.0), false) {
             Err(error) => self.fail(error),
-            Ok(Parsed::Needs(len)) if len > bytes.len() => {
+            Ok(Parsed::Needs(len)) if len > self.snapshots.2 => {
                 self.snapshots.2 = len;
                 self.next_snapshot();
             }
@@ -294,7 +293,7 @@ impl Machine for Opening {
             (Step::ClearAutoclear, _) => self.name(Step::SyncAutoclear, IoOp::Sync),
             (Step::SyncAutoclear, _) => self.check(),
             (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
-            (Step::Reftable, Outcome::Table(bytes)) if !bytes.is_empty() => {
+            (Step::Reftable, Outcome::Table(bytes)) if bytes.len() >= 8 => {
                 self.tables
                     .reftable
                     .extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)));

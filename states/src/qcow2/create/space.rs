@@ -168,27 +168,26 @@ impl Space {
             *entry = block;
             return Ok(());
         }
-        let blocks = (cluster + 1).max(block + 1).div_ceil(self.layout.block_entries());
+        let blocks = self.layout.table_index(cluster.max(block)) + 1;
         self.make_area(blocks << self.layout.block_bits(), 0, false, Some((index, block)))?;
         Ok(())
     }
 
     /// Refcount blocks that a file of so many clusters needs, its refcount structures counted in.
     fn blocks_for(&self, mut clusters: u64, mut generous: bool) -> u64 {
-        let (mut blocks, mut table, mut total) = (0u64, 0u64, 0);
+        let (mut blocks, mut table) = (0u64, 0u64);
         loop {
-            let last = total;
+            let last = blocks;
             blocks = (clusters + table + blocks).div_ceil(self.layout.block_entries());
             table = blocks.div_ceil(1 << (self.layout.cluster_bits - 3));
-            total = clusters + blocks + table;
-            if total == last && generous {
-                clusters += table.div_ceil(2);
-                total = 0;
-                generous = false;
+            if blocks > last {
+                continue;
             }
-            if total == last {
+            if !generous {
                 return blocks;
             }
+            clusters += table.div_ceil(2);
+            generous = false;
         }
     }
 
