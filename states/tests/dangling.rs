@@ -88,6 +88,26 @@ fn what_lies_there_now_is_not_given_up_with_a_range_that_has_such_a_pointer() {
     }
 }
 
+/// Compressed data that begins in one cluster and ends in the next has both.
+#[test]
+fn compressed_data_that_the_file_has_is_given_up_whole() {
+    let create = CreateOptions { size: 16 * CLUSTER, ..CreateOptions::default() };
+    let mut disk = Disk::new(qcow2_file(&create), None, 1);
+    let mut image = opened(&mut disk, Options::default()).image;
+    run(&mut disk, &mut image, Kind::Write, 0, 3 * CLUSTER, 0x11);
+    run(&mut disk, &mut image, Kind::Close, 0, 0, 0);
+    let border = l2_entry(&disk.file, 2 * CLUSTER) & OFFSET;
+    let entry = header(&disk.file).shape().encode_compressed(border - 600, 2000).unwrap();
+    set_l2_entry(&mut disk.file, CLUSTER, entry);
+    set_l2_entry(&mut disk.file, 2 * CLUSTER, 0);
+    let mut image = opened(&mut disk, Options::default()).image;
+    run(&mut disk, &mut image, Kind::Discard, CLUSTER, CLUSTER, 0);
+    run(&mut disk, &mut image, Kind::Quiesce, 0, 0, 0);
+    let counts =
+        [border - 2 * CLUSTER, border - CLUSTER, border].map(|host| count(&disk.file, host / CLUSTER));
+    assert_eq!(counts, [1, 0, 0]);
+}
+
 /// Of compressed data the file had the first sectors alone: as many as it had are given up.
 #[test]
 fn the_missing_end_of_compressed_data_is_not_given_up_with_it() {

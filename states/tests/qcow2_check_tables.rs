@@ -116,6 +116,20 @@ fn flags_are_not_corrected_in_an_l1_table_that_lies_on_other_metadata() {
     assert!(changes.iter().all(|(at, _)| *at / K == BLOCK / K), "{changes:x?}");
 }
 
+/// A bitmap has its table where the last entry of the L1 table is, in that one's second cluster.
+#[test]
+fn flags_are_not_corrected_in_an_l1_table_whose_end_lies_on_other_metadata() {
+    let plan = Plan { size: 129 * 128 * K, l1: (8 * K, 129), bitmaps: Some((1, 32, 11 * K)), ..PLAN };
+    let mut file = filled(Plan { len: 12 * K, ..plan });
+    file.put(8 * K, &[L2]);
+    file.put(11 * K, &[9 * K, 1 << 32, 0x0110_0008_0000_0000, u64::from_be_bytes(*b"a bitmap")]);
+    file.put(BLOCK, &[1, 1, 1, 0, 1, 1, 1, 1, 1, 2, 0, 1]);
+    let before = file.clone();
+    let ran = run(&mut file, Some(Repair::All));
+    let flag = Finding::Copied { l1_index: Some(0), entry: L2, refcount: 1, repaired: false };
+    assert_eq!((ran.findings, file.changes(&before)), (vec![flag], vec![]));
+}
+
 /// The file ends behind its first two clusters, so new counts come to lie where the header has the L1 table.
 #[test]
 fn flags_are_not_corrected_in_a_new_refcount_table() {
