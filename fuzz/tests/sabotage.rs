@@ -156,6 +156,6 @@ noticed! {
     fn a_shared_table_is_copied() SharedTable "qcow2-shared-table" ExplorerAndSimulator
     fn a_hole_is_there_before_its_reuse() PunchedFirst "qcow2-discard-and-reuse" ExplorerAndSimulator
     fn what_was_not_punched_is_not_used() UnpunchedStays "qcow2-discard-old" ExplorerWithFaults
-    fn nobody_comes_in_while_the_l1_table_moves() Exclusive "qcow2-grow-moves-the-table-alone" Explorer
+    fn nobody_comes_in_while_the_l1_table_moves() Exclusive "qcow2-grow-moves-an-empty-table" Explorer
     fn free_clusters_are_found_once() HeldOnce "qcow2-discard-and-reuse" Explorer
 }

@@ -110,6 +110,13 @@ fn resizes() -> Vec<Scenario> {
             .made(&[data(0, 2)]),
         scenario("qcow2-grow-moves-the-table-shared", SMALL, 1, &[resize(SPAN + 4096), write(0, 512)])
             .made(&[data(0, 2), Part::Snapshot]),
+        // an entry of the table that moves changes, if somebody comes in meanwhile
+        scenario(
+            "qcow2-grow-moves-an-empty-table",
+            SMALL,
+            1,
+            &[resize(SPAN + 4096), write(2048, 512), Ask::Flush],
+        ),
         // the header is the pointer, and the count of what it points to comes late
         scenario("qcow2-lazy-grow-moves-the-table", LATE, 1, &[resize(SPAN + 4096), Ask::Close])
             .made(&[data(0, 1)]),
