@@ -184,11 +184,12 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
         Format::Qcow2 => Form::Qcow2(random::top(chooser, depth > 0)),
     };
     let (cluster, span) = (form.cluster(), form.span());
-    // small, or with a border between two L2 tables in it
+    // small, or with a border between two L2 tables in it, or with more tables than the cache has room for
     let border = span <= 2 << 20 && chance(chooser, 3);
+    let tables = if !border && span <= 64 << 10 && chance(chooser, 2) { 12 + ask(chooser, 16) } else { 0 };
     let most = if cluster > 1 << 20 { 5 * cluster / 2 } else { 12 * cluster };
     let extra = SECTOR * (1 + ask(chooser, (most / SECTOR) as usize) as u64);
-    let size = if border { span + extra } else { extra };
+    let size = if border { span + extra } else { span * tables as u64 + extra };
     let direct = ask(chooser, 2) == 1;
     // a raw image under O_DIRECT ends with a whole block
     let size = if format == Format::Raw { size.next_multiple_of(4096) } else { size };
@@ -220,7 +221,11 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let old = matches!(form, Form::Qcow2(qcow2) if qcow2.version == 2);
     let place = Place {
         form,
-        spots: if border { vec![span, cluster, span] } else { vec![size / 2, 0, size] },
+        spots: match tables {
+            0 if border => vec![span, cluster, span],
+            0 => vec![size / 2, 0, size],
+            _ => (0..tables as u64).map(|table| table * span).collect(),
+        },
         reach: (cluster * [3, 1, 8][ask(chooser, 3)]).min(size),
         aligned: ask(chooser, 2) == 0,
         direct,
