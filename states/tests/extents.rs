@@ -9,7 +9,7 @@ mod common;
 #[path = "common/ops.rs"]
 mod ops;
 
-use common::qcow2::{assert_sound, of_snapshot, opened, qcow2_file, snapshot};
+use common::qcow2::{assert_sound, created, of_snapshot, opened, snapshot};
 use common::{Disk, qed_file, read_all, request};
 use ops::{asked, complete_all, listed, mapped, words, writes};
 use quod_states::qcow2::CreateOptions;
@@ -18,15 +18,6 @@ use quod_states::{Image, Kind, Machine, Options, Outcome};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const CLUSTER: u64 = 65536;
-
-fn setup(create: CreateOptions<'_>, backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
-    let name = backing.as_ref().map(|_| b"base".as_slice());
-    let file =
-        qcow2_file(&CreateOptions { backing: name, backing_format: name.map(|_| &b"raw"[..]), ..create });
-    let mut disk = Disk::new(file, backing, options.align.into());
-    let image = opened(&mut disk, options).image;
-    (disk, image)
-}
 
 /// What requests on a raw image with blocks of 4 KiB ask for, all completed at once.
 fn raw(kind: Kind, offset: u64, len: u64) -> Vec<String> {
@@ -67,7 +58,7 @@ fn a_write_in_place_is_cut_at_8_mib_and_at_the_end_of_a_block() {
 fn new_clusters_that_are_alike_are_written_at_once() {
     for extended_l2 in [false, true] {
         let create = CreateOptions { size: 1 << 30, extended_l2, ..CreateOptions::default() };
-        let (mut disk, mut image) = setup(create, None, Options::default());
+        let (mut disk, mut image) = created(create, None, Options::default());
         assert_eq!(
             writes(&mut disk, &mut image, 2 * KIB, 4 * CLUSTER),
             ["write 0x50800 = 0+262144+0"],
@@ -87,7 +78,7 @@ fn new_clusters_that_are_alike_are_written_at_once() {
 fn around_the_bytes_in_space_that_was_kept_zeros_are_written() {
     let one = |extended_l2| {
         let create = CreateOptions { size: 8 * CLUSTER, extended_l2, ..CreateOptions::default() };
-        let (mut disk, mut image) = setup(create, None, Options::default());
+        let (mut disk, mut image) = created(create, None, Options::default());
         writes(&mut disk, &mut image, 0, 4 * CLUSTER);
         asked(&mut disk, &mut image, request(Kind::WriteZeroes, 0, 4 * CLUSTER, 1));
         let ops = writes(&mut disk, &mut image, 2560, 4 * CLUSTER - 5120);
@@ -133,7 +124,7 @@ fn beside_a_snapshot(mut disk: Disk, offset: u64, len: u64, clusters: u64) -> (V
 /// Four clusters of data, of which these ranges were zeroed and kept.
 fn with_zeros(extended_l2: bool, ranges: &[(u64, u64)]) -> Disk {
     let create = CreateOptions { size: 8 * CLUSTER, extended_l2, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup(create, None, Options::default());
+    let (mut disk, mut image) = created(create, None, Options::default());
     writes(&mut disk, &mut image, 0, 4 * CLUSTER);
     for (offset, len) in ranges {
         asked(&mut disk, &mut image, request(Kind::WriteZeroes, *offset, *len, 1));
@@ -171,7 +162,7 @@ fn shared_clusters_of_subclusters_move_as_they_are() {
         (8 * KIB + 512, 8704, 56832, "write 0xb2000 = 512+512+1024", "11:1f/20"),
         (40 * KIB, 40960, 24576, "write 0xba000 = 0+512+1536", "11:10000f/30"),
     ] {
-        let (mut disk, mut image) = setup(create, None, Options::default());
+        let (mut disk, mut image) = created(create, None, Options::default());
         writes(&mut disk, &mut image, 0, 12 * KIB);
         asked(&mut disk, &mut image, request(Kind::WriteZeroes, 8 * KIB, 4 * KIB, 1));
         disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
@@ -194,7 +185,7 @@ fn behind_the_backing_layer_there_is_nothing_to_copy() {
     ] {
         let create = CreateOptions { size: 8 * CLUSTER, ..CreateOptions::default() };
         let backing = Some(vec![7; len as usize]);
-        let (mut disk, mut image) = setup(create, backing, Options::default());
+        let (mut disk, mut image) = created(create, backing, Options::default());
         assert_eq!(writes(&mut disk, &mut image, 2 * CLUSTER + 512, 512), expected, "{len}");
     }
 }
@@ -241,7 +232,7 @@ fn small_subclusters(backing: bool) -> (Disk, Image) {
     let create =
         CreateOptions { size: 8 << 15, cluster_size: 1 << 15, extended_l2: true, ..CreateOptions::default() };
     let options = Options { align: 4096, ..Options::default() };
-    let (mut disk, mut image) = setup(create, backing.then(|| vec![7; 8 << 15]), options);
+    let (mut disk, mut image) = created(create, backing.then(|| vec![7; 8 << 15]), options);
     for cluster in 0..3 {
         for offset in [0, 16 * KIB] {
             writes(&mut disk, &mut image, (cluster << 15) + offset, KIB);

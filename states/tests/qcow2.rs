@@ -15,7 +15,7 @@
 mod common;
 
 use common::qcow2::{
-    assert_durable_before, assert_sound, count, l1_entry, l2_entry, opened, qcow2_file, set_l1_entry,
+    assert_durable_before, assert_sound, count, created, l1_entry, l2_entry, opened, set_l1_entry,
     set_l2_entry,
 };
 use common::{Disk, Rng, Step, read_all, request, write};
@@ -32,16 +32,7 @@ const L1: u64 = 3;
 const COPIED: u64 = 1 << 63;
 
 fn setup(options: Options) -> (Disk, Image) {
-    setup_with(CreateOptions { size: 1 << 30, ..CreateOptions::default() }, None, options)
-}
-
-fn setup_with(create: CreateOptions<'_>, backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
-    let name = backing.as_ref().map(|_| b"base".as_slice());
-    let file =
-        qcow2_file(&CreateOptions { backing: name, backing_format: name.map(|_| &b"raw"[..]), ..create });
-    let mut disk = Disk::new(file, backing, options.align.into());
-    let image = opened(&mut disk, options).image;
-    (disk, image)
+    created(CreateOptions { size: 1 << 30, ..CreateOptions::default() }, None, options)
 }
 
 fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {
@@ -214,7 +205,7 @@ fn allocations_and_discards_in_turns_cost_two_syncs_a_flush() {
 fn narrow(refcount_bits: u32) -> (Disk, Image) {
     let create =
         CreateOptions { size: 16 << 20, cluster_size: 512, refcount_bits, ..CreateOptions::default() };
-    setup_with(create, None, Options { grow_step: 0, ..Options::default() })
+    created(create, None, Options { grow_step: 0, ..Options::default() })
 }
 
 /// The table entries of the file at the end: refcount blocks and L2 tables.
@@ -302,7 +293,7 @@ fn a_new_refcount_table_goes_before_the_header_and_that_before_the_old_one_is_fr
 fn lazy_refcounts_set_the_dirty_bit_first_and_count_at_the_end() {
     for last in [Kind::Quiesce, Kind::Close] {
         let create = CreateOptions { size: 1 << 30, lazy_refcounts: true, ..CreateOptions::default() };
-        let (mut disk, mut image) = setup_with(create, None, Options::default());
+        let (mut disk, mut image) = created(create, None, Options::default());
         for n in 0..8 {
             run(&mut disk, &mut image, Kind::Write, n * CLUSTER, 4096);
             flush(&mut disk, &mut image);
@@ -377,7 +368,7 @@ fn failed_metadata_poisons_and_reads_go_on() {
 /// An image with data in guest clusters 0 to 3, and in another L2 table's first, closed.
 fn filled() -> Disk {
     let create = CreateOptions { size: 2 << 30, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup_with(create, None, Options::default());
+    let (mut disk, mut image) = created(create, None, Options::default());
     run(&mut disk, &mut image, Kind::Write, 0, 4 * CLUSTER);
     run(&mut disk, &mut image, Kind::Write, 512 << 20, CLUSTER);
     run(&mut disk, &mut image, Kind::Close, 0, 0);
@@ -475,7 +466,7 @@ fn a_larger_disk_is_zero_durably_before_the_header_says_so() {
 
 fn grow(options: Options) {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup_with(create, Some(vec![7; 4 * CLUSTER as usize]), options);
+    let (mut disk, mut image) = created(create, Some(vec![7; 4 * CLUSTER as usize]), options);
     run(&mut disk, &mut image, Kind::Write, 0, CLUSTER + 512);
     flush(&mut disk, &mut image);
     disk.log.clear();
@@ -501,7 +492,7 @@ fn grow(options: Options) {
 #[test]
 fn a_resize_goes_on_from_a_round_without_old_pointers() {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup_with(create, None, Options::default());
+    let (mut disk, mut image) = created(create, None, Options::default());
     run(&mut disk, &mut image, Kind::Write, CLUSTER, 512);
     flush(&mut disk, &mut image);
     disk.submit(&mut image, request(Kind::Resize, 2 * CLUSTER, 0, 1), vec![]).unwrap();
@@ -590,7 +581,7 @@ fn data_writes(disk: &Disk) -> Vec<(u64, u32, u64, u32)> {
 fn copy_on_write_reads_what_it_needs_and_writes_once() {
     let backing = vec![7; 3 * CLUSTER as usize - 1024];
     let create = CreateOptions { size: 8 * CLUSTER, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup_with(create, Some(backing), Options::default());
+    let (mut disk, mut image) = created(create, Some(backing), Options::default());
     let mut one = |offset: u64, len: u64| {
         disk.log.clear();
         run(&mut disk, &mut image, Kind::Write, offset, len);
@@ -618,7 +609,7 @@ fn copy_on_write_reads_what_it_needs_and_writes_once() {
 fn whole_subclusters_need_no_copy() {
     let sub = CLUSTER / 32;
     let create = CreateOptions { size: 8 * CLUSTER, extended_l2: true, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup_with(create, Some(vec![7; 8 * CLUSTER as usize]), Options::default());
+    let (mut disk, mut image) = created(create, Some(vec![7; 8 * CLUSTER as usize]), Options::default());
     let mut one = |offset: u64, len: u64| {
         disk.log.clear();
         run(&mut disk, &mut image, Kind::Write, offset, len);
@@ -647,7 +638,7 @@ fn subclusters_smaller_than_a_block_keep_their_neighbours() {
     let create =
         CreateOptions { size: 8 << 15, cluster_size: 1 << 15, extended_l2: true, ..CreateOptions::default() };
     let options = Options { align: 4096, ..Options::default() };
-    let (mut disk, mut image) = setup_with(create, Some(vec![7; 8 << 15]), options);
+    let (mut disk, mut image) = created(create, Some(vec![7; 8 << 15]), options);
     // a new cluster: the write begins in front of the subcluster's first byte
     run(&mut disk, &mut image, Kind::Write, 6144 + 512, 512);
     // the first three subclusters and a half of another: needs its neighbours, and the backing layer

@@ -5,7 +5,7 @@
 
 use super::Disk;
 use quod_states::qcow2::{Check, CreateOptions, Header, Purpose, create};
-use quod_states::{IoOp, Machine, Opened, Options, Outcome, Repair, Report};
+use quod_states::{Image, IoOp, Machine, Opened, Options, Outcome, Repair, Report};
 
 /// The bytes of a fresh image.
 pub fn qcow2_file(options: &CreateOptions<'_>) -> Vec<u8> {
@@ -202,6 +202,16 @@ pub fn of_snapshot(file: &[u8]) -> Vec<u8> {
 fn repair(file: &mut Vec<u8>) {
     check(file, Some(Repair::All));
     assert_sound(file, "after the repair");
+}
+
+/// A new image, open, over a raw backing layer if there is one.
+pub fn created(create: CreateOptions<'_>, backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
+    let name = backing.as_ref().map(|_| b"base".as_slice());
+    let file =
+        qcow2_file(&CreateOptions { backing: name, backing_format: name.map(|_| &b"raw"[..]), ..create });
+    let mut disk = Disk::new(file, backing, options.align.into());
+    let image = opened(&mut disk, options).image;
+    (disk, image)
 }
 
 /// Opens an image that is expected to open.
