@@ -5,7 +5,8 @@
 //! Invariants:
 //! * `pos <= run_end <= end`; `[pos, run_end)` is the extent in progress, `[run_end, end)` is still to be
 //!   looked up;
-//! * `pending` marks its own I/O in flight; it is in a queue only while `pending` is 0.
+//! * `pending` marks its own I/O in flight; it is in a queue only while `pending` is 0, and then no extent
+//!   is in progress: `run_end` is `pos`.
 
 use crate::error::Error;
 use crate::queue::NONE;

@@ -11,7 +11,6 @@ use super::Image;
 use crate::acb::Acb;
 use crate::error::Error;
 use crate::request::{Flags, Kind};
-use crate::state::State;
 use alloc::boxed::Box;
 
 impl Image {
@@ -46,20 +45,7 @@ impl Acb {
         if matches!(self.kind, Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize) {
             return false;
         }
-        let waits = matches!(
-            self.state,
-            State::ReadL2
-                | State::WaitCluster
-                | State::WaitSector
-                | State::WaitSlot
-                | State::GrowFile
-                | State::AllocL2
-                | State::AllocRefcount
-        );
-        if waits {
-            // woken, it looks again, and finds nothing left to do
-            self.run_end = self.pos;
-        }
+        // who waits has no extent in progress: woken, it looks again, and finds nothing left to do
         let more = self.run_end < self.end;
         self.end = self.run_end;
         if more {

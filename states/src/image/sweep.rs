@@ -92,6 +92,9 @@ impl Image {
             if (acb.link == NONE) != (own > 0 || self.closer == Some(a)) {
                 return Err(format!("acb {a} in {:?} has the wrong link", acb.state));
             }
+            if own == 0 && self.closer != Some(a) && acb.pos != acb.run_end {
+                return Err(format!("acb {a} in {:?} has an extent in progress", acb.state));
+            }
         }
         Ok(())
     }
@@ -253,6 +256,7 @@ mod tests {
         sees(waiting(), ready, "the ready queue is not empty");
         sees(waiting(), |image| acb(image).state = State::WaitSlot, "waits in the queue of [ReadL2");
         sees(waiting(), |image| assert_eq!(pop(image), Some(0)), "is in 0 places, 0 I/Os");
+        sees(waiting(), |image| acb(image).run_end = 512, "has an extent in progress");
         sees(waiting(), |image| acb(image).pending = 1, "is in 1 places, 1 I/Os");
         sees(waiting(), |image| image.closer = Some(0), "is in 2 places, 0 I/Os");
         sees(reading(), |image| acb(image).pending = 0, "is in 0 places, 0 I/Os");
