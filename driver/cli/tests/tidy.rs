@@ -44,7 +44,8 @@ const UNSAFE: [&str; 8] = [
     "driver/tests/allocations.rs",
     "bench/tests/no_alloc.rs",
 ];
-const TOP_LEVEL: [&str; 12] = [
+const TOP_LEVEL: [&str; 14] = [
+    "CHANGELOG.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE-APACHE",
@@ -54,6 +55,7 @@ const TOP_LEVEL: [&str; 12] = [
     "bench",
     "docs",
     "driver",
+    "findings",
     "fuzz",
     "states",
     "rust-toolchain.toml",
