@@ -5,7 +5,7 @@
 use super::Uring;
 use super::work::Next;
 use io_uring::{EnterFlags, types};
-use std::io;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 /// Continuations of short transfers go out at once; a chain that is longer than this many system calls goes
@@ -148,7 +148,9 @@ impl Uring {
             if entered.is_err() {
                 // another thread owns the ring; when it ends, the kernel finishes without it
                 if start.elapsed() > PATIENCE {
-                    eprintln!("quod-backend: a ring was dropped by a thread that does not own it");
+                    // a closed stderr is no reason to go on
+                    let text = "quod-backend: a ring was dropped by a thread that does not own it\n";
+                    let _ = std::io::stderr().write_all(text.as_bytes());
                     // its memory would be freed while the kernel writes to it
                     std::process::abort();
                 }

@@ -3,7 +3,7 @@
 //! Knows: the command line. Must never know: how the load is run.
 
 use crate::failure::{fail, warn_about_probing, why_not_opened};
-use crate::{format, sizes};
+use crate::{format, out, sizes};
 use quod::tools::Session;
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
 use quod_bench::options;
@@ -186,11 +186,14 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
         warn_about_probing(image.as_ref());
     }
     announce(&load);
+    if out::has_failed() {
+        return session.close().map_err(|error| format!("Could not close '{image}': {error}"));
+    }
     let disk = session.disk();
     session.driver().reset_hold();
     let outcome =
         sequential::run_guarded(session.driver(), disk, &load, first).map_err(|error| failed(&error))?;
-    println!("Run completed in {:.3} seconds.", outcome.elapsed.as_secs_f64());
+    sayln!("Run completed in {:.3} seconds.", outcome.elapsed.as_secs_f64());
     let hold = Hold::of(session.driver().hold());
     let backend = quod::Backend::name(session.driver().backend());
     let format = session.info().map_or("", |info| format::name(info.format));
@@ -218,12 +221,12 @@ fn failed(error: &Error) -> String {
 fn announce(load: &Load) {
     let Load { count, depth, size, step, offset, .. } = load;
     let kind = if load.write { "write" } else { "read" };
-    println!(
+    sayln!(
         "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel \
          (starting at offset {offset}, step size {step})"
     );
     if load.flush_interval > 0 {
-        println!("Sending flush every {} requests", load.flush_interval);
+        sayln!("Sending flush every {} requests", load.flush_interval);
     }
 }
 
@@ -236,19 +239,19 @@ fn rate(load: &Load, outcome: &Outcome) -> (f64, f64, f64) {
 
 fn print(load: &Load, outcome: &Outcome, hold: &Hold, backend: &str, closed: Duration) {
     let (iops, mib, cpu) = rate(load, outcome);
-    println!("{iops:.0} IOPS, {mib:.1} MiB/s, {cpu:.2} us CPU per request ({backend})");
+    sayln!("{iops:.0} IOPS, {mib:.1} MiB/s, {cpu:.2} us CPU per request ({backend})");
     let rows =
         [("Request latency", outcome.latencies.summary()), ("Flush latency", outcome.flushes.summary())];
     let rows =
         rows.into_iter().chain([("Thread held, own code", hold.own), ("in system calls", hold.syscall)]);
     for (name, row) in rows.filter(|(_, row)| row.count > 0) {
         let (p50, p90, p99, p999, max) = (row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us);
-        println!(
+        sayln!(
             "{name:<22} p50 {p50:.1} us, p90 {p90:.1} us, p99 {p99:.1} us, p99.9 {p999:.1} us, \
              max {max:.1} us"
         );
     }
-    println!("Closed in {:.3} seconds.", closed.as_secs_f64());
+    sayln!("Closed in {:.3} seconds.", closed.as_secs_f64());
 }
 
 fn figures(load: &Load, outcome: &Outcome, hold: &Hold, closed: Duration) -> serde_json::Value {

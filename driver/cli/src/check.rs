@@ -75,7 +75,7 @@ pub fn run(args: Args) -> ExitCode {
         failure::fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
     }
-    let mut tell = |found| eprintln!("{}", finding::line(&found));
+    let mut tell = |found| complain!("{}", finding::line(&found));
     let report =
         checker.run_with(&mut tell).and_then(|first| match (first.corruptions_fixed, first.leaks_fixed) {
             // the check of qcow2 looks again by itself
@@ -106,8 +106,8 @@ fn why(error: &Error) -> i32 {
 fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
     if !args.quiet {
         match args.output {
-            Output::Human => print!("{}", human(report)),
-            Output::Json => println!("{}", json::pretty(&object(args, format, report))),
+            Output::Human => say!("{}", human(report)),
+            Output::Json => sayln!("{}", json::pretty(&object(args, format, report))),
         }
     }
     match (report.corruptions, report.leaks, report.check_errors) {

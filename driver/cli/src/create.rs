@@ -56,7 +56,7 @@ pub fn run(args: Args) -> ExitCode {
     if args.options.iter().any(|list| list == "help" || list == "?") {
         return match format::parse(&args.format) {
             Ok(format) => {
-                print!("{}", options::help(format));
+                say!("{}", options::help(format));
                 ExitCode::SUCCESS
             }
             Err(_) => fail(format!("Unknown file format '{}'", args.format)),
@@ -86,7 +86,7 @@ fn make(args: &Args, file: &Path) -> Result<(), String> {
     let backing_format = look_at_backing(args, file, &mut values).map_err(here)?;
     let size = values.size("size").ok_or_else(|| here("Image creation needs a size parameter".into()))?;
     if !args.quiet {
-        println!("Formatting '{}', fmt={}{}", file.display(), args.format, values.announce());
+        sayln!("Formatting '{}', fmt={}{}", file.display(), args.format, values.announce());
     }
     let options = image_options(format, size, &values, backing_format).map_err(here)?;
     tools::create(file, &options)

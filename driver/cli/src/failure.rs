@@ -21,7 +21,7 @@ pub fn program() -> &'static str {
 
 /// Prints a message on stderr; the exit code of a failed command.
 pub fn fail(text: impl std::fmt::Display) -> ExitCode {
-    eprintln!("{}: {text}", program());
+    complain!("{}: {text}", program());
     ExitCode::FAILURE
 }
 
@@ -167,7 +167,7 @@ fn file_of(error: &Error) -> Option<&Path> {
 
 /// Said when an image is opened for writing that nobody called raw.
 pub fn warn_about_probing(path: &Path) {
-    eprintln!(
+    complain!(
         "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
          Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
          restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",

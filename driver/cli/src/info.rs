@@ -70,14 +70,14 @@ fn print(args: &Args, layers: &[ImageInfo]) {
     match args.output {
         Output::Human => {
             let texts: Vec<String> = layers.iter().map(human).collect();
-            print!("{}", texts.join("\n"));
+            say!("{}", texts.join("\n"));
         }
         Output::Json if args.backing_chain => {
-            println!("{}", json::pretty(&Value::Array(layers.iter().map(object).collect())));
+            sayln!("{}", json::pretty(&Value::Array(layers.iter().map(object).collect())));
         }
         Output::Json => {
             let all: Vec<String> = layers.iter().map(|layer| json::pretty(&object(layer))).collect();
-            println!("{}", all.join("\n"));
+            sayln!("{}", all.join("\n"));
         }
     }
 }

@@ -3,6 +3,9 @@
 //! Knows: names of subcommands. Must never know: images, offsets, requests.
 //! Called by the name `qemu-io`, it behaves as `quod io`.
 
+#[macro_use]
+mod out;
+
 mod bench;
 mod check;
 mod create;
@@ -50,6 +53,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    out::end(command())
+}
+
+fn command() -> ExitCode {
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_else(|| "quod".into());
     let called = Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -65,9 +72,12 @@ fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => run(cli.command),
         Err(error) => {
-            // printing fails only if nobody reads
-            let _ = error.print();
-            if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+            let printed = error.print();
+            if error.use_stderr() {
+                return ExitCode::FAILURE;
+            }
+            out::keep(printed);
+            ExitCode::SUCCESS
         }
     }
 }

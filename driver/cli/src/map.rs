@@ -121,13 +121,13 @@ fn size_argument(text: Option<&str>, what: &str) -> Result<Option<u64>, String> 
 fn print(args: &Args, layers: &[LayerInfo], runs: &[Run], complete: bool) {
     match args.output {
         Output::Human => {
-            println!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to");
+            sayln!("{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to");
             let plain = runs.iter().take_while(|run| run.is_plain());
-            plain.filter_map(|run| run.human(layers)).for_each(|line| println!("{line}"));
+            plain.filter_map(|run| run.human(layers)).for_each(|line| sayln!("{line}"));
         }
         Output::Json if complete => {
             let lines: Vec<String> = runs.iter().map(Run::json).collect();
-            println!("[{}]", lines.join(",\n"));
+            sayln!("[{}]", lines.join(",\n"));
         }
         Output::Json => {}
     }

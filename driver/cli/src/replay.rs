@@ -6,7 +6,7 @@
 
 use crate::create::{self, Values};
 use crate::failure::{fail, warn_about_probing};
-use crate::{format, keyval};
+use crate::{format, keyval, out};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools;
 use quod::{BackendKind, Format, Policy};
@@ -119,10 +119,10 @@ fn schedule(path: &Path) -> ExitCode {
         Err(what) => return fail(format_args!("replay: {}: {what}", path.display())),
     };
     let (story, outcome) = quod_fuzz::replay::replay(&schedule);
-    story.iter().for_each(|line| println!("{line}"));
+    story.iter().for_each(|line| sayln!("{line}"));
     match outcome {
         Ok(()) => {
-            println!("passes");
+            sayln!("passes");
             ExitCode::SUCCESS
         }
         Err(failure) => fail(format_args!("replay: {failure}")),
@@ -150,11 +150,14 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
         let report = play_on(args, &source, &summary, &target)?;
         if !args.quiet {
             if !reports.is_empty() {
-                println!();
+                sayln!();
             }
-            print!("{report}");
+            say!("{report}");
         }
         reports.push(report);
+        if out::has_failed() {
+            break;
+        }
     }
     if let Some(path) = &args.json {
         let text = match reports.as_slice() {

@@ -39,7 +39,7 @@ pub fn run(args: Args) -> ExitCode {
     match resize(&args) {
         Ok(()) => {
             if !args.quiet {
-                println!("Image resized.");
+                sayln!("Image resized.");
             }
             ExitCode::SUCCESS
         }

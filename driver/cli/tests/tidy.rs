@@ -5,6 +5,7 @@
 //! * every source file starts with a `//!` header;
 //! * no `unwrap()`, no `expect()` outside tests, unless a comment on the same line or the line before it says
 //!   `cannot fail:` and why; no macros or words in comments for what is still to be done;
+//! * `print!` and its like, which panic if nobody reads, only where [`PRINTS`] allows them;
 //! * `unsafe` only where [`UNSAFE`] allows it;
 //! * the top level holds what the plan of the house names and nothing more;
 //! * no path of one person's machine;
@@ -44,6 +45,9 @@ const UNSAFE: [&str; 8] = [
     "driver/tests/allocations.rs",
     "bench/tests/no_alloc.rs",
 ];
+/// Programs whose output only their authors read. The command has `out.rs`.
+const PRINTS: [&str; 2] = ["driver/examples/", "bench/examples/"];
+const PRINTING: [&str; 5] = ["print!(", "println!(", "eprint!(", "eprintln!(", "dbg!("];
 const TOP_LEVEL: [&str; 14] = [
     "CHANGELOG.md",
     "Cargo.lock",
@@ -139,11 +143,21 @@ fn words(name: &str, lines: &[Line]) -> Vec<String> {
         if has_word(&line.comment, "TODO") || has_word(&line.comment, "FIXME") {
             say("unfinished, says its comment");
         }
+        let prints = PRINTING.iter().any(|print| calls(&line.code, print));
+        if prints && !line.in_test && !is_test(name) && !PRINTS.iter().any(|place| name.starts_with(place)) {
+            say("prints by a macro that panics");
+        }
         if has_word(&line.code, "unsafe") && !UNSAFE.iter().any(|place| name.starts_with(place)) {
             say("unsafe outside the rooms that may have it");
         }
     }
     wrong
+}
+
+/// Is the macro called? `eprint!(` is no call of `print!(`.
+fn calls(code: &str, call: &str) -> bool {
+    let whole = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    code.match_indices(call).any(|(at, _)| whole(at))
 }
 
 /// Paths that only one machine has. Spelled in two halves, so that this file does not hold them.
@@ -286,6 +300,9 @@ fn f<'a>(text: &'a str) -> char {
             "/// FIXME",
             "fn f() { unsafe { g() } }",
             "unsafe fn f() {}",
+            "fn f() { println!(); }",
+            "fn f() { std::eprint!(\"\"); }",
+            "fn f() { g(dbg!(1)); }",
             "fn f() { let s = \"//\"; g().unwrap(); }",
             "fn f<'a>(s: &'a str) { g('\"'); h().unwrap(); }",
         ] {
@@ -293,6 +310,10 @@ fn f<'a>(text: &'a str) -> char {
         }
         assert!(found("backend/src/good.rs", "fn f() { unsafe { g() } }").is_empty());
         assert!(found("driver/tests/good.rs", "fn f() { g().unwrap(); }").is_empty());
+        for good in ["fn f() { my_print!(); }", "fn f() { complain!(\"\"); }", "// println!()"] {
+            assert!(found("driver/src/good.rs", good).is_empty(), "{good}");
+        }
+        assert!(found("driver/examples/good.rs", "fn f() { println!(); }").is_empty());
         assert_eq!(inspect("driver/src/bad.rs", "fn f() {}\n").len(), 1, "no header");
     }
 

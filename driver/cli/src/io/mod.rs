@@ -143,7 +143,7 @@ fn read_options(found: Vec<Found>) -> Result<Asked, String> {
         match item {
             Found::Option('h', _) => asked.end = Some(usage(ExitCode::SUCCESS)),
             Found::Option('V', _) => {
-                println!("{} version {} (quod)", program(), env!("CARGO_PKG_VERSION"));
+                sayln!("{} version {} (quod)", program(), env!("CARGO_PKG_VERSION"));
                 asked.end = Some(ExitCode::SUCCESS);
             }
             Found::Option('c', value) => asked.commands.push(value),
@@ -175,6 +175,6 @@ fn read_options(found: Vec<Found>) -> Result<Asked, String> {
 
 fn usage(code: ExitCode) -> ExitCode {
     let name = if program() == "quod" { "quod io" } else { program() };
-    print!("Usage: {name} {USAGE}");
+    say!("Usage: {name} {USAGE}");
     code
 }

@@ -8,9 +8,10 @@ use super::commands::{self, Command};
 use super::engine::Engine;
 use crate::failure::{program, strerror};
 use crate::getopt::{self, Found, Spec};
+use crate::out::Stream;
 use crate::sizes::{self, SizeError};
 use quod::{Completion, Error, Request};
-use std::io::{BufWriter, IsTerminal, Stdout, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 
 /// A command failed; what there was to say about it has been said.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Tool {
     pub late: String,
     /// `quit` was typed.
     pub leaving: bool,
-    out: BufWriter<Stdout>,
+    out: BufWriter<Stream>,
     terminal: bool,
 }
 
@@ -40,14 +41,14 @@ impl Tool {
             engine: None,
             late: String::new(),
             leaving: false,
-            out: BufWriter::with_capacity(4096, std::io::stdout()),
+            out: BufWriter::with_capacity(4096, Stream),
             terminal,
         }
     }
 
     /// Prints on stdout.
     pub fn say(&mut self, text: &str) {
-        // nobody reads any more: there is nobody to tell
+        // never fails: the end of the program tells
         let _ = self.out.write_all(text.as_bytes());
         if self.terminal {
             self.show();
@@ -67,7 +68,7 @@ impl Tool {
 
     /// As `refuse`, on stderr and with the program's name.
     pub fn complain(&mut self, text: &str) -> Failed {
-        eprintln!("{}: {text}", program());
+        complain!("{}: {text}", program());
         Failed
     }
 
@@ -82,15 +83,15 @@ impl Tool {
             line.split([' ', '\t']).filter(|word| !word.is_empty()).map(String::from).collect();
         let Some(name) = words.first() else { return Ok(()) };
         let Some(command) = commands::find(name) else {
-            eprintln!("command \"{name}\" not found");
+            complain!("command \"{name}\" not found");
             return Err(Failed);
         };
         if !command.closed && self.engine.is_none() {
-            eprintln!("no file open, try 'help open'");
+            complain!("no file open, try 'help open'");
             return Err(Failed);
         }
         if let Some(text) = commands::bad_count(command, name, words.len() - 1) {
-            eprintln!("{text}");
+            complain!("{text}");
             return Err(Failed);
         }
         if command.writes && self.engine.as_ref().is_some_and(|engine| engine.mode.read_only) {
@@ -114,7 +115,7 @@ impl Tool {
     /// An option that the command does not have.
     pub fn bad_option(&mut self, words: &[String], text: &str) -> Failed {
         let name = words.first().map_or("", String::as_str);
-        eprintln!("{name}: {text}");
+        complain!("{name}: {text}");
         self.usage(name)
     }
 

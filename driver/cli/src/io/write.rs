@@ -134,12 +134,12 @@ fn contents(tool: &mut Tool, flags: &Flags, count: u64) -> Result<Vec<u8>, Faile
         Ok(source) => source,
         Err(error) => {
             tool.show();
-            eprintln!("{name}: {}", strerror(error.raw_os_error().unwrap_or(libc::EIO)));
+            complain!("{name}: {}", strerror(error.raw_os_error().unwrap_or(libc::EIO)));
             return Err(Failed);
         }
     };
     if source.is_empty() {
-        eprintln!("{name}: file is empty");
+        complain!("{name}: file is empty");
         return Err(Failed);
     }
     Ok(source.iter().copied().cycle().take(count as usize).collect())
