@@ -4,6 +4,8 @@
 mod epoll_loop;
 #[path = "../examples/mio_loop.rs"]
 mod mio_loop;
+#[path = "../examples/readme.rs"]
+mod readme;
 
 use std::path::PathBuf;
 
@@ -31,4 +33,32 @@ fn epoll_loop_moves_a_raw_image() {
     let path = raw_image(&folder);
     epoll_loop::run(&path).unwrap();
     assert!(std::fs::read(&path).unwrap()[100..].starts_with(b"written, read and flushed"));
+}
+
+/// The kernel takes rings down behind the back of the thread that had them, and interrupts its next wait.
+#[test]
+fn the_loop_of_the_readme_runs_and_runs() {
+    // in memory, if there is a file system of that kind: it is the loop that is tested
+    let folder = ["/dev/shm", "/tmp"].into_iter().find(|path| std::path::Path::new(path).is_dir());
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--ignored", "--exact", "five_hundred_rounds"]).env("TMPDIR", folder.unwrap());
+    assert!(again.status().unwrap().success());
+}
+
+#[test]
+#[ignore = "the test above runs it"]
+fn five_hundred_rounds() {
+    for round in 0..500 {
+        readme::main().unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+}
+
+#[test]
+fn the_readme_shows_the_loop_that_runs() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let (readme, example) = (text("../README.md"), text("examples/readme.rs"));
+    let shown = readme.split("```").find_map(|block| block.strip_prefix("rust\n")).unwrap();
+    let (_header, code) = example.split_once("\n\n").unwrap();
+    assert_eq!(code.replace("pub fn main()", "fn main()"), shown);
 }
