@@ -67,7 +67,8 @@ pub struct Backing {
 pub struct Info {
     /// Its format.
     pub format: Format,
-    /// Size of the guest disk, bytes.
+    /// Size of the guest disk, bytes: whole sectors. As QEMU counts them, a part of one at the end is shown
+    /// of a raw file, and not of a qcow2 image.
     pub virtual_size: u64,
     /// Bytes; 0 for raw.
     pub cluster_size: u32,
@@ -164,9 +165,10 @@ impl Opening {
     }
 
     fn finish_raw(&mut self) {
+        let image = Image::raw(self.file_len, &self.options);
         let info = Info {
             format: Format::Raw,
-            virtual_size: self.file_len,
+            virtual_size: image.virtual_size(),
             cluster_size: 0,
             dirty: false,
             backing: None,
@@ -175,7 +177,6 @@ impl Opening {
             data_file: None,
             data_file_raw: false,
         };
-        let image = Image::raw(self.file_len, &self.options);
         self.step = Step::Ended;
         self.result = Some(Ok(Box::new(Opened { image, info, report: None })));
     }

@@ -92,3 +92,23 @@ fn zeros_are_ranges_of_blocks_and_parts_of_blocks_are_written() {
         assert_eq!(ranges(4096, 5000, 4096, flags), (vec![], vec![(5000, 9096)]));
     }
 }
+
+#[test]
+fn the_last_sector_is_whole_whatever_the_length_of_the_file() {
+    for (len, size) in [(0, 0), (1, 512), (512, 512), (1000, 1024), (1 << 40, 1 << 40)] {
+        assert_eq!(Image::raw(len, &Options::default()).virtual_size(), size);
+    }
+    let mut image = Image::raw(1000, &Options::default());
+    let request = |kind, offset, len| Request { kind, offset, len, flags: Flags::empty(), user: 0 };
+    for kind in [Kind::Read, Kind::Write, Kind::WriteZeroes, Kind::Discard] {
+        assert!(image.submit(request(kind, 1000, 24)).is_ok());
+        assert!(image.submit(request(kind, 1000, 25)).is_err());
+    }
+    // a length that is no whole number of sectors is one that a file may have
+    let mut image = Image::raw(4096, &Options::default());
+    image.submit(request(Kind::Resize, 1000, 0)).unwrap();
+    let io = image.poll_io().unwrap();
+    assert_eq!(io.op, IoOp::SetLen { len: 1000 });
+    image.handle_completion(io.id, Outcome::Done);
+    assert_eq!(image.virtual_size(), 1024);
+}

@@ -295,3 +295,37 @@ fn unaligned_zeros_past_the_page_cache() {
     same_commands(&["-n", "-f", "qed", "x.qed"], &commands);
     same_commands(&["-n", "-f", "qed", "over.qed"], &commands);
 }
+
+/// A raw file that ends within a sector: what is read, what is refused, and how long the file is afterwards.
+#[test]
+fn the_last_sector_of_a_raw_file() {
+    let writes = [
+        "write -P 66 1000 20",
+        "write -P 66 512 512",
+        "write -P 66 512 100",
+        "write -P 66 1010 4",
+        "write -z 512 512",
+        "write -z 1010 4",
+        "discard 512 512",
+        "write -P 66 1020 10",
+    ];
+    for length in [1, 1000] {
+        for write in writes {
+            let folder = tempfile::tempdir().unwrap();
+            let run = |tool: fn(&[&str], &Path, &str) -> common::Answer| {
+                let file = folder.path().join("x");
+                std::fs::write(&file, vec![b'a'; length]).unwrap();
+                let reads = ["-c", "length", "-c", "read -v 512 512", "-c", "read 512 513"];
+                let mut args = vec!["-f", "raw"];
+                args.extend(reads);
+                args.extend(["-c", write]);
+                args.extend(reads);
+                args.push("x");
+                (tool(&args, folder.path(), ""), std::fs::read(&file).unwrap())
+            };
+            let (ours, theirs) = (run(quod_io), run(qemu_io));
+            assert_eq!(ours.0, theirs.0, "{write} of {length} bytes");
+            assert!(ours.1 == theirs.1, "{write} of {length} bytes: {} {}", ours.1.len(), theirs.1.len());
+        }
+    }
+}

@@ -237,9 +237,10 @@ pub struct Image {
 }
 
 impl Image {
-    /// A raw image of `len` bytes.
+    /// A raw image of `len` bytes. A guest's disk has whole sectors: behind the end of the file are zeros, and
+    /// what is written there makes it longer.
     pub fn raw(len: u64, options: &Options) -> Image {
-        Image::new(Layout::Raw, len, len, options)
+        Image::new(Layout::Raw, len.next_multiple_of(512), len, options)
     }
 
     /// A QED image whose header was validated against a file of `file_len` bytes.

@@ -385,7 +385,7 @@ impl Image {
         acb.path |= Path::FLUSH;
         // of the others only a close sets the file's length
         if matches!(self.layout, Layout::Raw) {
-            self.size = acb.origin;
+            self.size = acb.origin.next_multiple_of(512);
         }
         self.finish(a, Ok(()));
     }
