@@ -147,6 +147,26 @@ impl Verification {
             && self.corruptions.unwrap_or(0) == 0
             && self.check_errors == 0
     }
+
+    /// What did not, in a line: wrong data first, then what could not be done.
+    pub fn complaint(&self) -> String {
+        let corruptions = self.corruptions.unwrap_or(0);
+        let findings = [
+            (self.blocks_wrong, "wrong blocks", &self.mismatches),
+            (corruptions, "corruptions", &self.check_problems),
+            (self.check_errors, "errors of the check", &self.check_problems),
+            (self.operations_failed, "operations failed", &self.failures),
+        ];
+        let texts = findings.into_iter().filter(|(count, ..)| *count > 0).map(|(count, what, words)| {
+            let first = words.first().map_or(String::new(), |first| format!(" (the first: {first})"));
+            format!("{count} {what}{first}")
+        });
+        let texts = texts.collect::<Vec<_>>().join(", ");
+        match self.blocks_wrong + corruptions + self.check_errors {
+            0 => texts,
+            _ => format!("verification failed: {texts}"),
+        }
+    }
 }
 
 fn time(us: f64) -> String {

@@ -45,7 +45,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Misuse(what) => write!(f, "misuse: {what}"),
+            Error::Misuse(what) => write!(f, "not a valid request: {what}"),
             Error::Unsupported(what) => write!(f, "unsupported: {what}"),
             Error::Corrupt { place, index, value, what } => {
                 write!(f, "corrupt image: {place}[{index}] = {value:#x}: {what}")

@@ -120,7 +120,7 @@ pub enum Error {
     /// The driver.
     Driver(quod::Error),
     /// The timeline's file.
-    Timeline(std::io::Error),
+    Timeline(PathBuf, std::io::Error),
     /// The image is smaller than the trace, or the trace larger than a replay can model.
     Size(String),
 }
@@ -130,7 +130,9 @@ impl fmt::Display for Error {
         match self {
             Error::Trace(error) => error.fmt(f),
             Error::Driver(error) => error.fmt(f),
-            Error::Timeline(error) => write!(f, "cannot write the timeline: {error}"),
+            Error::Timeline(path, error) => {
+                write!(f, "cannot write the timeline '{}': {error}", path.display())
+            }
             Error::Size(what) => f.write_str(what),
         }
     }
@@ -189,7 +191,7 @@ pub fn run(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Report, Error> {
-    let timeline = options.timeline.as_deref().map(Timeline::create).transpose().map_err(Error::Timeline)?;
+    let timeline = options.timeline.as_deref().map(create_timeline).transpose()?;
     let follow = options.follow || timeline.is_some();
     let mut session = open(path, options, true, follow)?;
     let (format, size) = match session.info() {
@@ -230,6 +232,10 @@ pub fn run(
     session.close()?;
     settle(verification, &verdict);
     Ok(report)
+}
+
+fn create_timeline(path: &Path) -> Result<Timeline, Error> {
+    Timeline::create(path).map_err(|error| Error::Timeline(path.to_path_buf(), error))
 }
 
 fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Session, quod::Error> {

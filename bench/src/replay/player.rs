@@ -97,8 +97,8 @@ pub fn play(
     player.play(observer)?;
     let (elapsed, cpu) = (player.began.elapsed(), cpu_time().saturating_sub(cpu));
     player.follow();
-    if let Some(timeline) = player.timeline {
-        timeline.finish().map_err(Error::Timeline)?;
+    if let (Some(timeline), Some(path)) = (player.timeline, &options.timeline) {
+        timeline.finish().map_err(|error| Error::Timeline(path.clone(), error))?;
     }
     let mut report = player.tally.report(options, elapsed, cpu);
     report.states = player.dwell.rows();

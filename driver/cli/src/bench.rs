@@ -3,6 +3,7 @@
 //! Knows: the command line. Must never know: how the load is run.
 
 use crate::failure::{fail, warn_about_probing, why_not_opened};
+use crate::output::Output;
 use crate::{format, out, sizes};
 use quod::tools::Session;
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
@@ -166,7 +167,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
     let cache = number("table cache size", &args.table_cache, 0, 1 << 40, true)?;
     let policy = if args.writethrough { Policy::Writethrough } else { Policy::Writeback };
     let open = OpenOptions::new().write(args.write).direct(direct).format(format).lock(!args.force_share);
-    let open = open.gate(args.gate).policy(policy).cache_bytes(cache).backing(AllowAll);
+    let open =
+        open.gate(args.gate).policy(policy).cache_bytes(cache).backing(AllowAll).tolerate_writers(true);
     let open = open.acbs(load.depth.saturating_mul(2).max(256));
     let config = Config {
         backend: args.backend.unwrap_or(aio),
@@ -179,6 +181,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
 
 fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     let Plan { image, load, open, config } = plan;
+    let output = args.json.as_deref().map(Output::open).transpose()?;
     let why = |error| format!("Could not open '{image}': {}", why_not_opened(image.as_ref(), &error));
     let mut session = Session::with_config(&image, open, config).map_err(why)?;
     let first = session.first_sector().cloned();
@@ -203,7 +206,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     if !args.quiet {
         print(&load, &outcome, &hold, backend, closed);
     }
-    let Some(path) = &args.json else { return Ok(()) };
+    let Some(output) = output else { return Ok(()) };
     let mut value = figures(&load, &outcome, &hold, closed);
     value["image"] = json!(image);
     value["format"] = json!(format);
@@ -211,7 +214,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     value["cache"] = json!(args.cache);
     value["gate"] = json!(options::gate_name(args.gate));
     value["writethrough"] = json!(args.writethrough);
-    std::fs::write(path, format!("{value:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
+    output.write(&format!("{value:#}\n"))
 }
 
 fn failed(error: &Error) -> String {

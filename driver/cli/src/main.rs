@@ -17,6 +17,7 @@ mod io;
 mod json;
 mod keyval;
 mod map;
+mod output;
 mod qcow2;
 mod replay;
 mod resize;

@@ -6,6 +6,7 @@
 
 use crate::create::{self, Values};
 use crate::failure::{fail, warn_about_probing};
+use crate::output::Output;
 use crate::{format, keyval, out};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools;
@@ -105,9 +106,15 @@ pub fn run(args: Args) -> ExitCode {
     }
     match play(&args) {
         Ok(reports) if reports.iter().all(|report| report.verification.passed()) => ExitCode::SUCCESS,
-        Ok(_) => fail("replay: verification failed"),
+        Ok(reports) => fail(format_args!("replay: {}", complaint(&reports))),
         Err(what) => fail(format_args!("replay: {what}")),
     }
+}
+
+/// Why not all came out right, in a line.
+fn complaint(reports: &[Report]) -> String {
+    let bad = reports.iter().find(|report| !report.verification.passed());
+    bad.map_or_else(String::new, |report| report.verification.complaint())
 }
 
 /// What a schedule does, on the simulated disk; no image is touched.
@@ -132,7 +139,8 @@ fn schedule(path: &Path) -> ExitCode {
 /// Plays on one format after the other; what is found wrong with one does not keep the next from its turn.
 fn play(args: &Args) -> Result<Vec<Report>, String> {
     let source = args.trace.clone().map_or(Source::Shipped, Source::File);
-    let summary = replay::examine(&source).map_err(|error| error.to_string())?;
+    let json = args.json.as_deref().map(Output::open).transpose()?;
+    let summary = replay::examine(&source).map_err(|error| why_not(&source, &error))?;
     let old = args.image.as_ref().is_some_and(|path| path.exists());
     let given = args.format.map(|Formats(formats)| formats);
     if let (Some([_, _, ..]), Some(path)) = (given, &args.image) {
@@ -144,9 +152,14 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
         None if args.image.is_some() => vec![Some(Format::Qed)],
         given => given.unwrap_or(FRESH.0).iter().copied().map(Some).collect(),
     };
+    let several = formats.len() > 1;
+    for path in formats.iter().filter_map(|format| timeline(args, *format, several)) {
+        // can it be written to? Nobody wants to know after the run
+        drop(Output::open(&path)?);
+    }
     let mut reports = Vec::new();
     for format in &formats {
-        let target = target(args, &summary, *format, formats.len() > 1)?;
+        let target = target(args, &summary, *format, several)?;
         let report = play_on(args, &source, &summary, &target)?;
         if !args.quiet {
             if !reports.is_empty() {
@@ -159,13 +172,13 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
             break;
         }
     }
-    if let Some(path) = &args.json {
+    if let Some(json) = json {
         let text = match reports.as_slice() {
             [report] => serde_json::to_string_pretty(report),
             reports => serde_json::to_string_pretty(reports),
         };
         let text = text.map_err(|error| error.to_string())?;
-        std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
+        json.write(&(text + "\n"))?;
     }
     Ok(reports)
 }
@@ -187,7 +200,24 @@ fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> 
     let mut progress = Progress::new(args.quiet);
     let report = replay::run(&target.path, source, summary, &options, &mut progress);
     progress.end();
-    report.map_err(|error| error.to_string())
+    report.map_err(|error| why_not(source, &error))
+}
+
+/// An error, with the file that it is about.
+fn why_not(source: &Source, error: &replay::Error) -> String {
+    match (error, source) {
+        (replay::Error::Trace(error), Source::File(path)) => {
+            let shown = path.display();
+            match tools::probe(path) {
+                Ok(Format::Raw) | Err(_) => format!("{shown}: {error}"),
+                Ok(format) => format!(
+                    "'{shown}' is an image ({}), and no trace; '--image {shown}' plays a trace on it",
+                    format::name(format)
+                ),
+            }
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Where to play.
@@ -200,12 +230,17 @@ struct Target {
     _folder: Option<TempDir>,
 }
 
-/// `several`: this is one of several formats.
-fn target(args: &Args, summary: &Summary, format: Option<Format>, several: bool) -> Result<Target, String> {
-    let timeline = match (&args.timeline, format) {
+/// Where its timeline goes. `several`: this is one of several formats.
+fn timeline(args: &Args, format: Option<Format>, several: bool) -> Option<PathBuf> {
+    match (&args.timeline, format) {
         (Some(path), Some(format)) if several => Some(named(path, format)),
         (path, _) => path.clone(),
-    };
+    }
+}
+
+/// `several`: this is one of several formats.
+fn target(args: &Args, summary: &Summary, format: Option<Format>, several: bool) -> Result<Target, String> {
+    let timeline = timeline(args, format, several);
     let (path, folder) = match &args.image {
         Some(path) if path.exists() => {
             if !args.options.is_empty() {
@@ -250,11 +285,15 @@ fn create(path: &Path, format: Format, size: u64, words: &[String], several: boo
     if values.text("backing_file").is_some() {
         return Err("-o backing_file: a replay begins with a disk of zeros".into());
     }
-    // beside the image, where it goes with the folder
-    if values.text("data_file").is_some_and(|name| name.contains('/')) {
-        return Err(
-            "-o data_file: the data file of a replay lies beside its image: a name without a folder".into()
-        );
+    if let Some(name) = values.text("data_file").map(String::from) {
+        if name.contains('/') {
+            return Err("-o data_file: the data file of a replay lies beside its image: a name without a \
+                        folder"
+                .into());
+        }
+        // beside the image, where it goes with the folder
+        let beside = std::path::absolute(path.with_file_name(name)).map_err(|error| error.to_string())?;
+        values.set("data_file", beside.display().to_string());
     }
     let size = values.size("size").unwrap_or(size);
     let options = create::image_options(format, size, &values, None)?;

@@ -128,6 +128,7 @@ fn why(format: Format, error: &Error) -> String {
     match error {
         Error::Misuse(_) if format == Format::Raw => file(libc::EFBIG),
         Error::Misuse(_) if format == Format::Qed => "Invalid image size specified".into(),
+        Error::Misuse(what) => (*what).into(),
         Error::Device { errno, .. } | Error::Io { errno, .. } => file(*errno),
         Error::NoSpace { .. } => file(libc::ENOSPC),
         other => other.to_string(),

@@ -57,6 +57,27 @@ fn what_cannot_be_played_is_refused() {
 }
 
 #[test]
+fn what_cannot_be_read_or_written_is_told_by_name_and_before_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("trace"), "fio version 3 iolog\n1 x bad\n").unwrap();
+    common::prepare("qemu-img", &["create", "-q", "-f", "qed", "a.qed", "1M"], folder.path());
+    for (words, why) in [
+        ("nowhere", "nowhere: cannot read the trace: No such file or directory"),
+        (".", ".: cannot read the trace: Is a directory"),
+        ("trace", "trace: trace line 2: "),
+        ("a.qed", "'a.qed' is an image (qed), and no trace; '--image a.qed' plays a trace on it"),
+        ("--timeline no/t", "cannot write 'no/t.qed': No such file or directory"),
+        ("-f qed --timeline no/t", "cannot write 'no/t': No such file or directory"),
+        ("--json no/j", "cannot write 'no/j': No such file or directory"),
+    ] {
+        let args: Vec<&str> = ["replay"].into_iter().chain(words.split(' ')).collect();
+        let answer = quod(&args, folder.path());
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""), "{words}: {answer:?}");
+        assert!(answer.stderr.contains(why), "{words}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_schedule_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let run = |text: &str| {

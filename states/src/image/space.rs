@@ -228,8 +228,8 @@ impl Image {
             }
             Err(error) => {
                 let error = match error {
-                    // ENOSPC, EDQUOT, EFBIG
-                    Error::Device { errno: 28 | 122 | 27, .. } => Error::NoSpace,
+                    // ENOSPC, EDQUOT; a limit of a file's size (EFBIG) says so itself
+                    Error::Device { errno: 28 | 122, .. } => Error::NoSpace,
                     other => other,
                 };
                 self.space.waiters.fail(&mut self.acbs, &error);
