@@ -27,6 +27,8 @@ pub struct OpenFlags {
 /// and 200.. that QEMU uses (one byte a permission).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LockMode {
+    /// We read, and tolerate who writes, as QEMU does with raw files.
+    Share,
     /// We read and tolerate no writer.
     Read,
     /// We read and write and tolerate no other writer (readers that tolerate no writer are refused by it

@@ -20,9 +20,13 @@ struct QemuIo(Child);
 
 impl QemuIo {
     fn open(path: &Path, arguments: &[&str]) -> QemuIo {
+        QemuIo::open_as("qcow2", path, arguments)
+    }
+
+    fn open_as(format: &str, path: &Path, arguments: &[&str]) -> QemuIo {
         let mut child = Command::new("qemu-io")
             .args(arguments)
-            .args(["-f", "qcow2"])
+            .args(["-f", format])
             .arg(path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -110,6 +114,25 @@ fn our_writing_keeps_qemu_out() {
         refused_by_lock(tool("qemu-img", INFO, path));
         assert_eq!(lock(b, f, LockMode::None), DONE);
         works(tool("qemu-io", WRITE, path));
+    });
+}
+
+#[test]
+fn who_writes_a_raw_file_is_tolerated_by_those_who_say_so() {
+    each(|b, path| {
+        std::fs::write(path, vec![0; 1 << 20]).unwrap();
+        let f = open(b, path, false, false);
+        let qemu = QemuIo::open_as("raw", path, &[]);
+        assert_eq!(lock(b, f, LockMode::Read), BUSY);
+        assert_eq!(lock(b, f, LockMode::Share), DONE);
+        drop(qemu);
+        works(tool("qemu-io", &["-f", "raw", "-c", "write 0 512"], path));
+        // a writer of ours denies others to write, not to read
+        let (g, h) = (open(b, path, true, false), open(b, path, false, false));
+        assert_eq!(lock(b, g, LockMode::Write), DONE);
+        assert_eq!(lock(b, f, LockMode::Share), DONE);
+        assert_eq!(lock(b, h, LockMode::Share), DONE);
+        assert_eq!(lock(b, h, LockMode::Read), BUSY);
     });
 }
 

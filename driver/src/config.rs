@@ -3,7 +3,7 @@
 //! Knows: limits and switches. Must never know: files, machines, operations.
 //! Invariant: every number here is a hard bound; nothing in the driver grows beyond it.
 
-use crate::gate::{DenyBacking, OpenGate};
+use crate::gate::{DenyBacking, Named, OpenGate};
 use quod_backend::BackendKind;
 use quod_states::{Format, Gate, Options, Policy};
 use std::fmt;
@@ -41,6 +41,7 @@ pub struct OpenOptions {
     pub(crate) backing_direct: Option<bool>,
     pub(crate) format: Option<Format>,
     pub(crate) lock: bool,
+    pub(crate) tolerate_writers: bool,
     pub(crate) policy: Policy,
     pub(crate) gate: Gate,
     pub(crate) cache_bytes: u64,
@@ -74,6 +75,7 @@ impl OpenOptions {
             backing_direct: None,
             format: None,
             lock: true,
+            tolerate_writers: false,
             policy: core.policy,
             gate: core.gate,
             cache_bytes: core.cache_bytes,
@@ -118,6 +120,14 @@ impl OpenOptions {
     /// The image's format; None: probe.
     pub fn format(mut self, format: Option<Format>) -> Self {
         self.format = format;
+        self
+    }
+
+    /// A raw image that is only read may be written by others meanwhile, as for QEMU's tools: what is read of
+    /// it may be neither the old bytes nor the new ones. Off by default: whoever writes is refused, and refuses
+    /// us.
+    pub fn tolerate_writers(mut self, tolerate: bool) -> Self {
+        self.tolerate_writers = tolerate;
         self
     }
 
@@ -188,9 +198,9 @@ impl OpenOptions {
         self
     }
 
-    /// As [`OpenOptions::backing`], with a closure: the image's path and the name as it stands in the image
-    /// in, the file to open out.
-    pub fn gate_fn(self, gate: impl FnMut(&Path, &[u8]) -> Option<PathBuf> + Send + 'static) -> Self {
+    /// As [`OpenOptions::backing`], with a closure: the image and the name as it stands there in, the file to
+    /// open out.
+    pub fn gate_fn(self, gate: impl FnMut(&Named<'_>) -> Option<PathBuf> + Send + 'static) -> Self {
         self.backing(gate)
     }
 
@@ -214,8 +224,8 @@ impl OpenOptions {
     }
 
     /// Asks the gate.
-    pub(crate) fn ask_gate(&self, image: &Path, name: &[u8]) -> Option<PathBuf> {
-        self.gatekeeper.lock().unwrap_or_else(PoisonError::into_inner).allow(image, name)
+    pub(crate) fn ask_gate(&self, named: &Named<'_>) -> Option<PathBuf> {
+        self.gatekeeper.lock().unwrap_or_else(PoisonError::into_inner).allow(named)
     }
 
     /// The machine's settings for the layer at `depth` (0: the image) of a file with this alignment.

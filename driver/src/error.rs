@@ -6,6 +6,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// The operation of an [`Error::Io`] with EINVAL: the file's system has no O_DIRECT.
+pub const OPEN_DIRECT: &str = "open with O_DIRECT, which its file system may not have";
+
 /// What went wrong, sorted by whose fault it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -53,6 +56,8 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// A driver on io_uring was called by another thread than the first one that used it. Nothing was done.
+    WrongThread,
     /// All slots are in use: try again after a completion.
     Busy,
     /// The disk is closed, closing or was never open.
@@ -65,6 +70,18 @@ pub enum Error {
         image: PathBuf,
         /// The name as it stands in the image.
         backing: String,
+    },
+    /// The open gate refused a file that QEMU takes from the working directory, whatever folder the image is
+    /// in: it was not said which of the two is meant.
+    Ambiguous {
+        /// The image that names it.
+        image: PathBuf,
+        /// The name as it stands in the image.
+        name: String,
+        /// The file that QEMU opens.
+        here: PathBuf,
+        /// The file of this name beside the image.
+        beside: PathBuf,
     },
     /// Another process holds a conflicting lock.
     Locked {
@@ -120,6 +137,9 @@ impl Error {
 
     /// A failed system call about no file in particular.
     pub(crate) fn backend(op: &'static str, error: &std::io::Error) -> Error {
+        if quod_backend::uring::is_wrong_thread(error) {
+            return Error::WrongThread;
+        }
         Error::Io { path: PathBuf::new(), op, errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 
@@ -134,11 +154,12 @@ impl Error {
             Error::Device { errno, .. } | Error::Io { errno, .. } => *errno,
             Error::NoSpace { .. } => libc::ENOSPC,
             Error::Misuse(_) => libc::EINVAL,
+            Error::WrongThread => libc::EPERM,
             Error::Unsupported { .. } => libc::ENOTSUP,
             Error::Busy | Error::Locked { .. } => libc::EAGAIN,
             Error::Closed => libc::EBADF,
             Error::Cancelled => libc::ECANCELED,
-            Error::NotAllowed { .. } => libc::EPERM,
+            Error::NotAllowed { .. } | Error::Ambiguous { .. } => libc::EPERM,
             Error::BackingLoop { .. } | Error::TooDeep { .. } => libc::ELOOP,
             Error::Corrupt { .. } | Error::Poisoned { .. } => libc::EIO,
         }
@@ -157,7 +178,7 @@ fn describe(errno: i32) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Misuse(what) => write!(f, "misuse: {what}"),
+            Error::Misuse(what) => write!(f, "not a valid request: {what}"),
             Error::Unsupported { path, what } => write!(f, "{}: unsupported: {what}", path.display()),
             Error::Corrupt { path, place, index, value, what } => {
                 write!(f, "{}: corrupt image: {place}[{index}] = {value:#x}: {what}", path.display())
@@ -173,6 +194,9 @@ impl fmt::Display for Error {
                     path.display()
                 )
             }
+            Error::WrongThread => f.write_str(
+                "a driver belongs to the thread that used it first, and was called by another one",
+            ),
             Error::Busy => f.write_str("all request slots are in use"),
             Error::Closed => f.write_str("the disk is not open"),
             Error::Cancelled => f.write_str("the request was cancelled"),
@@ -181,6 +205,14 @@ impl fmt::Display for Error {
                     f,
                     "{}: the file that it names, '{backing}', may not be opened (open gate)",
                     image.display()
+                )
+            }
+            Error::Ambiguous { image, name, here, beside } => {
+                let (image, here, beside) = (image.display(), here.display(), beside.display());
+                write!(
+                    f,
+                    "{image}: the file that it names, '{name}', may not be opened (open gate): for QEMU it is \
+                     '{here}' in the working directory, and not '{beside}' beside the image"
                 )
             }
             Error::Locked { path, lock } => {

@@ -1,24 +1,85 @@
 //! Open gates: an image names another file as its backing file, or as its data file (qcow2), and somebody
-//! must say whether it may be opened.
+//! must say which file that is, and whether it may be opened.
 //!
-//! Knows: paths and the bytes of the name. Must never know: open files, machines.
-//! Invariant: no file is opened on an image's word alone; the default gate opens nothing.
+//! Knows: paths and the bytes of the name, what QEMU takes a name for, the working directory. Must never know:
+//! open files, machines.
+//! Invariants: no file is opened on an image's word alone, and the default gate opens nothing; a name leads
+//! where it leads QEMU, or nowhere.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Decides which backing and data files may be opened. A data file is opened as its image is: for writing
-/// too, if that is.
-pub trait OpenGate {
-    /// `image` is the path of the image that names `name` (raw bytes from its header, never a protocol name).
-    /// Answers the path to open, or None: refused.
-    fn allow(&mut self, image: &Path, name: &[u8]) -> Option<PathBuf>;
+/// What an image needs a file for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    /// What the image does not hold is read from it.
+    Backing,
+    /// It has the guest's data (qcow2). It is opened as its image is: for writing too, if that is.
+    Data,
 }
 
-impl<F: FnMut(&Path, &[u8]) -> Option<PathBuf>> OpenGate for F {
-    fn allow(&mut self, image: &Path, name: &[u8]) -> Option<PathBuf> {
-        self(image, name)
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Backing => "backing",
+            Role::Data => "data",
+        }
+    }
+}
+
+/// A file that an image names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Named<'a> {
+    /// The path that the image was opened by.
+    pub image: &'a Path,
+    /// The name as it stands in the image: any bytes.
+    pub name: &'a [u8],
+    /// What it is for.
+    pub role: Role,
+}
+
+impl<'a> Named<'a> {
+    /// The file that QEMU opens for this name; None if it opens no file for it, but a protocol (a colon
+    /// before any slash) or a description (`json:`).
+    ///
+    /// A relative path that comes out is one from the working directory. A relative backing name starts at
+    /// the image's folder, the path of the image's as it was opened by; but behind `file:`, and for a data
+    /// file, it starts at the working directory, wherever the image is.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self.role {
+            Role::Data => Some(PathBuf::from(OsStr::from_bytes(self.name))),
+            Role::Backing => match self.name.strip_prefix(b"file:") {
+                Some(rest) => Some(PathBuf::from(OsStr::from_bytes(rest))),
+                None => (!names_protocol(self.name)).then(|| beside(self.image, self.name)),
+            },
+        }
+    }
+
+    /// The file of this name beside the image, if that is another than [`Named::path`]: what somebody may
+    /// have meant who made the image in its folder.
+    pub fn beside(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        let beside = beside(self.image, path.as_os_str().as_bytes());
+        let same = match (std::path::absolute(&path), std::path::absolute(&beside)) {
+            (Ok(path), Ok(beside)) => path == beside,
+            _ => path == beside,
+        };
+        let from_image = self.role == Role::Backing && !self.name.starts_with(b"file:");
+        (!same && !from_image).then_some(beside)
+    }
+}
+
+/// Decides which backing and data files may be opened.
+pub trait OpenGate {
+    /// Answers the path to open, [`Named::path`] or another one, or None: refused. It is not asked about names
+    /// that are no file's.
+    fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf>;
+}
+
+impl<F: FnMut(&Named<'_>) -> Option<PathBuf>> OpenGate for F {
+    fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf> {
+        self(named)
     }
 }
 
@@ -27,86 +88,123 @@ impl<F: FnMut(&Path, &[u8]) -> Option<PathBuf>> OpenGate for F {
 pub struct DenyBacking;
 
 impl OpenGate for DenyBacking {
-    fn allow(&mut self, _image: &Path, _name: &[u8]) -> Option<PathBuf> {
+    fn allow(&mut self, _named: &Named<'_>) -> Option<PathBuf> {
         None
     }
 }
 
 /// Allows files directly in the directory of the image that names them. Symbolic links there are the
-/// embedder's own business: this gate looks at names only.
+/// embedder's own business: this gate looks at names only. A name that leads from the working directory is
+/// allowed if that is the image's directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SameDirectory;
 
 impl OpenGate for SameDirectory {
-    fn allow(&mut self, image: &Path, name: &[u8]) -> Option<PathBuf> {
-        let path = resolve(image, name);
+    fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf> {
+        let path = named.path()?;
         let plain = matches!(path.components().next_back(), Some(Component::Normal(_)));
-        (plain && path.parent() == Some(directory(image))).then_some(path)
+        let whole = |path: &Path| std::path::absolute(path).ok();
+        let (found, image) = (whole(&path)?, whole(named.image)?);
+        (plain && found.parent() == image.parent()).then_some(path)
     }
 }
 
-/// Allows every file, as QEMU does: for tools whose user vouches for the image.
+/// Allows every file, and takes a name for what QEMU takes it for, which may be a file of the working
+/// directory: for tools whose user vouches for the image.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AllowAll;
 
 impl OpenGate for AllowAll {
-    fn allow(&mut self, image: &Path, name: &[u8]) -> Option<PathBuf> {
-        Some(resolve(image, name))
+    fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf> {
+        named.path()
     }
 }
 
-/// The directory that holds `image`; empty for a bare file name.
-fn directory(image: &Path) -> &Path {
-    image.parent().unwrap_or(Path::new(""))
-}
-
-/// A name in an image as a path: relative names start at the image's directory.
-pub fn resolve(image: &Path, name: &[u8]) -> PathBuf {
-    directory(image).join(OsStr::from_bytes(name))
-}
-
-/// The file name in `name`, without its `file:` prefix; None if it names another protocol (a colon before any
-/// slash).
-pub(crate) fn plain_name(name: &[u8]) -> Option<&[u8]> {
-    if let Some(rest) = name.strip_prefix(b"file:") {
-        return Some(rest);
-    }
+/// A colon before any slash.
+fn names_protocol(name: &[u8]) -> bool {
     let end = name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
-    (!name[..end].contains(&b':')).then_some(name)
+    name[..end].contains(&b':')
+}
+
+/// A name as a path: relative names start at the image's directory.
+fn beside(image: &Path, name: &[u8]) -> PathBuf {
+    image.parent().unwrap_or(Path::new("")).join(OsStr::from_bytes(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn backing<'a>(image: &'a str, name: &'a str) -> Named<'a> {
+        Named { image: Path::new(image), name: name.as_bytes(), role: Role::Backing }
+    }
+
+    fn data<'a>(image: &'a str, name: &'a str) -> Named<'a> {
+        Named { role: Role::Data, ..backing(image, name) }
+    }
+
+    /// The table of docs/compat.md.
     #[test]
-    fn protocols_are_told_from_file_names() {
-        assert_eq!(plain_name(b"base.img"), Some(&b"base.img"[..]));
-        assert_eq!(plain_name(b"file:base.img"), Some(&b"base.img"[..]));
-        assert_eq!(plain_name(b"dir/with:colon"), Some(&b"dir/with:colon"[..]));
-        assert_eq!(plain_name(b"json:{\"driver\":\"nbd\"}"), None);
-        assert_eq!(plain_name(b"nbd://host/x"), None);
-        assert_eq!(plain_name(b""), Some(&b""[..]));
+    fn names_lead_where_they_lead_qemu() {
+        let path = |name| backing("s/i", name).path().map(|path| path.display().to_string());
+        let cases = [
+            ("b", Some("s/b")),
+            ("/x/b", Some("/x/b")),
+            ("./a:b", Some("s/./a:b")),
+            ("x/a:b", Some("s/x/a:b")),
+            ("file:b", Some("b")),
+            ("file:/x/b", Some("/x/b")),
+            ("file:a:b", Some("a:b")),
+            ("a:b", None),
+            ("nbd://host/x", None),
+            ("json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":\"b\"}}", None),
+        ];
+        for (name, leads) in cases {
+            assert_eq!(path(name).as_deref(), leads, "{name}");
+        }
+        for name in ["d", "./d", "/x/d", "a:b", "file:d", "json:{}"] {
+            assert_eq!(data("s/i", name).path(), Some(PathBuf::from(name)));
+        }
+    }
+
+    #[test]
+    fn a_name_that_may_mean_two_files_is_known_for_it() {
+        assert_eq!(backing("s/i", "b").beside(), None);
+        assert_eq!(backing("s/i", "file:b").beside(), Some("s/b".into()));
+        assert_eq!(backing("s/i", "file:/x/b").beside(), None);
+        assert_eq!(data("s/i", "d").beside(), Some("s/d".into()));
+        assert_eq!(data("s/i", "/x/d").beside(), None);
+        // both are the same one
+        let here = std::env::current_dir().unwrap().join("i");
+        for image in ["i", "./i", here.to_str().unwrap()] {
+            assert_eq!((data(image, "d").beside(), backing(image, "file:b").beside()), (None, None));
+        }
     }
 
     #[test]
     fn same_directory_lets_nobody_climb() {
-        let image = Path::new("/images/top.qed");
-        let ask = |name: &[u8]| SameDirectory.allow(image, name);
-        assert_eq!(ask(b"base.raw"), Some(PathBuf::from("/images/base.raw")));
-        assert_eq!(ask(b"/images/base.raw"), Some(PathBuf::from("/images/base.raw")));
-        assert_eq!(ask(b"../etc/shadow"), None);
-        assert_eq!(ask(b"sub/base.raw"), None);
-        assert_eq!(ask(b".."), None);
-        assert_eq!(ask(b""), None);
-        assert_eq!(ask(b"/etc/shadow"), None);
-        assert_eq!(SameDirectory.allow(Path::new("top.qed"), b"base"), Some(PathBuf::from("base")));
+        let ask = |name| SameDirectory.allow(&backing("/images/top.qed", name));
+        assert_eq!(ask("base.raw"), Some(PathBuf::from("/images/base.raw")));
+        assert_eq!(ask("/images/base.raw"), Some(PathBuf::from("/images/base.raw")));
+        for name in ["../etc/shadow", "sub/base.raw", "..", "", "/etc/shadow", "file:base.raw", "a:b"] {
+            assert_eq!(ask(name), None, "{name}");
+        }
+        assert_eq!(SameDirectory.allow(&backing("top.qed", "base")), Some(PathBuf::from("base")));
+        assert_eq!(SameDirectory.allow(&backing("top.qed", "file:base")), Some(PathBuf::from("base")));
+    }
+
+    #[test]
+    fn same_directory_takes_no_other_file_than_qemu() {
+        let ask = |image, name| SameDirectory.allow(&data(image, name));
+        assert_eq!(ask("/images/i", "d"), None);
+        assert_eq!(ask("/images/i", "/images/d"), Some(PathBuf::from("/images/d")));
+        assert_eq!(ask("i", "d"), Some(PathBuf::from("d")));
     }
 
     #[test]
     fn the_default_opens_nothing() {
-        assert_eq!(DenyBacking.allow(Path::new("a"), b"b"), None);
-        assert_eq!(AllowAll.allow(Path::new("d/a"), b"b"), Some(PathBuf::from("d/b")));
-        assert_eq!(AllowAll.allow(Path::new("d/a"), b"/b"), Some(PathBuf::from("/b")));
+        assert_eq!(DenyBacking.allow(&backing("a", "b")), None);
+        assert_eq!(AllowAll.allow(&backing("d/a", "b")), Some(PathBuf::from("d/b")));
+        assert_eq!(AllowAll.allow(&backing("d/a", "/b")), Some(PathBuf::from("/b")));
     }
 }

@@ -10,8 +10,8 @@ use crate::buffers::Buffers;
 use crate::config::OpenOptions;
 use crate::disk::{Disk, Layer, LayerFile, Phase};
 use crate::driver::Driver;
-use crate::error::Error;
-use crate::gate::plain_name;
+use crate::error::{Error, OPEN_DIRECT};
+use crate::gate::{Named, Role};
 use crate::port::{Flight, NO_IO, Target, Task};
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
@@ -22,6 +22,12 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How long an opening waits for a lock that somebody else holds. A program that was killed holds its locks
+/// until the kernel has let go of its ring: for tens of milliseconds.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+/// How often it asks meanwhile.
+pub(crate) const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// What an opening is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,8 +48,16 @@ pub(crate) struct Opener {
     path: PathBuf,
     format: Option<Format>,
     step: Step,
+    direct: bool,
     file: FileId,
     stat: Option<Stat>,
+    lock: LockMode,
+    /// If the lock is refused, a lesser one may do.
+    shares: bool,
+    /// When the lock that is wanted now was refused first.
+    refused: Option<Duration>,
+    /// When to ask for it again.
+    pub(crate) retry: Option<Duration>,
     machine: Option<Opening>,
     /// The layer whose data file is being opened.
     image: Option<Box<(Opened, LayerFile)>>,
@@ -61,8 +75,13 @@ impl Opener {
             path,
             format,
             step: Step::Open,
+            direct: false,
             file: FileId(u32::MAX),
             stat: None,
+            lock: LockMode::None,
+            shares: false,
+            refused: None,
+            retry: None,
             machine: None,
             image: None,
             data: None,
@@ -94,7 +113,9 @@ impl<B: Backend> Driver<B> {
         let below = options.backing_direct.unwrap_or(options.direct);
         let direct = if depth == 0 { options.direct } else { below };
         let flags = OpenFlags { write: depth == 0 && options.write, direct };
-        opener.step = Step::Open;
+        (opener.lock, opener.shares) = opener.wanted_lock(depth);
+        opener.refused = None;
+        (opener.step, opener.direct) = (Step::Open, direct);
         self.step_op(index, Op::Open { path, flags });
     }
 
@@ -139,12 +160,21 @@ impl<B: Backend> Driver<B> {
     }
 
     fn step(&mut self, index: u32, result: Result<Output, Errno>) -> Result<Next, Error> {
-        let config = self.config;
+        let (config, now) = (self.config, self.now);
         let disk = &mut self.disks[index as usize];
         let Phase::Opening(opener) = &mut disk.phase else { return Ok(Next::Wait) };
         let depth = disk.layers.len();
-        let write = depth == 0 && opener.options.write;
-        let output = result.map_err(|errno| step_error(opener, write, errno))?;
+        let output = match result {
+            Ok(output) => output,
+            Err(errno) if opener.step == Step::Lock && is_conflict(errno) && opener.waits(now) => {
+                match opener.retry {
+                    Some(_) => self.earliest = [self.earliest, opener.retry].into_iter().flatten().min(),
+                    None => self.ask_lock(index),
+                }
+                return Ok(Next::Wait);
+            }
+            Err(errno) => return Err(step_error(opener, errno)),
+        };
         match (opener.step, output) {
             (Step::Open, Output::Opened(file)) => {
                 opener.file = file;
@@ -159,9 +189,7 @@ impl<B: Backend> Driver<B> {
                     return Ok(opener.ready(depth, stat, &config));
                 }
                 opener.step = Step::Lock;
-                let mode = if write { LockMode::Write } else { LockMode::Read };
-                let file = opener.file;
-                self.step_op(index, Op::Lock { file, mode });
+                self.ask_lock(index);
                 Ok(Next::Wait)
             }
             (Step::Lock, _) => {
@@ -175,6 +203,22 @@ impl<B: Backend> Driver<B> {
                 Ok(opener.ready(depth, stat, &config))
             }
             _ => Err(Error::io(&opener.path, "open", libc::EIO)),
+        }
+    }
+
+    fn ask_lock(&mut self, index: u32) {
+        if let Some(opener) = opener(&mut self.disks[index as usize]) {
+            opener.retry = None;
+            let (file, mode) = (opener.file, opener.lock);
+            self.step_op(index, Op::Lock { file, mode });
+        }
+    }
+
+    /// Asks again for a lock that was refused, if it is time to.
+    pub(crate) fn retry_lock(&mut self, index: u32) {
+        let now = self.now;
+        if opener(&mut self.disks[index as usize]).is_some_and(|o| o.retry.is_some_and(|at| at <= now)) {
+            self.ask_lock(index);
         }
     }
 
@@ -195,7 +239,14 @@ impl<B: Backend> Driver<B> {
                 None => debug_assert!(false, "an opening has no guest bytes"),
             }
         }
-        match machine.poll_result() {
+        let result = machine.poll_result();
+        let raw = matches!(&result, Some(Ok(opened)) if opened.info.format == Format::Raw);
+        if result.is_some() && opener.lock == LockMode::Share && !raw {
+            // another format: its tables are read while nobody writes them
+            (opener.machine, opener.lock, opener.step) = (None, LockMode::Read, Step::Lock);
+            return self.ask_lock(index);
+        }
+        match result {
             None => {}
             Some(Err(error)) => {
                 let error = Error::from_core(&opener.path, &error);
@@ -320,6 +371,28 @@ impl Opener {
         Ok(())
     }
 
+    /// The lock for the file that is opened next, and whether a lesser one may do: a raw image may be read
+    /// while others write to it, if the embedder says so; that it is raw may only come out later.
+    fn wanted_lock(&self, depth: usize) -> (LockMode, bool) {
+        let own = depth == 0 && self.image.is_none();
+        match self.format {
+            _ if depth == 0 && self.options.write => (LockMode::Write, false),
+            Some(Format::Raw) if own && self.options.tolerate_writers => (LockMode::Share, false),
+            None if own && self.options.tolerate_writers => (LockMode::Read, true),
+            _ => (LockMode::Read, false),
+        }
+    }
+
+    /// Its lock was refused at `now`: is it asked for again, or a lesser one?
+    fn waits(&mut self, now: Duration) -> bool {
+        if std::mem::take(&mut self.shares) {
+            self.lock = LockMode::Share;
+            return true;
+        }
+        self.retry = Some(now + LOCK_RETRY);
+        now.saturating_sub(*self.refused.get_or_insert(now)) < LOCK_PATIENCE
+    }
+
     /// The file is open, and locked if it is to be.
     fn ready(&mut self, depth: usize, stat: Stat, config: &crate::config::Config) -> Next {
         if self.image.is_some() {
@@ -340,7 +413,7 @@ impl Opener {
         if depth + 1 >= self.options.max_depth as usize {
             return Err(Error::TooDeep { image: self.path.clone(), depth: self.options.max_depth });
         }
-        self.path = self.allowed("backing", &backing.name)?;
+        self.path = self.allowed(Role::Backing, &backing.name)?;
         self.format = backing.format;
         self.stat = None;
         Ok(())
@@ -354,22 +427,25 @@ impl Opener {
                 let what = "a qcow2 external data file that the header does not name".to_string();
                 return Err(Error::Unsupported { path: self.path.clone(), what });
             }
-            None => self.allowed("data", name)?,
+            None => self.allowed(Role::Data, name)?,
         };
         self.stat = None;
         Ok(())
     }
 
     /// The path of a file that the image names, if it may be opened.
-    fn allowed(&self, role: &str, name: &[u8]) -> Result<PathBuf, Error> {
+    fn allowed(&self, role: Role, name: &[u8]) -> Result<PathBuf, Error> {
+        let named = Named { image: &self.path, name, role };
         let image = self.path.clone();
         let shown = String::from_utf8_lossy(name).into_owned();
-        let Some(name) = plain_name(name) else {
-            let what = format!("{role} file '{shown}' is not a file's name but a protocol's");
+        let Some(here) = named.path() else {
+            let what = format!("{} file '{shown}' is not a file's name but a protocol's", role.name());
             return Err(Error::Unsupported { path: image, what });
         };
-        let path = self.options.ask_gate(&image, name);
-        path.ok_or(Error::NotAllowed { image, backing: shown })
+        self.options.ask_gate(&named).ok_or_else(|| match named.beside() {
+            Some(beside) => Error::Ambiguous { image, name: shown, here, beside },
+            None => Error::NotAllowed { image, backing: shown },
+        })
     }
 }
 
@@ -385,12 +461,18 @@ fn opener(disk: &mut Disk) -> Option<&mut Opener> {
     }
 }
 
-fn step_error(opener: &Opener, write: bool, errno: Errno) -> Error {
+/// Somebody else holds a lock.
+fn is_conflict(errno: Errno) -> bool {
+    errno.0 == libc::EAGAIN || errno.0 == libc::EACCES
+}
+
+fn step_error(opener: &Opener, errno: Errno) -> Error {
     let op = match opener.step {
+        Step::Open if opener.direct && errno.0 == libc::EINVAL => OPEN_DIRECT,
         Step::Open => "open",
         Step::Stat | Step::StatAgain => "examine",
-        Step::Lock if errno.0 == libc::EAGAIN || errno.0 == libc::EACCES => {
-            let lock = if write { "write" } else { "read" };
+        Step::Lock if is_conflict(errno) => {
+            let lock = if opener.lock == LockMode::Write { "write" } else { "read" };
             return Error::Locked { path: opener.path.clone(), lock };
         }
         Step::Lock => "lock",

@@ -1,10 +1,11 @@
-//! Timers: machines ask for alarms in milliseconds, the driver keeps deadlines on the backend's clock.
+//! Timers: machines ask for alarms in milliseconds, the driver keeps deadlines on the backend's clock; an
+//! opening asks again for a lock that was refused.
 //!
 //! Knows: deadlines. Must never know: what a timer is for.
 //! Invariant: `Driver::earliest` is never later than the earliest deadline; it may be earlier after an alarm
 //! was called off, which costs one early call of `turn`.
 
-use crate::disk::TIMERS;
+use crate::disk::{Phase, TIMERS};
 use crate::driver::Driver;
 use crate::translate::Place;
 use quod_backend::Backend;
@@ -16,6 +17,7 @@ impl<B: Backend> Driver<B> {
             return;
         }
         for disk in 0..self.disks.len() {
+            self.retry_lock(disk as u32);
             // a timer may end with the disk closed and its layers gone: look again each time
             let mut layer = 0;
             while layer < self.disks[disk].layers.len() {
@@ -25,8 +27,12 @@ impl<B: Backend> Driver<B> {
                 layer += 1;
             }
         }
+        let retries = self.disks.iter().filter_map(|disk| match &disk.phase {
+            Phase::Opening(opener) => opener.retry,
+            _ => None,
+        });
         let layers = self.disks.iter().flat_map(|disk| &disk.layers);
-        self.earliest = layers.flat_map(|layer| layer.deadlines).flatten().min();
+        self.earliest = layers.flat_map(|layer| layer.deadlines).flatten().chain(retries).min();
     }
 
     fn fire(&mut self, place: Place, timer: usize) {

@@ -1,8 +1,9 @@
 //! Real files: QED images, their backing chains, the gate, the tools.
 
 use quod::tools::{self, CreateOptions, Repair, Session};
-use quod::{AllowAll, Config, Error, Format, OpenOptions, Policy, SameDirectory, Status};
+use quod::{AllowAll, Config, Error, Format, Named, OpenOptions, Policy, SameDirectory, Status};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 struct Folder(tempfile::TempDir);
 
@@ -137,7 +138,7 @@ fn the_gate_keeps_backing_files_closed_by_default() {
         1
     );
     let elsewhere = folder.path("base.raw");
-    let gate = move |_: &Path, name: &[u8]| (name == b"base.raw").then(|| elsewhere.clone());
+    let gate = move |named: &Named<'_>| (named.name == b"base.raw").then(|| elsewhere.clone());
     assert_eq!(
         Session::open(&top, OpenOptions::new().gate_fn(gate)).unwrap().info().unwrap().layers.len(),
         2
@@ -146,7 +147,12 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     let error = failure(&protocol, writable());
     assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("nbd:localhost")), "{error:?}");
     let prefixed = folder.qed("file.qed", 65536, Some(("file:base.raw", Some(Format::Raw))));
-    Session::open(&prefixed, writable()).unwrap();
+    // QEMU looks for it in the working directory, and no other file is taken for it
+    let error = failure(&prefixed, writable());
+    assert_eq!(error, Error::Io { path: "base.raw".into(), op: "open", errno: libc::ENOENT });
+    let error = failure(&prefixed, OpenOptions::new().backing(SameDirectory));
+    let (name, here) = ("file:base.raw".to_string(), PathBuf::from("base.raw"));
+    assert_eq!(error, Error::Ambiguous { image: prefixed, name, here, beside: folder.path("base.raw") });
 }
 
 #[test]
@@ -194,6 +200,103 @@ fn writers_lock_each_other_out() {
     let other = Session::open(&path, OpenOptions::new()).unwrap();
     drop((reader, other));
     Session::open(&path, writable()).unwrap();
+}
+
+/// A program that was killed holds its locks a little longer; nobody has to wait in a loop of his own.
+#[test]
+fn an_opening_waits_for_a_lock_a_little_and_holds_nobody() {
+    let folder = Folder::new();
+    let path = folder.qed("a.qed", 65536, None);
+    let leave = |after: u64| {
+        let mut writer = Session::open(&path, writable()).unwrap();
+        writer.write(0, &[1]).unwrap();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(after));
+            drop(writer);
+        })
+    };
+    for backend in [quod::BackendKind::Auto, quod::BackendKind::Threads] {
+        let config = Config { backend, ..Config::default() };
+        let other = leave(60);
+        let mut session = Session::with_config(&path, writable(), config).unwrap();
+        assert!(session.driver().hold().max() < Duration::from_millis(50));
+        session.close().unwrap();
+        other.join().unwrap();
+    }
+    let other = leave(60);
+    tools::check(&path, None, Some(Repair::All)).unwrap();
+    other.join().unwrap();
+    let began = Instant::now();
+    let writer = Session::open(&path, writable()).unwrap();
+    assert!(matches!(failure(&path, writable()), Error::Locked { lock: "write", .. }));
+    assert!(matches!(tools::info(&path, None, false), Err(Error::Locked { lock: "read", .. })));
+    assert!(began.elapsed() >= Duration::from_millis(400));
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_raw_image_that_somebody_writes_is_read_by_those_who_say_so() {
+    let folder = Folder::new();
+    let path = folder.path("a.raw");
+    std::fs::write(&path, [7; 4096]).unwrap();
+    let raw = Some(Format::Raw);
+    let tolerant = || OpenOptions::new().tolerate_writers(true);
+    let writer = Session::open(&path, OpenOptions::new().write(true).format(raw)).unwrap();
+    for format in [None, raw] {
+        assert_eq!(tools::info(&path, format, false).unwrap().info.virtual_size, 4096);
+        let mut reader = Session::open(&path, tolerant().format(format)).unwrap();
+        reader.read(0, &mut [0; 512]).unwrap();
+        reader.close().unwrap();
+        let error = failure(&path, OpenOptions::new().format(format));
+        assert_eq!(error, Error::Locked { path: path.clone(), lock: "read" });
+        assert!(matches!(failure(&path, tolerant().format(format).write(true)), Error::Locked { .. }));
+    }
+    writer.close().unwrap();
+    // and who only looks at one keeps nobody from writing it
+    let reader = Session::open(&path, tolerant().format(raw)).unwrap();
+    Session::open(&path, OpenOptions::new().write(true).format(raw)).unwrap().close().unwrap();
+    reader.close().unwrap();
+    // other formats are no matter of taste
+    let path = folder.qed("a.qed", 65536, None);
+    let writer = Session::open(&path, writable()).unwrap();
+    assert_eq!(failure(&path, tolerant()), Error::Locked { path: path.clone(), lock: "read" });
+    let error = failure(&path, tolerant().format(Some(Format::Qed)));
+    assert_eq!(error, Error::Locked { path, lock: "read" });
+    writer.close().unwrap();
+}
+
+/// A ring belongs to one thread; the kernel says "File exists" to the others.
+#[test]
+fn another_thread_is_told_that_the_driver_is_not_its_own() {
+    let folder = Folder::new();
+    let path = folder.qed("a.qed", 65536, None);
+    let mut session = Session::open(&path, writable()).unwrap();
+    let ring = quod::Backend::name(session.driver().backend()) == "io_uring";
+    let elsewhere = std::thread::scope(|scope| scope.spawn(|| session.write(0, &[1; 512])).join().unwrap());
+    if ring {
+        let error = elsewhere.unwrap_err();
+        assert_eq!(error, Error::WrongThread);
+        assert!(error.to_string().contains("belongs to the thread"), "{error}");
+        // what it submitted is done when the right thread comes
+        session.driver().wait(None).unwrap();
+        let done = std::iter::repeat_with(|| {
+            session.driver().wait(None).unwrap();
+            session.driver().next_completion()
+        });
+        done.flatten().next().unwrap().result.unwrap();
+    }
+    let mut bytes = [0; 512];
+    session.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [1; 512]);
+    session.close().unwrap();
+}
+
+#[test]
+fn a_file_system_without_o_direct_is_named() {
+    let path = Path::new("/proc/version");
+    let error = failure(path, OpenOptions::new().direct(true).lock(false));
+    assert_eq!(error.errno(), libc::EINVAL);
+    assert!(error.to_string().contains("O_DIRECT"), "{error}");
 }
 
 #[test]

@@ -216,6 +216,7 @@ fn lock_bits(mode: LockMode) -> u64 {
         LockMode::None => 0,
         LockMode::Read => 1,
         LockMode::Write => 2,
+        LockMode::Share => 3,
     }
 }
 

@@ -143,15 +143,15 @@ impl Sim {
         }
     }
 
-    /// Readers share; a writer shares with nobody.
+    /// Readers share; a writer shares with those who tolerate writers, and not with writers.
     fn lock(&mut self, index: usize, mode: LockMode) -> Result<Output, Errno> {
         let Some(handle) = self.handles.get(index) else { return error(libc::EBADF) };
+        let writes = |mode| mode == LockMode::Write;
+        let denies = |mode| matches!(mode, LockMode::Read | LockMode::Write);
         let conflict = self.handles.iter().any(|(other, held)| {
             other != index
                 && held.file == handle.file
-                && held.lock != LockMode::None
-                && mode != LockMode::None
-                && (mode == LockMode::Write || held.lock == LockMode::Write)
+                && (writes(mode) && denies(held.lock) || denies(mode) && writes(held.lock))
         });
         if conflict {
             return error(libc::EAGAIN);

@@ -21,6 +21,7 @@ const DENIES: i64 = 200;
 /// (permissions used, permissions not shared)
 fn wants(mode: LockMode) -> (u8, u8) {
     match mode {
+        LockMode::Share => (CONSISTENT_READ, 0),
         LockMode::Read => (CONSISTENT_READ, WRITE | RESIZE),
         LockMode::Write => (CONSISTENT_READ | WRITE | RESIZE, WRITE | RESIZE),
         LockMode::None => (0, 0),

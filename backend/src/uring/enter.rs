@@ -14,6 +14,23 @@ const ROUNDS: usize = 4;
 /// How long a drop on the wrong thread waits for the kernel to finish by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What the kernel says with EEXIST.
+#[derive(Debug)]
+struct WrongThread;
+
+impl std::fmt::Display for WrongThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a ring belongs to the thread that submitted to it first")
+    }
+}
+
+impl std::error::Error for WrongThread {}
+
+/// The ring was entered by another thread than the one that it belongs to; it is as it was.
+pub fn is_wrong_thread(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<WrongThread>())
+}
+
 impl Uring {
     fn enable(&mut self) -> io::Result<()> {
         if self.disabled {
@@ -48,6 +65,7 @@ impl Uring {
             Err(error) => match error.raw_os_error() {
                 // nothing was taken: entries stay published, and go with the next enter
                 Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
+                Some(libc::EEXIST) => Err(io::Error::other(WrongThread)),
                 _ => Err(error),
             },
         }

@@ -18,6 +18,8 @@ mod table;
 mod tests;
 mod work;
 
+pub use enter::is_wrong_thread;
+
 use crate::buffer::Segment;
 use crate::op::{Completion, Errno, Op, Output, Token};
 use crate::sys::event::EventFd;

@@ -7,8 +7,8 @@ use crate::format;
 use crate::sizes::{self, SizeError};
 use options::Refused;
 pub use options::Values;
-use quod::tools::{self, CreateOptions, Qcow2Options};
-use quod::{Error, Format};
+use quod::tools::{self, CreateOptions, Qcow2Options, Session};
+use quod::{AllowAll, Error, Format, Named, OpenOptions, Role};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -185,24 +185,38 @@ fn look_at_backing(args: &Args, file: &Path, values: &mut Values) -> Result<Opti
     if name.is_empty() {
         return Err("Expected backing file name, got empty string".into());
     }
-    let path = quod::gate::resolve(file, name.as_bytes());
-    if path == file {
+    let path = Named { image: file, name: name.as_bytes(), role: Role::Backing }.path();
+    if path.as_deref() == Some(file) {
         return Err("Error: Trying to create an image with the same filename as the backing file".into());
     }
     if args.backing_unsafe {
         let none = format.is_none();
         return if none { Err("Backing file specified without backing format".into()) } else { Ok(format) };
     }
-    let info = tools::info(&path, format, true)
-        .map_err(|error| format!("{}\nCould not open backing image.", why_not_opened(&path, &error)))?;
+    let could_not = |text: String| format!("{text}\nCould not open backing image.");
+    let path = path.ok_or_else(|| could_not(no_file(name)))?;
+    // with everything below it: an overlay that nobody can open is not made
+    let options = OpenOptions::new().format(format).lock(false).backing(AllowAll);
+    let session = Session::open(&path, options).map_err(|error| could_not(why_not_opened(&path, &error)))?;
+    let info = session.info().cloned().ok_or_else(|| could_not(Error::Closed.to_string()))?;
+    session.close().map_err(|error| could_not(error.to_string()))?;
     if format.is_none() {
         let found = format::name(info.format);
         return Err(format!("Backing file specified without backing format\nDetected format of {found}."));
     }
     if values.text("size").is_none() {
-        values.set("size", info.info.virtual_size.to_string());
+        values.set("size", info.virtual_size.to_string());
     }
     Ok(format)
+}
+
+/// Of a name that leads QEMU to no file.
+fn no_file(name: &str) -> String {
+    match name.split_once(':') {
+        Some(("json", _)) => format!("'{name}' describes a block device; only files are opened"),
+        Some((protocol, _)) => format!("Unknown protocol '{protocol}'"),
+        None => format!("'{name}' is no file's name"),
+    }
 }
 
 fn validate_qed(values: &Values, size: u64) -> Result<(), String> {

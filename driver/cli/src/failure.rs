@@ -2,7 +2,7 @@
 //!
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
-use quod::{Error, gate, tools};
+use quod::{Error, Named, Role, tools};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -27,7 +27,12 @@ pub fn fail(text: impl std::fmt::Display) -> ExitCode {
 
 /// The operating system's text for an error number.
 pub fn strerror(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    words(&std::io::Error::from_raw_os_error(errno))
+}
+
+/// An error's text, without Rust's "(os error N)".
+pub fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
     match text.find(" (os error") {
         Some(end) => text[..end].to_string(),
         None => text,
@@ -37,6 +42,9 @@ pub fn strerror(errno: i32) -> String {
 /// Why an image could not be opened, in QEMU's words where it has some.
 pub fn why_not_opened(path: &Path, error: &Error) -> String {
     let text = match error {
+        Error::Io { path: file, op: quod::error::OPEN_DIRECT, .. } => {
+            format!("Could not open '{}': filesystem does not support O_DIRECT", file.display())
+        }
         Error::Io { path: file, errno, .. } if !file.as_os_str().is_empty() => {
             format!("Could not open '{}': {}", file.display(), strerror(*errno))
         }
@@ -56,7 +64,7 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
 /// Is it the file that the image's guest data is in?
 fn is_data_file(image: &Path, file: &Path) -> bool {
     let named = tools::info(image, None, true).ok().and_then(|info| info.info.data_file);
-    named.is_some_and(|name| gate::resolve(image, &name) == file)
+    named.is_some_and(|name| Named { image, name: &name, role: Role::Data }.path().as_deref() == Some(file))
 }
 
 /// What QEMU says of a header that contradicts its format. It names no field and no value.

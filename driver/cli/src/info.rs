@@ -87,6 +87,12 @@ fn virtual_size(layer: &ImageInfo) -> u64 {
     layer.info.virtual_size.next_multiple_of(512)
 }
 
+/// Bytes at the end of a qcow2 image's disk that no guest sees, for QEMU as for us.
+fn not_shown(layer: &ImageInfo) -> Option<u64> {
+    let header = &layer.qcow2.as_ref()?.header;
+    header.size.checked_sub(header.guest_size()).filter(|bytes| *bytes > 0)
+}
+
 fn backing_name(layer: &ImageInfo) -> Option<String> {
     layer.info.backing.as_ref().map(|backing| String::from_utf8_lossy(&backing.name).into_owned())
 }
@@ -100,6 +106,9 @@ fn human(layer: &ImageInfo) -> String {
         format!("virtual size: {}", bytes(virtual_size(layer))),
         format!("disk size: {}", sizes::rounded(layer.disk_size)),
     ];
+    if let Some(bytes) = not_shown(layer) {
+        lines.push(format!("not shown: the last {bytes} bytes (its size is no multiple of 512)"));
+    }
     if layer.format != Format::Raw {
         lines.push(format!("cluster_size: {}", layer.info.cluster_size));
     }
@@ -158,6 +167,9 @@ fn object(layer: &ImageInfo) -> Value {
         add("snapshots", facts.snapshots.iter().map(qcow2::snapshot).collect());
     }
     add("virtual-size", virtual_size(layer).into());
+    if let Some(bytes) = not_shown(layer) {
+        add("not-shown", bytes.into());
+    }
     add("filename", path.into());
     if layer.format != Format::Raw {
         add("cluster-size", layer.info.cluster_size.into());

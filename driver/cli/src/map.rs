@@ -91,7 +91,8 @@ pub fn run(args: Args) -> ExitCode {
         (Ok(start), Ok(length)) => (start.unwrap_or(0), length.unwrap_or(u64::MAX)),
         (Err(text), _) | (_, Err(text)) => return failure::fail(text),
     };
-    let options = OpenOptions::new().format(format).lock(!args.force_share).backing(AllowAll);
+    let options =
+        OpenOptions::new().format(format).lock(!args.force_share).tolerate_writers(true).backing(AllowAll);
     let mut chain = match Session::open(&args.file, options).and_then(Chain::new) {
         Ok(chain) => chain,
         Err(error) => return could_not_open(&args.file, &error),

@@ -116,3 +116,103 @@ fn raw_options_that_quod_does_not_do_are_refused_by_name() {
         assert!(answer.stderr.contains(name), "{answer:?}");
     }
 }
+
+/// Folders "", "s" and "other", each with files of the same names; each file begins with another byte.
+fn folders_of_namesakes() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut byte = 0;
+    for sub in ["", "s", "other"] {
+        let sub = folder.path().join(sub);
+        std::fs::create_dir_all(&sub).unwrap();
+        for name in ["b", "a:b", "file:b"] {
+            byte += 1;
+            std::fs::write(sub.join(name), vec![byte; 65536]).unwrap();
+        }
+    }
+    folder
+}
+
+/// What both programs read from an image, by several paths from several folders.
+fn both_read_the_same(folder: &Path, name: &str) {
+    let whole = folder.join("s/i");
+    let ways = [("", "s/i"), ("", "./s/i"), ("", whole.to_str().unwrap()), ("s", "i")];
+    for (from, image) in ways.into_iter().chain([("other", "../s/i"), ("other", whole.to_str().unwrap())]) {
+        let args = ["-r", "-f", "qcow2", "-c", "read -v 0 16", image];
+        let (ours, theirs) =
+            (common::quod_io(&args, &folder.join(from), ""), common::qemu_io(&args, &folder.join(from), ""));
+        assert_eq!((ours.code, ours.stdout), (theirs.code, theirs.stdout), "{name} from '{from}' by {image}");
+    }
+}
+
+/// The table of docs/compat.md.
+#[test]
+fn backing_names_lead_to_the_file_that_qemu_reads() {
+    let folder = folders_of_namesakes();
+    let whole = folder.path().join("other/b").display().to_string();
+    let prefixed = format!("file:{whole}");
+    for name in
+        ["b", "./a:b", "../other/a:b", "file:b", "file:./b", "file:a:b", &whole, &prefixed, "a:b", "x:y"]
+    {
+        let args = ["create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", "s/i", "64k"];
+        assert_eq!(quod(&args, folder.path()).code, Some(0));
+        both_read_the_same(folder.path(), name);
+    }
+}
+
+#[test]
+fn names_of_data_files_lead_to_the_file_that_qemu_reads() {
+    let folder = folders_of_namesakes();
+    let whole = folder.path().join("other/b").display().to_string();
+    let prefixed = format!("file:{whole}");
+    for name in ["b", "./a:b", "file:b", "file:a:b", &whole, &prefixed, "s/b"] {
+        let files = |program: fn(&[&str], &Path) -> Answer| {
+            let option = format!("data_file={name},data_file_raw=on,preallocation=metadata");
+            let answer =
+                program(&["create", "-q", "-f", "qcow2", "-o", &option, "s/i", "64k"], folder.path());
+            assert_eq!(answer.code, Some(0), "{answer:?}");
+            std::fs::read(folder.path().join("s/i")).unwrap()
+        };
+        assert!(files(qemu_img) == files(quod), "{name}");
+        folders_refill(folder.path());
+        both_read_the_same(folder.path(), name);
+    }
+    for name in ["x:y", "json:{}"] {
+        let option = format!("data_file={name}");
+        let args = ["create", "-q", "-f", "qcow2", "-o", &option, "s/i", "64k"];
+        let answers = (quod(&args, folder.path()), qemu_img(&args, folder.path()));
+        assert_eq!((answers.0.code, answers.1.code), (Some(1), Some(1)), "{answers:?}");
+    }
+}
+
+/// What making an image emptied.
+fn folders_refill(folder: &Path) {
+    for (n, name) in ["b", "a:b", "other/b", "s/b"].into_iter().enumerate() {
+        std::fs::write(folder.join(name), vec![n as u8 + 20; 65536]).unwrap();
+    }
+}
+
+#[test]
+fn no_overlay_is_made_that_nobody_can_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("snap-12:30.raw"), vec![0; 65536]).unwrap();
+    common::prepare("qemu-img", &["create", "-q", "-f", "qcow2", "base", "1M"], folder);
+    common::prepare("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "mid"], folder);
+    std::fs::remove_file(folder.join("base")).unwrap();
+    for (format, backing) in [("qcow2", "mid"), ("qed", "mid"), ("qcow2", "gone"), ("qed", "file:gone")] {
+        refused_alike(folder, &["create", "-q", "-f", format, "-b", backing, "-F", "qcow2", "o"]);
+        refused_alike(folder, &["create", "-q", "-f", format, "-b", backing, "-F", "qcow2", "o", "1M"]);
+    }
+    for format in ["qcow2", "qed"] {
+        refused_alike(folder, &["create", "-q", "-f", format, "-b", "snap-12:30.raw", "-F", "raw", "o"]);
+        let args = ["create", "-q", "-f", format, "-b", "./snap-12:30.raw", "-F", "raw", "o"];
+        assert_eq!(quod(&args, folder).code, Some(0));
+        std::fs::remove_file(folder.join("o")).unwrap();
+    }
+}
+
+fn refused_alike(folder: &Path, args: &[&str]) {
+    let (ours, theirs) = (quod(args, folder), qemu_img(args, folder));
+    assert_eq!((ours.code, &ours), (Some(1), &theirs), "{args:?}");
+    assert!(!folder.join("o").exists(), "{args:?}");
+}

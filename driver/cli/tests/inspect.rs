@@ -134,3 +134,65 @@ fn leaks_that_qemu_leaves_are_repaired() {
     same("check leak.qed", folder.path());
     same("check --output json leak.qed", folder.path());
 }
+
+/// A program that has an image open for writing, as a virtual machine has.
+struct Writer(std::process::Child);
+
+impl Writer {
+    fn open(folder: &Path, args: &[&str]) -> Writer {
+        use std::io::{BufRead, Write};
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quod"))
+            .arg("io")
+            .args(args)
+            .current_dir(folder)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // when it answers it has its locks
+        child.stdin.as_mut().unwrap().write_all(b"length\n").unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("MiB"), "{line}");
+        Writer(child)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_raw_disk_that_is_written_is_looked_at_and_read() {
+    let folder = images();
+    let path = folder.path();
+    let writer = Writer::open(path, &["-f", "raw", "base.raw"]);
+    for command in
+        ["info base.raw", "info -f raw base.raw", "map base.raw", "map --output json -f raw base.raw"]
+    {
+        same(command, path);
+    }
+    let read = ["-r", "-f", "raw", "-c", "read 128k 4k", "base.raw"];
+    assert_eq!(common::quod_io(&read, path, ""), common::qemu_io(&read, path, ""));
+    drop(writer);
+    let writer = Writer::open(path, &["-f", "qed", "small.qed"]);
+    for command in ["info", "map"] {
+        let answers = [quod, qemu_img].map(|tool| tool(&[command, "small.qed"], path));
+        assert!(answers.iter().all(|answer| answer.stderr.contains("Failed to get")), "{answers:?}");
+    }
+    drop(writer);
+}
+
+#[test]
+fn who_was_killed_keeps_nobody_out() {
+    let folder = images();
+    for _ in 0..5 {
+        let mut writer = Writer::open(folder.path(), &["-f", "qed", "small.qed"]);
+        writer.0.kill().unwrap();
+        drop(writer);
+        assert_eq!(quod(&["check", "-q", "small.qed"], folder.path()).code, Some(0));
+    }
+}

@@ -5,7 +5,7 @@
 
 use super::host::Host;
 use crate::error::Error;
-use crate::gate;
+use crate::gate::{Named, Role};
 use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed::{self, Header};
 use quod_states::{Format, Repair};
@@ -52,8 +52,9 @@ pub struct Qcow2Options {
     pub extended_l2: bool,
     /// For compressed clusters.
     pub compression: Compression,
-    /// The file that guest data goes to, as it will stand in the image: it is made beside the image, or
-    /// overwritten.
+    /// The file that guest data goes to: it is made, or overwritten. A relative name is one from the working
+    /// directory, now and whenever the image is opened, as for QEMU. A `file:` in front does not come to stand
+    /// in the image.
     pub data_file: Option<String>,
     /// The data file alone shall be a valid raw image.
     pub data_file_raw: bool,
@@ -128,6 +129,7 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
 fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     let own = &options.qcow2;
     let backing = options.backing.as_ref();
+    let data = own.data_file.as_deref().map(|name| data_name(path, name)).transpose()?;
     let image = qcow2::create(&qcow2::CreateOptions {
         size: options.size,
         version: own.version,
@@ -138,7 +140,7 @@ fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
         compression: own.compression,
         backing: backing.map(|(name, _)| name.as_bytes()),
         backing_format: backing.and_then(|(_, format)| *format).map(|format| format.name().as_bytes()),
-        data_file: own.data_file.as_ref().map(|name| name.as_bytes()),
+        data_file: data.as_ref().map(|name| name.as_bytes()),
         data_file_raw: own.data_file_raw,
         preallocation: own.preallocation,
     })
@@ -147,10 +149,9 @@ fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
         quod_states::Error::NoSpace => Error::Misuse("the backing file's name does not fit the header"),
         other => Error::from_core(path, &other),
     })?;
-    let data = own.data_file.as_deref().map(|name| data_path(path, name)).transpose()?;
     let mut host = fresh(path)?;
     let mut files = vec![path.to_path_buf()];
-    let result = write_qcow2(&mut host, data, &mut files, &image, own.preallocation);
+    let result = write_qcow2(&mut host, data.map(PathBuf::from), &mut files, &image, own.preallocation);
     if result.is_err() {
         // half an image is of no use to anybody; what it overwrote is gone already
         for file in files {
@@ -160,15 +161,20 @@ fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     result
 }
 
-/// Where the data file of this name is: beside the image, as it will be looked for.
-fn data_path(image: &Path, name: &str) -> Result<PathBuf, Error> {
-    let plain = gate::plain_name(name.as_bytes())
+/// The name of the data file as it stands in the image, which is its path too.
+fn data_name(image: &Path, name: &str) -> Result<String, Error> {
+    // on a command line, unlike in an image, it is read as a backing file's name is
+    let named = |name| Named { image: Path::new(""), name, role: Role::Backing };
+    let path = named(name.as_bytes())
+        .path()
         .ok_or_else(|| unsupported(image, &format!("the data file '{name}', which is no file's name")))?;
-    let path = gate::resolve(image, plain);
     if path == image {
         return Err(Error::Misuse("an image is not its own data file"));
     }
-    Ok(path)
+    let plain = name.strip_prefix("file:").unwrap_or(name);
+    // what reads it as a command line does shall find it too
+    let plain_leads_there = named(plain.as_bytes()).path().is_some();
+    Ok(if plain_leads_there { plain.to_string() } else { format!("./{plain}") })
 }
 
 /// Writes the pieces of a new image, and its data file. `files` gets what was made.

@@ -1,23 +1,23 @@
-//! One file, blocking: operations of the real backend one at a time.
+//! One file, blocking: operations of a worker thread, one at a time.
 //!
 //! Knows: the backend, the common half of the translation. Must never know: what is in it.
 
 use crate::arena::Arena;
 use crate::disk::LayerFile;
 use crate::error::Error;
+use crate::open::{LOCK_PATIENCE, LOCK_RETRY};
 use crate::translate::{land_plain, plain};
-use quod_backend::{
-    AnyBackend, Backend, BackendKind, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Token,
-};
+use quod_backend::{Backend, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Threads, Token};
 use quod_states::{Format, Machine};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// An open file. Closed, and its locks given back, when dropped.
 pub(super) struct Host {
     // dropped first: nothing is in flight between calls, and after a failed wait it waits for what is
-    backend: AnyBackend,
+    backend: Threads,
     arena: Arena,
     file: LayerFile,
 }
@@ -25,8 +25,10 @@ pub(super) struct Host {
 impl Host {
     /// Opens a file that exists. Buffered: a tool has no use for alignment.
     pub(super) fn open(path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
-        let backend = AnyBackend::new(BackendKind::Auto, 8)
-            .map_err(|error| Error::backend("setting up the backend", &error))?;
+        // not a ring: when one is gone, the kernel interrupts the thread that had it some milliseconds later
+        // (EINTR), and that thread may be one that waits in an event loop by then
+        let backend =
+            Threads::with_workers(1, 1).map_err(|error| Error::backend("setting up the backend", &error))?;
         let stat = Stat { len: 0, identity: (0, 0), offset_align: 1, memory_align: 1, block_device: false };
         let file = LayerFile { id: FileId(0), stat, path: path.to_path_buf() };
         let mut host = Host { backend, arena: Arena::new(), file };
@@ -39,24 +41,53 @@ impl Host {
             Err(errno) => return Err(Error::io(path, "open", errno.0)),
         }
         if lock {
-            host.lock(write)?;
+            host.lock(if write { LockMode::Write } else { LockMode::Read })?;
         }
-        match host.run(Op::Stat { file: host.file.id })? {
-            Ok(Output::Stat(stat)) => host.file.stat = stat,
-            Ok(_) => return Err(Error::io(path, "examine", libc::EIO)),
-            Err(errno) => return Err(Error::io(path, "examine", errno.0)),
+        host.examine()?;
+        Ok(host)
+    }
+
+    /// Opens a file for reading, as QEMU's tools do: who writes to it is refused, unless it is raw.
+    pub(super) fn open_shared(path: &Path, format: Option<Format>) -> Result<Host, Error> {
+        let mut host = Host::open(path, false, false)?;
+        host.lock(LockMode::Share)?;
+        let raw = match format {
+            Some(format) => format == Format::Raw,
+            None => host.probe()? == Format::Raw,
+        };
+        if !raw {
+            host.lock(LockMode::Read)?;
+            host.examine()?;
         }
         Ok(host)
     }
 
-    fn lock(&mut self, write: bool) -> Result<(), Error> {
-        let (mode, lock) = if write { (LockMode::Write, "write") } else { (LockMode::Read, "read") };
-        match self.run(Op::Lock { file: self.file.id, mode })? {
-            Ok(_) => Ok(()),
-            Err(Errno(libc::EAGAIN | libc::EACCES)) => {
-                Err(Error::Locked { path: self.file.path.clone(), lock })
+    /// Asks for the file's length and alignment.
+    fn examine(&mut self) -> Result<(), Error> {
+        let path = &self.file.path.clone();
+        match self.run(Op::Stat { file: self.file.id })? {
+            Ok(Output::Stat(stat)) => self.file.stat = stat,
+            Ok(_) => return Err(Error::io(path, "examine", libc::EIO)),
+            Err(errno) => return Err(Error::io(path, "examine", errno.0)),
+        }
+        Ok(())
+    }
+
+    /// Takes a lock; waits a little if somebody else has it.
+    fn lock(&mut self, mode: LockMode) -> Result<(), Error> {
+        let began = Instant::now();
+        loop {
+            match self.run(Op::Lock { file: self.file.id, mode })? {
+                Ok(_) => return Ok(()),
+                Err(Errno(libc::EAGAIN | libc::EACCES)) if began.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(LOCK_RETRY);
+                }
+                Err(Errno(libc::EAGAIN | libc::EACCES)) => {
+                    let lock = if mode == LockMode::Write { "write" } else { "read" };
+                    return Err(Error::Locked { path: self.file.path.clone(), lock });
+                }
+                Err(errno) => return Err(Error::io(&self.file.path, "lock", errno.0)),
             }
-            Err(errno) => Err(Error::io(&self.file.path, "lock", errno.0)),
         }
     }
 

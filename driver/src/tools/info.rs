@@ -4,7 +4,7 @@
 
 use super::host::Host;
 use crate::error::Error;
-use crate::gate;
+use crate::gate::{Named, Role};
 use quod_states::qcow2::bitmap::{self, Bitmap};
 use quod_states::qcow2::snapshot::{FIXED, Parsed, Snapshot};
 use quod_states::qcow2::{self, Purpose};
@@ -30,7 +30,7 @@ pub struct ImageInfo {
     pub table_size: Option<u32>,
     /// qcow2: what only it has.
     pub qcow2: Option<Qcow2Info>,
-    /// The backing file's name resolved against the image's directory, if it is a file's name.
+    /// The file that its backing name leads to, if it is a file's name. See [`Named::path`].
     pub backing_path: Option<PathBuf>,
 }
 
@@ -45,10 +45,14 @@ pub struct Qcow2Info {
     pub bitmaps: Vec<Bitmap>,
 }
 
-/// Reads an image's header. `force_share`: without taking a lock, even if a writer has it open.
+/// Reads an image's header. `force_share`: without taking a lock, even if a writer has it open, which nobody
+/// minds of a raw image.
 pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -> Result<ImageInfo, Error> {
     let path = path.as_ref();
-    let mut host = Host::open(path, false, !force_share)?;
+    let mut host = match force_share {
+        true => Host::open(path, false, false)?,
+        false => Host::open_shared(path, format)?,
+    };
     let options =
         Options { requests: 1, acbs: 1, cache_bytes: 64 << 10, read_only: true, ..Options::default() };
     let mut opening = Opening::new(format, host.len(), options);
@@ -65,7 +69,8 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
     let blocks = std::fs::metadata(path)
         .map_err(|error| Error::io(path, "examine", error.raw_os_error().unwrap_or(libc::EIO)))?
         .blocks();
-    let name = info.backing.as_ref().and_then(|backing| gate::plain_name(&backing.name));
+    let backing =
+        info.backing.as_ref().map(|backing| Named { image: path, name: &backing.name, role: Role::Backing });
     Ok(ImageInfo {
         path: path.to_path_buf(),
         format: info.format,
@@ -73,7 +78,7 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
         disk_size: blocks * 512,
         table_size,
         qcow2,
-        backing_path: name.map(|name| gate::resolve(path, name)),
+        backing_path: backing.and_then(|named| named.path()),
         info,
     })
 }

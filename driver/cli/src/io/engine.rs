@@ -59,6 +59,7 @@ impl<T> Engine<T> {
             .write(!mode.read_only)
             .direct(mode.direct)
             .lock(!mode.force_share)
+            .tolerate_writers(true)
             .backing(AllowAll);
         if let Some(bytes) = cache_bytes {
             options = options.cache_bytes(bytes);
