@@ -124,8 +124,8 @@ impl OpenOptions {
     }
 
     /// A raw image that is only read may be written by others meanwhile, as for QEMU's tools: what is read of
-    /// it may be neither the old bytes nor the new ones. Off by default: whoever writes is refused, and refuses
-    /// us.
+    /// it may be neither the old bytes nor the new ones. Off by default: whoever writes is refused, or
+    /// refuses us.
     pub fn tolerate_writers(mut self, tolerate: bool) -> Self {
         self.tolerate_writers = tolerate;
         self

@@ -211,8 +211,8 @@ impl fmt::Display for Error {
                 let (image, here, beside) = (image.display(), here.display(), beside.display());
                 write!(
                     f,
-                    "{image}: the file that it names, '{name}', may not be opened (open gate): for QEMU it is \
-                     '{here}' in the working directory, and not '{beside}' beside the image"
+                    "{image}: the file that it names, '{name}', may not be opened (open gate): for QEMU it \
+                     is '{here}' in the working directory, and not '{beside}' beside the image"
                 )
             }
             Error::Locked { path, lock } => {

@@ -1,8 +1,8 @@
 //! Open gates: an image names another file as its backing file, or as its data file (qcow2), and somebody
 //! must say which file that is, and whether it may be opened.
 //!
-//! Knows: paths and the bytes of the name, what QEMU takes a name for, the working directory. Must never know:
-//! open files, machines.
+//! Knows: paths and the bytes of the name, what QEMU takes a name for, the working directory. Must never
+//! know: open files, machines.
 //! Invariants: no file is opened on an image's word alone, and the default gate opens nothing; a name leads
 //! where it leads QEMU, or nowhere.
 
@@ -72,8 +72,8 @@ impl<'a> Named<'a> {
 
 /// Decides which backing and data files may be opened.
 pub trait OpenGate {
-    /// Answers the path to open, [`Named::path`] or another one, or None: refused. It is not asked about names
-    /// that are no file's.
+    /// Answers the path to open, [`Named::path`] or another one, or None: refused. It is not asked about
+    /// names that are no file's.
     fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf>;
 }
 

@@ -46,7 +46,8 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
             format!("Could not open '{}': filesystem does not support O_DIRECT", file.display())
         }
         Error::Io { path: file, errno, .. } if !file.as_os_str().is_empty() => {
-            format!("Could not open '{}': {}", file.display(), strerror(*errno))
+            let hint = if *errno == libc::ENOENT { namesake(path, file) } else { None };
+            format!("Could not open '{}': {}{}", file.display(), strerror(*errno), hint.unwrap_or_default())
         }
         Error::Locked { path: file, lock } => {
             format!("Failed to get \"{lock}\" lock\nIs another process using the image [{}]?", file.display())
@@ -59,6 +60,13 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
         }
         _ => text,
     }
+}
+
+/// A name that led to nothing from the working directory would have led to a file from the image's folder.
+fn namesake(image: &Path, file: &Path) -> Option<String> {
+    let beside = image.parent()?.join(file);
+    let other = file != image && !file.is_absolute() && beside != file && beside.exists();
+    other.then(|| format!(" (it starts at the working directory; '{}' is another file)", beside.display()))
 }
 
 /// Is it the file that the image's guest data is in?

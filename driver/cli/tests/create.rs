@@ -176,6 +176,12 @@ fn names_of_data_files_lead_to_the_file_that_qemu_reads() {
         folders_refill(folder.path());
         both_read_the_same(folder.path(), name);
     }
+    // what is only beside the image is not taken for it, but told
+    let args = ["create", "-q", "-f", "qcow2", "-o", "data_file=lost", "s/i", "64k"];
+    assert_eq!(quod(&args, folder.path()).code, Some(0));
+    std::fs::rename(folder.path().join("lost"), folder.path().join("s/lost")).unwrap();
+    let answer = common::quod_io(&["-r", "-c", "read 0 1", "s/i"], folder.path(), "");
+    assert!(answer.stderr.contains("'s/lost' is another file"), "{answer:?}");
     for name in ["x:y", "json:{}"] {
         let option = format!("data_file={name}");
         let args = ["create", "-q", "-f", "qcow2", "-o", &option, "s/i", "64k"];

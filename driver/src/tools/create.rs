@@ -53,8 +53,8 @@ pub struct Qcow2Options {
     /// For compressed clusters.
     pub compression: Compression,
     /// The file that guest data goes to: it is made, or overwritten. A relative name is one from the working
-    /// directory, now and whenever the image is opened, as for QEMU. A `file:` in front does not come to stand
-    /// in the image.
+    /// directory, now and whenever the image is opened, as for QEMU. A `file:` in front does not come to
+    /// stand in the image.
     pub data_file: Option<String>,
     /// The data file alone shall be a valid raw image.
     pub data_file_raw: bool,

@@ -5,7 +5,7 @@ use crate::qcow2_sample::{Base, Sample};
 use crate::qemu::{self, arg};
 use crate::{qcow2_entries, qcow2_headers};
 use quod::tools::{self, CheckReport, Repair, Session};
-use quod::{AllowAll, Config, Error, Format, OpenOptions};
+use quod::{Config, Error, Format, Named, OpenOptions};
 use std::path::PathBuf;
 
 /// More of a disk is not read.
@@ -65,7 +65,9 @@ struct Written {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions::new().format(Some(Format::Qcow2)).backing(AllowAll).cache_bytes(64 << 10).grow_step(4096)
+    // every file of the image's folder, where some names lead from the working directory for QEMU
+    let gate = |named: &Named<'_>| named.beside().or_else(|| named.path());
+    OpenOptions::new().format(Some(Format::Qcow2)).gate_fn(gate).cache_bytes(64 << 10).grow_step(4096)
 }
 
 fn config() -> Config {

@@ -237,8 +237,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// A raw image of `len` bytes. A guest's disk has whole sectors: behind the end of the file are zeros, and
-    /// what is written there makes it longer.
+    /// A raw image of `len` bytes. A guest's disk has whole sectors: behind the end of the file are zeros,
+    /// and what is written there makes it longer.
     pub fn raw(len: u64, options: &Options) -> Image {
         Image::new(Layout::Raw, len.next_multiple_of(512), len, options)
     }
