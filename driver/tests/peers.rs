@@ -1,9 +1,9 @@
-//! States that other programs leave, each image built here by code, and what they trip over in images as ours.
-//! docs/peers.md says which program does what.
+//! States that other programs leave, each image built here by code, and what they trip over in images like
+//! ours. docs/peers.md says which program does what.
 //!
 //! Checks, with `qemu-img` as the judge:
-//! * deflate clusters that begin at any byte of a sector, and whose distances reach beyond 4 KiB; several zstd
-//!   frames in one cluster; compressed clusters in extended L2 tables: read right, and written over in part;
+//! * deflate clusters that begin at any byte of a sector, and whose distances reach beyond 4 KiB; several
+//!   zstd frames in one cluster; compressed clusters in extended L2 tables: read right, and written over;
 //! * overlays longer than their backing file: zeros behind its end, in reads and in what a write copies;
 //! * images of one L1 entry, of far more L1 entries than the disk needs, of a header of 104 bytes with its
 //!   extensions directly behind, of a disk size that is no multiple of 512;
