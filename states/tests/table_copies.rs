@@ -1,14 +1,17 @@
 //! Copies of shared tables, and slices that are not in the cache when they are wanted.
 //!
 //! Checks: copies at once do not mix; whoever copies a table waits for the L1 slice that leads there, whoever
-//! loads it, and is told if that fails; a slice that nobody holds any more makes room at once.
+//! loads it, and is told if that fails; a table that two entries of the active L1 table lead to is copied like
+//! a snapshot's, if neither says that it is its own; a slice that nobody holds any more makes room at once.
 
 mod common;
 
-use common::qcow2::{assert_sound, header, l1_entry, of_snapshot, opened, qcow2_file, snapshot};
+use common::qcow2::{
+    assert_sound, check, header, l1_entry, of_snapshot, opened, qcow2_file, set_l1_entry, snapshot,
+};
 use common::{Disk, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options};
+use quod_states::{Error, Image, IoOp, Kind, Options, Repair};
 
 /// Guest bytes that a table maps, and tables that a slice of the L1 table leads to: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;
@@ -165,4 +168,60 @@ fn a_slice_that_nobody_holds_any_more_makes_room_at_once() {
     }
     let answers: Vec<_> = disk.done.drain(..).map(|done| (done.0, done.1.is_ok())).collect();
     assert_eq!(answers, [(0, false), (2, true)], "the other write is in flight still");
+}
+
+/// Two entries of the active L1 table lead to one table, counted twice, as are its clusters: whoever writes
+/// gets a copy, and the other sees what it saw. What is left to one of them alone stays counted twice: a
+/// leak, not a flag that is missing.
+#[test]
+fn a_table_of_two_entries_is_copied_for_the_first_that_changes_it() {
+    for (first, kind) in [(0, Kind::Write), (1, Kind::Write), (0, Kind::Discard), (1, Kind::WriteZeroes)] {
+        let create = CreateOptions { size: 4 * TABLE, cluster_size: 512, ..CreateOptions::default() };
+        let mut disk = Disk::new(qcow2_file(&create), None, 1);
+        let mut image = opened(&mut disk, Options::default()).image;
+        disk.run(&mut image, request(Kind::Write, 0, 3 * 512, 0), vec![7; 3 * 512]);
+        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        let table = l1_entry(&disk.file, 0);
+        set_l1_entry(&mut disk.file, 1, table);
+        check(&mut disk.file, Some(Repair::All));
+        assert_sound(&disk.file, "both are counted");
+        let mut image = opened(&mut disk, Options::default()).image;
+        for (entry, byte) in [(first, 0), (1 - first, 7)] {
+            assert_eq!(read(&mut disk, &mut image, entry * TABLE + 512), [7; 512]);
+            let bytes = vec![8; if kind == Kind::Write { 512 } else { 0 }];
+            disk.run(&mut image, request(kind, entry * TABLE, 512, 0), bytes);
+            assert_eq!(read(&mut disk, &mut image, (1 - first) * TABLE)[0] == 7, byte == 0);
+            disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+        }
+        for entry in [0, 1] {
+            let byte = if kind == Kind::Write { 8 } else { 0 };
+            assert_eq!(read(&mut disk, &mut image, entry * TABLE), [byte; 512]);
+            assert_eq!(read(&mut disk, &mut image, entry * TABLE + 1024), [7; 512]);
+        }
+        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        let report = check(&mut disk.file, Some(Repair::Leaks));
+        // the first table, and its first cluster, if that is given up
+        let leaks = 1 + u64::from(kind != Kind::WriteZeroes);
+        assert_eq!((report.corruptions, report.leaks_fixed), (0, leaks), "{kind:?} by {first} first");
+        assert_sound(&disk.file, &format!("{kind:?} by {first} first"));
+    }
+}
+
+/// One of them says that the table is its own: it would write it in place.
+#[test]
+fn a_table_of_two_entries_is_refused_if_one_says_that_it_is_its_own() {
+    for (flags, reader) in [([1 << 63, 0], 1), ([0, 1 << 63], 1), ([1 << 63, 1 << 63], 1)] {
+        let create = CreateOptions { size: 4 * TABLE, cluster_size: 512, ..CreateOptions::default() };
+        let mut disk = Disk::new(qcow2_file(&create), None, 1);
+        let mut image = opened(&mut disk, Options::default()).image;
+        disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![7; 512]);
+        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        let table = l1_entry(&disk.file, 0) & !(1 << 63);
+        (0..2).for_each(|n| set_l1_entry(&mut disk.file, n as u64, table | flags[n]));
+        let mut image = opened(&mut disk, Options::default()).image;
+        assert_eq!(read(&mut disk, &mut image, 0), [7; 512], "the first is right");
+        let refused = disk.try_run(&mut image, request(Kind::Read, reader * TABLE, 512, 0), vec![0; 512]);
+        assert!(matches!(refused, Err(Error::Corrupt { place: "L1 table", index: 1, .. })), "{refused:?}");
+        assert!(check(&mut disk.file, None).corruptions > 0, "the check says so too");
+    }
 }

@@ -342,7 +342,7 @@ impl Image {
         }
         let file_end = self.space.end_for(table, geometry.table_bytes);
         let checked = geometry.check_table(l1_index, table, file_end);
-        if let Err(error) = checked.and_then(|()| self.check_l2_place(l1_index, table)) {
+        if let Err(error) = checked.and_then(|()| self.check_l2_place(l1_index, table, !shared)) {
             return Lookup::Failed(Box::new(error));
         }
         let lookup = self.load(number, geometry.l2_slice_host(table, pos), &geometry);

@@ -105,9 +105,14 @@ impl Image {
         }
         let (window, bits) = (self.commit.window, shape.cluster_bits);
         match old {
-            L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } | L2::Split { host: Some(host), .. } => {
-                if kept != Some(host) {
-                    self.free_clusters(host >> bits, 1, window);
+            L2::Normal { host, copied }
+            | L2::ZeroAllocated { host, copied }
+            | L2::Split { host: Some(host), copied, .. } => {
+                let alone = copied || self.counted().is_some_and(|counted| counted.header.snapshots > 0);
+                match kept == Some(host) {
+                    true => {}
+                    false if alone => self.free_clusters(host >> bits, 1, window),
+                    false => self.free_shared(host >> bits, window),
                 }
             }
             L2::Compressed { host, len } => {

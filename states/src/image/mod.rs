@@ -27,6 +27,7 @@ mod in_flight;
 mod link;
 mod metadata;
 mod overlap;
+mod owners;
 mod quarantine;
 mod reclaim;
 mod refcounts;
@@ -42,6 +43,7 @@ mod write;
 mod zero;
 
 pub use commit::Timer;
+pub(crate) use owners::Owners;
 
 use crate::acb::{Acb, AcbId, Want};
 use crate::arena::Arena;
@@ -57,7 +59,7 @@ use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, Request
 use crate::rule::Rule;
 use crate::state::{EdgeCounts, EdgeTable, State, Transition};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use claims::Claim;
 use commit::Commit;
@@ -183,9 +185,9 @@ pub(crate) struct Tables {
     pub(crate) reftable: Vec<u64>,
     /// Where snapshots have their metadata: first byte and the one behind.
     pub(crate) snapshots: Vec<(u64, u64)>,
-    /// L2 tables, and which L1 entry leads there first.
-    pub(crate) l2: BTreeMap<u64, u64>,
-    /// The first L1 entry that leads to another one's table, and which.
+    /// L2 tables, and which L1 entries lead there.
+    pub(crate) l2: Owners,
+    /// The first L1 entry that leads to a table that is another one's alone, or its own, and which.
     pub(crate) twice: Option<(u64, u64)>,
 }
 

@@ -8,17 +8,16 @@
 //! * known are the header, the active L1 table, the refcount table and its blocks, snapshots' L1 tables and
 //!   their table; L2 tables of an L1 table that was read when the image was opened, and those that were met.
 
-use super::Image;
 use super::find::{Mapping, Run};
 use super::refcounts::Refcounted;
+use super::{Image, Owners};
 use crate::error::Error;
 use crate::geometry::{Geometry, align_down};
 use crate::qcow2::{Header, L2};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-/// An L1 entry leads to a table that is another one's.
+/// An L1 entry leads to a table that another one says is its own, or says so itself.
 pub(super) fn two_entries((index, value): (u64, u64)) -> Error {
     Error::Corrupt { place: "L1 table", index, value, what: "two L1 entries lead to this L2 table" }
 }
@@ -29,7 +28,7 @@ pub(super) fn overlapping(
     header: &Header,
     reftable: &[u64],
     fixed: &[(u64, u64)],
-    l2: &BTreeMap<u64, u64>,
+    l2: &Owners,
 ) -> Option<Error> {
     let (cluster, shape) = (header.cluster_size(), header.shape());
     let mut pieces: Vec<(u64, u64, &'static str, u64)> = Vec::new();
@@ -45,7 +44,7 @@ pub(super) fn overlapping(
             pieces.push((block, block.saturating_add(cluster), "refcount block", index));
         }
     }
-    pieces.extend(l2.iter().map(|(table, index)| (*table, table + cluster, "L2 table", *index)));
+    pieces.extend(l2.tables().map(|(table, index)| (table, table + cluster, "L2 table", index)));
     pieces.retain(|(start, end, ..)| start < end);
     pieces.sort_unstable();
     let mut last: Option<(u64, u64, &'static str, u64)> = None;
@@ -88,8 +87,8 @@ impl Refcounted {
     fn any_overlap(&self, start: u64, len: u64) -> Option<&'static str> {
         debug_assert!(start.is_multiple_of(self.header.cluster_size()));
         self.overlap(start, len).or_else(|| {
-            let table = self.l2_tables.range(start..start.saturating_add(len)).next();
-            table.map(|_| "overlaps an L2 table")
+            let table = self.l2_tables.any(start, start.saturating_add(len));
+            table.then_some("overlaps an L2 table")
         })
     }
 
@@ -112,14 +111,14 @@ impl Refcounted {
 }
 
 impl Image {
-    /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry: writing it
-    /// would destroy those.
-    pub(super) fn check_l2_place(&mut self, l1_index: u64, table: u64) -> Result<(), Error> {
+    /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry if one of them
+    /// would write it in place: that would destroy those.
+    pub(super) fn check_l2_place(&mut self, l1_index: u64, table: u64, copied: bool) -> Result<(), Error> {
         let Some(bytes) = self.geometry().map(|geometry| geometry.table_bytes) else { return Ok(()) };
         let Some(counted) = self.counted_mut() else { return Ok(()) };
         let what = counted.overlap(table, bytes).or_else(|| {
-            let owner = *counted.l2_tables.entry(table).or_insert(l1_index);
-            (owner != l1_index).then_some("two L1 entries lead to this L2 table")
+            let alone = counted.l2_tables.add(table, l1_index, copied);
+            (!alone).then_some("two L1 entries lead to this L2 table")
         });
         match what {
             None => Ok(()),
@@ -184,7 +183,9 @@ mod tests {
         (header.reftable_offset, header.reftable_clusters) = (2 * CLUSTER, 2);
         let at = |cluster: u64| (cluster * CLUSTER, (cluster + 1) * CLUSTER);
         let fixed = [at(0), at(1), (20 * CLUSTER, 20 * CLUSTER), at(snapshot)];
-        let l2 = BTreeMap::from([(table * CLUSTER, 7)]);
+        let mut l2 = Owners::default();
+        l2.add(table * CLUSTER, 7, false);
+        l2.add(table * CLUSTER, 8, false);
         let error = overlapping(&header, &[10 * CLUSTER, 0, block * CLUSTER, 77], &fixed, &l2)?;
         let Error::Corrupt { place, index, value, what } = error else { panic!("{error}") };
         Some((place, index, value / CLUSTER, what))

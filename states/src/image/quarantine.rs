@@ -35,6 +35,8 @@ pub(super) struct Freed {
     count: u64,
     /// The removal of the pointer is durable with the tables of this window.
     window: u64,
+    /// Other entries of the active tables lead there.
+    shared: bool,
 }
 
 /// See the module's header.
@@ -43,7 +45,7 @@ pub(super) struct Quarantine {
     /// Until the removal is durable.
     waiting: VecDeque<Freed>,
     /// Their counts go down.
-    counting: VecDeque<(u64, u64)>,
+    counting: VecDeque<Freed>,
     /// The rest of them go down in the embedder's next turn.
     paused: bool,
     /// Not counted any more: first cluster, number.
@@ -162,6 +164,17 @@ impl Quarantine {
 impl Image {
     /// Nothing points to these clusters once the tables of `window` are durable (0: nothing ever did).
     pub(super) fn free_clusters(&mut self, first: u64, count: u64, window: u64) {
+        self.free(Freed { first, count, window, shared: false });
+    }
+
+    /// Of several entries of the active tables that lead to a cluster one less does, once the tables of
+    /// `window` are durable.
+    pub(super) fn free_shared(&mut self, first: u64, window: u64) {
+        self.free(Freed { first, count: 1, window, shared: true });
+    }
+
+    fn free(&mut self, freed: Freed) {
+        let Freed { first, count, window, shared } = freed;
         debug_assert!(count > 0);
         #[cfg(feature = "sabotage")]
         if window > 0 && self.sabotaged(Rule::PunchAfterRemoval) {
@@ -171,8 +184,12 @@ impl Image {
         let Some(counted) = self.counted_mut() else { return };
         let quarantine = &mut counted.quarantine;
         match quarantine.waiting.back_mut() {
-            Some(last) if last.first + last.count == first && last.window == window => last.count += count,
-            _ => quarantine.waiting.push_back(Freed { first, count, window }),
+            Some(last)
+                if last.first + last.count == first && last.window == window && last.shared == shared =>
+            {
+                last.count += count;
+            }
+            _ => quarantine.waiting.push_back(Freed { window, ..freed }),
         }
         if window == 0 {
             self.removals_durable();
@@ -192,7 +209,7 @@ impl Image {
         let waiting = core::mem::take(&mut quarantine.waiting);
         for freed in waiting {
             match freed.window <= durable {
-                true => quarantine.counting.push_back((freed.first, freed.count)),
+                true => quarantine.counting.push_back(freed),
                 false => quarantine.waiting.push_back(freed),
             }
         }
@@ -205,7 +222,7 @@ impl Image {
             return;
         }
         let mut left = PAUSE;
-        while let Some((first, count)) =
+        while let Some(Freed { first, shared, .. }) =
             self.counted().and_then(|counted| counted.quarantine.counting.front().copied())
         {
             if left == 0 {
@@ -228,13 +245,16 @@ impl Image {
                         counted.quarantine.bury(first, 1);
                     }
                 }
+                // the one entry that is left does not say that the cluster is its own, and who it is, is not
+                // known: rather a leak than a count that contradicts it
+                Ok(2) if shared => {}
                 Ok(more) => self.set_counts(first, 1, more - 1),
                 Err(Wait::Load | Wait::Slot) => return,
             }
             let Some(counted) = self.counted_mut() else { return };
-            counted.quarantine.counting.pop_front();
-            if count > 1 {
-                counted.quarantine.counting.push_front((first + 1, count - 1));
+            if let Some(freed) = counted.quarantine.counting.pop_front().filter(|freed| freed.count > 1) {
+                let rest = Freed { first: first + 1, count: freed.count - 1, ..freed };
+                counted.quarantine.counting.push_front(rest);
             }
         }
         self.punch_dead();
@@ -401,13 +421,13 @@ mod tests {
         assert_eq!((quarantine.cut_tail(54), quarantine.total()), (Some(50), 2));
         assert_eq!((quarantine.cut_tail(43), quarantine.cut_tail(41)), (Some(42), Some(40)));
         assert_eq!((quarantine.cut_tail(41), quarantine.total()), (None, 0));
-        let freed = |window| Freed { first: 0, count: 1, window };
+        let freed = |window| Freed { first: 0, count: 1, window, shared: false };
         quarantine.waiting.extend([freed(3), freed(9), freed(4)]);
         assert_eq!(quarantine.window(), Some(9));
         assert!(quarantine.has_work() && !quarantine.is_counting());
         quarantine.waiting.clear();
         assert_eq!(quarantine.window(), None);
-        quarantine.counting.push_back((1, 1));
+        quarantine.counting.push_back(freed(0));
         assert!(quarantine.has_work() && quarantine.is_counting());
         quarantine.give_up();
         assert!(!quarantine.has_work());

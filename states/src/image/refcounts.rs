@@ -15,7 +15,7 @@
 use super::overlap::{overlapping, two_entries};
 use super::quarantine::Quarantine;
 use super::table_copy::TableCopy;
-use super::{Image, Layout, Tables};
+use super::{Image, Layout, Owners, Tables};
 use crate::error::Error;
 use crate::geometry::{Geometry, HostOffset};
 use crate::qcow2::refcount::Layout as Counts;
@@ -24,7 +24,7 @@ use crate::rule::Rule;
 use crate::state::State;
 use crate::table::{SliceState, block_mask};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// Bytes of a refcount table at most (formats.md 3.12).
@@ -55,8 +55,8 @@ pub(super) struct Refcounted {
     pub(super) moving: Option<Move>,
     /// Offsets of all refcount blocks.
     pub(super) blocks: BTreeSet<u64>,
-    /// L2 tables that are known: offset, and which L1 entry leads to it.
-    pub(super) l2_tables: BTreeMap<u64, u64>,
+    /// L2 tables that are known, and which L1 entries lead to them.
+    pub(super) l2_tables: Owners,
     /// Other metadata: first byte and the one behind.
     pub(super) fixed: Vec<(u64, u64)>,
     /// Slots of refcount slices that may be dirty.

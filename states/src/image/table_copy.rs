@@ -155,11 +155,12 @@ impl Image {
         let Some(geometry) = self.geometry().copied() else { return };
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let mut copy = counted.copies.swap_remove(index);
-        // the old table is a snapshot's alone; where no snapshot counts it, its cluster comes free
-        if counted.l2_tables.get(&copy.old) == Some(&copy.l1_index) {
-            counted.l2_tables.remove(&copy.old);
-        }
-        counted.l2_tables.insert(copy.new, copy.l1_index);
+        // the old table is a snapshot's alone, or that of other entries; where nobody else counts it, its
+        // cluster comes free
+        counted.l2_tables.remove(copy.old, copy.l1_index);
+        counted.l2_tables.add(copy.new, copy.l1_index, true);
+        let shared =
+            counted.header.snapshots == 0 && counted.l2_tables.shared_with(copy.old, copy.l1_index) > 0;
         let (_, l1_entry) = geometry.l1_slice(copy.l1_index);
         let window = self.commit.window;
         let value = L1::Table { host: copy.new, copied: true }.encode();
@@ -179,7 +180,10 @@ impl Image {
         }
         self.counters.new_tables += 1;
         self.commit.unsynced = true;
-        self.free_clusters(copy.old >> geometry.cluster_bits, 1, window);
+        match shared {
+            true => self.free_shared(copy.old >> geometry.cluster_bits, window),
+            false => self.free_clusters(copy.old >> geometry.cluster_bits, 1, window),
+        }
         self.ready.append(&mut self.acbs, &mut copy.waiters);
         self.unpin(copy.l1_slot, Rule::PinCopy);
     }

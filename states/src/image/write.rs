@@ -223,7 +223,7 @@ impl Image {
             self.make_old(l1_slot);
         }
         if let Some(counted) = self.counted_mut() {
-            counted.l2_tables.insert(table, l1_index);
+            counted.l2_tables.add(table, l1_index, true);
         }
         self.counters.new_tables += 1;
         self.note(a, Path::NEW_TABLE);

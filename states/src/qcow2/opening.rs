@@ -212,8 +212,8 @@ impl Opening {
             if index >= u64::from(self.header.l1_entries) {
                 break;
             }
-            if let Ok(L1::Table { host, .. }) = shape.decode_l1(index, u64::from_be_bytes(*bytes))
-                && *self.tables.l2.entry(host).or_insert(index) != index
+            if let Ok(L1::Table { host, copied }) = shape.decode_l1(index, u64::from_be_bytes(*bytes))
+                && !self.tables.l2.add(host, index, copied)
                 && self.tables.twice.is_none()
             {
                 self.tables.twice = Some((index, host));

@@ -74,6 +74,8 @@ pub type Answer = (u64, Result<(), quod_states::Error>, Vec<u8>, RequestId);
 
 pub struct Disk {
     pub file: Vec<u8>,
+    /// The external data file, of an image that has one.
+    pub data: Option<Vec<u8>>,
     pub backing: Option<Vec<u8>>,
     pub pending: Vec<(Io, Vec<u8>)>,
     pub buffers: BTreeMap<RequestId, Vec<u8>>,
@@ -96,6 +98,7 @@ impl Disk {
     pub fn new(file: Vec<u8>, backing: Option<Vec<u8>>, align: u64) -> Disk {
         Disk {
             file,
+            data: None,
             backing,
             pending: Vec::new(),
             buffers: BTreeMap::new(),
@@ -197,15 +200,20 @@ impl Disk {
     }
 
     fn read(&self, offset: u64, len: u64) -> Vec<u8> {
-        (offset..offset + len).map(|at| self.file.get(at as usize).copied().unwrap_or(0)).collect()
+        part(&self.file, offset, len)
+    }
+
+    /// Of the file that holds the guest's data.
+    fn read_data(&self, offset: u64, len: u64) -> Vec<u8> {
+        part(self.data.as_ref().unwrap_or(&self.file), offset, len)
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
-        let end = offset as usize + bytes.len();
-        if end > self.file.len() {
-            self.file.resize(end, 0);
-        }
-        self.file[offset as usize..end].copy_from_slice(bytes);
+        put(&mut self.file, offset, bytes);
+    }
+
+    fn write_data(&mut self, offset: u64, bytes: &[u8]) {
+        put(self.data.as_mut().unwrap_or(&mut self.file), offset, bytes);
     }
 
     fn fill(&mut self, acb: AcbId) -> &mut Fills {
@@ -240,7 +248,7 @@ impl Disk {
             }
             IoOp::WriteTable { offset, .. } => self.write(offset, &bytes),
             IoOp::ReadData { request, buffer_offset, len, host } => {
-                let bytes = self.read(host, len);
+                let bytes = self.read_data(host, len);
                 self.fill_buffer(request, buffer_offset, &bytes);
             }
             IoOp::ReadBacking { request, buffer_offset, len, guest } => {
@@ -254,7 +262,7 @@ impl Disk {
             }
             IoOp::ReadFill { acb, part, part_len, at, len, source } => {
                 let bytes = match source {
-                    FillSource::Host(host) => self.read(host, len.into()),
+                    FillSource::Host(host) => self.read_data(host, len.into()),
                     FillSource::Backing(guest) => {
                         self.backing.as_ref().unwrap()[guest as usize..][..len as usize].to_vec()
                     }
@@ -282,13 +290,13 @@ impl Disk {
                 assert_eq!(start % self.align, 0, "data writes are aligned");
                 assert_eq!(all.len() as u64 % self.align, 0, "data writes are whole blocks");
                 assert!(
-                    start + all.len() as u64 <= self.file.len() as u64,
+                    self.data.is_some() || start + all.len() as u64 <= self.file.len() as u64,
                     "nothing is written beyond the file"
                 );
-                self.write(start, &all);
+                self.write_data(start, &all);
             }
             IoOp::ZeroRange { host, len, .. } | IoOp::PunchHole { host, len } => {
-                self.write(host, &vec![0; len as usize]);
+                self.write_data(host, &vec![0; len as usize]);
             }
             IoOp::Grow { from, to } => {
                 assert_eq!(from, self.file.len() as u64);
@@ -322,12 +330,33 @@ impl Disk {
 
     /// One request from start to end, alone.
     pub fn run(&mut self, image: &mut Image, request: Request, bytes: Vec<u8>) -> Vec<u8> {
+        self.try_run(image, request, bytes).unwrap()
+    }
+
+    /// The same of one that may fail.
+    pub fn try_run(
+        &mut self,
+        image: &mut Image,
+        request: Request,
+        bytes: Vec<u8>,
+    ) -> Result<Vec<u8>, quod_states::Error> {
         self.submit(image, request, bytes).unwrap();
         self.settle(image, &mut Rng(1));
         let (_, result, buffer, _) = self.done.pop().unwrap();
-        result.unwrap();
-        buffer
+        result.map(|()| buffer)
     }
+}
+
+fn part(file: &[u8], offset: u64, len: u64) -> Vec<u8> {
+    (offset..offset + len).map(|at| file.get(at as usize).copied().unwrap_or(0)).collect()
+}
+
+fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let end = offset as usize + bytes.len();
+    if end > file.len() {
+        file.resize(end, 0);
+    }
+    file[offset as usize..end].copy_from_slice(bytes);
 }
 
 pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {

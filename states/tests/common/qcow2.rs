@@ -5,7 +5,7 @@
 
 use super::Disk;
 use quod_states::qcow2::{Check, CreateOptions, Header, Purpose, create};
-use quod_states::{Image, IoOp, Machine, Opened, Options, Outcome, Repair, Report};
+use quod_states::{Error, Image, IoOp, Machine, Opened, Options, Outcome, Repair, Report};
 
 /// The bytes of a fresh image.
 pub fn qcow2_file(options: &CreateOptions<'_>) -> Vec<u8> {
@@ -18,9 +18,13 @@ pub fn qcow2_file(options: &CreateOptions<'_>) -> Vec<u8> {
 }
 
 pub fn header(file: &[u8]) -> Header {
+    try_header(file).unwrap()
+}
+
+pub fn try_header(file: &[u8]) -> Option<Header> {
     let mut region = file[..file.len().min(Header::region(file))].to_vec();
     region.resize(Header::region(file), 0);
-    Header::parse(&region, Purpose::Check).unwrap()
+    Header::parse(&region, Purpose::Check).ok()
 }
 
 /// What these eight bytes stand for, from byte `within` of the cluster on.
@@ -90,10 +94,15 @@ pub fn set_count(file: &mut [u8], cluster: u64, count: u64) {
 
 /// Runs a check on the bytes; with a repair it changes them.
 pub fn check(file: &mut Vec<u8>, repair: Option<Repair>) -> Report {
+    try_check(file, repair).unwrap()
+}
+
+/// The same of an image of which it may be impossible.
+pub fn try_check(file: &mut Vec<u8>, repair: Option<Repair>) -> Result<Report, Error> {
     let mut check = Check::new(header(file), file.len() as u64, repair);
     loop {
         if let Some(report) = check.poll_result() {
-            return report.unwrap();
+            return report;
         }
         let io = check.poll_io().unwrap();
         let mut bytes = Vec::new();
