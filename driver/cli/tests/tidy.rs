@@ -9,6 +9,7 @@
 //! * `unsafe` only where [`UNSAFE`] allows it;
 //! * the top level holds what the plan of the house names and nothing more;
 //! * no path of one person's machine;
+//! * findings/: what other software does is shown without the project's, in a folder that goes away again;
 //! * states/ depends on `slab` and `bitflags` alone, without their features, and is `no_std` without
 //!   `unsafe`: with neither the standard library nor unsafe code there is no way to do I/O.
 //!
@@ -214,6 +215,39 @@ fn no_file_names_a_path_of_one_machine() {
     none(&texts.flat_map(|(name, text)| machine_paths(&name, &text)).collect::<Vec<String>>());
 }
 
+/// What is wrong with one script of findings/.
+fn finding(name: &str, text: &str, executable: bool) -> Vec<String> {
+    let has = |line: &str| text.lines().any(|other| other.trim() == line);
+    let header = text.lines().skip(1).take_while(|line| line.starts_with('#')).count();
+    let rules = [
+        (executable, "not executable"),
+        (text.starts_with("#!/usr/bin/env bash\n"), "not a script of bash"),
+        (has("set -euo pipefail"), "no `set -euo pipefail`"),
+        (text.contains("$(mktemp -d)"), "no folder of its own by `mktemp -d`"),
+        (text.contains("trap "), "no trap that removes its folder"),
+        (header >= 5, "no header that says versions, what one would guess and what happens"),
+        (!text.to_lowercase().contains("quod"), "names this project"),
+    ];
+    let wrong = rules.iter().filter(|(good, _)| !good);
+    wrong.map(|(_, what)| format!("{name}: {what}")).collect()
+}
+
+#[test]
+fn findings_stand_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let names = tracked().into_iter().filter(|name| name.starts_with("findings/") && name.ends_with(".sh"));
+    let list = read("findings/README.md").expect("findings/ has a list");
+    let mut wrong = Vec::new();
+    for name in names {
+        let mode = std::fs::metadata(top().join(&name)).expect("a tracked file").permissions().mode();
+        wrong.extend(finding(&name, &read(&name).unwrap_or_default(), mode & 0o111 == 0o111));
+        if !list.contains(&format!("`{}`", name.trim_start_matches("findings/"))) {
+            wrong.push(format!("{name}: not in findings/README.md"));
+        }
+    }
+    none(&wrong);
+}
+
 #[test]
 fn the_states_can_do_no_io() {
     let root = read("states/src/lib.rs").expect("the crate has a root");
@@ -349,6 +383,24 @@ fn f<'a>(text: &'a str) -> char {
             assertions("fn f() {\n    assert!(a);\n    debug_assert_eq!(a, b);\n}\nfn g() {}\n"),
             [2, 0]
         );
+    }
+
+    #[test]
+    fn findings_are_looked_at() {
+        let good = "#!/usr/bin/env bash\n# a\n# b\n# c\n# d\n# e\nset -euo pipefail\n\
+                    dir=$(mktemp -d)\ntrap 'rm -rf \"$dir\"' EXIT\n";
+        assert_eq!(finding("findings/a.sh", good, true), [""; 0]);
+        assert_eq!(finding("findings/a.sh", good, false).len(), 1);
+        for (from, to) in [
+            ("bash", "sh"),
+            ("set -euo pipefail", "set -e"),
+            ("mktemp -d", "pwd"),
+            ("trap", "#"),
+            ("# c\n", "\n"),
+            ("# e", "# a Quod image"),
+        ] {
+            assert_eq!(finding("findings/a.sh", &good.replacen(from, to, 1), true).len(), 1, "{to}");
+        }
     }
 
     #[test]
