@@ -1,5 +1,8 @@
 //! Where requests spend their time: how long control blocks stay in each state.
 //!
+//! All that happens in one call of the driver happens at one moment of its clock: a stay that begins and ends
+//! in one call has no time. Such stays are counted apart.
+//!
 //! Knows: timed transitions. Must never know: what the states mean, requests' bytes.
 //!
 //! Invariant: memory is bounded by the control blocks of all layers; slices are passed on at once.
@@ -28,6 +31,7 @@ pub struct Slice {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     visits: u64,
+    at_once: u64,
     total: Duration,
     longest: Duration,
 }
@@ -69,6 +73,7 @@ impl Dwell {
         let lasted = at.saturating_sub(from);
         let sum = &mut self.sums[transition.from as usize];
         sum.visits += 1;
+        sum.at_once += u64::from(lasted.is_zero());
         sum.total += lasted;
         sum.longest = sum.longest.max(lasted);
         let (acb, request) = (transition.acb.index, transition.request.index);
@@ -81,9 +86,10 @@ impl Dwell {
         let row = |(state, sum): (&State, &Sum)| StateRow {
             state: state.name().to_owned(),
             visits: sum.visits,
+            at_once: sum.at_once,
             total_ms: sum.total.as_secs_f64() * 1e3,
             share: if whole > 0.0 { sum.total.as_secs_f64() / whole } else { 0.0 },
-            mean_us: sum.total.as_secs_f64() * 1e6 / sum.visits.max(1) as f64,
+            mean_us: sum.total.as_secs_f64() * 1e6 / (sum.visits - sum.at_once).max(1) as f64,
             max_us: sum.longest.as_secs_f64() * 1e6,
         };
         let visited = State::ALL.iter().zip(&self.sums).filter(|(_, sum)| sum.visits > 0);
@@ -100,11 +106,13 @@ pub struct StateRow {
     pub state: String,
     /// How often a control block was in it.
     pub visits: u64,
+    /// Stays that began and ended in one call of the driver, and were not timed.
+    pub at_once: u64,
     /// All stays together.
     pub total_ms: f64,
     /// Part of the time in all states.
     pub share: f64,
-    /// Mean stay.
+    /// Mean of the stays that were timed.
     pub mean_us: f64,
     /// Longest stay.
     pub max_us: f64,

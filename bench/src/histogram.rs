@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
-/// A distribution of durations, 1 ns to an hour, three significant digits, the maximum exact.
+/// A distribution of durations, up to an hour, three significant digits, the maximum exact.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     nanos: Histogram<u32>,
@@ -32,7 +32,7 @@ impl Latencies {
     /// Counts one duration. Allocates nothing.
     pub fn record(&mut self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.saturating_record(nanos.max(1));
+        self.nanos.saturating_record(nanos);
         self.max = self.max.max(nanos);
         self.total += u128::from(nanos);
     }
@@ -50,19 +50,9 @@ impl Latencies {
 
     /// The usual percentiles.
     pub fn summary(&self) -> Percentiles {
-        let mut percentiles = Percentiles::of(&self.nanos);
+        let mut percentiles = Percentiles::of(&self.nanos, self.max);
         if self.count() > 0 {
-            percentiles.max_us = self.max as f64 / 1e3;
             percentiles.mean_us = self.total as f64 / self.count() as f64 / 1e3;
-            // a bucket's upper edge may lie above the largest value in it
-            for value in [
-                &mut percentiles.p50_us,
-                &mut percentiles.p90_us,
-                &mut percentiles.p99_us,
-                &mut percentiles.p999_us,
-            ] {
-                *value = value.min(percentiles.max_us);
-            }
         }
         percentiles
     }
@@ -88,20 +78,21 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    /// Of a histogram of nanoseconds.
-    pub fn of(nanos: &Histogram<u32>) -> Percentiles {
+    /// Of a histogram of nanoseconds, whose largest value is this exactly.
+    pub fn of(nanos: &Histogram<u32>, max: u64) -> Percentiles {
         if nanos.is_empty() {
             return Percentiles::default();
         }
-        let at = |quantile| nanos.value_at_quantile(quantile) as f64 / 1e3;
+        // a bucket's upper edge may lie above the largest value in it, and a bucket may be the last one
+        let at = |quantile| nanos.value_at_quantile(quantile).min(max) as f64 / 1e3;
         Percentiles {
             count: nanos.len(),
-            mean_us: nanos.mean() / 1e3,
+            mean_us: (nanos.mean() / 1e3).min(max as f64 / 1e3),
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
             p999_us: at(0.999),
-            max_us: nanos.max() as f64 / 1e3,
+            max_us: max as f64 / 1e3,
         }
     }
 }
@@ -135,5 +126,28 @@ mod tests {
         latencies.record(Duration::MAX);
         latencies.record(Duration::ZERO);
         assert_eq!(latencies.count(), 2);
+        let summary = latencies.summary();
+        // two values: half are not longer than the shorter
+        assert_eq!(summary.p50_us, 0.0);
+        assert!(summary.p999_us <= summary.max_us && summary.max_us > 1e15, "{summary:?}");
+    }
+
+    #[test]
+    fn no_percentile_is_above_the_maximum() {
+        for nanos in [1, 127, 1001, 12_345, 987_654_321, 3_599_999_999_999] {
+            let mut latencies = Latencies::new();
+            (0..3).for_each(|_| latencies.record(Duration::from_nanos(nanos)));
+            let exact = nanos as f64 / 1e3;
+            let coarse = {
+                let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 2).unwrap();
+                (0..3).for_each(|_| histogram.saturating_record(nanos));
+                Percentiles::of(&histogram, nanos)
+            };
+            for p in [latencies.summary(), coarse] {
+                assert_eq!(p.max_us, exact);
+                assert!(p.p50_us <= p.p90_us && p.p99_us <= p.p999_us && p.p999_us <= exact, "{p:?}");
+                assert!(p.mean_us <= exact, "{p:?}");
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::hold::Hold;
 use crate::open::Opener;
 use crate::port::Port;
 use crate::pump::{Job, occupy};
-use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request};
+use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, Refusal, Rejected, Request};
 use crate::stats::{Stats, add_counters};
 use crate::trace::Transitions;
 use crate::translate::Place;
@@ -51,6 +51,8 @@ pub struct Driver<B: Backend = AnyBackend> {
     /// Requests and openings accepted and not completed.
     pub(crate) accepted: usize,
     pub(crate) config: Config,
+    /// In `submit`: what ends now gets its time when the call ends.
+    pub(crate) submitting: bool,
     reaped: Vec<Landed>,
     hold: Hold,
 }
@@ -81,6 +83,7 @@ impl<B: Backend> Driver<B> {
             now: Duration::ZERO,
             accepted: 0,
             config,
+            submitting: false,
             reaped: Vec::with_capacity(room),
             hold: Hold::new(),
         }
@@ -114,6 +117,8 @@ impl<B: Backend> Driver<B> {
     /// of a batch.
     pub fn submit(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
         self.now = self.port.backend.now();
+        let before = self.done.len();
+        self.submitting = true;
         let result = match self.admit(disk, request) {
             Ok(place) => {
                 self.settle(place);
@@ -121,8 +126,23 @@ impl<B: Backend> Driver<B> {
             }
             Err(rejected) => Err(*rejected),
         };
-        self.measured();
+        self.submitting = false;
+        let elapsed = self.measured();
+        if self.done.len() > before {
+            self.time_from(before, elapsed);
+        }
         result
+    }
+
+    /// What began and ended in this call took as long as the call: on its one clock reading it took no time.
+    fn time_from(&mut self, before: usize, elapsed: Duration) {
+        for done in self.done.range_mut(before..).filter(|done| done.latency.is_zero()) {
+            done.latency = elapsed;
+            let stats = self.disks[done.disk.index as usize].stats.as_mut();
+            if let (CompletionKind::Request(kind), Some(stats)) = (done.kind, stats) {
+                stats.time(kind, done.path, elapsed);
+            }
+        }
     }
 
     /// Begins nothing more for the disk's requests with this `user` value. Returns how many are left undone,
@@ -361,9 +381,10 @@ impl<B: Backend> Driver<B> {
     }
 
     /// The end of a call: the second of its two clock reads.
-    fn measured(&mut self) {
+    fn measured(&mut self) -> Duration {
         let elapsed = self.port.backend.now().saturating_sub(self.now);
         self.hold.record(elapsed, self.port.backend.take_syscall_nanos());
+        elapsed
     }
 }
 

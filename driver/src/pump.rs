@@ -110,7 +110,10 @@ impl<B: Backend> Driver<B> {
                 let latency = self.now.saturating_sub(started);
                 let disk = &mut self.disks[place.disk as usize];
                 if let Some(stats) = &mut disk.stats {
-                    stats.record(kind, done.path, len, result.is_ok(), latency);
+                    stats.count(kind, len, result.is_ok());
+                    if !(self.submitting && latency.is_zero()) {
+                        stats.time(kind, done.path, latency);
+                    }
                 }
                 let completion = Completion {
                     disk: disk.id(place.disk),

@@ -129,13 +129,17 @@ impl Stats {
         }
     }
 
-    /// One request completed.
-    pub(crate) fn record(&mut self, kind: Kind, path: Path, len: u64, ok: bool, latency: Duration) {
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+    /// A request took so long.
+    pub(crate) fn time(&mut self, kind: Kind, path: Path, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.kinds[kind_index(kind)].saturating_record(nanos);
         if let Some(class) = PathClass::of(path) {
             self.paths[class as usize].saturating_record(nanos);
         }
+    }
+
+    /// A request completed.
+    pub(crate) fn count(&mut self, kind: Kind, len: u64, ok: bool) {
         match kind {
             _ if !ok => self.errors += 1,
             Kind::Read => self.bytes_read += len,
@@ -196,8 +200,10 @@ mod tests {
     #[test]
     fn failures_move_no_bytes() {
         let mut stats = Stats::new();
-        stats.record(Kind::Read, Path::HIT, 4096, true, Duration::from_micros(5));
-        stats.record(Kind::Write, Path::HIT, 4096, false, Duration::from_micros(5));
+        for (kind, ok) in [(Kind::Read, true), (Kind::Write, false)] {
+            stats.count(kind, 4096, ok);
+            stats.time(kind, Path::HIT, Duration::from_micros(5));
+        }
         assert_eq!((stats.bytes_read, stats.bytes_written, stats.errors), (4096, 0, 1));
         assert_eq!(stats.kind(Kind::Read).len(), 1);
         assert_eq!(stats.path(PathClass::Hit).len(), 2);
