@@ -51,6 +51,8 @@ pub struct Outcome {
     pub latencies: Latencies,
     /// Of each flush.
     pub flushes: Latencies,
+    /// Requests that were done: all, unless somebody stopped the run.
+    pub done: u64,
 }
 
 struct Run<'a, B: Backend> {
@@ -58,6 +60,7 @@ struct Run<'a, B: Backend> {
     disk: DiskId,
     load: &'a Load,
     first: Option<FirstSector>,
+    stops: &'a dyn Fn() -> bool,
     image_size: u64,
     buffers: Vec<Buffer>,
     offset: u64,
@@ -69,6 +72,9 @@ struct Run<'a, B: Backend> {
     flushes_owed: u64,
     /// A drained queue waits for this flush.
     in_flush: bool,
+    halted: bool,
+    /// Requests that are not sent because of that.
+    cut: u64,
     latencies: Latencies,
     flushes: Latencies,
 }
@@ -76,15 +82,17 @@ struct Run<'a, B: Backend> {
 /// Runs a load on an open disk that is idle. The driver must take `depth` requests and
 /// [`FLUSHES_MAX`] besides.
 pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Result<Outcome, Error> {
-    run_guarded(driver, disk, load, None)
+    run_guarded(driver, disk, load, None, &|| false)
 }
 
-/// As [`run`], on a disk that may have been guessed to be raw.
+/// As [`run`], on a disk that may have been guessed to be raw. `stops` is asked whether to send no more; what
+/// is in flight ends then, and nothing is flushed.
 pub fn run_guarded<B: Backend>(
     driver: &mut Driver<B>,
     disk: DiskId,
     load: &Load,
     first: Option<FirstSector>,
+    stops: &dyn Fn() -> bool,
 ) -> Result<Outcome, Error> {
     let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size;
     let depth = u64::from(load.depth).min(load.count) as usize;
@@ -97,6 +105,7 @@ pub fn run_guarded<B: Backend>(
         disk,
         load,
         first,
+        stops,
         image_size,
         buffers,
         offset: load.offset,
@@ -105,22 +114,34 @@ pub fn run_guarded<B: Backend>(
         flushes_in_flight: 0,
         flushes_owed: 0,
         in_flush: false,
+        halted: false,
+        cut: 0,
         latencies: Latencies::new(),
         flushes: Latencies::new(),
     };
     let (began, cpu) = (Instant::now(), cpu_time());
     run.fill()?;
     while run.left > 0 {
+        run.look();
         run.turn()?;
     }
     let (elapsed, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
     while run.flushes_in_flight > 0 || run.flushes_owed > 0 {
         run.turn()?;
     }
-    Ok(Outcome { elapsed, cpu, latencies: run.latencies, flushes: run.flushes })
+    Ok(Outcome { elapsed, cpu, latencies: run.latencies, flushes: run.flushes, done: load.count - run.cut })
 }
 
 impl<B: Backend> Run<'_, B> {
+    /// Sends no more if somebody wants it so.
+    fn look(&mut self) {
+        if !self.halted && (self.stops)() {
+            self.cut = self.left - self.in_flight;
+            self.left = self.in_flight;
+            self.halted = true;
+        }
+    }
+
     fn turn(&mut self) -> Result<(), Error> {
         let timeout = self.driver.next_timeout();
         self.driver.wait(timeout)?;
@@ -152,6 +173,11 @@ impl<B: Backend> Run<'_, B> {
         let unsent = self.left - self.in_flight;
         self.left -= 1;
         self.in_flight -= 1;
+        // here too: requests that end in the call that made them keep this loop busy for ever
+        self.look();
+        if self.halted {
+            return Ok(());
+        }
         if self.load.flush_interval > 0 && unsent.is_multiple_of(self.load.flush_interval) {
             if self.load.drain {
                 if self.in_flight == 0 {

@@ -1,4 +1,4 @@
-//! Reads a disk at rest and compares it with the model.
+//! Reads a disk at rest and compares it with the model, unless the observer stops it.
 //!
 //! Knows: reads. Must never know: how the disk came to be.
 
@@ -21,7 +21,7 @@ pub fn touched(
     model: &Model,
     depth: u32,
     observer: &mut dyn Observer,
-) -> Result<Verdict, Error> {
+) -> Result<Option<Verdict>, Error> {
     let mut at = 0;
     scan(session, model, depth, observer, || {
         let run = model.next_touched(at, RUN)?;
@@ -36,7 +36,7 @@ pub fn whole(
     model: &Model,
     depth: u32,
     observer: &mut dyn Observer,
-) -> Result<Verdict, Error> {
+) -> Result<Option<Verdict>, Error> {
     let mut at = 0;
     scan(session, model, depth, observer, || {
         let run = at..model.blocks().min(at + RUN);
@@ -51,12 +51,17 @@ fn scan(
     depth: u32,
     observer: &mut dyn Observer,
     mut next: impl FnMut() -> Option<Range<u64>>,
-) -> Result<Verdict, Error> {
+) -> Result<Option<Verdict>, Error> {
     let (mut pool, mut verdict) = (Pool::default(), Verdict::default());
     let (disk, driver) = (session.disk(), session.driver());
     let mut in_flight = 0;
     let mut pending = next();
+    let mut stopped = false;
     loop {
+        stopped = stopped || observer.stops();
+        if stopped {
+            pending = None;
+        }
         while in_flight < depth.min(DEPTH_MAX)
             && let Some(run) = pending.take()
         {
@@ -77,7 +82,7 @@ fn scan(
             }
         }
         if in_flight == 0 {
-            return Ok(verdict);
+            return Ok((!stopped).then_some(verdict));
         }
         driver.wait(driver.next_timeout())?;
         while let Some(done) = driver.next_completion() {

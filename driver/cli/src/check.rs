@@ -4,6 +4,7 @@
 
 use crate::failure::{self, could_not_open};
 use crate::format::{self, Output};
+use crate::interrupt;
 use crate::json;
 use quod::tools::{CheckReport, Checker, Repair};
 use quod::{Error, Format};
@@ -62,7 +63,13 @@ pub fn run(args: Args) -> ExitCode {
         let text = "force-share=on can only be used with read-only images";
         return failure::fail(format!("Could not open '{}': {text}", args.file.display()));
     }
-    let open = |repair| Checker::open(&args.file, format, repair, !args.force_share);
+    if repair.is_some() {
+        interrupt::watch();
+    }
+    let open = |repair| {
+        let checker = Checker::open(&args.file, format, repair, !args.force_share);
+        checker.map(|checker| checker.until(interrupt::asked))
+    };
     let checker = match open(repair) {
         Ok(checker) => checker,
         Err(error) => return could_not_open(&args.file, &error),
@@ -89,6 +96,9 @@ pub fn run(args: Args) -> ExitCode {
         });
     match report {
         Ok(report) => answer(&args, format, &report),
+        Err(Error::Cancelled) => failure::fail(
+            "interrupted: the repair is not finished; nothing is lost, but check the image again",
+        ),
         Err(error) => failure::fail(format!("Check failed: {}", failure::strerror(why(&error)))),
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Knows: names and limits of options, backing files as arguments. Must never know: how an image is laid out.
 
-use crate::failure::{fail, strerror, why_not_opened};
+use crate::failure::{fail, note, strerror, why_not_opened};
 use crate::format;
+use crate::interrupt;
 use crate::sizes::{self, SizeError};
 use options::Refused;
 pub use options::Values;
@@ -63,8 +64,14 @@ pub fn run(args: Args) -> ExitCode {
         };
     }
     let Some(file) = args.file.clone() else { return fail("Expecting image file name") };
+    interrupt::watch();
     match make(&args, &file) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            if interrupt::asked() {
+                note(format_args!("interrupted: '{}' is complete", file.display()));
+            }
+            ExitCode::SUCCESS
+        }
         Err(text) => fail(text),
     }
 }
@@ -89,7 +96,7 @@ fn make(args: &Args, file: &Path) -> Result<(), String> {
         sayln!("Formatting '{}', fmt={}{}", file.display(), args.format, values.announce());
     }
     let options = image_options(format, size, &values, backing_format).map_err(here)?;
-    tools::create(file, &options)
+    tools::create_until(file, &options, interrupt::asked)
         .map_err(|error| why_not_created(&options, &error).map_or_else(|| error.to_string(), here))
 }
 
@@ -123,6 +130,7 @@ pub fn image_options(
 fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
     let named = |path: &Path, errno| format!("Could not create '{}': {}", path.display(), strerror(errno));
     Some(match (error, &options.backing) {
+        (Error::Cancelled, _) => "interrupted; what was made is removed".into(),
         (Error::Io { path, errno, .. }, _) => named(path, *errno),
         (Error::Device { path, op: "write" | "reserve space", errno, .. }, _) => named(path, *errno),
         (Error::NoSpace { path }, _) => named(path, libc::ENOSPC),

@@ -21,8 +21,13 @@ pub fn program() -> &'static str {
 
 /// Prints a message on stderr; the exit code of a failed command.
 pub fn fail(text: impl std::fmt::Display) -> ExitCode {
-    complain!("{}: {text}", program());
+    note(text);
     ExitCode::FAILURE
+}
+
+/// Prints a message on stderr.
+pub fn note(text: impl std::fmt::Display) {
+    complain!("{}: {text}", program());
 }
 
 /// The operating system's text for an error number.

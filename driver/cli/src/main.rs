@@ -13,6 +13,7 @@ mod failure;
 mod format;
 mod getopt;
 mod info;
+mod interrupt;
 mod io;
 mod json;
 mod keyval;
@@ -54,7 +55,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    out::end(command())
+    interrupt::end(out::end(command()))
 }
 
 fn command() -> ExitCode {

@@ -2,8 +2,9 @@
 //!
 //! Knows: sizes as arguments, QEMU's words. Must never know: how a format grows or shrinks.
 
-use crate::failure::{fail, program, strerror, warn_about_probing, why_not_opened};
+use crate::failure::{fail, note, program, strerror, warn_about_probing, why_not_opened};
 use crate::format;
+use crate::interrupt;
 use crate::sizes::{self, SizeError};
 use quod::tools::Session;
 use quod::{AllowAll, Error, Format, OpenOptions};
@@ -36,8 +37,12 @@ const NOT_POSITIVE: &str = "New image size must be positive";
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
+    interrupt::watch();
     match resize(&args) {
         Ok(()) => {
+            if interrupt::asked() {
+                note("interrupted: the image is resized and closed cleanly");
+            }
             if !args.quiet {
                 sayln!("Image resized.");
             }

@@ -133,6 +133,13 @@ impl Checker {
         Ok(Checker { host, header, repair })
     }
 
+    /// `stop` is asked between two operations; true ends the check with [`Error::Cancelled`], and a repair
+    /// where it is, as if the process had been killed.
+    pub fn until(mut self, stop: fn() -> bool) -> Checker {
+        self.host.stop = stop;
+        self
+    }
+
     /// The image's format.
     pub const fn format(&self) -> Format {
         match self.header {

@@ -82,6 +82,16 @@ impl Default for Qcow2Options {
 /// Creates (or overwrites) an image. The caller decides whether it must be durable. Options that contradict
 /// each other, and sizes that the format cannot have, leave what was there before.
 pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<(), Error> {
+    create_until(path, options, || false)
+}
+
+/// As [`create`]; `stop` is asked between two operations. If it answers true, what was made is removed, and
+/// the answer is [`Error::Cancelled`].
+pub fn create_until(
+    path: impl AsRef<Path>,
+    options: &CreateOptions,
+    stop: fn() -> bool,
+) -> Result<(), Error> {
     let path = path.as_ref();
     match options.format {
         Format::Raw if options.backing.is_some() => Err(Error::Misuse("a raw image has no backing file")),
@@ -90,7 +100,7 @@ pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<(), Err
             host.set_len(options.size)
         }
         Format::Qed => create_qed(path, options),
-        Format::Qcow2 => create_qcow2(path, options),
+        Format::Qcow2 => create_qcow2(path, options, stop),
     }
 }
 
@@ -126,7 +136,7 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     host.write(0, &start)
 }
 
-fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+fn create_qcow2(path: &Path, options: &CreateOptions, stop: fn() -> bool) -> Result<(), Error> {
     let own = &options.qcow2;
     let backing = options.backing.as_ref();
     let data = own.data_file.as_deref().map(|name| data_name(path, name)).transpose()?;
@@ -150,6 +160,7 @@ fn create_qcow2(path: &Path, options: &CreateOptions) -> Result<(), Error> {
         other => Error::from_core(path, &other),
     })?;
     let mut host = fresh(path)?;
+    host.stop = stop;
     let mut files = vec![path.to_path_buf()];
     let result = write_qcow2(&mut host, data.map(PathBuf::from), &mut files, &image, own.preallocation);
     if result.is_err() {
@@ -187,6 +198,7 @@ fn write_qcow2(
 ) -> Result<(), Error> {
     if let (Some(path), Some(len)) = (data, image.data_file_len()) {
         let mut data = fresh(&path)?;
+        data.stop = host.stop;
         files.push(path);
         preallocate(&mut data, (0, len), mode)?;
         data.set_len(len)?;
@@ -196,7 +208,7 @@ fn write_qcow2(
     }
     // after what was reserved, which may have made the file longer or, where it cannot be, shorter
     host.set_len(image.len())?;
-    image.pieces().try_for_each(|(offset, bytes)| host.write(offset, &bytes))
+    image.pieces().try_for_each(|(offset, bytes)| host.go_on().and_then(|()| host.write(offset, &bytes)))
 }
 
 /// Gives a range of an empty file its space.

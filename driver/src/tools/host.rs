@@ -20,6 +20,8 @@ pub(super) struct Host {
     backend: Threads,
     arena: Arena,
     file: LayerFile,
+    /// Asked between operations of long works; true ends them with [`Error::Cancelled`].
+    pub(super) stop: fn() -> bool,
 }
 
 impl Host {
@@ -31,7 +33,7 @@ impl Host {
             Threads::with_workers(1, 1).map_err(|error| Error::backend("setting up the backend", &error))?;
         let stat = Stat { len: 0, identity: (0, 0), offset_align: 1, memory_align: 1, block_device: false };
         let file = LayerFile { id: FileId(0), stat, path: path.to_path_buf() };
-        let mut host = Host { backend, arena: Arena::new(), file };
+        let mut host = Host { backend, arena: Arena::new(), file, stop: || false };
         let name =
             CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::io(path, "open", libc::EINVAL))?;
         let op = Op::Open { path: name, flags: OpenFlags { write, direct: false } };
@@ -151,11 +153,17 @@ impl Host {
         let zeros = vec![0; len.min(1 << 20) as usize];
         let mut done = 0;
         while done < len {
+            self.go_on()?;
             let now = (len - done).min(zeros.len() as u64);
             self.write(offset + done, &zeros[..now as usize])?;
             done += now;
         }
         Ok(())
+    }
+
+    /// Nobody has asked for an end.
+    pub(super) fn go_on(&self) -> Result<(), Error> {
+        if (self.stop)() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// Reserves the space of a range that the file does not have yet, if the file system can.
@@ -194,6 +202,7 @@ impl Host {
             if let Some(result) = ended(machine) {
                 return Ok(result);
             }
+            self.go_on()?;
             let Some(io) = machine.poll_io() else {
                 return Err(Error::Misuse("the machine wants nothing and has not ended"));
             };

@@ -10,7 +10,7 @@ mod info;
 mod session;
 
 pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
-pub use create::{CreateOptions, Qcow2Options, create, set_backing};
+pub use create::{CreateOptions, Qcow2Options, create, create_until, set_backing};
 pub use first_sector::FirstSector;
 pub use info::{ImageInfo, Qcow2Info, info, probe};
 pub use quod_states::qcow2::{Compression, Preallocation};

@@ -5,7 +5,7 @@
 use super::report::{self, Transfer};
 use super::tool::{BYTES_MAX, Failed, Tool, c_integer};
 use crate::getopt::Found;
-use crate::{format, qcow2, resize, sizes};
+use crate::{format, interrupt, qcow2, resize, sizes};
 use quod::tools;
 use quod::{Format, Request, Status};
 use rustix::process::Signal;
@@ -183,6 +183,9 @@ pub fn sigraise(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         let _ = tool.with(|engine| engine.turn());
     }
     tool.show();
+    if interrupt::watches(number) {
+        interrupt::raise(number);
+    }
     if let Some(signal) = Signal::from_named_raw(number) {
         // a process may signal itself
         let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
@@ -202,7 +205,7 @@ pub fn sleep(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
             return Err(Failed);
         }
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || interrupt::asked() {
             return Ok(());
         }
         std::thread::sleep(left.min(Duration::from_millis(5)));

@@ -18,6 +18,7 @@ mod write;
 use crate::failure::{fail, program};
 use crate::format;
 use crate::getopt::{self, Found, Spec};
+use crate::interrupt;
 use open::{Mode, image_options};
 use std::path::Path;
 use std::process::ExitCode;
@@ -96,6 +97,7 @@ pub fn run(words: &[String]) -> ExitCode {
     if asked.format.is_some() && asked.option_string {
         return fail("--image-opts and -f are mutually exclusive");
     }
+    interrupt::watch();
     let mut tool = Tool::new();
     if let Some(image) = operands.first()
         && open_operand(&mut tool, image, &asked).is_err()
@@ -103,8 +105,12 @@ pub fn run(words: &[String]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = run_commands(&mut tool, &asked.commands);
+    let is_open = tool.engine.is_some();
     let closed = tool.close();
     tool.show();
+    if interrupt::asked() && is_open && closed.is_ok() {
+        complain!("{}: interrupted; the image is closed cleanly", program());
+    }
     if failed || closed.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -130,7 +136,7 @@ fn run_commands(tool: &mut Tool, commands: &[String]) -> bool {
     let mut any_failed = false;
     for command in commands {
         any_failed |= tool.line(command).is_err();
-        if tool.leaving {
+        if tool.leaving || interrupt::asked() {
             break;
         }
     }

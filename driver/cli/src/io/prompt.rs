@@ -3,15 +3,20 @@
 //! Knows: descriptors and lines. Must never know: commands.
 
 use super::tool::Tool;
+use crate::interrupt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Longest sleep: a signal that comes just before one does not end it.
+const NAP: Duration = Duration::from_secs(1);
 
 /// Reads and runs lines until there are no more. True: a line failed.
 pub fn run(tool: &mut Tool) -> bool {
     let mut input = Input { bytes: Vec::new(), ended: false };
     let mut any_failed = false;
-    while !tool.leaving {
+    while !tool.leaving && !interrupt::asked() {
         tool.say("qemu-io> ");
         tool.show();
         let Some(line) = input.line(tool) else { break };
@@ -29,6 +34,9 @@ impl Input {
     /// The next line; requests that end before it is there are reported.
     fn line(&mut self, tool: &mut Tool) -> Option<String> {
         loop {
+            if interrupt::asked() {
+                return None;
+            }
             if tool.engine.is_some() {
                 // an error here comes back with the next command
                 let _ = tool.with(|engine| engine.turn());
@@ -70,12 +78,9 @@ fn stdin_is_ready(tool: &Tool) -> bool {
     if let Some(descriptor) = &descriptor {
         fds.push(PollFd::new(descriptor, PollFlags::IN));
     }
-    let timeout = driver.and_then(|driver| driver.next_timeout());
-    let timeout = timeout.map(|time| Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(time.subsec_nanos()),
-    });
-    match poll(&mut fds, timeout.as_ref()) {
+    let timeout = driver.and_then(|driver| driver.next_timeout()).map_or(NAP, |time| time.min(NAP));
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    match poll(&mut fds, Some(&timeout)) {
         Ok(_) => !fds[0].revents().is_empty(),
         Err(rustix::io::Errno::INTR) => false,
         // stdin cannot be waited for; reading tells why
