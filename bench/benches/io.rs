@@ -7,7 +7,7 @@ use quod::tools::{self, CreateOptions, Session};
 use quod::{AnyBackend, BackendKind, Buffer, Config, Format, Gate, OpenOptions};
 use quod_bench::replay::{self, Options};
 use quod_bench::sequential::{self, FLUSHES_MAX, Load};
-use quod_bench::trace::Source;
+use quod_bench::trace::{Choice, Source};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -102,7 +102,7 @@ fn gates(c: &mut Criterion) {
 fn shipped(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("image.qed");
-    let summary = replay::examine(&Source::Shipped).expect("the shipped trace is whole");
+    let summary = replay::examine(&Source::Shipped, &Choice::default()).expect("the shipped trace is whole");
     let size = replay::disk_size(&summary).expect("it fits");
     let mut group = c.benchmark_group("replay_shipped_trace");
     group.throughput(Throughput::Elements(summary.operations)).sample_size(10);

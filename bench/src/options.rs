@@ -2,6 +2,7 @@
 //!
 //! Knows: text. Must never know: which command it came from.
 
+use crate::trace::Waits;
 use quod::{BackendKind, Format, Gate};
 
 /// `image`, `new-table`, `table` or `cluster`.
@@ -32,6 +33,15 @@ pub fn backend(text: &str) -> Result<BackendKind, String> {
         "uring" => Ok(BackendKind::Uring),
         "threads" => Ok(BackendKind::Threads),
         _ => Err(format!("'{text}' is not a backend: auto, uring or threads")),
+    }
+}
+
+/// `us` or `ms`.
+pub fn waits(text: &str) -> Result<Waits, String> {
+    match text {
+        "us" => Ok(Waits::Micros),
+        "ms" => Ok(Waits::Millis),
+        _ => Err(format!("'{text}' is not a unit of `wait`: us or ms")),
     }
 }
 

@@ -36,6 +36,17 @@ pub struct Report {
     pub states: Vec<StateRow>,
     pub counters: Counters,
     pub verification: Verification,
+    /// How the trace was understood.
+    pub notes: Vec<String>,
+    /// The phase in which somebody stopped it: what comes after that was not done.
+    pub interrupted: Option<&'static str>,
+}
+
+impl Report {
+    /// It ran to its end, and everything came out right.
+    pub fn passed(&self) -> bool {
+        self.interrupted.is_none() && self.verification.passed()
+    }
 }
 
 /// Latencies of one kind or path.
@@ -73,11 +84,11 @@ pub struct Hold {
 impl Hold {
     /// What the driver measured.
     pub fn of(hold: &quod::Hold) -> Hold {
-        let mut own = Percentiles::of(hold.histogram());
-        let mut syscall = Percentiles::of(hold.syscall_histogram());
-        own.max_us = hold.max().as_secs_f64() * 1e6;
-        syscall.max_us = hold.syscall_max().as_secs_f64() * 1e6;
-        Hold { own, syscall }
+        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Hold {
+            own: Percentiles::of(hold.histogram(), nanos(hold.max())),
+            syscall: Percentiles::of(hold.syscall_histogram(), nanos(hold.syscall_max())),
+        }
     }
 }
 
@@ -202,6 +213,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let access = if self.direct { "O_DIRECT" } else { "buffered" };
         writeln!(f, "trace   {}: {} operations, speed {}", self.trace, self.operations, self.speed)?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "        {note}"))?;
         writeln!(f, "image   {} ({}, {:.0} MiB)", self.image, self.format, mib(self.disk_size))?;
         let (gate, policy) = (&self.gate, &self.policy);
         writeln!(f, "driver  {}, {access}, depth {}, gate {gate}, {policy}", self.backend, self.depth)?;
@@ -248,7 +260,12 @@ impl Report {
             let (mean, max) = (time(row.mean_us), time(row.max_us));
             writeln!(f, "  {:<12}{:>9}{total:>10}{share:>10}{mean:>10}{max:>10}", row.state, row.visits)?;
         }
-        Ok(())
+        match self.states.iter().map(|row| row.at_once).sum::<u64>() {
+            0 => Ok(()),
+            some => {
+                writeln!(f, "  {some} visits ended in the call that began them: not timed, not in the mean")
+            }
+        }
     }
 
     fn fmt_counters(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,13 +282,16 @@ impl Report {
         let v = &self.verification;
         let (during, after) = (v.blocks_verified_during, v.blocks_read_back);
         writeln!(f, "\nverified      {during} blocks during the replay, {after} read back after it")?;
-        let what = if v.compared_touched_only { "touched blocks" } else { "whole disk" };
-        writeln!(f, "compared      {what} after reopening, {:.0} MiB", mib(v.bytes_compared))?;
+        if self.interrupted.is_none() {
+            let what = if v.compared_touched_only { "touched blocks" } else { "whole disk" };
+            writeln!(f, "compared      {what} after reopening, {:.0} MiB", mib(v.bytes_compared))?;
+        }
         match v.corruptions {
             Some(corruptions) => {
                 let (leaks, errors) = (v.leaks, v.check_errors);
                 writeln!(f, "checked       {corruptions} corruptions, {leaks} leaks, {errors} check errors")?;
             }
+            None if self.interrupted.is_some() => {}
             None => writeln!(f, "checked       (the format has no check)")?,
         }
         if v.blocks_unknown > 0 {
@@ -280,7 +300,9 @@ impl Report {
         v.check_problems.iter().try_for_each(|text| writeln!(f, "found         {text}"))?;
         v.failures.iter().try_for_each(|text| writeln!(f, "failed        {text}"))?;
         v.mismatches.iter().try_for_each(|text| writeln!(f, "wrong         {text}"))?;
-        if v.passed() {
+        if let Some(phase) = self.interrupted {
+            writeln!(f, "INTERRUPTED in the phase '{phase}': what comes after it was not verified")
+        } else if v.passed() {
             writeln!(f, "PASSED: every byte is as it must be")
         } else {
             let (wrong, failed) = (v.blocks_wrong, v.operations_failed);

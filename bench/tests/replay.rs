@@ -5,10 +5,10 @@
 use quod::tools::{self, CreateOptions, Session};
 use quod::{BackendKind, Config, Format, OpenOptions};
 use quod_bench::model::Initial;
-use quod_bench::replay::{self, Error, Options, Speed};
+use quod_bench::replay::{self, Error, Observer, Options, Speed};
 use quod_bench::report::Report;
 use quod_bench::sequential::{self, FLUSHES_MAX, Load};
-use quod_bench::trace::{Op, Record, Source, Version, Writer};
+use quod_bench::trace::{Choice, Op, Record, Source, Version, Writer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ fn trace(count: u64, step_us: u64, version: Version) -> Source {
 }
 
 fn play(path: &Path, source: &Source, options: &Options) -> Report {
-    let summary = replay::examine(source).unwrap();
+    let summary = replay::examine(source, &Choice::default()).unwrap();
     replay::run(path, source, &summary, options, &mut ()).unwrap()
 }
 
@@ -122,11 +122,56 @@ fn a_timeline_is_written() {
     assert_eq!(slices, report.states.iter().map(|row| row.visits).sum::<u64>());
 }
 
+/// Stops in a phase.
+struct Stopper(&'static str, bool);
+
+impl Observer for Stopper {
+    fn phase(&mut self, name: &'static str, _total: u64) {
+        self.1 = self.0 == name;
+    }
+    fn progress(&mut self, _done: u64) {}
+    fn stops(&mut self) -> bool {
+        self.1
+    }
+}
+
+#[test]
+fn it_ends_when_it_is_told_to() {
+    let source = trace(3000, 1, Version::V3);
+    let summary = replay::examine(&source, &Choice::default()).unwrap();
+    for phase in ["replay", "read back", "compare"] {
+        let fixture = fresh(Format::Qed);
+        let options = Options { format: Some(Format::Qed), ..Options::default() };
+        let report =
+            replay::run(&fixture.path, &source, &summary, &options, &mut Stopper(phase, false)).unwrap();
+        assert_eq!(report.interrupted, Some(phase));
+        assert!(!report.passed() && report.verification.passed());
+        assert!(report.to_string().contains("INTERRUPTED"), "{report}");
+        assert_eq!(report.operations == 3000, phase != "replay");
+        assert!(tools::check(&fixture.path, None, None).unwrap().is_sound());
+    }
+}
+
+#[test]
+fn a_trace_that_changes_is_not_trusted() {
+    let fixture = fresh(Format::Raw);
+    let path = fixture.path.with_extension("trace");
+    std::fs::write(&path, "fio version 3 iolog\n0 d read 0 512\n").unwrap();
+    let source = Source::File(path.clone());
+    let summary = replay::examine(&source, &Choice::default()).unwrap();
+    for line in ["0 d read 512 512", "0 d read 1 1", "0 d read 0 0", "0 d sync\n0 d write 0 513"] {
+        std::fs::write(&path, format!("fio version 3 iolog\n{line}\n")).unwrap();
+        let options = Options { format: Some(Format::Raw), ..Options::default() };
+        let result = replay::run(&fixture.path, &source, &summary, &options, &mut ());
+        assert!(matches!(result, Err(Error::Trace(_))), "{line}: {result:?}");
+    }
+}
+
 #[test]
 fn a_small_image_is_refused() {
     let fixture = fresh(Format::Raw);
     let source = Source::Text(format!("fio version 3 iolog\n0 d read {SIZE} 512\n").into_bytes());
-    let summary = replay::examine(&source).unwrap();
+    let summary = replay::examine(&source, &Choice::default()).unwrap();
     let result = replay::run(&fixture.path, &source, &summary, &Options::default(), &mut ());
     assert!(matches!(result, Err(Error::Size(_))), "{result:?}");
 }
@@ -157,11 +202,70 @@ fn a_load_writes_where_it_should() {
         // at 92, 84, ... and 0 of 100 unsent if the queue is drained; otherwise whenever such a number is met
         let flushes = outcome.flushes.count();
         assert!(if flush_interval == 0 { flushes == 0 } else { flushes >= 11 }, "{flushes} flushes");
-        assert!(outcome.elapsed > Duration::ZERO);
+        assert!(outcome.elapsed > Duration::ZERO && outcome.done == 100);
         let bytes = std::fs::read(&fixture.path).unwrap();
         for (index, chunk) in bytes.chunks(4096).enumerate() {
             let written = index % 2 == 1 && index < 200;
             assert!(chunk.iter().all(|byte| *byte == if written { 0xa5 } else { 0 }), "chunk {index}");
         }
     }
+}
+
+#[test]
+fn a_load_stops_in_order() {
+    for (flush_interval, drain) in [(0, true), (8, true), (8, false)] {
+        let fixture = fresh(Format::Raw);
+        let config = Config { requests: 8 + FLUSHES_MAX, ..Config::default() };
+        let open = OpenOptions::new().write(true).format(Some(Format::Raw));
+        let mut session = Session::with_config(&fixture.path, open, config).unwrap();
+        let load = Load {
+            count: 100_000,
+            depth: 8,
+            size: 4096,
+            step: 4096,
+            offset: 0,
+            write: true,
+            pattern: 1,
+            fua: false,
+            flush_interval,
+            drain,
+        };
+        let (disk, asked) = (session.disk(), std::cell::Cell::new(0));
+        let stops = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 20
+        };
+        let outcome = sequential::run_guarded(session.driver(), disk, &load, None, &stops).unwrap();
+        session.close().unwrap();
+        assert!(outcome.done >= 8 && outcome.done < 100_000, "{}", outcome.done);
+        assert_eq!(outcome.latencies.count(), outcome.done);
+    }
+}
+
+#[test]
+fn what_ends_in_the_call_that_made_it_is_timed() {
+    let fixture = fresh(Format::Qed);
+    let config = Config { requests: 8 + FLUSHES_MAX, ..Config::default() };
+    let mut session = Session::with_config(&fixture.path, OpenOptions::new(), config).unwrap();
+    let load = Load {
+        count: 1000,
+        depth: 8,
+        size: 4096,
+        step: 4096,
+        offset: 0,
+        write: false,
+        pattern: 0,
+        fua: false,
+        flush_interval: 0,
+        drain: true,
+    };
+    // nothing is allocated: the disk is asked for nothing but its first table
+    let disk = session.disk();
+    let outcome = sequential::run(session.driver(), disk, &load).unwrap();
+    let found = outcome.latencies.summary();
+    assert!(found.count == 1000 && found.p50_us > 0.01 && found.p999_us <= found.max_us, "{found:?}");
+    let stats = session.stats().unwrap();
+    let reads = stats.kind(quod::Kind::Read);
+    assert!(reads.len() == 1000 && reads.value_at_quantile(0.5) > 10, "{}", reads.value_at_quantile(0.5));
+    session.close().unwrap();
 }

@@ -19,7 +19,7 @@ use crate::model::{DISK_MAX, Initial, Model, Verdict};
 use crate::payload::BLOCK;
 use crate::report::{Hold, Report, Verification};
 use crate::timeline::Timeline;
-use crate::trace::{self, Source, Summary};
+use crate::trace::{self, Choice, Source, Summary};
 use quod::backend::Backend as _;
 use quod::tools::{self, Session};
 use quod::{BackendKind, Config, Format, Gate, OpenOptions, Policy};
@@ -31,6 +31,10 @@ use std::str::FromStr;
 pub const TRANSFER_MAX: u64 = 64 << 20;
 /// Largest disk that is compared whole; of a larger one only what was touched.
 pub const COMPARE_WHOLE_MAX: u64 = 16 << 30;
+
+const REPLAY: &str = "replay";
+const READ_BACK: &str = "read back";
+const COMPARE: &str = "compare";
 
 /// How fast.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -158,6 +162,10 @@ pub trait Observer {
     fn phase(&mut self, name: &'static str, total: u64);
     /// So many steps of it are done.
     fn progress(&mut self, done: u64);
+    /// Shall it end early? Then it ends in order, and verifies no more.
+    fn stops(&mut self) -> bool {
+        false
+    }
 }
 
 /// Nobody looks.
@@ -178,8 +186,8 @@ pub fn disk_size(summary: &Summary) -> Result<u64, Error> {
 }
 
 /// Reads a trace once and tells what it amounts to, or why it cannot be played.
-pub fn examine(source: &Source) -> Result<Summary, Error> {
-    let summary = trace::summarise(source, TRANSFER_MAX)?;
+pub fn examine(source: &Source, choice: &Choice) -> Result<Summary, Error> {
+    let summary = trace::summarise(source, choice, TRANSFER_MAX)?;
     disk_size(&summary).map(|_| summary)
 }
 
@@ -200,38 +208,60 @@ pub fn run(
     };
     check_size(summary, size)?;
     let mut model = Model::new(size, options.seed, options.initial);
-    observer.phase("replay", summary.operations);
-    let played = player::play(&mut session, &mut model, source, options, timeline, observer)?;
+    observer.phase(REPLAY, summary.operations);
+    let played = player::play(&mut session, &mut model, source, summary, options, timeline, observer)?;
     let mut report = played.report;
     report.backend = session.driver().backend().name().to_owned();
     report.hold = Hold::of(session.driver().hold());
     report.counters = session.stats().map(|stats| stats.counters.into()).unwrap_or_default();
+    report.notes = summary.notes();
     describe(&mut report, path, source, options, format, size);
-
-    observer.phase("read back", model.blocks());
-    let verification = &mut report.verification;
-    let back = scan::touched(&mut session, &model, options.depth, observer)?;
-    verification.blocks_read_back = back.verified;
     let mut verdict = played.verdict;
-    verification.blocks_verified_during = verdict.verified;
-    verdict.add(back);
+    report.verification.blocks_verified_during = verdict.verified;
+    if !played.interrupted {
+        report.interrupted =
+            verify(path, session, &model, options, &mut report.verification, &mut verdict, observer)?;
+    } else {
+        session.close()?;
+        report.interrupted = Some(REPLAY);
+    }
+    settle(&mut report.verification, &verdict);
+    Ok(report)
+}
+
+/// Reads back, closes, checks, compares. Tells the phase that was not ended.
+fn verify(
+    path: &Path,
+    mut session: Session,
+    model: &Model,
+    options: &Options,
+    verification: &mut Verification,
+    verdict: &mut Verdict,
+    observer: &mut dyn Observer,
+) -> Result<Option<&'static str>, Error> {
+    let (format, size) = session.info().map_or((Format::Raw, 0), |info| (info.format, info.virtual_size));
+    observer.phase(READ_BACK, model.blocks());
+    let back = scan::touched(&mut session, model, options.depth, observer)?;
     session.close()?;
+    let Some(back) = back else { return Ok(Some(READ_BACK)) };
+    verification.blocks_read_back = back.verified;
+    verdict.add(back);
 
     check(path, format, verification)?;
-    observer.phase("compare", model.blocks());
+    observer.phase(COMPARE, model.blocks());
     let mut session = open(path, options, false, false)?;
     verification.compared_touched_only = size > COMPARE_WHOLE_MAX;
     let compared = if verification.compared_touched_only {
-        scan::touched(&mut session, &model, options.depth, observer)?
+        scan::touched(&mut session, model, options.depth, observer)?
     } else {
-        scan::whole(&mut session, &model, options.depth, observer)?
+        scan::whole(&mut session, model, options.depth, observer)?
     };
+    session.close()?;
+    let Some(compared) = compared else { return Ok(Some(COMPARE)) };
     verification.bytes_compared = compared.verified * BLOCK as u64;
     verification.blocks_unknown = compared.unknown;
     verdict.add(compared);
-    session.close()?;
-    settle(verification, &verdict);
-    Ok(report)
+    Ok(None)
 }
 
 fn create_timeline(path: &Path) -> Result<Timeline, Error> {

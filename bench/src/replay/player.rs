@@ -4,13 +4,13 @@
 
 use super::pool::Pool;
 use super::tally::Tally;
-use super::{Error, Observer, Options, Speed};
+use super::{Error, Observer, Options, Speed, TRANSFER_MAX};
 use crate::dwell::Dwell;
 use crate::model::{Change, Model, Ticket, Verdict};
 use crate::payload::{self, BLOCK};
 use crate::report::Report;
 use crate::timeline::Timeline;
-use crate::trace::{Op, Reader, Record, Source};
+use crate::trace::{self, Op, Reader, Record, Source, Summary};
 use crate::usage::cpu_time;
 use quod::tools::Session;
 use quod::{Buffers, Completion, Refusal, Request};
@@ -22,7 +22,12 @@ use std::time::{Duration, Instant};
 pub struct Played {
     pub report: Report,
     pub verdict: Verdict,
+    /// The observer stopped it.
+    pub interrupted: bool,
 }
+
+/// Longest sleep while nothing is in flight: whether to stop is asked before each.
+const NAP: Duration = Duration::from_millis(100);
 
 /// An operation in flight.
 struct Flight {
@@ -36,6 +41,7 @@ struct Player<'a> {
     session: &'a mut Session,
     model: &'a mut Model,
     input: Reader<Box<dyn BufRead + 'a>>,
+    summary: &'a Summary,
     /// Read, not yet submitted.
     head: Option<Record>,
     flights: Vec<Option<Flight>>,
@@ -50,6 +56,7 @@ struct Player<'a> {
     dwell: Dwell,
     timeline: Option<Timeline>,
     done: u64,
+    stopped: bool,
 }
 
 /// Why the queue is not filled further.
@@ -67,6 +74,7 @@ pub fn play(
     session: &mut Session,
     model: &mut Model,
     source: &Source,
+    summary: &Summary,
     options: &Options,
     timeline: Option<Timeline>,
     observer: &mut dyn Observer,
@@ -75,7 +83,8 @@ pub fn play(
     let mut player = Player {
         session,
         model,
-        input: source.open()?,
+        input: source.open(summary.waits)?,
+        summary,
         head: None,
         flights: (0..depth).map(|_| None).collect(),
         free: (0..depth).rev().collect(),
@@ -91,6 +100,7 @@ pub fn play(
         dwell: Dwell::default(),
         timeline,
         done: 0,
+        stopped: false,
     };
     player.session.driver().reset_hold();
     let cpu = cpu_time();
@@ -102,7 +112,7 @@ pub fn play(
     }
     let mut report = player.tally.report(options, elapsed, cpu);
     report.states = player.dwell.rows();
-    Ok(Played { report, verdict: player.verdict })
+    Ok(Played { report, verdict: player.verdict, interrupted: player.stopped })
 }
 
 /// The blocks of a record. Its range lies on the 512-byte grid: the trace was examined.
@@ -114,7 +124,8 @@ fn blocks(record: &Record) -> Range<u64> {
 impl Player<'_> {
     fn play(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
         loop {
-            let stop = self.fill()?;
+            self.stopped = self.stopped || observer.stops();
+            let stop = if self.stopped { Stop::End } else { self.fill()? };
             let idle = self.free.len() == self.flights.len();
             let due = match stop {
                 Stop::End if idle => return Ok(()),
@@ -128,7 +139,7 @@ impl Player<'_> {
                 // nothing will ever happen: the driver refuses though nothing is in flight
                 return Err(Error::Driver(quod::Error::Busy));
             }
-            driver.wait(timeout)?;
+            driver.wait(if idle { timeout.map(|time| time.min(NAP)) } else { timeout })?;
             while let Some(done) = self.session.driver().next_completion() {
                 self.complete(done);
             }
@@ -140,7 +151,7 @@ impl Player<'_> {
     fn fill(&mut self) -> Result<Stop, Error> {
         loop {
             if self.head.is_none() {
-                self.head = self.input.next_record()?;
+                self.head = self.next_record()?;
             }
             let Some(record) = self.head else { return Ok(Stop::End) };
             let now = self.began.elapsed();
@@ -153,6 +164,24 @@ impl Player<'_> {
             }
             self.head = None;
         }
+    }
+
+    /// The next operation on the file that is played.
+    fn next_record(&mut self) -> Result<Option<Record>, Error> {
+        while let Some(record) = self.input.next_record()? {
+            if record.file != self.summary.file {
+                continue;
+            }
+            // it was examined, but perhaps somebody has written to it since
+            trace::check(&record, TRANSFER_MAX)?;
+            if record.offset + record.len > self.summary.max_extent {
+                return Err(
+                    trace::Error::line(record.line, "reaches further than it did a moment ago").into()
+                );
+            }
+            return Ok(Some(record));
+        }
+        Ok(None)
     }
 
     fn due(&self, record: &Record) -> Duration {

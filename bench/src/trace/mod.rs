@@ -7,12 +7,13 @@
 
 mod iolog;
 
-pub use iolog::{Reader, Version, Writer};
+mod source;
+
+pub use iolog::{Extras, Reader, Version, Waits, Writer};
+pub use source::Source;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::io;
 
 /// The trace that ships with the project: an ext4 guest runs mkfs, unpacks files, syncs small ones, copies,
 /// deletes, trims, and loads a database of 8 KiB pages. 8540 operations on a disk of 1 GiB.
@@ -70,6 +71,8 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// It has nothing of the file that was chosen.
+    File(String),
 }
 
 impl Error {
@@ -83,6 +86,7 @@ impl fmt::Display for Error {
         match self {
             Error::Io(error) => write!(f, "cannot read the trace: {error}"),
             Error::Line { line, what } => write!(f, "trace line {line}: {what}"),
+            Error::File(what) => write!(f, "the trace has {what}"),
         }
     }
 }
@@ -95,40 +99,17 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Where a trace comes from. It is read twice: once for its extent, once to play it.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// [`SHIPPED`].
-    Shipped,
-    /// A file, which must be seekable or at least readable twice.
-    File(PathBuf),
-    /// Text in memory.
-    Text(Vec<u8>),
+/// Which part of a trace is played, and how it is read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Choice {
+    /// The file whose operations are played; None: the first that has one.
+    pub file: Option<String>,
+    /// What `wait` means.
+    pub waits: Waits,
 }
 
-impl Source {
-    /// A reader at the beginning.
-    pub fn open(&self) -> Result<Reader<Box<dyn BufRead + '_>>, Error> {
-        let input: Box<dyn BufRead + '_> = match self {
-            Source::Shipped => Box::new(SHIPPED),
-            Source::File(path) => Box::new(BufReader::new(File::open(path)?)),
-            Source::Text(text) => Box::new(text.as_slice()),
-        };
-        Reader::new(input)
-    }
-
-    /// Its name in reports.
-    pub fn name(&self) -> String {
-        match self {
-            Source::Shipped => SHIPPED_NAME.to_owned(),
-            Source::File(path) => Path::display(path).to_string(),
-            Source::Text(_) => "text".to_owned(),
-        }
-    }
-}
-
-/// What a whole trace amounts to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What the operations of one file of a trace amount to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
     /// Operations.
     pub operations: u64,
@@ -138,14 +119,77 @@ pub struct Summary {
     pub duration_us: u64,
     /// Longest read or write, bytes.
     pub max_transfer: u64,
+    /// The file: [`Record::file`].
+    pub file: u32,
+    /// Its name.
+    pub file_name: String,
+    /// Other files, and how many operations of them are left out.
+    pub others: Vec<(String, u64)>,
+    /// What there was besides operations.
+    pub extras: Extras,
+    /// How it was read.
+    pub waits: Waits,
 }
 
-/// Reads a trace once, refusing what a replay on one disk cannot do: several files, ranges off the 512-byte
-/// grid, and transfers above `transfer_max`.
-pub fn summarise(source: &Source, transfer_max: u64) -> Result<Summary, Error> {
-    let mut summary = Summary::default();
-    let mut reader = source.open()?;
+/// Other files that are told by name.
+const OTHERS_MAX: usize = 4;
+
+impl Summary {
+    /// What somebody who knows the trace should know about how it is played.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let Extras { logs, waits, ranges } = self.extras;
+        if !self.others.is_empty() {
+            notes.push(format!("file {}; left out: {}", self.file_name, list(&self.others)));
+        }
+        if logs > 1 {
+            notes.push(format!("{logs} logs, one behind the other"));
+        }
+        if ranges > 0 {
+            notes.push(format!("skipped: {ranges} sync_file_range, which no disk is asked for"));
+        }
+        match self.waits {
+            _ if waits == 0 => {}
+            Waits::Micros => notes.push("`wait` in microseconds since the one before".into()),
+            Waits::Millis => notes.push("`wait` as a moment, in milliseconds since the start".into()),
+        }
+        notes
+    }
+}
+
+fn list(files: &[(String, u64)]) -> String {
+    let some = files.iter().take(OTHERS_MAX).map(|(name, count)| match count {
+        1 => format!("{name} (1 operation)"),
+        _ => format!("{name} ({count} operations)"),
+    });
+    let mut text = some.collect::<Vec<String>>().join(", ");
+    if files.len() > OTHERS_MAX {
+        text += &format!(" and {} more", files.len() - OTHERS_MAX);
+    }
+    text
+}
+
+/// Reads a trace once, refusing what a replay on one disk cannot do: ranges off the 512-byte grid, and
+/// transfers above `transfer_max`.
+pub fn summarise(source: &Source, choice: &Choice, transfer_max: u64) -> Result<Summary, Error> {
+    let mut summary = Summary { waits: choice.waits, ..Summary::default() };
+    let mut reader = source.open(choice.waits)?;
+    // operations of each file
+    let mut counts: Vec<u64> = Vec::new();
+    let mut chosen = None;
     while let Some(record) = reader.next_record()? {
+        let file = record.file as usize;
+        if counts.len() <= file {
+            counts.resize(file + 1, 0);
+        }
+        counts[file] += 1;
+        if chosen.is_none() && choice.file.as_ref().is_none_or(|name| reader.file_name(record.file) == *name)
+        {
+            chosen = Some(record.file);
+        }
+        if chosen != Some(record.file) {
+            continue;
+        }
         check(&record, transfer_max)?;
         summary.operations += 1;
         // the reader promises that offset + len does not overflow
@@ -155,13 +199,25 @@ pub fn summarise(source: &Source, transfer_max: u64) -> Result<Summary, Error> {
             summary.max_transfer = summary.max_transfer.max(record.len);
         }
     }
-    Ok(summary)
+    summary.extras = reader.extras();
+    summary.file = chosen.unwrap_or(0);
+    summary.file_name = reader.file_name(summary.file);
+    let others = (0u32..).zip(counts).filter(|(file, count)| Some(*file) != chosen && *count > 0);
+    summary.others = others.map(|(file, count)| (reader.file_name(file), count)).collect();
+    match (&choice.file, chosen) {
+        (Some(name), None) if summary.others.is_empty() => {
+            Err(Error::File(format!("no operation at all, so none of the file '{name}'")))
+        }
+        (Some(name), None) => Err(Error::File(format!(
+            "no operation of the file '{name}'; there are: {}",
+            list(&summary.others)
+        ))),
+        _ => Ok(summary),
+    }
 }
 
-fn check(record: &Record, transfer_max: u64) -> Result<(), Error> {
-    if record.file > 0 {
-        return Err(Error::line(record.line, "a second file; a replay plays the trace of one disk"));
-    }
+/// Can a replay do this?
+pub(crate) fn check(record: &Record, transfer_max: u64) -> Result<(), Error> {
     if !record.offset.is_multiple_of(512) || !record.len.is_multiple_of(512) {
         let what = format!("offset {} or length {} is not a multiple of 512", record.offset, record.len);
         return Err(Error::line(record.line, what));

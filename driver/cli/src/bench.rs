@@ -2,9 +2,9 @@
 //!
 //! Knows: the command line. Must never know: how the load is run.
 
-use crate::failure::{fail, warn_about_probing, why_not_opened};
+use crate::failure::{fail, note, warn_about_probing, why_not_opened};
 use crate::output::Output;
-use crate::{format, out, sizes};
+use crate::{format, interrupt, out, sizes};
 use quod::tools::Session;
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
 use quod_bench::options;
@@ -75,7 +75,7 @@ pub struct Args {
     /// Who moves bytes: auto, uring or threads (overrides -i)
     #[arg(long, value_parser = options::backend)]
     backend: Option<BackendKind>,
-    /// Write the results to this file as JSON
+    /// Write the results to this file as JSON; -: to stdout, and everything else to stderr
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// The image
@@ -182,6 +182,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
 fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     let Plan { image, load, open, config } = plan;
     let output = args.json.as_deref().map(Output::open).transpose()?;
+    interrupt::watch();
     let why = |error| format!("Could not open '{image}': {}", why_not_opened(image.as_ref(), &error));
     let mut session = Session::with_config(&image, open, config).map_err(why)?;
     let first = session.first_sector().cloned();
@@ -194,9 +195,14 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     }
     let disk = session.disk();
     session.driver().reset_hold();
-    let outcome =
-        sequential::run_guarded(session.driver(), disk, &load, first).map_err(|error| failed(&error))?;
-    sayln!("Run completed in {:.3} seconds.", outcome.elapsed.as_secs_f64());
+    let outcome = sequential::run_guarded(session.driver(), disk, &load, first, &interrupt::asked);
+    let outcome = outcome.map_err(|error| failed(&error))?;
+    let seconds = outcome.elapsed.as_secs_f64();
+    if outcome.done < load.count {
+        sayln!("Run interrupted after {seconds:.3} seconds.");
+    } else {
+        sayln!("Run completed in {seconds:.3} seconds.");
+    }
     let hold = Hold::of(session.driver().hold());
     let backend = quod::Backend::name(session.driver().backend());
     let format = session.info().map_or("", |info| format::name(info.format));
@@ -205,6 +211,10 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     let closed = closing.elapsed();
     if !args.quiet {
         print(&load, &outcome, &hold, backend, closed);
+    }
+    if outcome.done < load.count {
+        let state = if load.write { "the image is closed cleanly" } else { "the image was only read" };
+        note(format_args!("interrupted: {} of {} requests done; {state}", outcome.done, load.count));
     }
     let Some(output) = output else { return Ok(()) };
     let mut value = figures(&load, &outcome, &hold, closed);
@@ -235,9 +245,9 @@ fn announce(load: &Load) {
 
 fn rate(load: &Load, outcome: &Outcome) -> (f64, f64, f64) {
     let seconds = outcome.elapsed.as_secs_f64().max(1e-9);
-    let iops = load.count as f64 / seconds;
+    let iops = outcome.done as f64 / seconds;
     let mib = iops * load.size as f64 / f64::from(1 << 20);
-    (iops, mib, outcome.cpu.as_secs_f64() * 1e6 / load.count as f64)
+    (iops, mib, outcome.cpu.as_secs_f64() * 1e6 / outcome.done.max(1) as f64)
 }
 
 fn print(load: &Load, outcome: &Outcome, hold: &Hold, backend: &str, closed: Duration) {
@@ -262,6 +272,7 @@ fn figures(load: &Load, outcome: &Outcome, hold: &Hold, closed: Duration) -> ser
     json!({
         "write": load.write,
         "count": load.count,
+        "done": outcome.done,
         "depth": load.depth,
         "buffer_size": load.size,
         "step_size": load.step,

@@ -5,14 +5,18 @@
 //! with an error then, after it has closed what it has open. But a pipe that nobody reads any more is no
 //! error: the output goes nowhere and the command does what it was asked for, as in qemu-img.
 
-use crate::failure::{fail, strerror};
+use crate::failure::{fail, words};
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why nobody gets what is said any more.
 static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Stdout is for data.
+static ON_STDERR: AtomicBool = AtomicBool::new(false);
 
 /// As `print!`.
 macro_rules! say {
@@ -30,16 +34,24 @@ macro_rules! complain {
     ($($text:tt)*) => { $crate::out::complain(format_args!($($text)*)) };
 }
 
-/// Prints on stdout.
+/// Prints on stdout, or where people are told.
 pub fn say(text: Arguments) {
-    match text.as_str() {
-        Some(text) => write(text.as_bytes()),
-        // one write, not one for each part
-        None => write(text.to_string().as_bytes()),
+    // one write, not one for each part
+    let text = text.to_string();
+    if ON_STDERR.load(Ordering::Relaxed) {
+        // as in `complain`
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    } else {
+        write(text.as_bytes());
     }
 }
 
-/// Prints bytes on stdout.
+/// From now on what is said goes to stderr: stdout is for data.
+pub fn talk_on_stderr() {
+    ON_STDERR.store(true, Ordering::Relaxed);
+}
+
+/// Prints bytes on stdout, whatever is said where.
 pub fn write(bytes: &[u8]) {
     if !is_lost() {
         keep(io::stdout().lock().write_all(bytes));
@@ -78,10 +90,7 @@ pub fn complain(text: Arguments) {
 pub fn end(code: ExitCode) -> ExitCode {
     flush();
     match LOST.get() {
-        Some(error) if has_failed() => {
-            let why = error.raw_os_error().map_or_else(|| error.to_string(), strerror);
-            fail(format_args!("standard output: {why}"))
-        }
+        Some(error) if has_failed() => fail(format_args!("standard output: {}", words(error))),
         _ => code,
     }
 }

@@ -1,9 +1,10 @@
 //! Files that a command writes when it ends: opened before it begins, so that a name that cannot be written
-//! to is told at once and not after the run.
+//! to is told at once and not after the run. `-` is stdout.
 //!
 //! Knows: files. Must never know: what is in them.
 //! Invariant: what was in the file stays there until there is something to replace it with.
 
+use crate::out;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Write};
 use std::path::{Path, PathBuf};
@@ -12,18 +13,23 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    file: File,
+    /// None: stdout.
+    file: Option<File>,
     /// It was not there before, and has nothing yet.
     fresh: bool,
 }
 
 impl Output {
-    /// Opens it, and leaves it as it is.
+    /// Opens it, and leaves it as it is. If it is stdout, what is said to people goes to stderr from now on.
     pub fn open(path: &Path) -> Result<Output, String> {
+        if path.as_os_str() == "-" {
+            out::talk_on_stderr();
+            return Ok(Output { path: path.to_path_buf(), file: None, fresh: false });
+        }
         let fresh = !path.exists();
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| cannot(path, &error))?;
-        Ok(Output { path: path.to_path_buf(), file, fresh })
+        Ok(Output { path: path.to_path_buf(), file: Some(file), fresh })
     }
 
     /// Replaces what it holds.
@@ -33,11 +39,15 @@ impl Output {
     }
 
     fn replace(&mut self, text: &str) -> Result<(), Error> {
+        let Some(file) = &mut self.file else {
+            out::write(text.as_bytes());
+            return Ok(());
+        };
         // a pipe or a terminal has nothing to replace
-        if self.file.metadata()?.is_file() {
-            self.file.set_len(0)?;
+        if file.metadata()?.is_file() {
+            file.set_len(0)?;
         }
-        self.file.write_all(text.as_bytes())
+        file.write_all(text.as_bytes())
     }
 }
 

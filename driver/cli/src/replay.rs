@@ -5,9 +5,9 @@
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
 use crate::create::{self, Values};
-use crate::failure::{fail, warn_about_probing};
+use crate::failure::{fail, note, warn_about_probing};
 use crate::output::Output;
-use crate::{format, keyval, out};
+use crate::{format, interrupt, keyval, out};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools;
 use quod::{BackendKind, Format, Policy};
@@ -15,7 +15,7 @@ use quod_bench::model::Initial;
 use quod_bench::options;
 use quod_bench::replay::{self, Observer, Options, Speed};
 use quod_bench::report::Report;
-use quod_bench::trace::{Source, Summary};
+use quod_bench::trace::{self, Choice, Source, Summary, Waits};
 use quod_fuzz::schedule::Schedule;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,8 +27,14 @@ use tempfile::TempDir;
 /// temporary folders.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A trace in fio's iolog format, version 2 or 3 (default: the one that ships with quod)
+    /// A trace in fio's iolog format, version 2 or 3; - is stdin (default: the one that ships with quod)
     trace: Option<PathBuf>,
+    /// The file of the trace whose operations are played (default: the first that has one)
+    #[arg(long, value_name = "NAME")]
+    file: Option<String>,
+    /// What `wait` of version 2 counts: us, since the wait before (fio's manual); ms, since the start (fio)
+    #[arg(long, value_name = "UNIT", default_value = "us", value_parser = options::waits)]
+    wait_unit: Waits,
     /// Instead of a trace: run a schedule of quod's proof, and tell what happens
     #[arg(long, value_name = "FILE", exclusive = true)]
     schedule: Option<PathBuf>,
@@ -47,11 +53,12 @@ pub struct Args {
     /// Seed of the payload
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Write the report to this file as JSON; of several formats: an array
+    /// Write the report to this file as JSON; of several formats: an array. -: to stdout, and the report for
+    /// people to stderr
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a timeline to this file: Chrome's trace format, opens in Perfetto. Of several formats: a file
-    /// each, the format in its name
+    /// each, the format in its name; a device or a pipe gets one behind the other
     #[arg(long, value_name = "FILE")]
     timeline: Option<PathBuf>,
     /// Who moves bytes: auto, uring or threads
@@ -105,7 +112,9 @@ pub fn run(args: Args) -> ExitCode {
         return schedule(path);
     }
     match play(&args) {
-        Ok(reports) if reports.iter().all(|report| report.verification.passed()) => ExitCode::SUCCESS,
+        Ok(reports) if reports.iter().all(Report::passed) => ExitCode::SUCCESS,
+        // the signal decides how it ends
+        Ok(reports) if reports.iter().any(|report| report.interrupted.is_some()) => ExitCode::FAILURE,
         Ok(reports) => fail(format_args!("replay: {}", complaint(&reports))),
         Err(what) => fail(format_args!("replay: {what}")),
     }
@@ -138,9 +147,10 @@ fn schedule(path: &Path) -> ExitCode {
 
 /// Plays on one format after the other; what is found wrong with one does not keep the next from its turn.
 fn play(args: &Args) -> Result<Vec<Report>, String> {
-    let source = args.trace.clone().map_or(Source::Shipped, Source::File);
     let json = args.json.as_deref().map(Output::open).transpose()?;
-    let summary = replay::examine(&source).map_err(|error| why_not(&source, &error))?;
+    let (source, summary) = read_trace(args)?;
+    // until here nothing is lost
+    interrupt::watch();
     let old = args.image.as_ref().is_some_and(|path| path.exists());
     let given = args.format.map(|Formats(formats)| formats);
     if let (Some([_, _, ..]), Some(path)) = (given, &args.image) {
@@ -153,22 +163,21 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
         given => given.unwrap_or(FRESH.0).iter().copied().map(Some).collect(),
     };
     let several = formats.len() > 1;
-    for path in formats.iter().filter_map(|format| timeline(args, *format, several)) {
-        // can it be written to? Nobody wants to know after the run
-        drop(Output::open(&path)?);
-    }
-    let mut reports = Vec::new();
+    formats.iter().try_for_each(|format| timeline(args, *format, several).map(drop))?;
+    let mut reports: Vec<Report> = Vec::new();
     for format in &formats {
         let target = target(args, &summary, *format, several)?;
         let report = play_on(args, &source, &summary, &target)?;
         if !args.quiet {
-            if !reports.is_empty() {
-                sayln!();
-            }
-            say!("{report}");
+            let space = if reports.is_empty() { "" } else { "\n" };
+            say!("{space}{report}");
         }
+        let stopped = report.interrupted.is_some();
         reports.push(report);
-        if out::has_failed() {
+        if stopped {
+            note(format_args!("replay: interrupted; {}", target.state()));
+        }
+        if stopped || out::has_failed() {
             break;
         }
     }
@@ -181,6 +190,21 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
         json.write(&(text + "\n"))?;
     }
     Ok(reports)
+}
+
+fn read_trace(args: &Args) -> Result<(Source, Summary), String> {
+    let choice = Choice { file: args.file.clone(), waits: args.wait_unit };
+    let Some(path) = &args.trace else {
+        let source = Source::Shipped;
+        let summary = replay::examine(&source, &choice).map_err(|error| error.to_string())?;
+        return Ok((source, summary));
+    };
+    let source = Source::of_path(path).map_err(|error| why_not_read(path, &error))?;
+    match replay::examine(&source, &choice) {
+        Ok(summary) => Ok((source, summary)),
+        Err(replay::Error::Trace(error)) => Err(why_not_read(path, &error)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> Result<Report, String> {
@@ -206,17 +230,21 @@ fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> 
 /// An error, with the file that it is about.
 fn why_not(source: &Source, error: &replay::Error) -> String {
     match (error, source) {
-        (replay::Error::Trace(error), Source::File(path)) => {
-            let shown = path.display();
-            match tools::probe(path) {
-                Ok(Format::Raw) | Err(_) => format!("{shown}: {error}"),
-                Ok(format) => format!(
-                    "'{shown}' is an image ({}), and no trace; '--image {shown}' plays a trace on it",
-                    format::name(format)
-                ),
-            }
-        }
+        (replay::Error::Trace(error), Source::File(path)) => why_not_read(path, error),
+        (replay::Error::Trace(error), _) => format!("{}: {error}", source.name()),
         _ => error.to_string(),
+    }
+}
+
+/// Why it is no trace.
+fn why_not_read(path: &Path, error: &trace::Error) -> String {
+    let shown = path.display();
+    match if path.is_file() { tools::probe(path) } else { Ok(Format::Raw) } {
+        Ok(Format::Raw) | Err(_) => format!("{shown}: {error}"),
+        Ok(format) => format!(
+            "'{shown}' is an image ({}), and no trace; '--image {shown}' plays a trace on it",
+            format::name(format)
+        ),
     }
 }
 
@@ -227,20 +255,40 @@ struct Target {
     initial: Initial,
     timeline: Option<PathBuf>,
     /// Deleted when it is dropped.
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
-/// Where its timeline goes. `several`: this is one of several formats.
-fn timeline(args: &Args, format: Option<Format>, several: bool) -> Option<PathBuf> {
-    match (&args.timeline, format) {
-        (Some(path), Some(format)) if several => Some(named(path, format)),
-        (path, _) => path.clone(),
+impl Target {
+    /// What becomes of the image when a run ends in order.
+    fn state(&self) -> String {
+        match self.folder {
+            Some(_) => "the temporary image is removed".into(),
+            None => format!("'{}' is closed cleanly", self.path.display()),
+        }
     }
+}
+
+/// Where the timeline of one format goes, which can be written there.
+fn timeline(args: &Args, format: Option<Format>, several: bool) -> Result<Option<PathBuf>, String> {
+    let Some(path) = &args.timeline else { return Ok(None) };
+    if path.as_os_str() == "-" {
+        return Err("--timeline -: a timeline goes to a file (./- if that is its name)".into());
+    }
+    let special = path.metadata().is_ok_and(|found| !found.is_file());
+    let path = match format {
+        Some(format) if several && !special => named(path, format),
+        _ => path.clone(),
+    };
+    if !special {
+        // can it be written to? Nobody wants to know after the run
+        drop(Output::open(&path)?);
+    }
+    Ok(Some(path))
 }
 
 /// `several`: this is one of several formats.
 fn target(args: &Args, summary: &Summary, format: Option<Format>, several: bool) -> Result<Target, String> {
-    let timeline = timeline(args, format, several);
+    let timeline = timeline(args, format, several)?;
     let (path, folder) = match &args.image {
         Some(path) if path.exists() => {
             if !args.options.is_empty() {
@@ -250,7 +298,7 @@ fn target(args: &Args, summary: &Summary, format: Option<Format>, several: bool)
                 warn_about_probing(path);
             }
             let path = path.clone();
-            return Ok(Target { path, format, initial: Initial::Unknown, timeline, _folder: None });
+            return Ok(Target { path, format, initial: Initial::Unknown, timeline, folder: None });
         }
         Some(path) => (path.clone(), None),
         None => {
@@ -262,7 +310,7 @@ fn target(args: &Args, summary: &Summary, format: Option<Format>, several: bool)
     let size = replay::disk_size(summary).map_err(|error| error.to_string())?;
     let format = format.unwrap_or(Format::Qed);
     create(&path, format, size, &args.options, several)?;
-    Ok(Target { path, format: Some(format), initial: Initial::Zeros, timeline, _folder: folder })
+    Ok(Target { path, format: Some(format), initial: Initial::Zeros, timeline, folder })
 }
 
 /// `trace.json` for QED: `trace.qed.json`.
@@ -332,5 +380,9 @@ impl Observer for Progress {
 
     fn progress(&mut self, done: u64) {
         self.bar.set_position(done);
+    }
+
+    fn stops(&mut self) -> bool {
+        interrupt::asked()
     }
 }

@@ -8,7 +8,7 @@ use crate::schedule::Schedule;
 use crate::sim;
 use crate::world::as_is;
 use crate::{Checked, Failure, fail};
-use quod_bench::trace::{Reader, Record, Source, Version, Writer, summarise};
+use quod_bench::trace::{Choice, Reader, Record, Source, Version, Writer, summarise};
 
 /// Choices of a schedule that is run as well as read.
 const RUN_MAX: usize = 300;
@@ -40,7 +40,7 @@ fn records(text: &[u8]) -> Result<Vec<Record>, quod_bench::trace::Error> {
 
 /// Reads a trace; what it says, written in both versions, says the same.
 pub(super) fn iolog(input: &[u8]) -> Checked {
-    let _ = summarise(&Source::Text(input.to_vec()), TRANSFER_MAX);
+    let _ = summarise(&Source::Text(input.to_vec()), &Choice::default(), TRANSFER_MAX);
     let Ok(mut read) = records(input) else { return Ok(()) };
     // one writer writes one file, and lines are its own
     for record in &mut read {
