@@ -58,6 +58,8 @@ pub struct Subject {
     /// Guest bytes whose pointer is bad from the start: requests for them may be refused, and the check finds
     /// it.
     pub bad: (u64, u64),
+    /// Its files as they were, if its header says something that is wrong when one of them has changed.
+    pub stale: Vec<(Vec<u8>, Arc<[u8]>)>,
 }
 
 impl Subject {
@@ -71,6 +73,7 @@ impl Subject {
             leaks: 0,
             kept: (0, [].into()),
             bad: (0, 0),
+            stale: Vec::new(),
         }
     }
 

@@ -68,6 +68,14 @@ pub enum Kind {
     Resize,
 }
 
+impl Kind {
+    /// It may change what the guest reads, or the size of its disk.
+    #[inline]
+    pub const fn changes(self) -> bool {
+        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize)
+    }
+}
+
 /// One request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Request {

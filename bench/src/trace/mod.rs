@@ -138,6 +138,8 @@ pub struct Summary {
     pub duration_us: u64,
     /// Longest read or write, bytes.
     pub max_transfer: u64,
+    /// It writes, or trims.
+    pub changes: bool,
 }
 
 /// Reads a trace once, refusing what a replay on one disk cannot do: several files, ranges off the 512-byte
@@ -148,6 +150,7 @@ pub fn summarise(source: &Source, transfer_max: u64) -> Result<Summary, Error> {
     while let Some(record) = reader.next_record()? {
         check(&record, transfer_max)?;
         summary.operations += 1;
+        summary.changes |= record.op.changes();
         // the reader promises that offset + len does not overflow
         summary.max_extent = summary.max_extent.max(record.offset + record.len);
         summary.duration_us = summary.duration_us.max(record.at_us);

@@ -5,7 +5,7 @@
 
 use super::qcow2::{K, LATE, LAZY, SMALL, SPAN, USUAL, WIDE, data, discard, scenario};
 use super::{CLUSTER, Scenario, read, write, zero};
-use crate::image::Part;
+use crate::image::{Data, Part, Qcow2};
 use crate::world::Ask;
 
 /// What lies where nothing should be shown.
@@ -40,6 +40,7 @@ impl Scenario {
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let mut list = found();
+    list.extend(marked());
     list.extend(pinned());
     list.extend(others());
     list
@@ -61,14 +62,43 @@ fn found() -> Vec<Scenario> {
         Scenario::new("unknown-header-bytes", 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
             .keeping(256, 256),
-        Scenario::new("unknown-autoclear-bits", 1, &one).patched(|bytes| bytes[32] |= 1, 0),
         scenario("qcow2-dirty-without-counts", LAZY, 1, &[write(512, 512), write(2 * K, 512), Ask::Flush])
             .made(&[data(0, 2)])
             .patched(|bytes| without_counts(bytes), 0),
         scenario("qcow2-unknown-header-bytes", LAZY, 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
             .keeping(256, 256),
-        scenario("qcow2-unknown-autoclear-bits", USUAL, 1, &one).patched(|bytes| bytes[95] |= 0x20, 0),
+    ]
+}
+
+/// The header has an autoclear bit that nobody knows.
+fn marked() -> Vec<Scenario> {
+    let qed = |bytes: &mut Vec<u8>| bytes[32] |= 1;
+    let qcow2 = |bytes: &mut Vec<u8>| bytes[95] |= 0x20;
+    let file = Qcow2 { data: Data::File, ..USUAL };
+    let one = [write(0, 512), Ask::Flush];
+    // in place, and in new space
+    let two = [write(0, 512), write(2 * K, 512), Ask::Flush];
+    let looks = [read(0, 512), Ask::Flush, Ask::Quiesce, Ask::Close];
+    let smaller = [Ask::Resize { len: 4 * K }, read(0, 512), Ask::Flush];
+    vec![
+        Scenario::new("unknown-autoclear-bits", 1, &one).patched(qed, 0),
+        Scenario::new(
+            "unknown-autoclear-bits-and-resize",
+            1,
+            &[Ask::Resize { len: 9 * CLUSTER }, write(0, 512)],
+        )
+        .patched(qed, 0),
+        Scenario::new("unknown-autoclear-bits-and-reader", 1, &looks).patched(qed, 0).keeping(0, 512),
+        scenario("qcow2-unknown-autoclear-bits", USUAL, 2, &two).made(&[data(0, 1)]).patched(qcow2, 0),
+        scenario("qcow2-unknown-autoclear-bits-and-data-file", file, 1, &one).patched(qcow2, 0),
+        scenario("qcow2-unknown-autoclear-bits-and-shrink", USUAL, 1, &smaller)
+            .made(&[data(0, 6)])
+            .patched(qcow2, 0),
+        scenario("qcow2-unknown-autoclear-bits-and-reader", USUAL, 1, &looks)
+            .made(&[data(0, 1)])
+            .patched(qcow2, 0)
+            .keeping(0, 512),
     ]
 }
 
