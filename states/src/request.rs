@@ -142,7 +142,7 @@ pub enum Event {
         /// The answer to [`Kind::Map`].
         extent: Option<Box<Extent>>,
     },
-    /// A metadata write or sync failed: from now on reads only. Told once.
+    /// A metadata write or sync failed, or an entry contradicts the format (qcow2): from now on reads only.
     Poisoned(Error),
 }
 

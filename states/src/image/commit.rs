@@ -170,11 +170,6 @@ impl Commit {
         self.demand_clean
     }
 
-    /// The header is being written.
-    pub(super) fn writes_header(&self) -> bool {
-        matches!(self.phase, Phase::Mark | Phase::Switch | Phase::Clear)
-    }
-
     pub(super) fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
     }
@@ -368,7 +363,7 @@ impl Image {
 
     pub(super) fn header_written(&mut self, result: Result<(), Error>) {
         if self.poison.is_some() {
-            return self.header_written_late();
+            return;
         }
         if let Err(error) = result {
             return self.poison_with(error);

@@ -79,8 +79,7 @@ impl Image {
             if pos == end {
                 return self.range_done(a);
             }
-            let writes = matches!(kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
-            if writes && self.held && !self.may_change(a) {
+            if kind.changes() && self.held && !self.may_change(a) {
                 return;
             }
             let (run, slot) = match self.lookup(pos, end) {

@@ -229,6 +229,8 @@ pub struct Image {
     exclusive: bool,
     ready: Queue,
     poison: Option<Error>,
+    /// The first corruption that a request has met, of an image that counts its clusters.
+    corrupt: Option<Error>,
     /// Autoclear bits of the header that are not kept up.
     autoclear: Autoclear,
     /// Who wants to change the image has to ask `may_change`.
@@ -330,6 +332,7 @@ impl Image {
             exclusive: false,
             ready: Queue::new(),
             poison: None,
+            corrupt: None,
             autoclear: Autoclear::Clear,
             held: false,
             out_io: VecDeque::with_capacity(acbs as usize),
@@ -363,9 +366,9 @@ impl Image {
         &self.edge_counts
     }
 
-    /// The error that poisoned it, if any.
+    /// Why nothing changes any more, if that is so: a failure of metadata or a sync, or a corruption.
     pub fn poisoned(&self) -> Option<&Error> {
-        self.poison.as_ref()
+        self.poison.as_ref().or(self.corrupt.as_ref())
     }
 
     /// Requests that were accepted and have not ended.

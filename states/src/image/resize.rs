@@ -100,7 +100,7 @@ impl Image {
     pub(super) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
         let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
-        if self.poison.is_some() {
+        if self.is_halted() {
             return self.finish(a, Err(Error::Poisoned));
         }
         // others must know of it before it waits for anything
@@ -174,6 +174,7 @@ impl Image {
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
     pub(super) fn range_resized(&mut self, a: u32) {
         match self.resizing {
+            _ if self.is_halted() => self.finish(a, Err(Error::Poisoned)),
             Some(Resizing::Place) => self.place_l1(a),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
@@ -208,6 +209,10 @@ impl Image {
     pub(super) fn size_durable(&mut self, a: u32) {
         let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
         match self.resizing.take() {
+            // a header that leads to the new table, or has the new size, is in the file: it is so
+            Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync) if self.is_halted() => {
+                self.finish(a, Err(Error::Poisoned));
+            }
             Some(Resizing::Settle) => {
                 self.resizing = Some(Resizing::Place);
                 self.look_again(a);
@@ -281,7 +286,7 @@ impl Image {
     /// A chunk of the old L1 table was read.
     pub(super) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
         let (bytes, _) = self.old_l1();
-        let poisoned = self.poison.is_some();
+        let poisoned = self.is_halted();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
         let Outcome::Table(read) = outcome else {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));

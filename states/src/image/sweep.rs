@@ -25,7 +25,7 @@ impl Image {
         self.check_requests()?;
         self.check_tables()?;
         self.check_claims()?;
-        match self.held == (self.poison.is_some() || self.autoclear != super::Autoclear::Clear) {
+        match self.held == (self.is_halted() || self.autoclear != super::Autoclear::Clear) {
             true => Ok(()),
             false => Err(format!("held {} with {:?}", self.held, self.autoclear)),
         }
@@ -175,7 +175,7 @@ impl Hash for Image {
         (&self.dangling, &self.refcounted).hash(state);
         (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
         (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison).hash(state);
-        (self.autoclear, self.held).hash(state);
+        (self.autoclear, self.held, &self.corrupt).hash(state);
         (&self.out_io, &self.out_alarms).hash(state);
     }
 }
@@ -192,7 +192,7 @@ impl PartialEq for Image {
             && (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison)
                 == (other.closer, other.closing, &other.resizing, other.exclusive, other.ready, &other.poison)
             && self.refcounted == other.refcounted
-            && (self.autoclear, self.held) == (other.autoclear, other.held)
+            && (self.autoclear, self.held, &self.corrupt) == (other.autoclear, other.held, &other.corrupt)
     }
 }
 

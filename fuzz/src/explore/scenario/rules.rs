@@ -30,6 +30,12 @@ impl Scenario {
         self
     }
 
+    /// Guest bytes whose entry contradicts the format.
+    fn bad_bytes(mut self, start: u64, end: u64) -> Scenario {
+        self.bad = (start, end);
+        self
+    }
+
     /// So many control blocks, and no more of a cache than has to be.
     fn crowded(mut self, acbs: u32) -> Scenario {
         (self.acbs, self.cache) = (acbs, 4096);
@@ -41,6 +47,7 @@ impl Scenario {
 pub fn all() -> Vec<Scenario> {
     let mut list = found();
     list.extend(marked());
+    list.extend(corrupt());
     list.extend(pinned());
     list.extend(others());
     list
@@ -100,6 +107,29 @@ fn marked() -> Vec<Scenario> {
             .patched(qcow2, 0)
             .keeping(0, 512),
     ]
+}
+
+/// An entry of version 2 has the zero flag, which only version 3 has: whoever meets it ends all changes, and
+/// what was answered before is committed.
+fn corrupt() -> Vec<Scenario> {
+    let bad = |name, at_once, asks: &[Ask]| {
+        scenario(name, Qcow2 { version: 2, ..USUAL }, at_once, asks)
+            .made(&[data(0, 2)])
+            .patched(|bytes| zero_flag(bytes), 0)
+            .bad_bytes(3 * K, 4 * K)
+    };
+    let writes = [write(512, 512), write(5 * K, 512), read(3 * K, 512), Ask::Flush];
+    let gone = [discard(0, K), write(4 * K, 512), Ask::Flush, write(3 * K, 512), Ask::Close];
+    vec![bad("qcow2-bad-entry", 3, &writes), bad("qcow2-bad-entry-and-close", 2, &gone)]
+}
+
+/// Guest cluster 3 has no space, and the flag.
+fn zero_flag(bytes: &mut [u8]) {
+    let long = |bytes: &[u8], at: usize| {
+        bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |long| u64::from_be_bytes(*long))
+    };
+    let table = long(bytes, long(bytes, 40) as usize) & 0x00ff_ffff_ffff_fe00;
+    bytes[table as usize + 3 * 8 + 7] |= 1;
 }
 
 /// Its only table has an entry that leads beyond the end of the file, and it says so.
