@@ -338,6 +338,12 @@ impl<B: Backend> Driver<B> {
         Some(Error::from_core(&layer.file.path, layer.image.poisoned()?))
     }
 
+    /// The image's persistent bitmaps are valid: it has some, and nothing has changed since it was opened
+    /// (see [`Info::bitmaps`](crate::Info)).
+    pub fn keeps_bitmaps(&self, disk: DiskId) -> bool {
+        self.disk(disk).and_then(|disk| disk.layers.first()).is_some_and(|layer| layer.image.keeps_bitmaps())
+    }
+
     /// The machine of one layer, to look at: for proofs and tests, no promise is made about it.
     #[doc(hidden)]
     pub fn image(&self, disk: DiskId, layer: usize) -> Option<&quod_states::Image> {

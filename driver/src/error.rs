@@ -51,7 +51,8 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
-    /// An earlier metadata write or sync failed; the image only reads until it is opened again.
+    /// An earlier metadata write or sync failed, or an entry of the image contradicted the format: it only
+    /// reads until it is opened again. (In the second case flushes go on, for what was answered before.)
     Poisoned {
         /// Which file.
         path: PathBuf,

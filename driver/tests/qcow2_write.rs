@@ -300,19 +300,54 @@ fn bitmaps_do_not_look_valid_after_we_wrote() {
     good("qemu-img", &["bitmap", "--add", arg(&image), "changes"]);
     let info = good("qemu-img", &["info", arg(&image)]);
     assert!(info.contains("changes"), "{info}");
+    let facts = |image: &Path| std::fs::metadata(image).map(|facts| (facts.modified().unwrap(), facts.len()));
+    let (before, touched) = (std::fs::read(&image).unwrap(), facts(&image).unwrap());
+    // who changes nothing leaves the file alone, though it may be written
+    for write in [false, true] {
+        let mut session = Session::open(&image, OpenOptions::new().write(write)).unwrap();
+        let disk = session.disk();
+        assert!(session.driver().keeps_bitmaps(disk) == write);
+        session.read(0, &mut [1; 4096]).unwrap();
+        session.flush().unwrap();
+        session.quiesce().unwrap();
+        session.close().unwrap();
+        assert!(before == std::fs::read(&image).unwrap(), "write {write}");
+        assert_eq!(facts(&image).unwrap(), touched, "write {write}");
+    }
     let mut session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
-    assert!(session.info().unwrap().layers[0].info.bitmaps_dropped, "the opening says so");
+    let bitmaps = session.info().unwrap().layers[0].info.bitmaps.clone().expect("the opening says so");
+    assert_eq!((bitmaps.valid, bitmaps.names, bitmaps.dropped), (1, vec![b"changes".to_vec()], false));
     session.write(0, &[1; 512]).unwrap();
+    let disk = session.disk();
+    assert!(!session.driver().keeps_bitmaps(disk));
     session.close().unwrap();
     let info = good("qemu-img", &["info", arg(&image)]);
     assert!(!info.contains("changes"), "{info}");
-    // a reader changes nothing
-    create(&image, "compat=1.1", 4 << 20, None);
-    good("qemu-img", &["bitmap", "--add", arg(&image), "changes"]);
-    let before = std::fs::read(&image).unwrap();
-    let session = Session::open(&image, OpenOptions::new()).unwrap();
-    session.close().unwrap();
-    assert!(before == std::fs::read(&image).unwrap());
+    // they are gone already: nothing is said of them any more
+    let session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
+    assert!(session.info().unwrap().layers[0].info.bitmaps.is_none());
+}
+
+/// An image that may be written, of every kind, and nobody writes: not a byte of it changes.
+#[test]
+fn an_image_that_is_only_opened_for_writing_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    for (format, options) in
+        [("qcow2", "lazy_refcounts=on"), ("qcow2", "compat=0.10"), ("qcow2", "extended_l2=on"), ("qed", "")]
+    {
+        let options: &[&str] = if options.is_empty() { &[] } else { &["-o", options] };
+        good("qemu-img", &[&["create", "-q", "-f", format], options, &[arg(&image), "4M"]].concat());
+        good("qemu-io", &["-f", format, "-c", "write -P 1 0 1M", arg(&image)]);
+        let mut file = std::fs::read(&image).unwrap();
+        file[if format == "qed" { 32 } else { 88 }] |= if file[7] == 2 { 0 } else { 0x40 };
+        std::fs::write(&image, &file).unwrap();
+        let mut session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
+        session.read(0, &mut [0; 4096]).unwrap();
+        session.flush().unwrap();
+        session.close().unwrap();
+        assert!(file == std::fs::read(&image).unwrap(), "{format} {options:?}");
+    }
 }
 
 /// Fills QEMU's images to their last cluster and empties them: refcount tables grow, space comes back.

@@ -58,6 +58,8 @@ pub struct Subject {
     /// Guest bytes whose pointer is bad from the start: requests for them may be refused, and the check finds
     /// it.
     pub bad: (u64, u64),
+    /// Its files as they were, if its header says something that is wrong when one of them has changed.
+    pub stale: Vec<(Vec<u8>, Arc<[u8]>)>,
 }
 
 impl Subject {
@@ -71,6 +73,7 @@ impl Subject {
             leaks: 0,
             kept: (0, [].into()),
             bad: (0, 0),
+            stale: Vec::new(),
         }
     }
 
@@ -428,6 +431,12 @@ impl World {
         self.sweep()
     }
 
+    /// It may meet what is bad, or change something after another one has.
+    fn may_fail(&self, ask: Ask) -> bool {
+        let halted = self.subject.bad.0 < self.subject.bad.1 && self.is_poisoned();
+        self.subject.may_refuse(ask) || halted && ask.changes()
+    }
+
     fn see_faults(&mut self) {
         self.faulted |= self.driver.backend().failed() > self.failed_before;
         self.blind |= self.drops && self.sim().counters().failed(OpKind::Sync) > 0;
@@ -445,7 +454,7 @@ impl World {
         if let Err(error) = &done.result
             && !self.faulted
             && !ticket.cancelled
-            && !self.subject.may_refuse(ticket.ask)
+            && !self.may_fail(ticket.ask)
         {
             return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
         }

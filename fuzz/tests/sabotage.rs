@@ -114,6 +114,7 @@ noticed! {
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer
     fn nothing_shared_is_written_in_place() CopiedOnly "qcow2-shared" ExplorerAndSimulator
     fn entries_durable_before_a_flush_ends() SyncTables "qcow2-writer" Explorer
+    fn what_was_answered_is_committed() CommitAfterCorruption "qcow2-bad-entry" Explorer
     fn counts_do_not_follow_a_failure() Poison "qcow2-writer-and-flush" ExplorerWithFaults
 }
 

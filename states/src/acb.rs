@@ -26,6 +26,8 @@ pub struct AcbId {
 /// What an acb that waits for the commit pipeline needs to hear.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) enum Want {
+    /// The header is durable with the autoclear bits cleared; then it begins.
+    Header,
     /// Its pointers are written (writethrough).
     Written,
     /// Its data and pointers are durable (flush, FUA).

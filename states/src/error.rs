@@ -34,7 +34,8 @@ pub enum Error {
     },
     /// The host's file system is full.
     NoSpace,
-    /// An earlier metadata write or sync failed; the image only reads until it is opened again.
+    /// An earlier metadata write or sync failed, or an entry of the image contradicted the format: it only
+    /// reads until it is opened again.
     Poisoned,
     /// The image is closed or closing.
     Closed,

@@ -40,7 +40,7 @@ pub use error::Error;
 pub use image::{Alarm, Counters, Image, Timer};
 pub use io::{FillSource, Io, IoId, IoOp, Outcome, Part};
 pub use machine::Machine;
-pub use open::{Backing, Format, Info, Opened, Opening};
+pub use open::{Backing, Bitmaps, Format, Info, Opened, Opening};
 pub use options::{Gate, Options, Policy};
 pub use request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId, Status};
 pub use rule::Rule;

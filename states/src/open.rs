@@ -62,6 +62,18 @@ pub struct Backing {
     pub format: Option<Format>,
 }
 
+/// Persistent bitmaps of an image that is open for writing. quod does not keep them up: the first change of
+/// the image makes them invalid, durably, before anything else is written; until then they stay as they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bitmaps {
+    /// How many are valid, as far as it is known.
+    pub valid: u32,
+    /// Their names, as far as they are known: those in the first 64 KiB of the directory.
+    pub names: Vec<Vec<u8>>,
+    /// The opening itself had to repair the image, which was dirty: they are invalid already.
+    pub dropped: bool,
+}
+
 /// Facts about an open image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Info {
@@ -78,9 +90,8 @@ pub struct Info {
     pub backing: Option<Backing>,
     /// How its compressed clusters are compressed (qcow2).
     pub compression: Compression,
-    /// It had persistent bitmaps, which its writable opening made invalid: quod does not keep them up
-    /// (qcow2).
-    pub bitmaps_dropped: bool,
+    /// Its persistent bitmaps, if it has valid ones and is open for writing (qcow2).
+    pub bitmaps: Option<Bitmaps>,
     /// The external data file that holds its guest data (qcow2): the name as it stands in the image, as for
     /// the backing file; of no bytes if the image names none.
     pub data_file: Option<Vec<u8>>,
@@ -173,7 +184,7 @@ impl Opening {
             dirty: false,
             backing: None,
             compression: Compression::default(),
-            bitmaps_dropped: false,
+            bitmaps: None,
             data_file: None,
             data_file_raw: false,
         };
@@ -189,7 +200,7 @@ impl Opening {
             dirty: self.dirty,
             backing: self.backing.take(),
             compression: Compression::default(),
-            bitmaps_dropped: false,
+            bitmaps: None,
             data_file: None,
             data_file_raw: false,
         };
@@ -246,9 +257,9 @@ impl Opening {
         }
     }
 
-    /// Unknown autoclear bits go before anything else is written.
+    /// Unknown autoclear bits go before anything else is written: here, if there is something to repair.
     fn put_in_order(&mut self, mut header: Header) {
-        if self.options.read_only || header.autoclear_features == 0 {
+        if self.options.read_only || header.autoclear_features == 0 || !header.need_check() {
             return self.check(header);
         }
         header.autoclear_features = 0;

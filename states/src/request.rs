@@ -68,6 +68,14 @@ pub enum Kind {
     Resize,
 }
 
+impl Kind {
+    /// It may change what the guest reads, or the size of its disk.
+    #[inline]
+    pub const fn changes(self) -> bool {
+        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize)
+    }
+}
+
 /// One request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Request {
@@ -134,7 +142,7 @@ pub enum Event {
         /// The answer to [`Kind::Map`].
         extent: Option<Box<Extent>>,
     },
-    /// A metadata write or sync failed: from now on reads only. Told once.
+    /// A metadata write or sync failed, or an entry contradicts the format (qcow2): from now on reads only.
     Poisoned(Error),
 }
 

@@ -119,4 +119,6 @@ pub enum Rule {
     CoveredBefore = 1 << 54,
     /// QE6: what a check on opening repairs is durable before the image says that it is clean, and is used.
     RepairDurably = 1 << 55,
+    /// After a corruption was found, what was answered before still reaches the file.
+    CommitAfterCorruption = 1 << 56,
 }

@@ -74,6 +74,9 @@ states! {
     AllocL2,
     /// waits for a refcount slice that is being loaded, so that clusters can be counted
     AllocRefcount,
+    /// waits for the commit pipeline: the header's autoclear bits are being cleared, durably, before the
+    /// image is changed for the first time
+    ClearAutoclear,
     /// waits for the commit pipeline: the header's dirty bit (and other metadata that precedes pointers) is
     /// being written
     MarkDirty,
@@ -147,6 +150,7 @@ pub const QED_EDGES: Edges = &[
     (Free, FindCluster),
     (Free, SyncData),
     (Free, WaitRequests),
+    (Free, ClearAutoclear),
     (Free, Done),
     (FindCluster, ReadL2),
     (FindCluster, WaitCluster),
@@ -160,6 +164,7 @@ pub const QED_EDGES: Edges = &[
     (FindCluster, ZeroData),
     (FindCluster, GrowFile),
     (FindCluster, AllocL2),
+    (FindCluster, ClearAutoclear),
     (FindCluster, SyncData),
     (FindCluster, Done),
     (ReadL2, FindCluster),
@@ -187,6 +192,9 @@ pub const QED_EDGES: Edges = &[
     (ZeroData, FindCluster),
     (ZeroData, SyncData),
     (ZeroData, Done),
+    (ClearAutoclear, FindCluster),
+    (ClearAutoclear, SyncData),
+    (ClearAutoclear, Done),
     (MarkDirty, SyncData),
     (MarkDirty, Done),
     (SyncData, MarkDirty),
@@ -209,6 +217,7 @@ pub const QCOW2_EDGES: Edges = &[
     (Free, FindCluster),
     (Free, SyncData),
     (Free, WaitRequests),
+    (Free, ClearAutoclear),
     (Free, Done),
     (FindCluster, ReadL2),
     (FindCluster, WaitCluster),
@@ -224,6 +233,7 @@ pub const QCOW2_EDGES: Edges = &[
     (FindCluster, GrowFile),
     (FindCluster, AllocL2),
     (FindCluster, AllocRefcount),
+    (FindCluster, ClearAutoclear),
     (FindCluster, SyncData),
     (FindCluster, Done),
     (ReadL2, FindCluster),
@@ -256,6 +266,9 @@ pub const QCOW2_EDGES: Edges = &[
     (ZeroData, FindCluster),
     (ZeroData, SyncData),
     (ZeroData, Done),
+    (ClearAutoclear, FindCluster),
+    (ClearAutoclear, WaitRequests),
+    (ClearAutoclear, Done),
     (MarkDirty, SyncData),
     (MarkDirty, Done),
     (SyncData, MarkDirty),

@@ -1,15 +1,16 @@
 //! What is read and written before a qcow2 image is ready.
 //!
 //! Checks: which tables are read, in which pieces; every entry of the snapshot table is read, and nothing
-//! written to what it names; unknown autoclear bits go, durably; a dirty image is repaired, or refused; what
-//! is told of the image; failures. And, of QED, a backing name of no bytes.
+//! written to what it names; unknown autoclear bits go, durably, before a repair; a dirty image is repaired,
+//! or refused; what is told of the image, its bitmaps included; failures. And, of QED, a backing name of no
+//! bytes.
 
 mod common;
 
 use common::qcow2::{count, header, qcow2_file, snapshot};
 use common::{Disk, qed_file, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Backing, Error, Format, IoOp, Kind, Machine, Opening, Options, Outcome};
+use quod_states::{Backing, Bitmaps, Error, Format, IoOp, Kind, Machine, Opening, Options, Outcome};
 
 const CLUSTER: u64 = 65536;
 const AUTOCLEAR: usize = 88;
@@ -151,9 +152,12 @@ fn nothing_is_written_to_any_part_of_a_snapshots_table() {
 }
 
 #[test]
-fn unknown_autoclear_bits_go_durably() {
+fn unknown_autoclear_bits_go_durably_before_a_repair() {
     let mut file = created(1 << 30);
+    let clean = steps(&file, Options::default(), "").0;
     file[AUTOCLEAR] = 0x40;
+    assert_eq!(steps(&file, Options::default(), "").0, clean, "there is nothing to repair");
+    file[INCOMPATIBLE + 7] = 1;
     let (order, ended) = steps(&file, Options::default(), "");
     assert_eq!(ended, Ok(()));
     assert_eq!(order[2..4], ["write 0x0 4096", "sync"]);
@@ -161,15 +165,52 @@ fn unknown_autoclear_bits_go_durably() {
     assert_eq!(steps(&file, reading, "").0.len(), 2);
     let mut disk = Disk::new(file.clone(), None, 1);
     disk.open(Options::default()).unwrap();
-    file[AUTOCLEAR] = 0;
-    assert!(disk.file == file, "the bit is gone, the rest is as it was");
-    // QED likewise
-    let mut file = qed_file(1 << 30, 65536, 1, None);
-    file[32] = 4;
-    let mut disk = Disk::new(file.clone(), None, 1);
-    disk.open(Options::default()).unwrap();
-    file[32] = 0;
-    assert!(disk.file == file);
+    (file[AUTOCLEAR], file[INCOMPATIBLE + 7]) = (0, 0);
+    assert!(disk.file == file, "the bits are gone, the rest is as it was");
+}
+
+/// The names are read when the image may be written; whatever stands there, it opens.
+#[test]
+fn bitmaps_are_named_and_left_alone() {
+    let mut file = created(1 << 30);
+    // the features' names end at 504
+    file[504..508].copy_from_slice(&0x2385_2875u32.to_be_bytes());
+    file[508..512].copy_from_slice(&24u32.to_be_bytes());
+    file[512..516].copy_from_slice(&2u32.to_be_bytes());
+    file[520..528].copy_from_slice(&64u64.to_be_bytes());
+    file[528..536].copy_from_slice(&(4 * CLUSTER).to_be_bytes());
+    file[AUTOCLEAR + 7] = 1;
+    let directory = 4 * CLUSTER as usize;
+    file.resize(directory + 64, 0);
+    for (at, name, flags) in [(0, b"one", 2), (32, b"two", 1)] {
+        let entry = &mut file[directory + at..][..32];
+        (entry[11], entry[15], entry[16], entry[17], entry[19]) = (1, flags, 1, 16, 3);
+        entry[24..27].copy_from_slice(name);
+    }
+    let told = |file: &[u8], options| {
+        let mut disk = Disk::new(file.to_vec(), None, 1);
+        let opened = disk.open(options).unwrap();
+        (opened.info.bitmaps, opened.image.keeps_bitmaps(), disk.file)
+    };
+    let expected = |names: &[&str], valid, dropped| {
+        let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Some(Bitmaps { valid, names, dropped })
+    };
+    assert_eq!(told(&file, Options::default()), (expected(&["one"], 1, false), true, file.clone()));
+    let reading = Options { read_only: true, ..Options::default() };
+    assert_eq!(told(&file, reading).0, None);
+    let order = steps(&file, Options::default(), "read 0x40000 64");
+    assert_eq!(order.1, Ok(()), "a directory that cannot be read");
+    assert_eq!(order.0[2], "read 0x40000 64");
+    let mut dirty = file.clone();
+    dirty[INCOMPATIBLE + 7] = 1;
+    let (bitmaps, kept, repaired) = told(&dirty, Options::default());
+    assert_eq!((bitmaps, kept, repaired[AUTOCLEAR + 7]), (expected(&["one"], 1, true), false, 0));
+    let mut torn = file.clone();
+    torn.truncate(directory);
+    assert_eq!(told(&torn, Options::default()).0, expected(&[], 2, false), "nothing is there");
+    file[directory + 15] = 1;
+    assert_eq!(told(&file, Options::default()).0, None, "none of them was valid");
 }
 
 #[test]
@@ -218,7 +259,7 @@ fn what_is_told_of_an_image() {
         let info = Disk::new(qcow2_file(&create), None, 1).open(Options::default()).unwrap().info;
         assert_eq!((info.format, info.virtual_size, info.cluster_size), (Format::Qcow2, 3 << 20, 4096));
         assert_eq!(info.backing, Some(Backing { name: b"base".to_vec(), format }));
-        assert!(!info.dirty && !info.bitmaps_dropped && info.data_file.is_none());
+        assert!(!info.dirty && info.bitmaps.is_none() && info.data_file.is_none());
     }
     let file = created(1 << 20);
     for align in [4096, 65536] {

@@ -122,7 +122,17 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     let name = backing.as_ref().map(|_| b"base".as_slice());
     let align = u64::from(options.align);
     let mut disk = Disk::new(qed_file(size, cluster_size, table_size, name), backing, align);
+    if seed.is_multiple_of(2) {
+        // an autoclear bit that nobody knows
+        disk.file[32] = 4;
+    }
     let mut image = disk.open(options).unwrap().image;
+    if seed.is_multiple_of(8) {
+        disk.run(&mut image, request(Kind::Resize, size, 0, 0), vec![]);
+    }
+    if faults && seed % 8 == 2 {
+        disk.fail = Some((seed / 8 % 3, 5));
+    }
     let mut flight = Flight::default();
     let mut user = 0;
     for _ in 0..150 {
@@ -184,6 +194,7 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     closed.unwrap();
     let report = check(&disk.file, false);
     assert!(report.is_sound() && report.leaks == 0, "seed {seed}: {report:?}");
+    assert_eq!(disk.file[32], 0, "seed {seed}: something has changed");
     let read = read_all(&mut disk, options);
     let wrong = read.iter().zip(&model).position(|(a, b)| a != b);
     assert_eq!(wrong, None, "seed {seed}: wrong byte after reopening");

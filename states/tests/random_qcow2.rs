@@ -230,8 +230,8 @@ impl Run {
         }
     }
 
-    /// A new size, sometimes while others are in flight.
-    fn resize(&mut self, image: &mut Image) {
+    /// A new size, sometimes while others are in flight. `far`: the L1 table moves, if it is small.
+    fn resize(&mut self, image: &mut Image, far: bool) {
         let old = self.model.len() as u64;
         if self.rng.below(2) == 0 {
             self.disk.settle(image, &mut self.rng);
@@ -240,7 +240,8 @@ impl Run {
         // some beyond what the L1 table maps, which then moves
         let at_most = header(&self.disk.file);
         let most = u64::from(at_most.l1_entries + 2) * at_most.shape().l2_entries() * self.cluster;
-        let size = 512 * (1 + self.rng.below((2 * old).min(most).min(4 << 20) / 512));
+        let near = 512 * (1 + self.rng.below((2 * old).min(most).min(4 << 20) / 512));
+        let size = if far && most <= 4 << 20 { most } else { near };
         // what is in flight behind a smaller disk's new end would have to be known
         if size < old && self.flight.conflicts(size, old, true) {
             return;
@@ -305,10 +306,20 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
         assert_eq!(read_all(&mut run.disk, options), run.model, "seed {seed}: with a snapshot");
     }
     run.faults = faults;
+    if create.version == 3 && !seed.is_multiple_of(3) {
+        // an autoclear bit that nobody knows
+        run.disk.file[95] |= 0x20;
+    }
     let mut image = run.disk.open(options).unwrap().image;
+    if faults && seed % 8 == 2 {
+        run.disk.fail = Some((seed / 8 % 3, 5));
+    }
+    if seed % 8 == 1 {
+        run.resize(&mut image, seed % 16 == 1);
+    }
     run.steps(&mut image, 60);
     if run.rng.below(3) == 0 {
-        run.resize(&mut image);
+        run.resize(&mut image, seed.is_multiple_of(4));
     }
     run.steps(&mut image, 60);
     let closed = run.close(&mut image);
@@ -328,6 +339,7 @@ impl Run {
         } else {
             closed.unwrap();
             assert!(!header(&self.disk.file).is_dirty(), "{story}: closed, and dirty");
+            assert_eq!(self.disk.file[95] & 0x20, 0, "{story}: something has changed");
         }
         let dirty = header(&self.disk.file).is_dirty();
         let mut file = self.disk.file.clone();

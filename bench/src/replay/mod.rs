@@ -22,7 +22,7 @@ use crate::timeline::Timeline;
 use crate::trace::{self, Choice, Source, Summary};
 use quod::backend::Backend as _;
 use quod::tools::{self, Session};
-use quod::{BackendKind, Config, Format, Gate, OpenOptions, Policy};
+use quod::{BackendKind, Config, DiskInfo, Format, Gate, OpenOptions, Policy};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -158,6 +158,8 @@ impl From<quod::Error> for Error {
 
 /// Is told how a replay comes along.
 pub trait Observer {
+    /// The image is open; nothing was changed yet.
+    fn opened(&mut self, _disk: &DiskInfo) {}
     /// A new phase begins; it has `total` steps.
     fn phase(&mut self, name: &'static str, total: u64);
     /// So many steps of it are done.
@@ -207,6 +209,7 @@ pub fn run(
         None => return Err(quod::Error::Closed.into()),
     };
     check_size(summary, size)?;
+    session.info().into_iter().for_each(|disk| observer.opened(disk));
     let mut model = Model::new(size, options.seed, options.initial);
     observer.phase(REPLAY, summary.operations);
     let played = player::play(&mut session, &mut model, source, summary, options, timeline, observer)?;

@@ -129,6 +129,8 @@ pub struct Summary {
     pub extras: Extras,
     /// How it was read.
     pub waits: Waits,
+    /// It writes, or trims.
+    pub changes: bool,
 }
 
 /// Other files that are told by name.
@@ -192,6 +194,7 @@ pub fn summarise(source: &Source, choice: &Choice, transfer_max: u64) -> Result<
         }
         check(&record, transfer_max)?;
         summary.operations += 1;
+        summary.changes |= record.op.changes();
         // the reader promises that offset + len does not overflow
         summary.max_extent = summary.max_extent.max(record.offset + record.len);
         summary.duration_us = summary.duration_us.max(record.at_us);

@@ -2,7 +2,7 @@
 //!
 //! Knows: the command line. Must never know: how the load is run.
 
-use crate::failure::{fail, note, warn_about_probing, why_not_opened};
+use crate::failure::{fail, note, warn_about_probing, warn_of_change, why_not_opened};
 use crate::output::Output;
 use crate::{format, interrupt, out, sizes};
 use quod::tools::Session;
@@ -188,6 +188,9 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     let first = session.first_sector().cloned();
     if first.is_some() {
         warn_about_probing(image.as_ref());
+    }
+    if load.write {
+        warn_of_change(image.as_ref(), session.info());
     }
     announce(&load);
     if out::has_failed() {

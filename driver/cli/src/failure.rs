@@ -2,7 +2,7 @@
 //!
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
-use quod::{Error, Named, Role, tools};
+use quod::{Bitmaps, DiskInfo, Error, Named, Role, tools};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -194,6 +194,35 @@ pub fn warn_about_probing(path: &Path) {
          restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
         path.display()
     );
+}
+
+/// Said before an image is changed for the first time, if that ends bitmaps that were valid until now.
+pub fn warn_about_bitmaps(path: &Path, bitmaps: &Bitmaps) {
+    let names: Vec<String> = bitmaps
+        .names
+        .iter()
+        .map(|name| format!("\"{}\"", String::from_utf8_lossy(name).escape_debug()))
+        .collect();
+    let several = bitmaps.valid > 1;
+    let list = match (names.len() as u32, bitmaps.valid) {
+        (0, valid) => format!("{valid} persistent bitmap{}", if several { "s" } else { "" }),
+        (known, valid) => {
+            let more = if known < valid { format!(" and {} more", valid - known) } else { String::new() };
+            format!("the persistent bitmap{} {}{more}", if several { "s" } else { "" }, names.join(", "))
+        }
+    };
+    let why = match bitmaps.dropped {
+        true => "the image was not closed cleanly, and its repair makes",
+        false => "changing the image makes",
+    };
+    complain!("{}: warning: '{}': {why} {list} inconsistent", program(), path.display());
+}
+
+/// The same of a disk that was just opened, which is about to be changed.
+pub fn warn_of_change(path: &Path, disk: Option<&DiskInfo>) {
+    if let Some(bitmaps) = disk.and_then(|disk| disk.layers.first()?.info.bitmaps.as_ref()) {
+        warn_about_bitmaps(path, bitmaps);
+    }
 }
 
 /// Ends a command with the reason why its image could not be opened.

@@ -5,12 +5,12 @@
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
 use crate::create::{self, Values};
-use crate::failure::{fail, note, warn_about_probing};
+use crate::failure::{fail, note, warn_about_probing, warn_of_change};
 use crate::output::Output;
 use crate::{format, interrupt, keyval, out};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools;
-use quod::{BackendKind, Format, Policy};
+use quod::{BackendKind, DiskInfo, Format, Policy};
 use quod_bench::model::Initial;
 use quod_bench::options;
 use quod_bench::replay::{self, Observer, Options, Speed};
@@ -221,7 +221,7 @@ fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> 
         follow: !args.no_states,
         timeline: target.timeline.clone(),
     };
-    let mut progress = Progress::new(args.quiet);
+    let mut progress = Progress::new(args.quiet, summary.changes.then(|| target.path.clone()));
     let report = replay::run(&target.path, source, summary, &options, &mut progress);
     progress.end();
     report.map_err(|error| why_not(source, &error))
@@ -352,11 +352,13 @@ fn create(path: &Path, format: Format, size: u64, words: &[String], several: boo
 struct Progress {
     bar: ProgressBar,
     quiet: bool,
+    /// What will be changed.
+    changes: Option<PathBuf>,
 }
 
 impl Progress {
-    fn new(quiet: bool) -> Progress {
-        Progress { bar: ProgressBar::hidden(), quiet }
+    fn new(quiet: bool, changes: Option<PathBuf>) -> Progress {
+        Progress { bar: ProgressBar::hidden(), quiet, changes }
     }
 
     fn end(&self) {
@@ -365,6 +367,12 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    fn opened(&mut self, disk: &DiskInfo) {
+        if let Some(path) = &self.changes {
+            warn_of_change(path, Some(disk));
+        }
+    }
+
     fn phase(&mut self, name: &'static str, total: u64) {
         self.end();
         if self.quiet {

@@ -2,7 +2,7 @@
 //!
 //! Knows: sizes as arguments, QEMU's words. Must never know: how a format grows or shrinks.
 
-use crate::failure::{fail, note, program, strerror, warn_about_probing, why_not_opened};
+use crate::failure::{fail, note, program, strerror, warn_about_probing, warn_of_change, why_not_opened};
 use crate::format;
 use crate::interrupt;
 use crate::sizes::{self, SizeError};
@@ -77,7 +77,10 @@ fn resize(args: &Args) -> Result<(), String> {
         u64::try_from(new).ok().filter(|new| (1..=i64::MAX as u64).contains(new)).ok_or(NOT_POSITIVE)?;
     let result = match refusal(args, format, old, new) {
         Some(text) => Err(text),
-        None => session.resize(new).map_err(|error| why(format, &error)),
+        None => {
+            warn_of_change(file, session.info());
+            session.resize(new).map_err(|error| why(format, &error))
+        }
     };
     // what could not be resized is closed as it was
     let closed = session.close().map_err(|error| error.to_string());

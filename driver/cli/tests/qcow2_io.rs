@@ -1,9 +1,9 @@
 //! `quod io` against `qemu-io` on qcow2 and raw images: discards, options of an opening, copy-on-read,
-//! `reopen`, `sigraise`.
+//! `reopen`, `sigraise`. And what is said of bitmaps by whatever changes an image.
 
 mod common;
 
-use common::{prepare, qemu_io, quod_io};
+use common::{prepare, qemu_img, qemu_io, quod, quod_io};
 use std::path::Path;
 
 fn fresh() -> tempfile::TempDir {
@@ -193,4 +193,48 @@ fn a_signal_ends_the_tool() {
     let image = &["-i", "threads", "-f", "qcow2", "x.qcow2"];
     same_commands(image, &["write -f 0 64k", "sigraise 9", "write 64k 64k"]);
     same(&["-c", "sigraise 66", "-c", "sigraise x", "-c", "sigraise", "-c", "sigraise 0", "x.qcow2"]);
+}
+
+/// What changes an image with bitmaps names them first; what only reads says nothing, and leaves them valid.
+#[test]
+fn bitmaps_are_named_before_they_are_made_inconsistent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "x.qcow2", "4M"], path);
+    prepare("qemu-img", &["bitmap", "--add", "x.qcow2", "monday"], path);
+    prepare("qemu-img", &["bitmap", "--add", "x.qcow2", "week \"7\""], path);
+    let image = std::fs::read(path.join("x.qcow2")).unwrap();
+    let line = |op: &str| {
+        format!("fio version 2 iolog\n/dev/x add\n/dev/x open\n/dev/x {op} 0 4096\n/dev/x close\n")
+    };
+    std::fs::write(path.join("reads"), line("read")).unwrap();
+    std::fs::write(path.join("writes"), line("write")).unwrap();
+    let io = |command| ["io", "-c", "read 0 512", "-c", command, "x.qcow2"];
+    let warning = "warning: 'x.qcow2': changing the image makes the persistent bitmaps \"monday\", \
+                   \"week \\\"7\\\"\" inconsistent\n";
+    let cases: [(&[&str], bool); 11] = [
+        (&io("read 0 64k"), false),
+        (&io("flush"), false),
+        (&["bench", "-c", "1", "x.qcow2"], false),
+        (&["replay", "-q", "--image", "x.qcow2", "reads"], false),
+        (&io("write 0 512"), true),
+        (&io("discard 0 64k"), true),
+        (&io("truncate 5M"), true),
+        (&io("aio_write 0 512"), true),
+        (&["resize", "-q", "x.qcow2", "5M"], true),
+        (&["bench", "-w", "-c", "1", "x.qcow2"], true),
+        (&["replay", "-q", "--image", "x.qcow2", "writes"], true),
+    ];
+    for (words, changes) in cases {
+        std::fs::write(path.join("x.qcow2"), &image).unwrap();
+        let answer = quod(words, path);
+        assert_eq!(answer.code, Some(0), "{words:?}: {answer:?}");
+        assert_eq!(answer.stderr, if changes { warning } else { "" }, "{words:?}");
+        let unchanged = std::fs::read(path.join("x.qcow2")).unwrap() == image;
+        let info = qemu_img(&["info", "x.qcow2"], path);
+        let inconsistent = info.stderr.contains("inconsistent");
+        assert_eq!((unchanged, inconsistent), (!changes, changes), "{words:?}: {info:?}");
+    }
+    // what is gone is not named again
+    assert_eq!(quod(&["resize", "-q", "x.qcow2", "6M"], path).stderr, "");
 }

@@ -237,6 +237,14 @@ pub fn set_backing(path: impl AsRef<Path>, backing: Option<(&str, Option<Format>
     let raw = backing.is_some_and(|(_, format)| format == Some(Format::Raw));
     let name = backing.map(|(name, _)| name.as_bytes());
     header.set_backing(name, raw).map_err(|error| Error::from_core(path, &error))?;
+    if header.autoclear_features != 0 {
+        // before anything else
+        let (mut before, _) = read_header(&mut host)?;
+        header.autoclear_features = 0;
+        before.autoclear_features = 0;
+        host.write(0, &before.encode())?;
+        host.sync()?;
+    }
     if let Some(name) = name {
         host.write(NAME_AT as u64, name)?;
         host.sync()?;

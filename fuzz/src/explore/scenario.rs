@@ -224,6 +224,7 @@ impl Scenario {
             snapshots: start.snapshots,
             leaks: start.leaks + self.patch_leaks,
             bad: self.bad,
+            stale: stale_files(&sim),
             kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
         };
         let prepared = Prepared { sim, content: start.content.into(), subject };
@@ -255,6 +256,14 @@ impl Scenario {
         // everything durable, the trimmed length too
         prepared.sim = world.sim().crash_plan().build(|candidate| candidate.versions - 1);
         Ok(prepared)
+    }
+}
+
+/// What must not change while autoclear bits are set that are not kept up.
+fn stale_files(sim: &Sim) -> Vec<(Vec<u8>, Arc<[u8]>)> {
+    match image::autoclear(&sim.file_range(TOP, 0, 512)) {
+        0 => Vec::new(),
+        _ => sim.paths().map(|path| (path.to_vec(), sim.file_bytes(path).into())).collect(),
     }
 }
 

@@ -40,6 +40,11 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// It may change what the guest reads, or the size of its disk.
+    pub fn changes(self) -> bool {
+        matches!(self, Ask::Write { .. } | Ask::Zero { .. } | Ask::Discard { .. } | Ask::Resize { .. })
+    }
+
     /// The guest's bytes that it is about.
     pub fn range(self) -> Option<(u64, u64)> {
         match self {

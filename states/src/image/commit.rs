@@ -17,7 +17,7 @@
 //! * the bit is cleared only when every written pointer is durable (QE5);
 //! * a failed metadata write or sync poisons the image: nothing is written after it.
 
-use super::{Alarm, Image, Layout, Purpose, TABLE_WRITES_MAX};
+use super::{Alarm, Autoclear, Image, Layout, Purpose, TABLE_WRITES_MAX};
 use crate::acb::Want;
 use crate::error::Error;
 use crate::io::IoOp;
@@ -98,7 +98,7 @@ pub(super) struct Commit {
     cursor: usize,
     in_flight: u32,
     wrote: bool,
-    waiters: Queue,
+    pub(super) waiters: Queue,
     commit_armed: bool,
     check_armed: bool,
     /// Place and clusters of the refcount table that the running round replaces.
@@ -155,10 +155,6 @@ impl Commit {
         }
     }
 
-    pub(super) fn waiters(&self) -> &Queue {
-        &self.waiters
-    }
-
     /// Data of windows up to this one is durable.
     pub(super) fn durable(&self) -> u64 {
         self.durable
@@ -172,11 +168,6 @@ impl Commit {
     /// Somebody waits for everything to be in order.
     pub(super) fn wants_clean(&self) -> bool {
         self.demand_clean
-    }
-
-    /// The header is being written.
-    pub(super) fn writes_header(&self) -> bool {
-        matches!(self.phase, Phase::Mark | Phase::Switch | Phase::Clear)
     }
 
     pub(super) fn set_phase(&mut self, phase: Phase) {
@@ -297,6 +288,8 @@ impl Image {
         let reason = commit.demand > commit.written
             || commit.demand_durable > commit.tables_durable
             || commit.demand_clean && !counting
+            || commit.header_dirty
+            || self.clears_autoclear()
             || commit.clearing;
         if !commit.idle() || !reason || self.poison.is_some() || self.options.read_only {
             return;
@@ -344,6 +337,9 @@ impl Image {
 
     pub(super) fn write_header(&mut self, name: &'static str) {
         self.commit.header_dirty = false;
+        // the sync of the running round covers it, or that of the next
+        let commit = &self.commit;
+        self.autoclear_named(if commit.phase == Phase::Mark { commit.round } else { commit.window });
         self.counters.header_writes += 1;
         let len = match (&self.layout, self.counted()) {
             (Layout::Qed(_, header), _) => header.block_len(),
@@ -367,7 +363,7 @@ impl Image {
 
     pub(super) fn header_written(&mut self, result: Result<(), Error>) {
         if self.poison.is_some() {
-            return self.header_written_late();
+            return;
         }
         if let Err(error) = result {
             return self.poison_with(error);
@@ -429,6 +425,8 @@ impl Image {
             phase => debug_assert_eq!(phase, Phase::Sync),
         }
         commit.durable = commit.round;
+        self.autoclear_durable();
+        let commit = &mut self.commit;
         if commit.clearing {
             commit.clearing = false;
             (commit.marked, commit.maybe_marked) = (false, false);
@@ -638,6 +636,7 @@ impl Image {
         while let Some(a) = waiters.pop(&mut self.acbs) {
             let Some(acb) = self.acbs.get(a) else { continue };
             let satisfied = match acb.want {
+                Want::Header => self.autoclear == Autoclear::Clear,
                 Want::Written => acb.window <= written,
                 Want::Durable => acb.window <= durable,
                 Want::Clean => clean && acb.window <= durable,
@@ -660,7 +659,7 @@ impl Image {
             kept.push(&mut self.acbs, a);
             let commit = &self.commit;
             let Some(acb) = self.acbs.get(a) else { continue };
-            let next = if acb.window > commit.round || commit.idle() {
+            let next = if acb.window > commit.round || commit.idle() || acb.want == Want::Header {
                 acb.state
             } else if has_tables && acb.window <= commit.written {
                 State::SyncTables
@@ -682,6 +681,7 @@ impl Image {
     pub(super) fn poison_with(&mut self, error: Error) {
         debug_assert!(self.poison.is_none());
         self.poison = Some(error.clone());
+        self.held = true;
         self.out_events.push_back(Event::Poisoned(error.clone()));
         self.commit.phase = Phase::Idle;
         self.commit.waiters.fail(&mut self.acbs, &error);

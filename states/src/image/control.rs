@@ -44,8 +44,10 @@ impl Image {
     pub(super) fn trim(&mut self, a: u32) {
         let mut end = self.space.end();
         let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
-        while let Some(first) =
-            self.counted_mut().and_then(|counted| counted.quarantine.cut_tail(end >> bits))
+        // of a corrupt image no more goes than came in this session
+        while !self.is_halted()
+            && let Some(first) =
+                self.counted_mut().and_then(|counted| counted.quarantine.cut_tail(end >> bits))
         {
             end = first << bits;
         }

@@ -79,9 +79,8 @@ impl Image {
             if pos == end {
                 return self.range_done(a);
             }
-            let writes = matches!(kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
-            if writes && self.poison.is_some() {
-                return self.finish(a, Err(Error::Poisoned));
+            if kind.changes() && self.held && !self.may_change(a) {
+                return;
             }
             let (run, slot) = match self.lookup(pos, end) {
                 Lookup::Found(run, slot) => (run, slot),

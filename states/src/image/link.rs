@@ -52,7 +52,7 @@ impl Image {
     pub(super) fn give_back(&mut self, a: u32) {
         let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
         // what had its space before keeps it
-        if !acb.claims || acb.stale || self.refcounted.is_none() || self.poison.is_some() {
+        if !acb.claims || acb.stale || self.refcounted.is_none() || self.is_halted() {
             return;
         }
         debug_assert_eq!(acb.pending, 0);

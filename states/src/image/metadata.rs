@@ -179,34 +179,4 @@ impl Image {
     pub(super) fn refcounts_settled(&self) -> bool {
         self.counted().is_none_or(|counted| !counted.has_work())
     }
-
-    /// A bad pointer was found in an image that may be written: it is marked corrupt, and nothing else is
-    /// written.
-    pub(super) fn fail_lookup(&mut self, a: u32, error: alloc::boxed::Box<Error>) {
-        if matches!(*error, Error::Corrupt { .. }) && self.poison.is_none() && self.counted().is_some() {
-            self.mark_corrupt();
-            self.poison_with(Error::clone(&error));
-        }
-        self.fail(a, error);
-    }
-
-    fn mark_corrupt(&mut self) {
-        let writing = self.commit.writes_header();
-        let Some(counted) = self.counted_mut() else { return };
-        if counted.header.version < 3 {
-            return;
-        }
-        counted.header.set_corrupt(true);
-        counted.corrupt = writing;
-        if !writing {
-            self.write_header("mark corrupt");
-        }
-    }
-
-    /// A header write ended after the image was poisoned: the corrupt bit may still have to go out.
-    pub(super) fn header_written_late(&mut self) {
-        if self.counted_mut().is_some_and(|counted| core::mem::take(&mut counted.corrupt)) {
-            self.write_header("mark corrupt");
-        }
-    }
 }

@@ -17,6 +17,7 @@
 //! * every queue is bounded by the number of acbs or requests.
 
 mod cancel;
+mod change;
 mod claims;
 mod commit;
 mod control;
@@ -52,6 +53,7 @@ use crate::error::Error;
 use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::io::Io;
 use crate::options::{Options, Policy};
+use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, Shape};
 use crate::qed::Header;
 use crate::queue::Queue;
@@ -61,6 +63,7 @@ use crate::state::{EdgeCounts, EdgeTable, State, Transition};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use change::Autoclear;
 use claims::Claim;
 use commit::Commit;
 use dangling::Dangling;
@@ -228,6 +231,12 @@ pub struct Image {
     exclusive: bool,
     ready: Queue,
     poison: Option<Error>,
+    /// The first corruption that a request has met, of an image that counts its clusters.
+    corrupt: Option<Error>,
+    /// Autoclear bits of the header that are not kept up.
+    autoclear: Autoclear,
+    /// Who wants to change the image has to ask `may_change`.
+    held: bool,
     out_io: VecDeque<Io>,
     out_events: VecDeque<Event>,
     out_alarms: VecDeque<Alarm>,
@@ -248,7 +257,10 @@ impl Image {
     /// A QED image whose header was validated against a file of `file_len` bytes.
     pub(crate) fn qed(header: Header, file_len: u64, options: &Options) -> Image {
         let (geometry, size) = (header.geometry(), header.image_size);
-        Image::new(Layout::Qed(geometry, header), size, file_len, options)
+        let stale = header.autoclear_features != 0;
+        let mut image = Image::new(Layout::Qed(geometry, header), size, file_len, options);
+        image.hold_if(stale);
+        image
     }
 
     /// A qcow2 image whose header was validated, in a file of `file_len` bytes. To be written it needs its
@@ -265,6 +277,7 @@ impl Image {
         let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
         let clusters = image.space.end() >> header.cluster_bits;
         image.refcounted = written.map(|tables| Box::new(Refcounted::new(header.clone(), tables, clusters)));
+        image.hold_if(header.stale_autoclear(RAW_DATA_FILE) != 0);
         image
     }
 
@@ -321,6 +334,9 @@ impl Image {
             exclusive: false,
             ready: Queue::new(),
             poison: None,
+            corrupt: None,
+            autoclear: Autoclear::Clear,
+            held: false,
             out_io: VecDeque::with_capacity(acbs as usize),
             out_events: VecDeque::with_capacity(options.requests as usize),
             out_alarms: VecDeque::new(),
@@ -352,9 +368,9 @@ impl Image {
         &self.edge_counts
     }
 
-    /// The error that poisoned it, if any.
+    /// Why nothing changes any more, if that is so: a failure of metadata or a sync, or a corruption.
     pub fn poisoned(&self) -> Option<&Error> {
-        self.poison.as_ref()
+        self.poison.as_ref().or(self.corrupt.as_ref())
     }
 
     /// Requests that were accepted and have not ended.
@@ -406,8 +422,7 @@ impl Image {
         if self.closing {
             return Err(Refused::Invalid(Error::Closed));
         }
-        let writes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize);
-        if writes && self.options.read_only {
+        if request.kind.changes() && self.options.read_only {
             return misuse("the image is open for reading only");
         }
         match request.kind {
@@ -472,6 +487,7 @@ impl Image {
             State::CopyOnWrite => self.write_piece(a),
             State::WriteData => self.piece_written(a),
             State::ZeroData => self.extent_zeroed(a),
+            State::ClearAutoclear => self.cleared(a),
             State::MarkDirty | State::SyncData | State::UpdateL2 | State::SyncTables => self.committed(a),
             State::WaitRequests => self.all_requests_ended(a),
             State::Resize => self.resized(a),

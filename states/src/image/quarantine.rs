@@ -70,6 +70,13 @@ impl Quarantine {
         self.counting.clear();
     }
 
+    /// Whose clusters these are is in doubt: none of them is freed. What waits is a leak.
+    pub(super) fn abandon(&mut self) {
+        self.waiting.clear();
+        self.counting.clear();
+        self.dead.clear();
+    }
+
     /// The last window that removals wait for.
     pub(super) fn window(&self) -> Option<u64> {
         self.waiting.iter().map(|freed| freed.window).max()
@@ -181,6 +188,9 @@ impl Image {
             self.punch_early(first, count);
         }
         let window = if self.sabotaged(Rule::FreeAfterRemoval) { 0 } else { window };
+        if self.is_halted() {
+            return;
+        }
         let Some(counted) = self.counted_mut() else { return };
         let quarantine = &mut counted.quarantine;
         match quarantine.waiting.back_mut() {
@@ -288,7 +298,7 @@ impl Image {
         let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let left = self.counted().map_or(0, |counted| counted.quarantine.dead.len());
         for _ in 0..left {
-            if self.poison.is_some() {
+            if self.is_halted() {
                 return;
             }
             let Some(counted) = self.counted_mut() else { return };

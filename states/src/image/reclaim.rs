@@ -31,7 +31,7 @@ impl Image {
         let Some(counted) = self.counted() else { return };
         let batch = (BATCH >> counted.header.cluster_bits).max(1);
         let enough = counted.unseen.0 >= counted.unseen.1 || counted.quarantine.total() > batch;
-        let later = counted.quarantine.is_punching() || self.commit.durable() == 0;
+        let later = counted.quarantine.is_punching() || self.commit.durable() == 0 || self.is_halted();
         if let Some(counted) = self.counted_mut() {
             counted.hungry = !enough;
         }

@@ -67,8 +67,6 @@ pub(super) struct Refcounted {
     pub(super) unseen: (u64, u64),
     /// More free clusters are wanted than are known.
     pub(super) hungry: bool,
-    /// The corrupt bit has yet to be written.
-    pub(super) corrupt: bool,
     /// Metadata overlaps, or is not counted: no count, no table may change.
     pub(super) broken: Option<Error>,
 }
@@ -109,7 +107,6 @@ impl Refcounted {
             copies: Vec::new(),
             unseen: (0, clusters),
             hungry: false,
-            corrupt: false,
             broken,
             header,
         }

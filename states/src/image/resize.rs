@@ -80,6 +80,9 @@ impl Image {
                 let Some(counted) = self.counted() else {
                     return misuse("the image is open for reading only");
                 };
+                if self.resizing.is_some() {
+                    return Err(Refused::Busy);
+                }
                 if size != self.size && counted.header.snapshots > 0 && shape.version < 3 {
                     return unsupported("resizing a qcow2 image of version 2 that has snapshots");
                 }
@@ -97,9 +100,18 @@ impl Image {
     pub(super) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
         let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
-        if self.poison.is_some() {
+        if self.is_halted() {
             return self.finish(a, Err(Error::Poisoned));
         }
+        // others must know of it before it waits for anything
+        self.announce_resize(size);
+        if !self.held || self.may_change(a) {
+            self.resize(a, size);
+        }
+    }
+
+    /// It may change the image now.
+    pub(super) fn resize(&mut self, a: u32, size: u64) {
         match &mut self.layout {
             Layout::Raw => {
                 self.commit.unsynced = true;
@@ -116,18 +128,21 @@ impl Image {
         }
     }
 
+    /// A qcow2 image gets another size: no other one until that is done, and nothing at all if it has to be
+    /// alone.
+    fn announce_resize(&mut self, size: u64) {
+        let (Layout::Qcow2(_, shape), Some(counted)) = (&self.layout, self.counted()) else { return };
+        debug_assert!(self.resizing.is_none(), "one at a time was admitted");
+        let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
+        self.resizing = Some(if moves { Resizing::Settle } else { Resizing::Range });
+        self.exclusive = moves || size < self.size;
+    }
+
     /// Alone, if it has to be; else at once.
     fn resize_counted(&mut self, a: u32, size: u64) {
-        let (Layout::Qcow2(geometry, shape), Some(counted)) = (&self.layout, self.counted()) else { return };
-        let (geometry, entries) = (*geometry, shape.l1_entries(size));
-        if self.resizing.is_some() {
-            return self.finish(a, Err(Error::Misuse("the size is being changed already")));
-        }
-        let moves = entries > u64::from(counted.header.l1_entries);
-        self.resizing = Some(if moves { Resizing::Settle } else { Resizing::Range });
+        let Some(geometry) = self.geometry().copied() else { return };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
-        self.exclusive = moves || size < self.size;
-        if !moves {
+        if self.resizing == Some(Resizing::Range) {
             self.set_resize_range(a, size);
         }
         if !self.exclusive {
@@ -159,6 +174,7 @@ impl Image {
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
     pub(super) fn range_resized(&mut self, a: u32) {
         match self.resizing {
+            _ if self.is_halted() => self.finish(a, Err(Error::Poisoned)),
             Some(Resizing::Place) => self.place_l1(a),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
@@ -193,6 +209,10 @@ impl Image {
     pub(super) fn size_durable(&mut self, a: u32) {
         let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
         match self.resizing.take() {
+            // a header that leads to the new table, or has the new size, is in the file: it is so
+            Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync) if self.is_halted() => {
+                self.finish(a, Err(Error::Poisoned));
+            }
             Some(Resizing::Settle) => {
                 self.resizing = Some(Resizing::Place);
                 self.look_again(a);
@@ -266,7 +286,7 @@ impl Image {
     /// A chunk of the old L1 table was read.
     pub(super) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
         let (bytes, _) = self.old_l1();
-        let poisoned = self.poison.is_some();
+        let poisoned = self.is_halted();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
         let Outcome::Table(read) = outcome else {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));

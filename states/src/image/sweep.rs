@@ -24,7 +24,11 @@ impl Image {
         self.check_places()?;
         self.check_requests()?;
         self.check_tables()?;
-        self.check_claims()
+        self.check_claims()?;
+        match self.held == (self.is_halted() || self.autoclear != super::Autoclear::Clear) {
+            true => Ok(()),
+            false => Err(format!("held {} with {:?}", self.held, self.autoclear)),
+        }
     }
 
     /// Who waits for what, for a person to read.
@@ -39,8 +43,8 @@ impl Image {
 
     fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
         use State::{
-            AllocL2, AllocRefcount, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables, UpdateL2, WaitCluster,
-            WaitSector, WaitSlot,
+            AllocL2, AllocRefcount, ClearAutoclear, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables,
+            UpdateL2, WaitCluster, WaitSector, WaitSlot,
         };
         let loads =
             self.tables.slots().iter().map(|slice| (&slice.waiters, &[ReadL2, AllocRefcount] as &[State]));
@@ -49,7 +53,7 @@ impl Image {
             (&self.sector_waiters, &[WaitSector]),
             (&self.slot_waiters, &[WaitSlot]),
             (self.space.waiters(), &[GrowFile, AllocL2, AllocRefcount]),
-            (self.commit.waiters(), &[MarkDirty, SyncData, UpdateL2, SyncTables]),
+            (&self.commit.waiters, &[ClearAutoclear, MarkDirty, SyncData, UpdateL2, SyncTables]),
         ];
         let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
         let copies = copies.map(|copy| (&copy.waiters, &[AllocL2] as &[State]));
@@ -171,6 +175,7 @@ impl Hash for Image {
         (&self.dangling, &self.refcounted).hash(state);
         (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
         (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison).hash(state);
+        (self.autoclear, self.held, &self.corrupt).hash(state);
         (&self.out_io, &self.out_alarms).hash(state);
     }
 }
@@ -187,6 +192,7 @@ impl PartialEq for Image {
             && (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison)
                 == (other.closer, other.closing, &other.resizing, other.exclusive, other.ready, &other.poison)
             && self.refcounted == other.refcounted
+            && (self.autoclear, self.held, &self.corrupt) == (other.autoclear, other.held, &other.corrupt)
     }
 }
 

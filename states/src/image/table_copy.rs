@@ -104,7 +104,7 @@ impl Image {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
             return self.copy_failed(index, &error);
         };
-        if self.poison.is_some() {
+        if self.is_halted() {
             return self.copy_failed(index, &Error::Poisoned);
         }
         let Some(copy) = self.counted_mut().and_then(|counted| counted.copies.get_mut(index)) else { return };
@@ -128,6 +128,7 @@ impl Image {
     pub(super) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
         self.commit.unsynced = true;
         let Some(index) = self.copy_index(l1_index) else { return };
+        let result = if self.corrupt.is_some() { result.and(Err(Error::Poisoned)) } else { result };
         if let Err(error) = result {
             return self.copy_failed(index, &error);
         }

@@ -399,7 +399,7 @@ impl Image {
     fn extent_written(&mut self, a: u32) {
         let allocated = self.acbs.get(a).is_some_and(|acb| acb.claims);
         if allocated {
-            if self.poison.is_some() {
+            if self.is_halted() {
                 return self.finish(a, Err(Error::Poisoned));
             }
             if !self.sabotaged(Rule::LinkLast) {

@@ -134,6 +134,26 @@ pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Res
     Ok(bitmaps)
 }
 
+/// Names of the valid bitmaps in the first bytes of a directory of `count`, up to the first entry that is
+/// cut off or makes no sense; and how many entries before that are of invalid ones.
+pub fn names(bytes: &[u8], count: u32) -> (Vec<Vec<u8>>, u32) {
+    let (mut names, mut invalid, mut at) = (Vec::new(), 0, 0);
+    for _ in 0..count {
+        let entry = bytes.get(at..).unwrap_or(&[]);
+        let (name_len, extra_len) = (be::half(entry, 18), be::word(entry, 20));
+        let Some(name) = entry.get(FIXED..FIXED + usize::from(name_len)) else { break };
+        if extra_len != 0 || name_len == 0 || name_len > NAME_MAX {
+            break;
+        }
+        match be::word(entry, 12) & IN_USE {
+            0 => names.push(name.to_vec()),
+            _ => invalid += 1,
+        }
+        at += (FIXED + usize::from(name_len)).next_multiple_of(8);
+    }
+    (names, invalid)
+}
+
 impl Bitmap {
     /// It was open for writing when its driver ended, or still is: its bits are not to be trusted.
     pub const fn in_use(&self) -> bool {
@@ -228,6 +248,25 @@ mod tests {
         assert!(parse_directory(&bytes[..60], 2, SHAPE, 1 << 30).is_err());
         // one cluster of bits at 64 KiB: 32 GiB
         assert!(parse_directory(&bytes, 2, SHAPE, 1 << 36).is_err());
+    }
+
+    #[test]
+    fn names_of_what_is_valid_as_far_as_the_bytes_go() {
+        let mut bytes = entry(b"first", 2);
+        bytes.extend(entry(b"used", 1));
+        bytes.extend(entry(b"third one", 0));
+        let first = vec![b"first".to_vec()];
+        assert_eq!(names(&bytes, 3), (vec![b"first".to_vec(), b"third one".to_vec()], 1));
+        assert_eq!((names(&bytes, 2), names(&bytes, 1)), ((first.clone(), 1), (first.clone(), 0)));
+        assert_eq!(names(&bytes, 9).0.len(), 2, "there are no more");
+        assert_eq!(names(&bytes[..64 + 32], 3), (first.clone(), 1), "cut off in a name");
+        assert_eq!((names(&bytes[..20], 3), names(&[], 3)), ((vec![], 0), (vec![], 0)));
+        for (at, value) in [(64 + 23, 1), (64 + 19, 0), (64 + 18, 4)] {
+            let mut bad = bytes.clone();
+            bad[at] = value;
+            bad.resize(4096, b'n');
+            assert_eq!(names(&bad, 3), (first.clone(), 1), "byte {at}");
+        }
     }
 
     #[test]
@@ -348,7 +387,7 @@ mod tests {
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), count: u32, size: u64) {
             let _ = parse_directory(&bytes, count, SHAPE, size);
-            let _ = Extension::parse(&bytes, 512);
+            let _ = (Extension::parse(&bytes, 512), names(&bytes, count));
         }
     }
 }

@@ -6,7 +6,8 @@
 //! Invariants:
 //! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
 //! * autoclear bits that quod does not keep up, those of persistent bitmaps among them, are clear, durably,
-//!   before anything else is written (QC14, QC15): no bitmap looks valid that missed a write;
+//!   before anything is repaired (QC14, QC15): no bitmap looks valid that missed a change. Where nothing is
+//!   repaired they stay until the first change (`image/change.rs`);
 //! * a dirty image is checked and repaired, durably, before it is ready (QC13); one that cannot be repaired
 //!   is refused;
 //! * the refcount table is read whole, 8 MiB at most, and of an image that may be written the active L1
@@ -14,14 +15,14 @@
 
 use super::header::RAW_DATA_FILE;
 use super::snapshot::{FIXED, Parsed, Snapshot};
-use super::{Check, Header, L1, Purpose};
+use super::{Check, Header, L1, Purpose, bitmap};
 use crate::check::{Repair, Report};
 use crate::error::Error;
 use crate::geometry::align_up;
 use crate::image::{Image, Tables};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
-use crate::open::{Backing, Format, Info, Opened};
+use crate::open::{Backing, Bitmaps, Format, Info, Opened};
 use crate::options::Options;
 use crate::rule::Rule;
 use alloc::boxed::Box;
@@ -35,6 +36,8 @@ const L1_MAX: u32 = 128 << 10;
 
 #[derive(Clone, Debug)]
 enum Step {
+    /// The names in the directory of the bitmaps.
+    Bitmaps,
     ClearAutoclear,
     SyncAutoclear,
     Check(Box<Check>),
@@ -114,11 +117,33 @@ impl Opening {
         if self.options.read_only {
             return self.finish();
         }
-        self.info.bitmaps_dropped = self.header.bitmaps().is_some();
-        if self.header.stale_autoclear(RAW_DATA_FILE) == 0 {
+        let Some(list) = self.header.bitmaps() else { return self.put_in_order() };
+        let (offset, len) = (list.directory_offset, list.directory_size.min(CHUNK) as u32);
+        if len == 0 {
+            return self.bitmaps_read(&[]);
+        }
+        self.name(Step::Bitmaps, IoOp::ReadTable { offset, len });
+    }
+
+    /// What can be told of the bitmaps; a directory that is damaged, or cannot be read, is no reason not to
+    /// open.
+    fn bitmaps_read(&mut self, directory: &[u8]) {
+        let Some(list) = self.header.bitmaps() else { return self.put_in_order() };
+        let (names, invalid) = bitmap::names(directory, list.count);
+        let valid = list.count.saturating_sub(invalid);
+        self.info.bitmaps = (valid > 0).then_some(Bitmaps { valid, names, dropped: false });
+        self.put_in_order();
+    }
+
+    /// What is to be repaired is changed: autoclear bits that are not kept up go before it.
+    fn put_in_order(&mut self) {
+        if self.header.stale_autoclear(RAW_DATA_FILE) == 0 || !self.header.is_dirty() {
             return self.check();
         }
         self.header.clear_autoclear(RAW_DATA_FILE);
+        if let Some(bitmaps) = &mut self.info.bitmaps {
+            bitmaps.dropped = true;
+        }
         let len = self.header.block_len();
         self.name(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
     }
@@ -250,7 +275,7 @@ fn info(header: &Header) -> Result<Info, Error> {
         dirty: header.is_dirty(),
         backing: header.backing().map(|name| Backing { name: name.to_vec(), format }),
         compression: header.compression,
-        bitmaps_dropped: false,
+        bitmaps: None,
         data_file: header.has_data_file().then(|| header.data_file().unwrap_or_default().to_vec()),
         data_file_raw: header.data_file_raw(),
     })
@@ -286,9 +311,13 @@ impl Machine for Opening {
             return;
         }
         if let Outcome::Failed(errno) = outcome {
+            if matches!(self.step, Step::Bitmaps) {
+                return self.bitmaps_read(&[]);
+            }
             return self.fail(Error::Device { op: "open image", offset: 0, errno });
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
+            (Step::Bitmaps, Outcome::Table(bytes)) => self.bitmaps_read(bytes),
             (Step::ClearAutoclear, _) if self.options.sabotaged(Rule::AutoclearFirst) => self.check(),
             (Step::ClearAutoclear, _) => self.name(Step::SyncAutoclear, IoOp::Sync),
             (Step::SyncAutoclear, _) => self.check(),

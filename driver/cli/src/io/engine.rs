@@ -5,10 +5,11 @@
 //! `close`.
 
 use super::open::Mode;
-use crate::failure::why_not_opened;
+use crate::failure::{warn_about_bitmaps, why_not_opened};
 use quod::tools::{self, CreateOptions, FirstSector};
 use quod::{
-    AllowAll, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format, OpenOptions,
+    AllowAll, Bitmaps, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format,
+    OpenOptions,
 };
 use quod::{Refusal, Request, Status};
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ pub struct Engine<T> {
     pub path: PathBuf,
     /// Of a disk that may be written and was only guessed to be raw.
     first: Option<FirstSector>,
+    /// Bitmaps that the first change will end.
+    bitmaps: Option<Bitmaps>,
     size: u64,
     next_user: u64,
     started: HashMap<u64, T>,
@@ -74,6 +77,7 @@ impl<T> Engine<T> {
             mode,
             path: path.to_path_buf(),
             first: None,
+            bitmaps: None,
             size: 0,
             next_user: 1,
             started: HashMap::new(),
@@ -83,7 +87,12 @@ impl<T> Engine<T> {
         engine.wait_for(0).map_err(describe)?;
         let info = engine.info().ok_or("the disk is not open")?;
         let (size, found) = (info.virtual_size, info.format);
+        let bitmaps = info.layers.first().and_then(|layer| layer.info.bitmaps.clone());
         engine.size = size;
+        engine.bitmaps = bitmaps;
+        if engine.bitmaps.as_ref().is_some_and(|bitmaps| bitmaps.dropped) {
+            engine.warn();
+        }
         if engine.mode.format.is_none() && found == Format::Raw && !engine.mode.read_only {
             let head = Buffer::zeroed(size.min(512) as usize);
             let head = engine.run(|user| Request::read(0, head, user)).map_err(describe)?.buffers;
@@ -152,6 +161,9 @@ impl<T> Engine<T> {
         if let Some(first) = &mut self.first {
             first.admit(&mut request)?;
         }
+        if request.kind.changes() {
+            self.warn();
+        }
         loop {
             match self.driver.submit(self.disk, request) {
                 Ok(()) => return Ok(user),
@@ -159,6 +171,13 @@ impl<T> Engine<T> {
                 Err(rejected) => return Err(rejected.reason.into()),
             }
             self.pump()?;
+        }
+    }
+
+    /// Says once what happens to the bitmaps.
+    fn warn(&mut self) {
+        if let Some(bitmaps) = self.bitmaps.take() {
+            warn_about_bitmaps(&self.path, &bitmaps);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::qcow2::{K, LATE, LAZY, SMALL, SPAN, USUAL, WIDE, data, discard, scenario};
 use super::{CLUSTER, Scenario, read, write, zero};
-use crate::image::Part;
+use crate::image::{Data, Part, Qcow2};
 use crate::world::Ask;
 
 /// What lies where nothing should be shown.
@@ -30,6 +30,12 @@ impl Scenario {
         self
     }
 
+    /// Guest bytes whose entry contradicts the format.
+    fn bad_bytes(mut self, start: u64, end: u64) -> Scenario {
+        self.bad = (start, end);
+        self
+    }
+
     /// So many control blocks, and no more of a cache than has to be.
     fn crowded(mut self, acbs: u32) -> Scenario {
         (self.acbs, self.cache) = (acbs, 4096);
@@ -40,6 +46,8 @@ impl Scenario {
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let mut list = found();
+    list.extend(marked());
+    list.extend(corrupt());
     list.extend(pinned());
     list.extend(others());
     list
@@ -61,15 +69,67 @@ fn found() -> Vec<Scenario> {
         Scenario::new("unknown-header-bytes", 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
             .keeping(256, 256),
-        Scenario::new("unknown-autoclear-bits", 1, &one).patched(|bytes| bytes[32] |= 1, 0),
         scenario("qcow2-dirty-without-counts", LAZY, 1, &[write(512, 512), write(2 * K, 512), Ask::Flush])
             .made(&[data(0, 2)])
             .patched(|bytes| without_counts(bytes), 0),
         scenario("qcow2-unknown-header-bytes", LAZY, 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
             .keeping(256, 256),
-        scenario("qcow2-unknown-autoclear-bits", USUAL, 1, &one).patched(|bytes| bytes[95] |= 0x20, 0),
     ]
+}
+
+/// The header has an autoclear bit that nobody knows.
+fn marked() -> Vec<Scenario> {
+    let qed = |bytes: &mut Vec<u8>| bytes[32] |= 1;
+    let qcow2 = |bytes: &mut Vec<u8>| bytes[95] |= 0x20;
+    let file = Qcow2 { data: Data::File, ..USUAL };
+    let one = [write(0, 512), Ask::Flush];
+    // in place, and in new space
+    let two = [write(0, 512), write(2 * K, 512), Ask::Flush];
+    let looks = [read(0, 512), Ask::Flush, Ask::Quiesce, Ask::Close];
+    let smaller = [Ask::Resize { len: 4 * K }, read(0, 512), Ask::Flush];
+    vec![
+        Scenario::new("unknown-autoclear-bits", 1, &one).patched(qed, 0),
+        Scenario::new(
+            "unknown-autoclear-bits-and-resize",
+            1,
+            &[Ask::Resize { len: 9 * CLUSTER }, write(0, 512)],
+        )
+        .patched(qed, 0),
+        Scenario::new("unknown-autoclear-bits-and-reader", 1, &looks).patched(qed, 0).keeping(0, 512),
+        scenario("qcow2-unknown-autoclear-bits", USUAL, 2, &two).made(&[data(0, 1)]).patched(qcow2, 0),
+        scenario("qcow2-unknown-autoclear-bits-and-data-file", file, 1, &one).patched(qcow2, 0),
+        scenario("qcow2-unknown-autoclear-bits-and-shrink", USUAL, 1, &smaller)
+            .made(&[data(0, 6)])
+            .patched(qcow2, 0),
+        scenario("qcow2-unknown-autoclear-bits-and-reader", USUAL, 1, &looks)
+            .made(&[data(0, 1)])
+            .patched(qcow2, 0)
+            .keeping(0, 512),
+    ]
+}
+
+/// An entry of version 2 has the zero flag, which only version 3 has: whoever meets it ends all changes, and
+/// what was answered before is committed.
+fn corrupt() -> Vec<Scenario> {
+    let bad = |name, at_once, asks: &[Ask]| {
+        scenario(name, Qcow2 { version: 2, ..USUAL }, at_once, asks)
+            .made(&[data(0, 2)])
+            .patched(|bytes| zero_flag(bytes), 0)
+            .bad_bytes(3 * K, 4 * K)
+    };
+    let writes = [write(512, 512), write(5 * K, 512), read(3 * K, 512), Ask::Flush];
+    let gone = [discard(0, K), write(4 * K, 512), Ask::Flush, write(3 * K, 512), Ask::Close];
+    vec![bad("qcow2-bad-entry", 3, &writes), bad("qcow2-bad-entry-and-close", 2, &gone)]
+}
+
+/// Guest cluster 3 has no space, and the flag.
+fn zero_flag(bytes: &mut [u8]) {
+    let long = |bytes: &[u8], at: usize| {
+        bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |long| u64::from_be_bytes(*long))
+    };
+    let table = long(bytes, long(bytes, 40) as usize) & 0x00ff_ffff_ffff_fe00;
+    bytes[table as usize + 3 * 8 + 7] |= 1;
 }
 
 /// Its only table has an entry that leads beyond the end of the file, and it says so.

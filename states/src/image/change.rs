@@ -1,0 +1,165 @@
+//! May the image be changed? The first change waits until the autoclear bits that quod does not keep up are
+//! cleared (QC14, QC15); after a corruption, or a failure of metadata, nothing changes any more.
+//!
+//! An image that is opened and read stays as it is. The first request that may change it has the header
+//! written with those bits cleared, and whoever may change something waits until that is durable.
+//!
+//! A corruption is found by one request in one entry. What was answered before it was right when it was
+//! made, and a flush just before would have written it: it is still committed, by whatever would have
+//! committed it. But no table, count or link changes in memory any more, and nothing is freed: space whose
+//! owner is in doubt is not punched.
+//!
+//! Knows: why a change has to wait, or cannot be made any more. Must never know: what is changed.
+//!
+//! Invariants:
+//! * `held` is set whenever a change has to wait or cannot be made: requests that change nothing, and those
+//!   of an image without such bits, pay for no more than that one test;
+//! * the corrupt bit goes out with a round's header, so that one header is in flight at a time.
+
+use super::{Image, Layout};
+use crate::acb::Want;
+use crate::error::Error;
+use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
+use crate::request::{Event, Kind, Path};
+use crate::rule::Rule;
+use crate::state::State;
+use alloc::boxed::Box;
+
+/// Bits of the header's autoclear features that quod does not keep up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Autoclear {
+    /// None is set.
+    Clear,
+    /// Some are: nothing was changed yet.
+    Stale,
+    /// They are cleared in memory: the next header does it in the file.
+    Asked,
+    /// It is durable with the sync of the round that closes this window.
+    Written(u64),
+}
+
+impl Image {
+    /// The image is about to be used; `stale`: its header has bits that have to go before the first change.
+    pub(super) fn hold_if(&mut self, stale: bool) {
+        if stale && !self.options.read_only {
+            self.autoclear = Autoclear::Stale;
+            self.held = true;
+        }
+    }
+
+    /// No bitmap was made invalid since the image was opened (qcow2).
+    pub fn keeps_bitmaps(&self) -> bool {
+        self.counted().is_some_and(|counted| counted.header.bitmaps().is_some())
+    }
+
+    /// May the acb change the image now? If not, it waits or has ended.
+    #[cold]
+    pub(super) fn may_change(&mut self, a: u32) -> bool {
+        if self.is_halted() {
+            self.finish(a, Err(Error::Poisoned));
+            return false;
+        }
+        if self.autoclear == Autoclear::Stale {
+            self.clear_autoclear();
+        }
+        if self.autoclear == Autoclear::Clear {
+            return true;
+        }
+        self.note(a, Path::WAITED);
+        self.set_state(a, State::ClearAutoclear);
+        if let Some(acb) = self.acbs.get_mut(a) {
+            acb.want = Want::Header;
+        }
+        self.commit.waiters.push(&mut self.acbs, a);
+        self.kick();
+        false
+    }
+
+    /// No change begins, and none that is under way comes to its end.
+    pub(super) fn is_halted(&self) -> bool {
+        self.poison.is_some() || self.corrupt.is_some()
+    }
+
+    /// A bad pointer, or one to metadata, was found by this acb. If the image may be written nothing else
+    /// changes in it, and (version 3) it says so.
+    pub(super) fn fail_lookup(&mut self, a: u32, error: Box<Error>) {
+        if matches!(*error, Error::Corrupt { .. }) && !self.is_halted() && self.counted().is_some() {
+            self.found_corrupt(&error);
+        }
+        self.fail(a, error);
+    }
+
+    fn found_corrupt(&mut self, error: &Error) {
+        self.corrupt = Some(error.clone());
+        self.held = true;
+        self.out_events.push_back(Event::Poisoned(error.clone()));
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
+        counted.quarantine.abandon();
+        if counted.header.version >= 3 {
+            counted.header.set_corrupt(true);
+            // no guest data changes: bitmaps stay right
+            counted.header.clear_autoclear(BITMAPS | RAW_DATA_FILE);
+            self.commit.header_dirty = true;
+        }
+        if self.sabotaged(Rule::CommitAfterCorruption) {
+            return self.poison_with(error.clone());
+        }
+        self.kick();
+        // what some of them wait for will not come any more
+        self.wake_slot_waiters();
+    }
+
+    /// The bits are cleared in memory; the next round writes the header.
+    fn clear_autoclear(&mut self) {
+        match (&mut self.layout, self.refcounted.as_deref_mut()) {
+            (Layout::Qed(_, header), _) => header.autoclear_features = 0,
+            (_, Some(counted)) => counted.header.clear_autoclear(RAW_DATA_FILE),
+            _ => {}
+        }
+        self.commit.header_dirty = true;
+        self.autoclear = Autoclear::Asked;
+        if self.sabotaged(Rule::AutoclearFirst) {
+            self.autoclear = Autoclear::Clear;
+            self.held = false;
+            self.kick();
+        }
+    }
+
+    /// Somebody waits for them to be cleared.
+    pub(super) fn clears_autoclear(&self) -> bool {
+        matches!(self.autoclear, Autoclear::Asked | Autoclear::Written(_))
+    }
+
+    /// The header is being written, and durable when this window is.
+    pub(super) fn autoclear_named(&mut self, window: u64) {
+        if self.autoclear == Autoclear::Asked {
+            self.autoclear = Autoclear::Written(window);
+        }
+    }
+
+    /// A sync has ended that covers what was written in the windows before.
+    pub(super) fn autoclear_durable(&mut self) {
+        if let Autoclear::Written(window) = self.autoclear
+            && window <= self.commit.durable()
+        {
+            self.autoclear = Autoclear::Clear;
+            self.held = self.is_halted();
+        }
+    }
+
+    /// `ClearAutoclear`: the bits are clear, durably, and the acb begins.
+    pub(super) fn cleared(&mut self, a: u32) {
+        let Some(acb) = self.acbs.get_mut(a) else { return };
+        if let Some(error) = acb.error.take() {
+            return self.fail(a, error);
+        }
+        acb.want = Want::Written;
+        match acb.kind {
+            Kind::Resize => {
+                let size = acb.origin;
+                self.resize(a, size);
+            }
+            _ => self.look(a),
+        }
+    }
+}
