@@ -169,7 +169,7 @@ pub struct Completion {
     pub path: Path,
     /// The answer to [`Kind::Map`].
     pub extent: Option<Extent>,
-    /// From submission to completion.
+    /// From submission to completion; of a request that ended in the call that brought it, the call's time.
     pub latency: Duration,
 }
 
