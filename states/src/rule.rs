@@ -119,4 +119,6 @@ pub enum Rule {
     CoveredBefore = 1 << 54,
     /// QE6: what a check on opening repairs is durable before the image says that it is clean, and is used.
     RepairDurably = 1 << 55,
+    /// QC20: entries that a repair drops are gone, durably, before it puts anything where they led.
+    DropBeforePlace = 1 << 56,
 }
