@@ -141,6 +141,9 @@ struct Search<'a> {
 impl Search<'_> {
     /// One run along the chooser's path.
     fn run(&mut self, chooser: &mut Exhaustive) -> Checked {
+        if self.scenario.cut_first && self.out.runs == 1 {
+            self.images.judge_first(self.prepared, self.bounds.images, &mut self.out)?;
+        }
         let known = chooser.path.len();
         let mut play = Play::start(self.scenario, self.prepared, self.failing, self.tweak)?;
         for actions in 0..ACTIONS {
@@ -273,6 +276,13 @@ fn tell(
         Ok(started) => started,
         Err(failure) => return (Vec::new(), Err(failure)),
     };
+    if scenario.cut_first {
+        let mut images = Images::new(scenario, &prepared, play.world.session());
+        let first = images.judge_first(&prepared, WITHIN, &mut Explored::default());
+        if first.is_err() {
+            return (vec!["within the first opening".into()], first);
+        }
+    }
     play.world.tell();
     let mut script = Script::new(choices.to_vec());
     let most = crash.and_then(|crash| crash.first()).copied();

@@ -109,6 +109,7 @@ noticed! {
     fn the_dirty_bit_is_cleared_durably() ClearedBeforeClosed "qcow2-lazy-quiesce" Explorer
     fn late_counts_are_made_first() CheckBeforeUse "qcow2-dirty-without-counts" Explorer
     fn repaired_counts_are_durable_first() RepairDurably "qcow2-dirty-without-counts" Explorer
+    fn dropped_entries_before_what_takes_their_place() DropBeforePlace "qcow2-dirty-with-a-dangling" Explorer
     fn unknown_extensions_stay() HeaderBytes "qcow2-unknown-header-bytes" Explorer
     fn unknown_bits_are_cleared_first() AutoclearFirst "qcow2-unknown-autoclear-bits" Explorer
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer

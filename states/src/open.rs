@@ -5,7 +5,9 @@
 //!
 //! Invariants:
 //! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
-//! * a dirty image that may be written is checked and repaired, durably, before it is ready (QE6).
+//! * a dirty image that may be written is checked and repaired, durably, before it is ready (QE6);
+//! * one whose file was cut off within a cluster is searched before it is written, and refused if entries
+//!   lead beyond its end (QE7): the file would grow over them.
 
 use crate::check::{Repair, Report};
 use crate::error::Error;
@@ -132,6 +134,8 @@ pub struct Opening {
     id: u32,
     out: Option<IoOp>,
     dirty: bool,
+    /// The check is no repair.
+    searches: bool,
     backing: Option<Backing>,
     result: Option<Result<Box<Opened>, Error>>,
 }
@@ -147,6 +151,7 @@ impl Opening {
             id: 0,
             out: None,
             dirty: false,
+            searches: false,
             backing: None,
             result: None,
         };
@@ -269,10 +274,24 @@ impl Opening {
 
     fn check(&mut self, header: Header) {
         let skipped = self.options.sabotaged(Rule::CheckBeforeUse);
-        if self.options.read_only || !header.need_check() || skipped {
+        self.searches = !header.need_check();
+        let cut_off = !self.file_len.is_multiple_of(header.cluster_size.into());
+        if self.options.read_only || skipped || self.searches && !cut_off {
             return self.finish(header, None);
         }
-        self.step = Step::Check(Box::new(Check::new(header, self.file_len, Some(Repair::All))));
+        let repair = (!self.searches).then_some(Repair::All);
+        self.step = Step::Check(Box::new(Check::new(header, self.file_len, repair)));
+    }
+
+    /// Whole clusters alone are written to the file: one that does not end so has lost its end. Nothing else
+    /// tells which entries led there.
+    fn search_ended(&mut self, header: Header, report: &Report) {
+        if report.corruptions == 0 {
+            return self.finish(header, None);
+        }
+        let (place, index) = ("cluster of the file", self.file_len / u64::from(header.cluster_size));
+        let what = "the file is cut off within it, and entries lead beyond its end: check the image";
+        self.fail(Error::Corrupt { place, index, value: self.file_len, what });
     }
 
     fn check_ended(&mut self) {
@@ -283,6 +302,7 @@ impl Opening {
         let (header, file_len) = check.into_parts();
         self.file_len = file_len;
         match result {
+            Ok(report) if self.searches => self.search_ended(header, &report),
             Ok(report) => self.finish(header, Some(report)),
             Err(error) => self.fail(error),
         }

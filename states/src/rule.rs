@@ -121,4 +121,6 @@ pub enum Rule {
     RepairDurably = 1 << 55,
     /// After a corruption was found, what was answered before still reaches the file.
     CommitAfterCorruption = 1 << 56,
+    /// QC20: entries that a repair drops are gone, durably, before it puts anything where they led.
+    DropBeforePlace = 1 << 57,
 }

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::qcow2::{count, header, l2_entry, opened, qcow2_file, set_l2_entry};
+use common::qcow2::{assert_sound, check, count, header, l2_entry, opened, qcow2_file, set_l2_entry};
 use common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Flags, Image, IoOp, Kind, Options, Request};
+use quod_states::{Error, Flags, Image, IoOp, Kind, Options, Repair, Request};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -131,4 +131,155 @@ fn the_missing_end_of_compressed_data_is_not_given_up_with_it() {
         assert_eq!(counts, [0, 1], "{kind:?}");
         assert_eq!(run(&mut disk, &mut image, Kind::Read, 9 * CLUSTER, 512, 0), vec![0x99; 512], "{kind:?}");
     }
+}
+
+fn close(disk: &mut Disk, image: &mut Image) {
+    run(disk, image, Kind::Close, 0, 0, 0);
+}
+
+fn move_l1(file: &mut Vec<u8>, to: u64, len: u64) {
+    file[40..48].copy_from_slice(&to.to_be_bytes());
+    file.resize(len as usize, 0);
+}
+
+/// An L1 table that lies beyond the end of the file, or is cut off by it, has zeros there. What is written
+/// afterwards is there when the image is closed, and the table within the file.
+#[test]
+fn a_table_beyond_the_end_is_written_and_not_cut_off() {
+    let sizes = [1 << 30, 100 << 30, 5 << 40];
+    for (size, at, len) in sizes.into_iter().flat_map(|size| {
+        let places =
+            [(7 * CLUSTER, 3 * CLUSTER), (3 * CLUSTER, 3 * CLUSTER + 512), (800 * CLUSTER, 4 * CLUSTER)];
+        places.map(|(at, len)| (size, at, len))
+    }) {
+        let create = CreateOptions { size, ..CreateOptions::default() };
+        let mut disk = Disk::new(qcow2_file(&create), None, 1);
+        move_l1(&mut disk.file, at, len);
+        let last = size - CLUSTER;
+        for byte in [0x11, 0x22] {
+            let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+            run(&mut disk, &mut image, Kind::Write, last, CLUSTER, byte);
+            run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
+            close(&mut disk, &mut image);
+            let end = at + u64::from(header(&disk.file).l1_entries) * 8;
+            assert!(disk.file.len() as u64 >= end, "{size:#x} at {at:#x}: the file ends in front of it");
+            let mut image = opened(&mut disk, Options::default()).image;
+            let found = run(&mut disk, &mut image, Kind::Read, last, CLUSTER, 0);
+            assert!(found == vec![byte; CLUSTER as usize], "{size:#x} at {at:#x}");
+        }
+        // space is handed out behind it, or where the file was
+        let entry = l2_entry(&disk.file, last) & OFFSET;
+        assert!(entry >= len && !(at..at + CLUSTER).contains(&entry), "{entry:#x}");
+    }
+}
+
+/// Further than behind a full disk no table is looked for.
+#[test]
+fn a_table_far_beyond_the_end_is_refused() {
+    let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
+    for at in [1 << 31, 1 << 40, 1 << 62] {
+        let mut file = qcow2_file(&create);
+        let len = file.len() as u64;
+        move_l1(&mut file, at, len);
+        let mut disk = Disk::new(file, None, 1);
+        let (place, what) = (
+            "qcow2 header field l1_table_offset",
+            "the L1 table lies far beyond the end of the file: check the image",
+        );
+        let error = disk.open(Options::default()).err();
+        assert_eq!(error, Some(Error::Corrupt { place, index: 0, value: at, what }));
+        assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok(), "{at:#x}");
+    }
+}
+
+/// Counts that are not there would be taken for 0: nothing is handed out, and what has its place is written.
+#[test]
+fn counts_beyond_the_end_are_not_taken_for_zeros() {
+    let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
+    let prepared = || {
+        let mut disk = Disk::new(qcow2_file(&create), None, 1);
+        let mut image = opened(&mut disk, Options::default()).image;
+        run(&mut disk, &mut image, Kind::Write, 0, CLUSTER, 0x11);
+        close(&mut disk, &mut image);
+        disk
+    };
+    let table = header(&prepared().file).reftable_offset;
+    let (block, all) =
+        ("the refcount block lies beyond the end of the file", "the refcount table lies beyond");
+    for (at, value, said) in
+        [(table + 8, 40 * CLUSTER, block), (table, 40 * CLUSTER, block), (48, 1 << 32, all)]
+    {
+        let mut disk = prepared();
+        disk.file[at as usize..][..8].copy_from_slice(&u64::to_be_bytes(value));
+        let before = disk.file.clone();
+        let mut image = opened(&mut disk, Options::default()).image;
+        run(&mut disk, &mut image, Kind::Write, 0, CLUSTER, 0x22);
+        run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
+        let error = outcome(&mut disk, &mut image, request(Kind::Write, 5 * CLUSTER, CLUSTER, 7)).unwrap();
+        assert!(error.to_string().contains(said), "{error}");
+        let data = (l2_entry(&before, 0) & OFFSET) as usize;
+        assert_eq!(disk.file[data], 0x22);
+        disk.file[data..][..CLUSTER as usize].fill(0x11);
+        disk.file[72..80].fill(0);
+        assert!(disk.file == before, "but for the corrupt bit nothing else was written: {said}");
+    }
+}
+
+/// A copy that was cut off: `of` clusters of data, of which the file has the first `kept`.
+fn cut(of: u64, kept: u64) -> (Disk, u64) {
+    let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
+    let mut disk = Disk::new(qcow2_file(&create), None, 1);
+    let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+    for n in 0..of {
+        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER, n as u8 + 1);
+    }
+    close(&mut disk, &mut image);
+    let end = (l2_entry(&disk.file, kept * CLUSTER) & OFFSET) - 1000;
+    disk.file.truncate(end as usize);
+    (disk, end)
+}
+
+/// New clusters, then writes to all the old ones, in openings of their own: the new ones keep their bytes.
+fn write_beside(disk: &mut Disk, of: u64) {
+    for (first, count, byte) in [(1000, of, 0x77), (0, of, 0x88)] {
+        for n in first..first + count {
+            let mut image = opened(disk, Options::default()).image;
+            let wanted = request(Kind::Write, n * CLUSTER, CLUSTER, 7);
+            disk.submit(&mut image, wanted, vec![byte; CLUSTER as usize]).unwrap();
+            disk.settle(&mut image, &mut Rng(1));
+            disk.done.clear();
+            disk.submit(&mut image, request(Kind::Close, 0, 0, 8), vec![]).unwrap();
+            disk.settle(&mut image, &mut Rng(1));
+            // a bad pointer marks the image: another program takes the mark away
+            disk.file[79] &= !2;
+        }
+    }
+    let mut image = opened(disk, Options { read_only: true, ..Options::default() }).image;
+    for n in 1000..1000 + of {
+        let found = run(disk, &mut image, Kind::Read, n * CLUSTER, 512, 0);
+        assert_eq!(found, vec![0x77; 512], "guest cluster {n}");
+    }
+}
+
+/// What is beyond the end was counted before anything led there, and its counts are within the file.
+#[test]
+fn counted_clusters_beyond_the_end_are_nobody_elses() {
+    let (mut disk, _) = cut(12, 5);
+    write_beside(&mut disk, 12);
+}
+
+/// The counts are lost as well. A repair makes them anew, after it dropped what led beyond the end.
+#[test]
+fn a_repaired_copy_that_was_cut_off_is_like_any_other() {
+    let (mut disk, end) = cut(12, 5);
+    let table = header(&disk.file).reftable_offset as usize;
+    disk.file[table..table + 8].fill(0);
+    let report = check(&mut disk.file, Some(Repair::All));
+    assert!(report.is_sound() && report.leaks == 0, "{report:?}");
+    assert_sound(&disk.file, "repaired");
+    for n in 5..12 {
+        assert_eq!(l2_entry(&disk.file, n * CLUSTER), 0, "it led beyond {end:#x}");
+    }
+    write_beside(&mut disk, 12);
+    assert_sound(&disk.file, "written");
 }

@@ -138,3 +138,29 @@ fn unknown_autoclear_bits_are_cleared_durably_before_a_repair_only() {
     file[FEATURES] &= !NEED_CHECK;
     assert_eq!(order(&file, Options::default()), [""; 0]);
 }
+
+/// Whole clusters alone are written to a file: a copy that was cut off within one is searched first.
+#[test]
+fn a_file_cut_off_within_a_cluster_is_refused_if_entries_lead_behind_it() {
+    let cut = |entries: &[u64]| {
+        let mut file = image(entries, false);
+        file.extend([0xbb; 700]);
+        file
+    };
+    assert_eq!(order(&cut(&[DATA, 1, 0]), Options::default()), [""; 0], "nothing leads there");
+    for beyond in [DATA + CLUSTER, 100 * CLUSTER] {
+        let file = cut(&[DATA, beyond]);
+        let len = file.len() as u64;
+        let mut disk = Disk::new(file.clone(), None, 1);
+        let what = "the file is cut off within it, and entries lead beyond its end: check the image";
+        let (place, index) = ("cluster of the file", len / CLUSTER);
+        let error = disk.open(Options::default()).err();
+        assert_eq!(error, Some(Error::Corrupt { place, index, value: len, what }));
+        assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok());
+        assert!(disk.file == file, "nothing was written");
+        // a repair drops what leads there
+        disk.file[FEATURES] |= NEED_CHECK;
+        assert_eq!(disk.open(Options::default()).unwrap().report.unwrap().corruptions_fixed, 1);
+        assert!(disk.open(Options::default()).is_ok());
+    }
+}

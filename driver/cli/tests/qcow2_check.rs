@@ -31,7 +31,7 @@ fn flip(file: &mut [u8], at: usize, bits: u64) {
 
 type Damage = fn(&mut [u8], &Places);
 
-const DAMAGES: [(&str, Damage); 29] = [
+const DAMAGES: [(&str, Damage); 31] = [
     ("nothing", |_, _| {}),
     ("a leak", |f, p| put(f, p.l2, 0)),
     ("an L2 table lost", |f, p| put(f, p.l1, 0)),
@@ -54,7 +54,9 @@ const DAMAGES: [(&str, Damage); 29] = [
     ("data unaligned", |f, p| flip(f, p.l2, 512)),
     ("data beyond the end", |f, p| put(f, p.l2, COPIED | 1 << 40)),
     ("L2 table beyond the end", |f, p| put(f, p.l1, COPIED | 1 << 40)),
-    ("L1 table beyond the end", |f, _| put(f, 40, 1 << 40)),
+    ("L1 table far away", |f, _| put(f, 40, 1 << 40)),
+    ("L1 table beyond the end", |f, _| put(f, 40, 1 << 25)),
+    ("zeros with space beyond the end", |f, p| put(f, p.l2, 1 << 40 | 1)),
     ("L1 table in the header", |f, _| put(f, 40, 0)),
     ("two entries for one cluster", |f, p| put(f, p.l2, long(f, p.l2 + 8))),
     ("reserved bits", |f, p| flip(f, p.l2, 2)),
@@ -122,6 +124,13 @@ fn same(args: &[&str], folder: &Path, bytes: &[u8], name: &str) {
     {
         // QEMU gives up where a repair goes to what it holds to be in use; the judge is its second look then
         let after = qemu_img(&["check", "x"], folder).code;
+        return assert_eq!(ours.code, after, "{name}: {args:?}: {ours:?}");
+    }
+    let beyond = theirs.stderr.contains("region exceeding the end of the file");
+    if beyond && args.contains(&"all") && ours != theirs {
+        // QEMU leaves what leads beyond the end; quod drops it, or makes the file longer (docs/compat.md)
+        let after = qemu_img(&["check", "x"], folder).code;
+        assert!(ours.code == Some(0) || !name.ends_with("beyond the end"), "{name}: {args:?}: {ours:?}");
         return assert_eq!(ours.code, after, "{name}: {args:?}: {ours:?}");
     }
     assert_eq!(ours, theirs, "{name}: {args:?}");
@@ -196,6 +205,35 @@ fn a_repaired_image_is_written_again() {
     assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), ""));
     assert_eq!(common::qemu_io(&write, folder.path(), "").code, Some(0));
     assert_eq!(qemu_img(&["check", "x"], folder.path()).code, Some(0));
+}
+
+/// A copy that lost its end, and its counts; or what late counts leave after a power cut: no entry that led
+/// beyond the end shares a cluster with what is written afterwards.
+#[test]
+fn what_led_beyond_the_end_owns_nothing_after_a_repair() {
+    let (folder, sound) = plain();
+    for dirty in [false, true] {
+        let mut bytes = sound.clone();
+        bytes.truncate(sound.len() - 7 * 65536 - 1000);
+        let reftable = long(&bytes, 48) as usize;
+        put(&mut bytes, reftable, 0);
+        bytes[79] |= u8::from(dirty);
+        std::fs::write(folder.path().join("x"), &bytes).unwrap();
+        if !dirty {
+            let answer = quod(&["check", "-q", "-r", "all", "x"], folder.path());
+            assert_eq!(answer.code, Some(0), "{answer:?}");
+        }
+        for command in ["write -P 7 8M 1M", "write -P 9 0 1M", "write -P 9 4M 64k"] {
+            let answer = quod(&["io", "-f", "qcow2", "-c", command, "x"], folder.path());
+            assert_eq!(answer.code, Some(0), "dirty {dirty}: {answer:?}");
+        }
+        for command in ["read -P 7 8M 1M", "read -P 9 0 1M", "read -P 9 4M 64k"] {
+            let answer = common::qemu_io(&["-r", "-f", "qcow2", "-c", command, "x"], folder.path(), "");
+            let wrong = answer.stdout.contains("verification failed");
+            assert!(answer.code == Some(0) && !wrong, "dirty {dirty}: {answer:?}");
+        }
+        assert_eq!(qemu_img(&["check", "x"], folder.path()).code, Some(0), "dirty {dirty}");
+    }
 }
 
 #[test]

@@ -109,6 +109,11 @@ impl Images {
         Ok(())
     }
 
+    /// The first opening of the scenario's image, and the power cuts within it.
+    pub fn judge_first(&mut self, prepared: &Prepared, bound: usize, out: &mut Explored) -> Checked {
+        self.recover(prepared.disk(), bound, out).map(drop)
+    }
+
     /// Opens an image and reads it; and whatever power cuts within that opening, and within the openings
     /// after those, may leave: each has to give the same.
     fn recover(&mut self, image: Sim, bound: usize, out: &mut Explored) -> Checked<Content> {

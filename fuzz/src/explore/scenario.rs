@@ -64,6 +64,8 @@ pub struct Scenario {
     kept: (u64, u64),
     /// Guest bytes whose pointer is bad.
     bad: (u64, u64),
+    /// The power is cut within the very first opening, too.
+    pub(super) cut_first: bool,
 }
 
 const fn write(offset: u64, len: u64) -> Ask {
@@ -101,6 +103,7 @@ impl Scenario {
             patch_leaks: 0,
             kept: (0, 0),
             bad: (0, 0),
+            cut_first: false,
         }
     }
 
@@ -281,6 +284,11 @@ impl Prepared {
     /// The image says that it has to be repaired before it is used.
     pub fn is_marked(&self) -> bool {
         image::is_marked(&self.sim.file_range(TOP, 0, 512))
+    }
+
+    /// The disk with the image, before anything has opened it.
+    pub fn disk(&self) -> Sim {
+        self.sim.clone()
     }
 
     /// A world, closed.

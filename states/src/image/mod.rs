@@ -275,8 +275,11 @@ impl Image {
         let shape = header.shape();
         let geometry = Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset);
         let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
-        let clusters = image.space.end() >> header.cluster_bits;
-        image.refcounted = written.map(|tables| Box::new(Refcounted::new(header.clone(), tables, clusters)));
+        let end = image.space.end();
+        image.refcounted = written.map(|tables| Box::new(Refcounted::new(header.clone(), tables, end)));
+        if image.refcounted.is_some() && header.l1_entries > 0 {
+            image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);
+        }
         image.hold_if(header.stale_autoclear(RAW_DATA_FILE) != 0);
         image
     }

@@ -22,6 +22,22 @@ pub(super) fn two_entries((index, value): (u64, u64)) -> Error {
     Error::Corrupt { place: "L1 table", index, value, what: "two L1 entries lead to this L2 table" }
 }
 
+/// What counts clusters lies beyond the end of the file: what it counted cannot be told from free space.
+pub(super) fn beyond_the_end(header: &Header, reftable: &[u64], end: u64) -> Option<Error> {
+    let cluster = header.cluster_size();
+    let value = header.reftable_offset;
+    if value.saturating_add(u64::from(header.reftable_clusters) * cluster) > end {
+        let (place, index) = ("qcow2 header field refcount_table_offset", 0);
+        let what = "the refcount table lies beyond the end of the file";
+        return Some(Error::Corrupt { place, index, value, what });
+    }
+    (0..).zip(reftable).find_map(|(index, entry)| {
+        let block = header.shape().decode_reftable(index, *entry).ok()??;
+        let (place, what) = ("refcount table", "the refcount block lies beyond the end of the file");
+        (block.saturating_add(cluster) > end).then_some(Error::Corrupt { place, index, value: *entry, what })
+    })
+}
+
 /// Pieces of metadata that lie on each other, when the image is opened: `fixed` begins with the header and
 /// the L1 table.
 pub(super) fn overlapping(

@@ -28,7 +28,8 @@ const LOADS: u64 = 4;
 impl Image {
     /// Looks for clusters to reclaim, in a few slices of the refcounts at most.
     pub(super) fn look_for_free(&mut self) {
-        let Some(counted) = self.counted() else { return };
+        // nothing that the counts say is to be trusted
+        let Some(counted) = self.counted().filter(|counted| counted.broken.is_none()) else { return };
         let batch = (BATCH >> counted.header.cluster_bits).max(1);
         let enough = counted.unseen.0 >= counted.unseen.1 || counted.quarantine.total() > batch;
         let later = counted.quarantine.is_punching() || self.commit.durable() == 0 || self.is_halted();

@@ -12,7 +12,7 @@
 //!   after that (QC1);
 //! * no scan at open: counts are looked at when space is wanted.
 
-use super::overlap::{overlapping, two_entries};
+use super::overlap::{beyond_the_end, overlapping, two_entries};
 use super::quarantine::Quarantine;
 use super::table_copy::TableCopy;
 use super::{Image, Layout, Owners, Tables};
@@ -86,14 +86,17 @@ pub(super) enum Counted {
 }
 
 impl Refcounted {
-    /// The file has so many `clusters`.
-    pub(super) fn new(header: Header, tables: Tables, clusters: u64) -> Refcounted {
+    /// The file ends at `end`, a border of clusters.
+    pub(super) fn new(header: Header, tables: Tables, end: u64) -> Refcounted {
         let Tables { reftable: table, snapshots, l2, twice } = tables;
         let cluster = header.cluster_size();
         let mut fixed = alloc::vec![(0, cluster)];
         fixed.push((header.l1_offset, header.l1_offset + u64::from(header.l1_entries) * 8));
         fixed.extend(snapshots);
-        let broken = overlapping(&header, &table, &fixed, &l2).or_else(|| twice.map(two_entries));
+        let broken = beyond_the_end(&header, &table, end)
+            .or_else(|| overlapping(&header, &table, &fixed, &l2))
+            .or_else(|| twice.map(two_entries));
+        fixed.extend(header.bitmap_directory());
         Refcounted {
             counts: header.refcounts(),
             blocks: table.iter().map(|entry| entry & entry::OFFSET).filter(|entry| *entry != 0).collect(),
@@ -105,7 +108,7 @@ impl Refcounted {
             dirty: Vec::new(),
             quarantine: Quarantine::default(),
             copies: Vec::new(),
-            unseen: (0, clusters),
+            unseen: (0, end >> header.cluster_bits),
             hungry: false,
             broken,
             header,
@@ -195,14 +198,12 @@ impl Image {
         loop {
             let reused = self.counted_mut()?.quarantine.free_run(count);
             let first = reused.unwrap_or(self.space.end() >> bits);
-            if reused.is_none() {
-                if (first + count) << bits > HOST_MAX {
-                    self.finish(a, Err(Error::NoSpace));
-                    return None;
-                }
-                if !self.has_space(a, len, state) {
-                    return None;
-                }
+            if reused.is_none() && (first + count) << bits > HOST_MAX {
+                self.finish(a, Err(Error::NoSpace));
+                return None;
+            }
+            if (reused.is_none() || self.space.is_short()) && !self.has_space(a, len, state) {
+                return None;
             }
             match self.count_run(first, count) {
                 Counted::Free => {

@@ -8,6 +8,8 @@
 //!   formats.md 1.4);
 //! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write
 //!   behind it;
+//! * metadata that the header names beyond the end of the file is reached by a longer file before any space
+//!   is handed out: a close, which cuts off what is behind `append`, leaves it;
 //! * space that a failed write got is not handed out again from here: it may hold bytes (QED: a leak; qcow2
 //!   punches a hole first, in `quarantine.rs`).
 
@@ -34,6 +36,8 @@ pub(super) struct Space {
     /// Where a partial cluster that nothing may refer to began when the file was opened, or `NOWHERE`.
     torn: u64,
     grown: u64,
+    /// Metadata that will be written reaches so far, be the file shorter.
+    floor: u64,
     cluster: u64,
     step_max: u64,
     /// The length that the growth in flight will give.
@@ -52,6 +56,7 @@ impl Space {
             append: len,
             torn: NOWHERE,
             grown: len,
+            floor: 0,
             cluster: 1,
             step_max: 0,
             growing: None,
@@ -66,6 +71,20 @@ impl Space {
         // the file's length, so the first growth starts from there
         let append = align_up(file_len, cluster);
         Space { append, grown: append.min(file_len), cluster, step_max, ..Space::fixed(0) }
+    }
+
+    /// Metadata that will be written reaches up to `end`, maybe beyond the end of the file: space is handed
+    /// out behind it, and when the file is as long.
+    pub(super) fn reach(&mut self, end: u64) {
+        let end = align_up(end, self.cluster);
+        if end > self.append {
+            (self.append, self.floor) = (end, end);
+        }
+    }
+
+    /// Metadata that will be written lies beyond the end of the file.
+    pub(super) fn is_short(&self) -> bool {
+        self.grown < self.floor
     }
 
     /// First byte behind everything that is, or was, allocated.
@@ -203,13 +222,18 @@ impl Image {
     pub(super) fn grow(&mut self, to: u64, smallest: bool) {
         debug_assert!(self.space.growing.is_none());
         let from = self.space.grown;
+        // up to metadata that lies far behind the end there is a hole
+        let (to, op) = match self.space.is_short() {
+            true => (self.space.floor, IoOp::SetLen { len: self.space.floor }),
+            false => (to, IoOp::Grow { from, to }),
+        };
         if to <= from {
             return;
         }
         self.space.growing = Some(to);
         self.space.smallest = smallest;
         self.counters.grows += 1;
-        self.name_io(Purpose::Grow, "grow file", from, IoOp::Grow { from, to });
+        self.name_io(Purpose::Grow, "grow file", from, op);
     }
 
     /// A growth ended.

@@ -25,12 +25,14 @@ use crate::machine::Machine;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+mod beyond;
 mod copied;
 mod counts;
 mod finding;
 mod refcounts;
 mod snapshots;
 mod walk;
+use beyond::Beyond;
 use counts::Counts;
 pub use finding::Finding;
 use finding::Findings;
@@ -48,8 +50,14 @@ enum Step {
     Snapshots,
     Reftable,
     L1,
+    ExtendL1,
     L2,
     FixL2,
+    DropL1,
+    DropL2,
+    StoreL1,
+    StoreL2,
+    SyncDropped,
     Directory,
     BitmapTable,
     Extend,
@@ -71,6 +79,7 @@ enum Step {
     SyncSwitchSnapshots,
     SyncRepairs,
     WriteHeader,
+    MarkCorrupt,
     SyncHeader,
     Ended,
 }
@@ -112,18 +121,23 @@ pub struct Check {
     /// References found, and refcounts stored.
     computed: Counts,
     stored: Counts,
+    /// References to L2 tables by L1 entries, when entries may be dropped.
+    tables: Counts,
     reftable: Vec<u64>,
     /// Refcount blocks that cannot be read, because of their place in the refcount table.
     bad_blocks: BTreeSet<u64>,
     /// Which L1 table: 0 is the active one, n the snapshot n - 1.
     which: usize,
     l1: Vec<u64>,
+    l1_offset: u64,
     l1_next: usize,
     l1_fixed: bool,
     l1_overlaps: bool,
+    l1_writable: bool,
     l2_offset: u64,
     bitmaps: Vec<Bitmap>,
     next: usize,
+    beyond: Beyond,
     /// The refcount structures have to be rebuilt.
     rebuild: bool,
     /// They have been: corruptions and leaks before that.
@@ -158,16 +172,20 @@ impl Check {
             snapshot_corruptions: 0,
             computed: Counts::new(layout),
             stored: Counts::new(layout),
+            tables: Counts::new(layout),
             reftable: Vec::new(),
             bad_blocks: BTreeSet::new(),
             which: 0,
             l1: Vec::new(),
+            l1_offset: 0,
             l1_next: 0,
             l1_fixed: false,
             l1_overlaps: false,
+            l1_writable: false,
             l2_offset: 0,
             bitmaps: Vec::new(),
             next: 0,
+            beyond: Beyond::default(),
             rebuild: false,
             rebuilt: None,
             dirty: BTreeSet::new(),
@@ -212,6 +230,7 @@ impl Check {
         self.snapshot_corruptions = 0;
         self.rebuilt = None;
         self.rebuild = false;
+        self.beyond = Beyond::new(self.len);
         self.after = After::Copied;
         self.job = Job::default();
         self.parse_snapshots();
@@ -287,6 +306,13 @@ impl Check {
 
     fn durable(&mut self) {
         let marked = self.header.is_dirty() || self.header.is_corrupt();
+        if self.fix == Some(Repair::All) && self.beyond.entries_stay() && !self.header.is_corrupt() {
+            // whoever writes the image next would put other things there
+            self.header.set_corrupt(true);
+            if self.header.is_corrupt() {
+                return self.write_header(Step::MarkCorrupt);
+            }
+        }
         if self.fix.is_none() || !self.report.is_sound() || !marked {
             return self.end();
         }
@@ -321,6 +347,8 @@ impl Check {
             }
             Step::L1 => self.l1_loaded(&bytes),
             Step::L2 => self.l2_loaded(bytes),
+            Step::DropL1 => self.drop_l1_loaded(&bytes),
+            Step::DropL2 => self.drop_l2_loaded(bytes),
             Step::Directory => self.directory_loaded(&bytes),
             Step::BitmapTable => self.bitmap_loaded(&bytes),
             Step::Block => self.block_loaded(&bytes),
@@ -333,6 +361,10 @@ impl Check {
     fn done(&mut self, step: Step) {
         match step {
             Step::FixL2 => self.next_l2(),
+            Step::ExtendL1 => self.l1_reached(true),
+            Step::StoreL2 => self.drop_next(),
+            Step::StoreL1 => self.next_dropping(),
+            Step::SyncDropped => self.load_blocks(),
             Step::Extend => self.extended(),
             Step::FixBlock => self.write_blocks(),
             Step::NewBlock => self.write_new_blocks(),
@@ -348,7 +380,7 @@ impl Check {
             Step::SwitchSnapshots => self.name(Step::SyncSwitchSnapshots, IoOp::Sync),
             Step::SyncSwitchSnapshots => self.write_blocks(),
             Step::SyncRepairs => self.durable(),
-            Step::WriteHeader => self.name(Step::SyncHeader, IoOp::Sync),
+            Step::WriteHeader | Step::MarkCorrupt => self.name(Step::SyncHeader, IoOp::Sync),
             Step::SyncHeader => self.end(),
             _ => self.fail(Error::Misuse("a table read was completed without its bytes")),
         }
@@ -361,7 +393,7 @@ impl Machine for Check {
     }
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
-        if matches!(self.step, Step::WriteHeader | Step::Switch | Step::SwitchSnapshots) {
+        if matches!(self.step, Step::WriteHeader | Step::MarkCorrupt | Step::Switch | Step::SwitchSnapshots) {
             return self.header.encode_block(buf);
         }
         if let Some(bytes) = self.job.bytes.get(self.job.done..self.job.done + buf.len()) {
@@ -376,6 +408,7 @@ impl Machine for Check {
         let step = self.step;
         match outcome {
             Outcome::Failed(_) if step == Step::Extend => self.not_extended(),
+            Outcome::Failed(_) if step == Step::ExtendL1 => self.l1_reached(false),
             Outcome::Failed(errno) => {
                 let offset = self.job.offset + self.job.done as u64;
                 self.fail(Error::Device { op: "check", offset, errno });
@@ -392,7 +425,8 @@ impl Machine for Check {
             _ => {
                 let tables = [Step::FixL2, Step::FixBlock, Step::NewBlock, Step::NewReftable];
                 let others = [Step::FixCopiedL1, Step::FixCopiedL2, Step::NewSnapshots];
-                if tables.contains(&step) || others.contains(&step) {
+                let dropped = [Step::StoreL1, Step::StoreL2];
+                if tables.contains(&step) || others.contains(&step) || dropped.contains(&step) {
                     self.job.done = (self.job.done + CHUNK).min(self.job.len);
                     if self.job.done < self.job.len {
                         return self.go_on(step);

@@ -25,6 +25,8 @@ const LENGTHS: [usize; 2] = [72, 112];
 /// QEMU's limits: bytes of the L1 table, of the refcount table, of the backing file's name.
 const L1_MAX: u64 = 32 << 20;
 const REFTABLE_MAX: u64 = 8 << 20;
+/// Metadata in front of the L1 table, generously.
+const L1_REACH: u64 = 1 << 30;
 const NAME_MAX: usize = 1023;
 /// More than any header region that is read at once: see [`Header::region`].
 const REGION_MIN: usize = 512;

@@ -217,6 +217,11 @@ impl Opening {
 
     fn next_l1(&mut self) {
         let bytes = u64::from(self.header.l1_entries) * 8;
+        if bytes > 0 && !self.header.l1_is_in_reach(self.file_len) {
+            let (place, value) = ("qcow2 header field l1_table_offset", self.header.l1_offset);
+            let what = "the L1 table lies far beyond the end of the file: check the image";
+            return self.fail(Error::Corrupt { place, index: 0, value, what });
+        }
         let done = self.l1_done * 8;
         if self.header.l1_entries > L1_MAX || done >= bytes {
             return self.finish();
@@ -285,7 +290,8 @@ impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
         if let Step::Check(check) = &mut self.step {
             let io = check.poll_io()?;
-            if io.op == IoOp::Sync && self.options.sabotaged(Rule::RepairDurably) {
+            let late = check.syncs_dropped() && self.options.sabotaged(Rule::DropBeforePlace);
+            if io.op == IoOp::Sync && (late || self.options.sabotaged(Rule::RepairDurably)) {
                 self.handle_completion(io.id, Outcome::Done);
                 return self.poll_io();
             }

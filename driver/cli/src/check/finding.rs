@@ -13,6 +13,9 @@ pub fn line(finding: &Finding) -> String {
             "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
              offset {offset:#x} size {len:#x}"
         ),
+        Finding::Dropped { entries } => {
+            format!("Repairing: {entries} references to regions exceeding the end of the file are dropped")
+        }
         Finding::Overflow { offset } => format!("ERROR: overflow cluster offset={offset:#x}"),
         Finding::Refcount { cluster, stored, computed, repaired } => {
             let verb = if !repaired && stored > computed { "Leaked" } else { verb(repaired) };

@@ -36,6 +36,12 @@ impl Scenario {
         self
     }
 
+    /// The power is cut within the first opening, too.
+    fn cut_first(mut self) -> Scenario {
+        self.cut_first = true;
+        self
+    }
+
     /// So many control blocks, and no more of a cache than has to be.
     fn crowded(mut self, acbs: u32) -> Scenario {
         (self.acbs, self.cache) = (acbs, 4096);
@@ -72,6 +78,10 @@ fn found() -> Vec<Scenario> {
         scenario("qcow2-dirty-without-counts", LAZY, 1, &[write(512, 512), write(2 * K, 512), Ask::Flush])
             .made(&[data(0, 2)])
             .patched(|bytes| without_counts(bytes), 0),
+        scenario("qcow2-dirty-with-a-dangling-entry", LAZY, 1, &[write(512, 512), Ask::Flush])
+            .made(&[data(0, 2)])
+            .patched(|bytes| dirty_qcow2(bytes), 0)
+            .cut_first(),
         scenario("qcow2-unknown-header-bytes", LAZY, 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
             .keeping(256, 256),
@@ -160,11 +170,21 @@ fn unknown_bytes(bytes: &mut [u8]) {
     bytes[256..512].fill(STALE);
 }
 
+fn long(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |long| u64::from_be_bytes(*long))
+}
+
+/// Its counts came late, and so did the file's length: an entry leads right behind the end, where the repair
+/// puts new counts.
+fn dirty_qcow2(bytes: &mut [u8]) {
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    let (end, table) = (bytes.len() as u64, long(bytes, long(bytes, 40) as usize) & OFFSET);
+    bytes[table as usize + 5 * 8..][..8].copy_from_slice(&(1 << 63 | end).to_be_bytes());
+    without_counts(bytes);
+}
+
 /// As after a power cut of a writer whose counts come late.
 fn without_counts(bytes: &mut [u8]) {
-    let long = |bytes: &[u8], at: usize| {
-        bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |long| u64::from_be_bytes(*long))
-    };
     let block = long(bytes, long(bytes, 48) as usize) as usize;
     bytes[79] |= 1;
     bytes[block..block + K as usize].fill(0);

@@ -31,6 +31,11 @@ pub enum Finding {
         /// Bytes.
         len: u64,
     },
+    /// So many entries that refer to ranges beyond the end of the file are dropped.
+    Dropped {
+        /// As often as they were told.
+        entries: u64,
+    },
     /// A cluster has more references than a refcount can say.
     Overflow {
         /// The cluster's first byte.

@@ -10,6 +10,9 @@ impl Check {
         if self.rebuilt.is_some() {
             return self.compare();
         }
+        if self.starts_dropping() {
+            return;
+        }
         let mut seen = BTreeSet::new();
         for (index, entry) in self.reftable.iter_mut().enumerate() {
             *entry &= !511;
@@ -70,6 +73,7 @@ impl Check {
             }
             _ => {}
         }
+        self.free_dropped();
         self.write_blocks();
     }
 
@@ -142,8 +146,13 @@ impl Check {
 
     /// The first of so many free clusters in a row at or behind `first`, now in use.
     fn take(&mut self, count: u64, mut first: u64) -> u64 {
-        while let Some(used) = self.computed.next_used(first).filter(|used| *used < first + count) {
-            first = used + 1;
+        loop {
+            let used = self.computed.next_used(first).filter(|used| *used < first + count);
+            let Some(next) = used.map(|used| used + 1).or_else(|| self.beyond.kept_until(first, count))
+            else {
+                break;
+            };
+            first = next;
         }
         (first..first + count).for_each(|cluster| self.computed.set(cluster, 1));
         self.clusters = self.clusters.max(first + count);
@@ -174,6 +183,9 @@ impl Check {
 
     /// New refcount structures from what was counted, in clusters that nothing refers to.
     fn build(&mut self) {
+        if let Err(error) = self.check_places() {
+            return self.fail(error);
+        }
         self.rebuilt = Some((self.report.corruptions, self.report.leaks));
         (self.report.corruptions, self.report.leaks, self.report.check_errors) = (0, 0, 0);
         self.report.problems.clear();

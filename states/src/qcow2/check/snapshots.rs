@@ -105,12 +105,14 @@ impl Check {
 
     /// Free clusters in a row that refcount blocks exist for.
     fn free_run(&self, count: u64) -> Option<u64> {
+        self.check_places().ok()?;
         let mut first = 0;
         loop {
             let used = [self.computed.next_used(first), self.stored.next_used(first)];
-            match used.into_iter().flatten().min() {
-                Some(used) if used < first + count => first = used + 1,
-                _ => break,
+            let used = used.into_iter().flatten().min().filter(|used| *used < first + count);
+            match used.map(|used| used + 1).or_else(|| self.beyond.kept_until(first, count)) {
+                Some(next) => first = next,
+                None => break,
             }
         }
         let (from, to) = (self.layout.table_index(first), self.layout.table_index(first + count - 1));

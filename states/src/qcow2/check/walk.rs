@@ -33,14 +33,15 @@ pub(super) fn decode(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// Do two ranges (first byte, bytes) overlap?
-fn overlap(one: (u64, u64), other: (u64, u64)) -> bool {
+pub(super) fn overlap(one: (u64, u64), other: (u64, u64)) -> bool {
     other.1 > 0 && one.0 < other.0.saturating_add(other.1) && other.0 < one.0 + one.1
 }
 
 impl Check {
     /// Starts counting.
     pub(super) fn walk(&mut self) {
-        self.computed = Counts::new(self.layout);
+        (self.computed, self.tables) = (Counts::new(self.layout), Counts::new(self.layout));
+        self.beyond.forget();
         if self.rebuilt.is_none() {
             self.stored = Counts::new(self.layout);
         }
@@ -58,13 +59,10 @@ impl Check {
         if len == 0 {
             return;
         }
-        let (cluster, bits) = (self.shape.cluster_size(), self.shape.cluster_bits);
-        // the file's last cluster may be there in part; offsets and lengths are below 2^63
-        if offset.saturating_add(len) >= self.len.saturating_add(cluster) {
-            let (place, what) = ("reference", "goes beyond the end of the file");
-            let error = Error::Corrupt { place, index: offset >> bits, value: offset, what };
-            return self.wrong(Finding::Beyond { offset, len }, error);
+        if self.is_beyond(offset, len) {
+            return self.lies_beyond(offset, len);
         }
+        let bits = self.shape.cluster_bits;
         for k in offset >> bits..=(offset + len - 1) >> bits {
             self.clusters = self.clusters.max(k + 1);
             let count = self.computed.get(k);
@@ -72,6 +70,7 @@ impl Check {
                 let (place, what) = ("cluster of the file", "has more references than a refcount can say");
                 let error = Error::Corrupt { place, index: k, value: count, what };
                 self.wrong(Finding::Overflow { offset: k << bits }, error);
+                self.beyond.overflow = true;
             } else {
                 self.computed.set(k, count + 1);
             }
@@ -105,6 +104,12 @@ impl Check {
         if entries == 0 {
             return self.next_l1();
         }
+        if !self.reaches_l1() {
+            self.read_l1(offset, entries);
+        }
+    }
+
+    pub(super) fn read_l1(&mut self, offset: u64, entries: u32) {
         self.mark(offset, u64::from(entries) * 8);
         self.load(Step::L1, offset, entries as usize * 8);
     }
@@ -157,7 +162,7 @@ impl Check {
                 self.corrupt("L1 table", index, entry, "reserved bits are set");
             }
             let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
-            self.mark(offset, cluster);
+            self.mark_table(offset);
             if !offset.is_multiple_of(cluster) {
                 let (place, what) = ("L1 table", "the L2 table does not begin at a cluster");
                 let error = Error::Corrupt { place, index, value: entry, what };
@@ -225,7 +230,7 @@ impl Check {
             return self.corrupt(place, index, entry, "compressed data with subclusters");
         }
         let (offset, len) = self.shape.compressed_range(entry);
-        self.mark(offset, len.into());
+        self.mark_entry(offset, len.into());
         if self.which == 0 {
             self.report.allocated_clusters += 1;
             self.report.compressed_clusters += 1;
@@ -267,7 +272,7 @@ impl Check {
             *expected = offset + cluster;
         }
         if !self.shape.data_file {
-            self.mark(offset, cluster);
+            self.mark_entry(offset, cluster);
         }
         None
     }

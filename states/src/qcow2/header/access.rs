@@ -21,6 +21,20 @@ impl Header {
         self.size & !511
     }
 
+    /// Does the L1 table lie in a file of `len` bytes, or at least where it could lie behind a full disk? As
+    /// far as that it may lie behind the file's end, and is zeros there: some programs leave images so.
+    pub fn l1_is_in_reach(&self, len: u64) -> bool {
+        let end = self.l1_offset.saturating_add(u64::from(self.l1_entries) * 8);
+        end <= len.max(self.guest_size()).saturating_add(L1_REACH)
+    }
+
+    /// Where the directory of bitmaps lies, of stale ones, too: first byte and the one behind.
+    pub(crate) fn bitmap_directory(&self) -> Option<(u64, u64)> {
+        let data = self.extension(Extension::BITMAPS)?;
+        let all = bitmap::Extension::parse(data, self.cluster_size()).ok()?;
+        Some((all.directory_offset, all.directory_offset.saturating_add(all.directory_size)))
+    }
+
     /// How entries are to be read.
     pub const fn shape(&self) -> Shape {
         Shape {
