@@ -72,6 +72,9 @@ noticed! {
     fn a_new_table_before_its_pointer() NewTableBeforeL1 "two-new-tables" Explorer
     fn data_before_pointers() DataBeforePointer "two-writers" ExplorerAndSimulator
     fn the_length_before_pointers() LengthBeforePointer "second-table" Explorer
+    fn the_bit_before_the_file_grows() BitBeforeGrowth "two-writers" Explorer
+    fn the_cut_before_the_bit_is_cleared() CutBeforeClear "two-quiesces" Explorer
+    fn a_cut_is_durable_first() RepairDurably "dirty-with-space-ahead" Explorer
     fn need_check_cleared_last() ClearAfterSync "close-in-flight" ExplorerAndSimulator
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
@@ -98,6 +101,7 @@ noticed! {
     fn counts_go_down_after_the_pointer_is_gone() FreeAfterRemoval "qcow2-discard" ExplorerAndSimulator
     fn clusters_are_used_again_after_their_readers() ReuseAfterReaders "qcow2-reuse" Explorer
     fn holes_after_the_pointer_is_gone() PunchAfterRemoval "qcow2-compressed-rewrite" Explorer
+    fn the_free_end_is_cleared_first() ClearBeforeUse "qcow2-free-end" Explorer
     fn holes_before_pointers_to_the_new_use() HoleBeforePointer "qcow2-lazy-reuse-as-table" Explorer
     fn refcount_blocks_before_their_entries() BlockBeforeReftable "qcow2-new-refcount-block" Explorer
     fn a_refcount_table_before_the_header() ReftableBeforeHeader "qcow2-new-refcount-table" Explorer

@@ -119,4 +119,10 @@ pub enum Rule {
     CoveredBefore = 1 << 54,
     /// QE6: what a check on opening repairs is durable before the image says that it is clean, and is used.
     RepairDurably = 1 << 55,
+    /// QE12: the need-check bit is in the file before the file grows.
+    BitBeforeGrowth = 1 << 56,
+    /// QE12: the file ends with its data before the bit is cleared.
+    CutBeforeClear = 1 << 57,
+    /// QC6: space that was in the file, uncounted, is cleared before it is used.
+    ClearBeforeUse = 1 << 58,
 }

@@ -155,6 +155,10 @@ fn without_space_for_a_table(len: u64) -> (Disk, Image) {
                 disk.fail = Some((0, 28));
             }
         }
+        // what is free in front is not to be had either
+        if matches!(io.op, IoOp::Clear { .. } | IoOp::PunchHole { .. }) {
+            disk.fail = Some((0, 28));
+        }
         disk.complete_first(&mut image);
     }
     assert_eq!(disk.fail, None, "less was tried, and failed as well");

@@ -73,6 +73,16 @@ impl World {
         Ok(())
     }
 
+    /// QE12: who is killed now, with nothing in flight, leaves a QED image that asks for a check, or has no
+    /// space behind its data.
+    pub fn killed(&self) -> Checked {
+        let at_rest = self.tickets.is_empty() && self.driver.backend().in_flight() == 0;
+        match at_rest && self.disk.is_some() && !self.faulted {
+            true => image::ends_with_data(self.sim(), TOP, self.leaks),
+            false => Ok(()),
+        }
+    }
+
     /// What nobody knows the meaning of is as it was, and bits that nobody keeps up are clear.
     fn keeps_bytes(&self, when: &str) -> Checked {
         let (offset, bytes) = &self.subject.kept;
