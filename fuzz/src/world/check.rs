@@ -8,6 +8,7 @@ use crate::model::View;
 use crate::probe::{hash_bytes, hash_words};
 use crate::{Checked, Failure, fail, image};
 use quod::{Buffer, DiskId, OpenOptions, Request};
+use quod_backend::Backend;
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 
 /// Clusters that nothing uses at the end of a file that was closed, at most.

@@ -13,6 +13,9 @@
 use super::Image;
 use crate::error::Error;
 
+/// So many looks, each at a few slices, are enough for one call.
+const LOOKS: u32 = 64;
+
 impl Image {
     /// The file could not grow, for this reason.
     pub(super) fn search_all(&mut self, error: Error) {
@@ -60,6 +63,20 @@ impl Image {
         self.answer_waiters(&error);
     }
 
+    /// Looks at counts until something is on its way, has to be loaded, or nothing is left.
+    fn look_on_for_all(&mut self) {
+        for _ in 0..LOOKS {
+            let before = self.counted().map(|counted| counted.unseen.0);
+            self.look_for_free();
+            let Some(counted) = self.counted() else { return };
+            if counted.quarantine.is_punching() || before == Some(counted.unseen.0) {
+                return;
+            }
+        }
+        // the rest in the embedder's next turn
+        self.pause_counting();
+    }
+
     /// Goes on with the search; can it still find something?
     fn search_on(&mut self) -> bool {
         if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
@@ -69,7 +86,7 @@ impl Image {
         if !synced {
             self.commit.demand_sync();
         }
-        self.look_for_free();
+        self.look_on_for_all();
         // a slot that the search lacks comes free with a round
         self.commit_soon();
         self.kick();

@@ -252,12 +252,7 @@ impl Image {
             self.counted().and_then(|counted| counted.quarantine.counting.front().copied())
         {
             if left == 0 {
-                // the embedder's thread is not held for as long as a large disk takes
-                if let Some(counted) = self.counted_mut() {
-                    counted.quarantine.paused = true;
-                }
-                self.name_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
-                return;
+                return self.pause_counting();
             }
             left -= 1;
             match self.count(first) {
@@ -284,6 +279,15 @@ impl Image {
             }
         }
         self.punch_dead();
+    }
+
+    /// The embedder's thread is not held for as long as a large disk takes.
+    pub(super) fn pause_counting(&mut self) {
+        if let Some(counted) = self.counted_mut()
+            && !core::mem::replace(&mut counted.quarantine.paused, true)
+        {
+            self.name_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
+        }
     }
 
     /// A slice of the refcounts could not be loaded: trying again at once would not end.

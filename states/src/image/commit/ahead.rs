@@ -81,12 +81,8 @@ impl Image {
 
     /// The bit is to be cleared, and nothing is left to be written: first the file is cut.
     pub(super) fn cut_ahead(&mut self) {
-        let len = match &self.layout {
-            Layout::Qed(_, header) if header.keeps_need_check() => return self.release(true),
-            Layout::Qed(..) if !self.sabotaged(Rule::CutBeforeClear) => self.space.cut(),
-            _ => None,
-        };
-        match len {
+        let qed = matches!(self.layout, Layout::Qed(..)) && !self.sabotaged(Rule::CutBeforeClear);
+        match if qed { self.space.cut() } else { None } {
             None => self.start_clear(),
             Some(len) => {
                 self.commit.phase = Phase::Cut;
@@ -106,6 +102,13 @@ impl Image {
     }
 
     fn start_clear(&mut self) {
+        if let Layout::Qed(_, header) = &self.layout
+            && header.keeps_need_check()
+        {
+            // in order, but for what a check found
+            self.commit.phase = Phase::Idle;
+            return self.release(true);
+        }
         self.set_dirty_bit(false);
         self.commit.phase = Phase::Clear;
         self.write_header("clear dirty bit");
