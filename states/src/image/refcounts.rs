@@ -124,7 +124,7 @@ impl Refcounted {
         let table = self.header.reftable_offset
             + (u64::from(self.header.reftable_clusters) << self.header.cluster_bits);
         let blocks = self.blocks.last().map_or(0, |block| block.saturating_add(cluster));
-        let tables = self.l2_tables.last_key_value().map_or(0, |(table, _)| table.saturating_add(cluster));
+        let tables = self.l2_tables.last().map_or(0, |table| table.saturating_add(cluster));
         self.fixed.iter().map(|(_, end)| *end).chain([table, blocks, tables]).max().unwrap_or(0)
     }
 
