@@ -139,7 +139,7 @@ noticed! {
     fn a_table_is_changed_when_it_is_copied() WaitAllocL2 "qcow2-shared-table-two-writers" Explorer
     fn an_l1_table_is_used_when_it_is_copied() WaitAllocL2 "qcow2-grow-moves-the-table" Explorer
     fn counts_are_used_when_they_are_loaded() WaitAllocRefcount "qcow2-writer" ExplorerAndSimulator
-    fn the_sync_waits_for_the_header() WaitMarkDirty "two-writers" Explorer
+    fn the_sync_waits_for_the_header() WaitMarkDirty "qcow2-lazy" Explorer
     fn the_sync_waits_for_counts() WaitMarkDirty "qcow2-writer-and-flush" Explorer
     fn the_tables_wait_for_the_sync() WaitSyncData "two-writers" ExplorerAndSimulator
     fn the_next_round_waits_for_the_tables() WaitUpdateL2 "two-writers" ExplorerAndSimulator
@@ -156,7 +156,7 @@ noticed! {
     fn an_l1_slice_stays_while_a_table_is_copied() PinCopy "qcow2-copy-in-a-full-cache" Explorer
     fn a_slot_that_is_loaded_is_not_taken() LoadingSlot "cache-pressure" Explorer
     fn a_slot_that_is_written_is_not_taken() WritingSlot "cache-pressure" Explorer
-    fn a_snapshot_leaves_young_changes_out() YoungChanges "two-writers-one-table" Explorer
+    fn a_snapshot_leaves_young_changes_out() YoungChanges "zeroes-over-all-kinds" Explorer
     fn a_shared_table_is_copied() SharedTable "qcow2-shared-table" ExplorerAndSimulator
     fn a_hole_is_there_before_its_reuse() PunchedFirst "qcow2-discard-and-reuse" ExplorerAndSimulator
     fn what_was_not_punched_is_not_used() UnpunchedStays "qcow2-discard-old" ExplorerWithFaults
