@@ -79,6 +79,7 @@ pub(crate) fn plain<M: Machine>(
         }
         IoOp::ZeroRange { host, len, unmap } => Op::ZeroRange { file: id, offset: host, len, unmap },
         IoOp::PunchHole { host, len } => Op::PunchHole { file: id, offset: host, len },
+        IoOp::Clear { host, len } => Op::ZeroRange { file: id, offset: host, len, unmap: false },
         IoOp::Grow { from, to } => Op::Grow { file: id, from, to, allocate },
         IoOp::SetLen { len } => Op::SetLen { file: id, len },
         IoOp::Sync => Op::Sync { file: id },

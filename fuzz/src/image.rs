@@ -279,6 +279,26 @@ fn qed_tables(sim: &Sim, path: &str) -> Checked<Vec<(u64, u64)>> {
     Ok(tables)
 }
 
+/// QE12: an image of QED that says it is clean has no space behind its data, but for so many clusters.
+pub fn ends_with_data(sim: &Sim, path: &str, known: u64) -> Checked {
+    if probe(sim, path) != Format::Qed || is_marked(&sim.file_range(path, 0, 512)) {
+        return Ok(());
+    }
+    let cluster = u64::from(qed_header(sim, path)?.cluster_size);
+    let tables = qed_tables(sim, path)?;
+    let mut end = tables.iter().map(|(_, end)| *end).max().unwrap_or(0);
+    for (start, behind) in tables.into_iter().skip(1) {
+        let table = sim.file_range(path, start, (behind - start) as usize);
+        let entries = table.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry));
+        end = entries.filter(|entry| *entry > 1).map(|entry| entry + cluster).fold(end, u64::max);
+    }
+    let len = sim.file_len(path).unwrap_or(0);
+    match len.saturating_sub(end).div_ceil(cluster) <= known {
+        true => Ok(()),
+        false => fail(format!("the bit is clear, the file has {len} bytes, its data ends at {end}")),
+    }
+}
+
 /// Does this first block of a file have the need-check bit (QED) or the dirty bit (qcow2) set?
 pub fn is_marked(block: &[u8]) -> bool {
     match Format::probe(block) {

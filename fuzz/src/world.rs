@@ -38,6 +38,8 @@ struct Ticket {
     /// In the model.
     writes: [Option<u32>; 3],
     cancelled: bool,
+    /// Nothing else was in flight when it was made.
+    alone: bool,
 }
 
 /// The image under test.
@@ -326,7 +328,8 @@ impl World {
             }
             _ => [None; 3],
         };
-        self.tickets.insert(user, Ticket { ask, submitted, writes, cancelled: false });
+        let alone = self.tickets.is_empty();
+        self.tickets.insert(user, Ticket { ask, submitted, writes, cancelled: false, alone });
         self.turn()?;
         Ok(true)
     }
@@ -473,7 +476,7 @@ impl World {
                 self.read_ended(&ticket, offset, &done.buffers, done.user)
             }
             Ask::Flush | Ask::Quiesce if ok => {
-                self.tidy = ticket.ask == Ask::Quiesce && self.is_quiet(done.user);
+                self.tidy = ticket.ask == Ask::Quiesce && ticket.alone && self.is_quiet(done.user);
                 self.model.flushed(ticket.submitted);
                 Ok(())
             }

@@ -72,6 +72,9 @@ noticed! {
     fn a_new_table_before_its_pointer() NewTableBeforeL1 "two-new-tables" Explorer
     fn data_before_pointers() DataBeforePointer "two-writers" ExplorerAndSimulator
     fn the_length_before_pointers() LengthBeforePointer "second-table" Explorer
+    fn the_bit_before_the_file_grows() BitBeforeGrowth "two-writers" Explorer
+    fn the_cut_before_the_bit_is_cleared() CutBeforeClear "two-quiesces" Explorer
+    fn a_cut_is_durable_first() RepairDurably "dirty-with-space-ahead" Explorer
     fn need_check_cleared_last() ClearAfterSync "close-in-flight" ExplorerAndSimulator
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
@@ -98,6 +101,7 @@ noticed! {
     fn counts_go_down_after_the_pointer_is_gone() FreeAfterRemoval "qcow2-discard" ExplorerAndSimulator
     fn clusters_are_used_again_after_their_readers() ReuseAfterReaders "qcow2-reuse" Explorer
     fn holes_after_the_pointer_is_gone() PunchAfterRemoval "qcow2-compressed-rewrite" Explorer
+    fn the_free_end_is_cleared_first() ClearBeforeUse "qcow2-free-end" Explorer
     fn holes_before_pointers_to_the_new_use() HoleBeforePointer "qcow2-lazy-reuse-as-table" Explorer
     fn refcount_blocks_before_their_entries() BlockBeforeReftable "qcow2-new-refcount-block" Explorer
     fn a_refcount_table_before_the_header() ReftableBeforeHeader "qcow2-new-refcount-table" Explorer
@@ -137,7 +141,7 @@ noticed! {
     fn a_table_is_changed_when_it_is_copied() WaitAllocL2 "qcow2-shared-table-two-writers" Explorer
     fn an_l1_table_is_used_when_it_is_copied() WaitAllocL2 "qcow2-grow-moves-the-table" Explorer
     fn counts_are_used_when_they_are_loaded() WaitAllocRefcount "qcow2-writer" ExplorerAndSimulator
-    fn the_sync_waits_for_the_header() WaitMarkDirty "two-writers" Explorer
+    fn the_sync_waits_for_the_header() WaitMarkDirty "qcow2-lazy" Explorer
     fn the_sync_waits_for_counts() WaitMarkDirty "qcow2-writer-and-flush" Explorer
     fn the_tables_wait_for_the_sync() WaitSyncData "two-writers" ExplorerAndSimulator
     fn the_next_round_waits_for_the_tables() WaitUpdateL2 "two-writers" ExplorerAndSimulator
@@ -154,7 +158,7 @@ noticed! {
     fn an_l1_slice_stays_while_a_table_is_copied() PinCopy "qcow2-copy-in-a-full-cache" Explorer
     fn a_slot_that_is_loaded_is_not_taken() LoadingSlot "cache-pressure" Explorer
     fn a_slot_that_is_written_is_not_taken() WritingSlot "cache-pressure" Explorer
-    fn a_snapshot_leaves_young_changes_out() YoungChanges "two-writers-one-table" Explorer
+    fn a_snapshot_leaves_young_changes_out() YoungChanges "zeroes-over-all-kinds" Explorer
     fn a_shared_table_is_copied() SharedTable "qcow2-shared-table" ExplorerAndSimulator
     fn a_hole_is_there_before_its_reuse() PunchedFirst "qcow2-discard-and-reuse" ExplorerAndSimulator
     fn what_was_not_punched_is_not_used() UnpunchedStays "qcow2-discard-old" ExplorerWithFaults

@@ -189,9 +189,17 @@ pub enum IoOp {
         /// Bytes.
         len: u64,
     },
+    /// Make `len` bytes of the image's own file at `host` read as zeros, whatever they are (where guest data
+    /// has a file of its own, they are not guest data). The space is about to be used: the host keeps it.
+    Clear {
+        /// Host offset.
+        host: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// Make the file at least `to` bytes long; the new space reads as zeros. `from` is its length now.
     Grow {
-        /// Present length.
+        /// Present length (the file may be longer, if a `SetLen` failed).
         from: u64,
         /// Wanted length.
         to: u64,

@@ -123,4 +123,10 @@ pub enum Rule {
     CommitAfterCorruption = 1 << 56,
     /// QC20: entries that a repair drops are gone, durably, before it puts anything where they led.
     DropBeforePlace = 1 << 57,
+    /// QE12: the need-check bit is in the file before the file grows.
+    BitBeforeGrowth = 1 << 58,
+    /// QE12: the file ends with its data before the bit is cleared.
+    CutBeforeClear = 1 << 59,
+    /// QC6: space that was in the file, uncounted, is cleared before it is used.
+    ClearBeforeUse = 1 << 60,
 }

@@ -204,11 +204,8 @@ pub const QED_EDGES: Edges = &[
     (UpdateL2, Done),
     (SyncTables, Done),
     (SyncData, SyncTables),
-    (SyncTables, Resize),
-    (SyncData, Resize),
     (WaitRequests, SyncData),
     (WaitRequests, Done),
-    (Resize, Done),
     (Done, Free),
 ];
 

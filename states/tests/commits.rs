@@ -155,16 +155,21 @@ fn a_quiesce_that_has_ended_clears_no_bit_for_others() {
         disk.complete_first(&mut image);
     }
     assert_eq!(pending(&disk), ["header"], "the bit is being cleared");
-    write_to_data(&mut disk, &mut image, 1, 2);
-    complete(&mut disk, &mut image, "data");
-    start(&mut disk, &mut image, Kind::Flush, 3);
+    write(&mut disk, &mut image, CLUSTER, 512, 2);
+    assert_eq!(pending(&disk), ["header"], "the file grows when the bit is set again (QE12)");
     disk.log.clear();
     settle(&mut disk, &mut image);
-    assert_eq!(disk.done.iter().map(|done| done.0).collect::<Vec<_>>(), [2, 1, 3]);
+    start(&mut disk, &mut image, Kind::Flush, 3);
+    settle(&mut disk, &mut image);
+    assert_eq!(disk.done.iter().map(|done| done.0).collect::<Vec<_>>(), [1, 2, 3]);
     // the names of the others are those of another format
     let kinds: Vec<_> =
         steps(&disk).into_iter().map(|name| if name == "header" { name } else { "-" }).collect();
-    assert_eq!(kinds, ["-", "header", "-", "-", "-"], "sync; header, sync, table, sync");
+    assert_eq!(
+        kinds,
+        ["-", "header", "-", "-", "-", "-", "-"],
+        "sync; header, grow, data; sync, table, sync"
+    );
     assert_eq!(image.counters().header_writes, 3);
 }
 

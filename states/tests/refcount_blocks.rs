@@ -6,7 +6,7 @@ mod narrow;
 
 use common::qcow2::{assert_sound, count, l2_entry, opened, qcow2_file, set_count};
 use common::{Disk, write};
-use narrow::{BLOCK, CLUSTER, long, open, run, set_word, settle, start, with_table, word, words};
+use narrow::{BLOCK, CLUSTER, long, not_free, open, run, set_word, settle, start, with_table, word, words};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{IoOp, Kind, Options};
 
@@ -44,6 +44,7 @@ fn a_new_block_counts_itself_in_any_of_its_slices() {
         CreateOptions { size: 16 << 20, cluster_size: 8192, refcount_bits: 64, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     disk.file.resize(1541 * 8192, 0);
+    not_free(&mut disk.file);
     let mut image = open(&mut disk);
     run(&mut disk, &mut image, Kind::Write, 0, 8192);
     run(&mut disk, &mut image, Kind::Flush, 0, 0);
@@ -62,6 +63,7 @@ fn a_new_block_counts_itself_in_any_of_its_slices() {
 fn so_many_writes_of_the_refcount_table_are_in_flight_and_no_more() {
     let mut disk = with_table(40);
     disk.file.truncate(105 * CLUSTER as usize);
+    not_free(&mut disk.file);
     let mut image = opened(&mut disk, Options { cache_bytes: 64 << 20, ..Options::default() }).image;
     run(&mut disk, &mut image, Kind::Resize, 80 << 20, 0);
     let rounds = image.counters().commits;

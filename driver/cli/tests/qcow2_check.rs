@@ -250,3 +250,18 @@ fn options_and_formats() {
         same(args, folder.path(), &bytes, "as it is");
     }
 }
+
+/// As a writer leaves it that is killed: the file goes on behind its last cluster. Texts and counts are QEMU's,
+/// which leaves the file as it is.
+#[test]
+fn the_free_end_of_a_file_is_cut_off() {
+    let (folder, bytes) = plain();
+    let (end, file) = (bytes.len() as u64, folder.path().join("x"));
+    let mut longer = bytes.clone();
+    longer.resize(bytes.len() + (10 << 20) + 700, 0xdb);
+    for repair in ["leaks", "all"] {
+        same(&["check", "-r", repair, "x"], folder.path(), &longer, "a free end");
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), end);
+        assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+}

@@ -70,6 +70,7 @@ impl Images {
         out: &mut Explored,
         last: &mut Option<Vec<u32>>,
     ) -> Checked {
+        world.killed()?;
         let plan = world.sim().crash_plan();
         let promises = world.promises();
         let promises = [promises as u64, (promises >> 64) as u64];
@@ -127,7 +128,10 @@ impl Images {
             let all = plan.build(|candidate| candidate.versions - 1);
             for versions in cuts::lists(&all, &plan, bound).all {
                 out.within += 1;
-                let again = self.open(cuts::build(&plan, &versions)).and_then(|(found, more)| {
+                let image = cuts::build(&plan, &versions);
+                // what a check has put in order
+                let cut = image::ends_with_data(&image, TOP, self.subject.leaks);
+                let again = cut.and_then(|()| self.open(image)).and_then(|(found, more)| {
                     plans.extend(more.into_iter().flatten());
                     if found == content { Ok(()) } else { fail("the guest reads something else") }
                 });
@@ -213,6 +217,7 @@ pub fn judge_one(
     versions: &[u32],
     bound: usize,
 ) -> Checked {
+    world.killed()?;
     let plan = world.sim().crash_plan();
     header_rule(world.sim(), &plan)?;
     let mut images = Images::new(scenario, prepared, world.session());

@@ -344,6 +344,10 @@ pub fn all() -> Vec<Scenario> {
     let mut pressure =
         Scenario::new("cache-pressure", 2, &[write(0, 512), write(SPAN, 512), read(0, 512)]).large();
     pressure.cache = 8192;
+    let mut reads = Scenario::new("cache-pressure-reads", 2, &[read(0, 512), read(SPAN, 512)])
+        .large()
+        .after(&[write(0, 512), write(SPAN, 512)]);
+    reads.cache = 8192;
     let timer = Scenario::new("need-check-timer", 1, &[write(0, 512), write(CLUSTER, 512)]).with_timers();
     let late = Scenario::new("timers-and-backing", 2, &[write(512, 512), write(CLUSTER, 512)])
         .backed(backed)
@@ -359,7 +363,7 @@ pub fn all() -> Vec<Scenario> {
     let mut chain =
         Scenario::new("chain-of-three", 2, &[write(512, 512), read(0, CLUSTER), Ask::Flush]).backed(backed);
     chain.middle = true;
-    list.extend([through, pressure, timer, late, chain, two, three, later]);
+    list.extend([through, pressure, reads, timer, late, chain, two, three, later]);
     list.extend(qcow2::all());
     list.extend(edges::all());
     list.extend(data_file::all());

@@ -8,6 +8,7 @@ use crate::model::View;
 use crate::probe::{hash_bytes, hash_words};
 use crate::{Checked, Failure, fail, image};
 use quod::{Buffer, DiskId, OpenOptions, Request};
+use quod_backend::Backend;
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 use std::sync::Arc;
 
@@ -72,6 +73,16 @@ impl World {
             return fail("a clean close leaves the need-check or dirty bit set");
         }
         Ok(())
+    }
+
+    /// QE12: who is killed now, with nothing in flight, leaves a QED image that asks for a check, or has no
+    /// space behind its data.
+    pub fn killed(&self) -> Checked {
+        let at_rest = self.tickets.is_empty() && self.driver.backend().in_flight() == 0;
+        match at_rest && self.disk.is_some() && !self.faulted {
+            true => image::ends_with_data(self.sim(), TOP, self.leaks),
+            false => Ok(()),
+        }
     }
 
     /// What nobody knows the meaning of is as it was, and bits that nobody keeps up are clear, unless nothing

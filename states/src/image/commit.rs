@@ -15,6 +15,7 @@
 //!   QE4);
 //! * the header's need-check bit is durable before the first pointer of a dirty period is written (QE1);
 //! * the bit is cleared only when every written pointer is durable (QE5);
+//! * of QED, it is in the file before the file grows, and the file is cut before it is cleared (QE12);
 //! * a failed metadata write or sync poisons the image: nothing is written after it.
 
 use super::{Alarm, Autoclear, Image, Layout, Purpose, TABLE_WRITES_MAX};
@@ -28,6 +29,8 @@ use crate::state::State;
 use crate::table::SliceState;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+
+mod ahead;
 
 /// The timers of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,6 +59,8 @@ pub(super) enum Phase {
     SyncSwitch,
     /// Pointers are being written.
     Tables,
+    /// The space ahead of the data is being cut off, before the bit is cleared (QED).
+    Cut,
     /// The header is being written: the dirty bit cleared.
     Clear,
 }
@@ -89,6 +94,12 @@ pub(super) struct Commit {
     marked: bool,
     /// The bit may be set in the file.
     maybe_marked: bool,
+    /// The bit was written to the file, if not durably.
+    bit: bool,
+    /// The file is to grow, and the bit has to be in it before (QED).
+    wants_bit: bool,
+    /// The header that is being written is about that alone: no round.
+    ahead: bool,
     /// The bit was cleared in the file, and that is not durable yet.
     clearing: bool,
     /// Slots that may be dirty.
@@ -124,6 +135,9 @@ impl Commit {
             header_dirty: false,
             marked,
             maybe_marked: marked,
+            bit: marked,
+            wants_bit: false,
+            ahead: false,
             clearing: false,
             dirty: Vec::new(),
             writing: Vec::new(),
@@ -284,15 +298,20 @@ impl Image {
         self.demand_removals();
         // counts that go down wait for a slice: a round does not help before it is there
         let counting = self.counted().is_some_and(|counted| counted.quarantine.is_counting());
+        let held = counting || self.holds_clearing();
         let commit = &self.commit;
         let reason = commit.demand > commit.written
             || commit.demand_durable > commit.tables_durable
-            || commit.demand_clean && !counting
+            || commit.demand_clean && !held
             || commit.header_dirty
             || self.clears_autoclear()
             || commit.clearing;
-        if !commit.idle() || !reason || self.poison.is_some() || self.options.read_only {
+        let ahead = commit.wants_bit && !commit.bit;
+        if !commit.idle() || !(reason || ahead) || self.poison.is_some() || self.options.read_only {
             return;
+        }
+        if !reason {
+            return self.mark_ahead();
         }
         self.counters.commits += 1;
         if commit.clearing {
@@ -300,7 +319,7 @@ impl Image {
             return self.start_round(false);
         }
         let writes_pointers = commit.demand > commit.written && !commit.dirty.is_empty();
-        let mark = writes_pointers && !commit.marked && self.uses_dirty_bit();
+        let mark = (writes_pointers || ahead) && !commit.bit && self.uses_dirty_bit();
         if mark {
             self.set_dirty_bit(true);
         }
@@ -315,8 +334,7 @@ impl Image {
             return;
         }
         if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
-            self.commit.demand = self.commit.demand.max(window);
-            self.commit.demand_durable = self.commit.demand_durable.max(window);
+            self.commit.demand_durable(window);
         }
     }
 
@@ -369,8 +387,13 @@ impl Image {
             return self.poison_with(error);
         }
         self.commit.unsynced = true;
+        self.commit.bit = self.commit.phase != Phase::Clear && self.commit.maybe_marked;
         match self.commit.phase {
-            Phase::Mark => self.start_refcounts(),
+            Phase::Mark if self.commit.ahead => self.marked_ahead(),
+            Phase::Mark => {
+                self.start_refcounts();
+                self.bit_is_there();
+            }
             Phase::Switch if self.sabotaged(Rule::SwitchBeforeFree) => self.switch_durable(),
             Phase::Switch => self.start_sync(Phase::SyncSwitch),
             Phase::Clear => {
@@ -430,10 +453,12 @@ impl Image {
         if commit.clearing {
             commit.clearing = false;
             (commit.marked, commit.maybe_marked) = (false, false);
+            self.mark_again();
             self.release(true);
             return self.end_round();
         }
         commit.marked = commit.maybe_marked;
+        self.space_on();
         self.removals_durable();
         self.start_reftable();
     }
@@ -580,10 +605,12 @@ impl Image {
         let all_durable = commit.tables_durable == commit.written && commit.demand <= commit.written;
         let all_durable = all_durable && self.refcounts_settled();
         if commit.demand_clean && (all_durable || self.sabotaged(Rule::ClearAfterSync)) {
-            if commit.marked {
-                return self.start_clear();
+            if commit.marked && !self.holds_clearing() {
+                return self.cut_ahead();
             }
-            self.release(true);
+            if !self.commit.marked {
+                self.release(true);
+            }
         }
         self.kick();
         self.show_phase();
@@ -594,36 +621,6 @@ impl Image {
         match self.is_due() {
             true => self.commit.arm(self.options.commit_ms, &mut self.out_alarms),
             false => self.arm_need_check(),
-        }
-    }
-
-    /// Something is to be written after a while, though nobody asks for it. Counts that may be wrong in the
-    /// file (lazy refcounts) wait until the dirty bit is to be cleared.
-    fn is_due(&self) -> bool {
-        match self.counted() {
-            Some(counted) if self.uses_dirty_bit() && self.commit.marked => {
-                !self.commit.dirty.is_empty() || counted.quarantine.has_work()
-            }
-            _ => self.tables.dirty > 0 || !self.refcounts_settled(),
-        }
-    }
-
-    fn start_clear(&mut self) {
-        if let Layout::Qed(_, header) = &self.layout
-            && header.keeps_need_check()
-        {
-            return self.release(true);
-        }
-        self.set_dirty_bit(false);
-        self.commit.phase = Phase::Clear;
-        self.write_header("clear dirty bit");
-    }
-
-    fn arm_need_check(&mut self) {
-        if self.commit.marked && !self.commit.check_armed {
-            self.commit.check_armed = true;
-            let alarm = Alarm { timer: Timer::NeedCheck, after_ms: Some(self.options.need_check_ms) };
-            self.out_alarms.push_back(alarm);
         }
     }
 
@@ -686,6 +683,9 @@ impl Image {
         self.commit.phase = Phase::Idle;
         self.commit.waiters.fail(&mut self.acbs, &error);
         self.ready.append(&mut self.acbs, &mut self.commit.waiters);
+        if !self.space.is_growing() {
+            self.answer_waiters(&Error::Poisoned);
+        }
         self.wake_slot_waiters();
     }
 }

@@ -42,7 +42,11 @@ impl Image {
 
     /// Close, committed: the file ends where the data ends.
     pub(super) fn trim(&mut self, a: u32) {
-        let mut end = self.space.end();
+        if self.space.has_found() {
+            // what was free already stays: nobody but the counts says that nothing is there
+            return self.finish(a, Ok(()));
+        }
+        let mut end = self.space.next();
         let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
         // of a corrupt image no more goes than came in this session
         while !self.is_halted()

@@ -92,9 +92,19 @@ impl Image {
         if self.dangling.linked.contains(&slice.number) {
             return Ok(());
         }
-        let end = self.dangling.end;
-        let beyond = slice.entries.iter().enumerate().filter(|(n, entry)| kind.offset(*n, **entry) >= end);
-        slice.dangling.extend(beyond.map(|(index, _)| index as u16));
+        let (end, (free, taken)) = (self.dangling.end, self.space.found());
+        let mut lies = false;
+        for (index, entry) in slice.entries.iter().enumerate() {
+            match kind.offset(index, *entry) {
+                offset if offset < free => {}
+                offset if offset >= end || offset < taken => slice.dangling.push(index as u16),
+                _ => lies = true,
+            }
+        }
+        if lies {
+            self.space.distrust_found();
+        }
+        let slice = self.tables.slot(slot);
         if slice.dangling.is_empty() {
             return Ok(());
         }
@@ -114,7 +124,11 @@ impl Image {
             return Ok(());
         }
         let value = slice.entries.get(index).copied().unwrap_or(0);
-        let what = "pointed beyond the end of the file when the image was opened";
+        let (free, taken) = self.space.found();
+        let what = match free < taken {
+            false => "pointed beyond the end of the file when the image was opened",
+            true => "pointed beyond what was in use of the file when the image was opened",
+        };
         Err(Error::Corrupt { place: "table entry", index: index as u64, value, what })
     }
 }

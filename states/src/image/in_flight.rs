@@ -110,6 +110,7 @@ impl Machine for Image {
             self.run_ready();
             if self.has_dead() {
                 self.punch_dead();
+                self.feed();
             }
             return;
         }
@@ -129,6 +130,8 @@ impl Machine for Image {
             Purpose::Header => self.header_written(result),
             Purpose::Sync => self.synced(result),
             Purpose::Grow => self.grown(result),
+            Purpose::Clear => self.space_cleared(&result),
+            Purpose::Cut => self.cut_off(),
             Purpose::Reftable(_) => self.reftable_written(result),
             #[cfg(feature = "sabotage")]
             Purpose::Spill(_) => self.commit.unsynced = true,
@@ -139,6 +142,7 @@ impl Machine for Image {
             Purpose::L1Read => self.l1_read(outcome, result),
             Purpose::L1Write => self.l1_written(result),
         }
+        self.feed();
         self.run_ready();
     }
 }

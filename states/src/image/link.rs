@@ -118,7 +118,8 @@ impl Image {
             L2::Compressed { host, len } => {
                 // what it counts as its own behind the end that the file had may be somebody else's by now:
                 // rather a leak
-                let end = (host + u64::from(len)).min(self.dangling.file_end());
+                let ours = self.space.found().0.min(self.dangling.file_end());
+                let end = (host + u64::from(len)).min(ours).max(host + 1);
                 let first = host >> bits;
                 let last = ((end - 1) >> bits).max(first);
                 self.free_clusters(first, last - first + 1, window);

@@ -24,6 +24,7 @@ mod control;
 mod dangling;
 mod decode;
 mod find;
+mod full;
 mod in_flight;
 mod link;
 mod metadata;
@@ -143,6 +144,10 @@ enum Purpose {
     Sync,
     /// The file growing.
     Grow,
+    /// What the file has behind its last cluster in use being cleared.
+    Clear,
+    /// The file being cut behind the data, before the dirty bit is cleared.
+    Cut,
     /// The refcount table from this byte on.
     Reftable(u64),
     /// What a removed rule forbids, and nobody waits for; the refcount table from this byte on, if that is
@@ -192,6 +197,8 @@ pub(crate) struct Tables {
     pub(crate) l2: Owners,
     /// The first L1 entry that leads to a table that is another one's alone, or its own, and which.
     pub(crate) twice: Option<(u64, u64)>,
+    /// Of the clusters from here on, bytes, the counts are 0.
+    pub(crate) tail: Option<u64>,
 }
 
 /// One open image. See the module's header.
@@ -275,10 +282,18 @@ impl Image {
         let shape = header.shape();
         let geometry = Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset);
         let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
-        let end = image.space.end();
-        image.refcounted = written.map(|tables| Box::new(Refcounted::new(header.clone(), tables, end)));
-        if image.refcounted.is_some() && header.l1_entries > 0 {
-            image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);
+        if let Some(tables) = written {
+            let tail = tables.tail;
+            let mut counted = Refcounted::new(header.clone(), tables, image.space.end());
+            // counts that forget metadata are not believed
+            if let Some(tail) = tail.filter(|tail| counted.metadata_end() <= *tail) {
+                image.space.begin_at(tail);
+            }
+            counted.unseen.1 = image.space.next() >> header.cluster_bits;
+            image.refcounted = Some(Box::new(counted));
+            if header.l1_entries > 0 {
+                image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);
+            }
         }
         image.hold_if(header.stale_autoclear(RAW_DATA_FILE) != 0);
         image

@@ -24,6 +24,11 @@ impl Owners {
         owns
     }
 
+    /// The last table in the file.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.0.last_key_value().map(|((table, _), _)| *table)
+    }
+
     pub(super) fn remove(&mut self, table: u64, index: u64) {
         self.0.remove(&(table, index));
     }

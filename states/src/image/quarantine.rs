@@ -10,7 +10,8 @@
 //! Invariants:
 //! * a cluster is in one of the lists at most; `free` holds only clusters whose count is 0 and that read as
 //!   zeros;
-//! * what cannot be punched is not used again while the image is open: it may hold bytes;
+//! * what cannot be punched may hold bytes: it is not used again before it is cleared, which is tried when the
+//!   file cannot grow (`full.rs`);
 //! * a cluster whose write failed was never pointed to: it comes here at once.
 
 use super::refcounts::Wait;
@@ -57,6 +58,10 @@ pub(super) struct Quarantine {
     total: u64,
     /// Where the search for a run begins.
     hand: u64,
+    /// Something has come free since somebody asked.
+    news: bool,
+    /// The first cluster that could not be punched.
+    unpunched: Option<u64>,
 }
 
 impl Quarantine {
@@ -117,6 +122,7 @@ impl Quarantine {
 
     fn give(&mut self, mut first: u64, mut count: u64) {
         self.total += count;
+        self.news = true;
         if let Some((&start, &run)) = self.free.range(..first).next_back()
             && start + run == first
         {
@@ -127,6 +133,26 @@ impl Quarantine {
             count += run;
         }
         self.free.insert(first, count);
+    }
+
+    /// Has something come free since the last time?
+    pub(super) fn take_news(&mut self) -> bool {
+        core::mem::take(&mut self.news)
+    }
+
+    /// Where clusters begin that could not be punched.
+    pub(super) fn take_unpunched(&mut self) -> u64 {
+        self.unpunched.take().unwrap_or(u64::MAX)
+    }
+
+    /// A run could not be punched, or cleared; `again`: its halves may be.
+    fn refused(&mut self, first: u64, count: u64, again: bool) {
+        if again && count > 1 {
+            self.dead.push_back((first, count / 2));
+            self.dead.push_back((first + count / 2, count - count / 2));
+        } else if !again {
+            self.unpunched = Some(self.unpunched.map_or(first, |known| known.min(first)));
+        }
     }
 
     /// Free clusters.
@@ -236,12 +262,7 @@ impl Image {
             self.counted().and_then(|counted| counted.quarantine.counting.front().copied())
         {
             if left == 0 {
-                // the embedder's thread is not held for as long as a large disk takes
-                if let Some(counted) = self.counted_mut() {
-                    counted.quarantine.paused = true;
-                }
-                self.name_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
-                return;
+                return self.pause_counting();
             }
             left -= 1;
             match self.count(first) {
@@ -270,6 +291,15 @@ impl Image {
         self.punch_dead();
     }
 
+    /// The embedder's thread is not held for as long as a large disk takes.
+    pub(super) fn pause_counting(&mut self) {
+        if let Some(counted) = self.counted_mut()
+            && !core::mem::replace(&mut counted.quarantine.paused, true)
+        {
+            self.name_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
+        }
+    }
+
     /// A slice of the refcounts could not be loaded: trying again at once would not end.
     pub(super) fn give_up_counting(&mut self) {
         if let Some(counted) = self.counted_mut() {
@@ -287,10 +317,10 @@ impl Image {
         self.kick();
     }
 
-    /// Are there clusters that wait for requests in flight?
+    /// Are there clusters that wait for requests in flight, or does anybody wait for clusters?
     #[inline]
     pub(super) fn has_dead(&self) -> bool {
-        self.counted().is_some_and(|counted| !counted.quarantine.dead.is_empty())
+        self.counted().is_some_and(|counted| counted.starving || !counted.quarantine.dead.is_empty())
     }
 
     /// Punches holes where no request in flight is.
@@ -325,7 +355,12 @@ impl Image {
             {
                 counted.quarantine.give(first, count);
             }
-            self.name_io(Purpose::Punch(first, count), "punch hole", host, IoOp::PunchHole { host, len });
+            // where the file cannot grow its space is kept
+            let (what, op) = match self.counted().is_some_and(|counted| counted.starving) {
+                true => ("clear space", IoOp::Clear { host, len }),
+                false => ("punch hole", IoOp::PunchHole { host, len }),
+            };
+            self.name_io(Purpose::Punch(first, count), what, host, op);
         }
     }
 
@@ -337,8 +372,10 @@ impl Image {
             (result.is_ok() || self.sabotaged(Rule::UnpunchedStays)) && !self.sabotaged(Rule::PunchedFirst);
         let Some(counted) = self.counted_mut() else { return };
         counted.quarantine.punching.retain(|hole| *hole != (first, count));
-        if may_be_used {
-            counted.quarantine.give(first, count);
+        match may_be_used {
+            true => counted.quarantine.give(first, count),
+            false if result.is_err() => counted.quarantine.refused(first, count, counted.starving),
+            false => {}
         }
         self.punch_dead();
         self.look_on();

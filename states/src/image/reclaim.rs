@@ -12,7 +12,8 @@
 //!   durable then, and so are the removals of pointers that it made before (QC4);
 //! * clusters that are in quarantine already are left to it; metadata that nobody counts is corruption;
 //! * no more is punched at once than is about to be wanted: an image whose counts lie loses no more than it
-//!   would to a writer that believes them.
+//!   would to a writer that believes them;
+//! * where the file cannot grow, all of it is looked at before anybody is told so (`full.rs`).
 
 use super::Image;
 use super::refcounts::{Counted, count_of};
@@ -31,7 +32,8 @@ impl Image {
         // nothing that the counts say is to be trusted
         let Some(counted) = self.counted().filter(|counted| counted.broken.is_none()) else { return };
         let batch = (BATCH >> counted.header.cluster_bits).max(1);
-        let enough = counted.unseen.0 >= counted.unseen.1 || counted.quarantine.total() > batch;
+        let known = counted.quarantine.total() > batch && !counted.starving;
+        let enough = counted.unseen.0 >= counted.unseen.1 || known;
         let later = counted.quarantine.is_punching() || self.commit.durable() == 0 || self.is_halted();
         if let Some(counted) = self.counted_mut() {
             counted.hungry = !enough;

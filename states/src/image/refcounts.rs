@@ -67,6 +67,8 @@ pub(super) struct Refcounted {
     pub(super) unseen: (u64, u64),
     /// More free clusters are wanted than are known.
     pub(super) hungry: bool,
+    /// Somebody waits for them: the file cannot grow.
+    pub(super) starving: bool,
     /// Metadata overlaps, or is not counted: no count, no table may change.
     pub(super) broken: Option<Error>,
 }
@@ -88,7 +90,7 @@ pub(super) enum Counted {
 impl Refcounted {
     /// The file ends at `end`, a border of clusters.
     pub(super) fn new(header: Header, tables: Tables, end: u64) -> Refcounted {
-        let Tables { reftable: table, snapshots, l2, twice } = tables;
+        let Tables { reftable: table, snapshots, l2, twice, .. } = tables;
         let cluster = header.cluster_size();
         let mut fixed = alloc::vec![(0, cluster)];
         fixed.push((header.l1_offset, header.l1_offset + u64::from(header.l1_entries) * 8));
@@ -110,9 +112,20 @@ impl Refcounted {
             copies: Vec::new(),
             unseen: (0, end >> header.cluster_bits),
             hungry: false,
+            starving: false,
             broken,
             header,
         }
+    }
+
+    /// First byte behind the metadata whose place is known.
+    pub(super) fn metadata_end(&self) -> u64 {
+        let cluster = self.header.cluster_size();
+        let table = self.header.reftable_offset
+            + (u64::from(self.header.reftable_clusters) << self.header.cluster_bits);
+        let blocks = self.blocks.last().map_or(0, |block| block.saturating_add(cluster));
+        let tables = self.l2_tables.last().map_or(0, |table| table.saturating_add(cluster));
+        self.fixed.iter().map(|(_, end)| *end).chain([table, blocks, tables]).max().unwrap_or(0)
     }
 
     /// Entries of the refcount table in the file.
@@ -197,13 +210,15 @@ impl Image {
         }
         loop {
             let reused = self.counted_mut()?.quarantine.free_run(count);
-            let first = reused.unwrap_or(self.space.end() >> bits);
-            if reused.is_none() && (first + count) << bits > HOST_MAX {
-                self.finish(a, Err(Error::NoSpace));
-                return None;
-            }
-            if (reused.is_none() || self.space.is_short()) && !self.has_space(a, len, state) {
-                return None;
+            let first = reused.unwrap_or(self.space.next() >> bits);
+            if reused.is_none() {
+                if (first + count) << bits > HOST_MAX {
+                    self.finish(a, Err(Error::NoSpace));
+                    return None;
+                }
+                if !self.has_space(a, len, state) {
+                    return None;
+                }
             }
             match self.count_run(first, count) {
                 Counted::Free => {
@@ -364,7 +379,7 @@ impl Image {
         if !self.has_space(a, geometry.cluster_size(), state) {
             return None;
         }
-        let cluster = self.space.end() >> geometry.cluster_bits;
+        let cluster = self.space.next() >> geometry.cluster_bits;
         let own = counts.table_index(cluster);
         if own != index {
             // the space at hand is counted elsewhere: its block comes first

@@ -1,11 +1,18 @@
 //! Space in the file: an append pointer, and a file that grows in large steps ahead of it.
 //!
+//! The pointer begins at the end of the file; or, where counts say that nothing is in use there (qcow2: who was
+//! killed left the space that the file had grown ahead), at the begin of that free end. Nobody knows what bytes
+//! it holds, so it is cleared step by step before it is handed out, as if the file grew. When it is used up,
+//! the file grows.
+//!
 //! Knows: host offsets, the file's length. Must never know: what is stored where.
 //!
 //! Invariants:
 //! * space is handed out below `grown` only, whole clusters; space from `append` on was beyond the end of
-//!   the file when it was opened, so it reads as zeros (a partial cluster at the end is never used: trap in
-//!   formats.md 1.4);
+//!   the file when it was opened, or was cleared, so it reads as zeros (a partial cluster at the end is never
+//!   used: trap in formats.md 1.4);
+//! * what another program counted down just before is durable, by a sync of ours, before it is cleared;
+//! * a free end into which an entry of a table leads is not free: it is left alone as soon as one is met;
 //! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write
 //!   behind it;
 //! * metadata that the header names beyond the end of the file is reached by a longer file before any space
@@ -25,6 +32,8 @@ use crate::state::State;
 const BLOCK: u64 = 4096;
 /// The first steps are at least this long.
 const STEP_MIN: u64 = 8 << 20;
+/// So much of a free end is cleared at once: no more than is about to be wanted, should the counts lie.
+const CLEAR: u64 = 4 << 20;
 /// Host offsets stay below this, as a file's length does (off_t is signed).
 const HOST_MAX: u64 = 1 << 62;
 /// No file is as long.
@@ -32,12 +41,23 @@ const NOWHERE: u64 = 1 << 63;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Space {
+    /// Where the next cluster comes from.
     append: u64,
+    /// First byte behind all that the file had, and all that was handed out since.
+    end: u64,
     /// Where a partial cluster that nothing may refer to began when the file was opened, or `NOWHERE`.
     torn: u64,
+    /// Where what may be handed out ends,
     grown: u64,
+    /// and where the file does.
+    len: u64,
     /// Metadata that will be written reaches so far, be the file shorter.
     floor: u64,
+    /// The free end that was found: where it begins, and up to where it was taken; and where it ends, `grown`
+    /// if nothing is left of it.
+    found: (u64, u64),
+    found_end: u64,
+    distrusted: bool,
     cluster: u64,
     step_max: u64,
     /// The length that the growth in flight will give.
@@ -47,6 +67,8 @@ pub(super) struct Space {
     /// Bytes that the waiters need.
     wanted: u64,
     waiters: Queue,
+    /// Why the file could not grow, the last time that somebody waited for it.
+    full: Option<Error>,
 }
 
 impl Space {
@@ -54,23 +76,72 @@ impl Space {
     pub(super) fn fixed(len: u64) -> Space {
         Space {
             append: len,
+            end: len,
             torn: NOWHERE,
             grown: len,
             floor: 0,
+            len,
+            found: (len, len),
+            found_end: len,
+            distrusted: false,
             cluster: 1,
             step_max: 0,
             growing: None,
             smallest: false,
             wanted: 0,
             waiters: Queue::new(),
+            full: None,
         }
     }
 
     pub(super) fn new(file_len: u64, cluster: u64, step_max: u64) -> Space {
         // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed
         // the file's length, so the first growth starts from there
-        let append = align_up(file_len, cluster);
-        Space { append, grown: append.min(file_len), cluster, step_max, ..Space::fixed(0) }
+        let (append, len) = (align_up(file_len, cluster), file_len);
+        Space { append, grown: append.min(len), found_end: 0, cluster, step_max, ..Space::fixed(append) }
+            .with_len(len)
+    }
+
+    fn with_len(self, len: u64) -> Space {
+        Space { len, ..self }
+    }
+
+    /// Nothing of the file is in use from `tail` on, whole clusters.
+    pub(super) fn begin_at(&mut self, tail: u64) {
+        debug_assert!(tail.is_multiple_of(self.cluster));
+        let end = align_down(self.len, self.cluster);
+        if tail < end {
+            (self.append, self.grown, self.found, self.found_end) = (tail, tail, (tail, tail), end);
+        }
+    }
+
+    /// There is something left of a free end that was found.
+    pub(super) fn has_found(&self) -> bool {
+        self.grown < self.found_end
+    }
+
+    /// Of the free end that was found: where it begins, and up to where it was taken.
+    pub(super) fn found(&self) -> (u64, u64) {
+        self.found
+    }
+
+    /// Entries lead into the free end that was found: what is left of it is left alone.
+    pub(super) fn distrust_found(&mut self) {
+        self.distrusted = true;
+        if self.has_found() {
+            self.leave_found();
+        }
+    }
+
+    /// That happened.
+    pub(super) fn was_left(&self) -> bool {
+        self.distrusted
+    }
+
+    /// What is left of the free end that was found is not used.
+    fn leave_found(&mut self) {
+        self.found_end = 0;
+        (self.append, self.grown) = (self.end, self.len.min(self.end));
     }
 
     /// Metadata that will be written reaches up to `end`, maybe beyond the end of the file: space is handed
@@ -78,30 +149,36 @@ impl Space {
     pub(super) fn reach(&mut self, end: u64) {
         let end = align_up(end, self.cluster);
         if end > self.append {
-            (self.append, self.floor) = (end, end);
+            (self.append, self.end, self.floor) = (end, self.end.max(end), end);
         }
     }
 
     /// Metadata that will be written lies beyond the end of the file.
     pub(super) fn is_short(&self) -> bool {
-        self.grown < self.floor
+        self.len < self.floor
     }
 
     /// First byte behind everything that is, or was, allocated.
+    #[inline]
     pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Where the next cluster comes from.
+    pub(super) fn next(&self) -> u64 {
         self.append
     }
 
     /// A format whose clusters lie wholly inside the file (QED): one that the file cuts off holds nothing.
     pub(super) fn whole_clusters(self) -> Space {
-        let torn = if self.grown < self.append { align_down(self.grown, self.cluster) } else { NOWHERE };
+        let torn = if self.len < self.append { align_down(self.len, self.cluster) } else { NOWHERE };
         Space { torn, ..self }
     }
 
     /// The end that a reference to `len` bytes at `offset` must keep: the file's, or its whole clusters'.
     #[inline]
     pub(super) fn end_for(&self, offset: u64, len: u64) -> u64 {
-        if offset <= self.torn && self.torn - offset < len { self.torn } else { self.append }
+        if offset <= self.torn && self.torn - offset < len { self.torn } else { self.end }
     }
 
     /// Is it the cluster that the file cuts off?
@@ -114,26 +191,51 @@ impl Space {
     #[cfg(feature = "sabotage")]
     pub(super) fn believe(&mut self, grown: u64) {
         self.grown = self.grown.max(grown);
+        self.len = self.len.max(grown);
     }
 
-    #[cfg(feature = "sabotage")]
+    /// The file grows, or its free end is being cleared.
     pub(super) fn is_growing(&self) -> bool {
         self.growing.is_some()
     }
 
     /// The file's length.
     pub(super) fn file_len(&self) -> u64 {
-        self.grown
+        self.len
+    }
+
+    /// The file is about to be cut behind what was handed out: how long it will be, if it is longer.
+    pub(super) fn cut(&mut self) -> Option<u64> {
+        if self.len <= self.append || self.has_found() {
+            return None;
+        }
+        (self.grown, self.len) = (self.append, self.append);
+        Some(self.append)
     }
 
     pub(super) fn waiters(&self) -> &Queue {
         &self.waiters
     }
 
+    /// The file cannot grow, or could not when somebody waited for it last.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.full.is_some()
+    }
+
+    pub(super) fn set_full(&mut self, error: Error) {
+        self.full = Some(error);
+    }
+
+    pub(super) fn take_full(&mut self) -> Option<Error> {
+        self.full.take()
+    }
+
     /// What lies before `offset` is not used, though it may be free.
     pub(super) fn skip_to(&mut self, offset: u64) {
         debug_assert!(offset >= self.append);
         self.append = offset;
+        self.end = self.end.max(offset);
     }
 
     fn take(&mut self, len: u64) -> Option<u64> {
@@ -144,6 +246,7 @@ impl Space {
         }
         let offset = self.append;
         self.append = end;
+        self.end = self.end.max(end);
         Some(offset)
     }
 
@@ -167,7 +270,34 @@ impl Space {
     /// So little space is left that the next growth should start before anybody has to wait for it.
     fn runs_low(&self) -> bool {
         let left = self.grown.saturating_sub(self.append);
-        self.growing.is_none() && self.step_max >= STEP_MIN && left < self.step() / 2
+        let step = if self.has_found() { CLEAR } else { self.step() };
+        self.growing.is_none() && self.step_max >= STEP_MIN && left < step / 2
+    }
+
+    /// Behind what may be handed out lies the cluster that the file cuts off: it is left out when what is in
+    /// front of it does not do any more.
+    fn stops_short(&self) -> bool {
+        !self.has_found() && self.grown < self.len
+    }
+
+    /// The next piece of the free end to be cleared, `need` bytes behind `append` at least: from where to
+    /// where. What was found to be in use there is left out.
+    fn next_found(&mut self, need: u64) -> Option<(u64, u64)> {
+        if !self.has_found() {
+            if self.stops_short() {
+                self.leave_found();
+            }
+            return None;
+        }
+        let from = self.grown.max(self.append);
+        let to = align_up(self.append.saturating_add(need.max(CLEAR)), self.cluster).min(self.found_end);
+        if from >= to {
+            self.leave_found();
+            return None;
+        }
+        self.grown = from;
+        self.found.1 = to;
+        Some((from, to))
     }
 }
 
@@ -190,8 +320,7 @@ impl Image {
         let taken = self.space.take(len);
         debug_assert!(taken.is_some());
         if self.space.runs_low() {
-            let target = self.space.target(0);
-            self.grow(target, false);
+            self.more_space(0);
         }
     }
 
@@ -213,15 +342,55 @@ impl Image {
         self.space.waiters.push(&mut self.acbs, a);
         self.space.wanted = self.space.wanted.saturating_add(len);
         if self.space.growing.is_none() {
-            let target = self.space.target(self.space.wanted).min(HOST_MAX);
-            self.grow(target, false);
+            self.more_space(self.space.wanted);
         }
         false
     }
 
+    /// Space behind what is in use, `need` bytes of it at least (0: nobody waits for it): what the file has
+    /// there, and when that is used up, more of a file.
+    fn more_space(&mut self, need: u64) {
+        debug_assert!(self.space.growing.is_none());
+        if self.poison.is_some() {
+            return self.answer_waiters(&Error::Poisoned);
+        }
+        if self.space.has_found() && self.commit.durable() == 0 {
+            // a sync first: see the module's header
+            if need > 0 {
+                self.commit.demand_sync();
+                self.kick();
+            }
+            return;
+        }
+        if need == 0 && self.space.stops_short() {
+            return;
+        }
+        if let Some((from, to)) = self.space.next_found(need) {
+            if self.sabotaged(Rule::ClearBeforeUse) {
+                self.space.grown = to;
+                return self.wake_waiters();
+            }
+            self.space.growing = Some(to);
+            let op = IoOp::Clear { host: from, len: to - from };
+            return self.name_io(Purpose::Clear, "clear space", from, op);
+        }
+        if !self.may_grow(need > 0) {
+            return;
+        }
+        let target = self.space.target(need).min(HOST_MAX);
+        self.grow(target, false);
+    }
+
+    /// Something that those who wait for space waited for has happened.
+    pub(super) fn space_on(&mut self) {
+        if !self.space.waiters.is_empty() && self.space.growing.is_none() && !self.space.is_full() {
+            self.more_space(self.space.wanted);
+        }
+    }
+
     pub(super) fn grow(&mut self, to: u64, smallest: bool) {
         debug_assert!(self.space.growing.is_none());
-        let from = self.space.grown;
+        let from = self.space.len;
         // up to metadata that lies far behind the end there is a hole
         let (to, op) = match self.space.is_short() {
             true => (self.space.floor, IoOp::SetLen { len: self.space.floor }),
@@ -241,14 +410,21 @@ impl Image {
         let Some(to) = self.space.growing.take() else { return };
         match result {
             Ok(()) => {
-                self.space.grown = to;
+                (self.space.grown, self.space.len, self.space.full) = (to, to, None);
+                if let Some(counted) = self.counted_mut() {
+                    counted.starving = false;
+                }
                 // the new length must be durable before a pointer into it is (QE4)
                 self.commit.unsynced |= !self.sabotaged(Rule::LengthBeforePointer);
+                self.wake_waiters();
             }
             Err(_) if !self.space.smallest => {
                 // a large step failed: what is needed may still fit (nothing, if nobody waits)
                 let need = self.space.whole(self.space.append.saturating_add(self.space.wanted));
-                return self.grow(need, true);
+                self.grow(need, true);
+                if self.space.is_growing() {
+                    return;
+                }
             }
             Err(error) => {
                 let error = match error {
@@ -256,11 +432,40 @@ impl Image {
                     Error::Device { errno: 28 | 122, .. } => Error::NoSpace,
                     other => other,
                 };
-                self.space.waiters.fail(&mut self.acbs, &error);
+                match self.refcounted.is_some() {
+                    true => self.search_all(error),
+                    false => self.answer_waiters(&error),
+                }
             }
         }
+        // the dirty bit is not cleared before the growth in flight has ended
+        self.kick();
+    }
+
+    /// A piece of the free end reads as zeros, or will not: then the file grows instead.
+    pub(super) fn space_cleared(&mut self, result: &Result<(), Error>) {
+        let Some(to) = self.space.growing.take() else { return };
+        // durable before a pointer to it, as a hole is (QC6)
+        self.commit.unsynced |= !self.sabotaged(Rule::HoleBeforePointer);
+        match result {
+            // it was left alone meanwhile
+            _ if !self.space.has_found() => {}
+            Ok(()) => self.space.grown = to,
+            Err(_) => self.space.leave_found(),
+        }
+        self.wake_waiters();
+    }
+
+    /// Who waits for space looks again.
+    pub(super) fn wake_waiters(&mut self) {
         self.space.wanted = 0;
         self.ready.append(&mut self.acbs, &mut self.space.waiters);
+    }
+
+    /// Who waits for space gets this answer.
+    pub(super) fn answer_waiters(&mut self, error: &Error) {
+        self.space.waiters.fail(&mut self.acbs, error);
+        self.wake_waiters();
     }
 }
 

@@ -159,7 +159,8 @@ impl Image {
         let host_of_first = |host: u64| host - (pos - first);
         let spread = matches!(run.mapping, Mapping::NoTable | Mapping::Unallocated | Mapping::Zero);
         let compressed = matches!(run.mapping, Mapping::Compressed { .. });
-        let alone = compressed || extended && !spread;
+        // where the file cannot grow, free clusters may be single ones
+        let alone = compressed || extended && !spread || self.space.is_full();
         let len = if alone { run.len.min(first + geometry.cluster_size() - pos) } else { run.len };
         // an extent that is cut short ends with a cluster, so that no cluster is allocated by two extents
         let mut cut = geometry.cluster_end(pos + len.min(EXTENT_MAX)).min(pos + len);

@@ -10,7 +10,9 @@
 //! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written (on a
 //!   bitmap's table, what could be a valid entry there is not changed);
 //! * repairs are durable before the dirty and corrupt bits are cleared, and these only when the image is
-//!   sound; new refcount structures are durable before the header leads to them.
+//!   sound; new refcount structures are durable before the header leads to them;
+//! * with repair, the file ends with its last cluster in use, if the image is sound: cut when all else is
+//!   durable.
 
 use super::be;
 use super::bitmap::{self, Bitmap, Piece};
@@ -81,6 +83,7 @@ enum Step {
     WriteHeader,
     MarkCorrupt,
     SyncHeader,
+    Cut,
     Ended,
 }
 
@@ -105,6 +108,8 @@ pub struct Check {
     clusters: u64,
     /// What this run may repair; the last run never repairs.
     fix: Option<Repair>,
+    /// The free end of the file is to be cut off.
+    cut: bool,
     step: Step,
     id: u32,
     out: Option<IoOp>,
@@ -159,6 +164,7 @@ impl Check {
             len: len.next_multiple_of(512),
             clusters: len.div_ceil(shape.cluster_size()),
             fix: repair,
+            cut: repair.is_some(),
             step: Step::Ended,
             id: 0,
             out: None,
@@ -331,8 +337,19 @@ impl Check {
         if let Some((corruptions, leaks)) = self.fixed {
             (self.report.corruptions_fixed, self.report.leaks_fixed) = (corruptions, leaks);
         }
+        if core::mem::take(&mut self.cut) && self.report.is_sound() && self.image_end() < self.len {
+            return self.name(Step::Cut, IoOp::SetLen { len: self.image_end() });
+        }
         self.step = Step::Ended;
         self.result = Some(Ok(core::mem::take(&mut self.report)));
+    }
+
+    /// The file ends with its last cluster in use; or does not, as a device that has the length it has.
+    fn cut(&mut self, result: Result<(), ()>) {
+        if result.is_ok() {
+            self.len = self.image_end();
+        }
+        self.end();
     }
 
     fn loaded(&mut self, step: Step, bytes: Vec<u8>) {
@@ -382,6 +399,7 @@ impl Check {
             Step::SyncRepairs => self.durable(),
             Step::WriteHeader | Step::MarkCorrupt => self.name(Step::SyncHeader, IoOp::Sync),
             Step::SyncHeader => self.end(),
+            Step::Cut => self.cut(Ok(())),
             _ => self.fail(Error::Misuse("a table read was completed without its bytes")),
         }
     }
@@ -409,6 +427,7 @@ impl Machine for Check {
         match outcome {
             Outcome::Failed(_) if step == Step::Extend => self.not_extended(),
             Outcome::Failed(_) if step == Step::ExtendL1 => self.l1_reached(false),
+            Outcome::Failed(_) if step == Step::Cut => self.cut(Err(())),
             Outcome::Failed(errno) => {
                 let offset = self.job.offset + self.job.done as u64;
                 self.fail(Error::Device { op: "check", offset, errno });

@@ -12,6 +12,7 @@ pub mod header;
 mod opening;
 pub mod refcount;
 pub mod snapshot;
+mod tail;
 
 pub use check::{Check, Finding};
 pub use create::{CreateOptions, Created, Preallocation, create};

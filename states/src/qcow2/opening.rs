@@ -11,10 +11,12 @@
 //! * a dirty image is checked and repaired, durably, before it is ready (QC13); one that cannot be repaired
 //!   is refused;
 //! * the refcount table is read whole, 8 MiB at most, and of an image that may be written the active L1
-//!   table, if it has at most `L1_MAX` entries: so that it is known where L2 tables lie. No other table is.
+//!   table, if it has at most `L1_MAX` entries: so that it is known where L2 tables lie. Of the refcounts only
+//!   those of the end of the file are looked at (`tail.rs`). No other table is.
 
 use super::header::RAW_DATA_FILE;
 use super::snapshot::{FIXED, Parsed, Snapshot};
+use super::tail::{Next, Tail};
 use super::{Check, Header, L1, Purpose, bitmap};
 use crate::check::{Repair, Report};
 use crate::error::Error;
@@ -45,6 +47,8 @@ enum Step {
     Snapshot,
     Reftable,
     L1,
+    /// Counts of the last clusters of the file.
+    Tail(Tail),
     Ended,
 }
 
@@ -224,7 +228,7 @@ impl Opening {
         }
         let done = self.l1_done * 8;
         if self.header.l1_entries > L1_MAX || done >= bytes {
-            return self.finish();
+            return self.begin_tail();
         }
         // a cluster has at least so many bytes, and the table has whole ones
         let block = u64::from(self.options.align.max(512));
@@ -250,6 +254,32 @@ impl Opening {
             }
         }
         self.next_l1();
+    }
+
+    /// What is free at the end of the file?
+    fn begin_tail(&mut self) {
+        let header = &self.header;
+        let tail = Tail::new(header.refcounts(), header.shape(), self.file_len >> header.cluster_bits);
+        self.next_tail(tail);
+    }
+
+    fn next_tail(&mut self, mut tail: Tail) {
+        match tail.next(&self.tables.reftable) {
+            Next::Read { offset, len } => self.name(Step::Tail(tail), IoOp::ReadTable { offset, len }),
+            Next::End(cluster) => self.tail_known(cluster),
+        }
+    }
+
+    fn tail_read(&mut self, mut tail: Tail, bytes: &[u8]) {
+        match tail.read(bytes) {
+            true => self.next_tail(tail),
+            false => self.tail_known(tail.end()),
+        }
+    }
+
+    fn tail_known(&mut self, cluster: u64) {
+        self.tables.tail = Some(cluster << self.header.cluster_bits);
+        self.finish();
     }
 
     fn finish(&mut self) {
@@ -317,10 +347,13 @@ impl Machine for Opening {
             return;
         }
         if let Outcome::Failed(errno) = outcome {
-            if matches!(self.step, Step::Bitmaps) {
-                return self.bitmaps_read(&[]);
-            }
-            return self.fail(Error::Device { op: "open image", offset: 0, errno });
+            return match core::mem::replace(&mut self.step, Step::Ended) {
+                // names of bitmaps are told as far as they are known
+                Step::Bitmaps => self.bitmaps_read(&[]),
+                // what is wrong with counts is told when they are needed
+                Step::Tail(tail) => self.tail_known(tail.end()),
+                _ => self.fail(Error::Device { op: "open image", offset: 0, errno }),
+            };
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
             (Step::Bitmaps, Outcome::Table(bytes)) => self.bitmaps_read(bytes),
@@ -335,6 +368,7 @@ impl Machine for Opening {
                 self.next_chunk();
             }
             (Step::L1, Outcome::Table(bytes)) if bytes.len() >= 8 => self.l1_read(bytes),
+            (Step::Tail(tail), Outcome::Table(bytes)) => self.tail_read(tail, bytes),
             _ => self.fail(Error::Misuse("a completion that was not asked for")),
         }
     }

@@ -6,7 +6,8 @@
 //! * memory is bounded by what the file's tables refer to, not by what the header claims;
 //! * repairs are durable before the need-check bit is cleared (QE5), and it is cleared only when the image is
 //!   sound;
-//! * with repair, trailing space that nothing refers to is given back only when the image is sound.
+//! * with repair, trailing space that nothing refers to is given back only when the image is sound, and of
+//!   a dirty image durably before the bit is cleared (QE12): a clear bit says that there is none.
 
 use super::Header;
 use crate::check::{Repair, Report};
@@ -28,9 +29,10 @@ enum Step {
     WriteL2,
     WriteL1,
     SyncRepairs,
+    Trim,
+    SyncTrim,
     WriteHeader,
     SyncHeader,
-    Trim,
     Ended,
 }
 
@@ -286,20 +288,11 @@ impl Check {
             self.header.keep_need_check();
             return self.end();
         }
-        if !self.header.need_check() {
-            return self.trim();
-        }
-        self.header.set_need_check(false);
-        let len = self.header.block_len();
-        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
-    }
-
-    fn trim(&mut self) {
         let len = self.used.end << self.geometry.cluster_bits;
-        if len >= self.len || self.report.leaks == 0 {
-            return self.end();
+        match len < self.len && self.report.leaks > 0 {
+            true => self.name(Step::Trim, IoOp::SetLen { len }),
+            false => self.clear(),
         }
-        self.name(Step::Trim, IoOp::SetLen { len });
     }
 
     fn trimmed(&mut self) {
@@ -309,7 +302,20 @@ impl Check {
         self.report.leaks -= given_back;
         self.report.leaks_fixed += given_back;
         self.len = len;
-        self.end();
+        match self.header.need_check() {
+            true => self.name(Step::SyncTrim, IoOp::Sync),
+            false => self.end(),
+        }
+    }
+
+    /// Everything is in order: the bit may say so.
+    fn clear(&mut self) {
+        if !self.header.need_check() {
+            return self.end();
+        }
+        self.header.set_need_check(false);
+        let len = self.header.block_len();
+        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
     }
 
     fn end(&mut self) {
@@ -354,7 +360,7 @@ impl Machine for Check {
             match self.step {
                 Step::ReadL2 => return self.unreadable(error("read L2 table")),
                 // the space is a leak as before
-                Step::Trim => return self.end(),
+                Step::Trim => return self.clear(),
                 _ => {
                     let error = Error::Device { op: "check", offset: self.geometry.l1_offset.0, errno };
                     self.step = Step::Ended;
@@ -376,8 +382,9 @@ impl Machine for Check {
             (Step::WriteL1, _) => self.next_l1_chunk(),
             (Step::SyncRepairs, _) => self.repairs_durable(),
             (Step::WriteHeader, _) => self.name(Step::SyncHeader, IoOp::Sync),
-            (Step::SyncHeader, _) => self.trim(),
             (Step::Trim, _) => self.trimmed(),
+            (Step::SyncTrim, _) => self.clear(),
+            (Step::SyncHeader, _) => self.end(),
             (Step::ReadL1 | Step::ReadL2 | Step::Ended, _) => {
                 self.step = Step::Ended;
                 self.result = Some(Err(Error::Misuse("a table read was completed without its bytes")));

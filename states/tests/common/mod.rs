@@ -89,6 +89,10 @@ pub struct Disk {
     pub fail: Option<(u64, i32)>,
     pub align: u64,
     full: bool,
+    /// The file grows no further.
+    pub room: u64,
+    /// Holes can be punched.
+    pub holes: bool,
     /// All I/O since the disk was made or the log cleared.
     pub log: Vec<Step>,
     clock: u64,
@@ -110,6 +114,8 @@ impl Disk {
             fail: None,
             align,
             full: false,
+            room: u64::MAX,
+            holes: true,
             log: Vec::new(),
             clock: 0,
         }
@@ -241,6 +247,14 @@ impl Disk {
             }
             *count -= 1;
         }
+        let cannot = match io.op {
+            IoOp::Grow { to, .. } if to > self.room => Some(28),
+            IoOp::PunchHole { .. } if !self.holes => Some(95),
+            _ => None,
+        };
+        if let Some(errno) = cannot {
+            return machine.handle_completion(io.id, Outcome::Failed(errno));
+        }
         match io.op {
             IoOp::ReadTable { offset, len } => {
                 let bytes = self.read(offset, len.into());
@@ -295,12 +309,14 @@ impl Disk {
                 );
                 self.write_data(start, &all);
             }
-            IoOp::ZeroRange { host, len, .. } | IoOp::PunchHole { host, len } => {
-                self.write_data(host, &vec![0; len as usize]);
+            IoOp::ZeroRange { host, len, .. } => self.write_data(host, &vec![0; len as usize]),
+            IoOp::PunchHole { host, len } | IoOp::Clear { host, len } => {
+                self.write(host, &vec![0; len as usize]);
             }
             IoOp::Grow { from, to } => {
-                assert_eq!(from, self.file.len() as u64);
-                self.file.resize(to as usize, 0);
+                // it may not have been cut as far as was asked
+                assert!(from <= self.file.len() as u64);
+                self.file.resize(self.file.len().max(to as usize), 0);
             }
             IoOp::SetLen { len } => self.file.resize(len as usize, 0),
             IoOp::Sync => {}

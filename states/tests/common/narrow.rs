@@ -39,7 +39,15 @@ pub fn long(len: u64, lazy_refcounts: bool) -> Disk {
     let mut file = vec![0; len as usize];
     file[..disk.file.len()].copy_from_slice(&disk.file);
     disk.file = file;
+    not_free(&mut disk.file);
     disk
+}
+
+/// A snapshot table without an entry lies behind the end of the file, it is said: so that nobody takes the
+/// end of the file for free, though nothing there is counted.
+pub fn not_free(file: &mut [u8]) {
+    let end = file.len() as u64;
+    set_word(file, 64, end);
 }
 
 /// A file like that whose refcount table has so many clusters, from cluster 64 on, and is full.

@@ -67,6 +67,9 @@ fn found() -> Vec<Scenario> {
     vec![
         Scenario::new("dirty-with-a-dangling-entry", 1, &[write(512, 512), read(0, 2 * CLUSTER), Ask::Flush])
             .patched(dirty_qed, 0),
+        Scenario::new("dirty-with-space-ahead", 1, &[write(0, 512), Ask::Flush]).patched(dirty_and_long, 0),
+        scenario("qcow2-free-end", USUAL, 1, &[write(512, 512), Ask::Flush])
+            .patched(|bytes| bytes.resize(bytes.len() + 3 * K as usize, STALE), 0),
         // the pointer comes to lead to what the first write gets
         Scenario::new("dangling-entry", 1, &[write(0, 512), dangling[0], dangling[1], Ask::Flush])
             .patched(clean_qed, 0)
@@ -148,7 +151,13 @@ fn dirty_qed(bytes: &mut Vec<u8>) {
     bytes[16] |= 2;
 }
 
-/// The same, to the first cluster behind the end, without a word about it.
+/// As a writer leaves it that is killed.
+fn dirty_and_long(bytes: &mut Vec<u8>) {
+    bytes.resize(bytes.len() + 3 * CLUSTER as usize, STALE);
+    bytes[16] |= 2;
+}
+
+/// An entry that leads to the first cluster behind the end, without a word about it.
 fn clean_qed(bytes: &mut Vec<u8>) {
     dangling_entry(bytes, 5, 0);
 }
