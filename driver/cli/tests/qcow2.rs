@@ -57,6 +57,115 @@ fn info_is_the_same() {
     same("info --output json plain", folder.path());
 }
 
+/// All that an image may say of itself: a data file, also one that is not there; encryption; bitmaps and a
+/// backing file beside them; a backing format that quod does not read.
+#[test]
+fn info_of_what_is_seldom_is_the_same() {
+    let folder = images();
+    let path = folder.path();
+    let secret = ["--object", "secret,id=s,data=x"];
+    let create = |options: &str, more: &[&str]| {
+        let args = [&["create", "-q", "-f", "qcow2"], &secret[..], &["-o", options], more].concat();
+        prepare("qemu-img", &args, path);
+    };
+    let luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    create("data_file=d.raw,data_file_raw=on", &["rawdata", "1M"]);
+    create("data_file=d2", &["data", "1M"]);
+    create("encrypt.format=aes,encrypt.key-secret=s", &["aes", "1M"]);
+    create(luks, &["luks", "1M"]);
+    create(&format!("{luks},compat=0.10,encrypt.cipher-alg=twofish-128"), &["luks2", "1M"]);
+    let all = format!("{luks},data_file=d3,extended_l2=on,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv");
+    create(&format!("{all},encrypt.ivgen-hash-alg=sha256"), &["-b", "plain", "-F", "qcow2", "all", "1M"]);
+    let node = "driver=qcow2,file.filename=all,encrypt.format=luks,encrypt.key-secret=s";
+    prepare("qemu-img", &[&["bitmap", "--add"], &secret[..], &["--image-opts", node, "b"]].concat(), path);
+    create("compat=1.1", &["foreign", "1M"]);
+    prepare("qemu-img", &["rebase", "-u", "-b", "plain", "-F", "vmdk", "foreign"], path);
+    create("compat=1.1", &["file", "1M"]);
+    prepare("qemu-img", &["rebase", "-u", "-b", "plain", "-F", "file", "file"], path);
+    for there in [true, false] {
+        for file in ["rawdata", "data", "aes", "luks", "luks2", "all", "foreign", "file"] {
+            for options in ["", "--output=json"] {
+                same(&format!("info {options} {file}"), path);
+            }
+        }
+        if there {
+            ["d.raw", "d2", "d3"].iter().for_each(|data| std::fs::remove_file(path.join(data)).unwrap());
+        }
+    }
+    // nobody reads what is encrypted as plain data
+    for file in ["aes", "luks", "all"] {
+        for args in [&["io", "-r", "-c", "read 0 1", file][..], &["map", file], &["check", file]] {
+            let answer = quod(args, path);
+            assert!(answer.code == Some(1) && answer.stderr.contains("encryption"), "{args:?}: {answer:?}");
+        }
+    }
+}
+
+/// Entries of the snapshot table that older programs wrote have no count of instructions.
+#[test]
+fn info_of_old_snapshots_is_the_same() {
+    let folder = images();
+    let path = folder.path().join("plain");
+    prepare("qemu-img", &["snapshot", "-c", "one", "plain"], folder.path());
+    let without_dates = |answer: common::Answer| {
+        // quod says the time in UTC
+        let lines = answer.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.filter(|words| words.first() != Some(&"1") || words.len() < 7).count()
+    };
+    let mut image = std::fs::read(&path).unwrap();
+    let at = u64::from_be_bytes(image[64..72].try_into().unwrap()) as usize;
+    assert_eq!(image[at + 39], 24, "what qemu-img writes");
+    let names = image[at + 64..at + 64 + 4].to_vec();
+    image[at + 39] = 16;
+    image[at + 56..at + 60].copy_from_slice(&names);
+    image[at + 60..at + 68].fill(0);
+    std::fs::write(&path, &image).unwrap();
+    let (ours, theirs) =
+        (quod(&["info", "plain"], folder.path()), qemu_img(&["info", "plain"], folder.path()));
+    assert!(ours.stdout.lines().any(|line| line.ends_with("         --")), "{ours:?}");
+    assert_eq!(without_dates(ours), without_dates(theirs));
+    same("info --output json plain", folder.path());
+}
+
+/// A chain is shown whole or not at all.
+#[test]
+fn chains_are_followed_through_descriptions() {
+    let folder = images();
+    let path = folder.path();
+    let create =
+        |args: &[&str]| prepare("qemu-img", &[&["create", "-q", "-f", "qcow2"], args].concat(), path);
+    create(&["-b", "over", "-F", "qcow2", "top"]);
+    let mid = path.join("over").display().to_string();
+    for (format, name, followed) in [
+        (
+            "qcow2",
+            format!(r#"json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{mid}"}}}}"#),
+            true,
+        ),
+        ("qcow2", r#"json:{"driver":"qcow2","file.filename":"over"}"#.into(), true),
+        ("qcow2", r#"json:{"file":{"driver":"file","filename":"over","locking":"auto"}}"#.into(), true),
+        ("raw", r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"over"}}"#.into(), true),
+        ("raw", r#"json:{"driver":"file","filename":"over"}"#.into(), false),
+        ("vmdk", "over".into(), false),
+        ("qcow2", "nbd://127.0.0.1:1/x".into(), false),
+        (
+            "qcow2",
+            r#"json:{"driver":"qcow2","file":{"driver":"nbd","host":"127.0.0.1","port":"1"}}"#.into(),
+            false,
+        ),
+        ("qcow2", r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"top"}}"#.into(), false),
+    ] {
+        prepare("qemu-img", &["rebase", "-u", "-F", format, "-b", &name, "top"], path);
+        for output in ["human", "json"] {
+            let args = ["info", "--backing-chain", "--output", output, "top"];
+            let (ours, theirs) = (quod(&args, path), qemu_img(&args, path));
+            assert_eq!((ours.code, &ours.stdout), (theirs.code, &theirs.stdout), "{name}: {ours:?}");
+            assert_eq!(ours.code == Some(0), followed, "{name}");
+        }
+        same("info top", path);
+    }
+}
+
 #[test]
 fn check_is_the_same() {
     let folder = images();
