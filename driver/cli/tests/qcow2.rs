@@ -186,6 +186,92 @@ fn map_is_the_same() {
     }
 }
 
+/// Images whose files are sparse, whose data is elsewhere, or whose clusters are split.
+fn odd_images(folder: &Path) -> [&'static str; 10] {
+    let create = |options: &str, more: &[&str]| {
+        prepare("qemu-img", &[&["create", "-q", "-f", "qcow2", "-o", options], more].concat(), folder);
+    };
+    let write = |file: &str, commands: &[String]| {
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command.as_str()]));
+        args.push(file);
+        prepare("qemu-io", &args, folder);
+    };
+    let words = |text: &str| text.split(", ").map(String::from).collect::<Vec<_>>();
+    create("preallocation=metadata", &["empty", "4M"]);
+    create("preallocation=metadata,cluster_size=4k", &["prepared", "4M"]);
+    write("prepared", &words("write 1M 64k, write -z 2M 128k, write 3000k 12k, write -z -u 3M 8k"));
+    create("preallocation=falloc", &["reserved", "4M"]);
+    // clusters of data that are holes in the file, as imago's are
+    create("cluster_size=64k", &["full", "4M"]);
+    write("full", &words("write -P 0 0 4M, write 1M 64k, write 1200k 4k, write -P 0 1216k 60k"));
+    prepare("cp", &["--sparse=always", "full", "sparse"], folder);
+    create("data_file=d1", &["data", "4M"]);
+    write("data", &words("write 64k 64k, write 1M 128k, write -z 2M 64k, write -P 0 3M 64k"));
+    create("data_file=d2,data_file_raw=on,preallocation=metadata", &["rawdata", "4M"]);
+    write("rawdata", &words("write 64k 64k, write -z 2M 64k"));
+    create("data_file=d3,extended_l2=on", &["-b", "full", "-F", "qcow2", "splitdata", "4M"]);
+    // subclusters at random
+    create("extended_l2=on,cluster_size=64k", &["split", "2M"]);
+    create("extended_l2=on,cluster_size=32k", &["-b", "split", "-F", "qcow2", "splitover", "3M"]);
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    for file in ["split", "splitover", "splitdata"] {
+        let commands = (0..60).map(|_| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let (at, len) = (seed / 8 % 1900, 1 + seed / 16384 % 40);
+            match seed % 8 {
+                0..4 => format!("write {at}k {len}k"),
+                4 => format!("write -z {at}k {len}k"),
+                5 => format!("write -z -u {at}k {}k", len * 4),
+                6 => format!("discard {at}k {}k", len * 4),
+                _ => format!("write {at}k 2k"),
+            }
+        });
+        write(file, &commands.collect::<Vec<_>>());
+    }
+    ["empty", "prepared", "reserved", "full", "sparse", "data", "rawdata", "split", "splitover", "splitdata"]
+}
+
+#[test]
+fn map_of_what_is_seldom_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in odd_images(folder.path()) {
+        for options in ["", "--output=json", "--start-offset 70k --max-length 2000k --output json"] {
+            same(&format!("map {options} {file}"), folder.path());
+        }
+    }
+    let zeros = quod(&["map", "--output=json", "sparse"], folder.path()).stdout;
+    assert!(zeros.contains("\"zero\": true, \"data\": true"), "the file system has no holes: {zeros}");
+}
+
+/// What was read before a bad entry is told, and then what is wrong. QEMU keeps the last run to itself.
+#[test]
+fn map_ends_at_a_bad_entry() {
+    let folder = images();
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "bad", "4M"], folder.path());
+    let writes = ["-c", "write 0 64k", "-c", "write -z 64k 64k", "-c", "write 2M 64k", "bad"];
+    prepare("qemu-io", &writes, folder.path());
+    let path = folder.path().join("bad");
+    let mut image = std::fs::read(&path).unwrap();
+    let long = |image: &[u8], at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
+    let l1 = long(&image, 40) as usize;
+    let l2 = (long(&image, l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    image[l2 + 8 * 32..l2 + 8 * 33].copy_from_slice(&0x8000_0000_0005_1200u64.to_be_bytes());
+    std::fs::write(&path, image).unwrap();
+    for output in ["human", "json"] {
+        let args = ["map", "--output", output, "bad"];
+        let (ours, theirs) = (quod(&args, folder.path()), qemu_img(&args, folder.path()));
+        assert_eq!((ours.code, theirs.code), (Some(1), Some(1)), "{ours:?} {theirs:?}");
+        assert!(ours.stderr.contains("guest offset"), "{ours:?}");
+        let (said, less) = (ours.stdout.trim_end(), theirs.stdout.trim_end());
+        assert!(said.starts_with(less) && said.len() >= less.len(), "{ours:?} {theirs:?}");
+        assert!(output == "human" || said.matches("start").count() == 3, "{ours:?}");
+        assert!(!said.ends_with(']'), "{ours:?}");
+    }
+}
+
 #[test]
 fn reading_is_the_same() {
     let folder = images();

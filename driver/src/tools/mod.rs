@@ -10,6 +10,7 @@ mod foreign;
 mod host;
 mod info;
 mod luks;
+mod map;
 mod session;
 
 pub use below::Below;
@@ -19,5 +20,6 @@ pub use first_sector::FirstSector;
 pub use foreign::{ForeignInfo, foreign};
 pub use info::{ImageInfo, Qcow2Info, info, probe};
 pub use luks::{Luks, Slot};
+pub use map::{MapRun, Mapper};
 pub use quod_states::qcow2::{Compression, Preallocation};
 pub use session::Session;
