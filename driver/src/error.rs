@@ -3,6 +3,7 @@
 //! Knows: paths, error numbers, the machine's errors. Must never know: how to recover.
 //! Invariant: every error names whose fault it is, and where.
 
+use quod_states::Foreign;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,14 @@ pub enum Error {
         path: PathBuf,
         /// The bits or the feature.
         what: String,
+    },
+    /// Nobody said what the file is, and its bytes say that it is of a format that quod does not read. With
+    /// the format raw its bytes can be used as they are.
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// What it is.
+        format: Foreign,
     },
     /// The image contradicts its format.
     Corrupt {
@@ -124,6 +133,7 @@ impl Error {
         match error {
             Core::Misuse(what) => Error::Misuse(what),
             Core::Unsupported(what) => Error::Unsupported { path, what: what.clone() },
+            Core::Foreign(format) => Error::Foreign { path, format: *format },
             Core::Corrupt { place, index, value, what } => {
                 Error::Corrupt { path, place, index: *index, value: *value, what }
             }
@@ -156,7 +166,7 @@ impl Error {
             Error::NoSpace { .. } => libc::ENOSPC,
             Error::Misuse(_) => libc::EINVAL,
             Error::WrongThread => libc::EPERM,
-            Error::Unsupported { .. } => libc::ENOTSUP,
+            Error::Unsupported { .. } | Error::Foreign { .. } => libc::ENOTSUP,
             Error::Busy | Error::Locked { .. } => libc::EAGAIN,
             Error::Closed => libc::EBADF,
             Error::Cancelled => libc::ECANCELED,
@@ -181,6 +191,10 @@ impl fmt::Display for Error {
         match self {
             Error::Misuse(what) => write!(f, "not a valid request: {what}"),
             Error::Unsupported { path, what } => write!(f, "{}: unsupported: {what}", path.display()),
+            Error::Foreign { path, format } => {
+                let (path, format) = (path.display(), format.name());
+                write!(f, "{path} is a {format} image: quod reads raw, qed and qcow2, and, as raw, its bytes")
+            }
             Error::Corrupt { path, place, index, value, what } => {
                 write!(f, "{}: corrupt image: {place}[{index}] = {value:#x}: {what}", path.display())
             }
@@ -253,6 +267,8 @@ mod tests {
             device.to_string(),
             "/images/a.qed: WriteData at host offset 0x1000 failed: Input/output error"
         );
+        let foreign = Error::Foreign { path: path.clone(), format: Foreign::Vmdk }.to_string();
+        assert!(foreign.starts_with("/images/a.qed is a vmdk image"), "{foreign}");
         let gate = Error::NotAllowed { image: path, backing: "base".into() }.to_string();
         assert!(gate.contains("a.qed") && gate.contains("'base'"));
     }

@@ -1,7 +1,7 @@
 //! Real files: QED images, their backing chains, the gate, the tools.
 
 use quod::tools::{self, CreateOptions, Repair, Session};
-use quod::{AllowAll, Config, Error, Format, Named, OpenOptions, Policy, SameDirectory, Status};
+use quod::{AllowAll, Config, Error, Foreign, Format, Named, OpenOptions, Policy, SameDirectory, Status};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -326,6 +326,41 @@ fn tools_describe_check_and_rename() {
     let report = tools::check(&top, None, Some(Repair::All)).unwrap();
     assert_eq!((report.allocated_clusters, report.total_clusters), (1, 256));
     sound(&base);
+}
+
+/// What has the signature of another format is no raw disk, buffered or direct, at the top or below, until
+/// somebody calls it raw.
+#[test]
+fn foreign_formats_are_refused_by_name() {
+    let folder = Folder::new();
+    let top = folder.qed("top.qed", 1 << 20, Some(("base", None)));
+    let named = folder.qed("named.qed", 1 << 20, Some(("base", Some(Format::Raw))));
+    let (base, koly) = (folder.path("base"), b"koly\0\0\0\x04\0\0\x02\0");
+    for (at, bytes, format) in [(0, &b"vhdxfile"[..], Foreign::Vhdx), (70_000 - 512, koly, Foreign::Dmg)] {
+        let mut file = pattern(1, 70_000);
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&base, &file).unwrap();
+        let refused = Error::Foreign { path: base.clone(), format };
+        for options in [OpenOptions::new(), writable(), OpenOptions::new().direct(true)] {
+            assert_eq!(failure(&base, options), refused);
+        }
+        for options in [OpenOptions::new().backing(AllowAll), writable()] {
+            assert_eq!(failure(&top, options), refused);
+        }
+        assert_eq!(tools::probe(&base), Err(refused.clone()));
+        assert_eq!(tools::info(&base, None, false), Err(refused.clone()));
+        assert_eq!(tools::check(&base, None, None), Err(refused));
+        let facts = tools::foreign(&base, format, false).unwrap();
+        assert_eq!((facts.format, facts.file_len), (format, 70_000));
+        let raw = OpenOptions::new().format(Some(Format::Raw));
+        for mut session in [Session::open(&base, raw), Session::open(&named, writable())].map(Result::unwrap)
+        {
+            let mut bytes = vec![0; 65_536];
+            session.read(0, &mut bytes).unwrap();
+            assert!(bytes == file[..65_536]);
+        }
+        assert!(std::fs::read(&base).unwrap() == file);
+    }
 }
 
 #[test]

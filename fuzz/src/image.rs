@@ -14,7 +14,7 @@ use crate::{Checked, Failure, fail};
 use quod_backend::sim::Sim;
 use quod_states::qcow2 as format;
 use quod_states::qed::{self, CreateOptions};
-use quod_states::{Format, Io, IoOp, Machine, Outcome, Repair, Report};
+use quod_states::{Format, Io, IoOp, Machine, Outcome, Repair, Report, probe};
 
 /// No file that is repaired here becomes longer.
 const LEN_MAX: u64 = 256 << 20;
@@ -109,7 +109,7 @@ fn create_qed(shape: &Shape, cluster_size: u32, table_size: u32) -> Checked<Vec<
 
 /// What the first bytes of a file say that it is.
 pub fn probe(sim: &Sim, path: &str) -> Format {
-    Format::probe(&sim.file_range(path, 0, 512))
+    probe::head(&sim.file_range(path, 0, 512)).unwrap_or(Format::Raw)
 }
 
 fn qed_header(sim: &Sim, path: &str) -> Checked<qed::Header> {
@@ -301,7 +301,7 @@ pub fn ends_with_data(sim: &Sim, path: &str, known: u64) -> Checked {
 
 /// Does this first block of a file have the need-check bit (QED) or the dirty bit (qcow2) set?
 pub fn is_marked(block: &[u8]) -> bool {
-    match Format::probe(block) {
+    match probe::head(block).unwrap_or(Format::Raw) {
         Format::Qed => block.get(16).is_some_and(|byte| byte & 2 != 0),
         Format::Qcow2 => block[7] == 3 && block.get(79).is_some_and(|byte| byte & 1 != 0),
         Format::Raw => false,
@@ -312,7 +312,7 @@ pub fn is_marked(block: &[u8]) -> bool {
 /// that of a raw data file.
 pub fn autoclear(block: &[u8]) -> u64 {
     let long = |at: usize| block.get(at..).and_then(|bytes| bytes.first_chunk()).copied().unwrap_or_default();
-    match Format::probe(block) {
+    match probe::head(block).unwrap_or(Format::Raw) {
         Format::Qed => u64::from_le_bytes(long(32)),
         Format::Qcow2 if block[7] == 3 => u64::from_be_bytes(long(88)) & !2,
         Format::Qcow2 | Format::Raw => 0,

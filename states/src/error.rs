@@ -1,6 +1,7 @@
 //! Errors that name the blame: the caller's misuse, an unsupported feature, a corrupt image, the device,
 //! full, poisoned.
 
+use crate::probe::Foreign;
 use alloc::string::String;
 use core::fmt;
 
@@ -12,6 +13,8 @@ pub enum Error {
     Misuse(&'static str),
     /// The image needs something that quod does not do; the text names the bits or the feature.
     Unsupported(String),
+    /// Nobody said what the file is, and its bytes say that it is this, which quod does not read.
+    Foreign(Foreign),
     /// The image contradicts its format.
     Corrupt {
         /// The table or header field.
@@ -48,6 +51,7 @@ impl fmt::Display for Error {
         match self {
             Error::Misuse(what) => write!(f, "not a valid request: {what}"),
             Error::Unsupported(what) => write!(f, "unsupported: {what}"),
+            Error::Foreign(foreign) => write!(f, "the file is a {} image", foreign.name()),
             Error::Corrupt { place, index, value, what } => {
                 write!(f, "corrupt image: {place}[{index}] = {value:#x}: {what}")
             }

@@ -16,6 +16,7 @@ use crate::image::Image;
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::options::Options;
+use crate::probe;
 use crate::qcow2::{self, Compression};
 use crate::qed::{Check, Header};
 use crate::rule::Rule;
@@ -34,17 +35,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// What a file that starts with these bytes is; anything unknown is raw.
-    pub fn probe(bytes: &[u8]) -> Format {
-        if Header::probe(bytes) {
-            Format::Qed
-        } else if bytes.starts_with(b"QFI\xfb") {
-            Format::Qcow2
-        } else {
-            Format::Raw
-        }
-    }
-
     /// As qemu-img calls it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -62,6 +52,9 @@ pub struct Backing {
     pub name: Vec<u8>,
     /// The format if the image names one; None: probe.
     pub format: Option<Format>,
+    /// The format's name as it stands in the image. An image whose backing format is one that quod does not
+    /// read is not opened; only [`Info::of_qcow2`] tells of it.
+    pub format_name: Option<Vec<u8>>,
 }
 
 /// Persistent bitmaps of an image that is open for writing. quod does not keep them up: the first change of
@@ -101,6 +94,62 @@ pub struct Info {
     pub data_file_raw: bool,
 }
 
+impl Info {
+    /// Of a raw file of this length: its last sector is whole.
+    pub const fn of_raw(file_len: u64) -> Info {
+        Info {
+            format: Format::Raw,
+            virtual_size: file_len.next_multiple_of(512),
+            cluster_size: 0,
+            dirty: false,
+            backing: None,
+            compression: Compression::Deflate,
+            bitmaps: None,
+            data_file: None,
+            data_file_raw: false,
+        }
+    }
+
+    /// Of a QED image with this header and this name of a backing file, which stands beside the header.
+    pub fn of_qed(header: &Header, backing: Option<&[u8]>) -> Info {
+        let format = header.backing_raw().then_some(Format::Raw);
+        let format_name = format.map(|format| format.name().as_bytes().to_vec());
+        // a name of no bytes is no backing file, as for QEMU
+        let name = backing.filter(|name| !name.is_empty());
+        Info {
+            format: Format::Qed,
+            virtual_size: header.image_size,
+            cluster_size: header.cluster_size,
+            dirty: header.need_check(),
+            backing: name.map(|name| Backing { name: name.to_vec(), format, format_name }),
+            ..Info::of_raw(0)
+        }
+    }
+
+    /// Of a qcow2 image with this header.
+    pub fn of_qcow2(header: &qcow2::Header) -> Info {
+        let format_name = header.backing_format().map(<[u8]>::to_vec);
+        let format = match header.backing_format() {
+            Some(b"raw" | b"file" | b"host_device") => Some(Format::Raw),
+            Some(b"qed") => Some(Format::Qed),
+            Some(b"qcow2") => Some(Format::Qcow2),
+            _ => None,
+        };
+        let backing = header.backing();
+        Info {
+            format: Format::Qcow2,
+            virtual_size: header.guest_size(),
+            cluster_size: 1 << header.cluster_bits,
+            dirty: header.is_dirty(),
+            backing: backing.map(|name| Backing { name: name.to_vec(), format, format_name }),
+            compression: header.compression,
+            bitmaps: None,
+            data_file: header.has_data_file().then(|| header.data_file().unwrap_or_default().to_vec()),
+            data_file_raw: header.data_file_raw(),
+        }
+    }
+}
+
 /// A finished opening.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -115,6 +164,8 @@ pub struct Opened {
 #[derive(Clone, Debug)]
 enum Step {
     ReadHeader,
+    /// Its first bytes say nothing: is it a format that ends with its header?
+    ReadTail,
     ReadRegion,
     ReadName(Header),
     ClearAutoclear(Header),
@@ -136,12 +187,14 @@ pub struct Opening {
     dirty: bool,
     /// The check is no repair.
     searches: bool,
-    backing: Option<Backing>,
+    /// The name of the backing file.
+    backing: Option<Vec<u8>>,
     result: Option<Result<Box<Opened>, Error>>,
 }
 
 impl Opening {
-    /// `format` None: probe (what is neither QED nor qcow2 is raw). `file_len` is the file's length in bytes.
+    /// `format` None: probe ([`probe`]; formats that quod does not read are refused by name). `file_len` is
+    /// the file's length in bytes.
     pub fn new(format: Option<Format>, file_len: u64, options: Options) -> Opening {
         let mut opening = Opening {
             format,
@@ -181,43 +234,31 @@ impl Opening {
     }
 
     fn finish_raw(&mut self) {
+        let info = Info::of_raw(self.file_len);
         let image = Image::raw(self.file_len, &self.options);
-        let info = Info {
-            format: Format::Raw,
-            virtual_size: image.virtual_size(),
-            cluster_size: 0,
-            dirty: false,
-            backing: None,
-            compression: Compression::default(),
-            bitmaps: None,
-            data_file: None,
-            data_file_raw: false,
-        };
         self.step = Step::Ended;
         self.result = Some(Ok(Box::new(Opened { image, info, report: None })));
     }
 
     fn finish(&mut self, header: Header, report: Option<Report>) {
-        let info = Info {
-            format: Format::Qed,
-            virtual_size: header.image_size,
-            cluster_size: header.cluster_size,
-            dirty: self.dirty,
-            backing: self.backing.take(),
-            compression: Compression::default(),
-            bitmaps: None,
-            data_file: None,
-            data_file_raw: false,
-        };
+        let info = Info { dirty: self.dirty, ..Info::of_qed(&header, self.backing.as_deref()) };
         let image = Image::qed(header, self.file_len, &self.options);
         self.step = Step::Ended;
         self.result = Some(Ok(Box::new(Opened { image, info, report })));
     }
 
     fn header_read(&mut self, bytes: &[u8]) {
-        let head = bytes.get(..bytes.len().min(usize::try_from(self.file_len).unwrap_or(usize::MAX)));
-        match self.format.unwrap_or_else(|| Format::probe(head.unwrap_or(bytes))) {
-            Format::Raw => self.finish_raw(),
+        let format = match self.format.map_or_else(|| probe::head(bytes), Ok) {
+            Ok(format) => format,
+            Err(foreign) => return self.fail(Error::Foreign(foreign)),
+        };
+        match format {
+            Format::Raw => match self.file_len.checked_sub(probe::TAIL as u64) {
+                None | Some(0) => self.finish_raw(),
+                Some(offset) => {
+                    self.name(Step::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
+                }
+            },
             Format::Qcow2 => self.read_region(bytes),
             Format::Qed => match Header::parse(bytes, self.file_len) {
                 Ok(header) => self.header_valid(header),
@@ -254,7 +295,6 @@ impl Opening {
     fn header_valid(&mut self, header: Header) {
         self.dirty = header.need_check();
         match header.backing_name() {
-            // a name of no bytes is no backing file, as for QEMU
             Some((offset, len)) if len > 0 => {
                 self.name(Step::ReadName(header), IoOp::ReadTable { offset, len });
             }
@@ -352,10 +392,13 @@ impl Machine for Opening {
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
             (Step::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),
+            (Step::ReadTail, Outcome::Table(bytes)) => match probe::tail(bytes) {
+                None => self.finish_raw(),
+                Some(foreign) => self.fail(Error::Foreign(foreign)),
+            },
             (Step::ReadRegion, Outcome::Table(bytes)) => self.region_read(bytes),
             (Step::ReadName(header), Outcome::Table(bytes)) => {
-                let format = header.backing_raw().then_some(Format::Raw);
-                self.backing = Some(Backing { name: bytes.to_vec(), format });
+                self.backing = Some(bytes.to_vec());
                 self.put_in_order(header);
             }
             (Step::ClearAutoclear(header), _) if self.options.sabotaged(Rule::AutoclearFirst) => {

@@ -122,7 +122,8 @@ pub struct Extent {
     pub len: u64,
     /// What it is.
     pub status: Status,
-    /// Where it lies in this image's file.
+    /// Where it lies in this image's file; of what is not allocated, where it would (subclusters of qcow2
+    /// beside others that are).
     pub host: Option<u64>,
 }
 

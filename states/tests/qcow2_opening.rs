@@ -261,7 +261,10 @@ fn what_is_told_of_an_image() {
         };
         let info = Disk::new(qcow2_file(&create), None, 1).open(Options::default()).unwrap().info;
         assert_eq!((info.format, info.virtual_size, info.cluster_size), (Format::Qcow2, 3 << 20, 4096));
-        assert_eq!(info.backing, Some(Backing { name: b"base".to_vec(), format }));
+        assert_eq!(
+            info.backing,
+            Some(Backing { name: b"base".to_vec(), format, format_name: Some(name.to_vec()) })
+        );
         assert!(!info.dirty && info.bitmaps.is_none() && info.data_file.is_none());
     }
     let file = created(1 << 20);
@@ -276,7 +279,8 @@ fn what_is_told_of_an_image() {
 fn a_qed_backing_name_of_no_bytes_is_none() {
     let mut file = qed_file(1 << 20, 65536, 1, Some(b"base"));
     let told = |file: &[u8]| Disk::new(file.to_vec(), None, 1).open(Options::default()).unwrap().info.backing;
-    assert_eq!(told(&file), Some(Backing { name: b"base".to_vec(), format: Some(Format::Raw) }));
+    let (format, format_name) = (Some(Format::Raw), Some(b"raw".to_vec()));
+    assert_eq!(told(&file), Some(Backing { name: b"base".to_vec(), format, format_name }));
     file[60..64].fill(0);
     assert_eq!(told(&file), None);
     assert_eq!(steps(&file, Options::default(), "").0, ["read 0x0 512"], "nothing of it is read");

@@ -1,9 +1,11 @@
 //! Raw images through the commit pipeline.
 //!
 //! Checks: which host ranges zeros and discards ask for; findings of the simulator that are about images
-//! without tables.
+//! without tables; what is raw when nobody says the format.
 
-use quod_states::{Event, Flags, Image, Io, IoOp, Kind, Machine, Options, Outcome, Request};
+use quod_states::{
+    Error, Event, Flags, Foreign, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Request,
+};
 
 fn submit(image: &mut Image, kind: Kind, len: u64, user: u64) -> Option<Io> {
     image.submit(Request { kind, offset: 0, len, flags: Flags::empty(), user }).unwrap();
@@ -111,4 +113,58 @@ fn the_last_sector_is_whole_whatever_the_length_of_the_file() {
     assert_eq!(io.op, IoOp::SetLen { len: 1000 });
     image.handle_completion(io.id, Outcome::Done);
     assert_eq!(image.virtual_size(), 1024);
+}
+
+/// What an opening reads, and what the file is.
+fn opened(file: &[u8], format: Option<Format>) -> (Vec<(u64, u32)>, Result<Format, Error>) {
+    let options = Options { read_only: true, ..Options::default() };
+    let mut opening = Opening::new(format, file.len() as u64, options);
+    let mut reads = Vec::new();
+    loop {
+        if let Some(result) = opening.poll_result() {
+            return (reads, result.map(|opened| opened.info.format));
+        }
+        let io = opening.poll_io().unwrap();
+        let IoOp::ReadTable { offset, len } = io.op else { panic!("{:?}", io.op) };
+        reads.push((offset, len));
+        let bytes = (offset..offset + u64::from(len)).map(|at| file.get(at as usize).copied().unwrap_or(0));
+        opening.handle_completion(io.id, Outcome::Table(&bytes.collect::<Vec<u8>>()));
+    }
+}
+
+#[test]
+fn what_has_a_signature_is_not_raw() {
+    let with = |at: usize, bytes: &[u8], len: usize| {
+        let mut file = vec![0x5a; len];
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    };
+    let koly = b"koly\0\0\0\x04\0\0\x02\0";
+    for (file, foreign) in [
+        (with(0, b"KDMV", 4096), Foreign::Vmdk),
+        (with(0, b"KDMV", 4), Foreign::Vmdk),
+        (with(0x40, b"\x7f\x10\xda\xbe", 4096), Foreign::Vdi),
+        (with(0, b"QFI\xfb\0\0\0\x01", 4096), Foreign::Qcow),
+        (with(4096, koly, 4608), Foreign::Dmg),
+        (with(777, koly, 777 + 512), Foreign::Dmg),
+    ] {
+        assert_eq!(opened(&file, None).1, Err(Error::Foreign(foreign)));
+        let raw = (vec![], Ok(Format::Raw));
+        assert_eq!(opened(&file, Some(Format::Raw)), raw, "its bytes, if somebody says so");
+        assert!(matches!(opened(&file, Some(Format::Qed)).1, Err(Error::Corrupt { .. })));
+    }
+    // shorter than its header, and still no disk
+    assert!(
+        matches!(opened(b"QED\0", None).1, Err(Error::Corrupt { place, .. }) if place.starts_with("QED"))
+    );
+    assert!(matches!(opened(b"QFI\xfb", None).1, Err(Error::Corrupt { .. } | Error::Unsupported(_))));
+}
+
+#[test]
+fn the_end_is_read_only_if_it_is_not_the_begin() {
+    let all = |len: usize| opened(&vec![1; len], None);
+    assert_eq!(all(0), (vec![(0, 512)], Ok(Format::Raw)));
+    assert_eq!(all(512), (vec![(0, 512)], Ok(Format::Raw)));
+    assert_eq!(all(513), (vec![(0, 512), (1, 512)], Ok(Format::Raw)));
+    assert_eq!(all(1 << 20), (vec![(0, 512), ((1 << 20) - 512, 512)], Ok(Format::Raw)));
 }

@@ -57,6 +57,14 @@ pub fn why_not_opened(path: &Path, error: &Error) -> String {
         Error::Locked { path: file, lock } => {
             format!("Failed to get \"{lock}\" lock\nIs another process using the image [{}]?", file.display())
         }
+        Error::Foreign { path: file, format } => {
+            let raw = match file == path {
+                true => "'-f raw' takes its bytes as they are",
+                false => "an image that names its backing format 'raw' takes its bytes as they are",
+            };
+            let (file, format) = (file.display(), format.name());
+            format!("'{file}' is a {format} image; quod reads raw, qed and qcow2, and {raw}")
+        }
         other => qemus_words(other).unwrap_or_else(|| other.to_string()),
     };
     match file_of(error) {
@@ -172,6 +180,7 @@ fn detail(error: &Error) -> Option<String> {
 fn file_of(error: &Error) -> Option<&Path> {
     match error {
         Error::Unsupported { path, .. }
+        | Error::Foreign { path, .. }
         | Error::Corrupt { path, .. }
         | Error::Device { path, .. }
         | Error::NoSpace { path }

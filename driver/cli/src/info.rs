@@ -4,9 +4,9 @@
 
 use crate::failure::could_not_open;
 use crate::format::{self, Output};
-use crate::{failure, json, qcow2, sizes};
-use quod::Format;
-use quod::tools::{self, ImageInfo};
+use crate::{encryption, failure, json, qcow2, sizes};
+use quod::tools::{self, Below, ForeignInfo, ImageInfo};
+use quod::{Error, Foreign, Format};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,28 +35,41 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let mut format = match args.format.as_deref().map(format::parse).transpose() {
+    let format = match args.format.as_deref().map(format::parse).transpose() {
         Ok(format) => format,
         Err(text) => return failure::fail(format!("Could not open '{}': {text}", args.file.display())),
     };
-    let mut layers: Vec<ImageInfo> = Vec::new();
-    let mut next = Some(args.file.clone());
-    while let Some(path) = next.take() {
-        if layers.len() == LAYERS_MAX || layers.iter().any(|layer| same_file(&layer.path, &path)) {
-            return failure::fail(format!("Backing file '{}' creates an infinite loop.", path.display()));
+    let top = match tools::info(&args.file, format, args.force_share) {
+        Ok(layer) => layer,
+        Err(Error::Foreign { format, .. }) if !args.backing_chain => return tell_foreign(&args, format),
+        Err(error) => return could_not_open(&args.file, &error),
+    };
+    let mut layers = vec![top];
+    while let Some(next) = next_layer(&layers, &args) {
+        match next {
+            Ok(layer) => layers.push(layer),
+            Err(code) => return code,
         }
-        let layer = match tools::info(&path, format, args.force_share) {
-            Ok(layer) => layer,
-            Err(error) => return could_not_open(&path, &error),
-        };
-        if args.backing_chain {
-            next = layer.backing_path.clone();
-            format = layer.info.backing.as_ref().and_then(|backing| backing.format);
-        }
-        layers.push(layer);
     }
     print(&args, &layers);
     ExitCode::SUCCESS
+}
+
+/// The image below the last one, if there is one and the chain is wanted: whole, or not at all.
+fn next_layer(layers: &[ImageInfo], args: &Args) -> Option<Result<ImageInfo, ExitCode>> {
+    let last = layers.last().filter(|_| args.backing_chain)?;
+    let Below { path, format } = match last.below.as_ref()? {
+        Ok(below) => below,
+        Err(text) => {
+            let name = backing_name(last).unwrap_or_default();
+            return Some(Err(failure::fail(format!("Could not open '{name}': {text}"))));
+        }
+    };
+    if layers.len() == LAYERS_MAX || layers.iter().any(|layer| same_file(&layer.path, path)) {
+        let text = format!("Backing file '{}' creates an infinite loop.", path.display());
+        return Some(Err(failure::fail(text)));
+    }
+    Some(tools::info(path, *format, args.force_share).map_err(|error| could_not_open(path, &error)))
 }
 
 fn same_file(one: &Path, other: &Path) -> bool {
@@ -97,17 +110,28 @@ fn backing_name(layer: &ImageInfo) -> Option<String> {
     layer.info.backing.as_ref().map(|backing| String::from_utf8_lossy(&backing.name).into_owned())
 }
 
+/// The backing file's format as it stands in the image.
+fn backing_format(layer: &ImageInfo) -> Option<String> {
+    let name = layer.info.backing.as_ref()?.format_name.as_ref()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+fn bytes(value: u64) -> String {
+    format!("{} ({value} bytes)", sizes::rounded(value))
+}
+
 fn human(layer: &ImageInfo) -> String {
-    let bytes = |value| format!("{} ({value} bytes)", sizes::rounded(value));
-    let path = layer.path.display();
     let mut lines = vec![
-        format!("image: {path}"),
+        format!("image: {}", layer.path.display()),
         format!("file format: {}", format::name(layer.format)),
         format!("virtual size: {}", bytes(virtual_size(layer))),
         format!("disk size: {}", sizes::rounded(layer.disk_size)),
     ];
     if let Some(bytes) = not_shown(layer) {
         lines.push(format!("not shown: the last {bytes} bytes (its size is no multiple of 512)"));
+    }
+    if is_encrypted(layer) {
+        lines.push("encrypted: yes".into());
     }
     if layer.format != Format::Raw {
         lines.push(format!("cluster_size: {}", layer.info.cluster_size));
@@ -122,22 +146,30 @@ fn human(layer: &ImageInfo) -> String {
             _ => format!("backing file: {name}"),
         });
     }
-    if let Some(format) = layer.info.backing.as_ref().and_then(|backing| backing.format) {
-        lines.push(format!("backing file format: {}", format::name(format)));
+    if let Some(format) = backing_format(layer) {
+        lines.push(format!("backing file format: {format}"));
     }
     if let Some(facts) = &layer.qcow2 {
         lines.extend(qcow2::human(facts));
     }
-    lines.push("Child node '/file':".into());
-    lines.push(format!("    filename: {path}"));
-    lines.push("    protocol type: file".into());
-    lines.push(format!("    file length: {}", bytes(layer.file_len.next_multiple_of(512))));
-    lines.push(format!("    disk size: {}", sizes::rounded(layer.disk_size)));
+    lines.extend(host_lines(&layer.path, layer.file_len, layer.disk_size));
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
+fn host_lines(path: &Path, file_len: u64, disk_size: u64) -> [String; 5] {
+    [
+        "Child node '/file':".into(),
+        format!("    filename: {}", path.display()),
+        "    protocol type: file".into(),
+        format!("    file length: {}", bytes(file_len.next_multiple_of(512))),
+        format!("    disk size: {}", sizes::rounded(disk_size)),
+    ]
+}
+
+/// Where the backing file is, as far as it is a file's name; a description stands for itself.
 fn full_backing_name(layer: &ImageInfo) -> Option<String> {
-    layer.backing_path.as_ref().map(|path| path.display().to_string())
+    let path = layer.backing_path.as_ref().map(|path| path.display().to_string());
+    path.or_else(|| backing_name(layer))
 }
 
 /// QEMU says `dirty-flag: false` of every QED image, whatever its need-check bit says, and so does this.
@@ -145,23 +177,30 @@ fn is_dirty(layer: &ImageInfo) -> bool {
     layer.format == Format::Qcow2 && layer.info.dirty
 }
 
-/// Fields in the order in which qemu-img happens to print them.
-fn object(layer: &ImageInfo) -> Value {
-    let path = layer.path.display().to_string();
+fn is_encrypted(layer: &ImageInfo) -> bool {
+    layer.qcow2.as_ref().is_some_and(|facts| facts.header.encryption.is_some())
+}
+
+fn host_object(path: &Path, file_len: u64, disk_size: u64) -> Value {
     let file = json!({
         "children": [],
-        "virtual-size": layer.file_len.next_multiple_of(512),
-        "filename": path,
+        "virtual-size": file_len.next_multiple_of(512),
+        "filename": path.display().to_string(),
         "format": "file",
-        "actual-size": layer.disk_size,
+        "actual-size": disk_size,
         "format-specific": {"type": "file", "data": {}},
         "dirty-flag": false,
     });
+    json!([{"name": "file", "info": file}])
+}
+
+/// Fields in the order in which qemu-img happens to print them.
+fn object(layer: &ImageInfo) -> Value {
     let mut fields = Map::new();
     let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
-    add("children", json!([{"name": "file", "info": file}]));
-    if let Some(format) = layer.info.backing.as_ref().and_then(|backing| backing.format) {
-        add("backing-filename-format", format::name(format).into());
+    add("children", host_object(&layer.path, layer.file_len, layer.disk_size));
+    if let Some(format) = backing_format(layer) {
+        add("backing-filename-format", format.into());
     }
     if let Some(facts) = layer.qcow2.as_ref().filter(|facts| !facts.snapshots.is_empty()) {
         add("snapshots", facts.snapshots.iter().map(qcow2::snapshot).collect());
@@ -170,7 +209,7 @@ fn object(layer: &ImageInfo) -> Value {
     if let Some(bytes) = not_shown(layer) {
         add("not-shown", bytes.into());
     }
-    add("filename", path.into());
+    add("filename", layer.path.display().to_string().into());
     if layer.format != Format::Raw {
         add("cluster-size", layer.info.cluster_size.into());
     }
@@ -182,9 +221,56 @@ fn object(layer: &ImageInfo) -> Value {
     if let Some(full) = full_backing_name(layer) {
         add("full-backing-filename", full.into());
     }
+    if is_encrypted(layer) {
+        add("encrypted", true.into());
+    }
     if let Some(name) = backing_name(layer) {
         add("backing-filename", name.into());
     }
     add("dirty-flag", is_dirty(layer).into());
+    Value::Object(fields)
+}
+
+/// A file of a format that quod does not read: its name, and what its header says plainly.
+fn tell_foreign(args: &Args, format: Foreign) -> ExitCode {
+    let facts = match tools::foreign(&args.file, format, args.force_share) {
+        Ok(facts) => facts,
+        Err(error) => return could_not_open(&args.file, &error),
+    };
+    match args.output {
+        Output::Human => say!("{}", foreign_human(&facts)),
+        Output::Json => sayln!("{}", json::pretty(&foreign_object(&facts))),
+    }
+    ExitCode::SUCCESS
+}
+
+fn foreign_human(facts: &ForeignInfo) -> String {
+    let mut lines =
+        vec![format!("image: {}", facts.path.display()), format!("file format: {}", facts.format.name())];
+    lines.extend(facts.virtual_size.map(|size| format!("virtual size: {}", bytes(size))));
+    lines.push(format!("disk size: {}", sizes::rounded(facts.disk_size)));
+    if let Some(luks) = &facts.luks {
+        lines.push("encrypted: yes".into());
+        lines.extend(encryption::human(luks));
+    }
+    lines.extend(host_lines(&facts.path, facts.file_len, facts.disk_size));
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn foreign_object(facts: &ForeignInfo) -> Value {
+    let mut fields = Map::new();
+    let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
+    add("children", host_object(&facts.path, facts.file_len, facts.disk_size));
+    if let Some(size) = facts.virtual_size {
+        add("virtual-size", size.into());
+    }
+    add("filename", facts.path.display().to_string().into());
+    add("format", facts.format.name().into());
+    add("actual-size", facts.disk_size.into());
+    if let Some(luks) = &facts.luks {
+        add("format-specific", json!({"type": "luks", "data": encryption::luks(luks, None)}));
+        add("encrypted", true.into());
+    }
+    add("dirty-flag", false.into());
     Value::Object(fields)
 }

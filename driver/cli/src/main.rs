@@ -9,6 +9,7 @@ mod out;
 mod bench;
 mod check;
 mod create;
+mod encryption;
 mod failure;
 mod format;
 mod getopt;

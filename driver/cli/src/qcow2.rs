@@ -2,7 +2,7 @@
 //!
 //! Knows: how qemu-img prints them. Must never know: where they lie in the file.
 
-use crate::sizes;
+use crate::{encryption, sizes};
 use quod::states::qcow2::Compression;
 use quod::states::qcow2::bitmap::Bitmap;
 use quod::states::qcow2::snapshot::Snapshot;
@@ -29,6 +29,17 @@ pub fn specific(facts: &Qcow2Info) -> Value {
         add("bitmaps", facts.bitmaps.iter().map(bitmap).collect());
     }
     add("refcount-bits", (1u64 << header.refcount_order).into());
+    if let Some(name) = header.data_file() {
+        add("data-file", text(name).into());
+    }
+    match (header.encryption, &facts.luks) {
+        (Some(_), Some(luks)) => drop(add("encrypt", encryption::luks(luks, Some("luks")))),
+        (Some(_), None) => drop(add("encrypt", json!({"format": "aes"}))),
+        (None, _) => {}
+    }
+    if header.has_data_file() {
+        add("data-file-raw", header.data_file_raw().into());
+    }
     if header.version >= 3 {
         add("corrupt", header.is_corrupt().into());
         add("extended-l2", header.shape().extended.into());
@@ -74,7 +85,7 @@ pub fn human(facts: &Qcow2Info) -> Vec<String> {
         lines.push(row("ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"));
         for one in &facts.snapshots {
             let (id, tag, size) = (text(&one.id), text(&one.name), sizes::rounded(one.vm_state_size()));
-            let count = one.icount().map(|count| count.to_string()).unwrap_or_default();
+            let count = one.icount().map_or("--".into(), |count| count.to_string());
             lines.push(row(&id, &tag, &size, &date(one.date_sec), &clock(one.vm_clock_nsec), &count));
         }
     }
@@ -117,7 +128,7 @@ fn date(seconds: u32) -> String {
 }
 
 /// A JSON value as qemu-img prints it for people.
-fn nested(value: &Value, depth: usize, lines: &mut Vec<String>) {
+pub fn nested(value: &Value, depth: usize, lines: &mut Vec<String>) {
     let entries: Vec<(String, &Value)> = match value {
         Value::Object(fields) => fields.iter().map(|(name, value)| (name.replace('-', " "), value)).collect(),
         Value::Array(items) => {

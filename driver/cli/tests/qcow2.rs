@@ -57,6 +57,115 @@ fn info_is_the_same() {
     same("info --output json plain", folder.path());
 }
 
+/// All that an image may say of itself: a data file, also one that is not there; encryption; bitmaps and a
+/// backing file beside them; a backing format that quod does not read.
+#[test]
+fn info_of_what_is_seldom_is_the_same() {
+    let folder = images();
+    let path = folder.path();
+    let secret = ["--object", "secret,id=s,data=x"];
+    let create = |options: &str, more: &[&str]| {
+        let args = [&["create", "-q", "-f", "qcow2"], &secret[..], &["-o", options], more].concat();
+        prepare("qemu-img", &args, path);
+    };
+    let luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    create("data_file=d.raw,data_file_raw=on", &["rawdata", "1M"]);
+    create("data_file=d2", &["data", "1M"]);
+    create("encrypt.format=aes,encrypt.key-secret=s", &["aes", "1M"]);
+    create(luks, &["luks", "1M"]);
+    create(&format!("{luks},compat=0.10,encrypt.cipher-alg=twofish-128"), &["luks2", "1M"]);
+    let all = format!("{luks},data_file=d3,extended_l2=on,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv");
+    create(&format!("{all},encrypt.ivgen-hash-alg=sha256"), &["-b", "plain", "-F", "qcow2", "all", "1M"]);
+    let node = "driver=qcow2,file.filename=all,encrypt.format=luks,encrypt.key-secret=s";
+    prepare("qemu-img", &[&["bitmap", "--add"], &secret[..], &["--image-opts", node, "b"]].concat(), path);
+    create("compat=1.1", &["foreign", "1M"]);
+    prepare("qemu-img", &["rebase", "-u", "-b", "plain", "-F", "vmdk", "foreign"], path);
+    create("compat=1.1", &["file", "1M"]);
+    prepare("qemu-img", &["rebase", "-u", "-b", "plain", "-F", "file", "file"], path);
+    for there in [true, false] {
+        for file in ["rawdata", "data", "aes", "luks", "luks2", "all", "foreign", "file"] {
+            for options in ["", "--output=json"] {
+                same(&format!("info {options} {file}"), path);
+            }
+        }
+        if there {
+            ["d.raw", "d2", "d3"].iter().for_each(|data| std::fs::remove_file(path.join(data)).unwrap());
+        }
+    }
+    // nobody reads what is encrypted as plain data
+    for file in ["aes", "luks", "all"] {
+        for args in [&["io", "-r", "-c", "read 0 1", file][..], &["map", file], &["check", file]] {
+            let answer = quod(args, path);
+            assert!(answer.code == Some(1) && answer.stderr.contains("encryption"), "{args:?}: {answer:?}");
+        }
+    }
+}
+
+/// Entries of the snapshot table that older programs wrote have no count of instructions.
+#[test]
+fn info_of_old_snapshots_is_the_same() {
+    let folder = images();
+    let path = folder.path().join("plain");
+    prepare("qemu-img", &["snapshot", "-c", "one", "plain"], folder.path());
+    let without_dates = |answer: common::Answer| {
+        // quod says the time in UTC
+        let lines = answer.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.filter(|words| words.first() != Some(&"1") || words.len() < 7).count()
+    };
+    let mut image = std::fs::read(&path).unwrap();
+    let at = u64::from_be_bytes(image[64..72].try_into().unwrap()) as usize;
+    assert_eq!(image[at + 39], 24, "what qemu-img writes");
+    let names = image[at + 64..at + 64 + 4].to_vec();
+    image[at + 39] = 16;
+    image[at + 56..at + 60].copy_from_slice(&names);
+    image[at + 60..at + 68].fill(0);
+    std::fs::write(&path, &image).unwrap();
+    let (ours, theirs) =
+        (quod(&["info", "plain"], folder.path()), qemu_img(&["info", "plain"], folder.path()));
+    assert!(ours.stdout.lines().any(|line| line.ends_with("         --")), "{ours:?}");
+    assert_eq!(without_dates(ours), without_dates(theirs));
+    same("info --output json plain", folder.path());
+}
+
+/// A chain is shown whole or not at all.
+#[test]
+fn chains_are_followed_through_descriptions() {
+    let folder = images();
+    let path = folder.path();
+    let create =
+        |args: &[&str]| prepare("qemu-img", &[&["create", "-q", "-f", "qcow2"], args].concat(), path);
+    create(&["-b", "over", "-F", "qcow2", "top"]);
+    let mid = path.join("over").display().to_string();
+    for (format, name, followed) in [
+        (
+            "qcow2",
+            format!(r#"json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{mid}"}}}}"#),
+            true,
+        ),
+        ("qcow2", r#"json:{"driver":"qcow2","file.filename":"over"}"#.into(), true),
+        ("qcow2", r#"json:{"file":{"driver":"file","filename":"over","locking":"auto"}}"#.into(), true),
+        ("raw", r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"over"}}"#.into(), true),
+        ("raw", r#"json:{"driver":"file","filename":"over"}"#.into(), false),
+        ("vmdk", "over".into(), false),
+        ("qcow2", "nbd://127.0.0.1:1/x".into(), false),
+        (
+            "qcow2",
+            r#"json:{"driver":"qcow2","file":{"driver":"nbd","host":"127.0.0.1","port":"1"}}"#.into(),
+            false,
+        ),
+        ("qcow2", r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"top"}}"#.into(), false),
+    ] {
+        prepare("qemu-img", &["rebase", "-u", "-F", format, "-b", &name, "top"], path);
+        for output in ["human", "json"] {
+            let args = ["info", "--backing-chain", "--output", output, "top"];
+            let (ours, theirs) = (quod(&args, path), qemu_img(&args, path));
+            assert_eq!((ours.code, &ours.stdout), (theirs.code, &theirs.stdout), "{name}: {ours:?}");
+            assert_eq!(ours.code == Some(0), followed, "{name}");
+        }
+        same("info top", path);
+    }
+}
+
 #[test]
 fn check_is_the_same() {
     let folder = images();
@@ -74,6 +183,92 @@ fn map_is_the_same() {
         for options in ["", "--output=json", "-U --start-offset 1M --max-length 100k --output json"] {
             same(&format!("map {options} {file}"), folder.path());
         }
+    }
+}
+
+/// Images whose files are sparse, whose data is elsewhere, or whose clusters are split.
+fn odd_images(folder: &Path) -> [&'static str; 10] {
+    let create = |options: &str, more: &[&str]| {
+        prepare("qemu-img", &[&["create", "-q", "-f", "qcow2", "-o", options], more].concat(), folder);
+    };
+    let write = |file: &str, commands: &[String]| {
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command.as_str()]));
+        args.push(file);
+        prepare("qemu-io", &args, folder);
+    };
+    let words = |text: &str| text.split(", ").map(String::from).collect::<Vec<_>>();
+    create("preallocation=metadata", &["empty", "4M"]);
+    create("preallocation=metadata,cluster_size=4k", &["prepared", "4M"]);
+    write("prepared", &words("write 1M 64k, write -z 2M 128k, write 3000k 12k, write -z -u 3M 8k"));
+    create("preallocation=falloc", &["reserved", "4M"]);
+    // clusters of data that are holes in the file, as imago's are
+    create("cluster_size=64k", &["full", "4M"]);
+    write("full", &words("write -P 0 0 4M, write 1M 64k, write 1200k 4k, write -P 0 1216k 60k"));
+    prepare("cp", &["--sparse=always", "full", "sparse"], folder);
+    create("data_file=d1", &["data", "4M"]);
+    write("data", &words("write 64k 64k, write 1M 128k, write -z 2M 64k, write -P 0 3M 64k"));
+    create("data_file=d2,data_file_raw=on,preallocation=metadata", &["rawdata", "4M"]);
+    write("rawdata", &words("write 64k 64k, write -z 2M 64k"));
+    create("data_file=d3,extended_l2=on", &["-b", "full", "-F", "qcow2", "splitdata", "4M"]);
+    // subclusters at random
+    create("extended_l2=on,cluster_size=64k", &["split", "2M"]);
+    create("extended_l2=on,cluster_size=32k", &["-b", "split", "-F", "qcow2", "splitover", "3M"]);
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    for file in ["split", "splitover", "splitdata"] {
+        let commands = (0..60).map(|_| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let (at, len) = (seed / 8 % 1900, 1 + seed / 16384 % 40);
+            match seed % 8 {
+                0..4 => format!("write {at}k {len}k"),
+                4 => format!("write -z {at}k {len}k"),
+                5 => format!("write -z -u {at}k {}k", len * 4),
+                6 => format!("discard {at}k {}k", len * 4),
+                _ => format!("write {at}k 2k"),
+            }
+        });
+        write(file, &commands.collect::<Vec<_>>());
+    }
+    ["empty", "prepared", "reserved", "full", "sparse", "data", "rawdata", "split", "splitover", "splitdata"]
+}
+
+#[test]
+fn map_of_what_is_seldom_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in odd_images(folder.path()) {
+        for options in ["", "--output=json", "--start-offset 70k --max-length 2000k --output json"] {
+            same(&format!("map {options} {file}"), folder.path());
+        }
+    }
+    let zeros = quod(&["map", "--output=json", "sparse"], folder.path()).stdout;
+    assert!(zeros.contains("\"zero\": true, \"data\": true"), "the file system has no holes: {zeros}");
+}
+
+/// What was read before a bad entry is told, and then what is wrong. QEMU keeps the last run to itself.
+#[test]
+fn map_ends_at_a_bad_entry() {
+    let folder = images();
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "bad", "4M"], folder.path());
+    let writes = ["-c", "write 0 64k", "-c", "write -z 64k 64k", "-c", "write 2M 64k", "bad"];
+    prepare("qemu-io", &writes, folder.path());
+    let path = folder.path().join("bad");
+    let mut image = std::fs::read(&path).unwrap();
+    let long = |image: &[u8], at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
+    let l1 = long(&image, 40) as usize;
+    let l2 = (long(&image, l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    image[l2 + 8 * 32..l2 + 8 * 33].copy_from_slice(&0x8000_0000_0005_1200u64.to_be_bytes());
+    std::fs::write(&path, image).unwrap();
+    for output in ["human", "json"] {
+        let args = ["map", "--output", output, "bad"];
+        let (ours, theirs) = (quod(&args, folder.path()), qemu_img(&args, folder.path()));
+        assert_eq!((ours.code, theirs.code), (Some(1), Some(1)), "{ours:?} {theirs:?}");
+        assert!(ours.stderr.contains("guest offset"), "{ours:?}");
+        let (said, less) = (ours.stdout.trim_end(), theirs.stdout.trim_end());
+        assert!(said.starts_with(less) && said.len() >= less.len(), "{ours:?} {theirs:?}");
+        assert!(output == "human" || said.matches("start").count() == 3, "{ours:?}");
+        assert!(!said.ends_with(']'), "{ours:?}");
     }
 }
 

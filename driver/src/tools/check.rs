@@ -124,7 +124,7 @@ impl Checker {
         let header = match format.map_or_else(|| host.probe(), Ok)? {
             Format::Raw => Start::Raw,
             Format::Qed => {
-                let block = host.read(0, 4096)?;
+                let block = host.head(4096)?;
                 let header = Header::parse(&block, host.len());
                 Start::Qed(header.map_err(|error| Error::from_core(path, &error))?)
             }

@@ -256,7 +256,7 @@ pub fn set_backing(path: impl AsRef<Path>, backing: Option<(&str, Option<Format>
 /// The header of a QED image, and the block that it stands in.
 pub(super) fn read_header(host: &mut Host) -> Result<(Header, Vec<u8>), Error> {
     let block = host.read(0, 4096)?;
-    match Format::probe(&block) {
+    match host.probe()? {
         Format::Qed => {
             let header =
                 Header::parse(&block, host.len()).map_err(|error| Error::from_core(host.path(), &error))?;

@@ -3,31 +3,16 @@
 //! A guest that writes the header of another format there would choose, at the next open, what its disk is
 //! and which files of the host it is backed by. QEMU's raw driver refuses such writes; so does this.
 //!
-//! Knows: signatures of formats, what a write makes of the sector. Must never know: how a write is done.
+//! Knows: what a write makes of the sector. Must never know: how a write is done.
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
 
 use crate::buffers::gather;
 use crate::error::Error;
 use crate::request::Request;
-use quod_states::Kind;
+use quod_states::{Format, Kind, probe};
 use std::path::{Path, PathBuf};
 
-const SECTOR: usize = 512;
-
-/// Where the formats that QEMU looks for have their signatures.
-const SIGNATURES: [(usize, &[u8]); 11] = [
-    (0, b"QED\0"),
-    (0, b"QFI\xfb"),
-    (0, b"KDMV"),
-    (0, b"COWD"),
-    (0, b"# Disk DescriptorFile"),
-    (0, b"conectix"),
-    (0, b"vhdxfile"),
-    (0, b"LUKS\xba\xbe"),
-    (0, b"WithoutFreeSpace"),
-    (0, b"WithouFreSpacExt"),
-    (0x40, &[0x7f, 0x10, 0xda, 0xbe]),
-];
+const SECTOR: usize = probe::HEAD;
 
 const REFUSED: &str = "write the header of another format to a disk that was only guessed to be raw";
 
@@ -62,7 +47,7 @@ impl FirstSector {
             // a discard may leave what was there: then nothing changes, and that was admitted before
             _ => after[from..from + len].fill(0),
         }
-        if SIGNATURES.iter().any(|(at, bytes)| after[*at..].starts_with(bytes)) {
+        if probe::head(&after) != Ok(Format::Raw) {
             return Err(Error::Io { path: self.path.clone(), op: REFUSED, errno: libc::EPERM });
         }
         self.bytes = after;
@@ -90,11 +75,16 @@ mod tests {
         let zero = sector.admit(&mut Request::write_zeroes(3, 1, 0));
         assert_eq!(zero.map_err(|error| error.errno()), Err(libc::EPERM));
         assert_eq!(write(&mut sector, 0, &[0xeb; 4096]), Ok(()));
-        let parts = vec![Buffer::from(&b"LU"[..]), Buffer::from(&b"KS\xba\xbe"[..])];
+        let parts = vec![Buffer::from(&b"LU"[..]), Buffer::from(&b"KS\xba\xbe\0\x01"[..])];
         assert!(sector.admit(&mut Request::write(0, parts, 0)).is_err());
         assert_eq!(write(&mut sector, 0x42, &[0xda, 0xbe]), Ok(()));
         assert_eq!(write(&mut sector, 0x40, &[0x7f, 0x10]), Err(libc::EPERM));
         assert_eq!(write(&mut sector, 511, b"x"), Ok(()));
+        // text counts as well
+        assert_eq!(write(&mut sector, 0, b"# Disk DescriptorFil"), Ok(()));
+        assert_eq!(write(&mut sector, 20, b"e"), Err(libc::EPERM));
+        assert_eq!(write(&mut sector, 20, b"\nversion=1"), Ok(()));
+        assert_eq!(write(&mut sector, 30, b"\n"), Err(libc::EPERM));
         assert!(sector.admit(&mut Request::read(0, Buffer::zeroed(512), 0)).is_ok());
         assert!(sector.admit(&mut Request::discard(0, u64::MAX, 0)).is_ok());
     }

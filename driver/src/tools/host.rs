@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::open::{LOCK_PATIENCE, LOCK_RETRY};
 use crate::translate::{land_plain, plain};
 use quod_backend::{Backend, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Threads, Token};
-use quod_states::{Format, Machine};
+use quod_states::{Format, Machine, probe};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -133,9 +133,24 @@ impl Host {
         Ok(bytes)
     }
 
-    /// The format that the file's first bytes tell.
+    /// The first `len` bytes; zeros past the end of a shorter file.
+    pub(super) fn head(&mut self, len: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = self.read(0, len)?;
+        bytes.resize(len, 0);
+        Ok(bytes)
+    }
+
+    /// The format that the file's bytes tell; one that quod does not read is an error.
     pub(super) fn probe(&mut self) -> Result<Format, Error> {
-        Ok(Format::probe(&self.read(0, 512)?))
+        let mut found = probe::head(&self.read(0, probe::HEAD)?);
+        let tail = self.len().saturating_sub(probe::TAIL as u64);
+        if found == Ok(Format::Raw)
+            && tail > 0
+            && let Some(foreign) = probe::tail(&self.read(tail, probe::TAIL)?)
+        {
+            found = Err(foreign);
+        }
+        found.map_err(|format| Error::Foreign { path: self.file.path.clone(), format })
     }
 
     /// Writes bytes.

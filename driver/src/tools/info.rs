@@ -2,14 +2,16 @@
 //!
 //! Knows: headers as the machine reports them. Must never know: tables.
 
+use super::below::{Below, below};
 use super::host::Host;
+use super::luks::Luks;
 use crate::error::Error;
 use crate::gate::{Named, Role};
 use quod_states::qcow2::bitmap::{self, Bitmap};
 use quod_states::qcow2::snapshot::{FIXED, Parsed, Snapshot};
-use quod_states::qcow2::{self, Purpose};
+use quod_states::qcow2::{self, Encryption, Purpose};
 use quod_states::qed::Header;
-use quod_states::{Format, Info, Opening, Options};
+use quod_states::{Format, Info};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,8 @@ pub struct ImageInfo {
     pub qcow2: Option<Qcow2Info>,
     /// The file that its backing name leads to, if it is a file's name. See [`Named::path`].
     pub backing_path: Option<PathBuf>,
+    /// Where its chain goes on, or why that is not known; None: it has no backing file.
+    pub below: Option<Result<Below, String>>,
 }
 
 /// What a qcow2 image says about itself beyond the common facts.
@@ -43,50 +47,75 @@ pub struct Qcow2Info {
     pub snapshots: Vec<Snapshot>,
     /// Its persistent bitmaps.
     pub bitmaps: Vec<Bitmap>,
+    /// The LUKS header in it, if it is encrypted that way.
+    pub luks: Option<Luks>,
 }
 
 /// Reads an image's header. `force_share`: without taking a lock, even if a writer has it open, which nobody
-/// minds of a raw image.
+/// minds of a raw image. Encrypted images, and images whose backing file is of a format that quod does not
+/// read, are told about though they cannot be opened.
 pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -> Result<ImageInfo, Error> {
     let path = path.as_ref();
     let mut host = match force_share {
         true => Host::open(path, false, false)?,
         false => Host::open_shared(path, format)?,
     };
-    let options =
-        Options { requests: 1, acbs: 1, cache_bytes: 64 << 10, read_only: true, ..Options::default() };
-    let mut opening = Opening::new(format, host.len(), options);
-    let opened = host.pump(&mut opening, Opening::poll_result)?;
-    let info = opened.map_err(|error| Error::from_core(path, &error))?.info;
-    let table_size = match info.format {
-        Format::Qed => Header::parse(&host.read(0, 4096)?, host.len()).ok().map(|header| header.table_size),
-        Format::Raw | Format::Qcow2 => None,
+    let format = format.map_or_else(|| host.probe(), Ok)?;
+    let (mut table_size, mut qcow2) = (None, None);
+    let info = match format {
+        Format::Raw => Info::of_raw(host.len()),
+        Format::Qed => {
+            let header = read_qed(&mut host)?;
+            let name = match header.backing_name() {
+                Some((offset, len)) => Some(host.read(offset, len as usize)?),
+                None => None,
+            };
+            table_size = Some(header.table_size);
+            Info::of_qed(&header, name.as_deref())
+        }
+        Format::Qcow2 => {
+            let facts = qcow2_info(&mut host)?;
+            let info = Info::of_qcow2(&facts.header);
+            qcow2 = Some(facts);
+            info
+        }
     };
-    let qcow2 = match info.format {
-        Format::Qcow2 => Some(qcow2_info(&mut host)?),
-        Format::Raw | Format::Qed => None,
-    };
-    let blocks = std::fs::metadata(path)
-        .map_err(|error| Error::io(path, "examine", error.raw_os_error().unwrap_or(libc::EIO)))?
-        .blocks();
     let backing =
         info.backing.as_ref().map(|backing| Named { image: path, name: &backing.name, role: Role::Backing });
     Ok(ImageInfo {
         path: path.to_path_buf(),
-        format: info.format,
+        format,
         file_len: host.len(),
-        disk_size: blocks * 512,
+        disk_size: disk_size(path)?,
         table_size,
         qcow2,
         backing_path: backing.and_then(|named| named.path()),
+        below: info.backing.as_ref().map(|backing| below(path, backing)),
         info,
     })
+}
+
+fn read_qed(host: &mut Host) -> Result<Header, Error> {
+    let block = host.head(4096)?;
+    Header::parse(&block, host.len()).map_err(|error| Error::from_core(host.path(), &error))
+}
+
+/// Bytes that a file takes on the host.
+pub(super) fn disk_size(path: &Path) -> Result<u64, Error> {
+    let facts = std::fs::metadata(path);
+    let facts =
+        facts.map_err(|error| Error::io(path, "examine", error.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(facts.blocks() * 512)
 }
 
 fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
     let path = host.path().to_path_buf();
     let ours = |error| Error::from_core(&path, &error);
-    let header = read_qcow2(host, Purpose::Read)?;
+    let header = read_qcow2(host, Purpose::Look)?;
+    let luks = match header.encryption {
+        Some(Encryption::Luks { offset, .. }) => Some(Luks::read(host, offset)?),
+        Some(Encryption::Aes) | None => None,
+    };
     let mut snapshots = Vec::new();
     let mut at = header.snapshots_offset;
     for index in 0..u64::from(header.snapshots) {
@@ -109,7 +138,7 @@ fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
         }
         None => Vec::new(),
     };
-    Ok(Qcow2Info { header, snapshots, bitmaps })
+    Ok(Qcow2Info { header, snapshots, bitmaps, luks })
 }
 
 /// The header of a qcow2 image.
@@ -121,7 +150,7 @@ pub(super) fn read_qcow2(host: &mut Host, purpose: Purpose) -> Result<qcow2::Hea
     qcow2::Header::parse(&region, purpose).map_err(|error| Error::from_core(host.path(), &error))
 }
 
-/// The format of a file; what is no known image is raw.
+/// The format of a file; what has no signature is raw, and what quod does not read an error.
 pub fn probe(path: impl AsRef<Path>) -> Result<Format, Error> {
     Host::open(path.as_ref(), false, false)?.probe()
 }

@@ -2,16 +2,24 @@
 //!
 //! Knows: paths and whole images. Must never know: how the driver pumps.
 
+mod below;
 mod check;
 mod create;
 mod first_sector;
+mod foreign;
 mod host;
 mod info;
+mod luks;
+mod map;
 mod session;
 
+pub use below::Below;
 pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
 pub use create::{CreateOptions, Qcow2Options, create, create_until, set_backing};
 pub use first_sector::FirstSector;
+pub use foreign::{ForeignInfo, foreign};
 pub use info::{ImageInfo, Qcow2Info, info, probe};
+pub use luks::{Luks, Slot};
+pub use map::{MapRun, Mapper};
 pub use quod_states::qcow2::{Compression, Preallocation};
 pub use session::Session;

@@ -15,7 +15,7 @@ use quod::Format;
 use quod::tools;
 use quod_backend::sim::{Chooser, FileOptions, Sim};
 use quod_states::qcow2::{self, Compression, Preallocation, Purpose};
-use quod_states::qed;
+use quod_states::{probe, qed};
 use std::process::{Command, Stdio};
 
 /// A new image that is made and checked is no longer.
@@ -58,7 +58,7 @@ pub(super) fn check_and_repair(input: &[u8]) -> Checked {
 /// Does QEMU look at other files, or is it known to judge otherwise (docs/compat.md)?
 fn excepted(input: &[u8]) -> bool {
     let word = |at: usize| input.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 4]);
-    match Format::probe(&input[..input.len().min(512)]) {
+    match probe::head(&input[..input.len().min(512)]).unwrap_or(Format::Raw) {
         Format::Raw => true,
         Format::Qed => {
             let [cluster, table, header, l1] =
@@ -80,7 +80,7 @@ pub(super) fn same_verdict(input: &[u8]) -> Checked {
     let folder = tempfile::tempdir().map_err(host)?;
     let path = folder.path().join(TOP);
     std::fs::write(&path, input).map_err(host)?;
-    let format = Format::probe(&input[..input.len().min(512)]);
+    let format = probe::head(&input[..input.len().min(512)]).unwrap_or(Format::Raw);
     let mut command = Command::new("qemu-img");
     command.args(["check", "-q", "-f", format.name()]).arg(&path);
     let output = command.stdin(Stdio::null()).output().map_err(host)?;

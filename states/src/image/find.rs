@@ -245,7 +245,8 @@ impl Image {
             Mapping::Zero => (Status::Zero, None),
             Mapping::ZeroAllocated(host) => (Status::Zero, Some(host)),
             Mapping::Compressed { .. } => (Status::Compressed, None),
-            Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) => (Status::Unallocated, None),
+            Mapping::Reserved(host) => (Status::Unallocated, Some(host)),
+            Mapping::NoTable | Mapping::Unallocated => (Status::Unallocated, None),
         };
         if let Some(open) = self.requests.get_mut(request) {
             open.extent = Some(Box::new(Extent { offset, len, status, host }));

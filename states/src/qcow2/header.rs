@@ -65,9 +65,25 @@ pub enum Compression {
     Zstd,
 }
 
+/// How an image is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Encryption {
+    /// AES with a password of QEMU's own making.
+    Aes,
+    /// LUKS.
+    Luks {
+        /// Where the LUKS header lies in the file.
+        offset: u64,
+        /// Bytes of it.
+        len: u64,
+    },
+}
+
 /// What the image is opened for decides what is bearable.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Purpose {
+    /// It is told what the header says: encrypted images are shown too.
+    Look,
     /// Nothing is written.
     Read,
     /// Guest writes.
@@ -108,6 +124,8 @@ pub struct Header {
     pub refcount_order: u32,
     /// See [`Compression`].
     pub compression: Compression,
+    /// See [`Encryption`]. Only a header that was read for [`Purpose::Look`] has one.
+    pub encryption: Option<Encryption>,
     header_length: u32,
     backing_offset: u64,
     backing: Option<Vec<u8>>,
@@ -153,7 +171,8 @@ impl Header {
     pub fn parse(bytes: &[u8], purpose: Purpose) -> Result<Header, Error> {
         let mut header = Header::fields(bytes)?;
         header.check_features(bytes, purpose)?;
-        header.check_shape(bytes)?;
+        header.check_shape()?;
+        header.check_encryption(bytes, purpose)?;
         header.check_tables(purpose)?;
         header.extensions = extensions::parse(bytes, header.header_length as usize, header.extensions_end())?;
         header.check_extensions()?;
@@ -192,6 +211,7 @@ impl Header {
             autoclear: v3(be::long(bytes, 88)),
             refcount_order: if version == 3 { be::word(bytes, 96) } else { 4 },
             compression: Compression::Deflate,
+            encryption: None,
             header_length: if version == 3 { be::word(bytes, 100) } else { 72 },
             backing_offset: be::long(bytes, 8),
             backing: None,
@@ -241,7 +261,7 @@ impl Header {
         Ok(())
     }
 
-    fn check_shape(&self, bytes: &[u8]) -> Result<(), Error> {
+    fn check_shape(&self) -> Result<(), Error> {
         if self.shape().extended && self.cluster_bits < 14 {
             let what = "is too small for 32 subclusters of 512 bytes";
             return corrupt("qcow2 header field cluster_bits", self.cluster_bits.into(), what);
@@ -250,13 +270,24 @@ impl Header {
             let what = "refcounts have at most 64 bits";
             return corrupt("qcow2 header field refcount_order", self.refcount_order.into(), what);
         }
-        let method = match be::word(bytes, 32) {
+        Ok(())
+    }
+
+    fn check_encryption(&mut self, bytes: &[u8], purpose: Purpose) -> Result<(), Error> {
+        let number = be::word(bytes, 32);
+        self.encryption = match number {
+            1 => Some(Encryption::Aes),
+            // where its header lies stands in an extension
+            2 => Some(Encryption::Luks { offset: 0, len: 0 }),
+            _ => None,
+        };
+        let method = match number {
             0 => return Ok(()),
+            1 | 2 if purpose == Purpose::Look => return Ok(()),
             1 => "AES",
             2 => "LUKS",
             _ => "of an unknown kind",
         };
-        let number = be::word(bytes, 32);
         let text = format!(
             "qcow2 header field crypt_method {number}: encryption {method}; it is not read as plain data"
         );
@@ -302,7 +333,15 @@ impl Header {
                     return corrupt("backing format header extension", len, "the name is too long");
                 }
                 Extension::ENCRYPTION => {
-                    return corrupt("encryption header extension", len, "the image is not encrypted");
+                    let place = "encryption header extension";
+                    let Some(Encryption::Luks { .. }) = self.encryption else {
+                        return corrupt(place, len, "the image is not encrypted with LUKS");
+                    };
+                    let (offset, bytes) = (be::long(data, 0), be::long(data, 8));
+                    if len != 16 || !offset.is_multiple_of(1 << self.cluster_bits) {
+                        return corrupt(place, offset, "must have 16 bytes, and begin at a cluster");
+                    }
+                    self.encryption = Some(Encryption::Luks { offset, len: bytes });
                 }
                 Extension::BITMAPS if self.autoclear & BITMAPS != 0 => {
                     self.bitmaps = Some(bitmap::Extension::parse(data, 1 << self.cluster_bits)?);

@@ -17,5 +17,5 @@ mod tail;
 pub use check::{Check, Finding};
 pub use create::{CreateOptions, Created, Preallocation, create};
 pub use entry::{L1, L2, Shape, Sub, Subclusters};
-pub use header::{Compression, Header, Purpose};
+pub use header::{Compression, Encryption, Header, Purpose};
 pub(crate) use opening::Opening;

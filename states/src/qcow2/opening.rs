@@ -24,7 +24,7 @@ use crate::geometry::align_up;
 use crate::image::{Image, Tables};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
-use crate::open::{Backing, Bitmaps, Format, Info, Opened};
+use crate::open::{Backing, Bitmaps, Info, Opened};
 use crate::options::Options;
 use crate::rule::Rule;
 use alloc::boxed::Box;
@@ -82,7 +82,11 @@ impl Opening {
                 "clusters smaller than the blocks of the device can only be written through the page cache";
             return Err(Error::Unsupported(format!("{} bytes: {what}", header.cluster_size())));
         }
-        let info = info(&header)?;
+        let info = Info::of_qcow2(&header);
+        if let Some(Backing { format: None, format_name: Some(name), .. }) = &info.backing {
+            let name = String::from_utf8_lossy(name);
+            return Err(Error::Unsupported(format!("the backing format {name:?}")));
+        }
         let mut opening = Opening {
             file_len,
             options,
@@ -289,31 +293,6 @@ impl Opening {
         let (info, report) = (self.info.clone(), self.report.take());
         self.result = Some(Ok(Box::new(Opened { image, info, report })));
     }
-}
-
-/// The facts that a header tells.
-fn info(header: &Header) -> Result<Info, Error> {
-    let format = match header.backing_format() {
-        None => None,
-        Some(b"raw" | b"file" | b"host_device") => Some(Format::Raw),
-        Some(b"qed") => Some(Format::Qed),
-        Some(b"qcow2") => Some(Format::Qcow2),
-        Some(name) => {
-            let name = String::from_utf8_lossy(name);
-            return Err(Error::Unsupported(format!("the backing format {name:?}")));
-        }
-    };
-    Ok(Info {
-        format: Format::Qcow2,
-        virtual_size: header.guest_size(),
-        cluster_size: 1 << header.cluster_bits,
-        dirty: header.is_dirty(),
-        backing: header.backing().map(|name| Backing { name: name.to_vec(), format }),
-        compression: header.compression,
-        bitmaps: None,
-        data_file: header.has_data_file().then(|| header.data_file().unwrap_or_default().to_vec()),
-        data_file_raw: header.data_file_raw(),
-    })
 }
 
 impl Machine for Opening {

@@ -279,6 +279,7 @@ impl Header {
             autoclear,
             refcount_order,
             compression: if zstd { Compression::Zstd } else { Compression::Deflate },
+            encryption: None,
             header_length: 0,
             backing_offset: 0,
             backing: None,

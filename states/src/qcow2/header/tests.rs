@@ -73,6 +73,33 @@ fn each_bad_field_is_named() {
     }
 }
 
+/// Whoever only looks is told how an image is encrypted; nobody reads it as plain data.
+#[test]
+fn encrypted_images_are_looked_at_and_not_opened() {
+    let looked = |method: u8, extension: Option<&[u8]>| {
+        let mut header = Header::new(3, 16, 4, [0; 3], None).unwrap();
+        if let Some(data) = extension {
+            header.extensions.push(Extension { kind: Extension::ENCRYPTION, data: data.to_vec() });
+            header.lay_out().unwrap();
+        }
+        let mut bytes = header.encode();
+        bytes.resize(65536, 0);
+        bytes[35] = method;
+        assert!(method == 0 || Header::parse(&bytes, Purpose::Read).is_err());
+        assert!(method == 0 || Header::parse(&bytes, Purpose::Check).is_err());
+        Header::parse(&bytes, Purpose::Look).map(|header| header.encryption)
+    };
+    let place = |offset: u64| [offset.to_be_bytes(), 5000u64.to_be_bytes()].concat();
+    assert_eq!(looked(0, None), Ok(None));
+    assert_eq!(looked(1, None), Ok(Some(Encryption::Aes)));
+    assert_eq!(looked(2, Some(&place(0x4_0000))), Ok(Some(Encryption::Luks { offset: 0x4_0000, len: 5000 })));
+    assert!(looked(3, None).is_err());
+    for (method, data) in [(0, &place(0x4_0000)[..]), (1, &place(0x4_0000)), (2, &place(512)), (2, &[0; 15])]
+    {
+        assert!(looked(method, Some(data)).is_err(), "{method} {data:?}");
+    }
+}
+
 /// The last value that is good, and the first that is not.
 #[test]
 fn limits_are_where_they_should_be() {
