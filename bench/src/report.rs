@@ -311,3 +311,21 @@ impl Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_requests_are_no_failed_verification() {
+        let full = Verification {
+            operations_failed: 2,
+            failures: vec!["line 3, Write of 512 bytes at 0x0: x: no space left".into()],
+            ..Verification::default()
+        };
+        let what = "2 operations failed (the first: line 3, Write of 512 bytes at 0x0: x: no space left)";
+        assert_eq!((full.passed(), full.complaint().as_str()), (false, what));
+        let wrong = Verification { blocks_wrong: 1, corruptions: Some(4), ..full }.complaint();
+        assert!(wrong.starts_with("verification failed: 1 wrong blocks, 4 corruptions, 2 op"), "{wrong}");
+    }
+}

@@ -123,7 +123,8 @@ impl OpenOptions {
         self
     }
 
-    /// A raw image that is only read may be written by others meanwhile, as for QEMU's tools: what is read of
+    /// A raw image that is only read, a backing file too, may be written by others meanwhile, as for QEMU's
+    /// tools: what is read of
     /// it may be neither the old bytes nor the new ones. Off by default: whoever writes is refused, or
     /// refuses us.
     pub fn tolerate_writers(mut self, tolerate: bool) -> Self {

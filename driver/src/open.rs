@@ -374,7 +374,7 @@ impl Opener {
     /// The lock for the file that is opened next, and whether a lesser one may do: a raw image may be read
     /// while others write to it, if the embedder says so; that it is raw may only come out later.
     fn wanted_lock(&self, depth: usize) -> (LockMode, bool) {
-        let own = depth == 0 && self.image.is_none();
+        let own = self.image.is_none();
         match self.format {
             _ if depth == 0 && self.options.write => (LockMode::Write, false),
             Some(Format::Raw) if own && self.options.tolerate_writers => (LockMode::Share, false),

@@ -131,6 +131,7 @@ fn next_job(shared: &Shared) -> Option<Job> {
 }
 
 fn work(shared: &Shared) {
+    super::block_signals();
     while let Some(Job { id, task }) = next_job(shared) {
         let result = perform(task);
         let mut finished = lock(&shared.finished);

@@ -135,6 +135,9 @@ fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
         (Error::Device { path, op: "write" | "reserve space", errno, .. }, _) => named(path, *errno),
         (Error::NoSpace { path }, _) => named(path, libc::ENOSPC),
         (Error::Locked { path, .. }, _) => why_not_opened(path, error),
+        (Error::Device { errno: libc::EFBIG, .. }, _) if options.format == Format::Raw => {
+            "The image size is too large for file format 'raw'".into()
+        }
         (Error::Corrupt { place: "size", .. }, _) => format!(
             "The image size is too large for file format '{}' (try using a larger cluster size)",
             options.format.name()

@@ -222,3 +222,22 @@ fn refused_alike(folder: &Path, args: &[&str]) {
     assert_eq!((ours.code, &ours), (Some(1), &theirs), "{args:?}");
     assert!(!folder.join("o").exists(), "{args:?}");
 }
+
+/// A limit of the length of files is an error, and neither a full device nor the end of the process.
+#[test]
+fn a_limit_of_the_length_of_files_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::File::create(folder.path().join("x")).unwrap().set_len(1 << 20).unwrap();
+    let limited = |program: &str, words: &str| {
+        let script = format!("ulimit -f 20; exec {program} {words}");
+        common::run("sh", &["-c", &script], folder.path(), "")
+    };
+    let quod = env!("CARGO_BIN_EXE_quod");
+    let (ours, theirs) = ("create -q -f raw y 1M", "y: The image size is too large for file format 'raw'\n");
+    let answer = limited(quod, ours);
+    assert_eq!((answer.code, answer.stderr), (Some(1), format!("quod: {theirs}")));
+    for engine in ["threads", "io_uring"] {
+        let answer = limited(quod, &format!("io -i {engine} -f raw -c 'write 0 512k' x"));
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), "write failed: File too large\n"));
+    }
+}

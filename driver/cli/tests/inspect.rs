@@ -175,8 +175,11 @@ fn a_raw_disk_that_is_written_is_looked_at_and_read() {
     {
         same(command, path);
     }
-    let read = ["-r", "-f", "raw", "-c", "read 128k 4k", "base.raw"];
-    assert_eq!(common::quod_io(&read, path, ""), common::qemu_io(&read, path, ""));
+    same("map top.qed", path);
+    for (format, file) in [("raw", "base.raw"), ("qed", "top.qed")] {
+        let read = ["-r", "-f", format, "-c", "read 128k 4k", file];
+        assert_eq!(common::quod_io(&read, path, ""), common::qemu_io(&read, path, ""));
+    }
     drop(writer);
     let writer = Writer::open(path, &["-f", "qed", "small.qed"]);
     for command in ["info", "map"] {
