@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! * the counts are those of `qemu-img check`; after a repair they are those of a second run, as qemu-img's
-//!   are;
+//!   are. An image that is sound by them is not if the machine would refuse it (`hidden.rs`);
 //! * memory is bounded by the refcount blocks that the file has and by what its entries refer to;
 //! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written (on a
 //!   bitmap's table, what could be a valid entry there is not changed);
@@ -14,7 +14,7 @@
 
 use super::be;
 use super::bitmap::{self, Bitmap, Piece};
-use super::entry::{OFFSET, Shape};
+use super::entry::{COMPRESSED, OFFSET, Shape, ZERO};
 use super::header::Header;
 use super::refcount::Layout;
 use super::snapshot::{Snapshot, TABLE_MAX};
@@ -28,12 +28,14 @@ use alloc::vec::Vec;
 mod copied;
 mod counts;
 mod finding;
+mod hidden;
 mod refcounts;
 mod snapshots;
 mod walk;
 use counts::Counts;
 pub use finding::Finding;
 use finding::Findings;
+use hidden::Hidden;
 use snapshots::After;
 use walk::decode;
 
@@ -112,6 +114,8 @@ pub struct Check {
     /// References found, and refcounts stored.
     computed: Counts,
     stored: Counts,
+    /// What is wrong though all counts are right.
+    hidden: Hidden,
     reftable: Vec<u64>,
     /// Refcount blocks that cannot be read, because of their place in the refcount table.
     bad_blocks: BTreeSet<u64>,
@@ -158,6 +162,7 @@ impl Check {
             snapshot_corruptions: 0,
             computed: Counts::new(layout),
             stored: Counts::new(layout),
+            hidden: Hidden::new(layout),
             reftable: Vec::new(),
             bad_blocks: BTreeSet::new(),
             which: 0,
@@ -279,6 +284,10 @@ impl Check {
             return;
         }
         self.report.corruptions += self.snapshot_corruptions;
+        if self.report.is_sound() {
+            let fixed = self.report.corruptions_fixed + self.report.leaks_fixed;
+            self.tell_hidden(self.fix.is_none() || fixed == 0);
+        }
         if self.wrote {
             return self.name(Step::SyncRepairs, IoOp::Sync);
         }
