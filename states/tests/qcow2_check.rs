@@ -9,7 +9,7 @@ mod qcow2_files;
 
 use qcow2_files::Folder;
 use quod_states::qcow2::{Check, Finding, Header, Purpose};
-use quod_states::{IoOp, Machine, Outcome, Repair, Report};
+use quod_states::{Error, IoOp, Machine, Outcome, Repair, Report};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -98,6 +98,18 @@ fn number(json: &str, key: &str) -> u64 {
 const MODES: [(Option<Repair>, &str); 3] =
     [(None, "none"), (Some(Repair::Leaks), "leaks"), (Some(Repair::All), "all")];
 
+/// What qemu-img does not look for, and nobody could write to.
+fn is_hidden(problem: &Error) -> bool {
+    let what = match problem {
+        Error::Corrupt { what, .. } => *what,
+        _ => "",
+    };
+    what == "holds metadata, and something else"
+        || what == "the zero flag is set in an image of version 2"
+        || what == "the zero flag is set in an extended entry"
+        || what == "compressed data lies beyond the end of the file"
+}
+
 /// Both checks in every mode; the differences.
 fn compare(name: &str, file: &[u8]) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -112,6 +124,9 @@ fn compare(name: &str, file: &[u8]) -> Vec<String> {
         let (code, json) = run(dir.path(), "qemu-img", &args);
         std::fs::write(dir.path().join("ours"), file).expect("a file");
         let (verdict, report, end, dropped) = check(&dir.path().join("ours"), repair);
+        if verdict == 2 && [0, 3].contains(&code) && report.problems.iter().all(is_hidden) {
+            continue;
+        }
         let mut same = |what: &str, ours: u64, theirs: u64| {
             if ours != theirs {
                 wrong.push(format!("{name}, repair {mode}: {what} {ours}, qemu-img {theirs}"));

@@ -1,9 +1,9 @@
 //! Copies of shared tables, and slices that are not in the cache when they are wanted.
 //!
-//! Checks: copies at once do not mix; whoever copies a table waits for the L1 slice that leads there, whoever
-//! loads it, and is told if that fails; a table that two entries of the active L1 table lead to is copied
-//! like a snapshot's, if neither says that it is its own; a slice that nobody holds any more makes room at
-//! once.
+//! Checks: copies at once do not mix; whoever copies a table waits for the L1 slice that leads there,
+//! whoever loads it, and is told if that fails; a table that two entries of the active L1 table lead to is
+//! copied like a snapshot's, if neither says that it is its own; a slice that nobody holds any more makes
+//! room at once.
 
 mod common;
 

@@ -25,9 +25,9 @@ impl Image {
         let Some(counted) = self.counted_mut() else { return };
         if !counted.starving {
             counted.starving = true;
-            // clusters that came and went since the opening, and could not be punched
-            counted.unseen.0 = counted.unseen.0.min(counted.quarantine.take_unpunched());
             if !lies {
+                // clusters that came and went since the opening, and could not be punched
+                counted.unseen.0 = counted.unseen.0.min(counted.quarantine.take_unpunched());
                 counted.unseen.1 = counted.unseen.1.max(begun >> counted.header.cluster_bits);
             }
         }

@@ -165,6 +165,13 @@ impl Quarantine {
         self.punching.len() + self.dead.len() > 0
     }
 
+    /// What is free, or on its way, is not used again.
+    pub(super) fn forget_free(&mut self) {
+        self.dead.clear();
+        self.free.clear();
+        self.total = 0;
+    }
+
     /// A cluster that nobody counts is on its way, or free.
     pub(super) fn holds(&self, cluster: u64) -> bool {
         let within = |(first, count): &(u64, u64)| (*first..first + count).contains(&cluster);

@@ -100,10 +100,11 @@ impl Image {
         let until = stop.min(first + most);
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
         let Some(counted) = self.counted_mut() else { return (stop, 0) };
-        if let Err(error) = counted.check_uncounted(first, end - first) {
-            // nothing that the counts say is to be trusted: whoever wants space next is told
-            (counted.broken, counted.unseen.0) = (Some(error), counted.unseen.1);
-            return (counted.unseen.1, 0);
+        if counted.check_uncounted(first, end - first).is_err() {
+            // what the counts call free is not: from here on space comes from behind the end of the file
+            let end = counted.unseen.1;
+            self.distrust_counts();
+            return (end, 0);
         }
         counted.quarantine.bury(first, end - first);
         (end, end - first)

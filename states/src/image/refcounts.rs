@@ -133,6 +133,14 @@ impl Refcounted {
         ((u64::from(self.header.reftable_clusters) << self.counts.cluster_bits) / 8) as usize
     }
 
+    /// Some counts are lower than they should be: none of the clusters that were free when the image was
+    /// opened, or came free since, is used any more.
+    fn distrust(&mut self) {
+        self.unseen.0 = self.unseen.1;
+        self.hungry = false;
+        self.quarantine.forget_free();
+    }
+
     /// Something of the refcounts is not in the file, or has yet to be counted.
     pub(super) fn has_work(&self) -> bool {
         // entries behind the end of a table whose successor finds no space count nothing that is pointed to
@@ -222,9 +230,8 @@ impl Image {
             }
             match self.count_run(first, count) {
                 Counted::Free => {
-                    if let Err(error) = self.counted()?.check_uncounted(first, count) {
-                        self.fail_lookup(a, Box::new(error));
-                        return None;
+                    if self.step_over_metadata(first, count, reused.is_some()) {
+                        continue;
                     }
                     self.set_counts(first, count, 1);
                     match reused {
@@ -254,6 +261,31 @@ impl Image {
                 }
             }
         }
+    }
+
+    /// Some counts are lower than they should be: of what they call free within the file nothing is used.
+    pub(super) fn distrust_counts(&mut self) {
+        if let Some(counted) = self.counted_mut() {
+            counted.distrust();
+        }
+        self.space.distrust_found();
+    }
+
+    /// Metadata that nobody counts is not free: such a run is left alone, and where it was found within the
+    /// file the counts are not to be trusted.
+    fn step_over_metadata(&mut self, first: u64, count: u64, reused: bool) -> bool {
+        let Some(counted) = self.counted() else { return false };
+        if counted.check_uncounted(first, count).is_ok() {
+            return false;
+        }
+        if reused || self.space.has_found() {
+            self.distrust_counts();
+            return true;
+        }
+        let last = (first..first + count).rfind(|cluster| counted.check_uncounted(*cluster, 1).is_err());
+        let behind = (last.unwrap_or(first) + 1) << counted.counts.cluster_bits;
+        self.space.skip_to(behind);
+        true
     }
 
     /// Are all of these clusters free?

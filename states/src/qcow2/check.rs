@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! * the counts are those of `qemu-img check`; after a repair they are those of a second run, as qemu-img's
-//!   are;
+//!   are. An image that is sound by them is not if the machine would refuse it (`hidden.rs`);
 //! * memory is bounded by the refcount blocks that the file has and by what its entries refer to;
 //! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written (on a
 //!   bitmap's table, what could be a valid entry there is not changed);
@@ -16,7 +16,7 @@
 
 use super::be;
 use super::bitmap::{self, Bitmap, Piece};
-use super::entry::{OFFSET, Shape};
+use super::entry::{COMPRESSED, OFFSET, Shape, ZERO};
 use super::header::Header;
 use super::refcount::Layout;
 use super::snapshot::{Snapshot, TABLE_MAX};
@@ -31,6 +31,7 @@ mod beyond;
 mod copied;
 mod counts;
 mod finding;
+mod hidden;
 mod refcounts;
 mod snapshots;
 mod walk;
@@ -38,6 +39,7 @@ use beyond::Beyond;
 use counts::Counts;
 pub use finding::Finding;
 use finding::Findings;
+use hidden::Hidden;
 use snapshots::After;
 use walk::decode;
 
@@ -128,6 +130,8 @@ pub struct Check {
     stored: Counts,
     /// References to L2 tables by L1 entries, when entries may be dropped.
     tables: Counts,
+    /// What is wrong though all counts are right.
+    hidden: Hidden,
     reftable: Vec<u64>,
     /// Refcount blocks that cannot be read, because of their place in the refcount table.
     bad_blocks: BTreeSet<u64>,
@@ -179,6 +183,7 @@ impl Check {
             computed: Counts::new(layout),
             stored: Counts::new(layout),
             tables: Counts::new(layout),
+            hidden: Hidden::new(layout),
             reftable: Vec::new(),
             bad_blocks: BTreeSet::new(),
             which: 0,
@@ -304,6 +309,10 @@ impl Check {
             return;
         }
         self.report.corruptions += self.snapshot_corruptions;
+        if self.report.is_sound() {
+            let fixed = self.report.corruptions_fixed + self.report.leaks_fixed;
+            self.tell_hidden(self.fix.is_none() || fixed == 0);
+        }
         if self.wrote {
             return self.name(Step::SyncRepairs, IoOp::Sync);
         }

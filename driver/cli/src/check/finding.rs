@@ -87,6 +87,7 @@ fn entry(place: &str, index: u64, value: u64, what: &str) -> String {
         ("refcount table", "the block does not begin at a cluster") => {
             format!("ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted")
         }
+        ("cluster of the file", _) => format!("ERROR cluster {index} {what} refcount={value}"),
         // QEMU's words name the snapshot or the bitmap
         _ => format!("ERROR {place}, entry {index}, {value:#x}: {what}"),
     }

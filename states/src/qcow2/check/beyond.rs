@@ -126,6 +126,7 @@ impl Check {
     /// The same by an L1 entry to its table.
     pub(super) fn mark_table(&mut self, offset: u64) {
         self.mark_entry(offset, self.shape.cluster_size());
+        self.count_table(offset);
         let (cluster, max) = (offset >> self.shape.cluster_bits, self.layout.max());
         if self.fix == Some(Repair::All) && !self.goes_beyond(self.beyond.end, offset, 1) {
             let count = self.tables.get(cluster);

@@ -2,9 +2,7 @@
 //!
 //! Knows: what each table's entries refer to. Must never know: the stored refcounts.
 
-use super::super::entry::{
-    COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, REFTABLE_RESERVED, Subclusters, ZERO,
-};
+use super::super::entry::{COPIED, L1_RESERVED, L2_RESERVED, REFTABLE_RESERVED, Subclusters};
 use super::*;
 
 /// What an L2 entry is, told by its bits alone, right or wrong.
@@ -45,11 +43,12 @@ impl Check {
         if self.rebuilt.is_none() {
             self.stored = Counts::new(self.layout);
         }
+        self.hidden = Hidden::new(self.layout);
         self.bad_blocks.clear();
         let report = &mut self.report;
         (report.allocated_clusters, report.fragmented_clusters, report.compressed_clusters) = (0, 0, 0);
         self.which = 0;
-        self.mark(0, self.shape.cluster_size());
+        self.mark_alone(0, self.shape.cluster_size());
         let (offset, entries) = (self.header.l1_offset, self.header.l1_entries);
         self.walk_l1(offset, entries);
     }
@@ -110,7 +109,7 @@ impl Check {
     }
 
     pub(super) fn read_l1(&mut self, offset: u64, entries: u32) {
-        self.mark(offset, u64::from(entries) * 8);
+        self.mark_alone(offset, u64::from(entries) * 8);
         self.load(Step::L1, offset, entries as usize * 8);
     }
 
@@ -133,15 +132,15 @@ impl Check {
                 return self.walk_l1(offset, entries);
             }
         }
-        self.mark(self.header.snapshots_offset, self.snapshots_len);
+        self.mark_alone(self.header.snapshots_offset, self.snapshots_len);
         let bytes = u64::from(self.header.reftable_clusters) << self.shape.cluster_bits;
-        self.mark(self.header.reftable_offset, bytes);
+        self.mark_alone(self.header.reftable_offset, bytes);
         let Some(bitmaps) = self.header.bitmaps() else { return self.walk_blocks() };
         if bitmaps.directory_offset > i64::MAX as u64 || bitmaps.directory_size == 0 {
             let (place, value) = ("bitmap directory", bitmaps.directory_offset);
             return self.fail(Error::Corrupt { place, index: 0, value, what: "does not exist" });
         }
-        self.mark(bitmaps.directory_offset, bitmaps.directory_size);
+        self.mark_alone(bitmaps.directory_offset, bitmaps.directory_size);
         self.load(Step::Directory, bitmaps.directory_offset, bitmaps.directory_size as usize);
     }
 
@@ -204,6 +203,7 @@ impl Check {
         if kind != Kind::Compressed && entry & L2_RESERVED != 0 {
             self.corrupt(place, index, entry, "reserved bits are set");
         }
+        self.check_hidden(index, entry);
         match kind {
             Kind::Compressed => self.count_compressed(index, entry, bitmap),
             Kind::Allocated => return self.count_cluster(index, entry, bitmap, expected),
@@ -296,7 +296,7 @@ impl Check {
             let what = "the table lies beyond 2^63";
             return self.fail(Error::Corrupt { place, index, value: offset, what });
         }
-        self.mark(offset, len);
+        self.mark_alone(offset, len);
         self.load(Step::BitmapTable, offset, len as usize);
     }
 

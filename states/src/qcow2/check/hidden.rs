@@ -1,0 +1,133 @@
+//! The part of the check that finds what `qemu-img check` does not look for, and what an image that is in use
+//! is refused for: entries that contradict the format, and metadata that is something else as well, though
+//! all of it is counted.
+//!
+//! Knows: how often a cluster is referred to, and how often as metadata. Must never know: the stored
+//! refcounts.
+//!
+//! Invariant: it is told of images alone that are sound otherwise: what else is wrong explains it mostly, and
+//! has QEMU's numbers.
+
+use super::super::entry::COPIED;
+use super::*;
+use crate::check::PROBLEMS_MAX;
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub(super) struct Hidden {
+    /// Entries: the first of them, and how many.
+    problems: Vec<Error>,
+    count: u64,
+    /// Metadata that nothing else may refer to: first byte and bytes.
+    alone: Vec<(u64, u64)>,
+    /// References to L2 tables.
+    tables: Counts,
+    /// L1 entries that are a flag alone, and counted as if they led to the header.
+    only_flags: u64,
+}
+
+impl Hidden {
+    pub(super) fn new(layout: Layout) -> Hidden {
+        Hidden {
+            problems: Vec::new(),
+            count: 0,
+            alone: Vec::new(),
+            tables: Counts::new(layout),
+            only_flags: 0,
+        }
+    }
+
+    fn problem(&mut self, error: Error) {
+        self.count += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(error);
+        }
+    }
+}
+
+impl Check {
+    /// An entry that only the machine refuses.
+    pub(super) fn hide(&mut self, place: &'static str, index: u64, value: u64, what: &'static str) {
+        self.hidden.problem(Error::Corrupt { place, index, value, what });
+    }
+
+    /// One more reference to metadata that nothing else may refer to.
+    pub(super) fn mark_alone(&mut self, offset: u64, len: u64) {
+        self.hidden.alone.push((offset, len));
+        self.mark(offset, len);
+    }
+
+    /// One more reference to an L2 table, which several entries may lead to.
+    pub(super) fn count_table(&mut self, offset: u64) {
+        if offset == 0 {
+            self.hidden.only_flags += 1;
+            return;
+        }
+        let cluster = offset >> self.shape.cluster_bits;
+        let count = self.hidden.tables.get(cluster);
+        self.hidden.tables.set(cluster, (count + 1).min(self.layout.max()));
+    }
+
+    /// An entry of an L2 table of the L1 table at hand: what the machine would say of it.
+    pub(super) fn check_hidden(&mut self, index: u64, entry: u64) {
+        let (place, shape) = ("L2 table", self.shape);
+        let (compressed, offset) = (entry & COMPRESSED != 0, entry & OFFSET);
+        if compressed {
+            let host = shape.compressed_range(entry).0;
+            if !shape.data_file && host >= self.len.next_multiple_of(shape.cluster_size()) {
+                self.hide(place, index, host, "compressed data lies beyond the end of the file");
+            }
+            return;
+        }
+        if entry & ZERO != 0 && (shape.version < 3 || shape.extended) {
+            let what = match shape.extended {
+                true => "the zero flag is set in an extended entry",
+                false => "the zero flag is set in an image of version 2",
+            };
+            self.hide(place, index, entry, what);
+        }
+        if shape.data_file && (offset != 0 || entry & COPIED != 0) && self.which == 0 {
+            let table = self.l1_next as u64 - 1;
+            let guest = ((table << shape.l2_bits()) + index) << shape.cluster_bits;
+            if offset != guest {
+                self.hide(place, index, entry, "the offset in the data file is not the guest's");
+            }
+        }
+    }
+
+    /// Nothing else is wrong: is it this? `last`: no other run follows, which would say it again.
+    pub(super) fn tell_hidden(&mut self, last: bool) {
+        self.find_shared();
+        let Hidden { problems, count, .. } = core::mem::replace(&mut self.hidden, Hidden::new(self.layout));
+        self.report.corruptions += count;
+        for error in problems {
+            if let (Error::Corrupt { place, index, value, what }, true) = (&error, last) {
+                self.say(Finding::Entry { place, index: *index, value: *value, what });
+            }
+            self.report.problem(error);
+        }
+    }
+
+    /// Metadata that something else refers to as well.
+    fn find_shared(&mut self) {
+        let bits = self.shape.cluster_bits;
+        let (place, what) = ("cluster of the file", "holds metadata, and something else");
+        let ranges = core::mem::take(&mut self.hidden.alone);
+        let ranges = ranges.into_iter().filter(|(_, len)| *len > 0);
+        for index in ranges.flat_map(|(offset, len)| offset >> bits..=(offset + len - 1) >> bits) {
+            let own = 1 + if index == 0 { self.hidden.only_flags } else { 0 };
+            let value = self.computed.get(index);
+            if value > own {
+                self.hidden.problem(Error::Corrupt { place, index, value, what });
+            }
+        }
+        let mut at = 0;
+        while let Some(index) = self.hidden.tables.next_used(at) {
+            at = index + 1;
+            let value = self.computed.get(index);
+            if value > self.hidden.tables.get(index) {
+                self.hidden.problem(Error::Corrupt { place, index, value, what });
+            }
+        }
+    }
+}
