@@ -106,6 +106,9 @@ impl Image {
         }
         self.kick();
         // what some of them wait for will not come any more
+        if !self.space.is_growing() {
+            self.answer_waiters(&Error::Poisoned);
+        }
         self.wake_slot_waiters();
     }
 

@@ -53,7 +53,7 @@ impl Image {
         if counted.quarantine.take_news() || counted.broken.is_some() {
             return self.wake_waiters();
         }
-        if self.poison.is_none() && self.search_on() {
+        if !self.is_halted() && self.search_on() {
             return;
         }
         let error = self.space.take_full().unwrap_or(Error::NoSpace);

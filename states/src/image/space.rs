@@ -351,7 +351,7 @@ impl Image {
     /// there, and when that is used up, more of a file.
     fn more_space(&mut self, need: u64) {
         debug_assert!(self.space.growing.is_none());
-        if self.poison.is_some() {
+        if self.is_halted() {
             return self.answer_waiters(&Error::Poisoned);
         }
         if self.space.has_found() && self.commit.durable() == 0 {
