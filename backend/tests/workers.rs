@@ -1,8 +1,8 @@
 //! Growing a file sets its size: so that direct writes into what it has grown by are done where they are
 //! submitted, and not handed to one of the ring's workers.
 //!
-//! Checks: after a growth the file is as long as was asked, allocated or with holes. What that buys is the file
-//! system's: on ext4 (Linux 6.18) writes into space that was allocated ahead wake no worker, writes that
+//! Checks: after a growth the file is as long as was asked, allocated or with holes. What that buys is the
+//! file system's: on ext4 (Linux 6.18) writes into space that was allocated ahead wake no worker, writes that
 //! make the file longer wake one each; elsewhere the first wake at least no more workers than the second.
 //!
 //! A worker is a thread of ours that is named after the thread that submits, and that sleeps between two

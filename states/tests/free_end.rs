@@ -1,8 +1,8 @@
 //! What the file has behind its last cluster in use, and what is free inside it: who was killed leaves space.
 //!
 //! Checks:
-//! * the free end of a qcow2 file is used before the file grows, cleared first, durably before a pointer to it,
-//!   after a sync; kills in a row do not pile up;
+//! * the free end of a qcow2 file is used before the file grows, cleared first, durably before a pointer to
+//!   it, after a sync; kills in a row do not pile up;
 //! * a free end that an entry leads into, or in which metadata lies, is left alone;
 //! * where the file cannot grow, every free cluster is used before anybody is told "no space";
 //! * a QED file that says it is clean has no space ahead of its data, whenever its writer is killed.
@@ -81,7 +81,8 @@ fn the_free_end_is_cleared_before_it_is_used() {
     let first: Vec<&IoOp> = disk.log.iter().map(|step| &step.op).filter(|op| !is_read(op)).collect();
     assert!(matches!(first[..3], [IoOp::Sync, IoOp::Clear { .. }, IoOp::WriteData { .. }]), "{first:?}");
     let table = l1_entry(&disk.file, 0) & OFFSET;
-    let points = |step: &Step| matches!(step.op, IoOp::WriteTable { offset, .. } if offset / CLUSTER == table / CLUSTER);
+    let is_table = |offset: u64| offset / CLUSTER == table / CLUSTER;
+    let points = |step: &Step| matches!(step.op, IoOp::WriteTable { offset, .. } if is_table(offset));
     assert_durable_before(&disk, "QC6", clears, points);
     assert!(disk.file[len - 1] == STALE, "no more is cleared than is about to be wanted");
     // all of it is used, in order, and then the file grows

@@ -251,8 +251,8 @@ fn options_and_formats() {
     }
 }
 
-/// As a writer leaves it that is killed: the file goes on behind its last cluster. Texts and counts are QEMU's,
-/// which leaves the file as it is.
+/// As a writer leaves it that is killed: the file goes on behind its last cluster. Texts and counts are
+/// QEMU's, which leaves the file as it is.
 #[test]
 fn the_free_end_of_a_file_is_cut_off() {
     let (folder, bytes) = plain();

@@ -6,8 +6,8 @@
 //! * those who wait for space are woken when something has come free, and are answered when nothing can come
 //!   any more: all counts were looked at, no removal waits to be durable, nothing is on its way through
 //!   quarantine; each look is bounded, and the next follows something that was loaded, written or cleared;
-//! * what is found is cleared, not punched: its space stays the file's, so nobody else on the full file system
-//!   gets it;
+//! * what is found is cleared, not punched: its space stays the file's, so nobody else on the full file
+//!   system gets it;
 //! * as long as the file cannot grow, extents are one cluster: the free ones may be single.
 
 use super::Image;

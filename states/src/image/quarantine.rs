@@ -10,8 +10,8 @@
 //! Invariants:
 //! * a cluster is in one of the lists at most; `free` holds only clusters whose count is 0 and that read as
 //!   zeros;
-//! * what cannot be punched may hold bytes: it is not used again before it is cleared, which is tried when the
-//!   file cannot grow (`full.rs`);
+//! * what cannot be punched may hold bytes: it is not used again before it is cleared, which is tried when
+//!   the file cannot grow (`full.rs`);
 //! * a cluster whose write failed was never pointed to: it comes here at once.
 
 use super::refcounts::Wait;

@@ -1,9 +1,9 @@
 //! Space in the file: an append pointer, and a file that grows in large steps ahead of it.
 //!
-//! The pointer begins at the end of the file; or, where counts say that nothing is in use there (qcow2: who was
-//! killed left the space that the file had grown ahead), at the begin of that free end. Nobody knows what bytes
-//! it holds, so it is cleared step by step before it is handed out, as if the file grew. When it is used up,
-//! the file grows.
+//! The pointer begins at the end of the file; or, where counts say that nothing is in use there (qcow2: who
+//! was killed left the space that the file had grown ahead), at the begin of that free end. Nobody knows
+//! what bytes it holds, so it is cleared step by step before it is handed out, as if the file grew. When it
+//! is used up, the file grows.
 //!
 //! Knows: host offsets, the file's length. Must never know: what is stored where.
 //!

@@ -11,8 +11,8 @@
 //! * a dirty image is checked and repaired, durably, before it is ready (QC13); one that cannot be repaired
 //!   is refused;
 //! * the refcount table is read whole, 8 MiB at most, and of an image that may be written the active L1
-//!   table, if it has at most `L1_MAX` entries: so that it is known where L2 tables lie. Of the refcounts only
-//!   those of the end of the file are looked at (`tail.rs`). No other table is.
+//!   table, if it has at most `L1_MAX` entries: so that it is known where L2 tables lie. Of the refcounts
+//!   only those of the end of the file are looked at (`tail.rs`). No other table is.
 
 use super::header::RAW_DATA_FILE;
 use super::snapshot::{FIXED, Parsed, Snapshot};

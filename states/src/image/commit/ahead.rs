@@ -1,10 +1,10 @@
 //! The dirty bit and the space ahead of the data, of QED.
 //!
-//! QED counts nothing: space behind its last cluster in use is found by a check alone, and an image is checked
-//! when it is opened if its need-check bit is set. So the bit is in the file before the file grows, and the
-//! file ends with its data before the bit is cleared: what a program that was killed leaves is given back by
-//! the next opening. (A power cut may keep the length and not the bit: what nobody waits for, a sync in front
-//! of the first growth, is not worth its time. `check -r` finds that space.)
+//! QED counts nothing: space behind its last cluster in use is found by a check alone, and an image is
+//! checked when it is opened if its need-check bit is set. So the bit is in the file before the file grows,
+//! and the file ends with its data before the bit is cleared: what a program that was killed leaves is
+//! given back by the next opening. (A power cut may keep the length and not the bit: what nobody waits for,
+//! a sync in front of the first growth, is not worth its time. `check -r` finds that space.)
 //!
 //! Knows: what the header in the file says. Must never know: who wants space.
 //!
