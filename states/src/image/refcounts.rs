@@ -219,14 +219,12 @@ impl Image {
         loop {
             let reused = self.counted_mut()?.quarantine.free_run(count);
             let first = reused.unwrap_or(self.space.next() >> bits);
-            if reused.is_none() {
-                if (first + count) << bits > HOST_MAX {
-                    self.finish(a, Err(Error::NoSpace));
-                    return None;
-                }
-                if !self.has_space(a, len, state) {
-                    return None;
-                }
+            if reused.is_none() && (first + count) << bits > HOST_MAX {
+                self.finish(a, Err(Error::NoSpace));
+                return None;
+            }
+            if (reused.is_none() || self.space.is_short()) && !self.has_space(a, len, state) {
+                return None;
             }
             match self.count_run(first, count) {
                 Counted::Free => {
