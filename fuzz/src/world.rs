@@ -60,6 +60,8 @@ pub struct Subject {
     /// Guest bytes whose pointer is bad from the start: requests for them may be refused, and the check finds
     /// it.
     pub bad: (u64, u64),
+    /// Entries lead beyond the end of the file from the start: a repair may drop them.
+    pub dangling: bool,
     /// Its files as they were, if its header says something that is wrong when one of them has changed.
     pub stale: Vec<(Vec<u8>, Arc<[u8]>)>,
 }
@@ -75,6 +77,7 @@ impl Subject {
             leaks: 0,
             kept: (0, [].into()),
             bad: (0, 0),
+            dangling: false,
             stale: Vec::new(),
         }
     }

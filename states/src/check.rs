@@ -26,6 +26,8 @@ pub struct Report {
     pub leaks: u64,
     /// Repaired entries.
     pub corruptions_fixed: u64,
+    /// Those of them that led beyond the end of the file, and lead nowhere now (qcow2).
+    pub dropped: u64,
     /// Clusters given back.
     pub leaks_fixed: u64,
     /// Guest clusters of the disk.

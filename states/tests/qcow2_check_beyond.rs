@@ -36,7 +36,9 @@ fn with_entries(version: u32) -> File {
     }
     file.put(L1 + 8, &[COPIED | FAR]);
     // of compressed data two sectors, from the middle of the first
-    file.put(L2 + 3 * 8, &[COPIED | (9 * K), FAR | ZERO, 1 << 62 | 1 << 60 | (FAR + 100), ZERO]);
+    // (version 2 has no zero flag, and its check says so when nothing else is wrong)
+    let zero = if version == 2 { 0 } else { ZERO };
+    file.put(L2 + 3 * 8, &[COPIED | (9 * K), FAR | zero, 1 << 62 | 1 << 60 | (FAR + 100), zero]);
     file
 }
 
@@ -58,8 +60,13 @@ fn entries_that_lead_there_are_dropped() {
         let dropped = Finding::Dropped { entries: 4 };
         assert_eq!(ran.findings, [&found.map(|(offset, len)| beyond(offset, len))[..], &[dropped]].concat());
         assert_eq!(ran.changing(), [write(L2, 1024), write(L1, 1024), IoOp::Sync, IoOp::Sync]);
-        let report =
-            Report { corruptions_fixed: 4, total_clusters: 256, allocated_clusters: 3, ..Report::default() };
+        let report = Report {
+            corruptions_fixed: 4,
+            dropped: 4,
+            total_clusters: 256,
+            allocated_clusters: 3,
+            ..Report::default()
+        };
         assert_eq!(ran.report, Ok(report));
         // zeros stay zeros where the version knows them
         let zeros = if version == 3 { ZERO } else { 0 };

@@ -76,7 +76,8 @@ fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
 /// Signals are for the embedder's threads. And a worker's write beyond the process's limit of a file's length
 /// is an error (EFBIG), and not the process's end by SIGXFSZ.
 pub(crate) fn block_signals() {
-    // SAFETY: all zero bytes are a valid set, which is filled and only read; without it signals come as before.
+    // SAFETY: all zero bytes are a valid set, which is filled and only read; without it signals come as
+    // before.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);

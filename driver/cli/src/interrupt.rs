@@ -2,11 +2,12 @@
 //!
 //! Knows: signals. Must never know: what is interrupted.
 //! Invariants: without [`watch`] a signal does what it always does; the second one does so anyway; a signal
-//! that was ignored when the command started stays ignored.
+//! that was ignored when the command started stays ignored, but for that of a file's limit.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -29,6 +30,12 @@ pub fn watch() {
             .and_then(|_| flag::register_usize(signal, &SIGNAL, signal as usize))
             .and_then(|_| flag::register(signal, &ASKED));
     }
+}
+
+/// A limit of a file's length is an error of the write that meets it (EFBIG), and not the command's end.
+pub fn survive_file_limits() {
+    // nobody looks at the flag: a handler that is there is enough. Without it the signal acts as always
+    let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 /// The signals that whoever started the command wants ignored (nohup, a background job of a script).

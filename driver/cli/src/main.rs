@@ -60,6 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn command() -> ExitCode {
+    interrupt::survive_file_limits();
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_else(|| "quod".into());
     let called = Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned();

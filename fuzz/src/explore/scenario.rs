@@ -66,6 +66,7 @@ pub struct Scenario {
     bad: (u64, u64),
     /// The power is cut within the very first opening, too.
     pub(super) cut_first: bool,
+    pub(super) dangling: bool,
 }
 
 const fn write(offset: u64, len: u64) -> Ask {
@@ -104,6 +105,7 @@ impl Scenario {
             kept: (0, 0),
             bad: (0, 0),
             cut_first: false,
+            dangling: false,
         }
     }
 
@@ -227,6 +229,7 @@ impl Scenario {
             snapshots: start.snapshots,
             leaks: start.leaks + self.patch_leaks,
             bad: self.bad,
+            dangling: self.dangling,
             stale: stale_files(&sim),
             kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
         };
@@ -263,7 +266,7 @@ impl Scenario {
 }
 
 /// What must not change while autoclear bits are set that are not kept up.
-fn stale_files(sim: &Sim) -> Vec<(Vec<u8>, Arc<[u8]>)> {
+pub(crate) fn stale_files(sim: &Sim) -> Vec<(Vec<u8>, Arc<[u8]>)> {
     match image::autoclear(&sim.file_range(TOP, 0, 512)) {
         0 => Vec::new(),
         _ => sim.paths().map(|path| (path.to_vec(), sim.file_bytes(path).into())).collect(),

@@ -3,6 +3,7 @@
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
 use super::{ask, chance, random};
+use crate::explore::scenario::stale_files;
 use crate::image::{self, DATA, Form, Part, Shape};
 use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
@@ -170,6 +171,15 @@ fn write_layer(
     Ok(())
 }
 
+/// The header has an autoclear bit that nobody knows.
+fn mark(bytes: &mut [u8], form: Form) {
+    match form {
+        Form::Qed { .. } => bytes[32] |= 1,
+        Form::Qcow2(qcow2) if qcow2.version == 3 => bytes[95] |= 0x20,
+        Form::Qcow2(_) | Form::Raw => {}
+    }
+}
+
 /// A world with a random image, closed, and where to work in it.
 pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)> {
     let format = match ask(chooser, 20) {
@@ -211,10 +221,15 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
         _ => Vec::new(),
     };
     let start = image::start(&Shape { form, size, backing: name }, &parts, &shown, 4_000_000)?;
-    sim.insert_file(TOP, &start.bytes, options);
+    let mut bytes = start.bytes;
+    if (size / SECTOR).is_multiple_of(4) {
+        mark(&mut bytes, form);
+    }
+    sim.insert_file(TOP, &bytes, options);
     if form.has_data_file() {
         sim.insert_sparse(DATA, size, options);
     }
+    let stale = stale_files(&sim);
     sim.set_capacity([256, 1, 3, 8][ask(chooser, 4)]);
     sim.set_crash_unit([512, 512, 4096][ask(chooser, 3)]);
     // QEMU does not change the size of old images with snapshots either
@@ -236,7 +251,13 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     };
     let session = place.session(chooser, tweak);
     let below = shown.len() as u64;
-    let subject =
-        Subject { backed, below, snapshots: start.snapshots, leaks: start.leaks, ..Subject::new(form) };
+    let subject = Subject {
+        backed,
+        below,
+        stale,
+        snapshots: start.snapshots,
+        leaks: start.leaks,
+        ..Subject::new(form)
+    };
     Ok((World::new(sim, start.content, session, subject), place))
 }

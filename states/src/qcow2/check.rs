@@ -120,7 +120,7 @@ pub struct Check {
     findings: Findings,
     result: Option<Result<Report, Error>>,
     /// Repaired by the run before this one: corruptions, leaks.
-    fixed: Option<(u64, u64)>,
+    fixed: Option<(u64, u64, u64)>,
     snapshots: Vec<Snapshot>,
     /// Bytes of the snapshot table.
     snapshots_len: u64,
@@ -337,14 +337,16 @@ impl Check {
     }
 
     fn end(&mut self) {
-        let fixed = (self.report.corruptions_fixed, self.report.leaks_fixed);
-        if self.fix.take().is_some() && fixed != (0, 0) {
+        let Report { corruptions_fixed, leaks_fixed, dropped, .. } = self.report;
+        let fixed = (corruptions_fixed, leaks_fixed, dropped);
+        if self.fix.take().is_some() && fixed != (0, 0, 0) {
             self.fixed = Some(fixed);
             self.wrote = false;
             return self.run();
         }
-        if let Some((corruptions, leaks)) = self.fixed {
+        if let Some((corruptions, leaks, dropped)) = self.fixed {
             (self.report.corruptions_fixed, self.report.leaks_fixed) = (corruptions, leaks);
+            self.report.dropped = dropped;
         }
         if core::mem::take(&mut self.cut) && self.report.is_sound() && self.image_end() < self.len {
             return self.name(Step::Cut, IoOp::SetLen { len: self.image_end() });

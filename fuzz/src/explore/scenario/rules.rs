@@ -36,6 +36,12 @@ impl Scenario {
         self
     }
 
+    /// Entries lead beyond the end of the file before anything is written.
+    fn dangling(mut self) -> Scenario {
+        self.dangling = true;
+        self
+    }
+
     /// The power is cut within the first opening, too.
     fn cut_first(mut self) -> Scenario {
         self.cut_first = true;
@@ -84,6 +90,7 @@ fn found() -> Vec<Scenario> {
         scenario("qcow2-dirty-with-a-dangling-entry", LAZY, 1, &[write(512, 512), Ask::Flush])
             .made(&[data(0, 2)])
             .patched(|bytes| dirty_qcow2(bytes), 0)
+            .dangling()
             .cut_first(),
         scenario("qcow2-unknown-header-bytes", LAZY, 1, &quiesce)
             .patched(|bytes| unknown_bytes(bytes), 0)
@@ -103,6 +110,8 @@ fn marked() -> Vec<Scenario> {
     let smaller = [Ask::Resize { len: 4 * K }, read(0, 512), Ask::Flush];
     vec![
         Scenario::new("unknown-autoclear-bits", 1, &one).patched(qed, 0),
+        // where nothing else makes the header durable first: new space waits for the need-check bit
+        Scenario::new("unknown-autoclear-bits-in-place", 1, &one).patched(|bytes| marked_with_data(bytes), 0),
         Scenario::new(
             "unknown-autoclear-bits-and-resize",
             1,
@@ -160,6 +169,13 @@ fn dirty_and_long(bytes: &mut Vec<u8>) {
 /// An entry that leads to the first cluster behind the end, without a word about it.
 fn clean_qed(bytes: &mut Vec<u8>) {
     dangling_entry(bytes, 5, 0);
+}
+
+/// An autoclear bit that nobody knows, and a guest cluster of zeros that has space.
+fn marked_with_data(bytes: &mut Vec<u8>) {
+    dangling_entry(bytes, 0, 0);
+    bytes.resize(bytes.len() + CLUSTER as usize, 0);
+    bytes[32] |= 1;
 }
 
 /// Entry `index` of the first table leads so many clusters behind the end of the file.

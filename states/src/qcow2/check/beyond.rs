@@ -179,6 +179,7 @@ impl Check {
         self.beyond.told = self.beyond.stay;
         self.report.corruptions -= gone;
         self.report.corruptions_fixed += gone;
+        self.report.dropped += gone;
         if gone == 0 {
             return self.load_blocks();
         }
