@@ -89,7 +89,8 @@ impl World {
             if !report.is_sound() && self.subject.checks() {
                 return fail(format!("the repair left {report:?}"));
             }
-            // nothing that quod writes leads there, whatever a power cut leaves: garbage taken for a table does
+            // nothing that quod writes leads there, whatever a power cut leaves; garbage taken for a table
+            // does
             if report.dropped > 0 && !self.subject.dangling {
                 return fail(format!("the repair dropped entries: {report:?}"));
             }
