@@ -10,6 +10,7 @@ pub use edit::Editor;
 pub use qcow2::{DATA, Data, Qcow2};
 pub use start::{Part, Start, start};
 
+use crate::probe::{hash_bytes, hash_words};
 use crate::{Checked, Failure, fail};
 use quod_backend::sim::Sim;
 use quod_states::qcow2 as format;
@@ -285,6 +286,16 @@ pub fn ends_with_data(sim: &Sim, path: &str, known: u64) -> Checked {
         return Ok(());
     }
     let cluster = u64::from(qed_header(sim, path)?.cluster_size);
+    let (end, len) = (qed_end(sim, path)?, sim.file_len(path).unwrap_or(0));
+    match len.saturating_sub(end).div_ceil(cluster) <= known {
+        true => Ok(()),
+        false => fail(format!("the bit is clear, the file has {len} bytes, its data ends at {end}")),
+    }
+}
+
+/// First byte behind all that an image of QED refers to.
+fn qed_end(sim: &Sim, path: &str) -> Checked<u64> {
+    let cluster = u64::from(qed_header(sim, path)?.cluster_size);
     let tables = qed_tables(sim, path)?;
     let mut end = tables.iter().map(|(_, end)| *end).max().unwrap_or(0);
     for (start, behind) in tables.into_iter().skip(1) {
@@ -292,11 +303,27 @@ pub fn ends_with_data(sim: &Sim, path: &str, known: u64) -> Checked {
         let entries = table.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry));
         end = entries.filter(|entry| *entry > 1).map(|entry| entry + cluster).fold(end, u64::max);
     }
-    let len = sim.file_len(path).unwrap_or(0);
-    match len.saturating_sub(end).div_ceil(cluster) <= known {
-        true => Ok(()),
-        false => fail(format!("the bit is clear, the file has {len} bytes, its data ends at {end}")),
+    Ok(end)
+}
+
+/// Is it a QED image that an opening for writing refuses though it says that it is clean (QE7)?
+pub fn is_refused(sim: &Sim, path: &str) -> Checked<bool> {
+    if probe(sim, path) != Format::Qed || is_marked(&sim.file_range(path, 0, 512)) {
+        return Ok(false);
     }
+    let (cluster, len) = (qed_header(sim, path)?.cluster_size, sim.file_len(path).unwrap_or(0));
+    Ok(!len.is_multiple_of(cluster.into()) && !check(sim, path)?.is_sound())
+}
+
+/// What an opening of a QED image can depend on: all but the bytes that nothing refers to, which are the same
+/// to it whatever they are. None: of this image everything.
+pub fn essence(sim: &Sim, path: &str) -> Option<u128> {
+    let len = sim.file_len(path)?;
+    if probe(sim, path) != Format::Qed {
+        return None;
+    }
+    let end = qed_end(sim, path).ok()?.min(len);
+    Some(hash_words(hash_bytes(0, &sim.file_range(path, 0, end as usize)), [len, end]))
 }
 
 /// Does this first block of a file have the need-check bit (QED) or the dirty bit (qcow2) set?

@@ -15,7 +15,7 @@ use crate::probe::hash_words;
 use crate::world::{Session, Subject, TOP, World};
 use crate::{Checked, Failure, fail, image};
 use quod::Format;
-use quod_backend::sim::{CrashPlan, Sim, Volatile};
+use quod_backend::sim::{CrashPlan, FileOptions, Sim, Volatile};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +37,9 @@ pub struct Images {
     met: HashSet<u128>,
     /// What a power cut within an opening may find.
     within: HashSet<u128>,
+    /// Images that differ, if at all, in bytes that nothing refers to: what a power cut within their openings
+    /// may find differs in these alone, and is looked at once.
+    essences: HashSet<u128>,
     judged: HashSet<u128>,
     contents: Vec<Vec<u8>>,
     numbers: HashMap<Vec<u8>, u32>,
@@ -55,6 +58,7 @@ impl Images {
             cut: HashSet::new(),
             met: HashSet::new(),
             within: HashSet::new(),
+            essences: HashSet::new(),
             judged: HashSet::new(),
             contents: Vec::new(),
             numbers: HashMap::new(),
@@ -143,13 +147,14 @@ impl Images {
         Ok(content)
     }
 
-    /// Opens an image and reads it; with it comes what a power cut may find on the way, unless the image is
-    /// known.
+    /// Opens an image and reads it; with it comes what a power cut may find on the way, unless that is known.
     fn open(&mut self, image: Sim) -> Checked<(Content, Option<Vec<CrashPlan>>)> {
         let digest = image.digest();
         if let Some(content) = self.recovered.get(&digest) {
             return Ok((Rc::clone(content), None));
         }
+        let image = self.repaired_if_refused(image)?;
+        let known = image::essence(&image, TOP).is_some_and(|essence| !self.essences.insert(essence));
         let content = vec![0; self.base.len()];
         let mut world = World::new(image, content, self.session.clone(), self.subject.clone());
         world.allow_sizes(&self.sizes);
@@ -157,7 +162,21 @@ impl Images {
         let bytes = world.open_survivor()?;
         let content = Rc::new(self.content(&bytes)?);
         self.recovered.insert(digest, Rc::clone(&content));
-        Ok((content, Some(world.cuts())))
+        Ok((content, (!known).then(|| world.cuts())))
+    }
+
+    /// A QED image that says it is clean, is cut off within a cluster and has entries that lead beyond its end
+    /// is refused until it is repaired (QE7). Only who begins with such an entry comes to have one.
+    fn repaired_if_refused(&self, mut image: Sim) -> Checked<Sim> {
+        let had_one = self.subject.bad.0 < self.subject.bad.1;
+        if had_one && image::is_refused(&image, TOP)? {
+            let (bytes, report) = image::repaired(&image, TOP)?;
+            if !report.is_sound() {
+                return fail(format!("the repair left {report:?}"));
+            }
+            image.insert_file(TOP, &bytes, FileOptions::default());
+        }
+        Ok(image)
     }
 
     fn content(&mut self, bytes: &[u8]) -> Checked<(u64, Vec<u32>)> {
