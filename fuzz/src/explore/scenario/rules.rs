@@ -111,7 +111,7 @@ fn marked() -> Vec<Scenario> {
     vec![
         Scenario::new("unknown-autoclear-bits", 1, &one).patched(qed, 0),
         // where nothing else makes the header durable first: new space waits for the need-check bit
-        Scenario::new("unknown-autoclear-bits-in-place", 1, &one).patched(|bytes| marked_with_data(bytes), 0),
+        Scenario::new("unknown-autoclear-bits-in-place", 1, &one).patched(marked_with_data, 0),
         Scenario::new(
             "unknown-autoclear-bits-and-resize",
             1,
