@@ -1,22 +1,21 @@
-//! The driver: one backend, many disks. The public calls and nothing else; the work is in `pump`, `open`,
-//! `translate`.
+//! The driver: one backend, many disks. The public calls and nothing else; the work is in `engine`.
 //!
 //! Knows: disks, completions, time. Must never know: image formats, system calls.
 //! Invariants: no call but [`Driver::wait`] blocks; whatever a call changed is settled when it returns; the
 //! number of accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
 
 use crate::config::{Config, OpenOptions};
-use crate::decompress::Decompressor;
-use crate::disk::{Disk, Phase};
+use crate::engine::open::Opener;
+use crate::engine::pump::{Job, occupy};
+use crate::engine::translate::Place;
 use crate::error::Error;
 use crate::hold::Hold;
-use crate::open::Opener;
-use crate::port::Port;
-use crate::pump::{Job, occupy};
+use crate::layer::disk::{Disk, Phase};
+use crate::layer::port::Port;
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, Refusal, Rejected, Request};
 use crate::stats::{Stats, add_counters};
 use crate::trace::Transitions;
-use crate::translate::Place;
+use crate::transform::drive::Decompressor;
 use quod_backend::{AnyBackend, Backend, Completion as Landed};
 use quod_states::{Counters, Kind, Machine, Outcome, Refused};
 use std::collections::VecDeque;

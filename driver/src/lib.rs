@@ -21,33 +21,27 @@
 //!
 //! Knows: both sides. Must never know: how an image is laid out, how a system call is made.
 
-mod arena;
-mod buffers;
 mod config;
-mod decompress;
-mod disk;
 mod driver;
+mod engine;
 pub mod error;
 mod event_loop;
-mod fill;
 pub mod gate;
 mod hold;
-mod open;
-mod port;
-mod pump;
+mod layer;
+mod memory;
 mod request;
 mod stats;
-mod timers;
 pub mod tools;
 mod trace;
-mod translate;
+mod transform;
 
-pub use buffers::{Buffers, RawBuffers};
 pub use config::{Config, OpenOptions};
 pub use driver::{Driver, TimedTransition};
 pub use error::Error;
 pub use gate::{AllowAll, DenyBacking, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
+pub use memory::buffers::{Buffers, RawBuffers};
 pub use request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request};
 pub use stats::{KINDS, PathClass, Stats};
 

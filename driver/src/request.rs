@@ -3,8 +3,8 @@
 //! Knows: offsets, lengths, guest buffers. Must never know: layers' machines, operations.
 //! Invariant: buffers travel with the request and come back exactly once: rejected, or completed.
 
-use crate::buffers::Buffers;
 use crate::error::Error;
+use crate::memory::buffers::Buffers;
 use quod_states::{Extent, Flags, Format, Info, Kind, Path, Report};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -33,7 +33,7 @@ const UNSAFE: [&str; 8] = [
     // system calls and memory that the kernel writes to
     "backend/",
     // guest buffers as scatter lists
-    "driver/src/buffers.rs",
+    "driver/src/memory/buffers.rs",
     // epoll(7) without a library: what the example is about
     "driver/examples/epoll_loop.rs",
     // getrusage(2)

@@ -6,8 +6,8 @@
 //! Knows: what a write makes of the sector. Must never know: how a write is done.
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
 
-use crate::buffers::gather;
 use crate::error::Error;
+use crate::memory::buffers::gather;
 use crate::request::Request;
 use quod_states::{Format, Kind, probe};
 use std::path::{Path, PathBuf};

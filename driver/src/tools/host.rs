@@ -2,11 +2,11 @@
 //!
 //! Knows: the backend, the common half of the translation. Must never know: what is in it.
 
-use crate::arena::Arena;
-use crate::disk::LayerFile;
+use crate::engine::open::{LOCK_PATIENCE, LOCK_RETRY};
+use crate::engine::translate::{land_plain, plain};
 use crate::error::Error;
-use crate::open::{LOCK_PATIENCE, LOCK_RETRY};
-use crate::translate::{land_plain, plain};
+use crate::layer::disk::LayerFile;
+use crate::memory::arena::Arena;
 use quod_backend::{Backend, Errno, FileId, LockMode, Op, OpenFlags, Output, Segments, Stat, Threads, Token};
 use quod_states::{Format, Machine, probe};
 use std::ffi::CString;

@@ -5,7 +5,7 @@
 //! write has ended; a fill that a read is still filling is never given back, even if its control block died
 //! meanwhile.
 
-use crate::arena::{Arena, Loan};
+use crate::memory::arena::{Arena, Loan};
 use quod_backend::{Segment, Segments};
 use quod_states::Part;
 
@@ -100,7 +100,7 @@ impl Fill {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffers;
+    use crate::memory::buffers;
 
     #[test]
     fn fills_start_as_zeros_and_restart_with_the_generation() {

@@ -1,8 +1,8 @@
 //! Streams, the cache of clusters, and both kinds of buffers that want them.
 
 use super::*;
-use crate::disk::{Phase, Slot};
-use crate::translate::translate;
+use crate::engine::translate::translate;
+use crate::layer::disk::{Phase, Slot};
 use crate::{Buffers, Config, Format, OpenOptions};
 use flate2::{Compress, FlushCompress};
 use quod_backend::Buffer;

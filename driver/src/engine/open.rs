@@ -6,16 +6,16 @@
 //! Invariants: nothing waits; whatever fails, every file that was opened is closed before the failure is
 //! delivered; a file named by an image is opened only if the gate allows it, and never twice in one chain.
 
-use crate::buffers::Buffers;
 use crate::config::OpenOptions;
-use crate::disk::{Disk, Layer, LayerFile, Phase};
 use crate::driver::Driver;
+use crate::engine::translate::{Place, land_plain, plain};
 use crate::error::{Error, OPEN_DIRECT};
 use crate::gate::{Named, Role};
-use crate::port::{Flight, NO_IO, Target, Task};
+use crate::layer::disk::{Disk, Layer, LayerFile, Phase};
+use crate::layer::port::{Flight, NO_IO, Target, Task};
+use crate::memory::buffers::Buffers;
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
-use crate::translate::{Place, land_plain, plain};
 use quod_backend::{Backend, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat};
 use quod_states::{Backing, Format, Machine, Opened, Opening, Path as Met};
 use std::ffi::CString;

@@ -10,8 +10,8 @@
 //! * after the drop no worker touches any memory: tasks not started are dropped, those running are waited
 //!   for.
 
-use super::stream::{Decoders, Progress, Stream};
-use crate::buffers;
+use super::inflate::{Decoders, Progress, Stream};
+use crate::memory::buffers;
 use mio::unix::SourceFd;
 use quod_backend::Segment;
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Alignment; and which of an image's two files an operation goes to.
 
 use super::*;
-use crate::disk::Slot;
+use crate::layer::disk::Slot;
 use crate::{Buffers, Config, Driver, Format, OpenOptions};
 use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind, Seeded, Sim, When};
 use quod_backend::{Buffer, FileId};

@@ -5,9 +5,9 @@
 //! Invariant: `Driver::earliest` is never later than the earliest deadline; it may be earlier after an alarm
 //! was called off, which costs one early call of `turn`.
 
-use crate::disk::{Phase, TIMERS};
 use crate::driver::Driver;
-use crate::translate::Place;
+use crate::engine::translate::Place;
+use crate::layer::disk::{Phase, TIMERS};
 use quod_backend::Backend;
 
 impl<B: Backend> Driver<B> {

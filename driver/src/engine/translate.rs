@@ -6,13 +6,13 @@
 //! Invariants: a direct transfer satisfies the file's alignment in offset, lengths and addresses; anything
 //! else goes through a bounce buffer. Reads are rounded out; writes never are (the machine aligned them).
 
-use crate::arena::Arena;
-use crate::buffers;
-use crate::decompress::{self, Decompressor, Want};
-use crate::disk::{Child, Layer, LayerFile, Origin};
-use crate::fill::side;
-use crate::port::{Dest, Flight, Port, Target, Task};
-use crate::pump::{Job, plain_outcome};
+use crate::engine::pump::{Job, plain_outcome};
+use crate::layer::disk::{Child, Layer, LayerFile, Origin};
+use crate::layer::port::{Dest, Flight, Port, Target, Task};
+use crate::memory::arena::Arena;
+use crate::memory::buffers;
+use crate::memory::fill::side;
+use crate::transform::drive::{self, Decompressor, Want};
 use quod_backend::{Backend, Errno, Op, Output, Segment, Segments, Stat};
 use quod_states::{AcbId, FillSource, Io, IoId, IoOp, Machine, Outcome, Part, RequestId};
 use std::collections::VecDeque;
@@ -193,7 +193,7 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
                 FillSource::Compressed { host, bytes, within } => {
                     let dest = Dest::Fill { acb, part, at };
                     let want = Want { io: io.id, dest, len: u64::from(len), host, bytes, within };
-                    decompress::want(out, layer, want);
+                    drive::want(out, layer, want);
                 }
             }
         }
@@ -201,7 +201,7 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
             layer.slots[request.index as usize].busy += 1;
             let dest = Dest::Request { index: request.index, offset };
-            decompress::want(out, layer, Want { io: io.id, dest, len, host, bytes, within });
+            drive::want(out, layer, Want { io: io.id, dest, len, host, bytes, within });
         }
         IoOp::ForgetCompressed { host, len } => layer.compressed.forget(host, len),
         IoOp::Yield => out.port.yielded.push((out.place, io.id)),

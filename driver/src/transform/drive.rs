@@ -4,7 +4,7 @@
 //! entries, requests and control blocks beyond the buffer that is to be filled.
 //!
 //! Invariants:
-//! * decompression does not hold the thread: it is done by workers (`pool`), or, where nothing could wake the
+//! * decompression does not hold the thread: it is done by `workers`, or, where nothing could wake the
 //!   event loop, a slice a turn; what is made is copied at most [`COPY`] bytes a turn, what is there at
 //!   most [`AT_ONCE`] bytes a want. What is left to do on this thread waits in queues while `next_timeout` is
 //!   zero;
@@ -16,26 +16,23 @@
 //! * one stream is open per worker: the memory of decoders (zstd: a window of up to 128 MiB if the image says
 //!   so) is bounded however many disks there are.
 
-mod pool;
-mod stream;
-
-use crate::arena::{Arena, Loan};
-use crate::buffers;
-use crate::disk::{Layer, Origin};
+use super::inflate::{Decoders, Progress, Stream};
+use super::workers::{Pool, Task as PoolTask};
 use crate::driver::Driver;
+use crate::engine::pump::Job;
+use crate::engine::translate::{Out, Place, round_out};
 use crate::error::Error;
-use crate::fill::side;
-use crate::port::{Dest, Task};
-use crate::pump::Job;
-use crate::translate::{Out, Place, round_out};
-use pool::{Pool, Task as PoolTask};
+use crate::layer::disk::{Layer, Origin};
+use crate::layer::port::{Dest, Task};
+use crate::memory::arena::{Arena, Loan};
+use crate::memory::buffers;
+use crate::memory::fill::side;
 use quod_backend::{Backend, Op, Segments};
 use quod_states::qcow2::Compression;
 use quod_states::{Info, IoId};
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
-use stream::{Decoders, Progress, Stream};
 
 /// Bytes that one slice takes or makes at most.
 const SLICE: usize = 32 << 10;

@@ -4,13 +4,13 @@
 //! Invariants: a slot is filled from the machine's acceptance of a request to its `Done`; guest buffers stay
 //! in it that long; a disk's files are closed only when none of its operations is in flight.
 
-use crate::buffers::Buffers;
-use crate::decompress::Clusters;
+use crate::engine::open::Opener;
 use crate::error::Error;
-use crate::fill::Fill;
-use crate::open::Opener;
+use crate::memory::buffers::Buffers;
+use crate::memory::fill::Fill;
 use crate::request::{Completion, DiskId, DiskInfo};
 use crate::stats::Stats;
+use crate::transform::drive::Clusters;
 use quod_backend::{Errno, FileId, Segments, Stat};
 use quod_states::{AcbId, Image, Info, IoId, Kind, Options, Part, Timer};
 use std::collections::VecDeque;

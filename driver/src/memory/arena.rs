@@ -4,7 +4,7 @@
 //! hot path does not allocate once warm; what is idle is bounded by [`IDLE`] per class.
 //! Invariant: a loan is given back once, and only when no operation uses its bytes.
 
-use crate::buffers;
+use crate::memory::buffers;
 use quod_backend::{Buffer, Segment, Segments};
 
 /// Size classes; a longer loan gets its own buffer, which is freed when it comes back. The last is for the

@@ -4,14 +4,14 @@
 //! Invariants: between two changes of one machine it is drained dry; layers talk to each other only through
 //! the job list, so nothing recurses however long the chain; a public call returns with the job list empty.
 
-use crate::buffers::{self, Buffers};
-use crate::disk::{Child, Disk, Layer, Origin, Owner, Phase, Slot, timer_index};
 use crate::driver::{Driver, TimedTransition};
+use crate::engine::translate::{Out, Place, translate};
 use crate::error::Error;
-use crate::fill::side;
-use crate::port::{Dest, Flight, Target, Task};
+use crate::layer::disk::{Child, Disk, Layer, Origin, Owner, Phase, Slot, timer_index};
+use crate::layer::port::{Dest, Flight, Target, Task};
+use crate::memory::buffers::{self, Buffers};
+use crate::memory::fill::side;
 use crate::request::{Completion, CompletionKind};
-use crate::translate::{Out, Place, translate};
 use quod_backend::{Backend, Completion as Landed, Errno, Output};
 use quod_states::{
     Event, Extent, Flags, IoId, Kind, Machine, Outcome, Part, Path, Refused, Request, RequestId,
@@ -256,7 +256,7 @@ impl<B: Backend> Driver<B> {
                 let got = result.map(bytes_of).map_err(|errno| errno.0);
                 self.compressed_read(place, task, got);
             }
-            task => crate::translate::land_plain(&mut layer.image, arena, flight.io, task, result),
+            task => crate::engine::translate::land_plain(&mut layer.image, arena, flight.io, task, result),
         }
         self.settle(place);
     }
@@ -266,7 +266,7 @@ impl<B: Backend> Driver<B> {
 /// afterwards.
 fn destination(
     layer: &mut Layer,
-    arena: &crate::arena::Arena,
+    arena: &crate::memory::arena::Arena,
     dest: Dest,
     len: u64,
 ) -> Option<quod_backend::Segments> {
@@ -326,7 +326,7 @@ impl<B: Backend> Driver<B> {
         for layer in &mut disk.layers {
             layer.deadlines = [None; 2];
         }
-        let closing = crate::disk::Closing { completion, sent: false, left: disk.files.len() };
+        let closing = crate::layer::disk::Closing { completion, sent: false, left: disk.files.len() };
         disk.phase = Phase::Closing(Box::new(closing));
         self.try_close(index);
     }
@@ -343,8 +343,12 @@ impl<B: Backend> Driver<B> {
             return self.closed(index);
         }
         for (file, _) in &disk.files {
-            let flight =
-                Flight { disk: index, target: Target::Close, io: crate::port::NO_IO, task: Task::Close };
+            let flight = Flight {
+                disk: index,
+                target: Target::Close,
+                io: crate::layer::port::NO_IO,
+                task: Task::Close,
+            };
             self.port.send(flight, quod_backend::Op::Close { file: *file });
         }
     }

@@ -5,8 +5,8 @@
 //! generation; operations leave in the order in which they were named, none is lost. Both tables are bounded
 //! by the machines' slabs.
 
-use crate::arena::{Arena, Loan};
-use crate::translate::Place;
+use crate::engine::translate::Place;
+use crate::memory::arena::{Arena, Loan};
 use quod_backend::{Backend, Op, Token};
 use quod_states::{AcbId, IoId, Part};
 use std::collections::VecDeque;
