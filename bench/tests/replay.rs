@@ -4,10 +4,10 @@
 
 use quod::tools::{self, CreateOptions, Session};
 use quod::{BackendKind, Config, Format, OpenOptions};
-use quod_bench::model::Initial;
+use quod_bench::contract::blocks::Initial;
+use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Error, Observer, Options, Speed};
 use quod_bench::report::Report;
-use quod_bench::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::trace::{Choice, Op, Record, Source, Version, Writer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -10,9 +10,9 @@ pub use edit::Editor;
 pub use qcow2::{DATA, Data, Qcow2};
 pub use start::{Part, Start, start};
 
-use crate::probe::{hash_bytes, hash_words};
-use crate::{Checked, Failure, fail};
 use quod_backend::sim::Sim;
+use quod_bench::contract::hash::{hash_bytes, hash_words};
+use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2 as format;
 use quod_states::qed::{self, CreateOptions};
 use quod_states::{Format, Io, IoOp, Machine, Outcome, Repair, Report, probe};

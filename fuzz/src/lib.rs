@@ -12,39 +12,15 @@
 //! * [`targets`]: fuzz targets over the same harness, for libFuzzer and for seeds;
 //! * [`schedule`]: the text that replays a finding, and its shrinking.
 //!
-//! Knows: the guest's contract (what may be read when), the QED format where a rule is about it. Must never
-//! know: how the driver keeps the contract.
+//! Knows: the guest's contract (what may be read when: `quod_bench::contract`), the QED format where a rule
+//! is about it. Must never know: how the driver keeps the contract.
 
 pub mod explore;
 pub mod image;
-pub mod model;
 pub mod nth;
-pub mod payload;
 pub mod probe;
 pub mod replay;
 pub mod schedule;
 pub mod sim;
 pub mod targets;
 pub mod world;
-
-use std::fmt;
-
-/// A property does not hold: what, in words.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Failure(pub String);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-/// The outcome of a check.
-pub type Checked<T = ()> = Result<T, Failure>;
-
-/// A failed check.
-pub fn fail<T>(what: impl Into<String>) -> Checked<T> {
-    Err(Failure(what.into()))
-}

@@ -4,10 +4,11 @@
 
 use quod::states::state::{QCOW2_EDGES, QED_EDGES};
 use quod::{Format, State};
+use quod_bench::contract::Failure;
 use quod_fuzz::explore::Failing;
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::{Tally, as_is};
-use quod_fuzz::{Failure, explore, sim, targets};
+use quod_fuzz::{explore, sim, targets};
 use std::process::ExitCode;
 use std::time::Instant;
 

@@ -6,11 +6,11 @@
 //! Knows: a fixed workload. Must never know: which operation is which.
 
 use crate::image::{self, Form, Part, Qcow2, Shape};
-use crate::payload;
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
-use crate::{Checked, Failure, fail};
 use quod::{Format, OpenOptions};
 use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
+use quod_bench::contract::stream as payload;
+use quod_bench::contract::{Checked, Failure, fail};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Lines of a story.

@@ -4,7 +4,8 @@
 
 use crate::schedule::Schedule;
 use crate::world::as_is;
-use crate::{Checked, explore, fail, sim, targets};
+use crate::{explore, sim, targets};
+use quod_bench::contract::{Checked, fail};
 
 /// Runs it, and tells what happened; the verdict is the second part.
 pub fn replay(schedule: &Schedule) -> (Vec<String>, Checked) {

@@ -13,8 +13,8 @@
 //!
 //! Knows: numbers, and the names of runs. Must never know: what a choice means.
 
-use crate::{Checked, Failure};
 use quod_backend::sim::{Choice, Chooser};
+use quod_bench::contract::{Checked, Failure, fail};
 use std::fmt;
 
 /// A run that can be repeated.
@@ -40,7 +40,7 @@ impl Schedule {
     pub fn parse(text: &str) -> Checked<Schedule> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         if lines.next() != Some("quod-schedule 1") {
-            return crate::fail("the first line must be: quod-schedule 1");
+            return fail("the first line must be: quod-schedule 1");
         }
         let mut schedule = Schedule::default();
         for line in lines {
@@ -48,7 +48,7 @@ impl Schedule {
                 ("run", name) => schedule.run = name.to_string(),
                 ("choices", rest) => schedule.choices.extend(numbers(rest)?),
                 ("crash", rest) => schedule.crash = Some(numbers(rest)?),
-                (word, _) => return crate::fail(format!("no such line: {word}")),
+                (word, _) => return fail(format!("no such line: {word}")),
             }
         }
         Ok(schedule)

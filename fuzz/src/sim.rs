@@ -9,8 +9,8 @@ pub(crate) mod setup;
 
 use crate::schedule::{Recorder, Schedule, shrink};
 use crate::world::{Ask, Session, Tally, Tweak, World};
-use crate::{Checked, Failure, fail};
 use quod_backend::sim::{Aftermath, Choice, Chooser, Fault, Kind, Script, Seeded, When, pick};
+use quod_bench::contract::{Checked, Failure, fail};
 use setup::Place;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

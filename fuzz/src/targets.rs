@@ -15,9 +15,9 @@ mod texts;
 
 use crate::schedule::{Recorder, Schedule, shrink};
 use crate::sim::panic_text;
-use crate::{Checked, Failure, fail};
 use corpus::Corpus;
 use quod_backend::sim::{Choice, Chooser, Script, Seeded};
+use quod_bench::contract::{Checked, Failure, fail};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 

@@ -15,14 +15,15 @@ pub use ask::Ask;
 pub use tally::Tally;
 
 use crate::image::{Data, Form, Qcow2};
-use crate::model::{Fill, Model, View};
-use crate::probe::{Probe, hash_words};
-use crate::{Checked, Failure, fail};
+use crate::probe::Probe;
 use ask::request;
 use quod::states::state::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
+use quod_bench::contract::exact::{Fill, Model, View};
+use quod_bench::contract::hash::hash_words;
+use quod_bench::contract::{Checked, Failure, fail};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

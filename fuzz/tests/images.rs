@@ -6,8 +6,8 @@
 
 use quod::Format;
 use quod_backend::sim::{FileOptions, Sim};
+use quod_bench::contract::stream as payload;
 use quod_fuzz::image::{self, Form, Part, Qcow2, Shape, Start};
-use quod_fuzz::payload;
 use quod_fuzz::world::{Session, Subject, TOP, World};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -156,7 +156,7 @@ fn tables_that_are_nearly_full() {
 }
 
 /// Is this image of data, a snapshot and newer data well after `damage`, by the checks of a power cut?
-fn after(damage: &dyn Fn(&Start, &mut Vec<u8>)) -> quod_fuzz::Checked {
+fn after(damage: &dyn Fn(&Start, &mut Vec<u8>)) -> quod_bench::contract::Checked {
     let shape = shape(Qcow2::new(4096), 8, false);
     let start = image::start(&shape, &[KINDS[0], Part::Snapshot, KINDS[0]], &[], 77)?;
     let mut bytes = start.bytes.clone();

@@ -15,10 +15,11 @@ mod pool;
 mod scan;
 mod tally;
 
-use crate::model::{DISK_MAX, Initial, Model, Verdict};
-use crate::payload::BLOCK;
+use crate::contract::blocks::{DISK_MAX, Initial, Model};
+use crate::contract::payload::BLOCK;
+use crate::contract::verdict::Verdict;
+use crate::measure::timeline::Timeline;
 use crate::report::{Hold, Report, Verification};
-use crate::timeline::Timeline;
 use crate::trace::{self, Choice, Source, Summary};
 use quod::backend::Backend as _;
 use quod::tools::{self, Session};

@@ -4,8 +4,9 @@
 
 use super::Observer;
 use super::pool::Pool;
-use crate::model::{Model, Verdict};
-use crate::payload::{self, BLOCK};
+use crate::contract::blocks::Model;
+use crate::contract::payload::{self, BLOCK};
+use crate::contract::verdict::Verdict;
 use quod::tools::Session;
 use quod::{Error, Refusal, Request};
 use std::ops::Range;

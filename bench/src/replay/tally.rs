@@ -3,7 +3,7 @@
 //! Knows: operations, latencies. Must never know: bytes.
 
 use super::{Options, Speed};
-use crate::histogram::Latencies;
+use crate::measure::histogram::Latencies;
 use crate::report::{Pacing, Report, Row};
 use crate::trace::Op;
 use quod::{Path, PathClass};

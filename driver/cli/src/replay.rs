@@ -11,7 +11,7 @@ use crate::{format, interrupt, keyval, out};
 use indicatif::{ProgressBar, ProgressStyle};
 use quod::tools;
 use quod::{BackendKind, DiskInfo, Format, Policy};
-use quod_bench::model::Initial;
+use quod_bench::contract::blocks::Initial;
 use quod_bench::options;
 use quod_bench::replay::{self, Observer, Options, Speed};
 use quod_bench::report::Report;

@@ -37,7 +37,7 @@ const UNSAFE: [&str; 8] = [
     // epoll(7) without a library: what the example is about
     "driver/examples/epoll_loop.rs",
     // getrusage(2)
-    "bench/src/usage.rs",
+    "bench/src/measure/usage.rs",
     // segments given to a bare backend
     "bench/benches/io.rs",
     // lseek(2) for holes

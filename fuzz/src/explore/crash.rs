@@ -9,13 +9,14 @@
 
 use super::scenario::{Prepared, Scenario};
 use super::{Explored, cuts};
-use crate::model::View;
-use crate::payload::SECTOR;
-use crate::probe::hash_words;
+use crate::image;
 use crate::world::{Session, Subject, TOP, World};
-use crate::{Checked, Failure, fail, image};
 use quod::Format;
 use quod_backend::sim::{CrashPlan, FileOptions, Sim, Volatile};
+use quod_bench::contract::exact::View;
+use quod_bench::contract::hash::hash_words;
+use quod_bench::contract::stream::SECTOR;
+use quod_bench::contract::{Checked, Failure, fail};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -165,8 +166,9 @@ impl Images {
         Ok((content, (!known).then(|| world.cuts())))
     }
 
-    /// A QED image that says it is clean, is cut off within a cluster and has entries that lead beyond its end
-    /// is refused until it is repaired (QE7). Only who begins with such an entry comes to have one.
+    /// A QED image that says it is clean, is cut off within a cluster and has entries that lead beyond its
+    /// end is refused until it is repaired (QE7). Only an image that begins with such an entry comes to have
+    /// one.
     fn repaired_if_refused(&self, mut image: Sim) -> Checked<Sim> {
         let had_one = self.subject.bad.0 < self.subject.bad.1;
         if had_one && image::is_refused(&image, TOP)? {

@@ -5,10 +5,11 @@
 //! Invariant: what may happen is the same list, in the same order, whenever a state is reached.
 
 use super::scenario::{Prepared, Scenario};
-use crate::probe::hash_words;
+use crate::nth;
 use crate::world::{Tweak, World};
-use crate::{Checked, fail, nth};
 use quod_backend::sim::{Choice, Chooser, Fault, Fifo, pick};
+use quod_bench::contract::hash::hash_words;
+use quod_bench::contract::{Checked, fail};
 
 /// What may fail in a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

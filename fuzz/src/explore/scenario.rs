@@ -9,11 +9,11 @@ mod qcow2;
 mod rules;
 
 use crate::image::{self, DATA, Form, Part, Shape};
-use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
-use crate::{Checked, fail};
 use quod::{Format, OpenOptions, Policy};
 use quod_backend::sim::{Fifo, FileOptions, Sim};
+use quod_bench::contract::stream::{self as payload, SECTOR};
+use quod_bench::contract::{Checked, fail};
 use std::sync::Arc;
 
 /// Bytes of a cluster of QED.

@@ -7,8 +7,8 @@
 //! [`Editor::leak`]; COPIED is set where the refcount is one; space without meaning holds [`STALE`], so that
 //! whoever shows it is noticed.
 
-use crate::{Checked, Failure, fail};
 use flate2::write::DeflateEncoder;
+use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::entry::{COPIED, OFFSET};
 use quod_states::qcow2::header::Compression;
 use quod_states::qcow2::refcount::Layout;

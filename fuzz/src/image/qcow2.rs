@@ -3,8 +3,8 @@
 //! Knows: header, tables and entries, through `quod-states`. Must never know: what the guest wrote.
 
 use super::Shape;
-use crate::{Checked, Failure, fail};
 use quod_backend::sim::Sim;
+use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::entry::OFFSET;
 use quod_states::qcow2::header::Compression;
 use quod_states::qcow2::snapshot::{Parsed, Snapshot};

@@ -3,9 +3,9 @@
 //! Knows: payloads, parts. Must never know: which scenario wants them.
 
 use super::{Editor, Form, Shape, create, sound};
-use crate::payload;
-use crate::{Checked, fail};
 use quod_backend::sim::{FileOptions, Sim};
+use quod_bench::contract::stream as payload;
+use quod_bench::contract::{Checked, fail};
 use std::sync::Arc;
 
 /// What is made of the guest clusters from `first` on, or of the image.

@@ -5,11 +5,11 @@
 use super::{ask, chance, random};
 use crate::explore::scenario::stale_files;
 use crate::image::{self, DATA, Form, Part, Shape};
-use crate::payload::{self, SECTOR};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
-use crate::{Checked, fail};
 use quod::{Format, Gate, OpenOptions, Policy};
 use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
+use quod_bench::contract::stream::{self as payload, SECTOR};
+use quod_bench::contract::{Checked, fail};
 
 /// Layers below the image at most.
 const DEPTH: usize = 3;

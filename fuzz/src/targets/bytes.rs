@@ -9,9 +9,9 @@
 use crate::image;
 use crate::probe::Probe;
 use crate::world::TOP;
-use crate::{Checked, Failure, fail};
 use quod::{AllowAll, Buffer, CompletionKind, Config, DiskId, Driver, OpenOptions, Refusal, Request};
 use quod_backend::sim::{Fifo, FileOptions, Sim};
+use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::snapshot::{Parsed, Snapshot};
 use quod_states::qcow2::{self, Purpose, Shape, bitmap, refcount::Layout};
 use quod_states::qed;

@@ -4,12 +4,12 @@
 //! Knows: create options by qemu-img's names, where changes tell most. Must never know: what a target checks.
 //! Invariant: an image of [`created`] is byte for byte what qemu-img makes of its options (a test compares).
 
-use crate::Checked;
 use crate::image::{self, Form, Part, Qcow2, Shape};
 use crate::schedule::Schedule;
 use crate::world::{Ask, Session, Subject, TOP, World};
 use quod::{Format, OpenOptions};
 use quod_backend::sim::{Choice, Chooser, Fifo, FileOptions, Seeded, Sim};
+use quod_bench::contract::{Checked, Failure};
 use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed;
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ fn qed(cluster_size: u32, table_size: u32, backed: bool) -> Checked<Created> {
             let backing = backed.then_some(BASE.as_bytes());
             let options =
                 qed::CreateOptions { size: SIZE, cluster_size, table_size, backing, backing_raw: true };
-            let header = qed::Header::create(&options).map_err(|error| crate::Failure(error.to_string()))?;
+            let header = qed::Header::create(&options).map_err(|error| Failure(error.to_string()))?;
             [&header.encode()[..], backing.unwrap_or_default()].concat()
         }
     };
@@ -98,7 +98,7 @@ fn qcow2(more: qcow2::CreateOptions<'static>) -> Checked<Created> {
         Preallocation::Full => "preallocation=full",
     }));
     let options = words.join(",");
-    let created = qcow2::create(&more).map_err(|error| crate::Failure(format!("{options}: {error}")))?;
+    let created = qcow2::create(&more).map_err(|error| Failure(format!("{options}: {error}")))?;
     let len = created.len().max(created.data_range().map_or(0, |(at, len)| at + len));
     let mut bytes = vec![0; len.min(IMAGE_MAX) as usize];
     for (offset, piece) in

@@ -6,11 +6,12 @@
 //! Knows: which parts make a life. Must never know: what is right (the world judges).
 
 use super::Told;
+use crate::nth;
 use crate::sim::setup::{self, Place};
 use crate::sim::{self, act, ask, chance, panic_text, recover};
 use crate::world::{Ask, World, as_is};
-use crate::{Checked, fail, nth};
 use quod_backend::sim::Chooser;
+use quod_bench::contract::{Checked, fail};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A random image, and what happens to it.

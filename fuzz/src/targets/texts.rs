@@ -7,7 +7,7 @@
 use crate::schedule::Schedule;
 use crate::sim;
 use crate::world::as_is;
-use crate::{Checked, Failure, fail};
+use quod_bench::contract::{Checked, Failure, fail};
 use quod_bench::trace::{Choice, Reader, Record, Source, Version, Writer, summarise};
 
 /// Choices of a schedule that is run as well as read.

@@ -2,8 +2,8 @@
 //!
 //! Knows: kinds, ranges, payloads. Must never know: what is allowed as an answer.
 
-use crate::payload;
 use quod::{Buffer, Buffers, Request};
+use quod_bench::contract::stream as payload;
 
 /// What the guest may ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

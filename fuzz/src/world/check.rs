@@ -3,13 +3,14 @@
 //! Knows: the driver's layers as far as they can be asked. Must never know: why something holds.
 
 use super::{Session, Subject, TOP, World};
+use crate::image;
 use crate::image::Form;
-use crate::model::View;
-use crate::probe::{hash_bytes, hash_words};
-use crate::{Checked, Failure, fail, image};
 use quod::{Buffer, DiskId, OpenOptions, Request};
 use quod_backend::Backend;
 use quod_backend::sim::{Fifo, FileOptions, Sim};
+use quod_bench::contract::exact::View;
+use quod_bench::contract::hash::{hash_bytes, hash_words};
+use quod_bench::contract::{Checked, Failure, fail};
 use std::sync::Arc;
 
 /// Clusters that nothing uses at the end of a file that was closed, at most.

@@ -6,10 +6,11 @@
 //! needs nothing and gives the same bytes; afterwards the check finds no corruption.
 
 use super::{TOP, World, driver};
-use crate::model::View;
-use crate::{Checked, Failure, fail, image};
+use crate::image;
 use quod::AllowAll;
 use quod_backend::sim::{Choice, Chooser, Fifo, Sim, Volatile, pick};
+use quod_bench::contract::exact::View;
+use quod_bench::contract::{Checked, Failure, fail};
 
 impl World {
     /// The power is cut now; what survives is the chooser's choice. Nothing is open afterwards.

@@ -3,10 +3,10 @@
 //! Checks: without a fault it opens; it has the size that was promised; a repair leaves it sound.
 
 use super::{Ask, Session, TOP, World};
-use crate::model::View;
-use crate::{Checked, Failure, fail};
 use quod::{AllowAll, CompletionKind, DiskId, OpenOptions};
 use quod_backend::sim::{Chooser, CrashPlan, Fifo};
+use quod_bench::contract::exact::View;
+use quod_bench::contract::{Checked, Failure, fail};
 
 impl World {
     /// Opens the image for writing with the session's settings; operations complete in the chooser's order.

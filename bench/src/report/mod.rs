@@ -2,8 +2,8 @@
 //!
 //! Knows: numbers and names. Must never know: drivers, where the numbers come from.
 
-use crate::dwell::StateRow;
-use crate::histogram::Percentiles;
+use crate::measure::dwell::StateRow;
+use crate::measure::histogram::Percentiles;
 use serde::Serialize;
 use std::fmt;
 

@@ -11,8 +11,9 @@
 //! Knows: requests, their order, their payload. Must never know: image formats, the driver.
 //! Invariant: `writes` and `sectors` hold what happened since the last `settle`; before it lies `base`.
 
-use crate::payload::{self, SECTOR};
-use crate::{Checked, fail};
+use super::hash::hash_words;
+use super::stream::{self as payload, SECTOR};
+use super::verdict::{Checked, fail};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -286,7 +287,7 @@ impl Model {
                 self.writes.iter().map(|other| u64::from(other.ended.is_some_and(|e| e < write.submitted))),
             );
         }
-        crate::probe::hash_words(3, words)
+        hash_words(3, words)
     }
 
     /// For digests: which writes had ended at this time.

@@ -8,19 +8,14 @@
 //!
 //! Invariant: memory is bounded by what was touched: four bytes a block, in pages that cover 4 MiB of disk.
 
-mod cells;
-
-use crate::payload::{self, BLOCK, Found};
-use cells::{Cells, MAYBE_ZERO, UNKNOWN, UNSURE, VERSION_MAX};
+use super::cells::{Cells, MAYBE_ZERO, UNKNOWN, UNSURE, VERSION_MAX};
+use super::payload::{self, BLOCK};
+use super::verdict::{Expected, Verdict};
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
 
 /// Largest disk, bytes.
 pub const DISK_MAX: u64 = 64 << 40;
-/// Mismatches that are kept in full; further ones are only counted.
-pub const MISMATCHES_MAX: usize = 16;
-
 /// What a disk holds at first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Initial {
@@ -61,60 +56,6 @@ struct InFlight {
     rivals: Vec<Rival>,
     /// Of a read with rivals: what stood there when it was submitted.
     snapshot: Option<Vec<Expected>>,
-}
-
-/// What a block may hold.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Expected {
-    /// Anything: it was never written by us.
-    pub unknown: bool,
-    /// Zeros.
-    pub zeros: bool,
-    /// One of these versions.
-    pub versions: Vec<u32>,
-}
-
-/// A block that holds what it must not.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mismatch {
-    /// Guest offset of the block.
-    pub offset: u64,
-    /// What it may hold.
-    pub expected: Expected,
-    /// What it holds.
-    pub found: Found,
-}
-
-/// What verification found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Verdict {
-    /// Blocks compared.
-    pub verified: u64,
-    /// Blocks of unknown content, passed over.
-    pub unknown: u64,
-    /// Blocks that were wrong.
-    pub wrong: u64,
-    /// The first of them.
-    pub mismatches: Vec<Mismatch>,
-}
-
-impl Verdict {
-    /// Counts another verdict in.
-    pub fn add(&mut self, other: Verdict) {
-        self.verified += other.verified;
-        self.unknown += other.unknown;
-        self.wrong += other.wrong;
-        let room = MISMATCHES_MAX.saturating_sub(self.mismatches.len());
-        self.mismatches.extend(other.mismatches.into_iter().take(room));
-    }
-
-    fn wrong(&mut self, block: u64, expected: Expected, bytes: &[u8; BLOCK]) {
-        self.wrong += 1;
-        if self.mismatches.len() < MISMATCHES_MAX {
-            let found = payload::decode(bytes);
-            self.mismatches.push(Mismatch { offset: block * BLOCK as u64, expected, found });
-        }
-    }
 }
 
 /// The model of one disk.
@@ -338,31 +279,6 @@ impl Model {
 
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
-}
-
-impl fmt::Display for Expected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.unknown {
-            return f.write_str("anything");
-        }
-        let mut glue = "";
-        if self.zeros {
-            f.write_str("zeros")?;
-            glue = " or ";
-        }
-        for version in &self.versions {
-            write!(f, "{glue}version {version}")?;
-            glue = " or ";
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (offset, block) = (self.offset, self.offset / BLOCK as u64);
-        write!(f, "offset {offset:#x} (block {block}): expected {}, found {}", self.expected, self.found)
-    }
 }
 
 #[cfg(test)]

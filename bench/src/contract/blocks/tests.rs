@@ -1,6 +1,7 @@
 //! Checks: order gives one right answer, overlap gives exactly the possible ones, discards and failures
 //! widen, mistakes are found and counted, memory follows what is touched.
 
+use super::super::verdict::MISMATCHES_MAX;
 use super::*;
 use proptest::prelude::*;
 

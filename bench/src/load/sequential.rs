@@ -5,8 +5,8 @@
 //!
 //! Knows: the driver's public face. Must never know: image formats, files.
 
-use crate::histogram::Latencies;
-use crate::usage::cpu_time;
+use crate::measure::histogram::Latencies;
+use crate::measure::usage::cpu_time;
 use quod::tools::FirstSector;
 use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Kind, Refusal, Request};
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@
 //!
 //! Invariant: streamed; memory does not grow with the length of the run.
 
-use crate::dwell::Slice;
+use crate::measure::dwell::Slice;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
