@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use super::common::qcow2::{header, l2_at, l2_entry};
-use super::common::{Disk, request};
+use crate::common::qcow2::{header, l2_at, l2_entry};
+use crate::common::{Disk, request};
 use quod_states::{Error, FillSource, Image, IoOp, Kind, Part, Request};
 
 /// Data and holes; nothing of tables, syncs and the file's length.

@@ -1,0 +1,216 @@
+//! What an answer says of its request.
+//!
+//! Checks: the path that a request went; the runs that `Map` tells; of a request whose I/O failed what was
+//! tried, and where; what is refused, and why.
+
+use crate::common::qcow2::{compress, qcow2_file};
+use crate::common::{Disk, Rng, qed_disk, request};
+use quod_states::qcow2::CreateOptions;
+use quod_states::{Error, Extent, Flags, Image, IoOp, Kind, Options, Path, Policy, Refused, Request, Status};
+
+const CLUSTER: u64 = 65536;
+
+fn qed(backing: Option<Vec<u8>>, options: Options) -> (Disk, Image) {
+    qed_disk(1 << 30, 1, backing, options)
+}
+
+fn qcow2(file: Vec<u8>, options: Options) -> (Disk, Image) {
+    let mut disk = Disk::new(file, None, options.align.into());
+    let image = disk.open(options).unwrap().image;
+    (disk, image)
+}
+
+/// One request alone, and the path that it went.
+fn path(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Path {
+    disk.run(image, request(kind, offset, len, 5), vec![7; len as usize]);
+    disk.paths[&5]
+}
+
+#[test]
+fn an_answer_tells_the_path() {
+    let options = Options { align: 512, policy: Policy::Writethrough, ..Options::default() };
+    let (mut disk, mut image) = qed(Some(vec![3; CLUSTER as usize]), options);
+    let (disk, image) = (&mut disk, &mut image);
+    assert_eq!(path(disk, image, Kind::Read, 0, 512), Path::MISS | Path::BACKING);
+    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 512), Path::ZERO);
+    assert_eq!(path(disk, image, Kind::WriteZeroes, 2 * CLUSTER, 512), Path::ZERO, "nothing is there");
+    let new = Path::NEW_TABLE | Path::ALLOCATE | Path::BACKING | Path::FLUSH;
+    assert_eq!(path(disk, image, Kind::Write, 0, 512), new);
+    assert_eq!(path(disk, image, Kind::Write, CLUSTER, CLUSTER), Path::ALLOCATE | Path::FLUSH);
+    assert_eq!(path(disk, image, Kind::Write, CLUSTER, 512), Path::HIT);
+    assert_eq!(path(disk, image, Kind::Write, CLUSTER + 1, 512), Path::HIT | Path::MODIFY);
+    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 512), Path::HIT);
+    // both extents are told of
+    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 2 * CLUSTER), Path::HIT | Path::ZERO);
+    assert_eq!(path(disk, image, Kind::Flush, 0, 0), Path::FLUSH);
+    // the second writer of a cluster waits for the first
+    for user in 0..2 {
+        disk.submit(image, request(Kind::Write, 9 * CLUSTER, 512, user), vec![1; 512]).unwrap();
+    }
+    disk.settle(image, &mut Rng(1));
+    assert_eq!(disk.paths[&0], Path::ALLOCATE | Path::FLUSH);
+    assert_eq!(disk.paths[&1], Path::WAITED | Path::HIT);
+}
+
+#[test]
+fn map_tells_runs_of_all_kinds() {
+    let create = CreateOptions { size: 1 << 22, ..CreateOptions::default() };
+    let (mut disk, mut image) = qcow2(qcow2_file(&create), Options::default());
+    for cluster in [0, 1, 4] {
+        disk.run(&mut image, request(Kind::Write, cluster * CLUSTER, CLUSTER, 0), vec![1; CLUSTER as usize]);
+    }
+    disk.run(&mut image, request(Kind::WriteZeroes, 6 * CLUSTER, 2 * CLUSTER, 0), vec![]);
+    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    compress(&mut disk.file, &[4], &mut vec![0; 1 << 22]);
+    let mut image = disk.open(Options::default()).unwrap().image;
+    let first = crate::common::qcow2::l2_entry(&disk.file, 0) & !(1 << 63);
+    for (offset, len, status, host) in [
+        (0, 2 * CLUSTER, Status::Data, Some(first)),
+        (513, 2 * CLUSTER - 513, Status::Data, Some(first + 513)),
+        (2 * CLUSTER, 2 * CLUSTER, Status::Unallocated, None),
+        (4 * CLUSTER + 5, CLUSTER - 5, Status::Compressed, None),
+        (6 * CLUSTER, 2 * CLUSTER, Status::Zero, None),
+        (8 * CLUSTER, (1 << 22) - 8 * CLUSTER, Status::Unallocated, None),
+    ] {
+        disk.run(&mut image, request(Kind::Map, offset, (1 << 22) - offset, 0), vec![]);
+        assert_eq!(disk.extent, Some(Extent { offset, len, status, host }));
+    }
+}
+
+/// The error of a request when the first I/O that `wanted` names fails with EIO.
+fn error(
+    disk: &mut Disk,
+    image: &mut Image,
+    asked: Request,
+    wanted: fn(&IoOp) -> bool,
+) -> (&'static str, u64) {
+    disk.submit(image, asked, vec![7; asked.len as usize]).unwrap();
+    for _ in 0..1000 {
+        let Some(index) = disk.pending.iter().position(|(io, _)| wanted(&io.op)) else {
+            disk.complete_first(image);
+            continue;
+        };
+        disk.fail = Some((0, 5));
+        disk.complete(image, index);
+        disk.settle(image, &mut Rng(1));
+        return match disk.done.pop().unwrap().1 {
+            Err(Error::Device { op, offset, errno: 5 }) => (op, offset),
+            other => panic!("{asked:?}: {other:?}"),
+        };
+    }
+    panic!("{asked:?} never asks for it");
+}
+
+#[test]
+fn the_own_io_that_failed_is_named() {
+    let options = Options { align: 512, grow_step: 0, ..Options::default() };
+    let (mut disk, mut image) = qed(Some(vec![3; 4 * CLUSTER as usize]), options);
+    let (disk, image) = (&mut disk, &mut image);
+    disk.run(image, request(Kind::Write, CLUSTER, CLUSTER, 0), vec![1; CLUSTER as usize]);
+    disk.run(image, request(Kind::Map, CLUSTER, 1, 0), vec![]);
+    let host = disk.extent.unwrap().host.unwrap();
+    let data = |op: &IoOp| matches!(op, IoOp::ReadData { .. });
+    let fill = |op: &IoOp| matches!(op, IoOp::ReadFill { .. });
+    let write = |op: &IoOp| matches!(op, IoOp::WriteData { .. });
+    let backing = |op: &IoOp| matches!(op, IoOp::ReadBacking { .. });
+    let zero = |op: &IoOp| matches!(op, IoOp::ZeroRange { .. });
+    let read = request(Kind::Read, CLUSTER + 512, 512, 0);
+    assert_eq!(error(disk, image, read, data), ("read data", host + 512));
+    assert_eq!(error(disk, image, request(Kind::Read, 99, 1, 0), backing), ("read backing", 99));
+    let overwrite = request(Kind::Write, CLUSTER + 1024, 512, 0);
+    assert_eq!(error(disk, image, overwrite, write), ("write data", host + 1024));
+    let odd = request(Kind::Write, CLUSTER + 1025, 512, 0);
+    assert_eq!(error(disk, image, odd, fill), ("read for modification", host + 1025));
+    let new = request(Kind::Write, 2 * CLUSTER + 512, 512, 0);
+    assert_eq!(error(disk, image, new, fill).0, "read for copy-on-write");
+    let zeroes = request(Kind::WriteZeroes, CLUSTER, 4096, 0);
+    assert_eq!(error(disk, image, zeroes, zero), ("zero range", host));
+    let grow = |op: &IoOp| matches!(op, IoOp::SetLen { .. });
+    let mut raw = Image::raw(4096, &Options::default());
+    let mut disk = Disk::new(vec![0; 4096], None, 1);
+    assert_eq!(error(&mut disk, &mut raw, request(Kind::Resize, 8192, 0, 0), grow).0, "set length");
+}
+
+#[test]
+fn the_table_that_failed_is_named() {
+    let create = CreateOptions { size: 1 << 22, ..CreateOptions::default() };
+    let (mut disk, mut image) = qcow2(qcow2_file(&create), Options::default());
+    for n in [0, 1] {
+        disk.run(&mut image, request(Kind::Write, n * CLUSTER, CLUSTER, 0), vec![1; CLUSTER as usize]);
+    }
+    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    compress(&mut disk.file, &[1], &mut vec![0; 1 << 22]);
+    let file = &disk.file;
+    let header = crate::common::qcow2::header(file);
+    let (l1, table) = (header.l1_offset, header.reftable_offset as usize);
+    let block = u64::from_be_bytes(file[table..table + 8].try_into().unwrap());
+    let l2 = crate::common::qcow2::l2_at(file, 0).unwrap();
+    let any_table = |op: &IoOp| matches!(op, IoOp::ReadTable { .. });
+    let compressed = |op: &IoOp| matches!(op, IoOp::ReadCompressed { .. });
+    let mut image = disk.open(Options::default()).unwrap().image;
+    let disk = &mut disk;
+    assert_eq!(error(disk, &mut image, request(Kind::Read, 0, 1, 0), any_table), ("L1 table", l1));
+    let l2_read = |op: &IoOp| matches!(op, IoOp::ReadTable { offset, .. } if *offset >= 4 * CLUSTER);
+    assert_eq!(error(disk, &mut image, request(Kind::Read, 0, 1, 0), l2_read), ("L2 table", l2));
+    let read = request(Kind::Read, CLUSTER, 512, 0);
+    assert_eq!(error(disk, &mut image, read, compressed).0, "read compressed");
+    let new = request(Kind::Write, 9 * CLUSTER, 512, 0);
+    assert_eq!(error(disk, &mut image, new, any_table), ("refcount block", block));
+}
+
+fn refusal(image: &mut Image, kind: Kind, offset: u64, len: u64) -> Option<Error> {
+    match image.submit(request(kind, offset, len, 0)) {
+        Ok(_) => None,
+        Err(Refused::Invalid(error)) => Some(error),
+        Err(Refused::Busy) => panic!("nothing is open"),
+    }
+}
+
+#[test]
+fn what_is_refused_and_what_is_not() {
+    const SIZE: u64 = 1 << 30;
+    let beyond = Some(Error::Misuse("the range lies beyond the end of the disk"));
+    let reading = Some(Error::Misuse("the image is open for reading only"));
+    let (_, mut image) = qed(None, Options { read_only: true, ..Options::default() });
+    for kind in [Kind::Write, Kind::WriteZeroes, Kind::Discard, Kind::Resize] {
+        assert_eq!(refusal(&mut image, kind, 0, 512), reading, "{kind:?}");
+    }
+    assert_eq!(refusal(&mut image, Kind::Read, SIZE, 1), beyond);
+    for kind in [Kind::Read, Kind::Map, Kind::Write, Kind::WriteZeroes, Kind::Discard] {
+        for (offset, len) in [(SIZE - 512, 513), (SIZE, 1), (u64::MAX, 2), (u64::MAX, 1)] {
+            let (_, mut image) = qed(None, Options::default());
+            assert_eq!(refusal(&mut image, kind, offset, len), beyond, "{kind:?} {offset:#x}");
+        }
+        for (offset, len) in [(SIZE - 512, 512), (SIZE, 0), (0, SIZE)] {
+            let (_, mut image) = qed(None, Options::default());
+            assert_eq!(refusal(&mut image, kind, offset, len), None, "{kind:?} {offset:#x}");
+        }
+    }
+    // these have no range
+    for kind in [Kind::Flush, Kind::Quiesce, Kind::Close] {
+        let (_, mut image) = qed(None, Options::default());
+        assert_eq!(refusal(&mut image, kind, u64::MAX, u64::MAX), None, "{kind:?}");
+    }
+    let (mut disk, mut image) = qed(None, Options::default());
+    assert_eq!(image.open_requests(), 0);
+    disk.submit(&mut image, request(Kind::Read, 0, 512, 0), vec![0; 512]).unwrap();
+    assert_eq!(image.open_requests(), 1);
+    disk.submit(&mut image, request(Kind::Close, 0, 0, 1), vec![]).unwrap();
+    assert_eq!(refusal(&mut image, Kind::Read, 0, 512), Some(Error::Closed));
+    disk.settle(&mut image, &mut Rng(1));
+    assert_eq!(refusal(&mut image, Kind::Flush, 0, 0), Some(Error::Closed));
+}
+
+#[test]
+fn requests_beyond_the_limit_are_busy() {
+    for (requests, acbs) in [(2, 8), (8, 2)] {
+        let (mut disk, mut image) = qed(None, Options { requests, acbs, ..Options::default() });
+        let read = Request { kind: Kind::Read, offset: 0, len: 512, flags: Flags::empty(), user: 0 };
+        for _ in 0..2 {
+            disk.submit(&mut image, read, vec![0; 512]).unwrap();
+        }
+        assert_eq!(image.submit(read), Err(Refused::Busy));
+        disk.settle(&mut image, &mut Rng(1));
+        disk.submit(&mut image, read, vec![0; 512]).unwrap();
+    }
+}

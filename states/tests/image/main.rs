@@ -1,0 +1,22 @@
+//! Requests: what each does, step by step, and what it answers.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/ops.rs"]
+mod ops;
+
+mod after_corruption;
+mod answers;
+mod cancel;
+mod docs;
+mod extents;
+mod first_change;
+mod kept_slices;
+mod late_loads;
+mod long_work;
+mod qcow2;
+mod qed;
+mod raw;
+mod unmap_extents;
+mod waits;
+mod zeroes;

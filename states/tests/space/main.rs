@@ -1,0 +1,17 @@
+//! Clusters: who may have them, from when on, and where metadata lies.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/narrow.rs"]
+mod narrow;
+
+mod clusters;
+mod dangling;
+mod free_end;
+mod large;
+mod overlap;
+mod overlap_edges;
+mod quarantine;
+mod refcount_blocks;
+mod table_copies;
+mod zeros_on_metadata;
