@@ -139,7 +139,7 @@ impl<B: Backend> Driver<B> {
             done.latency = elapsed;
             let stats = self.disks[done.disk.index as usize].stats.as_mut();
             if let (CompletionKind::Request(kind), Some(stats)) = (done.kind, stats) {
-                stats.time(kind, done.path, elapsed);
+                stats.time(kind, done.met, elapsed);
             }
         }
     }

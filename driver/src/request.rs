@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::memory::buffers::Buffers;
-use quod_states::{Extent, Flags, Format, Info, Kind, Path, Report};
+use quod_states::{Extent, Flags, Format, Info, Kind, Met, Report};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -166,7 +166,7 @@ pub struct Completion {
     /// The request's buffers.
     pub buffers: Buffers,
     /// What the request met on its way.
-    pub path: Path,
+    pub met: Met,
     /// The answer to [`Kind::Map`].
     pub extent: Option<Extent>,
     /// From submission to completion; of a request that ended in the call that brought it, the call's time.

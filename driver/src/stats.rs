@@ -5,7 +5,7 @@
 
 use crate::hold::nanos_histogram;
 use hdrhistogram::Histogram;
-use quod_states::{Counters, Kind, Path};
+use quod_states::{Counters, Kind, Met};
 use std::time::Duration;
 
 /// The class of a request's path for latency reports: the most expensive thing that it met.
@@ -57,18 +57,18 @@ impl PathClass {
     }
 
     /// The class of a path; None if the request met nothing.
-    pub fn of(path: Path) -> Option<PathClass> {
+    pub fn of(met: Met) -> Option<PathClass> {
         let order = [
-            (Path::FLUSH, PathClass::Flush),
-            (Path::ALLOCATE, PathClass::Allocate),
-            (Path::MODIFY, PathClass::Modify),
-            (Path::BACKING, PathClass::Backing),
-            (Path::COMPRESSED, PathClass::Compressed),
-            (Path::MISS, PathClass::Miss),
-            (Path::HIT, PathClass::Hit),
-            (Path::ZERO, PathClass::Zero),
+            (Met::FLUSH, PathClass::Flush),
+            (Met::ALLOCATE, PathClass::Allocate),
+            (Met::MODIFY, PathClass::Modify),
+            (Met::BACKING, PathClass::Backing),
+            (Met::COMPRESSED, PathClass::Compressed),
+            (Met::MISS, PathClass::Miss),
+            (Met::HIT, PathClass::Hit),
+            (Met::ZERO, PathClass::Zero),
         ];
-        order.into_iter().find(|(flag, _)| path.contains(*flag)).map(|(_, class)| class)
+        order.into_iter().find(|(flag, _)| met.contains(*flag)).map(|(_, class)| class)
     }
 }
 
@@ -130,10 +130,10 @@ impl Stats {
     }
 
     /// A request took so long.
-    pub(crate) fn time(&mut self, kind: Kind, path: Path, latency: Duration) {
+    pub(crate) fn time(&mut self, kind: Kind, met: Met, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.kinds[kind_index(kind)].saturating_record(nanos);
-        if let Some(class) = PathClass::of(path) {
+        if let Some(class) = PathClass::of(met) {
             self.paths[class as usize].saturating_record(nanos);
         }
     }
@@ -191,10 +191,10 @@ mod tests {
 
     #[test]
     fn the_most_expensive_thing_names_the_class() {
-        assert_eq!(PathClass::of(Path::empty()), None);
-        assert_eq!(PathClass::of(Path::HIT | Path::WAITED), Some(PathClass::Hit));
-        assert_eq!(PathClass::of(Path::HIT | Path::MISS), Some(PathClass::Miss));
-        assert_eq!(PathClass::of(Path::ALLOCATE | Path::BACKING | Path::MISS), Some(PathClass::Allocate));
+        assert_eq!(PathClass::of(Met::empty()), None);
+        assert_eq!(PathClass::of(Met::HIT | Met::WAITED), Some(PathClass::Hit));
+        assert_eq!(PathClass::of(Met::HIT | Met::MISS), Some(PathClass::Miss));
+        assert_eq!(PathClass::of(Met::ALLOCATE | Met::BACKING | Met::MISS), Some(PathClass::Allocate));
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
         let mut stats = Stats::new();
         for (kind, ok) in [(Kind::Read, true), (Kind::Write, false)] {
             stats.count(kind, 4096, ok);
-            stats.time(kind, Path::HIT, Duration::from_micros(5));
+            stats.time(kind, Met::HIT, Duration::from_micros(5));
         }
         assert_eq!((stats.bytes_read, stats.bytes_written, stats.errors), (4096, 0, 1));
         assert_eq!(stats.kind(Kind::Read).len(), 1);

@@ -10,7 +10,7 @@
 
 use crate::error::Error;
 use crate::queue::NONE;
-use crate::request::{Flags, Kind, Path, Request, RequestId};
+use crate::request::{Flags, Kind, Met, Request, RequestId};
 use crate::state::State;
 use alloc::boxed::Box;
 
@@ -57,7 +57,7 @@ pub(crate) struct Acb {
     pub(crate) kind: Kind,
     pub(crate) flags: Flags,
     /// What it met; told to the request when it ends.
-    pub(crate) path: Path,
+    pub(crate) met: Met,
     /// First guest byte of the request: where its buffer starts.
     pub(crate) origin: u64,
     pub(crate) pos: u64,
@@ -105,7 +105,7 @@ impl Acb {
             state: State::Free,
             kind: request.kind,
             flags: request.flags,
-            path: Path::empty(),
+            met: Met::empty(),
             origin: request.offset,
             pos,
             run_end: pos,
@@ -135,7 +135,7 @@ impl Acb {
     pub(crate) fn split(&mut self) -> Acb {
         let mut sibling = Acb { pos: self.run_end, ..self.clone() };
         sibling.state = State::Free;
-        sibling.path = Path::empty();
+        sibling.met = Met::empty();
         (sibling.claims, sibling.pinned, sibling.modifies, sibling.uncommitted) = (false, None, false, false);
         (sibling.pending, sibling.window, sibling.link, sibling.error) = (0, 0, NONE, None);
         self.end = self.run_end;

@@ -44,6 +44,6 @@ pub use machine::Machine;
 pub use open::{Backing, Bitmaps, Format, Info, Opened, Opening};
 pub use options::{Gate, Options, Policy};
 pub use probe::Foreign;
-pub use request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId, Status};
+pub use request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId, Status};
 pub use rule::Rule;
 pub use state::{State, Transition};

@@ -20,7 +20,7 @@ bitflags::bitflags! {
 bitflags::bitflags! {
     /// What a request met on its way, for statistics. A request with none of them was answered from nothing.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-    pub struct Path: u16 {
+    pub struct Met: u16 {
         /// Data found in an allocated cluster, tables in the cache.
         const HIT = 1;
         /// A table had to be read.
@@ -139,7 +139,7 @@ pub enum Event {
         /// How.
         result: Result<(), Box<Error>>,
         /// What it met.
-        path: Path,
+        met: Met,
         /// The answer to [`Kind::Map`].
         extent: Option<Box<Extent>>,
     },

@@ -277,7 +277,7 @@ impl Player<'_> {
             self.pool.give(buffer);
         }
         match done.result {
-            Ok(()) => self.tally.completed(record.op, record.len, done.path, done.latency),
+            Ok(()) => self.tally.completed(record.op, record.len, done.met, done.latency),
             Err(error) => self.failed(&record, &error),
         }
         if self.factor.is_some() {

@@ -6,7 +6,7 @@ use super::{Options, Speed};
 use crate::measure::histogram::Latencies;
 use crate::report::{Pacing, Report, Row};
 use crate::trace::Op;
-use quod::{Path, PathClass};
+use quod::{Met, PathClass};
 use std::time::Duration;
 
 const OPS: [(Op, &str); 4] =
@@ -51,9 +51,9 @@ impl Tally {
     }
 
     /// An operation ended well.
-    pub fn completed(&mut self, op: Op, len: u64, path: Path, latency: Duration) {
+    pub fn completed(&mut self, op: Op, len: u64, met: Met, latency: Duration) {
         self.kinds[op as usize].record(latency);
-        if let Some(class) = PathClass::of(path) {
+        if let Some(class) = PathClass::of(met) {
             self.paths[class as usize].record(latency);
         }
         match op {

@@ -17,7 +17,7 @@ use crate::memory::buffers::Buffers;
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
 use quod_backend::{Backend, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat};
-use quod_states::{Backing, Format, Machine, Opened, Opening, Path as Met};
+use quod_states::{Backing, Format, Machine, Met, Opened, Opening};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -488,7 +488,7 @@ fn completion(disk: DiskId, user: u64, result: Result<(), Error>, latency: Durat
         kind: CompletionKind::Opened,
         result,
         buffers: Buffers::None,
-        path: Met::empty(),
+        met: Met::empty(),
         extent: None,
         latency,
     }

@@ -14,7 +14,7 @@ use crate::memory::fill::side;
 use crate::request::{Completion, CompletionKind};
 use quod_backend::{Backend, Completion as Landed, Errno, Output};
 use quod_states::{
-    Event, Extent, Flags, IoId, Kind, Machine, Outcome, Part, Path, Refused, Request, RequestId,
+    Event, Extent, Flags, IoId, Kind, Machine, Met, Outcome, Part, Refused, Request, RequestId,
 };
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ struct Done {
     request: RequestId,
     user: u64,
     result: Result<(), quod_states::Error>,
-    path: Path,
+    met: Met,
     extent: Option<Extent>,
 }
 
@@ -78,9 +78,9 @@ impl<B: Backend> Driver<B> {
         }
         while let Some(event) = self.next_event(place) {
             // `Poisoned` needs no delivery: from now on every write says so, and `Driver::poisoned` tells
-            if let Event::Done { request, user, result, path, extent } = event {
+            if let Event::Done { request, user, result, met, extent } = event {
                 let (result, extent) = (result.map_err(|error| *error), extent.map(|extent| *extent));
-                self.finish(place, Done { request, user, result, path, extent });
+                self.finish(place, Done { request, user, result, met, extent });
             }
         }
     }
@@ -112,7 +112,7 @@ impl<B: Backend> Driver<B> {
                 if let Some(stats) = &mut disk.stats {
                     stats.count(kind, len, result.is_ok());
                     if !(self.submitting && latency.is_zero()) {
-                        stats.time(kind, done.path, latency);
+                        stats.time(kind, done.met, latency);
                     }
                 }
                 let completion = Completion {
@@ -121,7 +121,7 @@ impl<B: Backend> Driver<B> {
                     kind: CompletionKind::Request(kind),
                     result,
                     buffers,
-                    path: done.path,
+                    met: done.met,
                     extent: done.extent,
                     latency,
                 };

@@ -20,7 +20,7 @@ use super::{Image, Layout};
 use crate::acb::Want;
 use crate::error::Error;
 use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
-use crate::request::{Event, Kind, Path};
+use crate::request::{Event, Kind, Met};
 use crate::rule::Rule;
 use crate::state::State;
 use alloc::boxed::Box;
@@ -65,7 +65,7 @@ impl Image {
         if self.autoclear == Autoclear::Clear {
             return true;
         }
-        self.note(a, Path::WAITED);
+        self.note(a, Met::WAITED);
         self.set_state(a, State::ClearAutoclear);
         if let Some(acb) = self.acbs.get_mut(a) {
             acb.want = Want::Header;

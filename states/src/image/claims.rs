@@ -9,7 +9,7 @@ use super::Image;
 use crate::acb::Source;
 use crate::options::Gate;
 use crate::queue::Queue;
-use crate::request::Path;
+use crate::request::Met;
 use crate::rule::Rule;
 use crate::state::State;
 
@@ -49,7 +49,7 @@ impl Image {
         let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };
         debug_assert_ne!(claim.acb, a);
         claim.waiters.push(&mut self.acbs, a);
-        self.note(a, Path::WAITED);
+        self.note(a, Met::WAITED);
         self.set_state(a, State::WaitCluster);
         false
     }

@@ -23,7 +23,7 @@ use crate::acb::Want;
 use crate::error::Error;
 use crate::io::IoOp;
 use crate::queue::Queue;
-use crate::request::{Event, Path};
+use crate::request::{Event, Met};
 use crate::rule::Rule;
 use crate::state::State;
 use crate::table::SliceState;
@@ -271,7 +271,7 @@ impl Image {
         if self.poison.is_some() {
             return self.finish(a, Err(Error::Poisoned));
         }
-        self.note(a, Path::FLUSH);
+        self.note(a, Met::FLUSH);
         if self.acbs.get(a).is_some_and(|acb| acb.state != State::SyncData) {
             self.set_state(a, State::SyncData);
         }

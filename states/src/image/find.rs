@@ -17,7 +17,7 @@ use crate::geometry::{Geometry, HostOffset, SliceNumber};
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::qcow2::L1;
 use crate::qcow2::entry::COPIED;
-use crate::request::{Extent, Kind, Path, RequestId, Status};
+use crate::request::{Extent, Kind, Met, RequestId, Status};
 use crate::rule::Rule;
 use crate::state::State;
 use crate::table::SliceState;
@@ -116,7 +116,7 @@ impl Image {
         let buffer_offset = pos - acb.origin;
         match mapping {
             Mapping::Data(host) => {
-                let len = self.take_run(a, len.min(EXTENT_MAX), host, Path::HIT);
+                let len = self.take_run(a, len.min(EXTENT_MAX), host, Met::HIT);
                 self.set_state(a, State::ReadData);
                 self.name_own(a, Part::Head, IoOp::ReadData { request: id, buffer_offset, len, host });
                 false
@@ -125,14 +125,14 @@ impl Image {
                 if self.backing_len.is_some_and(|backing| backing > pos) =>
             {
                 let backing = self.backing_len.unwrap_or(0);
-                let len = self.take_run(a, len.min(EXTENT_MAX).min(backing - pos), pos, Path::BACKING);
+                let len = self.take_run(a, len.min(EXTENT_MAX).min(backing - pos), pos, Met::BACKING);
                 self.set_state(a, State::ReadBacking);
                 let op = IoOp::ReadBacking { request: id, buffer_offset, len, guest: pos };
                 self.name_own(a, Part::Head, op);
                 false
             }
             Mapping::Compressed { host, len: bytes } => {
-                let len = self.take_run(a, len, host, Path::COMPRESSED);
+                let len = self.take_run(a, len, host, Met::COMPRESSED);
                 let within = pos - self.geometry().map_or(0, |geometry| geometry.cluster_start(pos));
                 if let Some(acb) = self.acbs.get_mut(a) {
                     acb.source = Source::Compressed(host, bytes);
@@ -144,7 +144,7 @@ impl Image {
                 false
             }
             _ => {
-                self.note(a, Path::ZERO);
+                self.note(a, Met::ZERO);
                 let op = IoOp::ZeroBuffer { request: id, buffer_offset, len };
                 self.out_io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });
                 self.skip(a, len)
@@ -190,7 +190,7 @@ impl Image {
         self.own_generation = generation;
         let Some(acb) = self.acbs.get_mut(a) else { return };
         debug_assert_eq!(acb.end, acb.pos + len);
-        acb.path = Path::HIT;
+        acb.met = Met::HIT;
         acb.run_end = acb.end;
         acb.host = host;
         (acb.pending, acb.io_generation) = (1, generation);
@@ -210,9 +210,9 @@ impl Image {
 
     /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that
     /// the extents of one request run concurrently, or stays for later when there is none.
-    pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64, path: Path) -> u64 {
+    pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64, met: Met) -> u64 {
         let Some(acb) = self.acbs.get_mut(a) else { return len };
-        acb.path |= path;
+        acb.met |= met;
         acb.run_end = acb.pos + len;
         acb.host = host;
         debug_assert!(acb.run_end <= acb.end);
@@ -422,7 +422,7 @@ impl Image {
     }
 
     pub(super) fn wait_for_slice(&mut self, a: u32, slot: u32) {
-        self.note(a, Path::MISS);
+        self.note(a, Met::MISS);
         self.counters.misses += 1;
         self.set_state(a, State::ReadL2);
         self.tables.slot_mut(slot).waiters.push(&mut self.acbs, a);

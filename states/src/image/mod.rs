@@ -58,7 +58,7 @@ use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, Shape};
 use crate::qed::Header;
 use crate::queue::Queue;
-use crate::request::{Event, Extent, Flags, Kind, Path, Refused, Request, RequestId};
+use crate::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId};
 use crate::rule::Rule;
 use crate::state::{EdgeCounts, EdgeTable, State, Transition};
 use alloc::boxed::Box;
@@ -181,7 +181,7 @@ pub(crate) struct Open {
     pub(crate) user: u64,
     /// Acbs that work for it.
     pub(crate) acbs: u32,
-    pub(crate) path: Path,
+    pub(crate) met: Met,
     pub(crate) error: Option<Box<Error>>,
     pub(crate) extent: Option<Box<Extent>>,
 }
@@ -410,7 +410,7 @@ impl Image {
         {
             return Err(Refused::Busy);
         }
-        let open = Open { user: request.user, acbs: 1, path: Path::empty(), error: None, extent: None };
+        let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
         let Some((index, generation)) = self.requests.insert(open) else { return Err(Refused::Busy) };
         let (pos, end) = match request.kind {
             Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
@@ -577,7 +577,7 @@ impl Image {
 
     fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
         let Some(acb) = self.acbs.get(a) else { return };
-        let (id, path, kind) = (acb.request, acb.path, acb.kind);
+        let (id, met, kind) = (acb.request, acb.met, acb.kind);
         if acb.state == State::ReadData {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
@@ -592,7 +592,7 @@ impl Image {
         self.set_state_through(a, State::Done, State::Free);
         self.acbs.discard(a);
         let Some(open) = self.requests.get_mut(id.index) else { return };
-        open.path |= path;
+        open.met |= met;
         if error.is_some() && open.error.is_none() {
             open.error = error;
         }
@@ -605,8 +605,8 @@ impl Image {
             Some(error) => Err(error),
             None => Ok(()),
         };
-        let (user, path, extent) = (open.user, open.path, open.extent.take());
-        self.out_events.push_back(Event::Done { request: id, user, result, path, extent });
+        let (user, met, extent) = (open.user, open.met, open.extent.take());
+        self.out_events.push_back(Event::Done { request: id, user, result, met, extent });
         self.requests.discard(id.index);
         if self.requests.len() == 1
             && let Some(closer) = self.closer.take()
@@ -617,9 +617,9 @@ impl Image {
 
     /// Marks what the acb met.
     #[inline]
-    fn note(&mut self, a: u32, path: Path) {
+    fn note(&mut self, a: u32, met: Met) {
         if let Some(acb) = self.acbs.get_mut(a) {
-            acb.path |= path;
+            acb.met |= met;
         }
     }
 

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
 use crate::io::{IoOp, Outcome, Part};
 use crate::queue::Queue;
-use crate::request::{Path, Refused};
+use crate::request::{Met, Refused};
 use crate::rule::Rule;
 use crate::state::State;
 use alloc::vec::Vec;
@@ -402,7 +402,7 @@ impl Image {
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }
-        acb.path |= Path::FLUSH;
+        acb.met |= Met::FLUSH;
         // of the others only a close sets the file's length
         if matches!(self.layout, Layout::Raw) {
             self.size = acb.origin.next_multiple_of(512);

@@ -7,7 +7,7 @@ use super::find::{Mapping, Run};
 use super::{Image, Layout, Purpose, Resizing};
 use crate::geometry::{Geometry, align_down};
 use crate::io::IoOp;
-use crate::request::Path;
+use crate::request::Met;
 use crate::rule::Rule;
 use crate::state::State;
 use alloc::vec::Vec;
@@ -85,7 +85,7 @@ impl Image {
 
     /// "Look again": to who has waited, the cluster is as it was before.
     pub(super) fn as_it_was(&self, a: u32, run: Run) -> Run {
-        let waited = self.acbs.get(a).is_some_and(|acb| acb.path.contains(Path::WAITED));
+        let waited = self.acbs.get(a).is_some_and(|acb| acb.met.contains(Met::WAITED));
         let mapping = if waited { Mapping::Unallocated } else { run.mapping };
         Run { mapping, ..run }
     }

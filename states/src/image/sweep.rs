@@ -204,7 +204,7 @@ mod tests {
     use crate::image::{Open, SliceNumber};
     use crate::options::Options;
     use crate::qed::{CreateOptions, Header};
-    use crate::request::{Flags, Kind, Path, Request};
+    use crate::request::{Flags, Kind, Met, Request};
     use crate::table::Young;
 
     /// A reader that waits for a slice: acb 0, slot 0.
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn the_sweep_sees_requests_and_claims_that_are_counted_wrong() {
         sees(waiting(), |image| image.requests.get_mut(0).unwrap().acbs = 2, "counts 2 acbs, there are 1");
-        let none = Open { user: 0, acbs: 0, path: Path::empty(), error: None, extent: None };
+        let none = Open { user: 0, acbs: 0, met: Met::empty(), error: None, extent: None };
         let lost = |image: &mut Image| assert!(image.requests.insert(none.clone()).is_some());
         sees(waiting(), lost, "counts 0 acbs, there are 0");
         sees(reading(), |image| image.modifying = 1, "0 acbs modify sectors, counted as 1");

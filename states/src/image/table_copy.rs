@@ -76,7 +76,7 @@ impl Image {
     }
 
     fn wait_for_copy(&mut self, a: u32, index: usize) {
-        self.note(a, crate::request::Path::WAITED);
+        self.note(a, crate::request::Met::WAITED);
         self.set_state(a, State::AllocL2);
         if let Some(copy) = self.refcounted.as_deref_mut().and_then(|counted| counted.copies.get_mut(index)) {
             copy.waiters.push(&mut self.acbs, a);

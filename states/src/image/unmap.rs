@@ -14,7 +14,7 @@ use crate::geometry::align_down;
 use crate::io::{IoOp, Part};
 use crate::qcow2::entry::ZERO;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
-use crate::request::{Flags, Path};
+use crate::request::{Flags, Met};
 
 /// So many changes of entries are enough for one call.
 const PAUSE: u32 = 256;
@@ -97,7 +97,7 @@ impl Image {
             }
             at += geometry.cluster_size();
         }
-        self.note(a, Path::ZERO);
+        self.note(a, Met::ZERO);
         self.note_written(a, true);
         let go_on = self.skip(a, len);
         if changed < PAUSE || self.acbs.get(a).is_none_or(|acb| acb.pos == acb.end) {

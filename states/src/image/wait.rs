@@ -8,7 +8,7 @@
 //! without any, writes pay one comparison.
 
 use super::Image;
-use crate::request::Path;
+use crate::request::Met;
 use crate::rule::Rule;
 use crate::state::State;
 
@@ -20,7 +20,7 @@ impl Image {
             // dirty slices stay in memory for ever now: nothing will come free
             return self.finish(a, Err(crate::error::Error::Poisoned));
         }
-        self.note(a, Path::WAITED);
+        self.note(a, Met::WAITED);
         self.set_state(a, State::WaitSlot);
         self.slot_waiters.push(&mut self.acbs, a);
         self.commit_soon();
@@ -50,7 +50,7 @@ impl Image {
         });
         let conflict = conflict && !self.sabotaged(Rule::SectorWait);
         if conflict {
-            self.note(a, Path::WAITED);
+            self.note(a, Met::WAITED);
             self.set_state(a, State::WaitSector);
             self.sector_waiters.push(&mut self.acbs, a);
         }

@@ -18,7 +18,7 @@ use crate::geometry::{Geometry, align_down, align_up};
 use crate::io::{FillSource, IoOp, Part};
 use crate::qcow2::Subclusters;
 use crate::qcow2::entry::COPIED;
-use crate::request::{Kind, Path};
+use crate::request::{Kind, Met};
 use crate::rule::Rule;
 use crate::state::State;
 
@@ -86,7 +86,7 @@ impl Image {
         if !self.pass_sectors(a, start, end, modifies) {
             return false;
         }
-        self.take_run(a, len, host, if modifies { Path::HIT | Path::MODIFY } else { Path::HIT });
+        self.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
         let Some(acb) = self.acbs.get_mut(a) else { return false };
         acb.fill_start = acb.pos - (host - start);
         acb.fill_end = acb.run_end + (end - (host + len));
@@ -114,10 +114,10 @@ impl Image {
         }
         let Some(slot) = slot else { return self.new_table(a, pos) };
         let Some(base) = self.place_new(a, slot, &plan) else { return false };
-        let made_table = self.acbs.get(a).is_some_and(|acb| acb.path.contains(Path::NEW_TABLE));
+        let made_table = self.acbs.get(a).is_some_and(|acb| acb.met.contains(Met::NEW_TABLE));
         self.claim(a, plan.first, plan.last, made_table);
         self.pin(slot, Rule::PinLink);
-        self.take_run(a, plan.cut - pos, base + (pos - plan.first), Path::ALLOCATE);
+        self.take_run(a, plan.cut - pos, base + (pos - plan.first), Met::ALLOCATE);
         let Some(acb) = self.acbs.get_mut(a) else { return false };
         acb.pinned = Some(slot);
         (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.0, plan.fill.1, plan.fill.0);
@@ -227,7 +227,7 @@ impl Image {
             counted.l2_tables.add(table, l1_index, true);
         }
         self.counters.new_tables += 1;
-        self.note(a, Path::NEW_TABLE);
+        self.note(a, Met::NEW_TABLE);
         // known to be zeros: the slice that is needed next need not be read
         let (number, _) = geometry.l2_slice(pos);
         let host = geometry.l2_slice_host(table, pos);
@@ -305,7 +305,7 @@ impl Image {
         }
         self.set_state(a, state);
         if state == State::CopyOnWrite {
-            self.note(a, Path::BACKING);
+            self.note(a, Met::BACKING);
         }
         let acb = crate::acb::AcbId { index: a, generation: self.acbs.generation(a) };
         let parts = [(Part::Head, piece.start, piece.head_end), (Part::Tail, piece.tail_start, piece.end)];

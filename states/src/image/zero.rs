@@ -7,7 +7,7 @@ use super::find::{Mapping, Run, ZERO_ENTRY};
 use super::{Image, Layout};
 use crate::geometry::{align_down, align_up};
 use crate::io::{IoOp, Part};
-use crate::request::{Flags, Path};
+use crate::request::{Flags, Met};
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
 use crate::state::State;
@@ -34,7 +34,7 @@ impl Image {
             Mapping::NoTable | Mapping::Unallocated
                 if self.backing_len.is_none_or(|backing| backing <= pos) =>
             {
-                self.note(a, Path::ZERO);
+                self.note(a, Met::ZERO);
                 self.skip(a, len)
             }
             Mapping::NoTable | Mapping::Unallocated => {
@@ -78,7 +78,7 @@ impl Image {
         let count = ((end - start) >> geometry.cluster_bits) as usize;
         debug_assert!(first + count <= geometry.slice_words(), "a run ends with its slice");
         self.set_entries(slot, first, count, ZERO_ENTRY, 0);
-        self.note(a, Path::ZERO);
+        self.note(a, Met::ZERO);
         self.note_written(a, true);
         self.skip(a, len)
     }
@@ -107,7 +107,7 @@ impl Image {
         if !self.pass_sectors(a, host, host + len, false) {
             return false;
         }
-        let len = self.take_run(a, len, host, Path::HIT);
+        let len = self.take_run(a, len, host, Met::HIT);
         if let Some(acb) = self.acbs.get_mut(a) {
             (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
         }

@@ -83,7 +83,7 @@ pub struct Disk {
     pub alarms: Vec<quod_states::Alarm>,
     pub extent: Option<quod_states::Extent>,
     /// What the last answered request of each user value met.
-    pub paths: BTreeMap<u64, quod_states::Path>,
+    pub paths: BTreeMap<u64, quod_states::Met>,
     fills: BTreeMap<u32, Fills>,
     /// The n-th I/O from now fails with this error number.
     pub fail: Option<(u64, i32)>,
@@ -180,8 +180,8 @@ impl Disk {
             self.alarms.push(alarm);
         }
         while let Some(event) = image.poll_event() {
-            if let Event::Done { request, user, result, extent, path } = event {
-                self.paths.insert(user, path);
+            if let Event::Done { request, user, result, extent, met } = event {
+                self.paths.insert(user, met);
                 let buffer = self.buffers.remove(&request).unwrap_or_default();
                 self.extent = extent.map(|extent| *extent).or(self.extent);
                 self.done.push((user, result.map_err(|error| *error), buffer, request));

@@ -6,7 +6,7 @@
 use crate::common::qcow2::{compress, qcow2_file};
 use crate::common::{Disk, Rng, qed_disk, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Extent, Flags, Image, IoOp, Kind, Options, Path, Policy, Refused, Request, Status};
+use quod_states::{Error, Extent, Flags, Image, IoOp, Kind, Met, Options, Policy, Refused, Request, Status};
 
 const CLUSTER: u64 = 65536;
 
@@ -21,7 +21,7 @@ fn qcow2(file: Vec<u8>, options: Options) -> (Disk, Image) {
 }
 
 /// One request alone, and the path that it went.
-fn path(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Path {
+fn path(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Met {
     disk.run(image, request(kind, offset, len, 5), vec![7; len as usize]);
     disk.paths[&5]
 }
@@ -31,25 +31,25 @@ fn an_answer_tells_the_path() {
     let options = Options { align: 512, policy: Policy::Writethrough, ..Options::default() };
     let (mut disk, mut image) = qed(Some(vec![3; CLUSTER as usize]), options);
     let (disk, image) = (&mut disk, &mut image);
-    assert_eq!(path(disk, image, Kind::Read, 0, 512), Path::MISS | Path::BACKING);
-    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 512), Path::ZERO);
-    assert_eq!(path(disk, image, Kind::WriteZeroes, 2 * CLUSTER, 512), Path::ZERO, "nothing is there");
-    let new = Path::NEW_TABLE | Path::ALLOCATE | Path::BACKING | Path::FLUSH;
+    assert_eq!(path(disk, image, Kind::Read, 0, 512), Met::MISS | Met::BACKING);
+    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 512), Met::ZERO);
+    assert_eq!(path(disk, image, Kind::WriteZeroes, 2 * CLUSTER, 512), Met::ZERO, "nothing is there");
+    let new = Met::NEW_TABLE | Met::ALLOCATE | Met::BACKING | Met::FLUSH;
     assert_eq!(path(disk, image, Kind::Write, 0, 512), new);
-    assert_eq!(path(disk, image, Kind::Write, CLUSTER, CLUSTER), Path::ALLOCATE | Path::FLUSH);
-    assert_eq!(path(disk, image, Kind::Write, CLUSTER, 512), Path::HIT);
-    assert_eq!(path(disk, image, Kind::Write, CLUSTER + 1, 512), Path::HIT | Path::MODIFY);
-    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 512), Path::HIT);
+    assert_eq!(path(disk, image, Kind::Write, CLUSTER, CLUSTER), Met::ALLOCATE | Met::FLUSH);
+    assert_eq!(path(disk, image, Kind::Write, CLUSTER, 512), Met::HIT);
+    assert_eq!(path(disk, image, Kind::Write, CLUSTER + 1, 512), Met::HIT | Met::MODIFY);
+    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 512), Met::HIT);
     // both extents are told of
-    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 2 * CLUSTER), Path::HIT | Path::ZERO);
-    assert_eq!(path(disk, image, Kind::Flush, 0, 0), Path::FLUSH);
+    assert_eq!(path(disk, image, Kind::Read, CLUSTER, 2 * CLUSTER), Met::HIT | Met::ZERO);
+    assert_eq!(path(disk, image, Kind::Flush, 0, 0), Met::FLUSH);
     // the second writer of a cluster waits for the first
     for user in 0..2 {
         disk.submit(image, request(Kind::Write, 9 * CLUSTER, 512, user), vec![1; 512]).unwrap();
     }
     disk.settle(image, &mut Rng(1));
-    assert_eq!(disk.paths[&0], Path::ALLOCATE | Path::FLUSH);
-    assert_eq!(disk.paths[&1], Path::WAITED | Path::HIT);
+    assert_eq!(disk.paths[&0], Met::ALLOCATE | Met::FLUSH);
+    assert_eq!(disk.paths[&1], Met::WAITED | Met::HIT);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use crate::common::qcow2::{assert_sound, header, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Path, Refused};
+use quod_states::{Error, Image, IoOp, Kind, Met, Options, Refused};
 
 const COPIED: u64 = 1 << 63;
 /// What an L1 cluster of 512 bytes maps with clusters of 512 bytes.
@@ -229,7 +229,7 @@ fn a_raw_image_has_the_size_that_it_was_given() {
         let mut image = disk.open(options()).unwrap().image;
         run(&mut disk, &mut image, Kind::Resize, size, 0);
         assert_eq!((log(&mut disk), image.virtual_size()), (vec![format!("length {size}")], size));
-        assert_eq!(disk.paths[&7], Path::FLUSH, "it counts as one");
+        assert_eq!(disk.paths[&7], Met::FLUSH, "it counts as one");
         let read = run(&mut disk, &mut image, Kind::Read, size - 512, 512);
         assert_eq!(read, [u8::from(size <= 1 << 20); 512]);
         assert!(image.submit(request(Kind::Read, size - 512, 513, 0)).is_err());
