@@ -5,12 +5,13 @@
 //! requests.
 //!
 //! Invariants:
-//! * no call but [`Backend::wait`] ever blocks;
+//! * no call but [`Backend::wait`] ever blocks, and those of [`blocking`], which is for tools;
 //! * every accepted operation completes exactly once, in any order;
 //! * short transfers, EINTR, EAGAIN and partial submission end here: a completion is final;
 //! * the number of operations in flight is bounded by [`Backend::capacity`].
 
 pub mod any;
+pub mod blocking;
 pub mod buffer;
 pub mod op;
 pub mod sim;

@@ -3,11 +3,11 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quod::backend::{Backend, Completion, FileId, Op, OpenFlags, Output, Token};
-use quod::tools::{self, CreateOptions, Session};
 use quod::{AnyBackend, BackendKind, Buffer, Config, Format, Gate, OpenOptions};
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Options};
 use quod_bench::trace::{Choice, Source};
+use quod_tools::{self as tools, CreateOptions, Session};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

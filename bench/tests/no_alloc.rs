@@ -4,9 +4,9 @@
 //! One test function: the counter belongs to the process, and tests run side by side.
 
 use quod::states::{Kind, Options};
-use quod::tools::{self, CreateOptions, Session};
 use quod::{BackendKind, Buffer, Buffers, Config, Driver, Format, OpenOptions, Request};
 use quod_bench::bare::{Bare, CLUSTER};
+use quod_tools::{self as tools, CreateOptions, Session};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

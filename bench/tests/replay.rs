@@ -2,13 +2,13 @@
 //! than it should, keeps the times it promises, and refuses images that are too small; a sequential load goes
 //! where it should.
 
-use quod::tools::{self, CreateOptions, Session};
 use quod::{BackendKind, Config, Format, OpenOptions};
 use quod_bench::contract::blocks::Initial;
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Error, Observer, Options, Speed};
 use quod_bench::report::Report;
 use quod_bench::trace::{Choice, Op, Record, Source, Version, Writer};
+use quod_tools::{self as tools, CreateOptions, Session};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;

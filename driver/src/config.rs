@@ -9,6 +9,13 @@ use quod_states::{Format, Gate, Options, Policy};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long an opening waits for a lock that somebody else holds. A program that was killed holds its locks
+/// until the kernel has let go of its ring: for tens of milliseconds.
+pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+/// How often it asks meanwhile.
+pub const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Settings of a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +137,12 @@ impl OpenOptions {
     pub fn tolerate_writers(mut self, tolerate: bool) -> Self {
         self.tolerate_writers = tolerate;
         self
+    }
+
+    /// The disk may be written, and its format is not said: if it turns out to be raw, a guest could make
+    /// another format of it (see docs/embedding.md).
+    pub fn probes_for_writing(&self) -> bool {
+        self.format.is_none() && self.write
     }
 
     /// Take QEMU-compatible locks (the default).

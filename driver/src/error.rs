@@ -147,7 +147,7 @@ impl Error {
     }
 
     /// A failed system call about no file in particular.
-    pub(crate) fn backend(op: &'static str, error: &std::io::Error) -> Error {
+    pub fn backend(op: &'static str, error: &std::io::Error) -> Error {
         if quod_backend::uring::is_wrong_thread(error) {
             return Error::WrongThread;
         }
@@ -155,7 +155,7 @@ impl Error {
     }
 
     /// A failed system call about a file.
-    pub(crate) fn io(path: &Path, op: &'static str, errno: i32) -> Error {
+    pub fn io(path: &Path, op: &'static str, errno: i32) -> Error {
         Error::Io { path: path.to_path_buf(), op, errno }
     }
 

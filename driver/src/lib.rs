@@ -1,7 +1,7 @@
 //! An asynchronous block driver for QED and qcow2 disk images that an event loop embeds.
 //!
-//! [`Driver`] owns one backend (io_uring, or a worker pool) and many disks. No call blocks, except those of
-//! [`tools`] and [`Driver::wait`]. Every guest request is an explicit state machine in `quod-states`; bytes
+//! [`Driver`] owns one backend (io_uring, or a worker pool) and many disks. No call blocks, except
+//! [`Driver::wait`]; what blocks otherwise (the tools of images) is the crate `quod-tools`. Every guest request is an explicit state machine in `quod-states`; bytes
 //! are moved by `quod-backend`; this crate is the pump between the two.
 //!
 //! ```no_run
@@ -32,11 +32,10 @@ mod layer;
 mod memory;
 mod request;
 mod stats;
-pub mod tools;
 mod trace;
 mod transform;
 
-pub use config::{Config, OpenOptions};
+pub use config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 pub use driver::{Driver, TimedTransition};
 pub use error::Error;
 pub use gate::{AllowAll, DenyBacking, Named, OpenGate, Role, SameDirectory};

@@ -1,7 +1,7 @@
 //! The hot path does not allocate: reads and in-place writes of a warm image, on the ring and on workers.
 
-use quod::tools::{self, CreateOptions};
 use quod::{BackendKind, Buffer, Completion, Config, DiskId, Driver, Format, OpenOptions, Request};
+use quod_tools::{self as tools, CreateOptions};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;

@@ -17,11 +17,11 @@ use quod::backend::Backend;
 use quod::backend::sim::{
     Aftermath, Choice, Chooser, Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When,
 };
-use quod::tools::{self, CreateOptions, Session};
 use quod::{
     AllowAll, Buffer, Completion, CompletionKind, Config, Driver, Error, Format, Kind, OpenOptions, Refusal,
     Request,
 };
+use quod_tools::{self as tools, CreateOptions, Session};
 use simulated::{
     SECTOR, World, bytes_of, check_bytes, device, judge, judge_bytes, qcow2, qemu, sectors, version, writable,
 };

@@ -7,8 +7,8 @@ mod qemu;
 use qemu::{arg, good};
 use quod::backend::FileId;
 use quod::backend::sim::{FileOptions, Kind, Seeded, Sim};
-use quod::tools::Session;
 use quod::{AllowAll, Config, Driver, Error, Named, OpenOptions, Role, SameDirectory};
+use quod_tools::Session;
 use std::path::{Path, PathBuf};
 
 const SIZE: u64 = 4 << 20;

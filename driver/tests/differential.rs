@@ -32,8 +32,8 @@ use case::{Case, Geometry};
 use independent::Reader;
 use ours::Ours;
 use qemu::arg;
-use quod::tools::{self, CreateOptions, Session};
 use quod::{AllowAll, Error, Format, OpenOptions, Request};
+use quod_tools::{self as tools, CreateOptions, Session};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 

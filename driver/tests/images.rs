@@ -1,7 +1,7 @@
 //! Real files: QED images, their backing chains, the gate, the tools.
 
-use quod::tools::{self, CreateOptions, Repair, Session};
 use quod::{AllowAll, Config, Error, Foreign, Format, Named, OpenOptions, Policy, SameDirectory, Status};
+use quod_tools::{self as tools, CreateOptions, Repair, Session};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

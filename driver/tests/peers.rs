@@ -15,8 +15,8 @@ mod qemu;
 
 use flate2::{Compress, Compression, FlushCompress};
 use qemu::{arg, good, run};
-use quod::tools::{self, CreateOptions, Session};
 use quod::{AllowAll, Format, OpenOptions};
+use quod_tools::{self as tools, CreateOptions, Session};
 use std::path::{Path, PathBuf};
 
 const CLUSTER: usize = 65536;

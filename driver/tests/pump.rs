@@ -3,11 +3,11 @@
 
 use quod::backend::Backend;
 use quod::backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
-use quod::tools::{self, CreateOptions};
 use quod::{
     AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format, Kind,
     OpenOptions, Refusal, Request,
 };
+use quod_tools::{self as tools, CreateOptions};
 use std::time::Duration;
 
 const SIZE: usize = 256 << 10;

@@ -16,8 +16,8 @@ mod random;
 use ours::{Op, Ours};
 use qcow2::{OPTIONS, cluster_of, create, expected, plain, prose, scribble};
 use qemu::{arg, good};
-use quod::tools::{self, CreateOptions, Session};
 use quod::{AllowAll, BackendKind, Config, Error, Format, OpenOptions, PathClass};
+use quod_tools::{self as tools, CreateOptions, Session};
 use random::Random;
 use std::path::{Path, PathBuf};
 

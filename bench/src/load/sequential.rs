@@ -7,8 +7,8 @@
 
 use crate::measure::histogram::Latencies;
 use crate::measure::usage::cpu_time;
-use quod::tools::FirstSector;
 use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Kind, Refusal, Request};
+use quod_tools::FirstSector;
 use std::time::{Duration, Instant};
 
 /// Flushes in flight at once, at most (without draining they overtake nobody and pile up).
@@ -215,12 +215,12 @@ impl<B: Backend> Run<'_, B> {
             && self.in_flight < u64::from(self.load.depth)
             && let Some(buffer) = self.buffers.pop()
         {
-            let mut request = match self.load.write {
+            let request = match self.load.write {
                 true if self.load.fua => Request::write(self.offset, buffer, 0).fua(),
                 true => Request::write(self.offset, buffer, 0),
                 false => Request::read(self.offset, buffer, 0),
             };
-            self.first.as_mut().map_or(Ok(()), |first| first.admit(&mut request))?;
+            self.first.as_mut().map_or(Ok(()), |first| first.admit(&request))?;
             match self.driver.submit(self.disk, request) {
                 Ok(()) => {}
                 // requests of many extents take many control blocks: go on when one ended

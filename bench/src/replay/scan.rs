@@ -7,8 +7,8 @@ use super::pool::Pool;
 use crate::contract::blocks::Model;
 use crate::contract::payload::{self, BLOCK};
 use crate::contract::verdict::Verdict;
-use quod::tools::Session;
 use quod::{Error, Refusal, Request};
+use quod_tools::Session;
 use std::ops::Range;
 
 /// Blocks of one read.

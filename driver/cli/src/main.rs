@@ -1,4 +1,5 @@
-//! The `quod` command: one file a subcommand, each a thin caller of the driver.
+//! The `quod` command: one file a subcommand (`cmd`), each a thin caller of the libraries, with QEMU's words
+//! (`words`); and qemu-io's shell (`io`). Beside this file: the process's streams, files and signals.
 //!
 //! Knows: names of subcommands. Must never know: images, offsets, requests.
 //! Called by the name `qemu-io`, it behaves as `quod io`.
@@ -6,26 +7,14 @@
 #[macro_use]
 mod out;
 
-mod bench;
-mod check;
-mod create;
-mod encryption;
-mod failure;
-mod format;
-mod getopt;
-mod info;
+mod cmd;
 mod interrupt;
 mod io;
-mod json;
-mod keyval;
-mod map;
 mod output;
-mod qcow2;
-mod replay;
-mod resize;
-mod sizes;
+mod words;
 
 use clap::{Parser, Subcommand};
+use cmd::{bench, check, create, info, map, replay, resize};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -66,10 +55,10 @@ fn command() -> ExitCode {
     let called = Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     if called == "qemu-io" {
-        failure::set_program("qemu-io");
+        out::set_program("qemu-io");
         return io::run(&words);
     }
-    failure::set_program("quod");
+    out::set_program("quod");
     if words.first().is_some_and(|word| word == "io") {
         return io::run(&words[1..]);
     }

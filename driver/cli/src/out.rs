@@ -1,12 +1,12 @@
 //! What the command prints: the one file that writes to stdout and stderr.
 //!
-//! Knows: both streams, what a failed write means for the command. Must never know: what is said.
+//! Knows: both streams, the name that the program was called by, what a failed write means for the command. Must never know: what is said.
 //! Invariants: nothing here panics; the first write to stdout that fails is the last, and the command ends
 //! with an error then, after it has closed what it has open. But a pipe that nobody reads any more is no
 //! error: the output goes nowhere and the command does what it was asked for, as in qemu-img.
 
-use crate::failure::{fail, words};
-use std::fmt::Arguments;
+use crate::words::errno::words;
+use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why nobody gets what is said any more.
 static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// The name that messages begin with.
+static PROGRAM: OnceLock<String> = OnceLock::new();
 
 /// Stdout is for data.
 static ON_STDERR: AtomicBool = AtomicBool::new(false);
@@ -84,6 +87,27 @@ pub fn keep(written: io::Result<()>) {
 /// Prints a line on stderr. If that fails there is nobody to tell, and the exit code still says it.
 pub fn complain(text: Arguments) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Sets the name that messages begin with. The first call decides.
+pub fn set_program(name: &str) {
+    PROGRAM.get_or_init(|| name.to_string());
+}
+
+/// The name that messages begin with.
+pub fn program() -> &'static str {
+    PROGRAM.get().map_or("quod", String::as_str)
+}
+
+/// Prints a message on stderr; the exit code of a failed command.
+pub fn fail(text: impl Display) -> ExitCode {
+    note(text);
+    ExitCode::FAILURE
+}
+
+/// Prints a message on stderr.
+pub fn note(text: impl Display) {
+    complain(format_args!("{}: {text}", program()));
 }
 
 /// The end of the command, whose exit code is this if everything that it said has been written.

@@ -5,6 +5,7 @@
 //! Invariant: what was in the file stays there until there is something to replace it with.
 
 use crate::out;
+use crate::words::errno::words;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Write};
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ impl Drop for Output {
 }
 
 fn cannot(path: &Path, error: &Error) -> String {
-    format!("cannot write '{}': {}", path.display(), crate::failure::words(error))
+    format!("cannot write '{}': {}", path.display(), words(error))
 }
 
 #[cfg(test)]

@@ -189,7 +189,7 @@ fn what_was_ignored_stays_ignored() {
 #[test]
 fn a_repair_ends_where_it_is() {
     use quod::Error;
-    use quod::tools::{Checker, CreateOptions, Preallocation, Qcow2Options, Repair, create_until};
+    use quod_tools::{Checker, CreateOptions, Preallocation, Qcow2Options, Repair, create_until};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     for format in ["qed", "qcow2"] {

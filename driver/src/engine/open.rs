@@ -6,7 +6,7 @@
 //! Invariants: nothing waits; whatever fails, every file that was opened is closed before the failure is
 //! delivered; a file named by an image is opened only if the gate allows it, and never twice in one chain.
 
-use crate::config::OpenOptions;
+use crate::config::{LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 use crate::driver::Driver;
 use crate::engine::translate::{Place, land_plain, plain};
 use crate::error::{Error, OPEN_DIRECT};
@@ -22,12 +22,6 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// How long an opening waits for a lock that somebody else holds. A program that was killed holds its locks
-/// until the kernel has let go of its ring: for tens of milliseconds.
-pub(crate) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
-/// How often it asks meanwhile.
-pub(crate) const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// What an opening is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

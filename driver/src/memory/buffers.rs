@@ -16,10 +16,10 @@ pub struct RawBuffers {
 
 impl RawBuffers {
     /// # Safety
-    /// From the submission of the request that carries them until its completion was taken (or the driver
-    /// dropped), the segments keep the promise of [`Segment::new`]: they stay valid, and nobody else writes
-    /// to them (reads from them, if the request is a read). Guest memory that the guest changes meanwhile is
-    /// allowed.
+    /// As long as this value exists, and from the submission of the request that carries it until its
+    /// completion was taken (or the driver dropped), the segments keep the promise of [`Segment::new`]: they
+    /// stay valid, and nobody else writes to them (reads from them, if the request is a read). Guest memory
+    /// that the guest changes meanwhile is allowed.
     pub unsafe fn new(segments: Segments) -> RawBuffers {
         RawBuffers { segments }
     }
@@ -58,6 +58,21 @@ impl Buffers {
     /// No bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Copies the bytes to the front of `to`, as many as fit; returns how many.
+    pub fn copy_to(&self, to: &mut [u8]) -> usize {
+        let slice = |buffer: &Buffer, at: usize, to: &mut [u8]| {
+            let take = buffer.as_slice().len().min(to.len() - at);
+            to[at..at + take].copy_from_slice(&buffer.as_slice()[..take]);
+            at + take
+        };
+        match self {
+            Buffers::Owned(buffer) => slice(buffer, 0, to),
+            Buffers::Vec(buffers) => buffers.iter().fold(0, |at, buffer| slice(buffer, at, to)),
+            Buffers::Raw(raw) => gather(&raw.segments, to),
+            Buffers::None => 0,
+        }
     }
 
     /// The buffer of [`Buffers::Owned`].

@@ -6,8 +6,8 @@ use super::independent::Reader;
 use super::ours::{Op, Ours};
 use super::qemu::{self, arg};
 use super::seeds;
-use quod::tools::{self, Session};
 use quod::{AllowAll, Buffer, OpenOptions, Request};
+use quod_tools::{self as tools, Session};
 use std::path::{Path, PathBuf};
 
 /// Guest bytes of the image, read by QEMU without writing to it.

@@ -2,7 +2,7 @@
 //! how outcomes are told in docs/hostile.md.
 
 use quod::Error;
-use quod::tools::CheckReport;
+use quod_tools::CheckReport;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;

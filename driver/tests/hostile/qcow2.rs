@@ -4,8 +4,8 @@ use crate::judge::{Row, ends, names_its_file, report, words};
 use crate::qcow2_sample::{Base, Sample};
 use crate::qemu::{self, arg};
 use crate::{qcow2_entries, qcow2_headers};
-use quod::tools::{self, CheckReport, Repair, Session};
 use quod::{Config, Error, Format, Named, OpenOptions};
+use quod_tools::{self as tools, CheckReport, Repair, Session};
 use std::path::PathBuf;
 
 /// More of a disk is not read.

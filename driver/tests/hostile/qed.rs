@@ -3,8 +3,8 @@
 
 use crate::judge::{ends, exit_code, names_its_file};
 use crate::qemu::{self, arg};
-use quod::tools::{self, CheckReport, Repair, Session};
 use quod::{Config, Error, Format, OpenOptions, SameDirectory};
+use quod_tools::{self as tools, CheckReport, Repair, Session};
 use std::path::{Path, PathBuf};
 
 pub const CLUSTER: usize = 4096;

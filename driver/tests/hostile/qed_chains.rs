@@ -4,8 +4,8 @@
 use crate::judge::ends;
 use crate::qed::{CLUSTER, DATA, END, Folder, L1, L2A, SIZE, Sample, ZERO, opened, options, same_verdict};
 use crate::random::Random;
-use quod::tools::{self, CheckReport, CreateOptions};
 use quod::{AllowAll, Error, Format, OpenOptions, Status};
+use quod_tools::{self as tools, CheckReport, CreateOptions};
 use std::path::Path;
 
 fn refusal(path: &Path, options: OpenOptions) -> Error {

@@ -2,11 +2,11 @@
 //! that say whose they are.
 
 use quod::backend::sim::{Choice, Chooser, FileOptions, Kind as OpKind, PendingOp, Seeded, Sim};
-use quod::tools::{self, CreateOptions};
 use quod::{
     AllowAll, Buffer, Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal,
     Request,
 };
+use quod_tools::{self as tools, CreateOptions};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

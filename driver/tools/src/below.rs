@@ -4,7 +4,7 @@
 //! Invariant: what is not understood whole is not followed; nothing in it is passed over that could change
 //! what the bytes mean.
 
-use crate::gate::{Named, Role};
+use quod::{Named, Role};
 use quod_states::{Backing, Format};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ const HARMLESS: [&str; 8] = [
 ];
 
 /// The image below `image`, or why it is not known.
-pub(super) fn below(image: &Path, backing: &Backing) -> Result<Below, String> {
+pub(crate) fn below(image: &Path, backing: &Backing) -> Result<Below, String> {
     let format = match (backing.format, &backing.format_name) {
         (None, Some(name)) => return Err(format!("Unknown driver '{}'", String::from_utf8_lossy(name))),
         (format, _) => format,

@@ -2,10 +2,9 @@
 //!
 //! Knows: the format's check machine. Must never know: what it looks at.
 
-use super::create::unsupported;
-use super::host::Host;
-use super::info::read_qcow2;
-use crate::error::Error;
+use crate::host::{Host, unsupported};
+use crate::info::read_qcow2;
+use quod::Error;
 use quod_states::qcow2::{self, Purpose};
 use quod_states::qed::{Check, Header};
 use quod_states::{Format, Report};
@@ -182,7 +181,7 @@ fn run_qcow2(
 }
 
 /// Runs the check of a QED image.
-pub(super) fn run(host: &mut Host, header: Header, repair: Option<Repair>) -> Result<Report, Error> {
+pub(crate) fn run(host: &mut Host, header: Header, repair: Option<Repair>) -> Result<Report, Error> {
     let mut check = Check::new(header, host.len(), repair);
     let result = host.pump(&mut check, Check::poll_result)?;
     result.map_err(|error| Error::from_core(host.path(), &error))

@@ -1,18 +1,18 @@
-//! Makes images, and changes the backing name of an existing one.
+//! Makes images.
 //!
 //! Knows: what stands where in a new image. Must never know: how it is used later.
 //! Invariant: a file that somebody else uses is not touched: the write lock comes first.
 
-use super::host::Host;
-use crate::error::Error;
-use crate::gate::{Named, Role};
+use crate::host::{Host, unsupported};
+use quod::Error;
+use quod::{Named, Role};
+use quod_states::Format;
 use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed::{self, Header};
-use quod_states::{Format, Repair};
 use std::path::{Path, PathBuf};
 
-/// Where the backing file's name stands: behind the header's fields.
-const NAME_AT: usize = 64;
+/// Where a QED image's backing name stands: behind the header's fields.
+pub(crate) const NAME_AT: usize = 64;
 
 /// What to create.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -219,53 +219,4 @@ fn preallocate(host: &mut Host, (offset, len): (u64, u64), mode: Preallocation) 
         Preallocation::Falloc => host.reserve(offset, offset + len),
         Preallocation::Full => host.write_zeros(offset, len),
     }
-}
-
-/// Changes (or with None removes) the backing file that an image names. The guest's data is not touched. An
-/// image that was not closed cleanly is checked and repaired first.
-pub fn set_backing(path: impl AsRef<Path>, backing: Option<(&str, Option<Format>)>) -> Result<(), Error> {
-    let path = path.as_ref();
-    let mut host = Host::open(path, true, true)?;
-    let (mut header, _) = read_header(&mut host)?;
-    if header.need_check() {
-        let report = super::check::run(&mut host, header, Some(Repair::All))?;
-        if !report.is_sound() {
-            return Err(unsupported(path, "changing the backing file of a damaged image"));
-        }
-        header = read_header(&mut host)?.0;
-    }
-    let raw = backing.is_some_and(|(_, format)| format == Some(Format::Raw));
-    let name = backing.map(|(name, _)| name.as_bytes());
-    header.set_backing(name, raw).map_err(|error| Error::from_core(path, &error))?;
-    if header.autoclear_features != 0 {
-        // before anything else
-        let (mut before, _) = read_header(&mut host)?;
-        header.autoclear_features = 0;
-        before.autoclear_features = 0;
-        host.write(0, &before.encode())?;
-        host.sync()?;
-    }
-    if let Some(name) = name {
-        host.write(NAME_AT as u64, name)?;
-        host.sync()?;
-    }
-    host.write(0, &header.encode())?;
-    host.sync()
-}
-
-/// The header of a QED image, and the block that it stands in.
-pub(super) fn read_header(host: &mut Host) -> Result<(Header, Vec<u8>), Error> {
-    let block = host.read(0, 4096)?;
-    match host.probe()? {
-        Format::Qed => {
-            let header =
-                Header::parse(&block, host.len()).map_err(|error| Error::from_core(host.path(), &error))?;
-            Ok((header, block))
-        }
-        other => Err(unsupported(host.path(), &format!("this for the format {}", other.name()))),
-    }
-}
-
-pub(super) fn unsupported(path: &Path, what: &str) -> Error {
-    Error::Unsupported { path: path.to_path_buf(), what: what.to_string() }
 }

@@ -6,9 +6,8 @@
 //! Knows: what a write makes of the sector. Must never know: how a write is done.
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
 
-use crate::error::Error;
-use crate::memory::buffers::gather;
-use crate::request::Request;
+use quod::Error;
+use quod::Request;
 use quod_states::{Format, Kind, probe};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +15,8 @@ const SECTOR: usize = probe::HEAD;
 
 const REFUSED: &str = "write the header of another format to a disk that was only guessed to be raw";
 
-/// See the module's header. [`Session`](super::Session) has one where it is needed; whoever opens images that
-/// others name with a [`Driver`](crate::Driver) of his own, without a format, shows it every request.
+/// See the module's header. [`Session`](crate::Session) has one where it is needed; whoever opens images that
+/// others name with a [`Driver`](quod::Driver) of his own, without a format, shows it every request.
 #[derive(Clone, Debug)]
 pub struct FirstSector {
     path: PathBuf,
@@ -34,7 +33,7 @@ impl FirstSector {
     }
 
     /// May this request be submitted? EPERM: it would make another format of the disk.
-    pub fn admit(&mut self, request: &mut Request) -> Result<(), Error> {
+    pub fn admit(&mut self, request: &Request) -> Result<(), Error> {
         let changes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
         if !changes || request.offset >= SECTOR as u64 {
             return Ok(());
@@ -43,7 +42,7 @@ impl FirstSector {
         let len = request.len.min((SECTOR - from) as u64) as usize;
         let mut after = self.bytes;
         match request.kind {
-            Kind::Write => drop(gather(&request.buffers.scatter_list(), &mut after[from..from + len])),
+            Kind::Write => drop(request.buffers.copy_to(&mut after[from..from + len])),
             // a discard may leave what was there: then nothing changes, and that was admitted before
             _ => after[from..from + len].fill(0),
         }
@@ -61,7 +60,7 @@ mod tests {
     use quod_backend::Buffer;
 
     fn write(sector: &mut FirstSector, offset: u64, bytes: &[u8]) -> Result<(), i32> {
-        sector.admit(&mut Request::write(offset, Buffer::from(bytes), 0)).map_err(|error| error.errno())
+        sector.admit(&Request::write(offset, Buffer::from(bytes), 0)).map_err(|error| error.errno())
     }
 
     #[test]
@@ -72,11 +71,11 @@ mod tests {
         assert_eq!(write(&mut sector, 0, b"QE"), Ok(()));
         assert_eq!(write(&mut sector, 2, b"D"), Ok(()));
         // QED and a zero
-        let zero = sector.admit(&mut Request::write_zeroes(3, 1, 0));
+        let zero = sector.admit(&Request::write_zeroes(3, 1, 0));
         assert_eq!(zero.map_err(|error| error.errno()), Err(libc::EPERM));
         assert_eq!(write(&mut sector, 0, &[0xeb; 4096]), Ok(()));
         let parts = vec![Buffer::from(&b"LU"[..]), Buffer::from(&b"KS\xba\xbe\0\x01"[..])];
-        assert!(sector.admit(&mut Request::write(0, parts, 0)).is_err());
+        assert!(sector.admit(&Request::write(0, parts, 0)).is_err());
         assert_eq!(write(&mut sector, 0x42, &[0xda, 0xbe]), Ok(()));
         assert_eq!(write(&mut sector, 0x40, &[0x7f, 0x10]), Err(libc::EPERM));
         assert_eq!(write(&mut sector, 511, b"x"), Ok(()));
@@ -85,7 +84,7 @@ mod tests {
         assert_eq!(write(&mut sector, 20, b"e"), Err(libc::EPERM));
         assert_eq!(write(&mut sector, 20, b"\nversion=1"), Ok(()));
         assert_eq!(write(&mut sector, 30, b"\n"), Err(libc::EPERM));
-        assert!(sector.admit(&mut Request::read(0, Buffer::zeroed(512), 0)).is_ok());
-        assert!(sector.admit(&mut Request::discard(0, u64::MAX, 0)).is_ok());
+        assert!(sector.admit(&Request::read(0, Buffer::zeroed(512), 0)).is_ok());
+        assert!(sector.admit(&Request::discard(0, u64::MAX, 0)).is_ok());
     }
 }

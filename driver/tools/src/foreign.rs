@@ -3,10 +3,10 @@
 //! Knows: where a few headers have the size of the disk. Must never know: where the disk's bytes lie.
 //! Invariant: a size that is told is one that QEMU tells as well; where there is doubt there is none.
 
-use super::host::Host;
-use super::info::disk_size;
-use super::luks::Luks;
-use crate::error::Error;
+use crate::host::Host;
+use crate::info::disk_size;
+use crate::luks::Luks;
+use quod::Error;
 use quod_states::{Foreign, probe};
 use std::path::{Path, PathBuf};
 
@@ -120,7 +120,7 @@ fn le64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|eight| u64::from_le_bytes(*eight))
 }
 
-pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|four| u32::from_be_bytes(*four))
 }
 

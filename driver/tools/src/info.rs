@@ -2,11 +2,11 @@
 //!
 //! Knows: headers as the machine reports them. Must never know: tables.
 
-use super::below::{Below, below};
-use super::host::Host;
-use super::luks::Luks;
-use crate::error::Error;
-use crate::gate::{Named, Role};
+use crate::below::{Below, below};
+use crate::host::Host;
+use crate::luks::Luks;
+use quod::Error;
+use quod::{Named, Role};
 use quod_states::qcow2::bitmap::{self, Bitmap};
 use quod_states::qcow2::snapshot::{FIXED, Parsed, Snapshot};
 use quod_states::qcow2::{self, Encryption, Purpose};
@@ -101,7 +101,7 @@ fn read_qed(host: &mut Host) -> Result<Header, Error> {
 }
 
 /// Bytes that a file takes on the host.
-pub(super) fn disk_size(path: &Path) -> Result<u64, Error> {
+pub(crate) fn disk_size(path: &Path) -> Result<u64, Error> {
     let facts = std::fs::metadata(path);
     let facts =
         facts.map_err(|error| Error::io(path, "examine", error.raw_os_error().unwrap_or(libc::EIO)))?;
@@ -142,7 +142,7 @@ fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
 }
 
 /// The header of a qcow2 image.
-pub(super) fn read_qcow2(host: &mut Host, purpose: Purpose) -> Result<qcow2::Header, Error> {
+pub(crate) fn read_qcow2(host: &mut Host, purpose: Purpose) -> Result<qcow2::Header, Error> {
     let start = host.read(0, 512)?;
     let len = qcow2::Header::region(&start);
     let mut region = host.read(0, len)?;

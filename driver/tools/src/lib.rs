@@ -1,7 +1,11 @@
-//! Blocking helpers for command lines and tests. Never call them from an event loop.
+//! What blocks: the tools of images, for command lines and tests. Never call them from an event loop.
+//!
+//! An embedder links `quod`, which never blocks, and not this crate; a program that makes, describes, checks or
+//! maps images links both.
 //!
 //! Knows: paths and whole images. Must never know: how the driver pumps.
 
+mod backing;
 mod below;
 mod check;
 mod create;
@@ -13,9 +17,10 @@ mod luks;
 mod map;
 mod session;
 
+pub use backing::set_backing;
 pub use below::Below;
 pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
-pub use create::{CreateOptions, Qcow2Options, create, create_until, set_backing};
+pub use create::{CreateOptions, Qcow2Options, create, create_until};
 pub use first_sector::FirstSector;
 pub use foreign::{ForeignInfo, foreign};
 pub use info::{ImageInfo, Qcow2Info, info, probe};

@@ -3,9 +3,8 @@
 //! Knows: its fields. Must never know: keys; nothing is decrypted.
 //! Invariant: a few hundred bytes are read, whatever the header says.
 
-use super::foreign::be32;
-use super::host::Host;
-use crate::error::Error;
+use crate::host::Host;
+use quod::Error;
 
 /// Bytes of the header.
 const BYTES: usize = 208 + SLOTS * SLOT_BYTES;
@@ -50,7 +49,7 @@ pub struct Slot {
 
 impl Luks {
     /// Reads the header that begins at `offset`.
-    pub(super) fn read(host: &mut Host, offset: u64) -> Result<Luks, Error> {
+    pub(crate) fn read(host: &mut Host, offset: u64) -> Result<Luks, Error> {
         let bytes = host.read(offset, BYTES)?;
         Luks::parse(&bytes).ok_or_else(|| Error::Corrupt {
             path: host.path().to_path_buf(),
@@ -107,6 +106,10 @@ impl Luks {
     pub fn vectors_hash(&self) -> Option<&str> {
         self.mode.split_once(':').map(|(_, hash)| hash)
     }
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|four| u32::from_be_bytes(*four))
 }
 
 #[cfg(test)]

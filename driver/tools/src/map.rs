@@ -8,12 +8,10 @@
 //!   cluster has a place, and reads as zeros;
 //! * what was read before a bad entry is told before the error.
 
-use super::host::Host;
-use super::info::read_qcow2;
-use super::session::Session;
-use crate::config::OpenOptions;
-use crate::error::Error;
-use crate::request::LayerInfo;
+use crate::host::Host;
+use crate::info::read_qcow2;
+use crate::session::Session;
+use quod::{Error, LayerInfo, OpenOptions};
 use quod_states::qcow2::Purpose;
 use quod_states::{Format, Status};
 use rustix::fs::SeekFrom;

@@ -2,12 +2,9 @@
 //!
 //! Knows: the driver. Must never know: formats, but for raw that was guessed: its first sector is guarded.
 
-use super::first_sector::FirstSector;
-use crate::config::{Config, OpenOptions};
-use crate::driver::Driver;
-use crate::error::Error;
-use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request};
-use crate::stats::Stats;
+use crate::first_sector::FirstSector;
+use quod::{Completion, Config, DiskId, DiskInfo, Driver, Error, OpenOptions};
+use quod::{Refusal, Rejected, Request, Stats};
 use quod_backend::Buffer;
 use quod_states::{Extent, Format};
 use std::path::Path;
@@ -32,7 +29,7 @@ impl Session {
         options: OpenOptions,
         config: Config,
     ) -> Result<Session, Error> {
-        let guess = options.format.is_none() && options.write;
+        let guess = options.probes_for_writing();
         let mut driver = Driver::new(config)?;
         let disk = driver.open(path.as_ref(), options)?;
         let mut session = Session { driver, disk, first: None };
@@ -70,8 +67,8 @@ impl Session {
     /// write that would make another format of it is refused with EPERM; a request that goes to
     /// [`Session::driver`] directly is not looked at.
     #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
-    pub fn submit(&mut self, mut request: Request) -> Result<(), Rejected> {
-        if let Some(Err(error)) = self.first.as_mut().map(|first| first.admit(&mut request)) {
+    pub fn submit(&mut self, request: Request) -> Result<(), Rejected> {
+        if let Some(Err(error)) = self.first.as_mut().map(|first| first.admit(&request)) {
             return Err(Rejected { reason: Refusal::Error(error), request });
         }
         self.driver.submit(self.disk, request)

@@ -11,11 +11,11 @@ use crate::image;
 use crate::sim::{ask, chance};
 use crate::world::TOP;
 use quod::Format;
-use quod::tools;
 use quod_backend::sim::{Chooser, FileOptions, Sim};
 use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::{self, Compression, Preallocation, Purpose};
 use quod_states::{probe, qed};
+use quod_tools as tools;
 use std::process::{Command, Stdio};
 
 /// A new image that is made and checked is no longer.

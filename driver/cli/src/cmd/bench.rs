@@ -2,14 +2,16 @@
 //!
 //! Knows: the command line. Must never know: how the load is run.
 
-use crate::failure::{fail, note, warn_about_probing, warn_of_change, why_not_opened};
+use crate::out::{fail, note};
 use crate::output::Output;
-use crate::{format, interrupt, out, sizes};
-use quod::tools::Session;
+use crate::words::failure::{warn_about_probing, warn_of_change, why_not_opened};
+use crate::words::{format, sizes};
+use crate::{interrupt, out};
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load, Outcome};
 use quod_bench::options;
 use quod_bench::report::Hold;
+use quod_tools::Session;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,12 +2,14 @@
 //!
 //! Knows: exit codes and texts. Must never know: how a check is made.
 
-use crate::failure::{self, could_not_open};
-use crate::format::{self, Output};
 use crate::interrupt;
-use crate::json;
-use quod::tools::{CheckReport, Checker, Repair};
+use crate::out::fail;
+use crate::words::errno::strerror;
+use crate::words::failure::could_not_open;
+use crate::words::format::Output;
+use crate::words::{failure, format, json};
 use quod::{Error, Format};
+use quod_tools::{CheckReport, Checker, Repair};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,19 +51,19 @@ pub struct Args {
 pub fn run(args: Args) -> ExitCode {
     let format = match args.format.as_deref().map(format::parse).transpose() {
         Ok(format) => format,
-        Err(text) => return failure::fail(format!("Could not open '{}': {text}", args.file.display())),
+        Err(text) => return fail(format!("Could not open '{}': {text}", args.file.display())),
     };
     let repair = match args.repair.as_deref() {
         None => None,
         Some("leaks") => Some(Repair::Leaks),
         Some("all") => Some(Repair::All),
         Some(other) => {
-            return failure::fail(format!("--repair (-r) expects 'leaks' or 'all' not '{other}'"));
+            return fail(format!("--repair (-r) expects 'leaks' or 'all' not '{other}'"));
         }
     };
     if args.force_share && repair.is_some() {
         let text = "force-share=on can only be used with read-only images";
-        return failure::fail(format!("Could not open '{}': {text}", args.file.display()));
+        return fail(format!("Could not open '{}': {text}", args.file.display()));
     }
     if repair.is_some() {
         interrupt::watch();
@@ -79,7 +81,7 @@ pub fn run(args: Args) -> ExitCode {
         if args.format.is_none() && repair.is_some() {
             failure::warn_about_probing(&args.file);
         }
-        failure::fail("This image format does not support checks");
+        fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
     }
     let mut tell = |found| complain!("{}", finding::line(&found));
@@ -96,10 +98,10 @@ pub fn run(args: Args) -> ExitCode {
         });
     match report {
         Ok(report) => answer(&args, format, &report),
-        Err(Error::Cancelled) => failure::fail(
-            "interrupted: the repair is not finished; nothing is lost, but check the image again",
-        ),
-        Err(error) => failure::fail(format!("Check failed: {}", failure::strerror(why(&error)))),
+        Err(Error::Cancelled) => {
+            fail("interrupted: the repair is not finished; nothing is lost, but check the image again")
+        }
+        Err(error) => fail(format!("Check failed: {}", strerror(why(&error)))),
     }
 }
 
@@ -121,7 +123,7 @@ fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
         }
     }
     match (report.corruptions, report.leaks, report.check_errors) {
-        (_, _, 1..) => failure::fail("Check failed"),
+        (_, _, 1..) => fail("Check failed"),
         (1.., _, _) => ExitCode::from(CORRUPT),
         (0, 1.., _) => ExitCode::from(LEAKS),
         (0, 0, 0) => ExitCode::SUCCESS,

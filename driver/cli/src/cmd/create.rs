@@ -2,14 +2,16 @@
 //!
 //! Knows: names and limits of options, backing files as arguments. Must never know: how an image is laid out.
 
-use crate::failure::{fail, note, strerror, why_not_opened};
-use crate::format;
 use crate::interrupt;
-use crate::sizes::{self, SizeError};
+use crate::out::{fail, note};
+use crate::words::errno::strerror;
+use crate::words::failure::why_not_opened;
+use crate::words::sizes::SizeError;
+use crate::words::{format, sizes};
 use options::Refused;
 pub use options::Values;
-use quod::tools::{self, CreateOptions, Qcow2Options, Session};
 use quod::{AllowAll, Error, Format, Named, OpenOptions, Role};
+use quod_tools::{self as tools, CreateOptions, Qcow2Options, Session};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -1,12 +1,13 @@
 //! `quod info`: what an image file is, as `qemu-img info` tells it.
 //!
-//! Knows: the facts of `quod::tools::info`, and how they are printed. Must never know: headers.
+//! Knows: the facts of `quod_tools::info`, and how they are printed. Must never know: headers.
 
-use crate::failure::could_not_open;
-use crate::format::{self, Output};
-use crate::{encryption, failure, json, qcow2, sizes};
-use quod::tools::{self, Below, ForeignInfo, ImageInfo};
+use crate::out::fail;
+use crate::words::failure::could_not_open;
+use crate::words::format::Output;
+use crate::words::{format, json, luks, qcow2, sizes};
 use quod::{Error, Foreign, Format};
+use quod_tools::{self as tools, Below, ForeignInfo, ImageInfo};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args) -> ExitCode {
     let format = match args.format.as_deref().map(format::parse).transpose() {
         Ok(format) => format,
-        Err(text) => return failure::fail(format!("Could not open '{}': {text}", args.file.display())),
+        Err(text) => return fail(format!("Could not open '{}': {text}", args.file.display())),
     };
     let top = match tools::info(&args.file, format, args.force_share) {
         Ok(layer) => layer,
@@ -62,12 +63,12 @@ fn next_layer(layers: &[ImageInfo], args: &Args) -> Option<Result<ImageInfo, Exi
         Ok(below) => below,
         Err(text) => {
             let name = backing_name(last).unwrap_or_default();
-            return Some(Err(failure::fail(format!("Could not open '{name}': {text}"))));
+            return Some(Err(fail(format!("Could not open '{name}': {text}"))));
         }
     };
     if layers.len() == LAYERS_MAX || layers.iter().any(|layer| same_file(&layer.path, path)) {
         let text = format!("Backing file '{}' creates an infinite loop.", path.display());
-        return Some(Err(failure::fail(text)));
+        return Some(Err(fail(text)));
     }
     Some(tools::info(path, *format, args.force_share).map_err(|error| could_not_open(path, &error)))
 }
@@ -251,7 +252,7 @@ fn foreign_human(facts: &ForeignInfo) -> String {
     lines.push(format!("disk size: {}", sizes::rounded(facts.disk_size)));
     if let Some(luks) = &facts.luks {
         lines.push("encrypted: yes".into());
-        lines.extend(encryption::human(luks));
+        lines.extend(luks::human(luks));
     }
     lines.extend(host_lines(&facts.path, facts.file_len, facts.disk_size));
     lines.iter().map(|line| format!("{line}\n")).collect()
@@ -268,7 +269,7 @@ fn foreign_object(facts: &ForeignInfo) -> Value {
     add("format", facts.format.name().into());
     add("actual-size", facts.disk_size.into());
     if let Some(luks) = &facts.luks {
-        add("format-specific", json!({"type": "luks", "data": encryption::luks(luks, None)}));
+        add("format-specific", json!({"type": "luks", "data": luks::luks(luks, None)}));
         add("encrypted", true.into());
     }
     add("dirty-flag", false.into());

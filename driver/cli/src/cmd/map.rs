@@ -2,12 +2,14 @@
 //!
 //! Knows: runs, and how they are printed. Must never know: layers' extents, tables.
 
-use crate::failure::{self, could_not_open};
-use crate::format::{self, Output};
 use crate::out;
-use crate::sizes::{self, SizeError};
-use quod::tools::{MapRun, Mapper};
+use crate::out::fail;
+use crate::words::failure::could_not_open;
+use crate::words::format::Output;
+use crate::words::sizes::SizeError;
+use crate::words::{format, sizes};
 use quod::{AllowAll, Error, OpenOptions};
+use quod_tools::{MapRun, Mapper};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -37,13 +39,13 @@ pub struct Args {
 pub fn run(args: Args) -> ExitCode {
     let format = match args.format.as_deref().map(format::parse).transpose() {
         Ok(format) => format,
-        Err(text) => return failure::fail(format!("Could not open '{}': {text}", args.file.display())),
+        Err(text) => return fail(format!("Could not open '{}': {text}", args.file.display())),
     };
     let start = size_argument(args.start_offset.as_deref(), "start offset");
     let length = size_argument(args.max_length.as_deref(), "max length");
     let (start, length) = match (start, length) {
         (Ok(start), Ok(length)) => (start.unwrap_or(0), length.unwrap_or(u64::MAX)),
-        (Err(text), _) | (_, Err(text)) => return failure::fail(text),
+        (Err(text), _) | (_, Err(text)) => return fail(text),
     };
     let options =
         OpenOptions::new().format(format).lock(!args.force_share).tolerate_writers(true).backing(AllowAll);
@@ -57,8 +59,8 @@ pub fn run(args: Args) -> ExitCode {
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => failure::fail("File contains external, encrypted or compressed clusters."),
-        Err(error) => failure::fail(format!("Failed to read image metadata: {error}")),
+        Ok(false) => fail("File contains external, encrypted or compressed clusters."),
+        Err(error) => fail(format!("Failed to read image metadata: {error}")),
     }
 }
 

@@ -4,12 +4,14 @@
 //!
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
-use crate::create::{self, Values};
-use crate::failure::{fail, note, warn_about_probing, warn_of_change};
+use crate::cmd::create;
+use crate::cmd::create::Values;
+use crate::out::{fail, note};
 use crate::output::Output;
-use crate::{format, interrupt, keyval, out};
+use crate::words::failure::{warn_about_probing, warn_of_change};
+use crate::words::{format, keyval};
+use crate::{interrupt, out};
 use indicatif::{ProgressBar, ProgressStyle};
-use quod::tools;
 use quod::{BackendKind, DiskInfo, Format, Policy};
 use quod_bench::contract::blocks::Initial;
 use quod_bench::options;
@@ -17,6 +19,7 @@ use quod_bench::replay::{self, Observer, Options, Speed};
 use quod_bench::report::Report;
 use quod_bench::trace::{self, Choice, Source, Summary, Waits};
 use quod_fuzz::schedule::Schedule;
+use quod_tools as tools;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tempfile::TempDir;

@@ -2,12 +2,14 @@
 //!
 //! Knows: sizes as arguments, QEMU's words. Must never know: how a format grows or shrinks.
 
-use crate::failure::{fail, note, program, strerror, warn_about_probing, warn_of_change, why_not_opened};
-use crate::format;
 use crate::interrupt;
-use crate::sizes::{self, SizeError};
-use quod::tools::Session;
+use crate::out::{fail, note, program};
+use crate::words::errno::strerror;
+use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change, why_not_opened};
+use crate::words::sizes::SizeError;
+use crate::words::{format, sizes};
 use quod::{AllowAll, Error, Format, OpenOptions};
+use quod_tools::Session;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -118,17 +120,7 @@ fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
             program()
         ));
     }
-    rule(format, old, new).map(String::from)
-}
-
-/// Rules of formats that QEMU has words of its own for.
-pub fn rule(format: Format, old: u64, new: u64) -> Option<&'static str> {
-    match format {
-        Format::Qed if !new.is_multiple_of(512) => Some("Invalid image size specified"),
-        Format::Qed if new < old => Some("Shrinking images is currently not supported"),
-        Format::Qcow2 if !new.is_multiple_of(512) => Some("The new size must be a multiple of 512"),
-        _ => None,
-    }
+    resize_rule(format, old, new).map(String::from)
 }
 
 fn why(format: Format, error: &Error) -> String {

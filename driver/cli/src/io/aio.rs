@@ -4,9 +4,9 @@
 
 use super::read::{self, buffers, gather, vector};
 use super::report::{self, Transfer};
-use super::tool::{Failed, Tool};
+use super::shell::{Failed, Tool};
 use super::write::{self, durable, fill, zeroes};
-use crate::failure::strerror;
+use crate::words::errno::strerror;
 use quod::{Completion, Request};
 use std::time::Instant;
 

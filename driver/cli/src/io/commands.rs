@@ -2,7 +2,7 @@
 //!
 //! Knows: every command's one line. Must never know: how any of them works.
 
-use super::tool::{Failed, Tool};
+use super::shell::{Failed, Tool};
 use super::{aio, manage, misc, read, write};
 
 /// No upper limit on arguments.

@@ -3,13 +3,15 @@
 //! Knows: their flags. Must never know: how an image is opened.
 
 use super::commands::{self, COMMANDS};
-use super::engine::Engine;
 use super::open::{Mode, image_options};
-use super::tool::{Failed, Tool};
-use crate::failure::{strerror, warn_about_probing, why_not_opened};
-use crate::getopt::Found;
-use crate::{format, keyval};
-use quod::{Format, tools};
+use super::shell::{Failed, Tool};
+use super::target::Target;
+use crate::words::errno::strerror;
+use crate::words::failure::{warn_about_probing, why_not_opened};
+use crate::words::getopt::Found;
+use crate::words::{format, keyval};
+use quod::Format;
+use quod_tools as tools;
 use std::path::{Path, PathBuf};
 
 /// `open [-rsCnkU] [-t cache] [-d discard] [-o options] [path]`
@@ -73,7 +75,7 @@ pub fn open_image(tool: &mut Tool, path: &Path, mode: Mode, named: bool) -> Resu
     if tool.engine.is_some() {
         return Err(tool.complain("file open already, try 'help close'"));
     }
-    match Engine::open(path, mode) {
+    match Target::open(path, mode) {
         Ok(engine) => {
             if engine.guarded() {
                 warn_about_probing(path);

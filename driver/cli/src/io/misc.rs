@@ -3,11 +3,14 @@
 //! Knows: their arguments and texts. Must never know: how they are done.
 
 use super::report::{self, Transfer};
-use super::tool::{BYTES_MAX, Failed, Tool, c_integer};
-use crate::getopt::Found;
-use crate::{format, interrupt, qcow2, resize, sizes};
-use quod::tools;
+use super::shell::{BYTES_MAX, Failed, Tool, c_integer};
+use crate::interrupt;
+use crate::words::errno::strerror;
+use crate::words::failure::resize_rule;
+use crate::words::getopt::Found;
+use crate::words::{format, qcow2, sizes};
 use quod::{Format, Request, Status};
+use quod_tools as tools;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -76,13 +79,13 @@ pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     }
     let engine = tool.engine.as_ref().ok_or(Failed)?;
     let format = engine.info().map_or(Format::Raw, |info| info.format);
-    if let Some(text) = resize::rule(format, engine.size(), length) {
+    if let Some(text) = resize_rule(format, engine.size(), length) {
         return Err(tool.complain(text));
     }
     tool.with(|engine| engine.resize(length)).map_err(|errno| {
         let text = match errno {
             libc::EINVAL => "Invalid image size specified".to_string(),
-            other => format!("Could not resize the image: {}", crate::failure::strerror(other)),
+            other => format!("Could not resize the image: {}", strerror(other)),
         };
         tool.complain(&text)
     })
@@ -134,7 +137,7 @@ pub fn map(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
     let mut kind = None;
     while at < size {
         let (len, is_allocated) = allocated(tool, at, size - at).map_err(|errno| {
-            tool.complain(&format!("Failed to get allocation status: {}", crate::failure::strerror(errno)))
+            tool.complain(&format!("Failed to get allocation status: {}", strerror(errno)))
         })?;
         if let Some(before) = kind.filter(|&before| before != is_allocated) {
             tool.say(&report::map_line(at - begin, before, begin));
@@ -160,9 +163,8 @@ pub fn alloc(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let count = wanted.min(size.saturating_sub(offset));
     let (mut at, mut sum) = (0, 0);
     while at < count {
-        let (len, is_allocated) = allocated(tool, offset + at, count - at).map_err(|errno| {
-            tool.complain(&format!("is_allocated failed: {}", crate::failure::strerror(errno)))
-        })?;
+        let (len, is_allocated) = allocated(tool, offset + at, count - at)
+            .map_err(|errno| tool.complain(&format!("is_allocated failed: {}", strerror(errno))))?;
         sum += if is_allocated { len } else { 0 };
         at += len.max(1);
     }

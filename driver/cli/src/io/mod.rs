@@ -4,7 +4,6 @@
 
 mod aio;
 mod commands;
-mod engine;
 mod manage;
 mod misc;
 mod open;
@@ -12,17 +11,18 @@ mod prompt;
 mod read;
 mod report;
 mod runtime;
-mod tool;
+mod shell;
+mod target;
 mod write;
 
-use crate::failure::{fail, program};
-use crate::format;
-use crate::getopt::{self, Found, Spec};
 use crate::interrupt;
+use crate::out::{fail, program};
+use crate::words::getopt::{Found, Spec};
+use crate::words::{format, getopt};
 use open::{Mode, image_options};
+use shell::Tool;
 use std::path::Path;
 use std::process::ExitCode;
-use tool::Tool;
 
 const SPEC: Spec = Spec {
     letters: "hVc:d:f:rsnCmki:t:T:U",
@@ -114,7 +114,7 @@ pub fn run(words: &[String]) -> ExitCode {
     if failed || closed.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), tool::Failed> {
+fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), shell::Failed> {
     let mut mode = asked.mode.clone();
     if !asked.option_string {
         mode.format = match asked.format.as_deref().map(format::parse).transpose() {

@@ -3,9 +3,9 @@
 //! Knows: names of modes and options. Must never know: requests.
 
 use super::runtime::{Runtime, switch};
-use crate::{format, keyval};
-use quod::tools::ImageInfo;
+use crate::words::{format, keyval};
 use quod::{BackendKind, Format};
+use quod_tools::ImageInfo;
 use std::path::{Path, PathBuf};
 
 const NEITHER: &str = "Must specify either driver or file";

@@ -2,7 +2,7 @@
 //!
 //! Knows: descriptors and lines. Must never know: commands.
 
-use super::tool::Tool;
+use super::shell::Tool;
 use crate::interrupt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::Read;

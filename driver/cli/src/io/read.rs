@@ -3,8 +3,8 @@
 //! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are read.
 
 use super::report::{self, Transfer};
-use super::tool::{BYTES_MAX, Failed, Tool};
-use crate::getopt::Found;
+use super::shell::{BYTES_MAX, Failed, Tool};
+use crate::words::getopt::Found;
 use quod::{Buffer, Buffers, Request};
 use std::time::Instant;
 

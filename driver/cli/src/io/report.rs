@@ -3,7 +3,7 @@
 //! Knows: numbers, bytes, durations. Must never know: disks.
 //! Invariant: the text is qemu-io's, to the byte, because its tests compare it.
 
-use crate::sizes;
+use crate::words::sizes;
 use std::fmt::Write;
 use std::time::Duration;
 

@@ -4,8 +4,8 @@
 //! None of them changes what a guest reads: quod keeps one budget for tables (`cache_bytes`), its checks of
 //! what it overwrites are always on, and postponed refcounts are a permission that it need not use.
 
-use crate::sizes;
-use quod::tools::ImageInfo;
+use crate::words::sizes;
+use quod_tools::ImageInfo;
 
 /// QEMU's budget for L2 tables if nothing is said.
 const L2_DEFAULT: u64 = 32 << 20;

@@ -5,11 +5,12 @@
 
 use super::aio::{self, Aio};
 use super::commands::{self, Command};
-use super::engine::Engine;
-use crate::failure::{program, strerror};
-use crate::getopt::{self, Found, Spec};
-use crate::out::Stream;
-use crate::sizes::{self, SizeError};
+use super::target::Target;
+use crate::out::{Stream, program};
+use crate::words::errno::strerror;
+use crate::words::getopt::{Found, Spec};
+use crate::words::sizes::SizeError;
+use crate::words::{getopt, sizes};
 use quod::{Completion, Error, Request};
 use std::io::{BufWriter, IsTerminal, Write};
 
@@ -23,7 +24,7 @@ pub const BYTES_MAX: u64 = 2_147_483_136;
 /// The tool.
 pub struct Tool {
     /// The open image.
-    pub engine: Option<Engine<Aio>>,
+    pub engine: Option<Target<Aio>>,
     /// Said when something has ended next: requests that could not start fail as those that did.
     pub late: String,
     /// `quit` was typed.
@@ -142,7 +143,7 @@ impl Tool {
     }
 
     /// Does something with the open image and prints what has ended meanwhile. The error number if it failed.
-    pub fn with<R>(&mut self, work: impl FnOnce(&mut Engine<Aio>) -> Result<R, Error>) -> Result<R, i32> {
+    pub fn with<R>(&mut self, work: impl FnOnce(&mut Target<Aio>) -> Result<R, Error>) -> Result<R, i32> {
         let Some(engine) = self.engine.as_mut() else { return Err(libc::EBADF) };
         let result = work(engine).map_err(|error| error.errno());
         let finished = engine.take_finished();

@@ -5,13 +5,13 @@
 //! `close`.
 
 use super::open::Mode;
-use crate::failure::{warn_about_bitmaps, why_not_opened};
-use quod::tools::{self, CreateOptions, FirstSector};
+use crate::words::failure::{warn_about_bitmaps, why_not_opened};
 use quod::{
     AllowAll, Bitmaps, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format,
     OpenOptions,
 };
 use quod::{Refusal, Request, Status};
+use quod_tools::{self as tools, CreateOptions, FirstSector};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const COPY_STEP: u64 = 1 << 20;
 
 /// An open image. `T` is what the caller wants to remember of a request that it does not wait for.
-pub struct Engine<T> {
+pub struct Target<T> {
     driver: Driver,
     disk: DiskId,
     /// How it was opened.
@@ -39,9 +39,9 @@ pub struct Engine<T> {
     _overlay: Option<TempDir>,
 }
 
-impl<T> Engine<T> {
+impl<T> Target<T> {
     /// Opens an image.
-    pub fn open(path: &Path, mode: Mode) -> Result<Engine<T>, String> {
+    pub fn open(path: &Path, mode: Mode) -> Result<Target<T>, String> {
         if let Some(text) = mode.contradiction() {
             return Err(text.into());
         }
@@ -71,7 +71,7 @@ impl<T> Engine<T> {
             options = options.data_file(data_file);
         }
         let disk = driver.open(&file, options).map_err(describe)?;
-        let mut engine = Engine {
+        let mut engine = Target {
             driver,
             disk,
             mode,
@@ -159,7 +159,7 @@ impl<T> Engine<T> {
         self.next_user += 1;
         let mut request = request(user);
         if let Some(first) = &mut self.first {
-            first.admit(&mut request)?;
+            first.admit(&request)?;
         }
         if request.kind.changes() {
             self.warn();

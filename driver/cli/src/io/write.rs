@@ -4,9 +4,9 @@
 
 use super::read::{sectors, vector};
 use super::report::Transfer;
-use super::tool::{BYTES_MAX, Failed, Tool};
-use crate::failure::strerror;
-use crate::getopt::Found;
+use super::shell::{BYTES_MAX, Failed, Tool};
+use crate::words::errno::strerror;
+use crate::words::getopt::Found;
 use quod::{Buffer, Request};
 use std::time::{Duration, Instant};
 

@@ -2,47 +2,12 @@
 //!
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
-use quod::{Bitmaps, DiskInfo, Error, Named, Role, tools};
+use crate::out::{fail, program};
+use crate::words::errno::strerror;
+use quod::{Bitmaps, DiskInfo, Error, Format, Named, Role};
+use quod_tools as tools;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::OnceLock;
-
-static PROGRAM: OnceLock<String> = OnceLock::new();
-
-/// The name that messages begin with. The first call decides.
-pub fn set_program(name: &str) {
-    PROGRAM.get_or_init(|| name.to_string());
-}
-
-/// The name that messages begin with.
-pub fn program() -> &'static str {
-    PROGRAM.get().map_or("quod", String::as_str)
-}
-
-/// Prints a message on stderr; the exit code of a failed command.
-pub fn fail(text: impl std::fmt::Display) -> ExitCode {
-    note(text);
-    ExitCode::FAILURE
-}
-
-/// Prints a message on stderr.
-pub fn note(text: impl std::fmt::Display) {
-    complain!("{}: {text}", program());
-}
-
-/// The operating system's text for an error number.
-pub fn strerror(errno: i32) -> String {
-    words(&std::io::Error::from_raw_os_error(errno))
-}
-
-/// An error's text, without Rust's "(os error N)".
-pub fn words(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_string(),
-        None => text,
-    }
-}
 
 /// Why an image could not be opened, in QEMU's words where it has some.
 pub fn why_not_opened(path: &Path, error: &Error) -> String {
@@ -240,5 +205,15 @@ pub fn could_not_open(path: &Path, error: &Error) -> ExitCode {
     match detail(error).filter(|_| qemus_words(error).is_some()) {
         Some(detail) => fail(format!("{text} ({detail})")),
         None => fail(text),
+    }
+}
+
+/// Rules of formats that QEMU has words of its own for.
+pub fn resize_rule(format: Format, old: u64, new: u64) -> Option<&'static str> {
+    match format {
+        Format::Qed if !new.is_multiple_of(512) => Some("Invalid image size specified"),
+        Format::Qed if new < old => Some("Shrinking images is currently not supported"),
+        Format::Qcow2 if !new.is_multiple_of(512) => Some("The new size must be a multiple of 512"),
+        _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! JSON as QEMU's tools print it: four spaces a level, empty lists and objects over two lines.
+//! JSON as QEMU's tools print it: four spaces a level, empty lists and objects over two lines; and for people.
 //!
 //! Knows: JSON values. Must never know: what they say.
 
@@ -45,6 +45,28 @@ fn write_block<'a>(
     out.push('\n');
     out.push_str(&"    ".repeat(depth));
     out.push(close);
+}
+
+/// A JSON value as qemu-img prints it for people.
+pub fn nested(value: &Value, depth: usize, lines: &mut Vec<String>) {
+    let entries: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.replace('-', " "), value)).collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (format!("[{index}]"), item)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let indent = "    ".repeat(depth);
+    for (name, value) in entries {
+        match value {
+            Value::Object(_) | Value::Array(_) => {
+                lines.push(format!("{indent}{name}:"));
+                nested(value, depth + 1, lines);
+            }
+            Value::String(text) => lines.push(format!("{indent}{name}: {text}")),
+            other => lines.push(format!("{indent}{name}: {other}")),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Knows: texts. Must never know: what an entry's bits mean.
 
-use quod::tools::Finding;
+use quod_tools::Finding;
 
 /// One line.
 pub fn line(finding: &Finding) -> String {

@@ -5,8 +5,8 @@
 //! image.
 //! Invariant: what a kind accepts was checked when a value is asked for.
 
-use crate::keyval;
-use crate::sizes::option as size;
+use crate::words::keyval;
+use crate::words::sizes::option as size;
 use quod::Format;
 
 /// What the value of an option is.

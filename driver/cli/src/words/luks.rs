@@ -2,8 +2,8 @@
 //!
 //! Knows: how qemu-img prints it. Must never know: where it lies in the file.
 
-use crate::qcow2::nested;
-use quod::tools::{Luks, Slot};
+use crate::words::json::nested;
+use quod_tools::{Luks, Slot};
 use serde_json::{Map, Value, json};
 
 /// The fields of a LUKS header, in the order in which qemu-img prints them. `format`: what it is called where

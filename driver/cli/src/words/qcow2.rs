@@ -2,11 +2,11 @@
 //!
 //! Knows: how qemu-img prints them. Must never know: where they lie in the file.
 
-use crate::{encryption, sizes};
+use crate::words::{json, luks, sizes};
 use quod::states::qcow2::Compression;
 use quod::states::qcow2::bitmap::Bitmap;
 use quod::states::qcow2::snapshot::Snapshot;
-use quod::tools::Qcow2Info;
+use quod_tools::Qcow2Info;
 use serde_json::{Map, Value, json};
 
 const NANOS: u64 = 1_000_000_000;
@@ -33,7 +33,7 @@ pub fn specific(facts: &Qcow2Info) -> Value {
         add("data-file", text(name).into());
     }
     match (header.encryption, &facts.luks) {
-        (Some(_), Some(luks)) => drop(add("encrypt", encryption::luks(luks, Some("luks")))),
+        (Some(_), Some(luks)) => drop(add("encrypt", luks::luks(luks, Some("luks")))),
         (Some(_), None) => drop(add("encrypt", json!({"format": "aes"}))),
         (None, _) => {}
     }
@@ -96,7 +96,7 @@ pub fn human(facts: &Qcow2Info) -> Vec<String> {
 /// The lines about features alone.
 pub fn features(facts: &Qcow2Info) -> Vec<String> {
     let mut lines = vec!["Format specific information:".into()];
-    nested(&specific(facts), 1, &mut lines);
+    json::nested(&specific(facts), 1, &mut lines);
     lines
 }
 
@@ -125,28 +125,6 @@ fn date(seconds: u32) -> String {
     let year = era * 400 + year + i64::from(month <= 2);
     let (hour, minute) = (second / 3600, second / 60 % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", second % 60)
-}
-
-/// A JSON value as qemu-img prints it for people.
-pub fn nested(value: &Value, depth: usize, lines: &mut Vec<String>) {
-    let entries: Vec<(String, &Value)> = match value {
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.replace('-', " "), value)).collect(),
-        Value::Array(items) => {
-            items.iter().enumerate().map(|(index, item)| (format!("[{index}]"), item)).collect()
-        }
-        _ => Vec::new(),
-    };
-    let indent = "    ".repeat(depth);
-    for (name, value) in entries {
-        match value {
-            Value::Object(_) | Value::Array(_) => {
-                lines.push(format!("{indent}{name}:"));
-                nested(value, depth + 1, lines);
-            }
-            Value::String(text) => lines.push(format!("{indent}{name}: {text}")),
-            other => lines.push(format!("{indent}{name}: {other}")),
-        }
-    }
 }
 
 #[cfg(test)]

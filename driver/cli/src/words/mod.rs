@@ -1,0 +1,13 @@
+//! Words: what the command line reads and says. Options, names, sizes, JSON, failures in QEMU's words.
+//!
+//! Knows: texts. Must never know: which subcommand asks; nothing here opens an image.
+
+pub mod errno;
+pub mod failure;
+pub mod format;
+pub mod getopt;
+pub mod json;
+pub mod keyval;
+pub mod luks;
+pub mod qcow2;
+pub mod sizes;
