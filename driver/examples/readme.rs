@@ -4,10 +4,11 @@
 #![allow(missing_docs, reason = "as short as the README shows it")]
 
 use quod::{Buffer, CompletionKind, Config, Driver, Format, Kind, OpenOptions, Request};
+use quod_tools::CreateOptions;
 
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::temp_dir().join(format!("quod-readme-{}.qed", std::process::id()));
-    quod_tools::create(&path, &quod_tools::CreateOptions::new(Format::Qed, 1 << 30))?; // blocks; the driver does not
+    quod_tools::create(&path, &CreateOptions::new(Format::Qed, 1 << 30))?; // blocks; the driver does not
 
     let (mut poll, mut events) = (mio::Poll::new()?, mio::Events::with_capacity(16));
     let mut driver = Driver::new(Config::default())?;

@@ -1,8 +1,9 @@
 //! An asynchronous block driver for QED and qcow2 disk images that an event loop embeds.
 //!
 //! [`Driver`] owns one backend (io_uring, or a worker pool) and many disks. No call blocks, except
-//! [`Driver::wait`]; what blocks otherwise (the tools of images) is the crate `quod-tools`. Every guest request is an explicit state machine in `quod-states`; bytes
-//! are moved by `quod-backend`; this crate is the pump between the two.
+//! [`Driver::wait`]; what blocks otherwise (the tools of images) is the crate `quod-tools`. Every
+//! guest request is an explicit state machine in `quod-states`; bytes are moved by `quod-backend`; this crate
+//! is the pump between the two.
 //!
 //! ```no_run
 //! use quod::{Buffer, Config, Driver, OpenOptions, Request};

@@ -1,6 +1,7 @@
 //! What the command prints: the one file that writes to stdout and stderr.
 //!
-//! Knows: both streams, the name that the program was called by, what a failed write means for the command. Must never know: what is said.
+//! Knows: both streams, the name that the program was called by, what a failed write means for the
+//! command. Must never know: what is said.
 //! Invariants: nothing here panics; the first write to stdout that fails is the last, and the command ends
 //! with an error then, after it has closed what it has open. But a pipe that nobody reads any more is no
 //! error: the output goes nowhere and the command does what it was asked for, as in qemu-img.

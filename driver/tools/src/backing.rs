@@ -1,7 +1,7 @@
 //! Changes the backing file that an existing image names.
 //!
-//! Knows: the order of writes that leaves the old name or the new one. Must never know: whether a file of that
-//! name is there, or what is in it.
+//! Knows: the order of writes that leaves the old name or the new one. Must never know: whether a file of
+//! that name is there, or what is in it.
 //! Invariant: an image that was not closed cleanly is in order before its header is touched.
 
 use crate::check::run;

@@ -1,7 +1,7 @@
 //! One file, blocking: operations of a worker thread, one at a time.
 //!
-//! Knows: the backend's blocking face, what a machine without guest bytes can name. Must never know: what is in
-//! the file.
+//! Knows: the backend's blocking face, what a machine without guest bytes can name. Must never know: what is
+//! in the file.
 
 use quod::{Error, LOCK_PATIENCE, LOCK_RETRY};
 use quod_backend::blocking::{Answer, BlockingFile};

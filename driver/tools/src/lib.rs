@@ -1,7 +1,7 @@
 //! What blocks: the tools of images, for command lines and tests. Never call them from an event loop.
 //!
-//! An embedder links `quod`, which never blocks, and not this crate; a program that makes, describes, checks or
-//! maps images links both.
+//! An embedder links `quod`, which never blocks, and not this crate; a program that makes, describes, checks
+//! or maps images links both.
 //!
 //! Knows: paths and whole images. Must never know: how the driver pumps.
 

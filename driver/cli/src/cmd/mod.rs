@@ -1,6 +1,6 @@
 //! The subcommands, a file each: options, the call of the library, the answer in QEMU's words.
 //!
-//! Knows: the libraries' faces, words. Must never know: how a library does it; `io`, which is a room of its own.
+//! Knows: the libraries' faces, words. Must never know: how a library does it; `io`, a room of its own.
 
 pub mod bench;
 pub mod check;

@@ -1,4 +1,5 @@
-//! JSON as QEMU's tools print it: four spaces a level, empty lists and objects over two lines; and for people.
+//! JSON as QEMU's tools print it: four spaces a level, empty lists and objects over two lines; and what they
+//! print of it for people.
 //!
 //! Knows: JSON values. Must never know: what they say.
 
