@@ -212,7 +212,7 @@ impl Opening {
             opening.finish_raw();
         } else {
             let len = options.align.max(512);
-            opening.name(Step::ReadHeader, IoOp::ReadTable { offset: 0, len });
+            opening.emit(Step::ReadHeader, IoOp::ReadTable { offset: 0, len });
         }
         opening
     }
@@ -222,7 +222,7 @@ impl Opening {
         self.result.take().map(|result| result.map(|opened| *opened))
     }
 
-    fn name(&mut self, step: Step, op: IoOp) {
+    fn emit(&mut self, step: Step, op: IoOp) {
         self.step = step;
         self.id = self.id.wrapping_add(1);
         self.out = Some(op);
@@ -256,7 +256,7 @@ impl Opening {
             Format::Raw => match self.file_len.checked_sub(probe::TAIL as u64) {
                 None | Some(0) => self.finish_raw(),
                 Some(offset) => {
-                    self.name(Step::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
+                    self.emit(Step::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
                 }
             },
             Format::Qcow2 => self.read_region(bytes),
@@ -271,7 +271,7 @@ impl Opening {
     fn read_region(&mut self, bytes: &[u8]) {
         let align = u64::from(self.options.align.max(512));
         let len = align_up(qcow2::Header::region(bytes) as u64, align) as u32;
-        self.name(Step::ReadRegion, IoOp::ReadTable { offset: 0, len });
+        self.emit(Step::ReadRegion, IoOp::ReadTable { offset: 0, len });
     }
 
     fn region_read(&mut self, bytes: &[u8]) {
@@ -296,7 +296,7 @@ impl Opening {
         self.dirty = header.need_check();
         match header.backing_name() {
             Some((offset, len)) if len > 0 => {
-                self.name(Step::ReadName(header), IoOp::ReadTable { offset, len });
+                self.emit(Step::ReadName(header), IoOp::ReadTable { offset, len });
             }
             _ => self.put_in_order(header),
         }
@@ -309,7 +309,7 @@ impl Opening {
         }
         header.autoclear_features = 0;
         let len = header.block_len();
-        self.name(Step::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
+        self.emit(Step::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
     }
 
     fn check(&mut self, header: Header) {
@@ -404,7 +404,7 @@ impl Machine for Opening {
             (Step::ClearAutoclear(header), _) if self.options.sabotaged(Rule::AutoclearFirst) => {
                 self.check(header);
             }
-            (Step::ClearAutoclear(header), _) => self.name(Step::SyncAutoclear(header), IoOp::Sync),
+            (Step::ClearAutoclear(header), _) => self.emit(Step::SyncAutoclear(header), IoOp::Sync),
             (Step::SyncAutoclear(header), _) => self.check(header),
             _ => self.fail(Error::Misuse("a completion that was not asked for")),
         }

@@ -364,7 +364,7 @@ impl Image {
             (_, Some(counted)) => counted.header.block_len(),
             _ => return,
         };
-        self.name_io(Purpose::Header, name, 0, IoOp::WriteTable { offset: 0, len });
+        self.emit_io(Purpose::Header, name, 0, IoOp::WriteTable { offset: 0, len });
     }
 
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
@@ -426,7 +426,7 @@ impl Image {
             self.show_phase();
             return self.synced(Ok(()));
         }
-        self.name_io(Purpose::Sync, "sync", 0, IoOp::Sync);
+        self.emit_io(Purpose::Sync, "sync", 0, IoOp::Sync);
         self.show_phase();
     }
 
@@ -533,7 +533,7 @@ impl Image {
         self.commit.wrote = true;
         self.counters.table_writes += 1;
         self.counters.table_bytes_written += u64::from(len);
-        self.name_io(Purpose::Table(slot), "write table", offset, IoOp::WriteTable { offset, len });
+        self.emit_io(Purpose::Table(slot), "write table", offset, IoOp::WriteTable { offset, len });
     }
 
     pub(super) fn table_written(&mut self, slot: u32, result: Result<(), Error>) {

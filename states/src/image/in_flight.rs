@@ -16,7 +16,7 @@ use alloc::boxed::Box;
 
 impl Image {
     /// Names an I/O of a shared object.
-    pub(super) fn name_io(&mut self, purpose: Purpose, name: &'static str, offset: u64, op: IoOp) {
+    pub(super) fn emit_io(&mut self, purpose: Purpose, name: &'static str, offset: u64, op: IoOp) {
         match self.ios.insert(InFlight { purpose, name, offset }) {
             Some((index, generation)) => {
                 self.out_io.push_back(Io { id: IoId { index: self.own_ids + index, generation }, op });

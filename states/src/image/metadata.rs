@@ -74,7 +74,7 @@ impl Image {
             }
             self.commit.write_named();
             let op = IoOp::WriteTable { offset: offset + at, len: len as u32 };
-            self.name_io(Purpose::Reftable(at), "write refcount table", offset + at, op);
+            self.emit_io(Purpose::Reftable(at), "write refcount table", offset + at, op);
         }
         self.commit.set_cursor(next as usize);
         if self.commit.writes_in_flight() == 0 {

@@ -303,7 +303,7 @@ impl Image {
         if let Some(counted) = self.counted_mut()
             && !core::mem::replace(&mut counted.quarantine.paused, true)
         {
-            self.name_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
+            self.emit_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
         }
     }
 
@@ -367,7 +367,7 @@ impl Image {
                 true => ("clear space", IoOp::Clear { host, len }),
                 false => ("punch hole", IoOp::PunchHole { host, len }),
             };
-            self.name_io(Purpose::Punch(first, count), what, host, op);
+            self.emit_io(Purpose::Punch(first, count), what, host, op);
         }
     }
 

@@ -23,7 +23,7 @@ impl Image {
             let at = align_down(index as u64 * 8, block);
             let op = IoOp::WriteTable { offset: table + at, len: block as u32 };
             self.commit.unsynced = true;
-            self.name_io(Purpose::Spill(at), "write refcount table", table + at, op);
+            self.emit_io(Purpose::Spill(at), "write refcount table", table + at, op);
         }
     }
 
@@ -37,7 +37,7 @@ impl Image {
 
     /// An I/O that nobody waits for.
     pub(super) fn spill(&mut self, name: &'static str, op: IoOp) {
-        self.name_io(Purpose::Spill(0), name, 0, op);
+        self.emit_io(Purpose::Spill(0), name, 0, op);
     }
 
     /// QE9: blocks that did not change, between those that did, are not what memory holds.

@@ -372,7 +372,7 @@ impl Image {
             }
             self.space.growing = Some(to);
             let op = IoOp::Clear { host: from, len: to - from };
-            return self.name_io(Purpose::Clear, "clear space", from, op);
+            return self.emit_io(Purpose::Clear, "clear space", from, op);
         }
         if !self.may_grow(need > 0) {
             return;
@@ -402,7 +402,7 @@ impl Image {
         self.space.growing = Some(to);
         self.space.smallest = smallest;
         self.counters.grows += 1;
-        self.name_io(Purpose::Grow, "grow file", from, op);
+        self.emit_io(Purpose::Grow, "grow file", from, op);
     }
 
     /// A growth ended.

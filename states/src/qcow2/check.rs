@@ -265,7 +265,7 @@ impl Check {
         self.report.corruptions_fixed += 1;
     }
 
-    fn name(&mut self, step: Step, op: IoOp) {
+    fn emit(&mut self, step: Step, op: IoOp) {
         debug_assert!(self.out.is_none());
         self.step = step;
         self.id = self.id.wrapping_add(1);
@@ -290,14 +290,14 @@ impl Check {
         // a job without bytes: they come from the header when they are asked for
         self.job = Job { write: true, ..Job::default() };
         let len = self.header.block_len();
-        self.name(step, IoOp::WriteTable { offset: 0, len });
+        self.emit(step, IoOp::WriteTable { offset: 0, len });
     }
 
     fn go_on(&mut self, step: Step) {
         let offset = self.job.offset + self.job.done as u64;
         let len = (self.job.len - self.job.done).min(CHUNK) as u32;
         let write = self.job.write;
-        self.name(
+        self.emit(
             step,
             if write { IoOp::WriteTable { offset, len } } else { IoOp::ReadTable { offset, len } },
         );
@@ -314,7 +314,7 @@ impl Check {
             self.tell_hidden(self.fix.is_none() || fixed == 0);
         }
         if self.wrote {
-            return self.name(Step::SyncRepairs, IoOp::Sync);
+            return self.emit(Step::SyncRepairs, IoOp::Sync);
         }
         self.durable();
     }
@@ -349,7 +349,7 @@ impl Check {
             self.report.dropped = dropped;
         }
         if core::mem::take(&mut self.cut) && self.report.is_sound() && self.image_end() < self.len {
-            return self.name(Step::Cut, IoOp::SetLen { len: self.image_end() });
+            return self.emit(Step::Cut, IoOp::SetLen { len: self.image_end() });
         }
         self.step = Step::Ended;
         self.result = Some(Ok(core::mem::take(&mut self.report)));
@@ -397,18 +397,18 @@ impl Check {
             Step::FixBlock => self.write_blocks(),
             Step::NewBlock => self.write_new_blocks(),
             Step::SyncNewBlocks => self.write_new_reftable(),
-            Step::NewReftable => self.name(Step::SyncNewReftable, IoOp::Sync),
+            Step::NewReftable => self.emit(Step::SyncNewReftable, IoOp::Sync),
             Step::SyncNewReftable => self.write_header(Step::Switch),
-            Step::Switch => self.name(Step::SyncSwitch, IoOp::Sync),
+            Step::Switch => self.emit(Step::SyncSwitch, IoOp::Sync),
             Step::SyncSwitch => self.walk(),
             Step::FixCopiedL2 => self.next_copied(),
             Step::FixCopiedL1 => self.finish(),
-            Step::NewSnapshots => self.name(Step::SyncNewSnapshots, IoOp::Sync),
+            Step::NewSnapshots => self.emit(Step::SyncNewSnapshots, IoOp::Sync),
             Step::SyncNewSnapshots => self.write_header(Step::SwitchSnapshots),
-            Step::SwitchSnapshots => self.name(Step::SyncSwitchSnapshots, IoOp::Sync),
+            Step::SwitchSnapshots => self.emit(Step::SyncSwitchSnapshots, IoOp::Sync),
             Step::SyncSwitchSnapshots => self.write_blocks(),
             Step::SyncRepairs => self.durable(),
-            Step::WriteHeader | Step::MarkCorrupt => self.name(Step::SyncHeader, IoOp::Sync),
+            Step::WriteHeader | Step::MarkCorrupt => self.emit(Step::SyncHeader, IoOp::Sync),
             Step::SyncHeader => self.end(),
             Step::Cut => self.cut(Ok(())),
             _ => self.fail(Error::Misuse("a table read was completed without its bytes")),

@@ -110,7 +110,7 @@ impl Opening {
         self.result.take()
     }
 
-    fn name(&mut self, step: Step, op: IoOp) {
+    fn emit(&mut self, step: Step, op: IoOp) {
         self.step = step;
         self.id = self.id.wrapping_add(1);
         self.out = Some(op);
@@ -130,7 +130,7 @@ impl Opening {
         if len == 0 {
             return self.bitmaps_read(&[]);
         }
-        self.name(Step::Bitmaps, IoOp::ReadTable { offset, len });
+        self.emit(Step::Bitmaps, IoOp::ReadTable { offset, len });
     }
 
     /// What can be told of the bitmaps; a directory that is damaged, or cannot be read, is no reason not to
@@ -153,7 +153,7 @@ impl Opening {
             bitmaps.dropped = true;
         }
         let len = self.header.block_len();
-        self.name(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
+        self.emit(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
     }
 
     fn check(&mut self) {
@@ -189,7 +189,7 @@ impl Opening {
     fn next_snapshot(&mut self) {
         let (count, offset, len) = self.snapshots;
         if count < self.header.snapshots {
-            return self.name(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
+            return self.emit(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
         // of no bytes, if there are none
         self.tables.snapshots.push((self.header.snapshots_offset, offset));
@@ -220,7 +220,7 @@ impl Opening {
             return self.next_l1();
         }
         let (offset, len) = (self.header.reftable_offset + done, (bytes - done).min(CHUNK) as u32);
-        self.name(Step::Reftable, IoOp::ReadTable { offset, len });
+        self.emit(Step::Reftable, IoOp::ReadTable { offset, len });
     }
 
     fn next_l1(&mut self) {
@@ -237,7 +237,7 @@ impl Opening {
         // a cluster has at least so many bytes, and the table has whole ones
         let block = u64::from(self.options.align.max(512));
         let len = align_up(bytes - done, block).min(CHUNK) as u32;
-        self.name(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
+        self.emit(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
     }
 
     /// Where L2 tables lie is kept in mind, also beyond the end of the file: no space may be taken there.
@@ -269,7 +269,7 @@ impl Opening {
 
     fn next_tail(&mut self, mut tail: Tail) {
         match tail.next(&self.tables.reftable) {
-            Next::Read { offset, len } => self.name(Step::Tail(tail), IoOp::ReadTable { offset, len }),
+            Next::Read { offset, len } => self.emit(Step::Tail(tail), IoOp::ReadTable { offset, len }),
             Next::End(cluster) => self.tail_known(cluster),
         }
     }
@@ -337,7 +337,7 @@ impl Machine for Opening {
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
             (Step::Bitmaps, Outcome::Table(bytes)) => self.bitmaps_read(bytes),
             (Step::ClearAutoclear, _) if self.options.sabotaged(Rule::AutoclearFirst) => self.check(),
-            (Step::ClearAutoclear, _) => self.name(Step::SyncAutoclear, IoOp::Sync),
+            (Step::ClearAutoclear, _) => self.emit(Step::SyncAutoclear, IoOp::Sync),
             (Step::SyncAutoclear, _) => self.check(),
             (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
             (Step::Reftable, Outcome::Table(bytes)) if bytes.len() >= 8 => {

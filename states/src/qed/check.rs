@@ -153,7 +153,7 @@ impl Check {
         sound
     }
 
-    fn name(&mut self, step: Step, op: IoOp) {
+    fn emit(&mut self, step: Step, op: IoOp) {
         debug_assert!(self.out.is_none());
         self.step = step;
         self.id = self.id.wrapping_add(1);
@@ -171,7 +171,7 @@ impl Check {
 
     fn read_l1(&mut self) {
         let offset = self.geometry.l1_offset.0 + self.l1_at * 8;
-        self.name(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
+        self.emit(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
     }
 
     /// Goes on with the next L1 entry of the chunk that has an L2 table to walk.
@@ -199,7 +199,7 @@ impl Check {
         }
         if core::mem::take(&mut self.l1_fixed) {
             let offset = self.geometry.l1_offset.0 + self.l1_at * 8;
-            return self.name(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
+            return self.emit(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
         }
         self.next_l1_chunk();
     }
@@ -226,7 +226,7 @@ impl Check {
 
     fn read_l2(&mut self) {
         let offset = self.l2_table + self.l2_at * 8;
-        self.name(Step::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
+        self.emit(Step::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
     }
 
     fn walk_l2(&mut self) {
@@ -257,7 +257,7 @@ impl Check {
         }
         if core::mem::take(&mut self.l2_fixed) {
             let offset = self.l2_table + self.l2_at * 8;
-            return self.name(Step::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
+            return self.emit(Step::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
         }
         self.next_l2_chunk();
     }
@@ -278,7 +278,7 @@ impl Check {
             return self.end();
         }
         if self.repaired {
-            return self.name(Step::SyncRepairs, IoOp::Sync);
+            return self.emit(Step::SyncRepairs, IoOp::Sync);
         }
         self.repairs_durable();
     }
@@ -291,7 +291,7 @@ impl Check {
         let len = self.used.end << self.geometry.cluster_bits;
         // also a part of a cluster, which nothing may refer to
         match len < self.len {
-            true => self.name(Step::Trim, IoOp::SetLen { len }),
+            true => self.emit(Step::Trim, IoOp::SetLen { len }),
             false => self.clear(),
         }
     }
@@ -304,7 +304,7 @@ impl Check {
         self.report.leaks_fixed += given_back;
         self.len = len;
         match self.header.need_check() {
-            true => self.name(Step::SyncTrim, IoOp::Sync),
+            true => self.emit(Step::SyncTrim, IoOp::Sync),
             false => self.end(),
         }
     }
@@ -316,7 +316,7 @@ impl Check {
         }
         self.header.set_need_check(false);
         let len = self.header.block_len();
-        self.name(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+        self.emit(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
     }
 
     fn end(&mut self) {
@@ -382,7 +382,7 @@ impl Machine for Check {
             (Step::WriteL2, _) => self.next_l2_chunk(),
             (Step::WriteL1, _) => self.next_l1_chunk(),
             (Step::SyncRepairs, _) => self.repairs_durable(),
-            (Step::WriteHeader, _) => self.name(Step::SyncHeader, IoOp::Sync),
+            (Step::WriteHeader, _) => self.emit(Step::SyncHeader, IoOp::Sync),
             (Step::Trim, _) => self.trimmed(),
             (Step::SyncTrim, _) => self.clear(),
             (Step::SyncHeader, _) => self.end(),

@@ -86,7 +86,7 @@ impl Image {
             None => self.start_clear(),
             Some(len) => {
                 self.commit.phase = Phase::Cut;
-                self.name_io(Purpose::Cut, "set length", len, IoOp::SetLen { len });
+                self.emit_io(Purpose::Cut, "set length", len, IoOp::SetLen { len });
                 self.show_phase();
             }
         }

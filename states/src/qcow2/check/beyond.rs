@@ -184,7 +184,7 @@ impl Check {
             return self.load_blocks();
         }
         self.say(Finding::Dropped { entries: gone });
-        self.name(Step::SyncDropped, IoOp::Sync);
+        self.emit(Step::SyncDropped, IoOp::Sync);
     }
 
     pub(super) fn drop_l1_loaded(&mut self, bytes: &[u8]) {
@@ -324,7 +324,7 @@ impl Check {
             return false;
         }
         self.wrote = true;
-        self.name(Step::ExtendL1, IoOp::SetLen { len: end });
+        self.emit(Step::ExtendL1, IoOp::SetLen { len: end });
         true
     }
 

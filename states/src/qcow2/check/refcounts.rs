@@ -215,7 +215,7 @@ impl Check {
     }
 
     pub(super) fn write_new_blocks(&mut self) {
-        let Some(index) = self.dirty.pop_first() else { return self.name(Step::SyncNewBlocks, IoOp::Sync) };
+        let Some(index) = self.dirty.pop_first() else { return self.emit(Step::SyncNewBlocks, IoOp::Sync) };
         let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
         self.store(Step::NewBlock, offset, self.stored.block(index));
     }

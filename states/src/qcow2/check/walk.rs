@@ -345,7 +345,7 @@ impl Check {
                 if repaired {
                     if (offset >> bits) < CLUSTERS_MAX {
                         self.wrote = true;
-                        return self.name(Step::Extend, IoOp::SetLen { len: offset + cluster });
+                        return self.emit(Step::Extend, IoOp::SetLen { len: offset + cluster });
                     }
                     self.rebuild = true;
                 }
