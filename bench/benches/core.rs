@@ -2,7 +2,7 @@
 //! batching.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quod::states::{Gate, Kind, Options};
+use quod::states::{AllocationGate, Kind, Options};
 use quod_bench::bare::{Bare, CLUSTER, SLICE};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -50,8 +50,10 @@ fn allocating(c: &mut Criterion) {
     const GUEST: u64 = 4 << 30;
     let mut group = c.benchmark_group("core");
     group.throughput(Throughput::Elements(BATCH));
-    for gate in [Gate::Cluster, Gate::Table, Gate::NewTable, Gate::Image] {
-        let options = Options { gate, ..Options::default() };
+    for gate in
+        [AllocationGate::Cluster, AllocationGate::Table, AllocationGate::NewTable, AllocationGate::Image]
+    {
+        let options = Options { allocation_gate: gate, ..Options::default() };
         group.bench_function(BenchmarkId::new("allocating_write", format!("{gate:?}")), |b| {
             b.iter_custom(|iterations| {
                 let mut spent = Duration::ZERO;

@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quod::backend::{Backend, Completion, FileId, Op, OpenFlags, Output, Token};
-use quod::{AnyBackend, BackendKind, Buffer, Config, Format, Gate, OpenOptions};
+use quod::{AllocationGate, AnyBackend, BackendKind, Buffer, Config, Format, OpenOptions};
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Options};
 use quod_bench::trace::{Choice, Source};
@@ -62,9 +62,9 @@ fn round_trip(c: &mut Criterion) {
 }
 
 /// Allocates every cluster of a fresh image once: 4 KiB at a stride of 64 KiB, 64 in flight.
-fn allocate(path: &Path, gate: Gate, count: u64) -> Duration {
+fn allocate(path: &Path, gate: AllocationGate, count: u64) -> Duration {
     tools::create(path, &CreateOptions::new(Format::Qed, count << 16)).expect("a fresh image");
-    let open = OpenOptions::new().write(true).gate(gate).format(Some(Format::Qed));
+    let open = OpenOptions::new().write(true).allocation_gate(gate).format(Some(Format::Qed));
     let config = Config { requests: 64 + FLUSHES_MAX, ..Config::default() };
     let mut session = Session::with_config(path, open, config).expect("the image opens");
     let load = Load {
@@ -91,7 +91,9 @@ fn gates(c: &mut Criterion) {
     let path = folder.path().join("image.qed");
     let mut group = c.benchmark_group("allocating_writes");
     group.throughput(Throughput::Elements(COUNT)).sample_size(10);
-    for gate in [Gate::Cluster, Gate::Table, Gate::NewTable, Gate::Image] {
+    for gate in
+        [AllocationGate::Cluster, AllocationGate::Table, AllocationGate::NewTable, AllocationGate::Image]
+    {
         group.bench_function(BenchmarkId::from_parameter(format!("{gate:?}")), |b| {
             b.iter_custom(|iterations| (0..iterations).map(|_| allocate(&path, gate, COUNT)).sum());
         });

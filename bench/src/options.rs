@@ -3,26 +3,26 @@
 //! Knows: text. Must never know: which command it came from.
 
 use crate::trace::Waits;
-use quod::{BackendKind, Format, Gate};
+use quod::{AllocationGate, BackendKind, Format};
 
 /// `image`, `new-table`, `table` or `cluster`.
-pub fn gate(text: &str) -> Result<Gate, String> {
+pub fn gate(text: &str) -> Result<AllocationGate, String> {
     match text {
-        "image" => Ok(Gate::Image),
-        "new-table" => Ok(Gate::NewTable),
-        "table" => Ok(Gate::Table),
-        "cluster" => Ok(Gate::Cluster),
+        "image" => Ok(AllocationGate::Image),
+        "new-table" => Ok(AllocationGate::NewTable),
+        "table" => Ok(AllocationGate::Table),
+        "cluster" => Ok(AllocationGate::Cluster),
         _ => Err(format!("'{text}' is not a gate: image, new-table, table or cluster")),
     }
 }
 
 /// The word of a gate.
-pub fn gate_name(gate: Gate) -> &'static str {
+pub fn gate_name(gate: AllocationGate) -> &'static str {
     match gate {
-        Gate::Image => "image",
-        Gate::NewTable => "new-table",
-        Gate::Table => "table",
-        Gate::Cluster => "cluster",
+        AllocationGate::Image => "image",
+        AllocationGate::NewTable => "new-table",
+        AllocationGate::Table => "table",
+        AllocationGate::Cluster => "cluster",
     }
 }
 
@@ -60,7 +60,9 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for value in [Gate::Image, Gate::NewTable, Gate::Table, Gate::Cluster] {
+        for value in
+            [AllocationGate::Image, AllocationGate::NewTable, AllocationGate::Table, AllocationGate::Cluster]
+        {
             assert_eq!(gate(gate_name(value)), Ok(value));
         }
         assert!(gate("").is_err() && backend("aio").is_err());

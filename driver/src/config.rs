@@ -5,7 +5,7 @@
 
 use crate::gate::{DenyBacking, Named, OpenGate};
 use quod_backend::BackendKind;
-use quod_states::{Format, Gate, Options, Policy};
+use quod_states::{AllocationGate, Format, Options, Policy};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +50,7 @@ pub struct OpenOptions {
     pub(crate) lock: bool,
     pub(crate) tolerate_writers: bool,
     pub(crate) policy: Policy,
-    pub(crate) gate: Gate,
+    pub(crate) allocation_gate: AllocationGate,
     pub(crate) cache_bytes: u64,
     pub(crate) grow_step: u64,
     pub(crate) allocate_ahead: bool,
@@ -62,7 +62,7 @@ pub struct OpenOptions {
     pub(crate) max_depth: u32,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: u64,
-    gatekeeper: Arc<Mutex<dyn OpenGate + Send>>,
+    open_gate: Arc<Mutex<dyn OpenGate + Send>>,
 }
 
 impl Default for OpenOptions {
@@ -84,7 +84,7 @@ impl OpenOptions {
             lock: true,
             tolerate_writers: false,
             policy: core.policy,
-            gate: core.gate,
+            allocation_gate: core.allocation_gate,
             cache_bytes: core.cache_bytes,
             grow_step: core.grow_step,
             allocate_ahead: true,
@@ -96,7 +96,7 @@ impl OpenOptions {
             max_depth: 32,
             #[cfg(feature = "sabotage")]
             sabotage: 0,
-            gatekeeper: Arc::new(Mutex::new(DenyBacking)),
+            open_gate: Arc::new(Mutex::new(DenyBacking)),
         }
     }
 
@@ -158,8 +158,8 @@ impl OpenOptions {
     }
 
     /// What an allocating write waits for.
-    pub fn gate(mut self, gate: Gate) -> Self {
-        self.gate = gate;
+    pub fn allocation_gate(mut self, gate: AllocationGate) -> Self {
+        self.allocation_gate = gate;
         self
     }
 
@@ -207,15 +207,15 @@ impl OpenOptions {
     }
 
     /// Who may be opened as a backing or data file; nobody by default. See [`crate::gate`].
-    pub fn backing(mut self, gate: impl OpenGate + Send + 'static) -> Self {
-        self.gatekeeper = Arc::new(Mutex::new(gate));
+    pub fn open_gate(mut self, gate: impl OpenGate + Send + 'static) -> Self {
+        self.open_gate = Arc::new(Mutex::new(gate));
         self
     }
 
     /// As [`OpenOptions::backing`], with a closure: the image and the name as it stands there in, the file to
     /// open out.
-    pub fn gate_fn(self, gate: impl FnMut(&Named<'_>) -> Option<PathBuf> + Send + 'static) -> Self {
-        self.backing(gate)
+    pub fn open_gate_fn(self, gate: impl FnMut(&Named<'_>) -> Option<PathBuf> + Send + 'static) -> Self {
+        self.open_gate(gate)
     }
 
     /// Do not open the backing file at all: what the image does not hold reads as zeros. For tools.
@@ -239,7 +239,7 @@ impl OpenOptions {
 
     /// Asks the gate.
     pub(crate) fn ask_gate(&self, named: &Named<'_>) -> Option<PathBuf> {
-        self.gatekeeper.lock().unwrap_or_else(PoisonError::into_inner).allow(named)
+        self.open_gate.lock().unwrap_or_else(PoisonError::into_inner).allow(named)
     }
 
     /// The machine's settings for the layer at `depth` (0: the image) of a file with this alignment.
@@ -253,7 +253,7 @@ impl OpenOptions {
             cache_bytes: self.cache_bytes,
             align,
             policy: self.policy,
-            gate: self.gate,
+            allocation_gate: self.allocation_gate,
             read_only: depth > 0 || !self.write,
             commit_ms: self.commit_ms,
             need_check_ms: self.need_check_ms,
@@ -273,7 +273,7 @@ impl fmt::Debug for OpenOptions {
             .field("format", &self.format)
             .field("lock", &self.lock)
             .field("policy", &self.policy)
-            .field("gate", &self.gate)
+            .field("allocation_gate", &self.allocation_gate)
             .finish_non_exhaustive()
     }
 }

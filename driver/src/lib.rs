@@ -47,8 +47,8 @@ pub use stats::{KINDS, PathClass, Stats};
 
 pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
 pub use quod_states::{
-    Backing, Bitmaps, Counters, Extent, Flags, Foreign, Format, Gate, Info, Kind, Met, Policy, State, Status,
-    Transition,
+    AllocationGate, Backing, Bitmaps, Counters, Extent, Flags, Foreign, Format, Info, Kind, Met, Policy,
+    State, Status, Transition,
 };
 pub use {quod_backend as backend, quod_states as states};
 

@@ -157,7 +157,7 @@ impl Life {
         let (corruptions, leaks) = check_bytes(&self.world.file());
         assert_eq!((corruptions, leaks), (0, 0), "{}", self.story);
         let sim = self.world.driver.backend().crash_with(|_| 0);
-        let mut again = World::open(sim, OpenOptions::new().backing(AllowAll), 1);
+        let mut again = World::open(sim, OpenOptions::new().open_gate(AllowAll), 1);
         assert!(again.read(0, self.size as usize) == read, "{}: closing changed the disk", self.story);
     }
 }

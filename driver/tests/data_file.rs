@@ -41,7 +41,7 @@ fn the_gate_is_asked_and_the_file_is_shown() {
         notes.lock().unwrap().push((named.image.to_path_buf(), named.name.to_vec(), named.role));
         named.path()
     };
-    let session = Session::open(&image, OpenOptions::new().gate_fn(gate)).unwrap();
+    let session = Session::open(&image, OpenOptions::new().open_gate_fn(gate)).unwrap();
     assert_eq!(*asked.lock().unwrap(), [(image.clone(), name.clone().into_bytes(), Role::Data)]);
     let layers = &session.info().unwrap().layers;
     assert_eq!((layers.len(), &layers[0].path), (1, &image));
@@ -49,7 +49,7 @@ fn the_gate_is_asked_and_the_file_is_shown() {
     assert_eq!(layers[0].info.data_file.as_deref(), Some(name.as_bytes()));
     assert!(!layers[0].info.data_file_raw);
     session.close().unwrap();
-    Session::open(&image, OpenOptions::new().backing(SameDirectory)).unwrap().close().unwrap();
+    Session::open(&image, OpenOptions::new().open_gate(SameDirectory)).unwrap().close().unwrap();
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn the_embedder_may_name_the_file_itself() {
     let (folder, image, data) = images(",data_file_raw=on");
     let moved = folder.path().join("moved");
     std::fs::rename(&data, &moved).unwrap();
-    let error = failure(&image, OpenOptions::new().backing(AllowAll));
+    let error = failure(&image, OpenOptions::new().open_gate(AllowAll));
     assert!(matches!(&error, Error::Io { path, errno: libc::ENOENT, .. } if *path == data), "{error:?}");
     // without asking the gate
     let session = Session::open(&image, OpenOptions::new().data_file(&moved)).unwrap();
@@ -79,7 +79,7 @@ fn forget_name(image: &Path) {
 fn a_file_that_the_image_does_not_name_is_the_embedder_s_to_name() {
     let (_folder, image, data) = images("");
     forget_name(&image);
-    let error = failure(&image, OpenOptions::new().backing(AllowAll));
+    let error = failure(&image, OpenOptions::new().open_gate(AllowAll));
     let what = "external data file that the header does not name";
     assert!(
         matches!(&error, Error::Unsupported { path, what: why } if *path == image && why.ends_with(what))
@@ -95,7 +95,7 @@ fn what_it_names_must_be_another_file() {
     let (_folder, image, data) = images("");
     std::fs::remove_file(&data).unwrap();
     std::os::unix::fs::symlink(&image, &data).unwrap();
-    for options in [OpenOptions::new().backing(AllowAll), OpenOptions::new().data_file(&image)] {
+    for options in [OpenOptions::new().open_gate(AllowAll), OpenOptions::new().data_file(&image)] {
         match failure(&image, options) {
             Error::BackingLoop { image: by, .. } => assert_eq!(by, image),
             other => panic!("{other:?}"),
@@ -110,11 +110,11 @@ fn what_it_names_must_be_another_file() {
     args.extend(backing);
     args.push(arg(&top));
     good("qemu-img", &args);
-    let session = Session::open(&top, OpenOptions::new().backing(AllowAll)).unwrap();
+    let session = Session::open(&top, OpenOptions::new().open_gate(AllowAll)).unwrap();
     let files: Vec<_> = session.info().unwrap().layers.iter().map(|layer| layer.data_file.clone()).collect();
     assert_eq!(files, [Some(folder.path().join("top.data")), Some(data.clone())]);
     session.close().unwrap();
-    let error = failure(&top, OpenOptions::new().backing(AllowAll).data_file(&data));
+    let error = failure(&top, OpenOptions::new().open_gate(AllowAll).data_file(&data));
     assert_eq!(error, Error::BackingLoop { image: base, repeated: data });
 }
 
@@ -126,7 +126,7 @@ fn a_file_without_a_name_is_refused_and_no_name_is_a_protocol_s() {
     let mut bytes = good.clone();
     bytes[at..at + 4].copy_from_slice(&0x1234_5678u32.to_be_bytes());
     std::fs::write(&image, &bytes).unwrap();
-    match failure(&image, OpenOptions::new().backing(AllowAll)) {
+    match failure(&image, OpenOptions::new().open_gate(AllowAll)) {
         Error::Unsupported { what, .. } => assert!(what.contains("data file"), "{what}"),
         other => panic!("{other:?}"),
     }
@@ -134,11 +134,11 @@ fn a_file_without_a_name_is_refused_and_no_name_is_a_protocol_s() {
     bytes[at + 8..at + 12].copy_from_slice(b"nbd:");
     std::fs::write(&image, &bytes).unwrap();
     // QEMU too takes it for the name of a file, in whatever folder it runs
-    match failure(&image, OpenOptions::new().backing(AllowAll)) {
+    match failure(&image, OpenOptions::new().open_gate(AllowAll)) {
         Error::Io { path, errno: libc::ENOENT, .. } => assert!(path.starts_with("nbd:"), "{path:?}"),
         other => panic!("{other:?}"),
     }
-    match failure(&image, OpenOptions::new().backing(SameDirectory)) {
+    match failure(&image, OpenOptions::new().open_gate(SameDirectory)) {
         Error::Ambiguous { image: by, here, beside, .. } => {
             assert!(by == image && here.starts_with("nbd:") && beside.starts_with(image.parent().unwrap()));
         }
@@ -150,7 +150,7 @@ fn a_file_without_a_name_is_refused_and_no_name_is_a_protocol_s() {
 #[test]
 fn it_is_locked_like_the_image_and_let_go_with_it() {
     let (_folder, image, data) = images("");
-    let reads = || OpenOptions::new().backing(AllowAll);
+    let reads = || OpenOptions::new().open_gate(AllowAll);
     let writes = || OpenOptions::new().format(Some(quod::Format::Raw)).write(true);
     let reader = Session::open(&image, reads()).unwrap();
     assert_eq!(failure(&data, writes()), Error::Locked { path: data.clone(), lock: "write" });
@@ -167,7 +167,8 @@ fn it_is_locked_like_the_image_and_let_go_with_it() {
 fn unallocated_clusters_read_as_zeros() {
     let (_folder, image, _data) = images("");
     for direct in [false, true] {
-        let mut session = Session::open(&image, OpenOptions::new().backing(AllowAll).direct(direct)).unwrap();
+        let mut session =
+            Session::open(&image, OpenOptions::new().open_gate(AllowAll).direct(direct)).unwrap();
         let mut bytes = vec![9; 100_000];
         session.read(77, &mut bytes).unwrap();
         assert!(bytes.iter().all(|&byte| byte == 0));
@@ -221,7 +222,7 @@ fn the_guest_data_is_read_from_it() {
         good("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", arg(&image), arg(&raw)]);
         let model = std::fs::read(&raw).unwrap();
         assert!(model[1 << 20] == 2 && model[SIZE as usize - 1] == 3);
-        let options = OpenOptions::new().backing(AllowAll).direct(n % 2 == 1);
+        let options = OpenOptions::new().open_gate(AllowAll).direct(n % 2 == 1);
         let mut session = Session::open(&image, options).unwrap();
         let mut bytes = vec![9; SIZE as usize];
         session.read(0, &mut bytes).unwrap();

@@ -81,7 +81,7 @@ fn their_turn(case: &mut Case, commands: usize) {
     judge(case, "after their turn");
     let mut ours = Ours::open(
         &case.image(),
-        OpenOptions::new().backing(AllowAll).direct(case.direct),
+        OpenOptions::new().open_gate(AllowAll).direct(case.direct),
         case.config(),
         &case.story,
     )
@@ -186,7 +186,7 @@ fn a_write_into_a_zero_cluster_leaves_zeros_around_it() {
     model[64 << 10..].fill(0);
     model[70_000..70_100].fill(5);
     qemu::io(&path, &[], &["write -z 65536 65536".into()], "zero cluster");
-    let mut session = Session::open(&path, OpenOptions::new().write(true).backing(AllowAll)).unwrap();
+    let mut session = Session::open(&path, OpenOptions::new().write(true).open_gate(AllowAll)).unwrap();
     session.write(70_000, &[5; 100]).unwrap();
     session.close().unwrap();
     qemu::assert_holds(&path, &model, "written by us");
@@ -201,7 +201,7 @@ fn a_disk_does_not_grow_into_a_longer_backing_file() {
     let theirs = qemu::run("qemu-io", &["-f", "qed", "-c", "truncate 128k", arg(&path)]);
     let text = format!("{}{}", theirs.stdout, theirs.stderr);
     assert!(text.contains("does not support requested flags"), "{text}");
-    let mut session = Session::open(&path, OpenOptions::new().write(true).backing(AllowAll)).unwrap();
+    let mut session = Session::open(&path, OpenOptions::new().write(true).open_gate(AllowAll)).unwrap();
     match session.resize(128 << 10) {
         Err(Error::Unsupported { .. }) => session.close().unwrap(),
         other => {
@@ -212,7 +212,7 @@ fn a_disk_does_not_grow_into_a_longer_backing_file() {
     }
     // as long as the disk, or shorter: nothing can show
     let path = over_raw(folder.path(), 128 << 10, 100_000);
-    let mut session = Session::open(&path, OpenOptions::new().write(true).backing(AllowAll)).unwrap();
+    let mut session = Session::open(&path, OpenOptions::new().write(true).open_gate(AllowAll)).unwrap();
     session.write(100_001, &[7]).unwrap();
     session.resize(256 << 10).unwrap();
     session.close().unwrap();

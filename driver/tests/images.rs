@@ -33,7 +33,7 @@ fn pattern(seed: u32, len: usize) -> Vec<u8> {
 }
 
 fn writable() -> OpenOptions {
-    OpenOptions::new().write(true).backing(AllowAll)
+    OpenOptions::new().write(true).open_gate(AllowAll)
 }
 
 fn failure(path: &Path, options: OpenOptions) -> Error {
@@ -114,7 +114,7 @@ fn a_chain_of_three_holds_what_was_written_buffered_and_direct() {
         scribble(&mut session, &mut model, seed, 150);
         session.close().unwrap();
         sound(&top);
-        let mut again = Session::open(&top, OpenOptions::new().backing(SameDirectory)).unwrap();
+        let mut again = Session::open(&top, OpenOptions::new().open_gate(SameDirectory)).unwrap();
         let mut all = vec![0; model.len()];
         again.read(0, &mut all).unwrap();
         assert!(all == model, "seed {seed}: after reopening");
@@ -140,7 +140,7 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     let elsewhere = folder.path("base.raw");
     let gate = move |named: &Named<'_>| (named.name == b"base.raw").then(|| elsewhere.clone());
     assert_eq!(
-        Session::open(&top, OpenOptions::new().gate_fn(gate)).unwrap().info().unwrap().layers.len(),
+        Session::open(&top, OpenOptions::new().open_gate_fn(gate)).unwrap().info().unwrap().layers.len(),
         2
     );
     let protocol = folder.qed("nbd.qed", 65536, Some(("nbd:localhost:10809", None)));
@@ -150,7 +150,7 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     // QEMU looks for it in the working directory, and no other file is taken for it
     let error = failure(&prefixed, writable());
     assert_eq!(error, Error::Io { path: "base.raw".into(), op: "open", errno: libc::ENOENT });
-    let error = failure(&prefixed, OpenOptions::new().backing(SameDirectory));
+    let error = failure(&prefixed, OpenOptions::new().open_gate(SameDirectory));
     let (name, here) = ("file:base.raw".to_string(), PathBuf::from("base.raw"));
     assert_eq!(error, Error::Ambiguous { image: prefixed, name, here, beside: folder.path("base.raw") });
 }
@@ -344,7 +344,7 @@ fn foreign_formats_are_refused_by_name() {
         for options in [OpenOptions::new(), writable(), OpenOptions::new().direct(true)] {
             assert_eq!(failure(&base, options), refused);
         }
-        for options in [OpenOptions::new().backing(AllowAll), writable()] {
+        for options in [OpenOptions::new().open_gate(AllowAll), writable()] {
             assert_eq!(failure(&top, options), refused);
         }
         assert_eq!(tools::probe(&base), Err(refused.clone()));

@@ -99,7 +99,7 @@ fn shape(writes: &[(u64, u64)], start: fn(Variant) -> (Vec<u8>, Vec<u8>)) {
             if seed == 0 {
                 judge_bytes(&sim.file_bytes("disk"), &[("base", &base)], &read, &story);
             }
-            let mut again = World::open(sim, OpenOptions::new().backing(AllowAll), seed);
+            let mut again = World::open(sim, OpenOptions::new().open_gate(AllowAll), seed);
             let closed = again.read(0, SIZE);
             assert!(closed == read, "{story}: other bytes after closing");
             if !overlap {

@@ -116,7 +116,7 @@ fn deflated(bytes: &[u8], window: u8) -> Vec<u8> {
 }
 
 fn all(path: &Path) -> Vec<u8> {
-    let mut session = Session::open(path, OpenOptions::new().backing(AllowAll)).unwrap();
+    let mut session = Session::open(path, OpenOptions::new().open_gate(AllowAll)).unwrap();
     let mut bytes = vec![0xaa; session.info().unwrap().virtual_size as usize];
     session.read(0, &mut bytes).unwrap();
     session.close().unwrap();
@@ -125,7 +125,7 @@ fn all(path: &Path) -> Vec<u8> {
 
 /// Writes `bytes` at `offset` of the disk and of its model.
 fn write(path: &Path, model: &mut [u8], offset: usize, bytes: &[u8]) {
-    let mut session = Session::open(path, OpenOptions::new().write(true).backing(AllowAll)).unwrap();
+    let mut session = Session::open(path, OpenOptions::new().write(true).open_gate(AllowAll)).unwrap();
     session.write(offset as u64, bytes).unwrap();
     session.close().unwrap();
     model[offset..offset + bytes.len()].copy_from_slice(bytes);

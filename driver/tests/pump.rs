@@ -136,10 +136,10 @@ fn chain_round_trip(seed: u64, direct: bool) {
     sim.insert_file("disk", &qed(SIZE as u64, Some("middle")), FileOptions::default());
     // few control blocks, so that extents and children wait for them
     let acbs = 1 + seed as u32 % 9;
-    let options = OpenOptions::new().write(true).direct(direct).backing(AllowAll).acbs(acbs).commit_ms(1);
+    let options = OpenOptions::new().write(true).direct(direct).open_gate(AllowAll).acbs(acbs).commit_ms(1);
     let driver = round_trip(sim, seed, options, &mut model);
     let mut driver = driver_on(driver.backend().crash_with(|_| 0));
-    let (disk, result) = open(&mut driver, OpenOptions::new().backing(AllowAll));
+    let (disk, result) = open(&mut driver, OpenOptions::new().open_gate(AllowAll));
     result.unwrap();
     assert_eq!(driver.layers(disk), 3);
     submit(&mut driver, disk, Request::read(0, Buffer::zeroed(SIZE), 0));
@@ -333,7 +333,7 @@ fn several_disks_share_a_driver() {
     sim.insert_file("other", &[2; 4096], FileOptions::default());
     let mut driver = driver_on(sim);
     let a = driver.open("disk", raw()).unwrap();
-    let b = driver.open("other", raw().backing(AllowAll)).unwrap();
+    let b = driver.open("other", raw().open_gate(AllowAll)).unwrap();
     let mut order = Seeded::new(6);
     for _ in 0..2 {
         next(&mut driver, &mut order).result.unwrap();
@@ -365,7 +365,7 @@ fn a_failing_backing_file_is_the_one_that_is_named() {
     sim.insert_file("middle", &qed(SIZE as u64, Some("base")), FileOptions::default());
     sim.insert_file("disk", &qed(SIZE as u64, Some("middle")), FileOptions::default());
     let mut driver = driver_on(sim);
-    let options = || OpenOptions::new().write(true).backing(AllowAll);
+    let options = || OpenOptions::new().write(true).open_gate(AllowAll);
     let (disk, result) = open(&mut driver, options());
     result.unwrap();
     let mut order = Seeded::new(8);

@@ -29,7 +29,7 @@ fn same(image: &Path, format: &str, n: usize, story: &str) {
     let decompressors = [0, 4, 1][n % 3];
     let story = &format!("{story}: {backend:?} direct {direct} decompressors {decompressors}");
     let config = Config { backend, decompressors, ..Config::default() };
-    let options = OpenOptions::new().backing(AllowAll).direct(direct);
+    let options = OpenOptions::new().open_gate(AllowAll).direct(direct);
     let mut ours =
         Ours::open(image, options, config, story).unwrap_or_else(|error| panic!("{story}: {error}"));
     let mut model = expected(image, format);
@@ -123,7 +123,7 @@ fn a_compressed_image_below_a_qed_image_that_is_written() {
         let backing = Some(("base.qcow2".to_string(), Some(Format::Qcow2)));
         let _ = std::fs::remove_file(&top);
         tools::create(&top, &CreateOptions { backing, ..CreateOptions::new(Format::Qed, 4 << 20) }).unwrap();
-        let options = OpenOptions::new().write(true).backing(AllowAll);
+        let options = OpenOptions::new().write(true).open_gate(AllowAll);
         let mut session = Session::open(&top, options).unwrap();
         for at in [5, 70_000, 1 << 20, (2 << 20) - 100] {
             session.write(at, &[n as u8 + 1; 3000]).unwrap();
@@ -185,7 +185,7 @@ fn entries(bytes: &[u8]) -> [(usize, u64); 2] {
 }
 
 fn read_all(image: &Path) -> Result<Vec<u8>, Error> {
-    let mut session = Session::open(image, OpenOptions::new().backing(AllowAll))?;
+    let mut session = Session::open(image, OpenOptions::new().open_gate(AllowAll))?;
     let size = session.info().unwrap().virtual_size as usize;
     let mut bytes = vec![0; size];
     session.read(0, &mut bytes)?;

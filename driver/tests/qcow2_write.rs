@@ -106,7 +106,7 @@ impl Case {
         let random = &mut self.random;
         let options = OpenOptions::new()
             .write(true)
-            .backing(AllowAll)
+            .open_gate(AllowAll)
             .direct(random.one_in(2))
             .policy(random.pick(&[Policy::Writeback, Policy::Writethrough]))
             .cache_bytes(random.pick(&[64 << 10, 32 << 20]))
@@ -405,7 +405,7 @@ fn sizes_change_both_ways() {
         let mut model = expected(&image, "qcow2");
         let mut random = Random(n as u64);
         let open = || {
-            let options = OpenOptions::new().write(true).backing(AllowAll);
+            let options = OpenOptions::new().write(true).open_gate(AllowAll);
             Ours::open(&image, options, Config::default(), &story).unwrap()
         };
         let mut ours = open();

@@ -42,7 +42,7 @@ pub use image::{Alarm, Counters, Image, Timer};
 pub use io::{FillSource, Io, IoId, IoOp, Outcome, Part};
 pub use machine::Machine;
 pub use open::{Backing, Bitmaps, Format, Info, Opened, Opening};
-pub use options::{Gate, Options, Policy};
+pub use options::{AllocationGate, Options, Policy};
 pub use probe::Foreign;
 pub use request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId, Status};
 pub use rule::Rule;

@@ -14,7 +14,7 @@ pub enum Policy {
 
 /// What an allocating write waits for: the steps of the 2010 discussion.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Gate {
+pub enum AllocationGate {
     /// Every other allocating write of the image (QED as shipped).
     Image,
     /// Others only while one of them allocates an L2 table (the patch).
@@ -39,8 +39,8 @@ pub struct Options {
     pub align: u32,
     /// See [`Policy`].
     pub policy: Policy,
-    /// See [`Gate`].
-    pub gate: Gate,
+    /// See [`AllocationGate`].
+    pub allocation_gate: AllocationGate,
     /// Refuse everything that writes; write nothing.
     pub read_only: bool,
     /// Dirty mappings are committed after this many milliseconds.
@@ -78,7 +78,7 @@ impl Default for Options {
             cache_bytes: 32 << 20,
             align: 1,
             policy: Policy::Writeback,
-            gate: Gate::Cluster,
+            allocation_gate: AllocationGate::Cluster,
             read_only: false,
             commit_ms: 1000,
             need_check_ms: 5000,

@@ -22,7 +22,7 @@ use crate::measure::timeline::Timeline;
 use crate::report::{Hold, Report, Verification};
 use crate::trace::{self, Choice, Source, Summary};
 use quod::backend::Backend as _;
-use quod::{BackendKind, Config, DiskInfo, Format, Gate, OpenOptions, Policy};
+use quod::{AllocationGate, BackendKind, Config, DiskInfo, Format, OpenOptions, Policy};
 use quod_tools::{self as tools, Session};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ pub struct Options {
     /// Past the page cache.
     pub direct: bool,
     /// What an allocating write waits for.
-    pub gate: Gate,
+    pub gate: AllocationGate,
     /// When it completes.
     pub policy: Policy,
     /// Follow the states: time by state in the report, and the timeline.
@@ -109,7 +109,7 @@ impl Default for Options {
             format: None,
             backend: BackendKind::Auto,
             direct: false,
-            gate: Gate::default(),
+            gate: AllocationGate::default(),
             policy: Policy::default(),
             follow: true,
             timeline: None,
@@ -278,7 +278,7 @@ fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Sess
     let queue_depth = Config::default().queue_depth.max(options.depth);
     let config = Config { backend: options.backend, queue_depth, requests, trace, ..Config::default() };
     let open = OpenOptions::new().write(write).direct(options.direct).format(options.format);
-    let open = open.gate(options.gate).policy(options.policy).backing(quod::AllowAll);
+    let open = open.allocation_gate(options.gate).policy(options.policy).open_gate(quod::AllowAll);
     Session::with_config(path, open, config)
 }
 

@@ -5,7 +5,7 @@ use super::independent::Reader;
 use super::ours::{Apart, Op};
 use super::qemu::{self, arg};
 use super::random::Random;
-use quod::{AllowAll, BackendKind, Config, Format, Gate, OpenOptions, Policy};
+use quod::{AllocationGate, AllowAll, BackendKind, Config, Format, OpenOptions, Policy};
 use quod_tools::{self as tools, CreateOptions};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -149,7 +149,7 @@ impl Case {
         let mut model = raw.unwrap_or_default().to_vec();
         model.resize(size, 0);
         let mut session =
-            tools::Session::open(&path, OpenOptions::new().write(true).backing(AllowAll)).unwrap();
+            tools::Session::open(&path, OpenOptions::new().write(true).open_gate(AllowAll)).unwrap();
         for _ in 0..10 {
             let range = some_range(&mut self.random, size, cluster, 3 * cluster);
             if self.random.one_in(4) {
@@ -200,12 +200,18 @@ impl Case {
         let random = &mut self.random;
         OpenOptions::new()
             .write(true)
-            .backing(AllowAll)
+            .open_gate(AllowAll)
             .format(random.pick(&[None, Some(Format::Qed)]))
             .direct(self.direct)
             .backing_direct(random.pick(&[None, Some(false), Some(true)]))
             .policy(self.policy)
-            .gate(random.pick(&[Gate::Cluster, Gate::Cluster, Gate::Table, Gate::NewTable, Gate::Image]))
+            .allocation_gate(random.pick(&[
+                AllocationGate::Cluster,
+                AllocationGate::Cluster,
+                AllocationGate::Table,
+                AllocationGate::NewTable,
+                AllocationGate::Image,
+            ]))
             .cache_bytes(random.pick(&[64 << 10, 32 << 20]))
             .grow_step(random.pick(&[4096, 1 << 20, 64 << 20]))
             .allocate_ahead(random.one_in(2))

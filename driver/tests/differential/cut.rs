@@ -36,7 +36,7 @@ fn judge_cut(case: &Case, cut: &Path, states: &[Vec<u8>], story: &str) {
     let ours = tools::check(cut, None, None).unwrap();
     assert_eq!(Some((ours.corruptions, ours.leaks)), counts.map(|counts| (0, counts.leaks)), "{story}");
     let mut reading =
-        Ours::open(cut, OpenOptions::new().backing(AllowAll), case_config(case), story).unwrap();
+        Ours::open(cut, OpenOptions::new().open_gate(AllowAll), case_config(case), story).unwrap();
     reading.assert_holds(&bytes, "read-only after a cut");
     reading.close();
     assert!(std::fs::read(cut).unwrap() == before, "{story}: looking at it changed it");
@@ -44,7 +44,7 @@ fn judge_cut(case: &Case, cut: &Path, states: &[Vec<u8>], story: &str) {
     std::fs::copy(cut, &theirs).unwrap();
     qemu::io(&theirs, &[], &["flush".into()], story);
     assert!(read_by_qemu(&theirs, bytes.len()) == bytes, "{story}: QEMU's repair changed the disk");
-    let options = OpenOptions::new().write(true).backing(AllowAll);
+    let options = OpenOptions::new().write(true).open_gate(AllowAll);
     let mut repaired = Ours::open(cut, options, case_config(case), story).unwrap();
     repaired.assert_holds(&bytes, "repaired by us");
     repaired.close();

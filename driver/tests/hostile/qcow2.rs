@@ -67,7 +67,7 @@ struct Written {
 fn options() -> OpenOptions {
     // every file of the image's folder, where some names lead from the working directory for QEMU
     let gate = |named: &Named<'_>| named.beside().or_else(|| named.path());
-    OpenOptions::new().format(Some(Format::Qcow2)).gate_fn(gate).cache_bytes(64 << 10).grow_step(4096)
+    OpenOptions::new().format(Some(Format::Qcow2)).open_gate_fn(gate).cache_bytes(64 << 10).grow_step(4096)
 }
 
 fn config() -> Config {

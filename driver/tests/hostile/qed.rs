@@ -85,7 +85,11 @@ pub fn guest_model() -> Vec<u8> {
 }
 
 pub fn options() -> OpenOptions {
-    OpenOptions::new().format(Some(Format::Qed)).backing(SameDirectory).cache_bytes(64 << 10).grow_step(4096)
+    OpenOptions::new()
+        .format(Some(Format::Qed))
+        .open_gate(SameDirectory)
+        .cache_bytes(64 << 10)
+        .grow_step(4096)
 }
 
 fn config() -> Config {

@@ -19,7 +19,7 @@ fn refusal(path: &Path, options: OpenOptions) -> Error {
 #[test]
 fn backing_names_of_every_kind_open_or_say_why_not() {
     let folder = Folder::new();
-    let all = || options().format(None).backing(AllowAll);
+    let all = || options().format(None).open_gate(AllowAll);
     let named = |name: &[u8]| folder.put("top.qed", &Sample::backed(name, 0));
     std::fs::write(folder.path("base.raw"), vec![0xab; SIZE + 777]).unwrap();
     // bytes that are no text are a name like any other
@@ -45,7 +45,7 @@ fn backing_names_of_every_kind_open_or_say_why_not() {
         let error = refusal(&named(protocol), all());
         assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
     }
-    let error = refusal(&named(b"base.raw"), options().backing(quod::DenyBacking));
+    let error = refusal(&named(b"base.raw"), options().open_gate(quod::DenyBacking));
     assert!(matches!(&error, Error::NotAllowed { backing, .. } if backing == "base.raw"), "{error:?}");
     for climbing in [&b"../base.raw"[..], b"/etc/hostname", b"sub/base.raw", b"..", b"."] {
         let error = refusal(&named(climbing), options());
@@ -62,7 +62,7 @@ fn backing_names_of_every_kind_open_or_say_why_not() {
 #[test]
 fn chains_that_lead_back_or_on_and_on_are_refused() {
     let folder = Folder::new();
-    let all = || options().format(None).backing(AllowAll);
+    let all = || options().format(None).open_gate(AllowAll);
     let own = folder.put("own.qed", &Sample::backed(b"own.qed", 0));
     for write in [false, true] {
         let error = refusal(&own, all().write(write));

@@ -94,7 +94,7 @@ pub fn device(files: &[(&str, &[u8])]) -> Sim {
 }
 
 pub fn writable() -> OpenOptions {
-    OpenOptions::new().write(true).backing(AllowAll)
+    OpenOptions::new().write(true).open_gate(AllowAll)
 }
 
 impl World {

@@ -6,7 +6,7 @@ use super::{ask, chance, random};
 use crate::explore::scenario::stale_files;
 use crate::image::{self, DATA, Form, Part, Shape};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
-use quod::{Format, Gate, OpenOptions, Policy};
+use quod::{AllocationGate, Format, OpenOptions, Policy};
 use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
 use quod_bench::contract::stream::{self as payload, SECTOR};
 use quod_bench::contract::{Checked, fail};
@@ -56,12 +56,13 @@ impl Place {
 
     /// Settings for one session.
     pub fn session(&self, chooser: &mut dyn Chooser, tweak: Tweak) -> Session {
-        let gates = [Gate::Cluster, Gate::Table, Gate::NewTable, Gate::Image];
+        let gates =
+            [AllocationGate::Cluster, AllocationGate::Table, AllocationGate::NewTable, AllocationGate::Image];
         let options = OpenOptions::new()
             .format((self.form == Form::Raw).then_some(Format::Raw))
             .direct(self.direct)
             .policy([Policy::Writeback, Policy::Writethrough][ask(chooser, 2)])
-            .gate(gates[ask(chooser, 4)])
+            .allocation_gate(gates[ask(chooser, 4)])
             .cache_bytes([1 << 20, 8 << 10, 16 << 10, 32 << 10][ask(chooser, 4)])
             .grow_step([1 << 20, 0, 4096, 64 << 10][ask(chooser, 4)])
             .allocate_ahead(ask(chooser, 2) == 0)

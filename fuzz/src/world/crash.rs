@@ -53,7 +53,7 @@ impl World {
     /// Opens for writing, and the power is cut again after some operations of the opening (a repair, if there
     /// is one).
     pub fn cut_opening(&mut self, operations: usize, chooser: &mut dyn Chooser) -> Checked {
-        let options = self.session.options.clone().write(true).backing(AllowAll);
+        let options = self.session.options.clone().write(true).open_gate(AllowAll);
         self.driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
         self.note(|| format!("{operations} operations of an opening"));
         for _ in 0..operations {

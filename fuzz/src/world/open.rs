@@ -28,7 +28,7 @@ impl World {
         options: OpenOptions,
         chooser: &mut dyn Chooser,
     ) -> Checked<Option<DiskId>> {
-        let options = options.backing(AllowAll);
+        let options = options.open_gate(AllowAll);
         let disk = self.driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
         for _ in 0..100_000 {
             self.pump()?;

@@ -7,7 +7,7 @@
 
 use super::Image;
 use crate::acb::Source;
-use crate::options::Gate;
+use crate::options::AllocationGate;
 use crate::queue::Queue;
 use crate::request::Met;
 use crate::rule::Rule;
@@ -31,16 +31,16 @@ impl Image {
         if self.claims.is_empty() {
             return true;
         }
-        let gate = self.options.gate;
+        let gate = self.options.allocation_gate;
         let span = self.geometry().map_or(1 << 63, |geometry| geometry.table_span());
         let blocks = |claim: &Claim| {
             let overlaps = claim.start < end && start < claim.end;
             overlaps
                 || match gate {
-                    Gate::Image => true,
-                    Gate::NewTable => new_table || claim.new_table,
-                    Gate::Table => claim.start / span == start / span,
-                    Gate::Cluster => false,
+                    AllocationGate::Image => true,
+                    AllocationGate::NewTable => new_table || claim.new_table,
+                    AllocationGate::Table => claim.start / span == start / span,
+                    AllocationGate::Cluster => false,
                 }
         };
         if self.sabotaged(Rule::ClusterClaim) {

@@ -1,7 +1,7 @@
 //! What the QED machine promises about concurrency, batching, ordering and failure, one test a promise.
 
 use crate::common::{Disk, Rng, qed_disk, qed_file, read_all, request, write};
-use quod_states::{Error, Flags, Gate, Image, IoOp, Kind, Options, Policy, Request, State, Timer};
+use quod_states::{AllocationGate, Error, Flags, Image, IoOp, Kind, Options, Policy, Request, State, Timer};
 
 const CLUSTER: u64 = 65536;
 
@@ -71,7 +71,8 @@ fn the_gates_let_through_what_they_should() {
     // writes in flight after eight allocating writes: four under one L2 table (2 GiB apart from the rest),
     // four under another
     let in_flight = |gate| {
-        let (mut disk, mut image) = setup_with(8 << 30, None, Options { gate, ..Options::default() });
+        let (mut disk, mut image) =
+            setup_with(8 << 30, None, Options { allocation_gate: gate, ..Options::default() });
         for table in 0..2 {
             disk.run(&mut image, request(Kind::Write, table << 31, 512, 99), vec![1; 512]);
         }
@@ -83,10 +84,10 @@ fn the_gates_let_through_what_they_should() {
         assert_eq!(disk.done.len(), 8);
         count
     };
-    assert_eq!(in_flight(Gate::Image), 1);
-    assert_eq!(in_flight(Gate::Table), 2);
-    assert_eq!(in_flight(Gate::NewTable), 8);
-    assert_eq!(in_flight(Gate::Cluster), 8);
+    assert_eq!(in_flight(AllocationGate::Image), 1);
+    assert_eq!(in_flight(AllocationGate::Table), 2);
+    assert_eq!(in_flight(AllocationGate::NewTable), 8);
+    assert_eq!(in_flight(AllocationGate::Cluster), 8);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! table writes are in flight and no more.
 
 use crate::common::{Disk, Rng, qed_disk, request, write};
-use quod_states::{Error, Gate, Image, Io, IoOp, Kind, Machine, Options, Outcome, Timer};
+use quod_states::{AllocationGate, Error, Image, Io, IoOp, Kind, Machine, Options, Outcome, Timer};
 
 const CLUSTER: u64 = 65536;
 
@@ -53,7 +53,7 @@ fn neighbours_do_not_wait_for_each_other() {
 
 #[test]
 fn the_gate_of_new_tables_holds_both_ways() {
-    let options = Options { gate: Gate::NewTable, grow_step: 0, ..Options::default() };
+    let options = Options { allocation_gate: AllocationGate::NewTable, grow_step: 0, ..Options::default() };
     let (mut disk, mut image) = setup(8 << 30, None, options);
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     // one that made a table for itself, in flight: the next one waits

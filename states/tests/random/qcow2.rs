@@ -12,7 +12,7 @@ use crate::common::qcow2::{check, compress, header, of_snapshot, qcow2_file, sna
 use crate::common::{Disk, Rng, read_all, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::state::QCOW2_EDGES;
-use quod_states::{Error, Flags, Gate, Image, Kind, Options, Policy, Refused, Request, State};
+use quod_states::{AllocationGate, Error, Flags, Image, Kind, Options, Policy, Refused, Request, State};
 use std::collections::BTreeMap;
 
 type Edges = BTreeMap<(State, State), u64>;
@@ -52,7 +52,8 @@ fn case(rng: &mut Rng) -> Case {
         backing_format: backing.as_ref().map(|_| &b"raw"[..]),
         ..CreateOptions::default()
     };
-    let gates = [Gate::Cluster, Gate::Image, Gate::NewTable, Gate::Table];
+    let gates =
+        [AllocationGate::Cluster, AllocationGate::Image, AllocationGate::NewTable, AllocationGate::Table];
     let aligns: &[u32] = if cluster_bits < 12 { &[1, 512] } else { &[1, 512, 4096] };
     let options = Options {
         requests: 1 + rng.below(16) as u32,
@@ -60,7 +61,7 @@ fn case(rng: &mut Rng) -> Case {
         cache_bytes: 8192 << rng.below(6),
         align: aligns[rng.below(aligns.len() as u64) as usize],
         policy: [Policy::Writeback, Policy::Writethrough][rng.below(2) as usize],
-        gate: gates[rng.below(8).saturating_sub(4) as usize],
+        allocation_gate: gates[rng.below(8).saturating_sub(4) as usize],
         grow_step: [0, 4096, 1 << 20][rng.below(3) as usize],
         trace: true,
         ..Options::default()

@@ -8,7 +8,8 @@ use crate::common::{Disk, Rng, qed_file, read_all, request};
 use quod_states::qed::{Check, Header};
 use quod_states::state::QED_EDGES;
 use quod_states::{
-    Error, Flags, Gate, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request, State,
+    AllocationGate, Error, Flags, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request,
+    State,
 };
 
 /// Checks a file in memory.
@@ -45,14 +46,15 @@ fn case(rng: &mut Rng) -> Case {
         let len = 512 * rng.below(1 + 2 * size / 512);
         (0..len).map(|at| (at / 512 * 7 + 1) as u8).collect()
     });
-    let gates = [Gate::Image, Gate::NewTable, Gate::Table, Gate::Cluster];
+    let gates =
+        [AllocationGate::Image, AllocationGate::NewTable, AllocationGate::Table, AllocationGate::Cluster];
     let options = Options {
         requests: 1 + rng.below(16) as u32,
         acbs: 1 + rng.below(32) as u32,
         cache_bytes: 8192 << rng.below(3),
         align: [1, 512, 4096][rng.below(3) as usize],
         policy: [Policy::Writeback, Policy::Writethrough][rng.below(2) as usize],
-        gate: gates[rng.below(4) as usize],
+        allocation_gate: gates[rng.below(4) as usize],
         grow_step: [0, 4096, 1 << 20][rng.below(3) as usize],
         trace: true,
         ..Options::default()

@@ -67,7 +67,7 @@ pub struct Args {
     quiet: bool,
     /// What an allocating write waits for: image, new-table, table or cluster
     #[arg(long, default_value = "cluster", value_parser = options::gate)]
-    gate: quod::Gate,
+    gate: quod::AllocationGate,
     /// An allocating write completes only when its mapping is written
     #[arg(long)]
     writethrough: bool,
@@ -169,8 +169,12 @@ fn plan(args: &Args) -> Result<Plan, String> {
     let cache = number("table cache size", &args.table_cache, 0, 1 << 40, true)?;
     let policy = if args.writethrough { Policy::Writethrough } else { Policy::Writeback };
     let open = OpenOptions::new().write(args.write).direct(direct).format(format).lock(!args.force_share);
-    let open =
-        open.gate(args.gate).policy(policy).cache_bytes(cache).backing(AllowAll).tolerate_writers(true);
+    let open = open
+        .allocation_gate(args.gate)
+        .policy(policy)
+        .cache_bytes(cache)
+        .open_gate(AllowAll)
+        .tolerate_writers(true);
     let open = open.acbs(load.depth.saturating_mul(2).max(256));
     let config = Config {
         backend: args.backend.unwrap_or(aio),

@@ -209,7 +209,7 @@ fn look_at_backing(args: &Args, file: &Path, values: &mut Values) -> Result<Opti
     let could_not = |text: String| format!("{text}\nCould not open backing image.");
     let path = path.ok_or_else(|| could_not(no_file(name)))?;
     // with everything below it: an overlay that nobody can open is not made
-    let options = OpenOptions::new().format(format).lock(false).backing(AllowAll);
+    let options = OpenOptions::new().format(format).lock(false).open_gate(AllowAll);
     let session = Session::open(&path, options).map_err(|error| could_not(why_not_opened(&path, &error)))?;
     let info = session.info().cloned().ok_or_else(|| could_not(Error::Closed.to_string()))?;
     session.close().map_err(|error| could_not(error.to_string()))?;

@@ -48,7 +48,7 @@ pub fn run(args: Args) -> ExitCode {
         (Err(text), _) | (_, Err(text)) => return fail(text),
     };
     let options =
-        OpenOptions::new().format(format).lock(!args.force_share).tolerate_writers(true).backing(AllowAll);
+        OpenOptions::new().format(format).lock(!args.force_share).tolerate_writers(true).open_gate(AllowAll);
     let mut mapper = match Mapper::open(&args.file, options) {
         Ok(mapper) => mapper,
         Err(error) => return could_not_open(&args.file, &error),

@@ -75,7 +75,7 @@ pub struct Args {
     cache: Option<String>,
     /// What an allocating write waits for: image, new-table, table or cluster
     #[arg(long, default_value = "cluster", value_parser = options::gate)]
-    gate: quod::Gate,
+    gate: quod::AllocationGate,
     /// An allocating write completes only when its mapping is written
     #[arg(long)]
     writethrough: bool,

@@ -65,7 +65,7 @@ fn resize(args: &Args) -> Result<(), String> {
     let (relative, amount) = read_size(size)?;
     let could_not = |what: String| format!("Could not open '{}': {what}", file.display());
     let format = args.format.as_deref().map(format::parse).transpose().map_err(could_not)?;
-    let options = OpenOptions::new().write(true).format(format).backing(AllowAll);
+    let options = OpenOptions::new().write(true).format(format).open_gate(AllowAll);
     let mut session =
         Session::open(file, options).map_err(|error| could_not(why_not_opened(file, &error)))?;
     if session.first_sector().is_some() {

@@ -63,7 +63,7 @@ impl<T> Target<T> {
             .direct(mode.direct)
             .lock(!mode.force_share)
             .tolerate_writers(true)
-            .backing(AllowAll);
+            .open_gate(AllowAll);
         if let Some(bytes) = cache_bytes {
             options = options.cache_bytes(bytes);
         }
