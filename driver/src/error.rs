@@ -137,7 +137,9 @@ impl Error {
             Core::Corrupt { place, index, value, what } => {
                 Error::Corrupt { path, place, index: *index, value: *value, what }
             }
-            Core::Device { op, offset, errno } => Error::Device { path, op, offset: *offset, errno: *errno },
+            Core::Device { op, offset, errno } => {
+                Error::Device { path, op: op.name(), offset: *offset, errno: *errno }
+            }
             Core::NoSpace => Error::NoSpace { path },
             Core::Poisoned => Error::Poisoned { path },
             Core::Closed => Error::Closed,

@@ -1,6 +1,7 @@
 //! Errors that name the blame: the caller's misuse, an unsupported feature, a corrupt image, the device,
 //! full, poisoned.
 
+use crate::fault::Op;
 use crate::probe::Foreign;
 use alloc::string::String;
 use core::fmt;
@@ -29,7 +30,7 @@ pub enum Error {
     /// The host's file failed.
     Device {
         /// What was tried.
-        op: &'static str,
+        op: Op,
         /// Host offset.
         offset: u64,
         /// The operating system's error number.

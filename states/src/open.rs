@@ -11,6 +11,7 @@
 
 use crate::check::{Repair, Report};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::align_up;
 use crate::image::Image;
 use crate::io::{Io, IoId, IoOp, Outcome};
@@ -388,7 +389,7 @@ impl Machine for Opening {
             return;
         }
         if let Outcome::Failed(errno) = outcome {
-            return self.fail(Error::Device { op: "open image", offset: 0, errno });
+            return self.fail(Error::Device { op: Op::Open, offset: 0, errno });
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
             (Step::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),

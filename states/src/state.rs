@@ -10,6 +10,7 @@
 //! * a request that is woken before it wrote anything goes back to `FindCluster` and looks again.
 
 use crate::acb::AcbId;
+use crate::fault::Op;
 use crate::request::RequestId;
 
 macro_rules! states {
@@ -93,18 +94,18 @@ states! {
 }
 
 impl State {
-    /// What its own I/O does, for error messages.
-    pub(crate) const fn operation(self) -> &'static str {
+    /// What its own I/O does, for errors.
+    pub(crate) const fn operation(self) -> Op {
         match self {
-            State::ReadData => "read data",
-            State::ReadBacking => "read backing",
-            State::ReadCompressed => "read compressed",
-            State::CopyOnWrite => "read for copy-on-write",
-            State::ReadModify => "read for modification",
-            State::WriteData => "write data",
-            State::ZeroData => "zero range",
-            State::Resize => "set length",
-            _ => "wait",
+            State::ReadData => Op::ReadData,
+            State::ReadBacking => Op::ReadBacking,
+            State::ReadCompressed => Op::ReadCompressed,
+            State::CopyOnWrite => Op::ReadForCopy,
+            State::ReadModify => Op::ReadForModification,
+            State::WriteData => Op::WriteData,
+            State::ZeroData => Op::ZeroRange,
+            State::Resize => Op::SetLen,
+            _ => Op::Wait,
         }
     }
 }

@@ -300,15 +300,12 @@ pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
     }
 }
 
-/// What machines call operations that are surely about guest data.
-const GUEST_DATA: [&str; 3] = ["read data", "write data", "zero range"];
-
 /// The error of a request: what the layer below said, if that is what made it fail, otherwise what the
 /// machine says.
 fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Error) -> Error {
     let mut file = &layer.file;
     if let quod_states::Error::Device { op, errno, .. } = error {
-        if GUEST_DATA.contains(op) {
+        if op.is_guest_data() {
             file = layer.data.as_ref().unwrap_or(file);
         }
         let cause = cause.or_else(|| layer.fill_cause.take());

@@ -21,6 +21,7 @@
 use super::{Alarm, Autoclear, Image, Layout, Purpose, TABLE_WRITES_MAX};
 use crate::acb::Want;
 use crate::error::Error;
+use crate::fault::Op;
 use crate::io::IoOp;
 use crate::queue::Queue;
 use crate::request::{Event, Met};
@@ -345,7 +346,7 @@ impl Image {
         if write_header {
             commit.phase = Phase::Mark;
             self.commit.maybe_marked = self.dirty_bit() && self.uses_dirty_bit();
-            self.write_header("write header");
+            self.write_header(Op::WriteHeader);
         }
         if !write_header || self.sabotaged(Rule::WaitMarkDirty) {
             self.start_refcounts();
@@ -353,7 +354,7 @@ impl Image {
         self.show_phase();
     }
 
-    pub(super) fn write_header(&mut self, name: &'static str) {
+    pub(super) fn write_header(&mut self, tried: Op) {
         self.commit.header_dirty = false;
         // the sync of the running round covers it, or that of the next
         let commit = &self.commit;
@@ -364,7 +365,7 @@ impl Image {
             (_, Some(counted)) => counted.header.block_len(),
             _ => return,
         };
-        self.emit_io(Purpose::Header, name, 0, IoOp::WriteTable { offset: 0, len });
+        self.emit_io(Purpose::Header, tried, 0, IoOp::WriteTable { offset: 0, len });
     }
 
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
@@ -422,11 +423,11 @@ impl Image {
         self.counters.syncs += 1;
         #[cfg(feature = "sabotage")]
         if self.sabotaged(Rule::WaitSyncData) && phase == Phase::Sync {
-            self.spill("sync", IoOp::Sync);
+            self.spill(Op::Sync, IoOp::Sync);
             self.show_phase();
             return self.synced(Ok(()));
         }
-        self.emit_io(Purpose::Sync, "sync", 0, IoOp::Sync);
+        self.emit_io(Purpose::Sync, Op::Sync, 0, IoOp::Sync);
         self.show_phase();
     }
 
@@ -533,7 +534,7 @@ impl Image {
         self.commit.wrote = true;
         self.counters.table_writes += 1;
         self.counters.table_bytes_written += u64::from(len);
-        self.emit_io(Purpose::Table(slot), "write table", offset, IoOp::WriteTable { offset, len });
+        self.emit_io(Purpose::Table(slot), Op::WriteTable, offset, IoOp::WriteTable { offset, len });
     }
 
     pub(super) fn table_written(&mut self, slot: u32, result: Result<(), Error>) {

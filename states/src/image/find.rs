@@ -365,7 +365,7 @@ impl Image {
         self.counters.table_reads += 1;
         let len = if l1 { geometry.l1_slice_bytes() } else { geometry.slice_bytes() };
         let op = IoOp::ReadTable { offset: host.0, len };
-        self.emit_io(Purpose::Load(slot), super::slice_name(geometry, number), host.0, op);
+        self.emit_io(Purpose::Load(slot), super::slice_read(geometry, number), host.0, op);
         Lookup::Loading(slot)
     }
 

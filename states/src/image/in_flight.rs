@@ -8,6 +8,7 @@
 
 use super::{Image, InFlight, Purpose};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::machine::Machine;
 use crate::rule::Rule;
@@ -16,8 +17,8 @@ use alloc::boxed::Box;
 
 impl Image {
     /// Names an I/O of a shared object.
-    pub(super) fn emit_io(&mut self, purpose: Purpose, name: &'static str, offset: u64, op: IoOp) {
-        match self.ios.insert(InFlight { purpose, name, offset }) {
+    pub(super) fn emit_io(&mut self, purpose: Purpose, tried: Op, offset: u64, op: IoOp) {
+        match self.ios.insert(InFlight { purpose, tried, offset }) {
             Some((index, generation)) => {
                 self.out_io.push_back(Io { id: IoId { index: self.own_ids + index, generation }, op });
             }
@@ -121,7 +122,7 @@ impl Machine for Image {
         let result = match outcome {
             #[cfg(feature = "sabotage")]
             Outcome::Failed(_) if self.ignores_failure(&io.purpose) => Ok(()),
-            Outcome::Failed(errno) => Err(Error::Device { op: io.name, offset: io.offset, errno }),
+            Outcome::Failed(errno) => Err(Error::Device { op: io.tried, offset: io.offset, errno }),
             Outcome::Done | Outcome::Table(_) => Ok(()),
         };
         match io.purpose {

@@ -14,6 +14,7 @@
 use super::commit::Phase;
 use super::{Image, Layout, Purpose, TABLE_WRITES_MAX};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::io::IoOp;
 use crate::rule::Rule;
 
@@ -74,7 +75,7 @@ impl Image {
             }
             self.commit.write_named();
             let op = IoOp::WriteTable { offset: offset + at, len: len as u32 };
-            self.emit_io(Purpose::Reftable(at), "write refcount table", offset + at, op);
+            self.emit_io(Purpose::Reftable(at), Op::WriteReftable, offset + at, op);
         }
         self.commit.set_cursor(next as usize);
         if self.commit.writes_in_flight() == 0 {
@@ -129,7 +130,7 @@ impl Image {
         counted.header.reftable_clusters = moving.clusters as u32;
         self.commit.set_old_reftable(old);
         self.commit.set_phase(Phase::Switch);
-        self.write_header("write header");
+        self.write_header(Op::WriteHeader);
     }
 
     /// The header leads to the new refcount table, durably: the old one's clusters are free.

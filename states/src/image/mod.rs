@@ -51,6 +51,7 @@ use crate::acb::{Acb, AcbId, Want};
 use crate::arena::Arena;
 use crate::cache::TableCache;
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::io::Io;
 use crate::options::{Options, Policy};
@@ -171,7 +172,7 @@ enum Purpose {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct InFlight {
     purpose: Purpose,
-    name: &'static str,
+    tried: Op,
     offset: u64,
 }
 
@@ -679,10 +680,10 @@ impl Image {
 }
 
 /// Names a slice in messages and asserts.
-pub(crate) fn slice_name(geometry: &Geometry, number: SliceNumber) -> &'static str {
+pub(crate) fn slice_read(geometry: &Geometry, number: SliceNumber) -> Op {
     match number {
-        _ if geometry.is_l1(number) => "L1 table",
-        _ if geometry.is_refcount(number) => "refcount block",
-        _ => "L2 table",
+        _ if geometry.is_l1(number) => Op::ReadL1,
+        _ if geometry.is_refcount(number) => Op::ReadRefcounts,
+        _ => Op::ReadL2,
     }
 }

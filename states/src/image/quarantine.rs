@@ -17,6 +17,7 @@
 use super::refcounts::Wait;
 use super::{Image, InFlight, Purpose};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp};
 use crate::rule::Rule;
 use crate::state::State;
@@ -303,7 +304,7 @@ impl Image {
         if let Some(counted) = self.counted_mut()
             && !core::mem::replace(&mut counted.quarantine.paused, true)
         {
-            self.emit_io(Purpose::CountDown, "count down", 0, IoOp::Yield);
+            self.emit_io(Purpose::CountDown, Op::CountDown, 0, IoOp::Yield);
         }
     }
 
@@ -363,11 +364,11 @@ impl Image {
                 counted.quarantine.give(first, count);
             }
             // where the file cannot grow its space is kept
-            let (what, op) = match self.counted().is_some_and(|counted| counted.starving) {
-                true => ("clear space", IoOp::Clear { host, len }),
-                false => ("punch hole", IoOp::PunchHole { host, len }),
+            let (tried, op) = match self.counted().is_some_and(|counted| counted.starving) {
+                true => (Op::Clear, IoOp::Clear { host, len }),
+                false => (Op::PunchHole, IoOp::PunchHole { host, len }),
             };
-            self.emit_io(Purpose::Punch(first, count), what, host, op);
+            self.emit_io(Purpose::Punch(first, count), tried, host, op);
         }
     }
 

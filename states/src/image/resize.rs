@@ -16,6 +16,7 @@
 use super::{Image, Layout, Purpose};
 use crate::acb::Want;
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
 use crate::io::{IoOp, Outcome, Part};
 use crate::queue::Queue;
@@ -280,7 +281,7 @@ impl Image {
             return self.ready.append(&mut self.acbs, &mut waiter);
         }
         let (offset, len) = (from + copying.done, (whole - copying.done).min(CHUNK) as u32);
-        self.emit_io(Purpose::L1Read, "L1 table", offset, IoOp::ReadTable { offset, len });
+        self.emit_io(Purpose::L1Read, Op::ReadL1, offset, IoOp::ReadTable { offset, len });
     }
 
     /// A chunk of the old L1 table was read.
@@ -301,7 +302,7 @@ impl Image {
         let keep = bytes.saturating_sub(copying.done).min(read.len() as u64) as usize;
         copying.chunk.iter_mut().skip(keep).for_each(|byte| *byte = 0);
         let (offset, len) = (copying.to + copying.done, copying.chunk.len() as u32);
-        self.emit_io(Purpose::L1Write, "write L1 table", offset, IoOp::WriteTable { offset, len });
+        self.emit_io(Purpose::L1Write, Op::WriteL1, offset, IoOp::WriteTable { offset, len });
     }
 
     pub(super) fn encode_l1(&self, buf: &mut [u8]) {

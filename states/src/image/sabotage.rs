@@ -5,6 +5,7 @@
 
 use super::find::{Mapping, Run};
 use super::{Image, Layout, Purpose, Resizing};
+use crate::fault::Op;
 use crate::geometry::{Geometry, align_down};
 use crate::io::IoOp;
 use crate::request::Met;
@@ -23,7 +24,7 @@ impl Image {
             let at = align_down(index as u64 * 8, block);
             let op = IoOp::WriteTable { offset: table + at, len: block as u32 };
             self.commit.unsynced = true;
-            self.emit_io(Purpose::Spill(at), "write refcount table", table + at, op);
+            self.emit_io(Purpose::Spill(at), Op::WriteReftable, table + at, op);
         }
     }
 
@@ -36,8 +37,8 @@ impl Image {
     }
 
     /// An I/O that nobody waits for.
-    pub(super) fn spill(&mut self, name: &'static str, op: IoOp) {
-        self.emit_io(Purpose::Spill(0), name, 0, op);
+    pub(super) fn spill(&mut self, tried: Op, op: IoOp) {
+        self.emit_io(Purpose::Spill(0), tried, 0, op);
     }
 
     /// QE9: blocks that did not change, between those that did, are not what memory holds.
@@ -65,7 +66,7 @@ impl Image {
         for cluster in first..first + count {
             if self.count(cluster) == Ok(1) {
                 let (host, len) = (cluster << bits, 1 << bits);
-                self.spill("punch hole", IoOp::PunchHole { host, len });
+                self.spill(Op::PunchHole, IoOp::PunchHole { host, len });
             }
         }
     }

@@ -22,6 +22,7 @@
 
 use super::{Image, Purpose};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::{align_down, align_up};
 use crate::io::IoOp;
 use crate::queue::Queue;
@@ -372,7 +373,7 @@ impl Image {
             }
             self.space.growing = Some(to);
             let op = IoOp::Clear { host: from, len: to - from };
-            return self.emit_io(Purpose::Clear, "clear space", from, op);
+            return self.emit_io(Purpose::Clear, Op::Clear, from, op);
         }
         if !self.may_grow(need > 0) {
             return;
@@ -402,7 +403,7 @@ impl Image {
         self.space.growing = Some(to);
         self.space.smallest = smallest;
         self.counters.grows += 1;
-        self.emit_io(Purpose::Grow, "grow file", from, op);
+        self.emit_io(Purpose::Grow, Op::Grow, from, op);
     }
 
     /// A growth ended.

@@ -11,6 +11,7 @@
 
 use super::{Image, Purpose};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::SliceNumber;
 use crate::io::{IoOp, Outcome};
 use crate::qcow2::{L1, entry};
@@ -90,7 +91,7 @@ impl Image {
         // both are powers of two: there is no smaller last chunk
         let len = bytes.min(CHUNK) as u32;
         self.counters.table_reads += 1;
-        self.emit_io(Purpose::CopyRead(l1_index), "L2 table", offset, IoOp::ReadTable { offset, len });
+        self.emit_io(Purpose::CopyRead(l1_index), Op::ReadL2, offset, IoOp::ReadTable { offset, len });
     }
 
     fn copy_index(&self, l1_index: u64) -> Option<usize> {
@@ -113,7 +114,7 @@ impl Image {
         let (offset, len) = (copy.new + copy.done, copy.chunk.len() as u32);
         self.counters.table_writes += 1;
         self.counters.table_bytes_written += u64::from(len);
-        self.emit_io(Purpose::CopyWrite(l1_index), "write table", offset, IoOp::WriteTable { offset, len });
+        self.emit_io(Purpose::CopyWrite(l1_index), Op::WriteTable, offset, IoOp::WriteTable { offset, len });
     }
 
     /// The bytes of the chunk that is being written.

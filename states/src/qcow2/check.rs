@@ -22,6 +22,7 @@ use super::refcount::Layout;
 use super::snapshot::{Snapshot, TABLE_MAX};
 use crate::check::{Repair, Report};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use alloc::collections::BTreeSet;
@@ -441,7 +442,7 @@ impl Machine for Check {
             Outcome::Failed(_) if step == Step::Cut => self.cut(Err(())),
             Outcome::Failed(errno) => {
                 let offset = self.job.offset + self.job.done as u64;
-                self.fail(Error::Device { op: "check", offset, errno });
+                self.fail(Error::Device { op: Op::Check, offset, errno });
             }
             Outcome::Table(bytes) if !self.job.write => {
                 self.job.bytes.extend(bytes);

@@ -20,6 +20,7 @@ use super::tail::{Next, Tail};
 use super::{Check, Header, L1, Purpose, bitmap};
 use crate::check::{Repair, Report};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::align_up;
 use crate::image::{Image, Tables};
 use crate::io::{Io, IoId, IoOp, Outcome};
@@ -331,7 +332,7 @@ impl Machine for Opening {
                 Step::Bitmaps => self.bitmaps_read(&[]),
                 // what is wrong with counts is told when they are needed
                 Step::Tail(tail) => self.tail_known(tail.end()),
-                _ => self.fail(Error::Device { op: "open image", offset: 0, errno }),
+                _ => self.fail(Error::Device { op: Op::Open, offset: 0, errno }),
             };
         }
         match (core::mem::replace(&mut self.step, Step::Ended), outcome) {

@@ -12,6 +12,7 @@
 use super::Header;
 use crate::check::{Repair, Report};
 use crate::error::Error;
+use crate::fault::Op;
 use crate::geometry::{Geometry, align_down};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
@@ -359,11 +360,11 @@ impl Machine for Check {
             let offset = self.l2_table + self.l2_at * 8;
             let error = |op| Error::Device { op, offset, errno };
             match self.step {
-                Step::ReadL2 => return self.unreadable(error("read L2 table")),
+                Step::ReadL2 => return self.unreadable(error(Op::CheckL2)),
                 // the space is a leak as before
                 Step::Trim => return self.clear(),
                 _ => {
-                    let error = Error::Device { op: "check", offset: self.geometry.l1_offset.0, errno };
+                    let error = Error::Device { op: Op::Check, offset: self.geometry.l1_offset.0, errno };
                     self.step = Step::Ended;
                     self.result = Some(Err(error));
                     return;

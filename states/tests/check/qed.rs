@@ -5,7 +5,7 @@
 
 use crate::common::qed_file;
 use quod_states::qed::{Check, Header};
-use quod_states::{Error, IoOp, Machine, Outcome, Repair, Report};
+use quod_states::{Error, IoOp, Machine, Op, Outcome, Repair, Report};
 
 /// Tables of 16 clusters: 16384 entries, read in two chunks.
 const CLUSTER: u64 = 8192;
@@ -204,16 +204,16 @@ fn what_cannot_be_read_is_told() {
             leaks: 0,
             allocated_clusters: allocated,
             fragmented_clusters: fragmented,
-            problems: vec![device("read L2 table", at)],
+            problems: vec![device(Op::CheckL2, at)],
             ..sound()
         };
         assert_eq!(run(&mut image(true), Some(Repair::All), fails), (Ok(report), vec![]), "{chunk}");
     }
     let l1 = |op: &IoOp| matches!(op, IoOp::ReadTable { offset, .. } if *offset == L1 + 65536);
-    assert_eq!(run(&mut image(false), None, l1).0, Err(device("check", L1)));
+    assert_eq!(run(&mut image(false), None, l1).0, Err(device(Op::Check, L1)));
     // space that cannot be given back is a leak as before
     let trim = |op: &IoOp| matches!(op, IoOp::SetLen { .. });
     assert_eq!(run(&mut image(false), Some(Repair::All), trim), (Ok(sound()), vec![]));
     let write = |op: &IoOp| matches!(op, IoOp::WriteTable { .. });
-    assert_eq!(run(&mut image(true), Some(Repair::All), write).0, Err(device("check", L1)));
+    assert_eq!(run(&mut image(true), Some(Repair::All), write).0, Err(device(Op::Check, L1)));
 }

@@ -6,7 +6,7 @@
 
 use crate::sparse::*;
 use quod_states::qcow2::Finding;
-use quod_states::{Error, IoOp, Repair, Report};
+use quod_states::{Error, IoOp, Op, Repair, Report};
 
 /// All tables of [`sound`], in the order in which a check looks at them.
 const READS: [IoOp; 6] = [
@@ -89,7 +89,7 @@ fn a_large_table_is_read_in_pieces() {
     for (offset, _) in pieces {
         let fails = |op: &IoOp| matches!(*op, IoOp::ReadTable { offset: at, .. } if at == offset);
         let report = run_failing(&mut image(), None, fails).report;
-        assert_eq!(report, Err(Error::Device { op: "check", offset, errno: 5 }));
+        assert_eq!(report, Err(Error::Device { op: Op::Check, offset, errno: 5 }));
     }
 }
 
@@ -306,6 +306,6 @@ fn a_write_that_fails_is_told_with_its_place() {
             left == 0
         };
         let report = run_failing(&mut damaged.clone(), Some(Repair::All), fails).report;
-        assert_eq!(report, Err(Error::Device { op: "check", offset, errno: 5 }), "write {n}");
+        assert_eq!(report, Err(Error::Device { op: Op::Check, offset, errno: 5 }), "write {n}");
     }
 }

@@ -11,7 +11,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, request};
 use quod_states::qcow2::{Check, CreateOptions, Finding};
-use quod_states::{Error, IoOp, Kind, Machine, Options, Outcome, Repair, Report};
+use quod_states::{Error, IoOp, Kind, Machine, Op, Options, Outcome, Repair, Report};
 
 const CLUSTER: u64 = 4096;
 const COPIED: u64 = 1 << 63;
@@ -263,12 +263,12 @@ fn findings_that_nobody_asks_for_are_counted() {
 
 #[test]
 fn what_cannot_be_read_or_written_ends_the_check() {
-    let device = |offset| Err(Error::Device { op: "check", offset, errno: 5 });
+    let device = |offset| Err(Error::Device { op: Op::Check, offset, errno: 5 });
     let reftable = header(&image(16)).reftable_offset;
     assert_eq!(run(&mut image(16), None, "read").report, device(reftable));
     let mut file = image(16);
     set_count(&mut file, 1, 0);
     let failed = run(&mut file.clone(), Some(Repair::All), "table").report.unwrap_err();
-    assert!(matches!(failed, Error::Device { op: "check", offset: 1.., errno: 5 }), "{failed}");
+    assert!(matches!(failed, Error::Device { op: Op::Check, offset: 1.., errno: 5 }), "{failed}");
     assert!(run(&mut file, Some(Repair::All), "sync").report.is_err());
 }

@@ -10,7 +10,7 @@ use crate::narrow::{
     BLOCK, CLUSTER, FULL, complete_but, complete_to, long, name, open, run, settle, start, steps, with_table,
     words,
 };
-use quod_states::{Error, Image, IoOp, Kind};
+use quod_states::{Error, Image, IoOp, Kind, Op};
 
 /// The refcount table grows by half, to whole clusters. Its clusters come behind the three or four blocks
 /// that the space at the end of the file needs; the header leads to it when it is durable.
@@ -75,7 +75,7 @@ fn a_refcount_table_that_cannot_be_written_is_named_with_its_place() {
     let chunk = complete_to(&mut disk, &mut image, "0x10010800+0x8000");
     disk.fail = Some((0, 5));
     disk.complete(&mut image, chunk);
-    let error = Error::Device { op: "write refcount table", offset: 0x1001_0800, errno: 5 };
+    let error = Error::Device { op: Op::WriteReftable, offset: 0x1001_0800, errno: 5 };
     assert_eq!(image.poisoned(), Some(&error));
     settle(&mut disk, &mut image);
     assert_eq!(header(&disk.file).reftable_offset, 64 * CLUSTER);

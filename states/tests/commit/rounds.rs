@@ -10,7 +10,7 @@
 use crate::common::qcow2::{header, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Timer};
+use quod_states::{Error, Image, IoOp, Kind, Op, Options, Timer};
 
 const CLUSTER: u64 = 65536;
 
@@ -136,7 +136,7 @@ fn a_quiesce_ends_when_the_cleared_bit_is_durable() {
         settle(&mut disk, &mut image);
         let (_, result, ..) = disk.done.pop().unwrap();
         assert!(
-            matches!(result, Err(Error::Device { op: "clear dirty bit", offset: 0, errno: 5 })),
+            matches!(result, Err(Error::Device { op: Op::ClearDirty, offset: 0, errno: 5 })),
             "{result:?}"
         );
     }
@@ -255,7 +255,7 @@ fn no_table_follows_one_that_could_not_be_written() {
     assert!(image.poisoned().is_some());
     assert_eq!(steps(&disk), [""; 0], "those that were in flight end, and that is all");
     let (user, result, ..) = disk.done.pop().unwrap();
-    assert!(user == 1 && matches!(result, Err(Error::Device { op: "write table", .. })), "{result:?}");
+    assert!(user == 1 && matches!(result, Err(Error::Device { op: Op::WriteTable, .. })), "{result:?}");
     run(&mut disk, &mut image, Kind::Read, 39 << 25, 512);
 }
 

@@ -6,7 +6,9 @@
 use crate::common::qcow2::{compress, qcow2_file};
 use crate::common::{Disk, Rng, qed_disk, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Extent, Flags, Image, IoOp, Kind, Met, Options, Policy, Refused, Request, Status};
+use quod_states::{
+    Error, Extent, Flags, Image, IoOp, Kind, Met, Op, Options, Policy, Refused, Request, Status,
+};
 
 const CLUSTER: u64 = 65536;
 
@@ -78,12 +80,7 @@ fn map_tells_runs_of_all_kinds() {
 }
 
 /// The error of a request when the first I/O that `wanted` names fails with EIO.
-fn error(
-    disk: &mut Disk,
-    image: &mut Image,
-    asked: Request,
-    wanted: fn(&IoOp) -> bool,
-) -> (&'static str, u64) {
+fn error(disk: &mut Disk, image: &mut Image, asked: Request, wanted: fn(&IoOp) -> bool) -> (Op, u64) {
     disk.submit(image, asked, vec![7; asked.len as usize]).unwrap();
     for _ in 0..1000 {
         let Some(index) = disk.pending.iter().position(|(io, _)| wanted(&io.op)) else {
@@ -115,20 +112,20 @@ fn the_own_io_that_failed_is_named() {
     let backing = |op: &IoOp| matches!(op, IoOp::ReadBacking { .. });
     let zero = |op: &IoOp| matches!(op, IoOp::ZeroRange { .. });
     let read = request(Kind::Read, CLUSTER + 512, 512, 0);
-    assert_eq!(error(disk, image, read, data), ("read data", host + 512));
-    assert_eq!(error(disk, image, request(Kind::Read, 99, 1, 0), backing), ("read backing", 99));
+    assert_eq!(error(disk, image, read, data), (Op::ReadData, host + 512));
+    assert_eq!(error(disk, image, request(Kind::Read, 99, 1, 0), backing), (Op::ReadBacking, 99));
     let overwrite = request(Kind::Write, CLUSTER + 1024, 512, 0);
-    assert_eq!(error(disk, image, overwrite, write), ("write data", host + 1024));
+    assert_eq!(error(disk, image, overwrite, write), (Op::WriteData, host + 1024));
     let odd = request(Kind::Write, CLUSTER + 1025, 512, 0);
-    assert_eq!(error(disk, image, odd, fill), ("read for modification", host + 1025));
+    assert_eq!(error(disk, image, odd, fill), (Op::ReadForModification, host + 1025));
     let new = request(Kind::Write, 2 * CLUSTER + 512, 512, 0);
-    assert_eq!(error(disk, image, new, fill).0, "read for copy-on-write");
+    assert_eq!(error(disk, image, new, fill).0, Op::ReadForCopy);
     let zeroes = request(Kind::WriteZeroes, CLUSTER, 4096, 0);
-    assert_eq!(error(disk, image, zeroes, zero), ("zero range", host));
+    assert_eq!(error(disk, image, zeroes, zero), (Op::ZeroRange, host));
     let grow = |op: &IoOp| matches!(op, IoOp::SetLen { .. });
     let mut raw = Image::raw(4096, &Options::default());
     let mut disk = Disk::new(vec![0; 4096], None, 1);
-    assert_eq!(error(&mut disk, &mut raw, request(Kind::Resize, 8192, 0, 0), grow).0, "set length");
+    assert_eq!(error(&mut disk, &mut raw, request(Kind::Resize, 8192, 0, 0), grow).0, Op::SetLen);
 }
 
 #[test]
@@ -149,13 +146,13 @@ fn the_table_that_failed_is_named() {
     let compressed = |op: &IoOp| matches!(op, IoOp::ReadCompressed { .. });
     let mut image = disk.open(Options::default()).unwrap().image;
     let disk = &mut disk;
-    assert_eq!(error(disk, &mut image, request(Kind::Read, 0, 1, 0), any_table), ("L1 table", l1));
+    assert_eq!(error(disk, &mut image, request(Kind::Read, 0, 1, 0), any_table), (Op::ReadL1, l1));
     let l2_read = |op: &IoOp| matches!(op, IoOp::ReadTable { offset, .. } if *offset >= 4 * CLUSTER);
-    assert_eq!(error(disk, &mut image, request(Kind::Read, 0, 1, 0), l2_read), ("L2 table", l2));
+    assert_eq!(error(disk, &mut image, request(Kind::Read, 0, 1, 0), l2_read), (Op::ReadL2, l2));
     let read = request(Kind::Read, CLUSTER, 512, 0);
-    assert_eq!(error(disk, &mut image, read, compressed).0, "read compressed");
+    assert_eq!(error(disk, &mut image, read, compressed).0, Op::ReadCompressed);
     let new = request(Kind::Write, 9 * CLUSTER, 512, 0);
-    assert_eq!(error(disk, &mut image, new, any_table), ("refcount block", block));
+    assert_eq!(error(disk, &mut image, new, any_table), (Op::ReadRefcounts, block));
 }
 
 fn refusal(image: &mut Image, kind: Kind, offset: u64, len: u64) -> Option<Error> {

@@ -19,7 +19,7 @@ use crate::common::qcow2::{
 use crate::common::{Disk, Rng, Step, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
-    Error, FillSource, Flags, Image, IoOp, Kind, Options, Part, Policy, Refused, Request, State,
+    Error, FillSource, Flags, Image, IoOp, Kind, Op, Options, Part, Policy, Refused, Request, State,
 };
 
 const CLUSTER: u64 = 65536;
@@ -325,7 +325,7 @@ fn a_failed_allocating_write_gives_its_clusters_back() {
     let failed = disk.log.iter().rfind(|step| name(&step.op) == "data").map(|step| step.op);
     fail_at(&mut disk, &mut image, "data");
     let (_, result, ..) = disk.done.pop().unwrap();
-    assert!(matches!(result, Err(Error::Device { op: "write data", errno: 5, .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Device { op: Op::WriteData, errno: 5, .. })), "{result:?}");
     assert!(image.poisoned().is_none());
     assert!(
         run(&mut disk, &mut image, Kind::Read, CLUSTER, 4096).iter().all(|byte| *byte == 0),

@@ -1,7 +1,9 @@
 //! What the QED machine promises about concurrency, batching, ordering and failure, one test a promise.
 
 use crate::common::{Disk, Rng, qed_disk, qed_file, read_all, request, write};
-use quod_states::{AllocationGate, Error, Flags, Image, IoOp, Kind, Options, Policy, Request, State, Timer};
+use quod_states::{
+    AllocationGate, Error, Flags, Image, IoOp, Kind, Op, Options, Policy, Request, State, Timer,
+};
 
 const CLUSTER: u64 = 65536;
 
@@ -242,7 +244,7 @@ fn a_failed_data_write_ends_its_request_and_nothing_else() {
     disk.fail = Some((0, 5));
     disk.complete(&mut image, 0);
     let failed = disk.done.pop().unwrap();
-    assert!(matches!(failed.1, Err(Error::Device { op: "write data", errno: 5, .. })), "{failed:?}");
+    assert!(matches!(failed.1, Err(Error::Device { op: Op::WriteData, errno: 5, .. })), "{failed:?}");
     assert!(image.poisoned().is_none());
     let read = disk.run(&mut image, request(Kind::Read, CLUSTER, 4096, 2), vec![9; 4096]);
     assert_eq!(read, vec![0; 4096], "not linked");

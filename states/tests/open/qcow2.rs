@@ -8,7 +8,7 @@
 use crate::common::qcow2::{count, header, qcow2_file, snapshot};
 use crate::common::{Disk, qed_file, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Backing, Bitmaps, Error, Format, IoOp, Kind, Machine, Opening, Options, Outcome};
+use quod_states::{Backing, Bitmaps, Error, Format, IoOp, Kind, Machine, Op, Opening, Options, Outcome};
 
 const CLUSTER: u64 = 65536;
 const AUTOCLEAR: usize = 88;
@@ -91,7 +91,7 @@ fn tables_are_read_in_chunks() {
     // counts that cannot be read are told when they are needed
     assert_eq!(steps(&file, Options::default(), tail).1, Ok(()));
     for step in large.iter().filter(|step| *step != tail) {
-        let device = Err(Error::Device { op: "open image", offset: 0, errno: 5 });
+        let device = Err(Error::Device { op: Op::Open, offset: 0, errno: 5 });
         assert_eq!(steps(&file, Options::default(), step).1, device, "{step}");
     }
 }

@@ -10,7 +10,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Repair};
+use quod_states::{Error, Image, IoOp, Kind, Op, Options, Repair};
 
 /// Guest bytes that a table maps, and tables that a slice of the L1 table leads to: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;
@@ -136,7 +136,7 @@ fn a_copy_whose_l1_slice_cannot_be_read_fails() {
     disk.fail = Some((0, 5));
     settle_backwards(&mut disk, &mut image);
     let (_, result, ..) = disk.done.pop().unwrap();
-    assert_eq!(result, Err(Error::Device { op: "L1 table", offset, errno: 5 }));
+    assert_eq!(result, Err(Error::Device { op: Op::ReadL1, offset, errno: 5 }));
     assert_written(&mut disk, &mut image, &[]);
 }
 

@@ -13,6 +13,7 @@
 //! * what is behind the data is cut off before the bit is cleared; a growth in flight ends before (QE12).
 
 use super::{Alarm, Phase, Timer};
+use crate::fault::Op;
 use crate::image::{Image, Layout, Purpose};
 use crate::io::IoOp;
 use crate::rule::Rule;
@@ -51,7 +52,7 @@ impl Image {
         self.set_dirty_bit(true);
         self.commit.phase = Phase::Mark;
         (self.commit.ahead, self.commit.maybe_marked) = (true, true);
-        self.write_header("write header");
+        self.write_header(Op::WriteHeader);
     }
 
     /// It is written.
@@ -86,7 +87,7 @@ impl Image {
             None => self.start_clear(),
             Some(len) => {
                 self.commit.phase = Phase::Cut;
-                self.emit_io(Purpose::Cut, "set length", len, IoOp::SetLen { len });
+                self.emit_io(Purpose::Cut, Op::SetLen, len, IoOp::SetLen { len });
                 self.show_phase();
             }
         }
@@ -111,7 +112,7 @@ impl Image {
         }
         self.set_dirty_bit(false);
         self.commit.phase = Phase::Clear;
-        self.write_header("clear dirty bit");
+        self.write_header(Op::ClearDirty);
     }
 
     /// Something is to be written after a while, though nobody asks for it. Counts that may be wrong in the
