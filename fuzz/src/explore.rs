@@ -15,9 +15,11 @@
 
 mod crash;
 mod cuts;
+mod explored;
 mod play;
 pub mod scenario;
 
+pub use explored::Explored;
 pub use play::Failing;
 
 use crate::schedule::{Schedule, shrink};
@@ -25,7 +27,6 @@ use crate::sim::panic_text;
 use crate::world::{Tweak, World};
 use crash::Images;
 use play::Play;
-use quod::states::State;
 use quod_backend::sim::{Choice, Chooser, Script, Seeded, Sim};
 use quod_bench::contract::{Checked, Failure, fail};
 use scenario::{Prepared, Scenario};
@@ -47,43 +48,6 @@ const ACTIONS: u32 = 2000;
 const WITHIN: usize = 256;
 /// Runs to make a schedule smaller.
 const SHRINKING: usize = 200;
-
-/// What was explored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Explored {
-    /// Different states.
-    pub states: usize,
-    /// Runs from the beginning.
-    pub runs: usize,
-    /// Different ends.
-    pub ends: usize,
-    /// Crash images that were looked at, and how many different ones were recovered.
-    pub images: usize,
-    /// Of those, the different ones: recovered and read whole.
-    pub recovered: usize,
-    /// Images that power cuts within openings leave.
-    pub within: usize,
-    /// States with more images than the bound.
-    pub sampled: usize,
-    /// No bound on states was met.
-    pub complete: bool,
-    /// Edges of the state table that were taken: for each state, as bits.
-    pub edges: [u32; State::COUNT],
-}
-
-impl Explored {
-    /// The edges that this world has taken, too.
-    fn add_edges(&mut self, world: &World) {
-        for (_, from, to) in world.tally.edges.keys() {
-            self.edges[usize::from(*from)] |= 1 << to;
-        }
-    }
-
-    /// Was this edge taken?
-    pub fn took(&self, (from, to): (State, State)) -> bool {
-        self.edges[from as usize] & 1 << to as u32 != 0
-    }
-}
 
 /// Follows a prefix, then takes first alternatives.
 struct Exhaustive {

@@ -9,7 +9,7 @@ use crate::image::{self, Form, Part, Qcow2, Shape};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use quod::{Format, OpenOptions};
 use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
-use quod_bench::contract::stream as payload;
+use quod_bench::contract::payload;
 use quod_bench::contract::{Checked, Failure, fail};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

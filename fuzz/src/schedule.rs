@@ -17,6 +17,9 @@ use quod_backend::sim::{Choice, Chooser};
 use quod_bench::contract::{Checked, Failure, fail};
 use std::fmt;
 
+/// A failure, and what happened until then.
+pub type Told<T = ()> = Result<T, (Failure, Vec<String>)>;
+
 /// A run that can be repeated.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Schedule {

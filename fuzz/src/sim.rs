@@ -4,12 +4,14 @@
 //! decision is the chooser's, so a list of choices is the whole run; choice 0 is the plain alternative
 //! everywhere, so a shorter list is a simpler run.
 
+pub(crate) mod dice;
 mod random;
 pub(crate) mod setup;
 
-use crate::schedule::{Recorder, Schedule, shrink};
+use crate::schedule::{Recorder, Schedule, Told, shrink};
 use crate::world::{Ask, Session, Tally, Tweak, World};
-use quod_backend::sim::{Aftermath, Choice, Chooser, Fault, Kind, Script, Seeded, When, pick};
+use dice::{ask, chance};
+use quod_backend::sim::{Aftermath, Chooser, Fault, Kind, Script, Seeded, When};
 use quod_bench::contract::{Checked, Failure, fail};
 use setup::Place;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,17 +25,8 @@ pub struct Report {
     pub digest: u128,
 }
 
-pub(crate) fn ask(chooser: &mut dyn Chooser, n: usize) -> usize {
-    pick(chooser, Choice::Workload, n)
-}
-
-/// One in `n`.
-pub(crate) fn chance(chooser: &mut dyn Chooser, n: usize) -> bool {
-    ask(chooser, n) == n - 1
-}
-
 /// A run. `tell`: write down what happens.
-pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Result<Report, (Failure, Vec<String>)> {
+pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Told<Report> {
     let built = setup::build(chooser, tweak);
     let (mut world, place) = built.map_err(|failure| (failure, Vec::new()))?;
     if tell {
@@ -177,12 +170,12 @@ pub fn seed(seed: u64, tweak: Tweak) -> Result<Report, Box<(Failure, Schedule)>>
 }
 
 /// Runs a list of choices; the story of what happened comes with a failure.
-pub fn replay(choices: &[u32], tweak: Tweak) -> Result<Report, (Failure, Vec<String>)> {
+pub fn replay(choices: &[u32], tweak: Tweak) -> Told<Report> {
     run(&mut Script::new(choices.to_vec()), tweak, true)
 }
 
 /// A panic is a failure like another.
-fn guarded(run: &mut dyn FnMut(bool) -> Result<Report, (Failure, Vec<String>)>) -> Checked<Report> {
+fn guarded(run: &mut dyn FnMut(bool) -> Told<Report>) -> Checked<Report> {
     match catch_unwind(AssertUnwindSafe(|| run(false))) {
         Ok(outcome) => outcome.map_err(|(failure, _)| failure),
         Err(panic) => Err(Failure(format!("panic: {}", panic_text(&*panic)))),

@@ -13,7 +13,7 @@ pub mod corpus;
 mod lives;
 mod texts;
 
-use crate::schedule::{Recorder, Schedule, shrink};
+use crate::schedule::{Recorder, Schedule, Told, shrink};
 use crate::sim::panic_text;
 use corpus::Corpus;
 use quod_backend::sim::{Choice, Chooser, Script, Seeded};
@@ -52,9 +52,6 @@ impl Chooser for FuzzBytes<'_> {
         now.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte)) % n
     }
 }
-
-/// A failure, and what happened until then.
-pub type Told<T = ()> = Result<T, (Failure, Vec<String>)>;
 
 /// What a target is about. `bool`: write down what happens.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@
 
 use quod::Format;
 use quod_backend::sim::{FileOptions, Sim};
-use quod_bench::contract::stream as payload;
+use quod_bench::contract::payload;
 use quod_fuzz::image::{self, Form, Part, Qcow2, Shape, Start};
 use quod_fuzz::world::{Session, Subject, TOP, World};
 use std::path::{Path, PathBuf};

@@ -162,7 +162,8 @@ impl Model {
         if succeeded && change != Change::Discard {
             let here = || rivals.iter().filter(|rival| rival.blocks.contains(&block));
             now.versions.retain(|old| here().any(|rival| rival.version == *old));
-            now.zeros = here().any(|rival| rival.change != Change::Write);
+            // zeros that a third change has replaced meanwhile do not come back
+            now.zeros &= here().any(|rival| rival.change != Change::Write);
             now.unknown = false;
         }
         match change {

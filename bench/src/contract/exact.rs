@@ -12,7 +12,7 @@
 //! Invariant: `writes` and `sectors` hold what happened since the last `settle`; before it lies `base`.
 
 use super::hash::hash_words;
-use super::stream::{self as payload, SECTOR};
+use super::payload::{self, SECTOR};
 use super::verdict::{Checked, fail};
 use std::collections::BTreeMap;
 use std::sync::Arc;

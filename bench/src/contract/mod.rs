@@ -12,7 +12,9 @@ mod cells;
 pub mod exact;
 pub mod hash;
 pub mod payload;
-pub mod stream;
 pub mod verdict;
+
+#[cfg(test)]
+mod tests;
 
 pub use verdict::{Checked, Failure, fail};

@@ -10,172 +10,35 @@
 //!
 //! Knows: the driver's public face, the model, the trace. Must never know: image formats, terminals.
 
+mod error;
+mod observer;
+mod options;
 mod player;
 mod pool;
 mod scan;
 mod tally;
 
-use crate::contract::blocks::{DISK_MAX, Initial, Model};
+pub use error::Error;
+pub use observer::Observer;
+pub use options::{Options, Speed, TRANSFER_MAX};
+
+use crate::contract::blocks::{DISK_MAX, Model};
 use crate::contract::payload::BLOCK;
 use crate::contract::verdict::Verdict;
 use crate::measure::timeline::Timeline;
 use crate::report::{Hold, Report, Verification};
 use crate::trace::{self, Choice, Source, Summary};
 use quod::backend::Backend as _;
-use quod::{AllocationGate, BackendKind, Config, DiskInfo, Format, OpenOptions, Policy};
+use quod::{Config, Format, OpenOptions};
 use quod_tools::{self as tools, Session};
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
-/// Longest read or write of a trace, bytes.
-pub const TRANSFER_MAX: u64 = 64 << 20;
 /// Largest disk that is compared whole; of a larger one only what was touched.
 pub const COMPARE_WHOLE_MAX: u64 = 16 << 30;
 
 const REPLAY: &str = "replay";
 const READ_BACK: &str = "read back";
 const COMPARE: &str = "compare";
-
-/// How fast.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub enum Speed {
-    /// As fast as the depth allows: a closed loop.
-    #[default]
-    Max,
-    /// So many times as fast as the trace: an open loop.
-    Times(f64),
-}
-
-impl FromStr for Speed {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Speed, String> {
-        match text {
-            "max" => Ok(Speed::Max),
-            "real" => Ok(Speed::Times(1.0)),
-            _ => match text.parse::<f64>() {
-                Ok(factor) if factor.is_finite() && factor >= 1e-6 => Ok(Speed::Times(factor)),
-                _ => Err(format!("'{text}' is not a speed: `max`, `real`, or how many times as fast")),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Speed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Speed::Max => f.write_str("max"),
-            Speed::Times(1.0) => f.write_str("real"),
-            Speed::Times(factor) => write!(f, "{factor}x"),
-        }
-    }
-}
-
-/// How to play.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How fast.
-    pub speed: Speed,
-    /// Operations in flight at once, at most.
-    pub depth: u32,
-    /// Of the payload.
-    pub seed: u64,
-    /// What the image holds before.
-    pub initial: Initial,
-    /// Its format; None: probe.
-    pub format: Option<Format>,
-    /// Who moves bytes.
-    pub backend: BackendKind,
-    /// Past the page cache.
-    pub direct: bool,
-    /// What an allocating write waits for.
-    pub gate: AllocationGate,
-    /// When it completes.
-    pub policy: Policy,
-    /// Follow the states: time by state in the report, and the timeline.
-    pub follow: bool,
-    /// Where to write the timeline.
-    pub timeline: Option<PathBuf>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            speed: Speed::Max,
-            depth: 64,
-            seed: 1,
-            initial: Initial::Zeros,
-            format: None,
-            backend: BackendKind::Auto,
-            direct: false,
-            gate: AllocationGate::default(),
-            policy: Policy::default(),
-            follow: true,
-            timeline: None,
-        }
-    }
-}
-
-/// Why a replay could not be carried through. What merely came out wrong is in the report.
-#[derive(Debug)]
-pub enum Error {
-    /// The trace.
-    Trace(trace::Error),
-    /// The driver.
-    Driver(quod::Error),
-    /// The timeline's file.
-    Timeline(PathBuf, std::io::Error),
-    /// The image is smaller than the trace, or the trace larger than a replay can model.
-    Size(String),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Trace(error) => error.fmt(f),
-            Error::Driver(error) => error.fmt(f),
-            Error::Timeline(path, error) => {
-                write!(f, "cannot write the timeline '{}': {error}", path.display())
-            }
-            Error::Size(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<trace::Error> for Error {
-    fn from(error: trace::Error) -> Error {
-        Error::Trace(error)
-    }
-}
-
-impl From<quod::Error> for Error {
-    fn from(error: quod::Error) -> Error {
-        Error::Driver(error)
-    }
-}
-
-/// Is told how a replay comes along.
-pub trait Observer {
-    /// The image is open; nothing was changed yet.
-    fn opened(&mut self, _disk: &DiskInfo) {}
-    /// A new phase begins; it has `total` steps.
-    fn phase(&mut self, name: &'static str, total: u64);
-    /// So many steps of it are done.
-    fn progress(&mut self, done: u64);
-    /// Shall it end early? Then it ends in order, and verifies no more.
-    fn stops(&mut self) -> bool {
-        false
-    }
-}
-
-/// Nobody looks.
-impl Observer for () {
-    fn phase(&mut self, _name: &'static str, _total: u64) {}
-    fn progress(&mut self, _done: u64) {}
-}
 
 /// The size of a fresh disk for a trace: its furthest extent, rounded up to whole MiB.
 pub fn disk_size(summary: &Summary) -> Result<u64, Error> {
@@ -326,16 +189,6 @@ fn settle(verification: &mut Verification, verdict: &Verdict) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn speeds_are_told_apart() {
-        assert_eq!("max".parse(), Ok(Speed::Max));
-        assert_eq!("real".parse(), Ok(Speed::Times(1.0)));
-        assert_eq!("2.5".parse::<Speed>().map(|speed| speed.to_string()), Ok("2.5x".to_owned()));
-        for text in ["", "0", "-1", "inf", "nan", "fast"] {
-            assert!(text.parse::<Speed>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn a_fresh_disk_covers_the_trace() {

@@ -2,9 +2,11 @@
 //!
 //! Knows: what is in flight, what is due. Must never know: what comes after the trace.
 
+use super::error::Error;
+use super::observer::Observer;
+use super::options::{Options, Speed, TRANSFER_MAX};
 use super::pool::Pool;
 use super::tally::Tally;
-use super::{Error, Observer, Options, Speed, TRANSFER_MAX};
 use crate::contract::blocks::{Change, Model, Ticket};
 use crate::contract::payload::{self, BLOCK};
 use crate::contract::verdict::Verdict;
@@ -244,7 +246,7 @@ impl Player<'_> {
                 let mut buffer = self.pool.take(record.len as usize);
                 let first = blocks.start;
                 let (ticket, version) = self.model.begin_change(blocks, Change::Write);
-                payload::fill(buffer.as_mut_slice(), self.seed, first, version);
+                payload::fill_labelled(buffer.as_mut_slice(), self.seed, first, version);
                 (Request::write(offset, buffer, user), Some(ticket))
             }
             Op::Trim => {

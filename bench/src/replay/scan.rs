@@ -2,7 +2,7 @@
 //!
 //! Knows: reads. Must never know: how the disk came to be.
 
-use super::Observer;
+use super::observer::Observer;
 use super::pool::Pool;
 use crate::contract::blocks::Model;
 use crate::contract::payload::{self, BLOCK};

@@ -2,7 +2,7 @@
 //!
 //! Knows: operations, latencies. Must never know: bytes.
 
-use super::{Options, Speed};
+use super::options::{Options, Speed};
 use crate::measure::histogram::Latencies;
 use crate::report::{Pacing, Report, Row};
 use crate::trace::Op;

@@ -12,7 +12,7 @@
 //!
 //! Knows: the text of one line. Must never know: what becomes of a record.
 
-use super::{Error, Op, Record};
+use super::record::{Error, Op, Record};
 use std::io::{self, BufRead, Read, Write};
 
 /// Longest line, as in fio.

@@ -6,98 +6,12 @@
 //! the line.
 
 mod iolog;
-
+mod record;
 mod source;
 
 pub use iolog::{Extras, Reader, Version, Waits, Writer};
-pub use source::Source;
-
-use std::fmt;
-use std::io;
-
-/// The trace that ships with the project: an ext4 guest runs mkfs, unpacks files, syncs small ones, copies,
-/// deletes, trims, and loads a database of 8 KiB pages. 8540 operations on a disk of 1 GiB.
-pub const SHIPPED: &[u8] = include_bytes!("../../traces/ext4-guest.iolog");
-
-/// The name of [`SHIPPED`] in reports.
-pub const SHIPPED_NAME: &str = "ext4-guest (shipped)";
-
-/// What a line asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Op {
-    /// Disk -> guest.
-    Read,
-    /// Guest -> disk.
-    Write,
-    /// The guest does not need the range any more.
-    Trim,
-    /// Make what completed before durable. `datasync` too: a disk knows no difference.
-    Sync,
-}
-
-impl Op {
-    /// May change bytes of its range.
-    pub fn changes(self) -> bool {
-        matches!(self, Op::Write | Op::Trim)
-    }
-}
-
-/// One operation of a trace.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Record {
-    /// Microseconds since the trace began.
-    pub at_us: u64,
-    /// Which of the trace's files (in order of their first mention).
-    pub file: u32,
-    /// What.
-    pub op: Op,
-    /// First byte; 0 for [`Op::Sync`].
-    pub offset: u64,
-    /// Bytes; 0 for [`Op::Sync`].
-    pub len: u64,
-    /// Line of the trace, from 1.
-    pub line: u64,
-}
-
-/// Why a trace cannot be read.
-#[derive(Debug)]
-pub enum Error {
-    /// The trace's file failed.
-    Io(io::Error),
-    /// A line makes no sense.
-    Line {
-        /// Which, from 1.
-        line: u64,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// It has nothing of the file that was chosen.
-    File(String),
-}
-
-impl Error {
-    pub(crate) fn line(line: u64, what: impl Into<String>) -> Error {
-        Error::Line { line, what: what.into() }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Io(error) => write!(f, "cannot read the trace: {error}"),
-            Error::Line { line, what } => write!(f, "trace line {line}: {what}"),
-            Error::File(what) => write!(f, "the trace has {what}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Error {
-        Error::Io(error)
-    }
-}
+pub use record::{Error, Op, Record};
+pub use source::{SHIPPED, SHIPPED_NAME, Source};
 
 /// Which part of a trace is played, and how it is read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

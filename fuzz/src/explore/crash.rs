@@ -7,15 +7,16 @@
 //! Knows: candidates and versions, the interned contents of sectors. Must never know: how a state was
 //! reached.
 
+use super::cuts;
+use super::explored::Explored;
 use super::scenario::{Prepared, Scenario};
-use super::{Explored, cuts};
 use crate::image;
 use crate::world::{Session, Subject, TOP, World};
 use quod::Format;
 use quod_backend::sim::{CrashPlan, FileOptions, Sim, Volatile};
 use quod_bench::contract::exact::View;
 use quod_bench::contract::hash::hash_words;
-use quod_bench::contract::stream::SECTOR;
+use quod_bench::contract::payload::SECTOR;
 use quod_bench::contract::{Checked, Failure, fail};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;

@@ -1,94 +1,12 @@
-//! qcow2 files: making them, where their tables are, the disk of a snapshot.
+//! qcow2 files: where their tables are, the disk of a snapshot.
 //!
 //! Knows: header, tables and entries, through `quod-states`. Must never know: what the guest wrote.
 
-use super::Shape;
 use quod_backend::sim::Sim;
 use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::entry::OFFSET;
-use quod_states::qcow2::header::Compression;
 use quod_states::qcow2::snapshot::{Parsed, Snapshot};
-use quod_states::qcow2::{self, CreateOptions, Header, Preallocation, Purpose};
-
-/// What a qcow2 image has from the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Qcow2 {
-    /// 2 or 3.
-    pub version: u32,
-    /// Bytes of a cluster.
-    pub cluster: u32,
-    /// Bits of a refcount.
-    pub refcount_bits: u32,
-    /// Entries of 128 bits, for 32 subclusters.
-    pub extended_l2: bool,
-    /// Refcounts may be postponed while the dirty bit is set.
-    pub lazy_refcounts: bool,
-    /// All tables from the start.
-    pub preallocated: bool,
-    /// Compressed clusters are zstd's, not deflate's.
-    pub zstd: bool,
-    /// Where the guest's clusters lie.
-    pub data: Data,
-}
-
-/// Where the guest's clusters lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Data {
-    /// In the image.
-    #[default]
-    Inside,
-    /// In a file of their own, [`DATA`].
-    File,
-    /// In a file of their own that shows the disk to whoever reads it alone.
-    Raw,
-}
-
-/// The name of a data file.
-pub const DATA: &str = "data";
-
-impl Qcow2 {
-    /// Version 3 with clusters of so many bytes, everything else by default.
-    pub const fn new(cluster: u32) -> Qcow2 {
-        Qcow2 {
-            version: 3,
-            cluster,
-            refcount_bits: 16,
-            extended_l2: false,
-            lazy_refcounts: false,
-            preallocated: false,
-            zstd: false,
-            data: Data::Inside,
-        }
-    }
-
-    /// Bytes of an L2 entry.
-    pub const fn entry_bytes(&self) -> u64 {
-        if self.extended_l2 { 16 } else { 8 }
-    }
-}
-
-pub(super) fn create(shape: &Shape, options: &Qcow2) -> Checked<Vec<u8>> {
-    let created = qcow2::create(&CreateOptions {
-        size: shape.size,
-        version: options.version,
-        cluster_size: options.cluster,
-        refcount_bits: options.refcount_bits,
-        lazy_refcounts: options.lazy_refcounts,
-        extended_l2: options.extended_l2,
-        backing: shape.backing.as_ref().map(|(name, _)| name.as_bytes()),
-        backing_format: shape.backing.as_ref().map(|(_, format)| format.name().as_bytes()),
-        preallocation: if options.preallocated { Preallocation::Metadata } else { Preallocation::Off },
-        compression: if options.zstd { Compression::Zstd } else { Compression::Deflate },
-        data_file: (options.data != Data::Inside).then_some(DATA.as_bytes()),
-        data_file_raw: options.data == Data::Raw,
-    });
-    let created = created.map_err(|error| Failure(format!("{shape:?}: {error}")))?;
-    let mut bytes = vec![0; created.len() as usize];
-    for (offset, piece) in created.pieces() {
-        bytes[offset as usize..offset as usize + piece.len()].copy_from_slice(&piece);
-    }
-    Ok(bytes)
-}
+use quod_states::qcow2::{Header, Purpose};
 
 /// Reads and validates the header, as a check does.
 pub(super) fn header(sim: &Sim, path: &str) -> Checked<Header> {

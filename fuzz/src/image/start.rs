@@ -2,9 +2,12 @@
 //!
 //! Knows: payloads, parts. Must never know: which scenario wants them.
 
-use super::{Editor, Form, Shape, create, sound};
+use super::check::sound;
+use super::create::create;
+use super::edit::Editor;
+use super::form::{Form, Shape};
 use quod_backend::sim::{FileOptions, Sim};
-use quod_bench::contract::stream as payload;
+use quod_bench::contract::payload;
 use quod_bench::contract::{Checked, fail};
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
-use super::{ask, chance};
+use super::dice::{ask, chance};
 use crate::image::{Data, Form, Part, Qcow2};
 use quod_backend::sim::Chooser;
 

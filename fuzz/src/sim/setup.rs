@@ -2,13 +2,14 @@
 //!
 //! Knows: which values are worth trying. Must never know: what is done with them.
 
-use super::{ask, chance, random};
+use super::dice::{ask, chance};
+use super::random;
 use crate::explore::scenario::stale_files;
 use crate::image::{self, DATA, Form, Part, Shape};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use quod::{AllocationGate, Format, OpenOptions, Policy};
 use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
-use quod_bench::contract::stream::{self as payload, SECTOR};
+use quod_bench::contract::payload::{self, SECTOR};
 use quod_bench::contract::{Checked, fail};
 
 /// Layers below the image at most.

@@ -6,9 +6,9 @@
 //!
 //! Knows: verdicts, create options. Must never know: how a check works.
 
-use super::Told;
 use crate::image;
-use crate::sim::{ask, chance};
+use crate::schedule::Told;
+use crate::sim::dice::{ask, chance};
 use crate::world::TOP;
 use quod::Format;
 use quod_backend::sim::{Chooser, FileOptions, Sim};

@@ -5,10 +5,11 @@
 //!
 //! Knows: which parts make a life. Must never know: what is right (the world judges).
 
-use super::Told;
 use crate::nth;
+use crate::schedule::Told;
+use crate::sim::dice::{ask, chance};
 use crate::sim::setup::{self, Place};
-use crate::sim::{self, act, ask, chance, panic_text, recover};
+use crate::sim::{self, act, panic_text, recover};
 use crate::world::{Ask, World, as_is};
 use quod_backend::sim::Chooser;
 use quod_bench::contract::{Checked, fail};

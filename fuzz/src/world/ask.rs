@@ -3,7 +3,7 @@
 //! Knows: kinds, ranges, payloads. Must never know: what is allowed as an answer.
 
 use quod::{Buffer, Buffers, Request};
-use quod_bench::contract::stream as payload;
+use quod_bench::contract::payload;
 
 /// What the guest may ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ const SEED: u64 = 42;
 
 fn payload_of(blocks: Range<u64>, version: u32) -> Vec<u8> {
     let mut bytes = vec![0; (blocks.end - blocks.start) as usize * BLOCK];
-    payload::fill(&mut bytes, SEED, blocks.start, version);
+    payload::fill_labelled(&mut bytes, SEED, blocks.start, version);
     bytes
 }
 
@@ -88,6 +88,18 @@ fn a_write_after_one_rival_but_beside_the_other() {
     model.finish_change(long, true);
     // the middle write was over before the late one began: it cannot come back
     assert_eq!(model.expected(0).versions, [late, long_version]);
+}
+
+#[test]
+fn zeros_that_a_later_write_replaced_do_not_come_back() {
+    let mut model = model();
+    let (long, long_version) = model.begin_change(0..1, Change::Write);
+    let (zero, _) = model.begin_change(0..1, Change::Zero);
+    model.finish_change(zero, true);
+    let late = write(&mut model, 0..1);
+    model.finish_change(long, true);
+    let versions = vec![late, long_version];
+    assert_eq!(model.expected(0), Expected { unknown: false, zeros: false, versions });
 }
 
 #[test]

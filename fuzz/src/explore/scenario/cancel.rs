@@ -4,7 +4,7 @@
 //! Knows: which request waits for what. Must never know: how they are driven.
 
 use super::qcow2::{K, S, SMALL, SPAN, SPLIT, USUAL, data, discard, packed, scenario};
-use super::{CLUSTER, SPAN as QED_SPAN, Scenario, read, write, zero};
+use super::setting::{CLUSTER, SPAN as QED_SPAN, Scenario, read, write, zero};
 use crate::image::Part;
 use crate::world::Ask;
 

@@ -4,7 +4,7 @@
 //! Knows: which requests meet. Must never know: how they are driven.
 
 use super::qcow2::{K, SMALL, SPAN, USUAL, discard, scenario};
-use super::{Scenario, read, write, zero};
+use super::setting::{Scenario, read, write, zero};
 use crate::image::{Data, Qcow2};
 use crate::world::Ask;
 

@@ -4,7 +4,7 @@
 //! Knows: which request takes which edge. Must never know: how they are driven.
 
 use super::qcow2::{K, LATE, S, SMALL, SPAN, SPLIT, USUAL, data, discard, packed, scenario, zeros};
-use super::{CLUSTER, Scenario, read, write, zero};
+use super::setting::{CLUSTER, Scenario, read, write, zero};
 use crate::image::{Form, Part, Qcow2};
 use crate::world::Ask;
 

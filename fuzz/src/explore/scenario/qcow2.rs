@@ -3,7 +3,7 @@
 //!
 //! Knows: which requests meet at which structure. Must never know: how they are driven.
 
-use super::{Scenario, read, write, zero};
+use super::setting::{Scenario, read, write, zero};
 use crate::image::{Form, Part, Qcow2};
 use crate::world::Ask;
 use quod::Policy;

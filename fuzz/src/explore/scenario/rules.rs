@@ -4,7 +4,7 @@
 //! Knows: which rule a scenario is for. Must never know: how it is kept.
 
 use super::qcow2::{K, LATE, LAZY, SMALL, SPAN, USUAL, WIDE, data, discard, scenario};
-use super::{CLUSTER, Scenario, read, write, zero};
+use super::setting::{CLUSTER, Scenario, read, write, zero};
 use crate::image::{Data, Part, Qcow2};
 use crate::world::Ask;
 

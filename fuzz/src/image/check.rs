@@ -1,0 +1,148 @@
+//! Checks and repairs of files on the simulated disk, by the formats' own machines.
+//!
+//! Knows: the machines' grammar. Must never know: what a check looks at.
+
+use super::head::{is_marked, probe};
+use super::{qcow2 as qcow2_file, qed as qed_file};
+use quod_backend::sim::Sim;
+use quod_bench::contract::{Checked, Failure, fail};
+use quod_states::qcow2 as format;
+use quod_states::{Format, Io, IoOp, Machine, Outcome, Repair, Report, qed};
+
+/// No file that is repaired here becomes longer.
+const LEN_MAX: u64 = 256 << 20;
+
+/// Does what a machine names, and gives back what it read.
+type Perform<'a> = &'a mut dyn FnMut(&mut dyn Machine, Io) -> Checked<Vec<u8>>;
+
+/// The check of either format.
+enum Check {
+    Qed(Box<qed::Check>),
+    Qcow2(Box<format::Check>),
+}
+
+impl Check {
+    fn new(sim: &Sim, path: &str, len: u64, repair: Option<Repair>) -> Checked<Check> {
+        match probe(sim, path) {
+            Format::Qed => {
+                Ok(Check::Qed(Box::new(qed::Check::new(qed_file::header(sim, path)?, len, repair))))
+            }
+            Format::Qcow2 => {
+                let header = qcow2_file::header(sim, path)?;
+                Ok(Check::Qcow2(Box::new(format::Check::new(header, len, repair))))
+            }
+            Format::Raw => fail(format!("{path}: nothing to check in a raw image")),
+        }
+    }
+
+    /// Runs to the end.
+    fn run(&mut self, perform: Perform<'_>) -> Checked<Report> {
+        loop {
+            let result = match self {
+                Check::Qed(check) => check.poll_result(),
+                Check::Qcow2(check) => check.poll_result(),
+            };
+            if let Some(report) = result {
+                return report.map_err(|error| Failure(format!("the check failed: {error}")));
+            }
+            let machine: &mut dyn Machine = match self {
+                Check::Qed(check) => &mut **check,
+                Check::Qcow2(check) => &mut **check,
+            };
+            let Some(io) = machine.poll_io() else {
+                return fail("the check wants nothing and has not ended");
+            };
+            let bytes = perform(machine, io)?;
+            let read = matches!(io.op, IoOp::ReadTable { .. });
+            machine.handle_completion(io.id, if read { Outcome::Table(&bytes) } else { Outcome::Done });
+        }
+    }
+}
+
+/// Checks a file as it is visible now, without repair.
+pub fn check(sim: &Sim, path: &str) -> Checked<Report> {
+    checked(sim, path, sim.file_len(path).unwrap_or(0)).map(|(report, _)| report)
+}
+
+/// Leaked clusters, those behind the end of the file included: a power cut may leave their counts and not the
+/// file's length.
+pub fn leaks(sim: &Sim, path: &str) -> Checked<u64> {
+    let len = sim.file_len(path).unwrap_or(0);
+    let len = if probe(sim, path) == Format::Qcow2 { len.max(qcow2_file::counted(sim, path)?) } else { len };
+    checked(sim, path, len).map(|(report, _)| report.leaks)
+}
+
+/// A check of the first `len` bytes, and where it says that the image ends (QED: at the end of the file).
+fn checked(sim: &Sim, path: &str, len: u64) -> Checked<(Report, u64)> {
+    let mut check = Check::new(sim, path, len, None)?;
+    let report = check.run(&mut |_, io| match io.op {
+        IoOp::ReadTable { offset, len } => Ok(sim.file_range(path, offset, len as usize)),
+        _ => fail("a check without repair writes"),
+    })?;
+    let end = match &check {
+        Check::Qed(_) => sim.file_len(path).unwrap_or(0),
+        Check::Qcow2(check) => check.image_end(),
+    };
+    Ok((report, end))
+}
+
+/// Bytes of the file that the image has use for.
+pub fn used(sim: &Sim, path: &str) -> Checked<u64> {
+    checked(sim, path, sim.file_len(path).unwrap_or(0)).map(|(_, end)| end)
+}
+
+/// A repaired copy of a file, and what the repair says that it left.
+pub fn repaired(sim: &Sim, path: &str) -> Checked<(Vec<u8>, Report)> {
+    let mut file = sim.file_bytes(path);
+    let report =
+        Check::new(sim, path, file.len() as u64, Some(Repair::All))?.run(&mut |machine, io| match io.op {
+            // only a hostile image asks for so much
+            IoOp::Grow { to: end, .. } | IoOp::SetLen { len: end } if end > LEN_MAX => {
+                fail(format!("a repair makes the file {end} bytes long"))
+            }
+            IoOp::WriteTable { offset, .. } if offset > LEN_MAX => {
+                fail(format!("a repair writes at {offset}"))
+            }
+            IoOp::ReadTable { offset, len } => {
+                let mut bytes = file.get(offset as usize..).unwrap_or_default().to_vec();
+                bytes.resize(len as usize, 0);
+                Ok(bytes)
+            }
+            IoOp::WriteTable { offset, len } => {
+                let (start, end) = (offset as usize, offset as usize + len as usize);
+                file.resize(file.len().max(end), 0);
+                machine.encode(io.id, &mut file[start..end]);
+                Ok(Vec::new())
+            }
+            IoOp::Grow { to: len, .. } | IoOp::SetLen { len } => {
+                file.resize(len as usize, 0);
+                Ok(Vec::new())
+            }
+            IoOp::Sync => Ok(Vec::new()),
+            other => fail(format!("a repair wants {other:?}")),
+        })?;
+    Ok((file, report))
+}
+
+/// A check that finds no corruption.
+pub fn sound(sim: &Sim, path: &str, when: &str) -> Checked<Report> {
+    let report = check(sim, path)?;
+    match report.is_sound() {
+        true => Ok(report),
+        false => fail(format!("{when}: {} corruptions: {:?}", report.corruptions, report.problems)),
+    }
+}
+
+/// What a power cut left is sound, or (qcow2 only) says that its refcounts may be wrong and is made sound
+/// by a repair.
+pub fn survived(sim: &Sim, path: &str) -> Checked {
+    let marked = is_marked(&sim.file_range(path, 0, 512));
+    if probe(sim, path) != Format::Qcow2 || !marked {
+        return sound(sim, path, "after a power cut, before any repair").map(drop);
+    }
+    let (_, report) = repaired(sim, path)?;
+    match report.is_sound() && report.leaks == 0 {
+        true => Ok(()),
+        false => fail(format!("after a power cut the dirty bit is set, and a repair leaves {report:?}")),
+    }
+}
