@@ -124,7 +124,8 @@ fn explore_all(args: &[&str]) -> Result<(), Failure> {
 
 fn replay(file: &str) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| Failure(format!("{file}: {error}")))?;
-    let (story, outcome) = quod_fuzz::replay::replay(&Schedule::parse(&text)?);
+    let schedule = Schedule::parse(&text).map_err(|failure| Failure(format!("{file}: {failure}")))?;
+    let (story, outcome) = quod_fuzz::replay::replay(&schedule);
     story.iter().for_each(|line| println!("{line}"));
     outcome.map(|()| println!("passes"))
 }

@@ -31,14 +31,12 @@ const ALL: &[&[&str]] = &[
     &["bench", "-w", "-c", "9", "x"],
     &["replay", "-f", "qed", "trace"],
     &["replay", "trace"],
-    &["replay", "--schedule", "schedule"],
 ];
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("trace", "fio version 2 iolog\nx add\nx open\nx write 0 4096\n");
-    write("schedule", "quod-schedule 1\nrun target ops\nchoices 0 0 3\n");
     prepare("qemu-img", &["create", "-q", "-f", "qcow2", "x", "4M"], folder.path());
     prepare("qemu-io", &["-c", "write 0 64k", "-c", "write 1M 64k", "x"], folder.path());
     folder

@@ -164,25 +164,3 @@ fn results_go_where_they_are_wanted() {
     let answer = replay(folder.path(), "--timeline -");
     assert!(answer.code == Some(1) && answer.stderr.contains("--timeline -"), "{answer:?}");
 }
-
-#[test]
-fn a_schedule_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = |text: &str| {
-        std::fs::write(folder.path().join("schedule"), text).unwrap();
-        quod(&["replay", "--schedule", "schedule"], folder.path())
-    };
-    let answer = run("quod-schedule 1\nrun target ops\nchoices 0 0 3\n");
-    assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), "passes\n"), "{answer:?}");
-    // a disk that forgets: what happened, then why it is wrong
-    let answer =
-        run("quod-schedule 1\nrun target canary\nchoices 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 19\n");
-    assert!(answer.code == Some(1) && answer.stdout.contains("Write { offset: 0"), "{answer:?}");
-    assert!(answer.stderr.contains("replay: sector 0"), "{answer:?}");
-    for (text, why) in [("", "the first line must be"), ("quod-schedule 1\nrun x\n", "no such run: x")] {
-        let answer = run(text);
-        assert!(answer.code == Some(1) && answer.stderr.contains(why), "{answer:?}");
-    }
-    let answer = quod(&["replay", "--schedule", "schedule", "-q"], folder.path());
-    assert!(answer.code != Some(0) && answer.stderr.contains("cannot be used"), "{answer:?}");
-}

@@ -11,13 +11,21 @@
 //! * no path of one person's machine;
 //! * findings/: what other software does is shown without the project's, in a folder that goes away again;
 //! * states/ depends on `slab` and `bitflags` alone, without their features, and is `no_std` without
-//!   `unsafe`: with neither the standard library nor unsafe code there is no way to do I/O.
+//!   `unsafe`: with neither the standard library nor unsafe code there is no way to do I/O;
+//! * the walls between the rooms (`tidy/walls.rs`): what an embedder links does not block, the command links
+//!   no proof, no imports run in a circle of files, and every file belongs to a crate.
 //!
 //! "Tests" are the folders tests/, benches/ and fuzz/ (the proof: a panic there is a finding), files
 //! `tests.rs`, and `#[cfg(test)]` items. The last tests below feed each scanner bad samples.
 
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/modules.rs"]
+mod modules;
 #[path = "tidy/scan.rs"]
 mod scan;
+#[path = "tidy/walls.rs"]
+mod walls;
 
 use scan::{Line, functions, has_word, lines};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,5 @@
 //! `quod replay`: plays a guest's block trace on an image and verifies every byte.
 //!
-//! With `--schedule` it runs a schedule of the proof instead.
-//!
 //! Knows: the command line, the terminal, temporary folders. Must never know: how a trace is played.
 
 use crate::cmd::create;
@@ -18,7 +16,6 @@ use quod_bench::options;
 use quod_bench::replay::{self, Observer, Options, Speed};
 use quod_bench::report::Report;
 use quod_bench::trace::{self, Choice, Source, Summary, Waits};
-use quod_fuzz::schedule::Schedule;
 use quod_tools as tools;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,9 +35,6 @@ pub struct Args {
     /// What `wait` of version 2 counts: us, since the wait before (fio's manual); ms, since the start (fio)
     #[arg(long, value_name = "UNIT", default_value = "us", value_parser = options::waits)]
     wait_unit: Waits,
-    /// Instead of a trace: run a schedule of quod's proof, and tell what happens
-    #[arg(long, value_name = "FILE", exclusive = true)]
-    schedule: Option<PathBuf>,
     /// Play on this image; it is created if it does not exist. What the trace writes to is OVERWRITTEN
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -111,9 +105,6 @@ fn formats(name: &str) -> Result<Formats, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    if let Some(path) = &args.schedule {
-        return schedule(path);
-    }
     match play(&args) {
         Ok(reports) if reports.iter().all(Report::passed) => ExitCode::SUCCESS,
         // the signal decides how it ends
@@ -127,25 +118,6 @@ pub fn run(args: Args) -> ExitCode {
 fn complaint(reports: &[Report]) -> String {
     let bad = reports.iter().find(|report| !report.verification.passed());
     bad.map_or_else(String::new, |report| report.verification.complaint())
-}
-
-/// What a schedule does, on the simulated disk; no image is touched.
-fn schedule(path: &Path) -> ExitCode {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let schedule = text.and_then(|text| Schedule::parse(&text).map_err(|error| error.to_string()));
-    let schedule = match schedule {
-        Ok(schedule) => schedule,
-        Err(what) => return fail(format_args!("replay: {}: {what}", path.display())),
-    };
-    let (story, outcome) = quod_fuzz::replay::replay(&schedule);
-    story.iter().for_each(|line| sayln!("{line}"));
-    match outcome {
-        Ok(()) => {
-            sayln!("passes");
-            ExitCode::SUCCESS
-        }
-        Err(failure) => fail(format_args!("replay: {failure}")),
-    }
 }
 
 /// Plays on one format after the other; what is found wrong with one does not keep the next from its turn.

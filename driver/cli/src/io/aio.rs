@@ -1,50 +1,15 @@
 //! `aio_read`, `aio_write` and `aio_flush`: requests that are started and not waited for.
 //!
-//! Knows: their flags, what is printed when they end. Must never know: when that is.
+//! Knows: their flags, what is remembered of them. Must never know: when they end.
 
-use super::read::{self, buffers, gather, vector};
-use super::report::{self, Transfer};
-use super::shell::{Failed, Tool};
-use super::write::{self, durable, fill, zeroes};
+use super::arguments::vector;
+use super::bytes::{buffers, durable, fill, zeroes};
+use super::report::Aio;
+use super::tool::{Failed, Tool};
+use super::{read, write};
 use crate::words::errno::strerror;
-use quod::{Completion, Request};
+use quod::Request;
 use std::time::Instant;
-
-/// What is remembered of a started request.
-pub struct Aio {
-    verb: &'static str,
-    failure: &'static str,
-    offset: u64,
-    bytes: u64,
-    start: Instant,
-    quiet: bool,
-    condensed: bool,
-    dump: bool,
-    pattern: Option<u8>,
-}
-
-/// What is printed when a request has ended.
-pub fn outcome(memo: &Aio, done: &Completion) -> String {
-    if let Err(error) = &done.result {
-        return format!("{} failed: {}\n", memo.failure, strerror(error.errno()));
-    }
-    let mut text = String::new();
-    if memo.dump || memo.pattern.is_some() {
-        let bytes = gather(&done.buffers);
-        if let Some(pattern) = memo.pattern {
-            text += &report::mismatch(&bytes, pattern, memo.offset).unwrap_or_default();
-        }
-        if memo.dump && !memo.quiet {
-            text += &report::dump(&bytes, memo.offset);
-        }
-    }
-    if !memo.quiet {
-        let elapsed = memo.start.elapsed();
-        let Aio { verb, bytes, offset, condensed, .. } = *memo;
-        text += &Transfer { verb, bytes, offset, elapsed, condensed }.text();
-    }
-    text
-}
 
 /// `aio_read off len...`
 pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {

@@ -1,8 +1,9 @@
-//! The table of commands: names, how many arguments, what they need, who does them.
+//! The table of commands: names, how many arguments, what they need, who does them; and `help`, which lists
+//! it.
 //!
-//! Knows: every command's one line. Must never know: how any of them works.
+//! Knows: every command's one line. Must never know: how any other of them works.
 
-use super::shell::{Failed, Tool};
+use super::tool::{Failed, Tool};
 use super::{aio, manage, misc, read, write};
 
 /// No upper limit on arguments.
@@ -103,7 +104,7 @@ pub const COMMANDS: &[Command] = &[
         misc::discard,
     )),
     command("flush", Some("f"), (0, 0), "", "flush all in-core file state to disk", misc::flush),
-    always(command("help", Some("?"), (0, 1), "[command]", "help for one or all commands", manage::help)),
+    always(command("help", Some("?"), (0, 1), "[command]", "help for one or all commands", help)),
     command("info", Some("i"), (0, 0), "", "prints information about the current file", misc::info),
     command("length", Some("l"), (0, 0), "", "gets the length of the current file", misc::length),
     command("map", None, (0, 0), "", "prints the allocated areas of a file", misc::map),
@@ -174,6 +175,23 @@ pub const COMMANDS: &[Command] = &[
 /// The command of a name, long or short.
 pub fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name || command.short == Some(name))
+}
+
+/// `help [command]`
+fn help(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
+    let Some(name) = words.get(1) else {
+        let all: String = COMMANDS.iter().map(|command| command.usage(command.name)).collect();
+        tool.say(&all);
+        tool.say("\nUse 'help commandname' for extended help.\n");
+        return Ok(());
+    };
+    match find(name) {
+        Some(command) => {
+            tool.say(&command.usage(name));
+            Ok(())
+        }
+        None => Err(tool.refuse(&format!("command {name} not found"))),
+    }
 }
 
 /// The complaint about a wrong number of arguments.

@@ -1,11 +1,10 @@
-//! Commands about the tool itself: open, reopen, close, quit, help, and those that quod refuses.
+//! Commands about the tool itself: open, reopen, close, quit, and those that quod refuses.
 //!
 //! Knows: their flags. Must never know: how an image is opened.
 
-use super::commands::{self, COMMANDS};
 use super::open::{Mode, image_options};
-use super::shell::{Failed, Tool};
 use super::target::Target;
+use super::tool::{Failed, Tool};
 use crate::words::errno::strerror;
 use crate::words::failure::{warn_about_probing, why_not_opened};
 use crate::words::getopt::Found;
@@ -202,23 +201,6 @@ pub fn abort(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
         let _ = tool.with(|engine| engine.turn());
     }
     std::process::abort()
-}
-
-/// `help [command]`
-pub fn help(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
-    let Some(name) = words.get(1) else {
-        let all: String = COMMANDS.iter().map(|command| command.usage(command.name)).collect();
-        tool.say(&all);
-        tool.say("\nUse 'help commandname' for extended help.\n");
-        return Ok(());
-    };
-    match commands::find(name) {
-        Some(command) => {
-            tool.say(&command.usage(name));
-            Ok(())
-        }
-        None => Err(tool.refuse(&format!("command {name} not found"))),
-    }
 }
 
 /// `break`

@@ -2,12 +2,14 @@
 //!
 //! Knows: their arguments and texts. Must never know: how they are done.
 
+use super::arguments::BYTES_MAX;
 use super::report::{self, Transfer};
-use super::shell::{BYTES_MAX, Failed, Tool, c_integer};
+use super::tool::{Failed, Tool};
 use crate::interrupt;
 use crate::words::errno::strerror;
 use crate::words::failure::resize_rule;
 use crate::words::getopt::Found;
+use crate::words::numbers::c_integer;
 use crate::words::{format, qcow2, sizes};
 use quod::{Format, Request, Status};
 use quod_tools as tools;

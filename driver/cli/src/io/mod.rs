@@ -3,6 +3,8 @@
 //! Knows: the tool's options. Must never know: what a command does.
 
 mod aio;
+mod arguments;
+mod bytes;
 mod commands;
 mod manage;
 mod misc;
@@ -13,6 +15,7 @@ mod report;
 mod runtime;
 mod shell;
 mod target;
+mod tool;
 mod write;
 
 use crate::interrupt;
@@ -20,9 +23,9 @@ use crate::out::{fail, program};
 use crate::words::getopt::{Found, Spec};
 use crate::words::{format, getopt};
 use open::{Mode, image_options};
-use shell::Tool;
 use std::path::Path;
 use std::process::ExitCode;
+use tool::Tool;
 
 const SPEC: Spec = Spec {
     letters: "hVc:d:f:rsnCmki:t:T:U",
@@ -114,7 +117,7 @@ pub fn run(words: &[String]) -> ExitCode {
     if failed || closed.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), shell::Failed> {
+fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), tool::Failed> {
     let mut mode = asked.mode.clone();
     if !asked.option_string {
         mode.format = match asked.format.as_deref().map(format::parse).transpose() {
@@ -135,7 +138,7 @@ fn run_commands(tool: &mut Tool, commands: &[String]) -> bool {
     }
     let mut any_failed = false;
     for command in commands {
-        any_failed |= tool.line(command).is_err();
+        any_failed |= shell::line(tool, command).is_err();
         if tool.leaving || interrupt::asked() {
             break;
         }

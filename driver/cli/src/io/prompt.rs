@@ -2,7 +2,8 @@
 //!
 //! Knows: descriptors and lines. Must never know: commands.
 
-use super::shell::Tool;
+use super::shell;
+use super::tool::Tool;
 use crate::interrupt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::Read;
@@ -20,7 +21,7 @@ pub fn run(tool: &mut Tool) -> bool {
         tool.say("qemu-io> ");
         tool.show();
         let Some(line) = input.line(tool) else { break };
-        any_failed |= tool.line(&line).is_err();
+        any_failed |= shell::line(tool, &line).is_err();
     }
     any_failed
 }

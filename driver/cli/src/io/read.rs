@@ -2,10 +2,12 @@
 //!
 //! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are read.
 
+use super::arguments::{BYTES_MAX, sectors, vector};
+use super::bytes::{buffers, gather};
 use super::report::{self, Transfer};
-use super::shell::{BYTES_MAX, Failed, Tool};
+use super::tool::{Failed, Tool};
 use crate::words::getopt::Found;
-use quod::{Buffer, Buffers, Request};
+use quod::Request;
 use std::time::Instant;
 
 /// What both commands can be asked.
@@ -114,47 +116,6 @@ fn finish(
         tool.say(&transfer.text());
     }
     if wrong.is_some() { Err(Failed) } else { Ok(()) }
-}
-
-/// Refuses what is no whole sector.
-pub fn sectors(tool: &mut Tool, value: u64, name: &str) -> Result<(), Failed> {
-    if value.is_multiple_of(512) {
-        return Ok(());
-    }
-    Err(tool.refuse(&format!("{value} is not a sector-aligned value for '{name}'")))
-}
-
-/// Lengths of a scatter list.
-pub fn vector(tool: &mut Tool, texts: &[String]) -> Result<Vec<u64>, Failed> {
-    let mut lengths = Vec::new();
-    let mut total = 0;
-    for text in texts {
-        let length = tool.number(text)?;
-        if length > BYTES_MAX {
-            return Err(tool.refuse(&format!("Argument '{text}' exceeds maximum size {BYTES_MAX}")));
-        }
-        if total + length > BYTES_MAX {
-            let text = format!("The total number of bytes exceed the maximum size {BYTES_MAX}");
-            return Err(tool.refuse(&text));
-        }
-        total += length;
-        lengths.push(length);
-    }
-    Ok(lengths)
-}
-
-/// Buffers of these lengths.
-pub fn buffers(lengths: &[u64]) -> Vec<Buffer> {
-    lengths.iter().filter(|&&length| length > 0).map(|&length| Buffer::zeroed(length as usize)).collect()
-}
-
-/// All bytes of a scatter list.
-pub fn gather(buffers: &Buffers) -> Vec<u8> {
-    match buffers {
-        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
-        Buffers::Vec(buffers) => buffers.iter().flat_map(|buffer| buffer.as_slice()).copied().collect(),
-        Buffers::Raw(_) | Buffers::None => Vec::new(),
-    }
 }
 
 fn fetch(tool: &mut Tool, offset: u64, lengths: &[u64]) -> Result<Vec<u8>, i32> {

@@ -1,11 +1,14 @@
-//! What the commands print about transfers: totals and rates, hex dumps, pattern checks.
+//! What is printed about transfers, now or when they end: totals and rates, hex dumps, pattern checks.
 //!
-//! Knows: numbers, bytes, durations. Must never know: disks.
+//! Knows: numbers, bytes, durations. Must never know: disks, commands.
 //! Invariant: the text is qemu-io's, to the byte, because its tests compare it.
 
+use super::bytes::gather;
+use crate::words::errno::strerror;
 use crate::words::sizes;
+use quod::Completion;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One finished transfer.
 pub struct Transfer {
@@ -85,6 +88,51 @@ pub fn map_line(length: u64, allocated: bool, offset: u64) -> String {
     let word = if allocated { "    allocated" } else { "not allocated" };
     let (long, at) = (sizes::short(length as f64), sizes::short(offset as f64));
     format!("{long} ({length:#x}) bytes {word} at offset {at} ({offset:#x})\n")
+}
+
+/// What is remembered of a started request.
+pub struct Aio {
+    /// `read` or `wrote`.
+    pub verb: &'static str,
+    /// What is said to have failed.
+    pub failure: &'static str,
+    /// Guest offset.
+    pub offset: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+    /// When it was started.
+    pub start: Instant,
+    /// `-q`
+    pub quiet: bool,
+    /// `-C`
+    pub condensed: bool,
+    /// `-v`
+    pub dump: bool,
+    /// `-P` of a read.
+    pub pattern: Option<u8>,
+}
+
+/// What is printed when a request has ended.
+pub fn outcome(memo: &Aio, done: &Completion) -> String {
+    if let Err(error) = &done.result {
+        return format!("{} failed: {}\n", memo.failure, strerror(error.errno()));
+    }
+    let mut text = String::new();
+    if memo.dump || memo.pattern.is_some() {
+        let bytes = gather(&done.buffers);
+        if let Some(pattern) = memo.pattern {
+            text += &mismatch(&bytes, pattern, memo.offset).unwrap_or_default();
+        }
+        if memo.dump && !memo.quiet {
+            text += &dump(&bytes, memo.offset);
+        }
+    }
+    if !memo.quiet {
+        let elapsed = memo.start.elapsed();
+        let Aio { verb, bytes, offset, condensed, .. } = *memo;
+        text += &Transfer { verb, bytes, offset, elapsed, condensed }.text();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //!
 //! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are written.
 
-use super::read::{sectors, vector};
+use super::arguments::{BYTES_MAX, sectors, vector};
+use super::bytes::{durable, fill, zeroes};
 use super::report::Transfer;
-use super::shell::{BYTES_MAX, Failed, Tool};
+use super::tool::{Failed, Tool};
 use crate::words::errno::strerror;
 use crate::words::getopt::Found;
-use quod::{Buffer, Request};
+use quod::Request;
 use std::time::{Duration, Instant};
 
 /// What is written if nothing else is said.
@@ -152,18 +153,6 @@ fn finish(tool: &mut Tool, flags: &Flags, offset: u64, bytes: u64, elapsed: Dura
     }
 }
 
-/// Cuts bytes into buffers of these lengths.
-pub fn fill(lengths: &[u64], bytes: &[u8]) -> Vec<Buffer> {
-    let mut rest = bytes;
-    let mut buffers = Vec::new();
-    for &length in lengths.iter().filter(|&&length| length > 0) {
-        let (now, later) = rest.split_at(length as usize);
-        buffers.push(Buffer::from(now));
-        rest = later;
-    }
-    buffers
-}
-
 fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: bool) -> Result<(), i32> {
     let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
     engine.check_range(offset, bytes.len() as u64)?;
@@ -179,11 +168,6 @@ fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: boo
     tool.run(|user| durable(Request::write(offset, buffers, user), fua)).map(drop)
 }
 
-/// With FUA if asked.
-pub fn durable(request: Request, fua: bool) -> Request {
-    if fua { request.fua() } else { request }
-}
-
 fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result<(), i32> {
     let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
     engine.check_range(offset, len)?;
@@ -195,10 +179,4 @@ fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result
         return Ok(());
     }
     tool.run(|user| durable(zeroes(offset, len, unmap, user), fua)).map(drop)
-}
-
-/// A request that makes zeros.
-pub fn zeroes(offset: u64, len: u64, unmap: bool, user: u64) -> Request {
-    let request = Request::write_zeroes(offset, len, user);
-    if unmap { request.may_unmap() } else { request }
 }

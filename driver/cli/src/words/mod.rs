@@ -9,5 +9,6 @@ pub mod getopt;
 pub mod json;
 pub mod keyval;
 pub mod luks;
+pub mod numbers;
 pub mod qcow2;
 pub mod sizes;
