@@ -1,7 +1,7 @@
 //! Real files: QED images, their backing chains, the gate, the tools.
 
 use quod::{AllowAll, Config, Error, Foreign, Format, Named, OpenOptions, Policy, SameDirectory, Status};
-use quod_tools::{self as tools, CreateOptions, Repair, Session};
+use quod_tools::{self as tools, CreateOptions, FormatInfo, Repair, Session};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -305,7 +305,8 @@ fn tools_describe_check_and_rename() {
     let base = folder.qed("base.qed", 1 << 20, None);
     let top = folder.qed("top.qed", 1 << 20, Some(("base.qed", None)));
     let info = tools::info(&top, None, false).unwrap();
-    assert_eq!((info.format, info.info.virtual_size, info.table_size), (Format::Qed, 1 << 20, Some(1)));
+    assert_eq!((info.info.format, info.info.virtual_size), (Format::Qed, 1 << 20));
+    assert_eq!(info.specific, FormatInfo::Qed { table_size: 1 });
     assert_eq!(info.backing_path, Some(base.clone()));
     assert_eq!(tools::probe(&top), Ok(Format::Qed));
     let mut session = Session::open(&base, writable()).unwrap();

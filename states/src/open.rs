@@ -80,6 +80,10 @@ pub struct Info {
     pub virtual_size: u64,
     /// Bytes; 0 for raw.
     pub cluster_size: u32,
+    /// Bytes that have space of their own, or have not: a cluster, or one of its subclusters; 0 for raw.
+    pub unit: u32,
+    /// The version of its format (qcow2: 2 or 3); 0 if the format has no versions.
+    pub version: u32,
     /// The need-check or dirty bit stood in the header when it was opened.
     pub dirty: bool,
     /// Its backing file.
@@ -102,6 +106,8 @@ impl Info {
             format: Format::Raw,
             virtual_size: file_len.next_multiple_of(512),
             cluster_size: 0,
+            unit: 0,
+            version: 0,
             dirty: false,
             backing: None,
             compression: Compression::Deflate,
@@ -121,6 +127,7 @@ impl Info {
             format: Format::Qed,
             virtual_size: header.image_size,
             cluster_size: header.cluster_size,
+            unit: header.cluster_size,
             dirty: header.need_check(),
             backing: name.map(|name| Backing { name: name.to_vec(), format, format_name }),
             ..Info::of_raw(0)
@@ -141,6 +148,8 @@ impl Info {
             format: Format::Qcow2,
             virtual_size: header.guest_size(),
             cluster_size: 1 << header.cluster_bits,
+            unit: (1 << header.cluster_bits) / if header.shape().extended { 32 } else { 1 },
+            version: header.version,
             dirty: header.is_dirty(),
             backing: backing.map(|name| Backing { name: name.to_vec(), format, format_name }),
             compression: header.compression,

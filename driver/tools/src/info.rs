@@ -20,29 +20,63 @@ use std::path::{Path, PathBuf};
 pub struct ImageInfo {
     /// The file.
     pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
-    /// What its header says.
+    /// What its header says, as the driver tells it of an open disk.
     pub info: Info,
+    /// What only its format has.
+    pub specific: FormatInfo,
     /// Length of the file, bytes.
     pub file_len: u64,
     /// Bytes that it takes on the host.
     pub disk_size: u64,
-    /// QED: clusters of a table.
-    pub table_size: Option<u32>,
-    /// qcow2: what only it has.
-    pub qcow2: Option<Qcow2Info>,
     /// The file that its backing name leads to, if it is a file's name. See [`Named::path`].
     pub backing_path: Option<PathBuf>,
     /// Where its chain goes on, or why that is not known; None: it has no backing file.
     pub below: Option<Result<Below, String>>,
 }
 
+impl ImageInfo {
+    /// What only a qcow2 image has.
+    pub fn qcow2(&self) -> Option<&Qcow2Info> {
+        match &self.specific {
+            FormatInfo::Qcow2(facts) => Some(facts),
+            FormatInfo::Raw | FormatInfo::Qed { .. } => None,
+        }
+    }
+}
+
+/// What only one format has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FormatInfo {
+    /// Nothing.
+    Raw,
+    /// QED.
+    Qed {
+        /// Clusters of a table.
+        table_size: u32,
+    },
+    /// qcow2.
+    Qcow2(Box<Qcow2Info>),
+}
+
 /// What a qcow2 image says about itself beyond the common facts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Qcow2Info {
-    /// Its header.
-    pub header: qcow2::Header,
+    /// Refcounts may be postponed while the dirty bit is set.
+    pub lazy_refcounts: bool,
+    /// Bits of a refcount.
+    pub refcount_bits: u64,
+    /// Somebody found it corrupt, and nobody has repaired it.
+    pub corrupt: bool,
+    /// L2 entries of 128 bits: clusters have subclusters.
+    pub extended_l2: bool,
+    /// The name of a data file, as it stands in the image.
+    pub data_file_name: Option<Vec<u8>>,
+    /// How it is encrypted.
+    pub encryption: Option<Encryption>,
+    /// Bytes at the end of the disk that no guest sees: less than a sector.
+    pub not_shown: u64,
+    /// Where QEMU keeps the state of a virtual machine: behind the disk, at the first L2 table of its own.
+    pub vm_state_offset: u64,
     /// Its internal snapshots.
     pub snapshots: Vec<Snapshot>,
     /// Its persistent bitmaps.
@@ -61,34 +95,30 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
         false => Host::open_shared(path, format)?,
     };
     let format = format.map_or_else(|| host.probe(), Ok)?;
-    let (mut table_size, mut qcow2) = (None, None);
-    let info = match format {
-        Format::Raw => Info::of_raw(host.len()),
+    let (info, specific) = match format {
+        Format::Raw => (Info::of_raw(host.len()), FormatInfo::Raw),
         Format::Qed => {
             let header = read_qed(&mut host)?;
             let name = match header.backing_name() {
                 Some((offset, len)) => Some(host.read(offset, len as usize)?),
                 None => None,
             };
-            table_size = Some(header.table_size);
-            Info::of_qed(&header, name.as_deref())
+            let specific = FormatInfo::Qed { table_size: header.table_size };
+            (Info::of_qed(&header, name.as_deref()), specific)
         }
         Format::Qcow2 => {
-            let facts = qcow2_info(&mut host)?;
-            let info = Info::of_qcow2(&facts.header);
-            qcow2 = Some(facts);
-            info
+            let header = read_qcow2(&mut host, Purpose::Look)?;
+            let specific = FormatInfo::Qcow2(Box::new(qcow2_info(&mut host, &header)?));
+            (Info::of_qcow2(&header), specific)
         }
     };
     let backing =
         info.backing.as_ref().map(|backing| Named { image: path, name: &backing.name, role: Role::Backing });
     Ok(ImageInfo {
         path: path.to_path_buf(),
-        format,
+        specific,
         file_len: host.len(),
         disk_size: disk_size(path)?,
-        table_size,
-        qcow2,
         backing_path: backing.and_then(|named| named.path()),
         below: info.backing.as_ref().map(|backing| below(path, backing)),
         info,
@@ -108,10 +138,9 @@ pub(crate) fn disk_size(path: &Path) -> Result<u64, Error> {
     Ok(facts.blocks() * 512)
 }
 
-fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
+fn qcow2_info(host: &mut Host, header: &qcow2::Header) -> Result<Qcow2Info, Error> {
     let path = host.path().to_path_buf();
     let ours = |error| Error::from_core(&path, &error);
-    let header = read_qcow2(host, Purpose::Look)?;
     let luks = match header.encryption {
         Some(Encryption::Luks { offset, .. }) => Some(Luks::read(host, offset)?),
         Some(Encryption::Aes) | None => None,
@@ -138,7 +167,20 @@ fn qcow2_info(host: &mut Host) -> Result<Qcow2Info, Error> {
         }
         None => Vec::new(),
     };
-    Ok(Qcow2Info { header, snapshots, bitmaps, luks })
+    let (shape, guest_size) = (header.shape(), header.guest_size());
+    Ok(Qcow2Info {
+        lazy_refcounts: header.lazy_refcounts(),
+        refcount_bits: 1 << header.refcount_order,
+        corrupt: header.is_corrupt(),
+        extended_l2: shape.extended,
+        data_file_name: header.data_file().map(<[u8]>::to_vec),
+        encryption: header.encryption,
+        not_shown: header.size.saturating_sub(guest_size),
+        vm_state_offset: guest_size.next_multiple_of(shape.l2_entries() << shape.cluster_bits),
+        snapshots,
+        bitmaps,
+        luks,
+    })
 }
 
 /// The header of a qcow2 image.

@@ -23,8 +23,10 @@ pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_wit
 pub use create::{CreateOptions, Qcow2Options, create, create_until};
 pub use first_sector::FirstSector;
 pub use foreign::{ForeignInfo, foreign};
-pub use info::{ImageInfo, Qcow2Info, info, probe};
+pub use info::{FormatInfo, ImageInfo, Qcow2Info, info, probe};
 pub use luks::{Luks, Slot};
 pub use map::{MapRun, Mapper};
-pub use quod_states::qcow2::{Compression, Preallocation};
+pub use quod_states::qcow2::bitmap::Bitmap;
+pub use quod_states::qcow2::snapshot::Snapshot;
+pub use quod_states::qcow2::{Compression, Encryption, Preallocation};
 pub use session::Session;

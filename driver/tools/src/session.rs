@@ -1,6 +1,7 @@
-//! One disk, blocking: every call waits for its completion.
+//! One disk, blocking: a call waits for its completion; what was submitted besides may end meanwhile.
 //!
 //! Knows: the driver. Must never know: formats, but for raw that was guessed: its first sector is guarded.
+//! Invariant: every completion that the session took is answered, or in `ended`, once.
 
 use crate::first_sector::FirstSector;
 use quod::{Completion, Config, DiskId, DiskInfo, Driver, Error, OpenOptions};
@@ -15,6 +16,8 @@ pub struct Session {
     disk: DiskId,
     /// Of a disk that may be written and was guessed to be raw.
     first: Option<FirstSector>,
+    /// What ended while something else was waited for.
+    ended: Vec<Completion>,
 }
 
 impl Session {
@@ -32,8 +35,8 @@ impl Session {
         let guess = options.probes_for_writing();
         let mut driver = Driver::new(config)?;
         let disk = driver.open(path.as_ref(), options)?;
-        let mut session = Session { driver, disk, first: None };
-        session.finish()?;
+        let mut session = Session { driver, disk, first: None, ended: Vec::new() };
+        session.next()?.result?;
         if let Some(info) = session.info().filter(|info| guess && info.format == Format::Raw) {
             let mut bytes = vec![0; info.virtual_size.min(512) as usize];
             session.read(0, &mut bytes)?;
@@ -42,13 +45,11 @@ impl Session {
         Ok(session)
     }
 
-    fn finish(&mut self) -> Result<Completion, Error> {
+    /// The next thing that ends.
+    fn next(&mut self) -> Result<Completion, Error> {
         loop {
             if let Some(done) = self.driver.next_completion() {
-                return match &done.result {
-                    Ok(()) => Ok(done),
-                    Err(error) => Err(error.clone()),
-                };
+                return Ok(done);
             }
             if self.driver.idle() {
                 return Err(Error::Closed);
@@ -57,13 +58,55 @@ impl Session {
         }
     }
 
-    /// Runs one request to its end.
+    /// Runs one request to its end. Of what was submitted besides, nothing may have its `user` value.
     pub fn run(&mut self, request: Request) -> Result<Completion, Error> {
+        let user = request.user;
         self.submit(request).map_err(|rejected| Error::from(rejected.reason))?;
-        self.finish()
+        self.wait_for(user)
     }
 
-    /// Submits a request whose completion is taken from the driver. On a disk that was guessed to be raw, a
+    /// Waits for the end of a request that was submitted with this `user` value. What ends meanwhile is in
+    /// [`Session::take_ended`].
+    pub fn wait_for(&mut self, user: u64) -> Result<Completion, Error> {
+        loop {
+            let done = self.next()?;
+            if done.user != user {
+                self.ended.push(done);
+                continue;
+            }
+            return match &done.result {
+                Ok(()) => Ok(done),
+                Err(error) => Err(error.clone()),
+            };
+        }
+    }
+
+    /// Looks whether something has ended, without waiting.
+    pub fn turn(&mut self) -> Result<(), Error> {
+        self.driver.turn()?;
+        self.collect();
+        Ok(())
+    }
+
+    /// Waits until something has happened.
+    pub fn wait(&mut self) -> Result<(), Error> {
+        self.driver.wait(None)?;
+        self.collect();
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        while let Some(done) = self.driver.next_completion() {
+            self.ended.push(done);
+        }
+    }
+
+    /// What ended while something else was waited for, in the order in which it ended.
+    pub fn take_ended(&mut self) -> Vec<Completion> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Submits a request whose completion is taken from the driver, or waited for. On a disk that was guessed to be raw, a
     /// write that would make another format of it is refused with EPERM; a request that goes to
     /// [`Session::driver`] directly is not looked at.
     #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
@@ -143,6 +186,11 @@ impl Session {
     /// The disk's name.
     pub fn disk(&self) -> DiskId {
         self.disk
+    }
+
+    /// The driver beneath, to be waited for beside other things.
+    pub fn as_driver(&self) -> &Driver {
+        &self.driver
     }
 
     /// The driver beneath.

@@ -103,8 +103,7 @@ fn virtual_size(layer: &ImageInfo) -> u64 {
 
 /// Bytes at the end of a qcow2 image's disk that no guest sees, for QEMU as for us.
 fn not_shown(layer: &ImageInfo) -> Option<u64> {
-    let header = &layer.qcow2.as_ref()?.header;
-    header.size.checked_sub(header.guest_size()).filter(|bytes| *bytes > 0)
+    Some(layer.qcow2()?.not_shown).filter(|bytes| *bytes > 0)
 }
 
 fn backing_name(layer: &ImageInfo) -> Option<String> {
@@ -124,7 +123,7 @@ fn bytes(value: u64) -> String {
 fn human(layer: &ImageInfo) -> String {
     let mut lines = vec![
         format!("image: {}", layer.path.display()),
-        format!("file format: {}", format::name(layer.format)),
+        format!("file format: {}", format::name(layer.info.format)),
         format!("virtual size: {}", bytes(virtual_size(layer))),
         format!("disk size: {}", sizes::rounded(layer.disk_size)),
     ];
@@ -134,7 +133,7 @@ fn human(layer: &ImageInfo) -> String {
     if is_encrypted(layer) {
         lines.push("encrypted: yes".into());
     }
-    if layer.format != Format::Raw {
+    if layer.info.format != Format::Raw {
         lines.push(format!("cluster_size: {}", layer.info.cluster_size));
     }
     if is_dirty(layer) {
@@ -150,8 +149,8 @@ fn human(layer: &ImageInfo) -> String {
     if let Some(format) = backing_format(layer) {
         lines.push(format!("backing file format: {format}"));
     }
-    if let Some(facts) = &layer.qcow2 {
-        lines.extend(qcow2::human(facts));
+    if let Some(facts) = layer.qcow2() {
+        lines.extend(qcow2::human(layer, facts));
     }
     lines.extend(host_lines(&layer.path, layer.file_len, layer.disk_size));
     lines.iter().map(|line| format!("{line}\n")).collect()
@@ -175,11 +174,11 @@ fn full_backing_name(layer: &ImageInfo) -> Option<String> {
 
 /// QEMU says `dirty-flag: false` of every QED image, whatever its need-check bit says, and so does this.
 fn is_dirty(layer: &ImageInfo) -> bool {
-    layer.format == Format::Qcow2 && layer.info.dirty
+    layer.info.format == Format::Qcow2 && layer.info.dirty
 }
 
 fn is_encrypted(layer: &ImageInfo) -> bool {
-    layer.qcow2.as_ref().is_some_and(|facts| facts.header.encryption.is_some())
+    layer.qcow2().is_some_and(|facts| facts.encryption.is_some())
 }
 
 fn host_object(path: &Path, file_len: u64, disk_size: u64) -> Value {
@@ -203,7 +202,7 @@ fn object(layer: &ImageInfo) -> Value {
     if let Some(format) = backing_format(layer) {
         add("backing-filename-format", format.into());
     }
-    if let Some(facts) = layer.qcow2.as_ref().filter(|facts| !facts.snapshots.is_empty()) {
+    if let Some(facts) = layer.qcow2().filter(|facts| !facts.snapshots.is_empty()) {
         add("snapshots", facts.snapshots.iter().map(qcow2::snapshot).collect());
     }
     add("virtual-size", virtual_size(layer).into());
@@ -211,13 +210,13 @@ fn object(layer: &ImageInfo) -> Value {
         add("not-shown", bytes.into());
     }
     add("filename", layer.path.display().to_string().into());
-    if layer.format != Format::Raw {
+    if layer.info.format != Format::Raw {
         add("cluster-size", layer.info.cluster_size.into());
     }
-    add("format", format::name(layer.format).into());
+    add("format", format::name(layer.info.format).into());
     add("actual-size", layer.disk_size.into());
-    if let Some(facts) = &layer.qcow2 {
-        add("format-specific", json!({"type": "qcow2", "data": qcow2::specific(facts)}));
+    if let Some(facts) = layer.qcow2() {
+        add("format-specific", json!({"type": "qcow2", "data": qcow2::specific(layer, facts)}));
     }
     if let Some(full) = full_backing_name(layer) {
         add("full-backing-filename", full.into());

@@ -70,7 +70,7 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         dump: false,
         pattern: None,
     };
-    let mode = tool.engine.as_ref().map(|engine| engine.mode.clone()).unwrap_or_default();
+    let mode = tool.target.as_ref().map(|target| target.mode.clone()).unwrap_or_default();
     let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && !mode.keep_discarded);
     let pattern = flags.pattern.unwrap_or(0xcd);
     let detected = mode.detect_zeroes.filter(|_| !flags.zero && pattern == 0);
@@ -89,12 +89,12 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 fn start(tool: &mut Tool, memo: Aio, request: impl FnOnce(u64) -> Request) {
     let failure = memo.failure;
     let (offset, bytes) = (memo.offset, memo.bytes);
-    let in_range = match tool.engine.as_ref() {
-        Some(engine) => engine.check_range(offset, bytes),
+    let in_range = match tool.target.as_ref() {
+        Some(target) => target.check_range(offset, bytes),
         None => Err(libc::EBADF),
     };
     let result = match in_range {
-        Ok(()) => tool.with(|engine| engine.start(request, memo)),
+        Ok(()) => tool.with(|target| target.start(request, memo)),
         Err(errno) => Err(errno),
     };
     if let Err(errno) = result {
@@ -104,5 +104,5 @@ fn start(tool: &mut Tool, memo: Aio, request: impl FnOnce(u64) -> Request) {
 
 /// `aio_flush`
 pub fn flush(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    tool.with(|engine| engine.wait_all()).map_err(|errno| tool.failed("aio_flush", errno))
+    tool.with(|target| target.wait_all()).map_err(|errno| tool.failed("aio_flush", errno))
 }

@@ -71,15 +71,15 @@ pub fn open(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 
 /// Opens an image; `named`: by its file's name, not by an option string.
 pub fn open_image(tool: &mut Tool, path: &Path, mode: Mode, named: bool) -> Result<(), Failed> {
-    if tool.engine.is_some() {
+    if tool.target.is_some() {
         return Err(tool.complain("file open already, try 'help close'"));
     }
     match Target::open(path, mode) {
-        Ok(engine) => {
-            if engine.guarded() {
+        Ok(target) => {
+            if target.guarded() {
                 warn_about_probing(path);
             }
-            tool.engine = Some(engine);
+            tool.target = Some(target);
             Ok(())
         }
         Err(text) if named => Err(tool.complain(&format!("can't open device {}: {text}", path.display()))),
@@ -90,9 +90,9 @@ pub fn open_image(tool: &mut Tool, path: &Path, mode: Mode, named: bool) -> Resu
 /// `reopen [(-r|-w)] [-c cache] [-o options]`: closes and opens again.
 pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let (found, operands) = Tool::sort(words, "c:o:rw");
-    let Some(engine) = tool.engine.as_ref() else { return Err(Failed) };
-    let (mut mode, path): (Mode, PathBuf) = (engine.mode.clone(), engine.path.clone());
-    let layers = engine.info().map(|info| info.layers.iter().map(|layer| layer.format).collect::<Vec<_>>());
+    let Some(target) = tool.target.as_ref() else { return Err(Failed) };
+    let (mut mode, path): (Mode, PathBuf) = (target.mode.clone(), target.path.clone());
+    let layers = target.info().map(|info| info.layers.iter().map(|layer| layer.format).collect::<Vec<_>>());
     let layers = layers.unwrap_or_default();
     let (mut writable, mut cache, mut options) = (None, false, Vec::new());
     for item in found {
@@ -196,9 +196,9 @@ pub fn quit(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
 
 /// `abort`: ends without closing anything.
 pub fn abort(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    if tool.engine.is_some() {
+    if tool.target.is_some() {
         // what was started has reached the host, as it has when QEMU's threads run on for a moment
-        let _ = tool.with(|engine| engine.turn());
+        let _ = tool.with(|target| target.turn());
     }
     std::process::abort()
 }

@@ -21,7 +21,7 @@ const SIGNALS: i32 = 65;
 
 /// `flush`
 pub fn flush(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    if tool.engine.as_ref().is_some_and(|engine| engine.mode.unsafe_cache || engine.mode.read_only) {
+    if tool.target.as_ref().is_some_and(|target| target.mode.unsafe_cache || target.mode.read_only) {
         return Ok(());
     }
     tool.run(Request::flush).map(drop).map_err(|errno| tool.failed("flush", errno))
@@ -45,10 +45,10 @@ pub fn discard(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         return Err(tool.refuse(&format!("length cannot exceed {BYTES_MAX}, given {length}")));
     }
     let start = Instant::now();
-    let engine = tool.engine.as_ref().ok_or(Failed)?;
+    let target = tool.target.as_ref().ok_or(Failed)?;
     // unless the image was opened with discard=ignore, which makes it a wish that is not granted
-    let reaches_image = !engine.mode.keep_discarded && bytes > 0;
-    let result = match engine.check_range(offset, bytes) {
+    let reaches_image = !target.mode.keep_discarded && bytes > 0;
+    let result = match target.check_range(offset, bytes) {
         Ok(()) if reaches_image => tool.run(|user| Request::discard(offset, bytes, user)).map(drop),
         other => other,
     };
@@ -79,12 +79,12 @@ pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     if preallocation != "off" {
         return Err(tool.complain(&format!("Unsupported preallocation mode '{preallocation}'")));
     }
-    let engine = tool.engine.as_ref().ok_or(Failed)?;
-    let format = engine.info().map_or(Format::Raw, |info| info.format);
-    if let Some(text) = resize_rule(format, engine.size(), length) {
+    let target = tool.target.as_ref().ok_or(Failed)?;
+    let format = target.info().map_or(Format::Raw, |info| info.format);
+    if let Some(text) = resize_rule(format, target.size(), length) {
         return Err(tool.complain(text));
     }
-    tool.with(|engine| engine.resize(length)).map_err(|errno| {
+    tool.with(|target| target.resize(length)).map_err(|errno| {
         let text = match errno {
             libc::EINVAL => "Invalid image size specified".to_string(),
             other => format!("Could not resize the image: {}", strerror(other)),
@@ -95,28 +95,29 @@ pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 
 /// `length`
 pub fn length(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    let size = tool.engine.as_ref().map_or(0, |engine| engine.size());
+    let size = tool.target.as_ref().map_or(0, |target| target.size());
     tool.say(&format!("{}\n", sizes::short(size as f64)));
     Ok(())
 }
 
 /// `info`
 pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    let engine = tool.engine.as_ref().ok_or(Failed)?;
-    let (format, cluster, file) = engine
+    let target = tool.target.as_ref().ok_or(Failed)?;
+    let (format, cluster, file) = target
         .info()
         .and_then(|info| info.layers.first())
         .map(|top| (top.format, top.info.cluster_size, top.path.clone()))
         .ok_or(Failed)?;
     // the driver has no word for these; what another program changes meanwhile does not matter here
-    let facts = match format {
-        Format::Qcow2 => tools::info(&file, Some(format), true).ok().and_then(|info| info.qcow2),
+    let image = match format {
+        Format::Qcow2 => tools::info(&file, Some(format), true).ok(),
         Format::Raw | Format::Qed => None,
     };
-    let state = sizes::short(facts.as_ref().map_or(0, qcow2::state_offset) as f64);
+    let facts = image.as_ref().and_then(|image| image.qcow2().map(|facts| (image, facts)));
+    let state = sizes::short(facts.map_or(0, |(_, facts)| facts.vm_state_offset) as f64);
     let (name, cluster) = (format::name(format), sizes::short(f64::from(cluster)));
     tool.say(&format!("format name: {name}\ncluster size: {cluster}\nvm state offset: {state}\n"));
-    for line in facts.iter().flat_map(qcow2::features) {
+    for line in facts.into_iter().flat_map(|(image, facts)| qcow2::features(image, facts)) {
         tool.say(&format!("{line}\n"));
     }
     Ok(())
@@ -124,17 +125,17 @@ pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
 
 /// The first run of a range in the top layer: its length, and whether it is allocated there.
 fn allocated(tool: &mut Tool, offset: u64, len: u64) -> Result<(u64, bool), i32> {
-    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
-    if engine.info().is_some_and(|info| info.format == Format::Raw) {
+    let target = tool.target.as_ref().ok_or(libc::EBADF)?;
+    if target.info().is_some_and(|info| info.format == Format::Raw) {
         return Ok((len, true));
     }
-    let extent = tool.with(|engine| engine.map(offset, len))?;
+    let extent = tool.with(|target| target.map(offset, len))?;
     Ok((extent.len.min(len), extent.status != Status::Unallocated))
 }
 
 /// `map`
 pub fn map(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
-    let size = tool.engine.as_ref().map_or(0, |engine| engine.size());
+    let size = tool.target.as_ref().map_or(0, |target| target.size());
     let (mut at, mut begin) = (0, 0);
     let mut kind = None;
     while at < size {
@@ -161,7 +162,7 @@ pub fn alloc(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         Some(text) => tool.number(text)?,
         None => 512,
     };
-    let size = tool.engine.as_ref().map_or(0, |engine| engine.size());
+    let size = tool.target.as_ref().map_or(0, |target| target.size());
     let count = wanted.min(size.saturating_sub(offset));
     let (mut at, mut sum) = (0, 0);
     while at < count {
@@ -182,9 +183,9 @@ pub fn sigraise(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let Some(number) = signal else {
         return Err(tool.refuse(&format!("signal argument '{text}' is too large to be a valid signal")));
     };
-    if tool.engine.is_some() {
+    if tool.target.is_some() {
         // what was started has reached the host, as with `abort`
-        let _ = tool.with(|engine| engine.turn());
+        let _ = tool.with(|target| target.turn());
     }
     tool.show();
     if interrupt::watches(number) {
@@ -205,7 +206,7 @@ pub fn sleep(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     };
     let end = Instant::now() + Duration::from_millis(ms.min(u64::from(u32::MAX)));
     loop {
-        if tool.engine.is_some() && tool.with(|engine| engine.turn()).is_err() {
+        if tool.target.is_some() && tool.with(|target| target.turn()).is_err() {
             return Err(Failed);
         }
         let left = end.saturating_duration_since(Instant::now());

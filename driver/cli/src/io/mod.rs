@@ -108,7 +108,7 @@ pub fn run(words: &[String]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = run_commands(&mut tool, &asked.commands);
-    let is_open = tool.engine.is_some();
+    let is_open = tool.target.is_some();
     let closed = tool.close();
     tool.show();
     if interrupt::asked() && is_open && closed.is_ok() {

@@ -142,9 +142,9 @@ impl Mode {
 
     /// Do the options suit the image? Answers the bytes for tables, if something was said about them.
     pub fn fit(&self, image: &ImageInfo) -> Result<Option<u64>, String> {
-        let foreign = self.runtime.0.as_ref().filter(|_| image.format != Format::Qcow2);
+        let foreign = self.runtime.0.as_ref().filter(|_| image.info.format != Format::Qcow2);
         match self.unknown.as_ref().or(foreign) {
-            Some(name) => Err(unknown(name, format::name(image.format))),
+            Some(name) => Err(unknown(name, format::name(image.info.format))),
             None => self.runtime.1.fit(image),
         }
     }

@@ -38,9 +38,9 @@ impl Input {
             if interrupt::asked() {
                 return None;
             }
-            if tool.engine.is_some() {
+            if tool.target.is_some() {
                 // an error here comes back with the next command
-                let _ = tool.with(|engine| engine.turn());
+                let _ = tool.with(|target| target.turn());
                 tool.show();
             }
             if let Some(end) = self.bytes.iter().position(|&byte| byte == b'\n') {
@@ -74,7 +74,7 @@ fn text(bytes: Vec<u8>) -> String {
 fn stdin_is_ready(tool: &Tool) -> bool {
     let stdin = std::io::stdin();
     let mut fds = vec![PollFd::new(&stdin, PollFlags::IN)];
-    let driver = tool.engine.as_ref().map(|engine| engine.driver());
+    let driver = tool.target.as_ref().map(|target| target.driver());
     let descriptor = driver.map(|driver| driver.as_fd());
     if let Some(descriptor) = &descriptor {
         fds.push(PollFd::new(descriptor, PollFlags::IN));

@@ -120,14 +120,14 @@ fn finish(
 
 fn fetch(tool: &mut Tool, offset: u64, lengths: &[u64]) -> Result<Vec<u8>, i32> {
     let total = lengths.iter().sum();
-    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
-    engine.check_range(offset, total)?;
-    let copy = engine.mode.copy_on_read && !engine.mode.read_only;
+    let target = tool.target.as_ref().ok_or(libc::EBADF)?;
+    target.check_range(offset, total)?;
+    let copy = target.mode.copy_on_read && !target.mode.read_only;
     if total == 0 {
         return Ok(Vec::new());
     }
     if copy {
-        tool.with(|engine| engine.populate(offset, total))?;
+        tool.with(|target| target.populate(offset, total))?;
     }
     let done = tool.run(|user| Request::read(offset, buffers(lengths), user))?;
     Ok(gather(&done.buffers))

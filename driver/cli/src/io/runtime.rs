@@ -78,19 +78,19 @@ impl Runtime {
 
     /// Do they suit this qcow2 image? Answers the bytes for tables, if something was said about them.
     pub fn fit(&self, image: &ImageInfo) -> Result<Option<u64>, String> {
-        let Some(facts) = &image.qcow2 else { return Ok(None) };
-        let entry_bytes = if facts.header.shape().extended { 16 } else { 8 };
+        let Some(facts) = image.qcow2() else { return Ok(None) };
+        let entry_bytes = if facts.extended_l2 { 16 } else { 8 };
         let cluster = u64::from(image.info.cluster_size);
         let tables = self.caches(cluster, image.info.virtual_size, entry_bytes)?;
         if self.clean_interval.is_some_and(|seconds| seconds > u64::from(u32::MAX)) {
             return Err("Cache clean interval too big".into());
         }
         match self.lazy {
-            Some(true) if facts.header.version < 3 => {
+            Some(true) if image.info.version < 3 => {
                 let words = "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
                 return Err(words.into());
             }
-            Some(false) if facts.header.lazy_refcounts() => {
+            Some(false) if facts.lazy_refcounts => {
                 return Err("lazy-refcounts=off is not supported for an image with lazy refcounts".into());
             }
             _ => {}

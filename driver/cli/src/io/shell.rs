@@ -14,7 +14,7 @@ pub fn line(tool: &mut Tool, line: &str) -> Result<(), Failed> {
         complain!("command \"{name}\" not found");
         return Err(Failed);
     };
-    if !command.closed && tool.engine.is_none() {
+    if !command.closed && tool.target.is_none() {
         complain!("no file open, try 'help open'");
         return Err(Failed);
     }
@@ -22,7 +22,7 @@ pub fn line(tool: &mut Tool, line: &str) -> Result<(), Failed> {
         complain!("{text}");
         return Err(Failed);
     }
-    if command.writes && tool.engine.as_ref().is_some_and(|engine| engine.mode.read_only) {
+    if command.writes && tool.target.as_ref().is_some_and(|target| target.mode.read_only) {
         return Err(tool.complain("Block node is read-only"));
     }
     let result = (command.run)(tool, &words);

@@ -6,12 +6,9 @@
 
 use super::open::Mode;
 use crate::words::failure::{warn_about_bitmaps, why_not_opened};
-use quod::{
-    AllowAll, Bitmaps, Buffer, Completion, Config, DiskId, DiskInfo, Driver, Error, Extent, Format,
-    OpenOptions,
-};
-use quod::{Refusal, Request, Status};
-use quod_tools::{self as tools, CreateOptions, FirstSector};
+use quod::{AllowAll, Bitmaps, Buffer, Completion, Config, DiskInfo, Driver, Error, Extent, Format};
+use quod::{OpenOptions, Refusal, Request, Status};
+use quod_tools::{self as tools, CreateOptions, Session};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -21,14 +18,11 @@ const COPY_STEP: u64 = 1 << 20;
 
 /// An open image. `T` is what the caller wants to remember of a request that it does not wait for.
 pub struct Target<T> {
-    driver: Driver,
-    disk: DiskId,
+    session: Session,
     /// How it was opened.
     pub mode: Mode,
     /// Its file.
     pub path: PathBuf,
-    /// Of a disk that may be written and was only guessed to be raw.
-    first: Option<FirstSector>,
     /// Bitmaps that the first change will end.
     bitmaps: Option<Bitmaps>,
     size: u64,
@@ -56,7 +50,6 @@ impl<T> Target<T> {
             false => None,
         };
         let config = Config { backend: mode.engine, ..Config::default() };
-        let mut driver = Driver::new(config).map_err(describe)?;
         let mut options = OpenOptions::new()
             .format(mode.format.filter(|_| overlay.is_none()))
             .write(!mode.read_only)
@@ -70,46 +63,35 @@ impl<T> Target<T> {
         if let Some(data_file) = &mode.data_file {
             options = options.data_file(data_file);
         }
-        let disk = driver.open(&file, options).map_err(describe)?;
-        let mut engine = Target {
-            driver,
-            disk,
+        let session = Session::with_config(&file, options, config).map_err(describe)?;
+        let info = session.info().ok_or("the disk is not open")?;
+        let (size, top) = (info.virtual_size, info.layers.first());
+        let bitmaps = top.and_then(|layer| layer.info.bitmaps.clone());
+        let mut target = Target {
+            session,
             mode,
             path: path.to_path_buf(),
-            first: None,
-            bitmaps: None,
-            size: 0,
+            bitmaps,
+            size,
             next_user: 1,
             started: HashMap::new(),
             finished: Vec::new(),
             _overlay: overlay,
         };
-        engine.wait_for(0).map_err(describe)?;
-        let info = engine.info().ok_or("the disk is not open")?;
-        let (size, found) = (info.virtual_size, info.format);
-        let bitmaps = info.layers.first().and_then(|layer| layer.info.bitmaps.clone());
-        engine.size = size;
-        engine.bitmaps = bitmaps;
-        if engine.bitmaps.as_ref().is_some_and(|bitmaps| bitmaps.dropped) {
-            engine.warn();
+        if target.bitmaps.as_ref().is_some_and(|bitmaps| bitmaps.dropped) {
+            target.warn();
         }
-        if engine.mode.format.is_none() && found == Format::Raw && !engine.mode.read_only {
-            let head = Buffer::zeroed(size.min(512) as usize);
-            let head = engine.run(|user| Request::read(0, head, user)).map_err(describe)?.buffers;
-            let head = head.into_owned().unwrap_or_else(|| Buffer::zeroed(0));
-            engine.first = Some(FirstSector::new(path, head.as_slice()));
-        }
-        Ok(engine)
+        Ok(target)
     }
 
     /// Writes to the first sector are restricted.
     pub fn guarded(&self) -> bool {
-        self.first.is_some()
+        self.session.first_sector().is_some()
     }
 
     /// Facts about the disk.
     pub fn info(&self) -> Option<&DiskInfo> {
-        self.driver.disk_info(self.disk)
+        self.session.info()
     }
 
     /// The guest disk's length: whole sectors.
@@ -133,39 +115,34 @@ impl<T> Target<T> {
         match top.format {
             Format::Raw => true,
             Format::Qed => false,
-            Format::Qcow2 => {
-                let facts =
-                    tools::info(&top.path, Some(Format::Qcow2), true).ok().and_then(|info| info.qcow2);
-                whole && facts.is_some_and(|facts| facts.header.version >= 3)
-            }
+            Format::Qcow2 => whole && top.info.version >= 3,
         }
     }
 
     /// Runs a request to its end. Others that end meanwhile are in `take_finished`.
     pub fn run(&mut self, request: impl FnOnce(u64) -> Request) -> Result<Completion, Error> {
         let user = self.submit(request)?;
-        self.wait_for(user)
+        let done = self.session.wait_for(user);
+        self.sort();
+        done
     }
 
     /// Starts a request and goes on.
     pub fn start(&mut self, request: impl FnOnce(u64) -> Request, memo: T) -> Result<(), Error> {
         let user = self.submit(request)?;
         self.started.insert(user, memo);
-        self.driver.turn()
+        self.turn()
     }
 
     fn submit(&mut self, request: impl FnOnce(u64) -> Request) -> Result<u64, Error> {
         let user = self.next_user;
         self.next_user += 1;
         let mut request = request(user);
-        if let Some(first) = &mut self.first {
-            first.admit(&request)?;
-        }
         if request.kind.changes() {
             self.warn();
         }
         loop {
-            match self.driver.submit(self.disk, request) {
+            match self.session.submit(request) {
                 Ok(()) => return Ok(user),
                 Err(rejected) if rejected.reason == Refusal::Busy => request = rejected.request,
                 Err(rejected) => return Err(rejected.reason.into()),
@@ -181,46 +158,27 @@ impl<T> Target<T> {
         }
     }
 
-    fn wait_for(&mut self, user: u64) -> Result<Completion, Error> {
-        loop {
-            while let Some(done) = self.driver.next_completion() {
-                if done.user == user {
-                    return match done.result.clone() {
-                        Ok(()) => Ok(done),
-                        Err(error) => Err(error),
-                    };
-                }
-                self.note(done);
+    /// Tells what was started from the rest of what has ended.
+    fn sort(&mut self) {
+        for done in self.session.take_ended() {
+            if let Some(memo) = self.started.remove(&done.user) {
+                self.finished.push((memo, done));
             }
-            if self.driver.idle() {
-                return Err(Error::Closed);
-            }
-            self.driver.wait(self.driver.next_timeout())?;
-        }
-    }
-
-    fn note(&mut self, done: Completion) {
-        if let Some(memo) = self.started.remove(&done.user) {
-            self.finished.push((memo, done));
         }
     }
 
     /// Waits for something to happen.
     fn pump(&mut self) -> Result<(), Error> {
-        self.driver.wait(self.driver.next_timeout())?;
-        while let Some(done) = self.driver.next_completion() {
-            self.note(done);
-        }
-        Ok(())
+        let waited = self.session.wait();
+        self.sort();
+        waited
     }
 
     /// Looks whether something has happened.
     pub fn turn(&mut self) -> Result<(), Error> {
-        self.driver.turn()?;
-        while let Some(done) = self.driver.next_completion() {
-            self.note(done);
-        }
-        Ok(())
+        let turned = self.session.turn();
+        self.sort();
+        turned
     }
 
     /// Waits until everything that was started has ended.
@@ -238,7 +196,7 @@ impl<T> Target<T> {
 
     /// The driver, to wait for it together with something else.
     pub fn driver(&self) -> &Driver {
-        &self.driver
+        self.session.as_driver()
     }
 
     /// Sets the guest disk's length.
@@ -257,12 +215,7 @@ impl<T> Target<T> {
     /// Bytes that hold data or do not: a cluster, or one of its subclusters.
     fn unit(&self) -> u64 {
         let Some(top) = self.info().and_then(|info| info.layers.first()) else { return 512 };
-        let facts = match top.format {
-            Format::Qcow2 => tools::info(&top.path, Some(top.format), true).ok().and_then(|info| info.qcow2),
-            Format::Raw | Format::Qed => None,
-        };
-        let parts = if facts.is_some_and(|facts| facts.header.shape().extended) { 32 } else { 1 };
-        u64::from(top.info.cluster_size / parts).max(512)
+        u64::from(top.info.unit).max(512)
     }
 
     /// Copy-on-read: what the top layer does not have, of the units that the range touches, is written to it.
@@ -307,7 +260,7 @@ fn make_overlay(path: &Path, mode: &Mode) -> Result<(PathBuf, TempDir), String> 
     let file = folder.path().join("overlay.qed");
     let full = std::path::absolute(path).map_err(words)?.display().to_string();
     // QED has two words for a backing format: raw, and look for yourself
-    let format = (info.format == Format::Raw).then_some(Format::Raw);
+    let format = (info.info.format == Format::Raw).then_some(Format::Raw);
     let size = info.info.virtual_size.next_multiple_of(512);
     let options = CreateOptions { backing: Some((full, format)), ..CreateOptions::new(Format::Qed, size) };
     tools::create(&file, &options).map_err(|error| error.to_string())?;

@@ -21,7 +21,7 @@ pub struct Failed;
 /// The tool.
 pub struct Tool {
     /// The open image.
-    pub engine: Option<Target<Aio>>,
+    pub target: Option<Target<Aio>>,
     /// Said when something has ended next: requests that could not start fail as those that did.
     pub late: String,
     /// The command of this name was not used as it must be.
@@ -38,7 +38,7 @@ impl Tool {
         let terminal = std::io::stdout().is_terminal();
         // as much as C's stdio keeps back for a pipe, so that both outputs mix as the other tool's do
         Tool {
-            engine: None,
+            target: None,
             late: String::new(),
             misused: None,
             leaving: false,
@@ -115,14 +115,14 @@ impl Tool {
 
     /// Runs a request to its end and prints what others have ended meanwhile. The error number if it failed.
     pub fn run(&mut self, request: impl FnOnce(u64) -> Request) -> Result<Completion, i32> {
-        self.with(|engine| engine.run(request))
+        self.with(|target| target.run(request))
     }
 
     /// Does something with the open image and prints what has ended meanwhile. The error number if it failed.
     pub fn with<R>(&mut self, work: impl FnOnce(&mut Target<Aio>) -> Result<R, Error>) -> Result<R, i32> {
-        let Some(engine) = self.engine.as_mut() else { return Err(libc::EBADF) };
-        let result = work(engine).map_err(|error| error.errno());
-        let finished = engine.take_finished();
+        let Some(target) = self.target.as_mut() else { return Err(libc::EBADF) };
+        let result = work(target).map_err(|error| error.errno());
+        let finished = target.take_finished();
         self.print_finished(finished);
         result
     }
@@ -139,8 +139,8 @@ impl Tool {
 
     /// Closes the image, if one is open, after everything that was started.
     pub fn close(&mut self) -> Result<(), Failed> {
-        let Some(engine) = self.engine.take() else { return Ok(()) };
-        let (finished, result) = engine.close();
+        let Some(target) = self.target.take() else { return Ok(()) };
+        let (finished, result) = target.close();
         self.print_finished(finished);
         result.map_err(|error| self.complain(&error.to_string()))
     }

@@ -154,13 +154,13 @@ fn finish(tool: &mut Tool, flags: &Flags, offset: u64, bytes: u64, elapsed: Dura
 }
 
 fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: bool) -> Result<(), i32> {
-    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
-    engine.check_range(offset, bytes.len() as u64)?;
-    let fua = fua || engine.mode.writethrough;
+    let target = tool.target.as_ref().ok_or(libc::EBADF)?;
+    target.check_range(offset, bytes.len() as u64)?;
+    let fua = fua || target.mode.writethrough;
     if bytes.is_empty() {
         return Ok(());
     }
-    if let Some(unmap) = engine.mode.detect_zeroes.filter(|_| bytes.iter().all(|&byte| byte == 0)) {
+    if let Some(unmap) = target.mode.detect_zeroes.filter(|_| bytes.iter().all(|&byte| byte == 0)) {
         let len = bytes.len() as u64;
         return tool.run(|user| durable(zeroes(offset, len, unmap, user), fua)).map(drop);
     }
@@ -169,12 +169,12 @@ fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: boo
 }
 
 fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result<(), i32> {
-    let engine = tool.engine.as_ref().ok_or(libc::EBADF)?;
-    engine.check_range(offset, len)?;
-    if flags.no_fallback && !engine.zeros_cost_nothing(offset, len) {
+    let target = tool.target.as_ref().ok_or(libc::EBADF)?;
+    target.check_range(offset, len)?;
+    if flags.no_fallback && !target.zeros_cost_nothing(offset, len) {
         return Err(libc::ENOTSUP);
     }
-    let (fua, unmap) = (flags.fua || engine.mode.writethrough, flags.unmap && !engine.mode.keep_discarded);
+    let (fua, unmap) = (flags.fua || target.mode.writethrough, flags.unmap && !target.mode.keep_discarded);
     if len == 0 {
         return Ok(());
     }

@@ -3,46 +3,43 @@
 //! Knows: how qemu-img prints them. Must never know: where they lie in the file.
 
 use crate::words::{json, luks, sizes};
-use quod::states::qcow2::Compression;
-use quod::states::qcow2::bitmap::Bitmap;
-use quod::states::qcow2::snapshot::Snapshot;
-use quod_tools::Qcow2Info;
+use quod_tools::{Bitmap, Compression, ImageInfo, Qcow2Info, Snapshot};
 use serde_json::{Map, Value, json};
 
 const NANOS: u64 = 1_000_000_000;
 
 /// The format-specific fields, in the order in which qemu-img prints them.
-pub fn specific(facts: &Qcow2Info) -> Value {
-    let header = &facts.header;
+pub fn specific(image: &ImageInfo, facts: &Qcow2Info) -> Value {
+    let info = &image.info;
     let mut fields = Map::new();
     let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
-    let compression = match header.compression {
+    let compression = match info.compression {
         Compression::Deflate => "zlib",
         Compression::Zstd => "zstd",
     };
-    add("compat", if header.version < 3 { "0.10" } else { "1.1" }.into());
+    add("compat", if info.version < 3 { "0.10" } else { "1.1" }.into());
     add("compression-type", compression.into());
-    if header.version >= 3 {
-        add("lazy-refcounts", header.lazy_refcounts().into());
+    if info.version >= 3 {
+        add("lazy-refcounts", facts.lazy_refcounts.into());
     }
     if !facts.bitmaps.is_empty() {
         add("bitmaps", facts.bitmaps.iter().map(bitmap).collect());
     }
-    add("refcount-bits", (1u64 << header.refcount_order).into());
-    if let Some(name) = header.data_file() {
+    add("refcount-bits", facts.refcount_bits.into());
+    if let Some(name) = &facts.data_file_name {
         add("data-file", text(name).into());
     }
-    match (header.encryption, &facts.luks) {
+    match (facts.encryption, &facts.luks) {
         (Some(_), Some(luks)) => drop(add("encrypt", luks::luks(luks, Some("luks")))),
         (Some(_), None) => drop(add("encrypt", json!({"format": "aes"}))),
         (None, _) => {}
     }
-    if header.has_data_file() {
-        add("data-file-raw", header.data_file_raw().into());
+    if info.data_file.is_some() {
+        add("data-file-raw", info.data_file_raw.into());
     }
-    if header.version >= 3 {
-        add("corrupt", header.is_corrupt().into());
-        add("extended-l2", header.shape().extended.into());
+    if info.version >= 3 {
+        add("corrupt", facts.corrupt.into());
+        add("extended-l2", facts.extended_l2.into());
     }
     Value::Object(fields)
 }
@@ -75,7 +72,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
 }
 
 /// The lines about snapshots and features.
-pub fn human(facts: &Qcow2Info) -> Vec<String> {
+pub fn human(image: &ImageInfo, facts: &Qcow2Info) -> Vec<String> {
     let mut lines = Vec::new();
     if !facts.snapshots.is_empty() {
         let row = |id: &str, tag: &str, size: &str, date: &str, clock: &str, count: &str| {
@@ -89,21 +86,15 @@ pub fn human(facts: &Qcow2Info) -> Vec<String> {
             lines.push(row(&id, &tag, &size, &date(one.date_sec), &clock(one.vm_clock_nsec), &count));
         }
     }
-    lines.extend(features(facts));
+    lines.extend(features(image, facts));
     lines
 }
 
 /// The lines about features alone.
-pub fn features(facts: &Qcow2Info) -> Vec<String> {
+pub fn features(image: &ImageInfo, facts: &Qcow2Info) -> Vec<String> {
     let mut lines = vec!["Format specific information:".into()];
-    json::nested(&specific(facts), 1, &mut lines);
+    json::nested(&specific(image, facts), 1, &mut lines);
     lines
-}
-
-/// Where QEMU keeps the state of a virtual machine: behind the disk, at the first L2 table of its own.
-pub fn state_offset(facts: &Qcow2Info) -> u64 {
-    let shape = facts.header.shape();
-    facts.header.guest_size().next_multiple_of(shape.l2_entries() << shape.cluster_bits)
 }
 
 fn clock(nanos: u64) -> String {
