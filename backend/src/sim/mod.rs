@@ -24,6 +24,7 @@ mod digest;
 pub mod fault;
 mod file;
 mod inspect;
+mod log;
 mod run;
 mod store;
 
@@ -31,7 +32,7 @@ pub use chooser::{Choice, Chooser, Fifo, Script, Seeded, pick};
 pub use crash::{Candidate, CrashPlan, Volatile};
 pub use fault::{Aftermath, Fault, FaultPlan, Kind, When};
 pub use file::FileOptions;
-pub use inspect::{Counters, Logged, PendingOp};
+pub use log::{Counters, Logged, PendingOp};
 
 use crate::buffer::{Segment, Segments};
 use crate::op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Token};

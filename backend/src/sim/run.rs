@@ -5,7 +5,7 @@
 
 use super::chooser::{Choice, Chooser, pick};
 use super::fault::{Aftermath, Fault};
-use super::inspect::Logged;
+use super::log::Logged;
 use super::{Action, Handle, Pending, Sim};
 use crate::op::{Completion, Errno, FileId, LockMode, OpenFlags, Output, Stat};
 use std::os::raw::c_int;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no call blocks except [`EventFd::sleep`], which only `Backend::wait` uses.
 
-use super::last_errno;
+use super::call::last_errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;

@@ -4,7 +4,8 @@
 //! Invariants: only regular files and block devices become an [`OpenFile`] (a FIFO or a terminal named by an
 //! untrusted image would block for ever); locks are given back before the descriptor is closed.
 
-use super::{lock, retry};
+use super::call::retry;
+use super::lock;
 use crate::op::{Errno, LockMode, OpenFlags, Stat};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

@@ -5,7 +5,7 @@
 //! Knows: which bytes. Must never know: why.
 //! Invariant: after a failed change exactly the old bytes are held.
 
-use super::retry;
+use super::call::retry;
 use crate::op::{Errno, LockMode};
 use std::os::fd::RawFd;
 

@@ -4,6 +4,7 @@
 //! Invariant: nothing here runs on the caller's thread except [`event`] (never blocks) and what `Drop` must
 //! wait for.
 
+pub(crate) mod call;
 pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod lock;
@@ -71,40 +72,4 @@ fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
         Op::Grow { from, to, allocate, .. } => space::grow(file, from, to, allocate).map(|()| Output::Done),
         Op::SetLen { len, .. } => space::set_len(file.fd(), len).map(|()| Output::Done),
     }
-}
-
-/// Signals are for the embedder's threads. And a worker's write beyond the process's limit of a file's length
-/// is an error (EFBIG), and not the process's end by SIGXFSZ.
-pub(crate) fn block_signals() {
-    // SAFETY: all zero bytes are a valid set, which is filled and only read; without it signals come as
-    // before.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
-    }
-}
-
-/// The calling thread's errno.
-pub(crate) fn last_errno() -> Errno {
-    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
-}
-
-/// Runs a system call until it is not interrupted.
-pub(crate) fn retry<R: Into<i64>>(mut call: impl FnMut() -> R) -> Result<i64, Errno> {
-    loop {
-        let result = call().into();
-        if result >= 0 {
-            return Ok(result);
-        }
-        let errno = last_errno();
-        if errno.0 != libc::EINTR {
-            return Err(errno);
-        }
-    }
-}
-
-/// A file offset as system calls want it; beyond i64 is EFBIG.
-pub(crate) fn signed(offset: u64) -> Result<i64, Errno> {
-    i64::try_from(offset).map_err(|_| Errno(libc::EFBIG))
 }

@@ -4,6 +4,7 @@
 //! Invariants: every queued task finishes exactly once, or is dropped unstarted when the pool is dropped;
 //! after the drop no worker touches memory of any task.
 
+use super::call::block_signals;
 use super::event::EventFd;
 use super::{Outcome, Task, perform};
 use crate::op::Errno;
@@ -131,7 +132,7 @@ fn next_job(shared: &Shared) -> Option<Job> {
 }
 
 fn work(shared: &Shared) {
-    super::block_signals();
+    block_signals();
     while let Some(Job { id, task }) = next_job(shared) {
         let result = perform(task);
         let mut finished = lock(&shared.finished);

@@ -2,9 +2,9 @@
 //!
 //! Knows: which errors mean "cannot". Must never know: who asks.
 
+use super::call::{retry, signed};
 use super::file::OpenFile;
 use super::transfer::{self, Transfer};
-use super::{retry, signed};
 use crate::buffer::{Segment, Segments};
 use crate::op::Errno;
 use std::os::fd::RawFd;

@@ -4,8 +4,8 @@
 //! system call is made; so the rules are tested without one. Invariant: bytes are counted once; a transfer
 //! ends complete, at the end of the file (reads), or with an error.
 
+use super::call::{last_errno, signed};
 use super::file::OpenFile;
-use super::{last_errno, signed};
 use crate::buffer::{Segment, Segments};
 use crate::op::Errno;
 

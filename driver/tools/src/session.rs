@@ -106,8 +106,8 @@ impl Session {
         std::mem::take(&mut self.ended)
     }
 
-    /// Submits a request whose completion is taken from the driver, or waited for. On a disk that was guessed to be raw, a
-    /// write that would make another format of it is refused with EPERM; a request that goes to
+    /// Submits a request whose completion is taken from the driver, or waited for. On a disk that was guessed
+    /// to be raw, a write that would make another format of it is refused with EPERM; a request that goes to
     /// [`Session::driver`] directly is not looked at.
     #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
     pub fn submit(&mut self, request: Request) -> Result<(), Rejected> {
