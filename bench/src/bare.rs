@@ -7,8 +7,8 @@
 //! counted.
 
 use quod::states::{
-    Error, Flags, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Refused, Request, open, qcow2,
-    request::Event,
+    Error, Event, Flags, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Refused, Request,
+    qcow2,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -105,7 +105,7 @@ impl Bare {
         let mut memory = Memory { scratch: header(guest_len), ..Memory::default() };
         memory.write(0);
         memory.len = 5 * CLUSTER;
-        Bare::open(open::Format::Qed, memory, options)
+        Bare::open(Format::Qed, memory, options)
     }
 
     /// An empty qcow2 image as qemu-img makes it, without a backing file.
@@ -117,10 +117,10 @@ impl Bare {
             memory.write(offset);
         }
         memory.len = created.len();
-        Bare::open(open::Format::Qcow2, memory, options)
+        Bare::open(Format::Qcow2, memory, options)
     }
 
-    fn open(format: open::Format, mut memory: Memory, options: &Options) -> Result<Bare, Error> {
+    fn open(format: Format, mut memory: Memory, options: &Options) -> Result<Bare, Error> {
         let mut queue = VecDeque::with_capacity(1024);
         let mut opening = Opening::new(Some(format), memory.len, *options);
         answer(&mut opening, &mut memory, &mut queue);

@@ -2,7 +2,7 @@
 //!
 //! Knows: arguments and how to print. Must never know: what is checked.
 
-use quod::states::state::{QCOW2_EDGES, QED_EDGES};
+use quod::states::acb::edges::{QCOW2_EDGES, QED_EDGES};
 use quod::{Format, State};
 use quod_bench::contract::Failure;
 use quod_fuzz::explore::Failing;

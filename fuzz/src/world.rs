@@ -18,7 +18,7 @@ pub use tally::Tally;
 
 use crate::probe::Probe;
 use ask::request;
-use quod::states::state::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
+use quod::states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};

@@ -6,7 +6,7 @@
 
 use quod::Format;
 use quod::states::State;
-use quod::states::state::{Edges, QCOW2_EDGES, QED_EDGES};
+use quod::states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES};
 use quod_fuzz::explore::scenario::Scenario;
 use quod_fuzz::explore::{Bounds, Explored, Failing, explore, replay, scenario};
 use quod_fuzz::schedule::Schedule;

@@ -5,7 +5,7 @@
 //! changed schedules still run.
 
 use quod::Format;
-use quod::states::state::{QCOW2_EDGES, QED_EDGES};
+use quod::states::acb::edges::{QCOW2_EDGES, QED_EDGES};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::sim;
 use quod_fuzz::world::{Tally, as_is};

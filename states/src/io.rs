@@ -12,7 +12,7 @@
 //!   have no neighbours to hurt). Writes are already aligned when head and tail are counted in.
 
 use crate::acb::AcbId;
-use crate::request::RequestId;
+use crate::acb::request::RequestId;
 
 /// Names one I/O in flight: slab index and generation, so that a stale completion is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! The request state machines of quod: what a QED image needs done, decided without doing any of it.
+//! The request state machines of quod: what an image needs done, decided without doing any of it.
 //!
 //! This crate holds no file descriptor, clock, thread or byte of guest data. Most users want the crate
 //! `quod`; use this one to drive an image from another I/O engine, a simulator or a model checker. The
@@ -14,15 +14,12 @@
 extern crate alloc;
 
 pub mod acb;
-mod arena;
-mod cache;
+pub mod base;
 pub mod check;
-mod digest;
-mod directory;
 pub mod error;
 pub mod fault;
-pub mod geometry;
 pub mod image;
+pub mod info;
 pub mod io;
 pub mod machine;
 pub mod open;
@@ -30,22 +27,19 @@ pub mod options;
 pub mod probe;
 pub mod qcow2;
 pub mod qed;
-mod queue;
-pub mod request;
 pub mod rule;
-pub mod state;
-mod table;
+mod tables;
 
-pub use acb::AcbId;
+pub use acb::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId, Status};
+pub use acb::{AcbId, State, Transition};
 pub use check::{Repair, Report};
 pub use error::Error;
 pub use fault::Op;
 pub use image::{Alarm, Counters, Image, Timer};
+pub use info::{Backing, Bitmaps, Format, Info};
 pub use io::{FillSource, Io, IoId, IoOp, Outcome, Part};
 pub use machine::Machine;
-pub use open::{Backing, Bitmaps, Format, Info, Opened, Opening};
+pub use open::{Opened, Opening};
 pub use options::{AllocationGate, Options, Policy};
 pub use probe::Foreign;
-pub use request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId, Status};
 pub use rule::Rule;
-pub use state::{State, Transition};

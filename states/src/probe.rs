@@ -8,7 +8,7 @@
 //! * this is the only list of signatures: what may not be written to the first sector of a disk that was
 //!   guessed to be raw follows from [`head`] as well.
 
-use crate::open::Format;
+use crate::info::Format;
 
 /// Bytes that [`head`] looks at.
 pub const HEAD: usize = 512;

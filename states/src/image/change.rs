@@ -17,12 +17,12 @@
 //! * the corrupt bit goes out with a round's header, so that one header is in flight at a time.
 
 use super::{Image, Layout};
+use crate::acb::State;
 use crate::acb::Want;
+use crate::acb::request::{Event, Kind, Met};
 use crate::error::Error;
 use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
-use crate::request::{Event, Kind, Met};
 use crate::rule::Rule;
-use crate::state::State;
 use alloc::boxed::Box;
 
 /// Bits of the header's autoclear features that quod does not keep up.

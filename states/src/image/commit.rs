@@ -19,15 +19,15 @@
 //! * a failed metadata write or sync poisons the image: nothing is written after it.
 
 use super::{Alarm, Autoclear, Image, Layout, Purpose, TABLE_WRITES_MAX};
+use crate::acb::State;
 use crate::acb::Want;
+use crate::acb::request::{Event, Met};
+use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::IoOp;
-use crate::queue::Queue;
-use crate::request::{Event, Met};
 use crate::rule::Rule;
-use crate::state::State;
-use crate::table::SliceState;
+use crate::tables::slice::SliceState;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 

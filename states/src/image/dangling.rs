@@ -73,7 +73,7 @@ impl Kind {
 impl Image {
     /// A table slice of an image that may be written was just loaded.
     pub(super) fn find_dangling(&mut self, slot: u32) -> Result<(), Error> {
-        let number = crate::geometry::SliceNumber(self.tables.slot(slot).number);
+        let number = crate::base::geometry::SliceNumber(self.tables.slot(slot).number);
         let none = self.geometry().is_none_or(|geometry| geometry.is_refcount(number));
         let data_file = matches!(self.layout, Layout::Qcow2(_, shape) if shape.data_file);
         if self.options.read_only || none || data_file || self.sabotaged(Rule::DanglingStaysDead) {
@@ -169,7 +169,8 @@ mod tests {
 
     /// Which entries are found in a slice of this number, loaded first.
     fn found(image: &mut Image, number: u64, entries: &[u64]) -> Result<Vec<u16>, Error> {
-        let (number, host) = (crate::geometry::SliceNumber(number), crate::geometry::HostOffset(0));
+        let (number, host) =
+            (crate::base::geometry::SliceNumber(number), crate::base::geometry::HostOffset(0));
         let slot = image.tables.claim(number, host, entries.len()).unwrap();
         image.tables.slot_mut(slot).entries.copy_from_slice(entries);
         image.find_dangling(slot).map(|()| image.tables.slot(slot).dangling.clone())

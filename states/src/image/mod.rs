@@ -16,62 +16,54 @@
 //!   that came first;
 //! * every queue is bounded by the number of acbs or requests.
 
-mod cancel;
 mod change;
-mod claims;
 mod commit;
-mod control;
 mod dangling;
-mod decode;
-mod find;
 mod full;
-mod in_flight;
-mod link;
+mod job;
 mod metadata;
+mod outbox;
 mod overlap;
 mod owners;
 mod quarantine;
 mod reclaim;
 mod refcounts;
-mod resize;
+mod run;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod space;
 mod sweep;
-mod table_copy;
-mod unmap;
 mod wait;
-mod write;
-mod zero;
 
 pub use commit::Timer;
 pub(crate) use owners::Owners;
 
+use crate::acb::edges::{EdgeCounts, EdgeTable};
+use crate::acb::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId};
 use crate::acb::{Acb, AcbId, Want};
-use crate::arena::Arena;
-use crate::cache::TableCache;
+use crate::acb::{State, Transition};
+use crate::base::arena::Arena;
+use crate::base::geometry::{Geometry, SLICE_BYTES, SliceNumber};
+use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
-use crate::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::io::Io;
 use crate::options::{Options, Policy};
 use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, Shape};
 use crate::qed::Header;
-use crate::queue::Queue;
-use crate::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId};
 use crate::rule::Rule;
-use crate::state::{EdgeCounts, EdgeTable, State, Transition};
+use crate::tables::cache::TableCache;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use change::Autoclear;
-use claims::Claim;
 use commit::Commit;
 use dangling::Dangling;
+use job::resize::Resizing;
 use refcounts::Refcounted;
-use resize::Resizing;
 use space::Space;
+use wait::claims::Claim;
 
 /// Table writes in flight at once.
 const TABLE_WRITES_MAX: u32 = 32;
@@ -224,7 +216,7 @@ pub struct Image {
     space: Space,
     commit: Commit,
     claims: Vec<Claim>,
-    /// Acbs that wait for a sector (see `wait.rs`).
+    /// Acbs that wait for a sector (see `wait/sectors.rs`).
     sector_waiters: Queue,
     /// Acbs that write only parts of sectors just now.
     modifying: u32,

@@ -8,11 +8,11 @@
 //! * known are the header, the active L1 table, the refcount table and its blocks, snapshots' L1 tables and
 //!   their table; L2 tables of an L1 table that was read when the image was opened, and those that were met.
 
-use super::find::{Mapping, Run};
 use super::refcounts::Refcounted;
+use super::run::find::{Mapping, Run};
 use super::{Image, Owners};
+use crate::base::geometry::{Geometry, align_down};
 use crate::error::Error;
-use crate::geometry::{Geometry, align_down};
 use crate::qcow2::{Header, L2};
 use alloc::boxed::Box;
 use alloc::vec::Vec;

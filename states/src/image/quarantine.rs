@@ -16,11 +16,11 @@
 
 use super::refcounts::Wait;
 use super::{Image, InFlight, Purpose};
+use crate::acb::State;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp};
 use crate::rule::Rule;
-use crate::state::State;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 

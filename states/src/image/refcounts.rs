@@ -12,17 +12,17 @@
 //!   after that (QC1);
 //! * no scan at open: counts are looked at when space is wanted.
 
+use super::job::table_copy::TableCopy;
 use super::overlap::{beyond_the_end, overlapping, two_entries};
 use super::quarantine::Quarantine;
-use super::table_copy::TableCopy;
 use super::{Image, Layout, Owners, Tables};
+use crate::acb::State;
+use crate::base::geometry::{Geometry, HostOffset};
 use crate::error::Error;
-use crate::geometry::{Geometry, HostOffset};
 use crate::qcow2::refcount::Layout as Counts;
 use crate::qcow2::{Header, entry};
 use crate::rule::Rule;
-use crate::state::State;
-use crate::table::{SliceState, block_mask};
+use crate::tables::slice::{SliceState, block_mask};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -321,7 +321,7 @@ impl Image {
         let slot = match self.tables.find(number) {
             Some(slot) => slot,
             None => match self.load(number, HostOffset(block + byte), &geometry) {
-                super::find::Lookup::Loading(slot) => slot,
+                super::run::find::Lookup::Loading(slot) => slot,
                 _ => return Err(Counted::NoSlot),
             },
         };

@@ -3,14 +3,14 @@
 //! Knows: how to break each rule. Must never know: who notices. The conditions stand where the rules are
 //! kept; what is here is only reached through them.
 
-use super::find::{Mapping, Run};
+use super::run::find::{Mapping, Run};
 use super::{Image, Layout, Purpose, Resizing};
+use crate::acb::State;
+use crate::acb::request::Met;
+use crate::base::geometry::{Geometry, align_down};
 use crate::fault::Op;
-use crate::geometry::{Geometry, align_down};
 use crate::io::IoOp;
-use crate::request::Met;
 use crate::rule::Rule;
-use crate::state::State;
 use alloc::vec::Vec;
 
 impl Image {

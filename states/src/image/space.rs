@@ -21,13 +21,13 @@
 //!   punches a hole first, in `quarantine.rs`).
 
 use super::{Image, Purpose};
+use crate::acb::State;
+use crate::base::geometry::{align_down, align_up};
+use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
-use crate::geometry::{align_down, align_up};
 use crate::io::IoOp;
-use crate::queue::Queue;
 use crate::rule::Rule;
-use crate::state::State;
 
 /// Blocks of file systems have at most so many bytes, as a rule.
 const BLOCK: u64 = 4096;

@@ -3,11 +3,11 @@
 //! Knows: everything, changes nothing.
 
 use super::Image;
-use crate::digest::digest;
-use crate::queue::{NONE, Queue};
+use crate::acb::State;
+use crate::base::digest::digest;
+use crate::base::queue::{NONE, Queue};
 use crate::rule::Rule;
-use crate::state::State;
-use crate::table::SliceState;
+use crate::tables::slice::SliceState;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -121,7 +121,7 @@ impl Image {
             }
             dirty += usize::from(slice.is_dirty());
             young += slice.young.len();
-            let found = self.tables.find(crate::geometry::SliceNumber(slice.number));
+            let found = self.tables.find(crate::base::geometry::SliceNumber(slice.number));
             if found != Some(slot as u32) {
                 return Err(format!("slot {slot} holds slice {}, found in {found:?}", slice.number));
             }
@@ -201,11 +201,11 @@ impl Eq for Image {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acb::request::{Flags, Kind, Met, Request};
     use crate::image::{Open, SliceNumber};
     use crate::options::Options;
     use crate::qed::{CreateOptions, Header};
-    use crate::request::{Flags, Kind, Met, Request};
-    use crate::table::Young;
+    use crate::tables::slice::Young;
 
     /// A reader that waits for a slice: acb 0, slot 0.
     fn waiting() -> Image {
@@ -315,7 +315,7 @@ mod tests {
         sees(waiting(), unsorted, "young changes are out of order");
         // a slot that holds nothing is not looked at
         let mut image = waiting();
-        let empty = image.tables.claim(SliceNumber(9), crate::geometry::HostOffset(0), 8).unwrap();
+        let empty = image.tables.claim(SliceNumber(9), crate::base::geometry::HostOffset(0), 8).unwrap();
         image.tables.drop_slot(empty);
         assert_eq!(image.check_invariants(), Ok(()));
     }

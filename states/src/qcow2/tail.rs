@@ -18,7 +18,7 @@ const READS_MAX: u32 = 64;
 
 /// See the module's header.
 #[derive(Clone, Debug)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     counts: Layout,
     shape: Shape,
     /// Whole clusters of the file.
@@ -30,7 +30,7 @@ pub(super) struct Tail {
 
 /// What the search wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// This piece of a refcount block.
     Read { offset: u64, len: u32 },
     /// Nothing: it has ended at this cluster.
@@ -39,17 +39,17 @@ pub(super) enum Next {
 
 impl Tail {
     /// Of a file of so many whole clusters.
-    pub(super) fn new(counts: Layout, shape: Shape, clusters: u64) -> Tail {
+    pub(crate) fn new(counts: Layout, shape: Shape, clusters: u64) -> Tail {
         Tail { counts, shape, clusters, at: clusters, reads: READS_MAX }
     }
 
     /// Where the search ended.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.at
     }
 
     /// What to read next.
-    pub(super) fn next(&mut self, reftable: &[u64]) -> Next {
+    pub(crate) fn next(&mut self, reftable: &[u64]) -> Next {
         let Some(last) = self.at.checked_sub(1) else { return Next::End(0) };
         // blocks that are not there count nothing
         let index = self.counts.table_index(last);
@@ -79,7 +79,7 @@ impl Tail {
     }
 
     /// The piece was read: does the search go on?
-    pub(super) fn read(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> bool {
         let Some(last) = self.at.checked_sub(1) else { return false };
         let per_piece = (self.piece() * 8) >> self.counts.order;
         let within = self.counts.block_index(last) % per_piece;

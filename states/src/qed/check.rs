@@ -10,10 +10,10 @@
 //!   a dirty image durably before the bit is cleared (QE12): a clear bit says that there is none.
 
 use super::Header;
+use crate::base::geometry::{Geometry, align_down};
 use crate::check::{Repair, Report};
 use crate::error::Error;
 use crate::fault::Op;
-use crate::geometry::{Geometry, align_down};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use alloc::boxed::Box;

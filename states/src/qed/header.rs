@@ -6,8 +6,8 @@
 //! * a header that `parse` accepted describes a geometry in which all arithmetic is safe;
 //! * `encode_block` returns the block as it was read, with only the known fields changed (QE11, Q8).
 
+use crate::base::geometry::Geometry;
 use crate::error::Error;
-use crate::geometry::Geometry;
 use alloc::format;
 use alloc::vec::Vec;
 

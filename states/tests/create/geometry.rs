@@ -5,7 +5,7 @@
 //! says.
 
 use quod_states::Error;
-use quod_states::geometry::{Geometry, HostOffset, SliceNumber};
+use quod_states::base::geometry::{Geometry, HostOffset, SliceNumber};
 
 const MIB: u64 = 1 << 20;
 

@@ -5,7 +5,7 @@
 //!
 //! A stale docs/states.md is written anew by `UPDATE_DOCS=1 cargo test -p quod-states --test image docs`.
 
-use quod_states::state::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
+use quod_states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use quod_states::{Format, State};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 const UPDATE: &str = "UPDATE_DOCS=1 cargo test -p quod-states --test image docs";
 
 const INTRODUCTION: &str = "\
-Generated from the edge tables in `states/src/state.rs`; do not edit. A test compares this page with the
+Generated from the edge tables in `states/src/acb/edges.rs`; do not edit. A test compares this page with the
 tables. To write it anew:
 
     UPDATE_DOCS=1 cargo test -p quod-states --test image docs
@@ -83,7 +83,7 @@ fn the_page_of_states_is_generated_from_the_edge_tables() {
 
 #[test]
 fn the_page_has_every_edge_table() {
-    let tables = include_str!("../../src/state.rs").matches("_EDGES: Edges =").count();
+    let tables = include_str!("../../src/acb/edges.rs").matches("_EDGES: Edges =").count();
     let sections = generate().lines().filter(|line| line.starts_with("## ")).count();
     assert_eq!(tables, sections, "an edge table without a section: add it to `generate`");
 }

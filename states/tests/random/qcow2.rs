@@ -10,8 +10,8 @@
 
 use crate::common::qcow2::{check, compress, header, of_snapshot, qcow2_file, snapshot};
 use crate::common::{Disk, Rng, read_all, request};
+use quod_states::acb::edges::QCOW2_EDGES;
 use quod_states::qcow2::CreateOptions;
-use quod_states::state::QCOW2_EDGES;
 use quod_states::{AllocationGate, Error, Flags, Image, Kind, Options, Policy, Refused, Request, State};
 use std::collections::BTreeMap;
 

@@ -5,8 +5,8 @@
 //! open reads the same bytes.
 
 use crate::common::{Disk, Rng, qed_file, read_all, request};
+use quod_states::acb::edges::QED_EDGES;
 use quod_states::qed::{Check, Header};
-use quod_states::state::QED_EDGES;
 use quod_states::{
     AllocationGate, Error, Flags, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request,
     State,

@@ -13,16 +13,16 @@
 //! * a new L1 table is complete and durable before the header leads to it; the old one's clusters are freed
 //!   when that is durable (QC11).
 
-use super::{Image, Layout, Purpose};
+use crate::acb::State;
 use crate::acb::Want;
+use crate::acb::request::{Met, Refused};
+use crate::base::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
+use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
-use crate::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
+use crate::image::{Image, Layout, Purpose};
 use crate::io::{IoOp, Outcome, Part};
-use crate::queue::Queue;
-use crate::request::{Met, Refused};
 use crate::rule::Rule;
-use crate::state::State;
 use alloc::vec::Vec;
 
 /// Bytes of the L1 table that are copied at once.
@@ -30,7 +30,7 @@ const CHUNK: u64 = 64 << 10;
 
 /// How far a change of size has got (qcow2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Resizing {
+pub(in crate::image) enum Resizing {
     /// All that was written is made durable; then the L1 table moves.
     Settle,
     /// Space for the new L1 table.
@@ -50,16 +50,16 @@ pub(super) enum Resizing {
 
 /// The L1 table on its way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Copying {
+pub(in crate::image) struct Copying {
     to: u64,
     bytes: u64,
     done: u64,
     chunk: Vec<u8>,
-    pub(super) waiter: Queue,
+    pub(in crate::image) waiter: Queue,
 }
 
 impl Image {
-    pub(super) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
+    pub(in crate::image) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
         let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
         let unsupported = |what: &str| Err(Refused::Invalid(Error::Unsupported(what.into())));
         match &self.layout {
@@ -98,7 +98,7 @@ impl Image {
         }
     }
 
-    pub(super) fn start_resize(&mut self, a: u32) {
+    pub(in crate::image) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
         let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
         if self.is_halted() {
@@ -112,7 +112,7 @@ impl Image {
     }
 
     /// It may change the image now.
-    pub(super) fn resize(&mut self, a: u32, size: u64) {
+    pub(in crate::image) fn resize(&mut self, a: u32, size: u64) {
         match &mut self.layout {
             Layout::Raw => {
                 self.commit.unsynced = true;
@@ -173,7 +173,7 @@ impl Image {
     }
 
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
-    pub(super) fn range_resized(&mut self, a: u32) {
+    pub(in crate::image) fn range_resized(&mut self, a: u32) {
         match self.resizing {
             _ if self.is_halted() => self.finish(a, Err(Error::Poisoned)),
             Some(Resizing::Place) => self.place_l1(a),
@@ -207,7 +207,7 @@ impl Image {
     }
 
     /// The pipeline answers: what the step wrote is durable.
-    pub(super) fn size_durable(&mut self, a: u32) {
+    pub(in crate::image) fn size_durable(&mut self, a: u32) {
         let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
         match self.resizing.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
@@ -285,7 +285,7 @@ impl Image {
     }
 
     /// A chunk of the old L1 table was read.
-    pub(super) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
+    pub(in crate::image) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
         let (bytes, _) = self.old_l1();
         let poisoned = self.is_halted();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
@@ -305,7 +305,7 @@ impl Image {
         self.emit_io(Purpose::L1Write, Op::WriteL1, offset, IoOp::WriteTable { offset, len });
     }
 
-    pub(super) fn encode_l1(&self, buf: &mut [u8]) {
+    pub(in crate::image) fn encode_l1(&self, buf: &mut [u8]) {
         let Some(Resizing::Copy(copying)) = &self.resizing else { return };
         if let Some(bytes) = copying.chunk.get(..buf.len()) {
             buf.copy_from_slice(bytes);
@@ -313,7 +313,7 @@ impl Image {
     }
 
     /// A chunk of the new L1 table was written.
-    pub(super) fn l1_written(&mut self, result: Result<(), Error>) {
+    pub(in crate::image) fn l1_written(&mut self, result: Result<(), Error>) {
         self.commit.unsynced = true;
         if let Err(error) = result {
             return self.l1_failed(&error);
@@ -332,7 +332,7 @@ impl Image {
         self.free_clusters(copying.to >> bits, copying.bytes >> bits, 0);
     }
 
-    pub(super) fn l1_copied(&mut self, a: u32) {
+    pub(in crate::image) fn l1_copied(&mut self, a: u32) {
         if let Some(Resizing::Copy(copying)) = &self.resizing {
             let (to, bytes) = (copying.to, copying.bytes);
             self.resizing = Some(Resizing::CopySync(to, bytes));
@@ -385,7 +385,7 @@ impl Image {
     }
 
     /// The request has ended, well or not.
-    pub(super) fn resize_ended(&mut self) {
+    pub(in crate::image) fn resize_ended(&mut self) {
         self.resizing = None;
         self.exclusive = false;
         let size = self.size;
@@ -398,7 +398,7 @@ impl Image {
     }
 
     /// `Resize`: the file has its new length.
-    pub(super) fn resized(&mut self, a: u32) {
+    pub(in crate::image) fn resized(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);

@@ -8,10 +8,10 @@
 //! * `pending` marks its own I/O in flight; it is in a queue only while `pending` is 0, and then no extent
 //!   is in progress: `run_end` is `pos`.
 
+use crate::acb::State;
+use crate::acb::request::{Flags, Kind, Met, Request, RequestId};
+use crate::base::queue::{Linked, NONE};
 use crate::error::Error;
-use crate::queue::NONE;
-use crate::request::{Flags, Kind, Met, Request, RequestId};
-use crate::state::State;
 use alloc::boxed::Box;
 
 /// Names a control block.
@@ -147,5 +147,21 @@ impl Acb {
     pub(crate) fn host_range(&self) -> (u64, u64) {
         let start = self.host - (self.pos - self.fill_start);
         (start, start + (self.fill_end - self.fill_start))
+    }
+}
+
+impl Linked for Acb {
+    #[inline]
+    fn link(&self) -> u32 {
+        self.link
+    }
+
+    #[inline]
+    fn set_link(&mut self, link: u32) {
+        self.link = link;
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.error = Some(Box::new(error.clone()));
     }
 }

@@ -9,7 +9,7 @@
 //!   leaves it out;
 //! * `dirty` marks blocks with changes that may be written; `young` lists those that may not, newest first.
 
-use crate::queue::Queue;
+use crate::base::queue::Queue;
 use alloc::vec::Vec;
 
 /// A slice that is in steady use survives this many turns of the cache's clock.

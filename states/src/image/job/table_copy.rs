@@ -9,38 +9,38 @@
 //! * the L1 entry changes when the copy is written, and is young like any other: it is written after the
 //!   sync that makes the copy durable (QC2). The old table's count goes down when that is durable (QC4).
 
-use super::{Image, Purpose};
+use crate::acb::State;
+use crate::base::geometry::SliceNumber;
+use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
-use crate::geometry::SliceNumber;
+use crate::image::{Image, Purpose};
 use crate::io::{IoOp, Outcome};
 use crate::qcow2::{L1, entry};
-use crate::queue::Queue;
 use crate::rule::Rule;
-use crate::state::State;
 use alloc::vec::Vec;
 
 /// Bytes read and written at once.
 const CHUNK: u64 = 64 << 10;
 /// Copies at once.
-pub(super) const COPIES_MAX: usize = 8;
+pub(in crate::image) const COPIES_MAX: usize = 8;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct TableCopy {
-    pub(super) l1_index: u64,
+pub(in crate::image) struct TableCopy {
+    pub(in crate::image) l1_index: u64,
     /// The slot of the L1 slice, which stays in the cache.
-    pub(super) l1_slot: u32,
+    pub(in crate::image) l1_slot: u32,
     old: u64,
     new: u64,
     /// Bytes that are written.
     done: u64,
     chunk: Vec<u8>,
-    pub(super) waiters: Queue,
+    pub(in crate::image) waiters: Queue,
 }
 
 impl Image {
     /// The acb wants to change a table that is shared: it waits until there is a copy.
-    pub(super) fn copy_table(&mut self, a: u32, pos: u64) {
+    pub(in crate::image) fn copy_table(&mut self, a: u32, pos: u64) {
         let Some(geometry) = self.geometry().copied() else { return };
         let l1_index = geometry.l1_index(pos);
         let Some(counted) = self.counted_mut() else { return };
@@ -52,10 +52,10 @@ impl Image {
         }
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         let l1_slot = match self.tables.find(l1_number) {
-            Some(slot) if self.tables.slot(slot).state != crate::table::SliceState::Loading => slot,
+            Some(slot) if self.tables.slot(slot).state != crate::tables::slice::SliceState::Loading => slot,
             Some(slot) => return self.wait_for_slice(a, slot),
             None => match self.load(l1_number, geometry.l1_slice_host(l1_number), &geometry) {
-                super::find::Lookup::Loading(slot) => return self.wait_for_slice(a, slot),
+                crate::image::run::find::Lookup::Loading(slot) => return self.wait_for_slice(a, slot),
                 _ => return self.wait_for_slot(a),
             },
         };
@@ -77,7 +77,7 @@ impl Image {
     }
 
     fn wait_for_copy(&mut self, a: u32, index: usize) {
-        self.note(a, crate::request::Met::WAITED);
+        self.note(a, crate::acb::request::Met::WAITED);
         self.set_state(a, State::AllocL2);
         if let Some(copy) = self.refcounted.as_deref_mut().and_then(|counted| counted.copies.get_mut(index)) {
             copy.waiters.push(&mut self.acbs, a);
@@ -99,7 +99,12 @@ impl Image {
     }
 
     /// A chunk of the old table was read.
-    pub(super) fn copy_read(&mut self, l1_index: u64, outcome: Outcome<'_>, result: Result<(), Error>) {
+    pub(in crate::image) fn copy_read(
+        &mut self,
+        l1_index: u64,
+        outcome: Outcome<'_>,
+        result: Result<(), Error>,
+    ) {
         let Some(index) = self.copy_index(l1_index) else { return };
         let Outcome::Table(bytes) = outcome else {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
@@ -118,7 +123,7 @@ impl Image {
     }
 
     /// The bytes of the chunk that is being written.
-    pub(super) fn encode_copy(&self, l1_index: u64, buf: &mut [u8]) {
+    pub(in crate::image) fn encode_copy(&self, l1_index: u64, buf: &mut [u8]) {
         let copy = self.copy_index(l1_index).and_then(|index| self.counted()?.copies.get(index));
         if let Some(bytes) = copy.and_then(|copy| copy.chunk.get(..buf.len())) {
             buf.copy_from_slice(bytes);
@@ -126,7 +131,7 @@ impl Image {
     }
 
     /// A chunk of the new table was written.
-    pub(super) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
+    pub(in crate::image) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
         self.commit.unsynced = true;
         let Some(index) = self.copy_index(l1_index) else { return };
         let result = if self.corrupt.is_some() { result.and(Err(Error::Poisoned)) } else { result };
@@ -193,7 +198,7 @@ impl Image {
     /// Has the table to be copied before the entry at guest offset `pos` changes? (`pos` matters only where a
     /// rule is removed.)
     #[inline]
-    pub(super) fn must_copy(&self, slot: u32, pos: u64) -> bool {
+    pub(in crate::image) fn must_copy(&self, slot: u32, pos: u64) -> bool {
         #[cfg(feature = "sabotage")]
         if self.sabotaged(Rule::SharedTable) || self.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos) {
             return false;
@@ -203,12 +208,12 @@ impl Image {
     }
 
     /// One reason more for a slice to stay in the cache; `rule` names it.
-    pub(super) fn pin(&mut self, slot: u32, rule: Rule) {
+    pub(in crate::image) fn pin(&mut self, slot: u32, rule: Rule) {
         self.tables.slot_mut(slot).pins += u32::from(!self.sabotaged(rule));
     }
 
     /// One reason less.
-    pub(super) fn unpin(&mut self, slot: u32, rule: Rule) {
+    pub(in crate::image) fn unpin(&mut self, slot: u32, rule: Rule) {
         self.unpin_quietly(slot, rule);
         if self.tables.slot(slot).pins == 0 {
             self.wake_slot_waiters();
@@ -216,7 +221,7 @@ impl Image {
     }
 
     /// The same, where nobody can have waited for it.
-    pub(super) fn unpin_quietly(&mut self, slot: u32, rule: Rule) {
+    pub(in crate::image) fn unpin_quietly(&mut self, slot: u32, rule: Rule) {
         let pins = u32::from(!self.sabotaged(rule));
         let slice = self.tables.slot_mut(slot);
         debug_assert!(slice.pins >= pins);

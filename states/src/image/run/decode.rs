@@ -4,10 +4,10 @@
 //!
 //! Invariants: every entry that a run covers was checked (trap Q6); a run ends with its slice at the latest.
 
-use super::find::{Mapping, Run, ZERO_ENTRY};
-use super::space::Space;
+use crate::base::geometry::Geometry;
 use crate::error::Error;
-use crate::geometry::Geometry;
+use crate::image::run::find::{Mapping, Run, ZERO_ENTRY};
+use crate::image::space::Space;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
 use alloc::boxed::Box;
 
@@ -15,7 +15,7 @@ type Decoded = Result<Run, Box<Error>>;
 
 /// The run that starts at `pos`, with entry `first` of a QED slice; it may reach beyond `end`.
 #[inline]
-pub(super) fn decode_qed(
+pub(in crate::image) fn decode_qed(
     geometry: &Geometry,
     entries: &[u64],
     space: &Space,
@@ -52,7 +52,7 @@ pub(super) fn decode_qed(
 
 /// The same for a qcow2 slice, whose extended entries have two words; runs of extended entries end with their
 /// subcluster run.
-pub(super) fn decode_qcow2(
+pub(in crate::image) fn decode_qcow2(
     geometry: &Geometry,
     shape: Shape,
     words: &[u64],

@@ -14,19 +14,20 @@
 //!   table, if it has at most `L1_MAX` entries: so that it is known where L2 tables lie. Of the refcounts
 //!   only those of the end of the file are looked at (`tail.rs`). No other table is.
 
-use super::header::RAW_DATA_FILE;
-use super::snapshot::{FIXED, Parsed, Snapshot};
-use super::tail::{Next, Tail};
-use super::{Check, Header, L1, Purpose, bitmap};
+use super::opened::Opened;
+use crate::base::geometry::align_up;
 use crate::check::{Repair, Report};
 use crate::error::Error;
 use crate::fault::Op;
-use crate::geometry::align_up;
 use crate::image::{Image, Tables};
+use crate::info::{Backing, Bitmaps, Info};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
-use crate::open::{Backing, Bitmaps, Info, Opened};
 use crate::options::Options;
+use crate::qcow2::header::RAW_DATA_FILE;
+use crate::qcow2::snapshot::{FIXED, Parsed, Snapshot};
+use crate::qcow2::tail::{Next, Tail};
+use crate::qcow2::{Check, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
 use alloc::boxed::Box;
 use alloc::format;

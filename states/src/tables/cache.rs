@@ -6,12 +6,12 @@
 //!
 //! Invariants: at most `capacity` slots; a slice has one slot at most; only idle slices are evicted.
 
-use crate::directory::Directory;
-use crate::geometry::{HostOffset, SliceNumber};
+use crate::base::directory::Directory;
+use crate::base::geometry::{HostOffset, SliceNumber};
 use crate::options::Options;
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
-use crate::table::{CHANCES_MAX, Slice, SliceState};
+use crate::tables::slice::{CHANCES_MAX, Slice, SliceState};
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
@@ -319,7 +319,7 @@ mod tests {
     fn caches_of_different_room_differ() {
         let (a, b) = (TableCache::new(4, 100), TableCache::new(8, 100));
         assert_ne!(a, b);
-        assert_ne!(crate::digest::digest(&a), crate::digest::digest(&b));
+        assert_ne!(crate::base::digest::digest(&a), crate::base::digest::digest(&b));
         assert_eq!(a, a.clone());
     }
 }

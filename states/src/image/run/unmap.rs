@@ -6,22 +6,22 @@
 //! Invariants: as those of `link.rs`; ranges are whole clusters, or whole subclusters of one; a cluster
 //! that an allocating write holds is waited for (trap T6).
 
-use super::Image;
-use super::find::{Mapping, Run};
-use super::link::units;
+use crate::acb::request::{Flags, Met};
+use crate::base::geometry::align_down;
 use crate::error::Error;
-use crate::geometry::align_down;
+use crate::image::Image;
+use crate::image::run::find::{Mapping, Run};
+use crate::image::run::link::units;
 use crate::io::{IoOp, Part};
 use crate::qcow2::entry::ZERO;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
-use crate::request::{Flags, Met};
 
 /// So many changes of entries are enough for one call.
 const PAUSE: u32 = 256;
 
 /// What becomes of the entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Unmap {
+pub(in crate::image) enum Unmap {
     /// They read as zeros; `free`: their space is given up.
     Zero { free: bool },
     /// They read as zeros or, where nothing shows through, as nothing; their space is given up.
@@ -58,7 +58,7 @@ impl Unmap {
 impl Image {
     /// Changes the entries of guest range `[start, end)`; `len` bytes of the request are done with it.
     /// True: look on; false: the acb waits or has ended.
-    pub(super) fn unmap(
+    pub(in crate::image) fn unmap(
         &mut self,
         a: u32,
         (start, end, len): (u64, u64, u64),
@@ -71,7 +71,7 @@ impl Image {
         if !self.pass_gate(a, first, last, slot.is_none()) {
             return false;
         }
-        if self.tables.young >= super::YOUNG_MAX {
+        if self.tables.young >= crate::image::YOUNG_MAX {
             self.wait_for_slot(a);
             return false;
         }
@@ -110,7 +110,7 @@ impl Image {
 
     /// Was there something to change?
     fn unmap_one(&mut self, slot: u32, start: u64, mask: u32, how: Unmap) -> Result<bool, Error> {
-        let super::Layout::Qcow2(_, shape) = &self.layout else { return Ok(false) };
+        let crate::image::Layout::Qcow2(_, shape) = &self.layout else { return Ok(false) };
         let shape = *shape;
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
         // the lookup has seen the first entry of the range alone
@@ -146,7 +146,7 @@ impl Image {
     }
 
     /// Discard of a run of qcow2: whole clusters.
-    pub(super) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(in crate::image) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
         else {
             return false;
@@ -165,7 +165,7 @@ impl Image {
     }
 
     /// Write-zeroes of a run of qcow2.
-    pub(super) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(in crate::image) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
         else {
             return false;
@@ -217,13 +217,13 @@ impl Image {
 
     /// The entries' shape, whether a data file must be a valid raw image, and whether space may be given up.
     fn zero_rules(&self, a: u32) -> Option<(Shape, bool, bool)> {
-        let super::Layout::Qcow2(_, shape) = &self.layout else { return None };
+        let crate::image::Layout::Qcow2(_, shape) = &self.layout else { return None };
         let free = self.acbs.get(a)?.flags.contains(Flags::MAY_UNMAP);
         Some((*shape, self.counted()?.header.data_file_raw(), free))
     }
 
     /// The next run of a change of size: what comes to light reads as zeros, what goes is given up.
-    pub(super) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(in crate::image) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
         else {
             return false;

@@ -9,29 +9,29 @@
 //! * a slice that was just loaded is used by its waiters before anything can evict it: they go to the head of
 //!   the ready queue.
 
-use super::decode::{decode_qcow2, decode_qed};
-use super::{Image, Layout, Purpose};
 use crate::acb::Source;
+use crate::acb::State;
+use crate::acb::request::{Extent, Kind, Met, RequestId, Status};
+use crate::base::geometry::{Geometry, HostOffset, SliceNumber};
 use crate::error::Error;
-use crate::geometry::{Geometry, HostOffset, SliceNumber};
+use crate::image::run::decode::{decode_qcow2, decode_qed};
+use crate::image::{Image, Layout, Purpose};
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::qcow2::L1;
 use crate::qcow2::entry::COPIED;
-use crate::request::{Extent, Kind, Met, RequestId, Status};
 use crate::rule::Rule;
-use crate::state::State;
-use crate::table::SliceState;
-use crate::table::Young;
+use crate::tables::slice::SliceState;
+use crate::tables::slice::Young;
 use alloc::boxed::Box;
 
 /// An L2 entry of QED that is not a cluster: it reads as zeros and hides the backing layer.
 pub(crate) const ZERO_ENTRY: u64 = 1;
 
 /// Data moves in extents of at most this many bytes (an allocating extent: to the next cluster end).
-pub(super) const EXTENT_MAX: u64 = 8 << 20;
+pub(in crate::image) const EXTENT_MAX: u64 = 8 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Mapping {
+pub(in crate::image) enum Mapping {
     /// No L2 table: all that it would map is unallocated.
     NoTable,
     Unallocated,
@@ -51,14 +51,14 @@ pub(super) enum Mapping {
 
 /// The same mapping for `len` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Run {
-    pub(super) mapping: Mapping,
-    pub(super) len: u64,
+pub(in crate::image) struct Run {
+    pub(in crate::image) mapping: Mapping,
+    pub(in crate::image) len: u64,
     /// Nobody else refers to the clusters, nor to the table: they may be changed in place.
-    pub(super) private: bool,
+    pub(in crate::image) private: bool,
 }
 
-pub(super) enum Lookup {
+pub(in crate::image) enum Lookup {
     /// Found in this cache slot (none for `NoTable` and raw).
     Found(Run, Option<u32>),
     /// A slice of the way is being loaded into this slot.
@@ -71,7 +71,7 @@ pub(super) enum Lookup {
 
 impl Image {
     /// `FindCluster`: goes on until the acb waits for something or has ended.
-    pub(super) fn find_cluster(&mut self, a: u32) {
+    pub(in crate::image) fn find_cluster(&mut self, a: u32) {
         loop {
             let Some(acb) = self.acbs.get(a) else { return };
             debug_assert_eq!(acb.state, State::FindCluster);
@@ -154,7 +154,7 @@ impl Image {
 
     /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
     #[inline]
-    pub(super) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
+    pub(in crate::image) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
         let geometry = match &self.layout {
             Layout::Qed(geometry, _) => geometry,
             Layout::Qcow2(geometry, shape) if !shape.extended && !shape.data_file => geometry,
@@ -185,7 +185,7 @@ impl Image {
 
     /// A whole new request is this one read.
     #[inline]
-    pub(super) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
+    pub(in crate::image) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
         let generation = self.own_generation.wrapping_add(1);
         self.own_generation = generation;
         let Some(acb) = self.acbs.get_mut(a) else { return };
@@ -200,7 +200,7 @@ impl Image {
     }
 
     /// The next `len` bytes need nothing more.
-    pub(super) fn skip(&mut self, a: u32, len: u64) -> bool {
+    pub(in crate::image) fn skip(&mut self, a: u32, len: u64) -> bool {
         let Some(acb) = self.acbs.get_mut(a) else { return false };
         acb.pos += len;
         acb.run_end = acb.pos;
@@ -210,7 +210,7 @@ impl Image {
 
     /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that
     /// the extents of one request run concurrently, or stays for later when there is none.
-    pub(super) fn take_run(&mut self, a: u32, len: u64, host: u64, met: Met) -> u64 {
+    pub(in crate::image) fn take_run(&mut self, a: u32, len: u64, host: u64, met: Met) -> u64 {
         let Some(acb) = self.acbs.get_mut(a) else { return len };
         acb.met |= met;
         acb.run_end = acb.pos + len;
@@ -256,7 +256,7 @@ impl Image {
     }
 
     /// `ReadData`, `ReadBacking`: the bytes are there.
-    pub(super) fn extent_read(&mut self, a: u32) {
+    pub(in crate::image) fn extent_read(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -269,7 +269,7 @@ impl Image {
     }
 
     /// What is `pos` mapped to, and for how long?
-    pub(super) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
+    pub(in crate::image) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
         let geometry = match &self.layout {
             Layout::Raw => {
                 let run = Run { mapping: Mapping::Data(pos), len: end - pos, private: true };
@@ -353,7 +353,12 @@ impl Image {
     }
 
     /// Starts to load a slice.
-    pub(super) fn load(&mut self, number: SliceNumber, host: HostOffset, geometry: &Geometry) -> Lookup {
+    pub(in crate::image) fn load(
+        &mut self,
+        number: SliceNumber,
+        host: HostOffset,
+        geometry: &Geometry,
+    ) -> Lookup {
         let l1 = geometry.is_l1(number);
         let words = match l1 {
             true => 1 << geometry.l1_slice_bits,
@@ -365,12 +370,12 @@ impl Image {
         self.counters.table_reads += 1;
         let len = if l1 { geometry.l1_slice_bytes() } else { geometry.slice_bytes() };
         let op = IoOp::ReadTable { offset: host.0, len };
-        self.emit_io(Purpose::Load(slot), super::slice_read(geometry, number), host.0, op);
+        self.emit_io(Purpose::Load(slot), crate::image::slice_read(geometry, number), host.0, op);
         Lookup::Loading(slot)
     }
 
     /// A load ended.
-    pub(super) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
+    pub(in crate::image) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
         let result = match (result, outcome) {
             (Ok(()), Outcome::Table(bytes)) => {
                 let decode = match self.layout {
@@ -421,7 +426,7 @@ impl Image {
         }
     }
 
-    pub(super) fn wait_for_slice(&mut self, a: u32, slot: u32) {
+    pub(in crate::image) fn wait_for_slice(&mut self, a: u32, slot: u32) {
         self.note(a, Met::MISS);
         self.counters.misses += 1;
         self.set_state(a, State::ReadL2);
@@ -430,7 +435,14 @@ impl Image {
 
     /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
     /// The change is young: it is written only after a sync that was submitted from now on (QE3).
-    pub(super) fn set_entries(&mut self, slot: u32, first: usize, count: usize, value: u64, step: u64) {
+    pub(in crate::image) fn set_entries(
+        &mut self,
+        slot: u32,
+        first: usize,
+        count: usize,
+        value: u64,
+        step: u64,
+    ) {
         let window = self.commit.window;
         let was_dirty = self.tables.slot(slot).is_dirty();
         let slice = self.tables.slot_mut(slot);
@@ -450,7 +462,7 @@ impl Image {
             self.tables.dirty += 1;
             self.commit.note_dirty(slot, self.options.commit_ms, &mut self.out_alarms);
         }
-        if self.tables.young > super::YOUNG_MAX / 2 || self.tables.dirty > self.tables.capacity() / 2 {
+        if self.tables.young > crate::image::YOUNG_MAX / 2 || self.tables.dirty > self.tables.capacity() / 2 {
             self.commit_soon();
         }
     }

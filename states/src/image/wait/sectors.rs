@@ -7,15 +7,15 @@
 //! Invariants: `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it;
 //! without any, writes pay one comparison.
 
-use super::Image;
-use crate::request::Met;
+use crate::acb::State;
+use crate::acb::request::Met;
+use crate::image::Image;
 use crate::rule::Rule;
-use crate::state::State;
 
 impl Image {
     /// No slot of the cache is free, or too many mappings are uncommitted: wait for a commit, a load or an
     /// unpin.
-    pub(super) fn wait_for_slot(&mut self, a: u32) {
+    pub(in crate::image) fn wait_for_slot(&mut self, a: u32) {
         if self.poison.is_some() {
             // dirty slices stay in memory for ever now: nothing will come free
             return self.finish(a, Err(crate::error::Error::Poisoned));
@@ -26,7 +26,7 @@ impl Image {
         self.commit_soon();
     }
 
-    pub(super) fn wake_slot_waiters(&mut self) {
+    pub(in crate::image) fn wake_slot_waiters(&mut self) {
         self.ready.append(&mut self.acbs, &mut self.slot_waiters);
         if self.counted().is_some_and(|counted| counted.quarantine.is_counting()) {
             self.count_down();
@@ -34,7 +34,7 @@ impl Image {
     }
 
     /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
-    pub(super) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
+    pub(in crate::image) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
         if self.modifying == 0 && !modifies {
             return true;
         }
@@ -57,7 +57,7 @@ impl Image {
         !conflict
     }
 
-    pub(super) fn wake_sector_waiters(&mut self) {
+    pub(in crate::image) fn wake_sector_waiters(&mut self) {
         self.ready.append(&mut self.acbs, &mut self.sector_waiters);
     }
 }

@@ -180,10 +180,10 @@ mod tests {
         let mut again = of(3, &['x', 'b', 'c']);
         again.discard(2);
         again.discard(0);
-        assert_ne!(crate::digest::digest(&arena), crate::digest::digest(&again));
+        assert_ne!(crate::base::digest::digest(&arena), crate::base::digest::digest(&again));
         assert_eq!(again.insert('a'), Some((0, 4)), "the slot that was freed last");
         assert_eq!(arena, again);
-        assert_eq!(crate::digest::digest(&arena), crate::digest::digest(&again));
+        assert_eq!(crate::base::digest::digest(&arena), crate::base::digest::digest(&again));
         assert_eq!(again.insert('c'), Some((2, 5)), "then the one before");
         assert!(again.is_full() && !arena.is_full());
     }

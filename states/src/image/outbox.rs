@@ -7,12 +7,12 @@
 //! changes nothing.
 
 use super::{Image, InFlight, Purpose};
+use crate::acb::State;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
 use crate::machine::Machine;
 use crate::rule::Rule;
-use crate::state::State;
 use alloc::boxed::Box;
 
 impl Image {

@@ -8,14 +8,14 @@
 //! * the change is young: it is written after the sync that makes the clusters durable (QE3, QC3);
 //! * what the entry pointed to before goes into quarantine with the change's window (QC4).
 
-use super::{Image, Layout};
-use crate::geometry::Geometry;
+use crate::base::geometry::Geometry;
+use crate::image::{Image, Layout};
 use crate::qcow2::entry::COPIED;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
 
 impl Image {
     /// Makes the new clusters of an extent visible.
-    pub(super) fn link(&mut self, a: u32) {
+    pub(in crate::image) fn link(&mut self, a: u32) {
         let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
         let first = geometry.cluster_start(acb.pos);
         // a cluster that was only moved has no guest bytes in the extent
@@ -49,7 +49,7 @@ impl Image {
     /// The acb failed before its new clusters were linked: nothing ever pointed to them. (Those of QED are a
     /// leak: there is nobody who counts them.)
     #[cold]
-    pub(super) fn give_back(&mut self, a: u32) {
+    pub(in crate::image) fn give_back(&mut self, a: u32) {
         let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
         // what had its space before keeps it
         if !acb.claims || acb.stale || self.refcounted.is_none() || self.is_halted() {
@@ -76,7 +76,7 @@ impl Image {
     }
 
     /// The words of the entry of the cluster at `start`; the second one is 0 where there is none.
-    pub(super) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
+    pub(in crate::image) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
         let geometry = self.geometry()?;
         let (_, at) = geometry.l2_slice(start);
         let entries = &self.tables.slot(slot).entries;
@@ -85,7 +85,7 @@ impl Image {
     }
 
     /// Changes an entry, young.
-    pub(super) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
+    pub(in crate::image) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
         let Some(geometry) = self.geometry().copied() else { return };
         debug_assert!(!self.must_copy(slot, start));
         let (_, at) = geometry.l2_slice(start);
@@ -99,7 +99,7 @@ impl Image {
     }
 
     /// What an entry pointed to until now is one reference poorer, unless it is `kept`.
-    pub(super) fn release_old(&mut self, shape: Shape, old: L2, kept: Option<u64>) {
+    pub(in crate::image) fn release_old(&mut self, shape: Shape, old: L2, kept: Option<u64>) {
         if shape.data_file {
             return;
         }
@@ -130,7 +130,7 @@ impl Image {
 }
 
 /// Which subclusters of the cluster at `start` lie, in part at least, in `[pos, end)`.
-pub(super) fn units(geometry: &Geometry, start: u64, pos: u64, end: u64) -> u32 {
+pub(in crate::image) fn units(geometry: &Geometry, start: u64, pos: u64, end: u64) -> u32 {
     let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
     let (low, high) = (pos.max(start), end.min(start + geometry.cluster_size()));
     if low >= high || size == 0 {

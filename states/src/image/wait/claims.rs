@@ -5,29 +5,29 @@
 //! Invariants: two claims never overlap; a claim lives from before the first byte is written until the
 //! clusters are linked in memory (or the write failed); whoever waits for a claim looks again when it goes.
 
-use super::Image;
 use crate::acb::Source;
+use crate::acb::State;
+use crate::acb::request::Met;
+use crate::base::queue::Queue;
+use crate::image::Image;
 use crate::options::AllocationGate;
-use crate::queue::Queue;
-use crate::request::Met;
 use crate::rule::Rule;
-use crate::state::State;
 
 /// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Claim {
-    pub(super) acb: u32,
-    pub(super) start: u64,
-    pub(super) end: u64,
+pub(in crate::image) struct Claim {
+    pub(in crate::image) acb: u32,
+    pub(in crate::image) start: u64,
+    pub(in crate::image) end: u64,
     /// It had to allocate an L2 table.
-    pub(super) new_table: bool,
-    pub(super) waiters: Queue,
+    pub(in crate::image) new_table: bool,
+    pub(in crate::image) waiters: Queue,
 }
 
 impl Image {
     /// May an allocating write of `[start, end)` start, by the gate in force? If not, the acb waits for the
     /// claim in its way.
-    pub(super) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
+    pub(in crate::image) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
         if self.claims.is_empty() {
             return true;
         }
@@ -54,7 +54,7 @@ impl Image {
         false
     }
 
-    pub(super) fn claim(&mut self, a: u32, start: u64, end: u64, new_table: bool) {
+    pub(in crate::image) fn claim(&mut self, a: u32, start: u64, end: u64, new_table: bool) {
         debug_assert!(start < end);
         self.claims.push(Claim { acb: a, start, end, new_table, waiters: Queue::new() });
         if let Some(acb) = self.acbs.get_mut(a) {
@@ -63,7 +63,7 @@ impl Image {
     }
 
     /// Gives back what an acb holds: its claim, its pin, its part in sector waits. Wakes who waited for them.
-    pub(super) fn let_go(&mut self, a: u32) {
+    pub(in crate::image) fn let_go(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);

@@ -7,10 +7,10 @@
 //!   failed there does;
 //! * nobody leaves a queue: an acb that waits is answered when what it waits for has happened.
 
-use super::Image;
 use crate::acb::Acb;
+use crate::acb::request::{Flags, Kind};
 use crate::error::Error;
-use crate::request::{Flags, Kind};
+use crate::image::Image;
 use alloc::boxed::Box;
 
 impl Image {

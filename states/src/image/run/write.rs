@@ -10,17 +10,17 @@
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
 //! * a failed write links nothing: its clusters are given back, or a leak where nobody counts them (QED).
 
-use super::find::{EXTENT_MAX, Mapping, Run};
-use super::{Image, Layout, YOUNG_MAX};
 use crate::acb::Source;
+use crate::acb::State;
+use crate::acb::request::{Kind, Met};
+use crate::base::geometry::{Geometry, align_down, align_up};
 use crate::error::Error;
-use crate::geometry::{Geometry, align_down, align_up};
+use crate::image::run::find::{EXTENT_MAX, Mapping, Run};
+use crate::image::{Image, Layout, YOUNG_MAX};
 use crate::io::{FillSource, IoOp, Part};
 use crate::qcow2::Subclusters;
 use crate::qcow2::entry::COPIED;
-use crate::request::{Kind, Met};
 use crate::rule::Rule;
-use crate::state::State;
 
 /// Fill buffers are at most this large.
 const COPY_MAX: u64 = 1 << 20;
@@ -59,7 +59,7 @@ struct Piece {
 
 impl Image {
     /// A run of a write. True: look on; false: the acb waits or has ended.
-    pub(super) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(in crate::image) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
         if let Err(error) = self.check_run_place(pos, run) {
             self.fail_lookup(a, error);
@@ -77,7 +77,7 @@ impl Image {
         self.write_new(a, run, slot)
     }
 
-    pub(super) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(in crate::image) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
         let align = self.align();
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
@@ -205,7 +205,7 @@ impl Image {
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
     /// like any other, so it is written after a sync that made the file's new length durable (QE2, QE4).
-    pub(super) fn new_table(&mut self, a: u32, pos: u64) -> bool {
+    pub(in crate::image) fn new_table(&mut self, a: u32, pos: u64) -> bool {
         let Some(geometry) = self.geometry().copied() else { return false };
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
@@ -234,7 +234,7 @@ impl Image {
         if self.tables.find(number).is_none()
             && let Some(slot) = self.tables.claim(number, host, geometry.slice_words())
         {
-            self.tables.slot_mut(slot).state = crate::table::SliceState::Present;
+            self.tables.slot_mut(slot).state = crate::tables::slice::SliceState::Present;
         }
         true
     }
@@ -319,7 +319,7 @@ impl Image {
     }
 
     /// `ReadModify`: the neighbours are there; what else is needed?
-    pub(super) fn neighbours_read(&mut self, a: u32) {
+    pub(in crate::image) fn neighbours_read(&mut self, a: u32) {
         if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
             return self.fail(a, error);
         }
@@ -356,7 +356,7 @@ impl Image {
     }
 
     /// Names the write of the piece, its fills being ready.
-    pub(super) fn write_piece(&mut self, a: u32) {
+    pub(in crate::image) fn write_piece(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -388,7 +388,7 @@ impl Image {
     }
 
     /// `WriteData`: a piece is written.
-    pub(super) fn piece_written(&mut self, a: u32) {
+    pub(in crate::image) fn piece_written(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -416,7 +416,7 @@ impl Image {
     }
 
     /// The extent is done; what is left of the acb's range?
-    pub(super) fn next_run(&mut self, a: u32) {
+    pub(in crate::image) fn next_run(&mut self, a: u32) {
         let Some(acb) = self.acbs.get(a) else { return };
         if acb.pos == acb.end {
             return self.range_done(a);

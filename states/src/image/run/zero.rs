@@ -3,18 +3,18 @@
 //! QE10: an unallocated cluster becomes a zero entry, which needs no data; an allocated one is zeroed in
 //! place, never replaced.
 
-use super::find::{Mapping, Run, ZERO_ENTRY};
-use super::{Image, Layout};
-use crate::geometry::{align_down, align_up};
+use crate::acb::State;
+use crate::acb::request::{Flags, Met};
+use crate::base::geometry::{align_down, align_up};
+use crate::image::run::find::{Mapping, Run, ZERO_ENTRY};
+use crate::image::{Image, Layout};
 use crate::io::{IoOp, Part};
-use crate::request::{Flags, Met};
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
-use crate::state::State;
 
 impl Image {
     /// Write-zeroes of a run. True: look on; false: the acb waits or has ended.
-    pub(super) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(in crate::image) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         if self.refcounted.is_some() {
             return self.zero_counted(a, run, slot);
         }
@@ -56,7 +56,7 @@ impl Image {
         }
     }
 
-    pub(super) fn set_zero_entries(
+    pub(in crate::image) fn set_zero_entries(
         &mut self,
         a: u32,
         start: u64,
@@ -70,7 +70,7 @@ impl Image {
         }
         let Some(slot) = slot else { return self.new_table(a, start) };
         let Some(geometry) = self.geometry().copied() else { return false };
-        if self.tables.young >= super::YOUNG_MAX {
+        if self.tables.young >= crate::image::YOUNG_MAX {
             self.wait_for_slot(a);
             return false;
         }
@@ -84,7 +84,7 @@ impl Image {
     }
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
-    pub(super) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(in crate::image) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
         let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
         if let Err(error) = self.check_data_place(pos, host, len) {
             self.fail_lookup(a, error);
@@ -117,7 +117,7 @@ impl Image {
     }
 
     /// `ZeroData`: the range reads as zeros.
-    pub(super) fn extent_zeroed(&mut self, a: u32) {
+    pub(in crate::image) fn extent_zeroed(&mut self, a: u32) {
         let Some(acb) = self.acbs.get_mut(a) else { return };
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -129,13 +129,13 @@ impl Image {
     }
 
     /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
-    pub(super) fn discard_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(in crate::image) fn discard_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         if self.refcounted.is_some() {
             return self.discard_counted(a, run, slot);
         }
         let Run { mapping, len, .. } = run;
         let (Layout::Raw, Mapping::Data(host)) = (&self.layout, mapping) else { return self.skip(a, len) };
-        let align = self.align().max(crate::geometry::SECTOR);
+        let align = self.align().max(crate::base::geometry::SECTOR);
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
             return self.skip(a, len);

@@ -1,0 +1,15 @@
+//! All of a request's life, as data: the control block, its states and which may follow which, what a guest
+//! asks.
+//!
+//! Knows: what is waited for, and what is owned. Must never know: how a block gets on (`image/`), what it is
+//! made of on disk.
+
+pub(crate) mod block;
+pub mod edges;
+pub mod request;
+pub mod state;
+
+pub use block::AcbId;
+pub(crate) use block::{Acb, Source, Want};
+pub use edges::{QCOW2_EDGES, QED_EDGES, RAW_EDGES, Transition};
+pub use state::State;

@@ -1,0 +1,9 @@
+//! What every part stands on: slabs and lists, a map of slices, offsets and their arithmetic, a digest.
+//!
+//! Must never know: images, requests or formats beyond the shape of their tables.
+
+pub(crate) mod arena;
+pub(crate) mod digest;
+pub(crate) mod directory;
+pub mod geometry;
+pub(crate) mod queue;
