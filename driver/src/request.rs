@@ -191,9 +191,7 @@ pub struct LayerInfo {
     pub path: PathBuf,
     /// Where its external data file was opened, if it has one (qcow2).
     pub data_file: Option<PathBuf>,
-    /// Its format.
-    pub format: Format,
-    /// What its header says.
+    /// Its format, and what its header says.
     pub info: Info,
     /// It was dirty and is open for writing: what its check found and repaired.
     pub report: Option<Report>,

@@ -307,7 +307,7 @@ impl<B: Backend> Driver<B> {
         let ahead = opener.options.allocate_ahead;
         disk.layers.push(Layer::new(image, &info, file, data, &options, ahead));
         let backing = info.backing.clone().filter(|_| opener.options.follow_backing);
-        opener.infos.push(LayerInfo { path, data_file, format: info.format, info, report });
+        opener.infos.push(LayerInfo { path, data_file, info, report });
         match backing.map(|backing| opener.next(depth, backing)) {
             None => self.opened(index),
             Some(Ok(())) => self.open_layer(index),
@@ -327,7 +327,7 @@ impl<B: Backend> Driver<B> {
         }
         let Opener { options, started, infos, .. } = *opener;
         disk.info = Some(DiskInfo {
-            format: infos[0].format,
+            format: infos[0].info.format,
             virtual_size: disk.layers[0].image.virtual_size(),
             layers: infos,
         });

@@ -214,7 +214,7 @@ impl Ours {
         while at < info.virtual_size {
             let (mut depth, mut length) = (0, info.virtual_size - at);
             let run = loop {
-                if info.layers[depth].format == Format::Raw {
+                if info.layers[depth].info.format == Format::Raw {
                     break raw_run(&info.layers[depth].path, depth, at, length);
                 }
                 let extent = self.extent(depth, at, length);

@@ -126,7 +126,7 @@ impl Mapper {
     fn run(&mut self, start: u64, mut length: u64) -> Result<MapRun, Error> {
         let mut depth = 0;
         loop {
-            if self.layers[depth].info.format == Format::Raw {
+            if self.layers[depth].info.info.format == Format::Raw {
                 return Ok(self.raw_run(depth, start, length));
             }
             let extent = self.session.map(depth, start, length)?;
@@ -193,7 +193,7 @@ fn stretch(file: &File, at: u64) -> Option<(bool, u64)> {
 
 /// QEMU's rule: the refcounts count clearly more clusters than the file has space for.
 fn is_preallocated(layer: &LayerInfo) -> Result<bool, Error> {
-    if layer.format != Format::Qcow2 {
+    if layer.info.format != Format::Qcow2 {
         return Ok(false);
     }
     // the session has the lock

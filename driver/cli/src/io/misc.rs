@@ -106,7 +106,7 @@ pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
     let (format, cluster, file) = target
         .info()
         .and_then(|info| info.layers.first())
-        .map(|top| (top.format, top.info.cluster_size, top.path.clone()))
+        .map(|top| (top.info.format, top.info.cluster_size, top.path.clone()))
         .ok_or(Failed)?;
     // the driver has no word for these; what another program changes meanwhile does not matter here
     let image = match format {

@@ -112,7 +112,7 @@ impl<T> Target<T> {
         let cluster = u64::from(top.info.cluster_size.max(1));
         let end = offset + len;
         let whole = offset.is_multiple_of(cluster) && (end.is_multiple_of(cluster) || end == self.size());
-        match top.format {
+        match top.info.format {
             Format::Raw => true,
             Format::Qed => false,
             Format::Qcow2 => whole && top.info.version >= 3,
