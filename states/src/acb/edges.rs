@@ -1,9 +1,10 @@
 //! Which state may follow which: the rows that all formats share, and what each adds.
 //!
-//! Knows: the edge tables, one a format; how often each edge was taken. Must never know: why an acb takes one.
+//! Knows: the edge tables, one a format; how often each edge was taken. Must never know: why an acb takes
+//! one.
 //!
-//! Invariants: an edge stands in one of the lists; a table has at most 32 states, so that a set of them fits a
-//! word.
+//! Invariants: an edge stands in one of the lists; a table has at most 32 states, so that a set of them fits
+//! a word.
 
 use super::block::AcbId;
 use super::request::RequestId;
