@@ -7,71 +7,26 @@
 //! counted.
 
 use quod::states::{
-    Error, Event, Flags, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome, Refused, Request,
-    qcow2,
+    Error, Event, Flags, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Refused, Request, qcow2,
 };
-use std::collections::{BTreeMap, VecDeque};
+use quod_memory::{Sparse, Store, encode, outcome, plain};
+use std::collections::VecDeque;
 
-const CHUNK: usize = 4096;
 /// Guest bytes that one cluster of [`Bare::qed`] covers.
 pub const CLUSTER: u64 = 64 << 10;
 /// Guest bytes that one cached table slice (512 entries) of [`Bare::qed`] covers.
 pub const SLICE: u64 = 512 * CLUSTER;
 
-/// Metadata of a file, sparse.
-#[derive(Clone, Debug, Default)]
-struct Memory {
-    len: u64,
-    chunks: BTreeMap<u64, Box<[u8; CHUNK]>>,
-    scratch: Vec<u8>,
-}
-
-impl Memory {
-    /// `len` bytes into the scratch buffer.
-    fn read(&mut self, offset: u64, len: usize) {
-        self.scratch.clear();
-        self.scratch.resize(len, 0);
-        let mut done = 0;
-        while done < len {
-            let at = offset + done as u64;
-            let (chunk, start) = (at / CHUNK as u64, (at % CHUNK as u64) as usize);
-            let count = (CHUNK - start).min(len - done);
-            if let Some(bytes) = self.chunks.get(&chunk) {
-                self.scratch[done..done + count].copy_from_slice(&bytes[start..start + count]);
-            }
-            done += count;
-        }
-    }
-
-    /// The scratch buffer into the file.
-    fn write(&mut self, offset: u64) {
-        let mut done = 0;
-        while done < self.scratch.len() {
-            let at = offset + done as u64;
-            let (chunk, start) = (at / CHUNK as u64, (at % CHUNK as u64) as usize);
-            let count = (CHUNK - start).min(self.scratch.len() - done);
-            let bytes = self.chunks.entry(chunk).or_insert_with(|| Box::new([0; CHUNK]));
-            bytes[start..start + count].copy_from_slice(&self.scratch[done..done + count]);
-            done += count;
-        }
-        self.len = self.len.max(offset + self.scratch.len() as u64);
-    }
-}
-
-/// Takes all that the machine wants now. Table writes are done at once, their bytes being asked for here.
+/// Takes all that the machine wants now. What changes metadata is done at once, its bytes being asked for here.
 fn drain(machine: &mut impl Machine, memory: &mut Memory, queue: &mut VecDeque<Io>) {
     while let Some(io) = machine.poll_io() {
         match io.op {
             IoOp::ZeroBuffer { .. } | IoOp::ForgetCompressed { .. } => continue,
-            IoOp::WriteTable { offset, len } => {
-                memory.scratch.clear();
-                memory.scratch.resize(len as usize, 0);
-                machine.encode(io.id, &mut memory.scratch);
-                memory.write(offset);
+            IoOp::ReadData { .. } | IoOp::WriteData { .. } | IoOp::ReadTable { .. } => {}
+            _ => {
+                encode(machine, &io, &mut memory.bytes);
+                plain(&mut memory.file, &io.op, &mut memory.bytes);
             }
-            IoOp::Grow { to, .. } => memory.len = memory.len.max(to),
-            IoOp::SetLen { len } => memory.len = len,
-            _ => {}
         }
         queue.push_back(io);
     }
@@ -81,14 +36,19 @@ fn drain(machine: &mut impl Machine, memory: &mut Memory, queue: &mut VecDeque<I
 fn answer(machine: &mut impl Machine, memory: &mut Memory, queue: &mut VecDeque<Io>) {
     drain(machine, memory, queue);
     while let Some(io) = queue.pop_front() {
-        if let IoOp::ReadTable { offset, len } = io.op {
-            memory.read(offset, len as usize);
-            machine.handle_completion(io.id, Outcome::Table(&memory.scratch));
-        } else {
-            machine.handle_completion(io.id, Outcome::Done);
+        if let IoOp::ReadTable { .. } = io.op {
+            plain(&mut memory.file, &io.op, &mut memory.bytes);
         }
+        machine.handle_completion(io.id, outcome(&io.op, &memory.bytes));
         drain(machine, memory, queue);
     }
+}
+
+/// Metadata of a file, and the table that is on its way.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    file: Sparse,
+    bytes: Vec<u8>,
 }
 
 /// One image in memory.
@@ -102,9 +62,9 @@ pub struct Bare {
 impl Bare {
     /// An empty QED image: clusters of 64 KiB, tables of four clusters, no backing file.
     pub fn qed(guest_len: u64, options: &Options) -> Result<Bare, Error> {
-        let mut memory = Memory { scratch: header(guest_len), ..Memory::default() };
-        memory.write(0);
-        memory.len = 5 * CLUSTER;
+        let mut memory = Memory::default();
+        memory.file.write(0, &header(guest_len));
+        memory.file.set_end(5 * CLUSTER);
         Bare::open(Format::Qed, memory, options)
     }
 
@@ -113,16 +73,15 @@ impl Bare {
         let created = qcow2::create(&qcow2::CreateOptions { size: guest_len, ..Default::default() })?;
         let mut memory = Memory::default();
         for (offset, bytes) in created.pieces() {
-            memory.scratch = bytes;
-            memory.write(offset);
+            memory.file.write(offset, &bytes);
         }
-        memory.len = created.len();
+        memory.file.set_end(created.len());
         Bare::open(Format::Qcow2, memory, options)
     }
 
     fn open(format: Format, mut memory: Memory, options: &Options) -> Result<Bare, Error> {
         let mut queue = VecDeque::with_capacity(1024);
-        let mut opening = Opening::new(Some(format), memory.len, *options);
+        let mut opening = Opening::new(Some(format), memory.file.end(), *options);
         answer(&mut opening, &mut memory, &mut queue);
         let opened = opening.poll_result().ok_or(Error::Misuse("the opening came to no end"))??;
         let mut image = opened.image;
@@ -184,12 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_reads_what_was_written() {
-        let mut memory = Memory { scratch: (0..100).collect(), ..Memory::default() };
-        memory.write(4050);
-        memory.read(4049, 102);
-        assert_eq!((memory.scratch[0], memory.scratch[1], memory.scratch[100]), (0, 0, 99));
-        assert_eq!((memory.scratch[50], memory.scratch[101], memory.len), (49, 0, 4150));
+    fn the_header_is_as_long_as_the_format_says() {
         assert_eq!(header(5).len(), 64);
     }
 }

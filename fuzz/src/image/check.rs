@@ -6,14 +6,40 @@ use super::head::{is_marked, probe};
 use super::{qcow2 as qcow2_file, qed as qed_file};
 use quod_backend::sim::Sim;
 use quod_bench::contract::{Checked, Failure, fail};
+use quod_memory::{Store, run};
 use quod_states::qcow2 as format;
-use quod_states::{Format, Io, IoOp, Machine, Outcome, Repair, Report, qed};
+use quod_states::{Format, Io, IoId, IoOp, Machine, Outcome, Repair, Report, qed};
 
 /// No file that is repaired here becomes longer.
 const LEN_MAX: u64 = 256 << 20;
 
-/// Does what a machine names, and gives back what it read.
-type Perform<'a> = &'a mut dyn FnMut(&mut dyn Machine, Io) -> Checked<Vec<u8>>;
+/// A file as it is visible now, to read.
+struct Visible<'a> {
+    sim: &'a Sim,
+    path: &'a str,
+}
+
+impl Store for Visible<'_> {
+    fn end(&self) -> u64 {
+        self.sim.file_len(self.path).unwrap_or(0)
+    }
+
+    fn read(&self, offset: u64, to: &mut [u8]) {
+        to.copy_from_slice(&self.sim.file_range(self.path, offset, to.len()));
+    }
+
+    fn set_end(&mut self, _: u64) {
+        unreachable!("only reads are admitted");
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) {
+        unreachable!("only reads are admitted");
+    }
+
+    fn zero(&mut self, _: u64, _: u64) {
+        unreachable!("only reads are admitted");
+    }
+}
 
 /// The check of either format.
 enum Check {
@@ -35,27 +61,56 @@ impl Check {
         }
     }
 
-    /// Runs to the end.
-    fn run(&mut self, perform: Perform<'_>) -> Checked<Report> {
-        loop {
-            let result = match self {
-                Check::Qed(check) => check.poll_result(),
-                Check::Qcow2(check) => check.poll_result(),
-            };
-            if let Some(report) = result {
-                return report.map_err(|error| Failure(format!("the check failed: {error}")));
-            }
-            let machine: &mut dyn Machine = match self {
-                Check::Qed(check) => &mut **check,
-                Check::Qcow2(check) => &mut **check,
-            };
-            let Some(io) = machine.poll_io() else {
-                return fail("the check wants nothing and has not ended");
-            };
-            let bytes = perform(machine, io)?;
-            let read = matches!(io.op, IoOp::ReadTable { .. });
-            machine.handle_completion(io.id, if read { Outcome::Table(&bytes) } else { Outcome::Done });
+    fn machine(&mut self) -> &mut dyn Machine {
+        match self {
+            Check::Qed(check) => &mut **check,
+            Check::Qcow2(check) => &mut **check,
         }
+    }
+
+    /// Runs to the end.
+    fn run(&mut self, file: &mut dyn Store, admit: fn(&IoOp) -> Checked) -> Checked<Report> {
+        let ended = |check: &mut Check| match check {
+            Check::Qed(check) => check.poll_result(),
+            Check::Qcow2(check) => check.poll_result(),
+        };
+        run(self, file, ended, admit)?.map_err(|error| Failure(format!("the check failed: {error}")))
+    }
+}
+
+impl Machine for Check {
+    fn poll_io(&mut self) -> Option<Io> {
+        self.machine().poll_io()
+    }
+
+    fn encode(&mut self, id: IoId, buf: &mut [u8]) {
+        self.machine().encode(id, buf);
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        self.machine().handle_completion(id, outcome);
+    }
+}
+
+/// What a check without repair may want.
+fn reads(op: &IoOp) -> Checked {
+    match op {
+        IoOp::ReadTable { .. } => Ok(()),
+        _ => fail("a check without repair writes"),
+    }
+}
+
+/// What a repair may want, too.
+fn repairs(op: &IoOp) -> Checked {
+    match *op {
+        // only a hostile image asks for so much
+        IoOp::Grow { to: end, .. } | IoOp::SetLen { len: end } if end > LEN_MAX => {
+            fail(format!("a repair makes the file {end} bytes long"))
+        }
+        IoOp::WriteTable { offset, .. } if offset > LEN_MAX => fail(format!("a repair writes at {offset}")),
+        IoOp::ReadTable { .. } | IoOp::WriteTable { .. } | IoOp::Sync => Ok(()),
+        IoOp::Grow { .. } | IoOp::SetLen { .. } => Ok(()),
+        other => fail(format!("a repair wants {other:?}")),
     }
 }
 
@@ -75,10 +130,7 @@ pub fn leaks(sim: &Sim, path: &str) -> Checked<u64> {
 /// A check of the first `len` bytes, and where it says that the image ends (QED: at the end of the file).
 fn checked(sim: &Sim, path: &str, len: u64) -> Checked<(Report, u64)> {
     let mut check = Check::new(sim, path, len, None)?;
-    let report = check.run(&mut |_, io| match io.op {
-        IoOp::ReadTable { offset, len } => Ok(sim.file_range(path, offset, len as usize)),
-        _ => fail("a check without repair writes"),
-    })?;
+    let report = check.run(&mut Visible { sim, path }, reads)?;
     let end = match &check {
         Check::Qed(_) => sim.file_len(path).unwrap_or(0),
         Check::Qcow2(check) => check.image_end(),
@@ -94,33 +146,8 @@ pub fn used(sim: &Sim, path: &str) -> Checked<u64> {
 /// A repaired copy of a file, and what the repair says that it left.
 pub fn repaired(sim: &Sim, path: &str) -> Checked<(Vec<u8>, Report)> {
     let mut file = sim.file_bytes(path);
-    let report =
-        Check::new(sim, path, file.len() as u64, Some(Repair::All))?.run(&mut |machine, io| match io.op {
-            // only a hostile image asks for so much
-            IoOp::Grow { to: end, .. } | IoOp::SetLen { len: end } if end > LEN_MAX => {
-                fail(format!("a repair makes the file {end} bytes long"))
-            }
-            IoOp::WriteTable { offset, .. } if offset > LEN_MAX => {
-                fail(format!("a repair writes at {offset}"))
-            }
-            IoOp::ReadTable { offset, len } => {
-                let mut bytes = file.get(offset as usize..).unwrap_or_default().to_vec();
-                bytes.resize(len as usize, 0);
-                Ok(bytes)
-            }
-            IoOp::WriteTable { offset, len } => {
-                let (start, end) = (offset as usize, offset as usize + len as usize);
-                file.resize(file.len().max(end), 0);
-                machine.encode(io.id, &mut file[start..end]);
-                Ok(Vec::new())
-            }
-            IoOp::Grow { to: len, .. } | IoOp::SetLen { len } => {
-                file.resize(len as usize, 0);
-                Ok(Vec::new())
-            }
-            IoOp::Sync => Ok(Vec::new()),
-            other => fail(format!("a repair wants {other:?}")),
-        })?;
+    let mut check = Check::new(sim, path, file.len() as u64, Some(Repair::All))?;
+    let report = check.run(&mut file, repairs)?;
     Ok((file, report))
 }
 

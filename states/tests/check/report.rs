@@ -24,7 +24,7 @@ fn image(refcount_bits: u32) -> Vec<u8> {
     let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
     disk.run(&mut image, request(Kind::Write, 0, 3 * CLUSTER, 0), vec![7; 3 * CLUSTER as usize]);
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
-    disk.file
+    std::mem::take(&mut disk.file)
 }
 
 struct Found {

@@ -1,16 +1,17 @@
-//! A disk of bytes that answers the machine's I/O in an order that a seed chooses. The whole embedder in one
-//! file.
+//! A disk in memory that answers the machine's I/O in an order that a seed chooses, and makes some of it fail.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod qcow2;
 
+use quod_memory::{Memory, encode, outcome};
 use quod_states::qed::{CreateOptions, Header};
 use quod_states::{
-    AcbId, Event, FillSource, Image, Io, IoId, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Part,
-    Refused, Request, RequestId,
+    Event, Image, Io, IoId, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Refused, Request,
+    RequestId,
 };
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
 pub struct Rng(pub u64);
 
@@ -51,12 +52,6 @@ pub fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u6
     disk.submit(image, request(Kind::Write, offset, len, user), vec![user as u8 | 1; len as usize]).unwrap();
 }
 
-#[derive(Default)]
-pub struct Fills {
-    generation: u32,
-    parts: [Vec<u8>; 2],
-}
-
 /// One I/O as the device saw it. Times count the device's events.
 pub struct Step {
     pub op: IoOp,
@@ -72,22 +67,17 @@ pub struct Step {
 /// An ended request: its user value, how it ended, its buffer, its id.
 pub type Answer = (u64, Result<(), quod_states::Error>, Vec<u8>, RequestId);
 
+/// Files and buffers of an image, I/O in flight, and what came of it.
 pub struct Disk {
-    pub file: Vec<u8>,
-    /// The external data file, of an image that has one.
-    pub data: Option<Vec<u8>>,
-    pub backing: Option<Vec<u8>>,
+    memory: Memory,
     pub pending: Vec<(Io, Vec<u8>)>,
-    pub buffers: BTreeMap<RequestId, Vec<u8>>,
     pub done: Vec<Answer>,
     pub alarms: Vec<quod_states::Alarm>,
     pub extent: Option<quod_states::Extent>,
     /// What the last answered request of each user value met.
     pub paths: BTreeMap<u64, quod_states::Met>,
-    fills: BTreeMap<u32, Fills>,
     /// The n-th I/O from now fails with this error number.
     pub fail: Option<(u64, i32)>,
-    pub align: u64,
     full: bool,
     /// The file grows no further.
     pub room: u64,
@@ -98,21 +88,35 @@ pub struct Disk {
     clock: u64,
 }
 
+impl Deref for Disk {
+    type Target = Memory;
+
+    fn deref(&self) -> &Memory {
+        &self.memory
+    }
+}
+
+impl DerefMut for Disk {
+    fn deref_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+}
+
+/// Eight bytes are a compressed cluster (see `qcow2::decompress`).
+fn inflate(file: &[u8], host: u64, within: u64, to: &mut [u8]) {
+    to.copy_from_slice(&qcow2::decompress(&file[host as usize..], within, to.len() as u64));
+}
+
 impl Disk {
     pub fn new(file: Vec<u8>, backing: Option<Vec<u8>>, align: u64) -> Disk {
         Disk {
-            file,
-            data: None,
-            backing,
+            memory: Memory::new(file, backing, align, inflate),
             pending: Vec::new(),
-            buffers: BTreeMap::new(),
             done: Vec::new(),
             alarms: Vec::new(),
             extent: None,
             paths: BTreeMap::new(),
-            fills: BTreeMap::new(),
             fail: None,
-            align,
             full: false,
             room: u64::MAX,
             holes: true,
@@ -138,11 +142,12 @@ impl Disk {
     }
 
     fn encode(&self, machine: &mut impl Machine, io: Io) -> Vec<u8> {
-        let IoOp::WriteTable { offset, len } = io.op else { return Vec::new() };
-        assert_eq!(offset % self.align.max(512), 0, "table writes are aligned");
-        assert_eq!(u64::from(len) % self.align.max(512), 0, "table writes are whole blocks");
-        let mut bytes = vec![0xee; len as usize];
-        machine.encode(io.id, &mut bytes);
+        if let IoOp::WriteTable { offset, len } = io.op {
+            assert_eq!(offset % self.align.max(512), 0, "table writes are aligned");
+            assert_eq!(u64::from(len) % self.align.max(512), 0, "table writes are whole blocks");
+        }
+        let mut bytes = Vec::new();
+        encode(machine, &io, &mut bytes);
         bytes
     }
 
@@ -160,12 +165,7 @@ impl Disk {
 
     pub fn drain(&mut self, image: &mut Image) {
         while let Some(io) = image.poll_io() {
-            if let IoOp::ZeroBuffer { request, buffer_offset, len } = io.op {
-                let buffer = self.buffers.get_mut(&request).unwrap();
-                buffer[buffer_offset as usize..(buffer_offset + len) as usize].fill(0);
-                continue;
-            }
-            if let IoOp::ForgetCompressed { .. } = io.op {
+            if self.memory.at_once(&io.op) {
                 continue;
             }
             let bytes = self.encode(image, io);
@@ -205,32 +205,7 @@ impl Disk {
         self.drain(image);
     }
 
-    fn read(&self, offset: u64, len: u64) -> Vec<u8> {
-        part(&self.file, offset, len)
-    }
-
-    /// Of the file that holds the guest's data.
-    fn read_data(&self, offset: u64, len: u64) -> Vec<u8> {
-        part(self.data.as_ref().unwrap_or(&self.file), offset, len)
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        put(&mut self.file, offset, bytes);
-    }
-
-    fn write_data(&mut self, offset: u64, bytes: &[u8]) {
-        put(self.data.as_mut().unwrap_or(&mut self.file), offset, bytes);
-    }
-
-    fn fill(&mut self, acb: AcbId) -> &mut Fills {
-        let fills = self.fills.entry(acb.index).or_default();
-        if fills.generation != acb.generation {
-            *fills = Fills { generation: acb.generation, ..Fills::default() };
-        }
-        fills
-    }
-
-    fn perform(&mut self, machine: &mut impl Machine, io: Io, bytes: Vec<u8>) {
+    fn perform(&mut self, machine: &mut impl Machine, io: Io, mut bytes: Vec<u8>) {
         self.clock += 1;
         let fails = self.fail.is_some_and(|(count, _)| count == 0);
         let in_flight = |step: &&mut Step| step.id == io.id && step.completed == u64::MAX;
@@ -255,80 +230,8 @@ impl Disk {
         if let Some(errno) = cannot {
             return machine.handle_completion(io.id, Outcome::Failed(errno));
         }
-        match io.op {
-            IoOp::ReadTable { offset, len } => {
-                let bytes = self.read(offset, len.into());
-                return machine.handle_completion(io.id, Outcome::Table(&bytes));
-            }
-            IoOp::WriteTable { offset, .. } => self.write(offset, &bytes),
-            IoOp::ReadData { request, buffer_offset, len, host } => {
-                let bytes = self.read_data(host, len);
-                self.fill_buffer(request, buffer_offset, &bytes);
-            }
-            IoOp::ReadBacking { request, buffer_offset, len, guest } => {
-                let backing = self.backing.as_ref().unwrap();
-                let bytes = backing[guest as usize..(guest + len) as usize].to_vec();
-                self.fill_buffer(request, buffer_offset, &bytes);
-            }
-            IoOp::ReadCompressed { request, buffer_offset, len, host, within, .. } => {
-                let bytes = qcow2::decompress(&self.read(host, 8), within.into(), len);
-                self.fill_buffer(request, buffer_offset, &bytes);
-            }
-            IoOp::ReadFill { acb, part, part_len, at, len, source } => {
-                let bytes = match source {
-                    FillSource::Host(host) => self.read_data(host, len.into()),
-                    FillSource::Backing(guest) => {
-                        self.backing.as_ref().unwrap()[guest as usize..][..len as usize].to_vec()
-                    }
-                    FillSource::Compressed { host, within, .. } => {
-                        qcow2::decompress(&self.read(host, 8), within.into(), len.into())
-                    }
-                };
-                let buffer = &mut self.fill(acb).parts[usize::from(part == Part::Tail)];
-                buffer.resize(part_len as usize, 0);
-                buffer[at as usize..(at + len) as usize].copy_from_slice(&bytes);
-            }
-            IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } => {
-                let mut fills = std::mem::take(self.fill(acb));
-                let [before, after] = &mut fills.parts;
-                before.resize(head as usize, 0);
-                after.resize(tail as usize, 0);
-                let mut all = before.clone();
-                if zero || len == 0 {
-                    all.resize(all.len() + len as usize, 0);
-                } else {
-                    all.extend_from_slice(&self.buffers[&request][buffer_offset as usize..][..len as usize]);
-                }
-                all.extend_from_slice(after);
-                let start = host - u64::from(head);
-                assert_eq!(start % self.align, 0, "data writes are aligned");
-                assert_eq!(all.len() as u64 % self.align, 0, "data writes are whole blocks");
-                assert!(
-                    self.data.is_some() || start + all.len() as u64 <= self.file.len() as u64,
-                    "nothing is written beyond the file"
-                );
-                self.write_data(start, &all);
-            }
-            IoOp::ZeroRange { host, len, .. } => self.write_data(host, &vec![0; len as usize]),
-            IoOp::PunchHole { host, len } | IoOp::Clear { host, len } => {
-                self.write(host, &vec![0; len as usize]);
-            }
-            IoOp::Grow { from, to } => {
-                // it may not have been cut as far as was asked
-                assert!(from <= self.file.len() as u64);
-                self.file.resize(self.file.len().max(to as usize), 0);
-            }
-            IoOp::SetLen { len } => self.file.resize(len as usize, 0),
-            IoOp::Sync => {}
-            IoOp::ZeroBuffer { .. } | IoOp::ForgetCompressed { .. } => unreachable!(),
-            IoOp::Yield => {}
-        }
-        machine.handle_completion(io.id, Outcome::Done);
-    }
-
-    fn fill_buffer(&mut self, request: RequestId, offset: u64, bytes: &[u8]) {
-        let buffer = self.buffers.get_mut(&request).unwrap();
-        buffer[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        self.memory.perform(&io.op, &mut bytes);
+        machine.handle_completion(io.id, outcome(&io.op, &bytes));
     }
 
     /// Completes everything, in an order that the seed chooses.
@@ -361,18 +264,6 @@ impl Disk {
         let (_, result, buffer, _) = self.done.pop().unwrap();
         result.map(|()| buffer)
     }
-}
-
-fn part(file: &[u8], offset: u64, len: u64) -> Vec<u8> {
-    (offset..offset + len).map(|at| file.get(at as usize).copied().unwrap_or(0)).collect()
-}
-
-fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
-    let end = offset as usize + bytes.len();
-    if end > file.len() {
-        file.resize(end, 0);
-    }
-    file[offset as usize..end].copy_from_slice(bytes);
 }
 
 pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {

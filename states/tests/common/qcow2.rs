@@ -4,8 +4,10 @@
 //! The disk of these tests has a compression of its own: eight bytes are a cluster (see `decompress`).
 
 use super::Disk;
+use quod_memory::run;
 use quod_states::qcow2::{Check, CreateOptions, Header, Purpose, create};
-use quod_states::{Error, Image, IoOp, Machine, Opened, Options, Outcome, Repair, Report};
+use quod_states::{Error, Image, IoOp, Opened, Options, Repair, Report};
+use std::convert::Infallible;
 
 /// The bytes of a fresh image.
 pub fn qcow2_file(options: &CreateOptions<'_>) -> Vec<u8> {
@@ -100,33 +102,8 @@ pub fn check(file: &mut Vec<u8>, repair: Option<Repair>) -> Report {
 /// The same of an image of which it may be impossible.
 pub fn try_check(file: &mut Vec<u8>, repair: Option<Repair>) -> Result<Report, Error> {
     let mut check = Check::new(header(file), file.len() as u64, repair);
-    loop {
-        if let Some(report) = check.poll_result() {
-            return report;
-        }
-        let io = check.poll_io().unwrap();
-        let mut bytes = Vec::new();
-        let outcome = match io.op {
-            IoOp::ReadTable { offset, len } => {
-                bytes.extend((offset..offset + u64::from(len)).map(|at| file.get(at as usize).unwrap_or(&0)));
-                Outcome::Table(&bytes)
-            }
-            IoOp::WriteTable { offset, len } => {
-                bytes.resize(len as usize, 0);
-                check.encode(io.id, &mut bytes);
-                let end = offset as usize + bytes.len();
-                file.resize(file.len().max(end), 0);
-                file[offset as usize..end].copy_from_slice(&bytes);
-                Outcome::Done
-            }
-            IoOp::SetLen { len } | IoOp::Grow { to: len, .. } => {
-                file.resize(len as usize, 0);
-                Outcome::Done
-            }
-            _ => Outcome::Done,
-        };
-        check.handle_completion(io.id, outcome);
-    }
+    let Ok(result) = run(&mut check, file, Check::poll_result, |_| Ok::<(), Infallible>(()));
+    result
 }
 
 /// A check finds nothing.

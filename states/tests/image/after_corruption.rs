@@ -22,7 +22,7 @@ fn filled(version: u32, lazy_refcounts: bool) -> Vec<u8> {
     let mut image = opened(&mut disk, Options::default()).image;
     disk.run(&mut image, request(Kind::Write, 0, 4 * CLUSTER, 0), vec![1; 4 * CLUSTER as usize]);
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
-    disk.file
+    std::mem::take(&mut disk.file)
 }
 
 fn bad_entries(version: u32) -> Vec<u64> {

@@ -22,7 +22,7 @@ fn images() -> [Vec<u8>; 2] {
         let mut image = disk.open(Options::default()).unwrap().image;
         disk.run(&mut image, request(Kind::Write, 0, CLUSTER, 0), vec![1; CLUSTER as usize]);
         disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
-        disk.file
+        std::mem::take(&mut disk.file)
     })
 }
 

@@ -22,7 +22,8 @@ fn a_new_refcount_block_does_not_drive_out_the_l1_slice_of_a_copy() {
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     // nothing is free in front of the end
-    disk.file.resize(disk.file.len().next_multiple_of(64 * 512), 0);
+    let len = disk.file.len().next_multiple_of(64 * 512);
+    disk.file.resize(len, 0);
     let clusters = 0..disk.file.len() as u64 / 512;
     let free: Vec<u64> = clusters.filter(|cluster| count(&disk.file, *cluster) == 0).collect();
     free.iter().for_each(|cluster| set_count(&mut disk.file, *cluster, 1));

@@ -191,7 +191,7 @@ fn bitmaps_are_named_and_left_alone() {
     let told = |file: &[u8], options| {
         let mut disk = Disk::new(file.to_vec(), None, 1);
         let opened = disk.open(options).unwrap();
-        (opened.info.bitmaps, opened.image.keeps_bitmaps(), disk.file)
+        (opened.info.bitmaps, opened.image.keeps_bitmaps(), std::mem::take(&mut disk.file))
     };
     let expected = |names: &[&str], valid, dropped| {
         let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();

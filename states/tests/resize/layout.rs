@@ -174,7 +174,7 @@ fn with_free_space() -> Vec<u8> {
     disk.file.resize(len, 0);
     // a snapshot table without an entry, behind the end: else the new table comes to lie there at once
     disk.file[64..72].copy_from_slice(&(len as u64).to_be_bytes());
-    disk.file
+    std::mem::take(&mut disk.file)
 }
 
 /// Opens it, has its free clusters found, and makes the disk larger.

@@ -20,7 +20,7 @@ fn filled() -> Vec<u8> {
         disk.run(&mut image, request(Kind::Write, offset, 512, 0), vec![1; 512]);
     }
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
-    disk.file
+    std::mem::take(&mut disk.file)
 }
 
 /// How a write ends, and that it did not reach the file if it was refused.

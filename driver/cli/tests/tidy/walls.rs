@@ -131,6 +131,37 @@ fn what_an_embedder_links_does_not_block() {
     none(&sources.flat_map(|name| blocks(&name, &read(&name).unwrap_or_default())).collect::<Vec<String>>());
 }
 
+/// Files that give a machine the bytes of a table: the driver, the tools' blocking file, and the embedder in
+/// memory that everything else shares. Tests beside these answer by hand what an embedder must not.
+const EMBEDDERS: [&str; 3] =
+    ["driver/src/engine/translate.rs", "driver/tools/src/host.rs", "states/memory/src/plain.rs"];
+
+/// Answers a machine by hand.
+fn embeds(name: &str, source: &str) -> Vec<String> {
+    let lines = lines(source);
+    let answers = lines.iter().enumerate().filter(|(_, line)| line.code.contains("Outcome::Table("));
+    answers.map(|(n, _)| format!("{name}:{}: one more embedder; quod-memory is one", n + 1)).collect()
+}
+
+#[test]
+fn one_embedder_in_memory_is_shared() {
+    let manifest = read("states/memory/Cargo.toml").expect("the package has a manifest");
+    assert_eq!(dependencies(&manifest), ["quod-states"], "what the embedder in memory links");
+    let ours = |name: &String| {
+        name.ends_with(".rs")
+            && !name.starts_with("states/src/")
+            && !name.starts_with("states/tests/")
+            && !name.starts_with("driver/cli/tests/")
+            && !EMBEDDERS.contains(&name.as_str())
+    };
+    let shared = ["states/tests/common/mod.rs", "states/tests/common/qcow2.rs"].map(String::from);
+    let sources = tracked().into_iter().filter(ours).chain(shared);
+    none(&sources.flat_map(|name| embeds(&name, &read(&name).unwrap_or_default())).collect::<Vec<String>>());
+    for name in EMBEDDERS {
+        assert!(!embeds(name, &read(name).unwrap_or_default()).is_empty(), "{name} embeds nothing");
+    }
+}
+
 #[test]
 fn the_command_links_no_proof() {
     for package in ["driver/cli", "driver/tools", "bench"] {
