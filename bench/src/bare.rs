@@ -17,7 +17,8 @@ pub const CLUSTER: u64 = 64 << 10;
 /// Guest bytes that one cached table slice (512 entries) of [`Bare::qed`] covers.
 pub const SLICE: u64 = 512 * CLUSTER;
 
-/// Takes all that the machine wants now. What changes metadata is done at once, its bytes being asked for here.
+/// Takes all that the machine wants now. What changes metadata is done at once, its bytes being asked for
+/// here.
 fn drain(machine: &mut impl Machine, memory: &mut Memory, queue: &mut VecDeque<Io>) {
     while let Some(io) = machine.poll_io() {
         match io.op {

@@ -1,7 +1,7 @@
 //! The files of one image, its guest's buffers, and the fill buffers of its control blocks.
 //!
-//! Knows: where each I/O finds its bytes. Must never know: when it is done. Invariant: data is written in whole
-//! blocks of the device, and never beyond the end of the image's own file.
+//! Knows: where each I/O finds its bytes. Must never know: when it is done. Invariant: data is written in
+//! whole blocks of the device, and never beyond the end of the image's own file.
 
 use crate::plain::plain;
 use crate::store::Store;

@@ -15,8 +15,8 @@ pub fn encode(machine: &mut (impl Machine + ?Sized), io: &Io, bytes: &mut Vec<u8
     }
 }
 
-/// Does it. `bytes`: what a table write writes, or what a table read has read. False: it is about guest bytes,
-/// and nothing was done.
+/// Does it. `bytes`: what a table write writes, or what a table read has read. False: it is about guest
+/// bytes, and nothing was done.
 pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -> bool {
     match *op {
         IoOp::ReadTable { offset, len } => {

@@ -1,4 +1,5 @@
-//! A disk in memory that answers the machine's I/O in an order that a seed chooses, and makes some of it fail.
+//! A disk in memory that answers the machine's I/O in an order that a seed chooses, and makes some of it
+//! fail.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
