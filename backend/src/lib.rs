@@ -14,6 +14,7 @@ pub mod any;
 pub mod blocking;
 pub mod buffer;
 pub mod op;
+pub mod pool;
 pub mod sim;
 mod sys;
 pub mod threads;

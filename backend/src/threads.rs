@@ -47,7 +47,7 @@ impl Threads {
         let event = Arc::new(EventFd::new()?);
         let capacity = queue_depth.max(1) as usize;
         Ok(Threads {
-            pool: Pool::new(Arc::clone(&event), workers.max(1))?,
+            pool: Pool::with_event(Arc::clone(&event), workers, workers)?,
             event,
             files: Slab::new(),
             queued: Vec::with_capacity(capacity),
@@ -88,7 +88,7 @@ impl Threads {
     }
 
     fn has_answers(&self) -> bool {
-        !self.early.is_empty() || self.pool.has_finished()
+        !self.early.is_empty() || self.pool.has_answers()
     }
 }
 

@@ -2,8 +2,8 @@
 //! batching.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quod::states::{AllocationGate, Kind, Options};
 use quod_bench::bare::{Bare, CLUSTER, SLICE};
+use quod_states::{AllocationGate, Kind, Options};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 //! trip, allocating writes under the four gates, the replay of the shipped trace.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quod::backend::{Backend, Completion, FileId, Op, OpenFlags, Output, Token};
 use quod::{AllocationGate, AnyBackend, BackendKind, Buffer, Config, Format, OpenOptions};
+use quod_backend::{Backend, Completion, FileId, Op, OpenFlags, Output, Token};
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Options};
 use quod_bench::trace::{Choice, Source};
@@ -65,7 +65,7 @@ fn round_trip(c: &mut Criterion) {
 fn allocate(path: &Path, gate: AllocationGate, count: u64) -> Duration {
     tools::create(path, &CreateOptions::new(Format::Qed, count << 16)).expect("a fresh image");
     let open = OpenOptions::new().write(true).allocation_gate(gate).format(Some(Format::Qed));
-    let config = Config { requests: 64 + FLUSHES_MAX, ..Config::default() };
+    let config = Config::default().requests(64 + FLUSHES_MAX);
     let mut session = Session::with_config(path, open, config).expect("the image opens");
     let load = Load {
         count,

@@ -10,8 +10,8 @@
 //! 100000; what else the program does is the same in both runs. `core_hit N write` does the same for in-place
 //! writes, `core_hit N read qcow2` and `core_hit N write qcow2` for a qcow2 image.
 
-use quod::states::{Event, Flags, Kind, Machine, Options, Outcome, Request};
 use quod_bench::bare::{Bare, CLUSTER};
+use quod_states::{Event, Flags, Kind, Machine, Options, Outcome, Request};
 use std::process::ExitCode;
 
 const CLUSTERS: u64 = 256;

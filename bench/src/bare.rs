@@ -6,10 +6,10 @@
 //! Invariant: hits and in-place writes allocate nothing here, or the machine's own allocations could not be
 //! counted.
 
-use quod::states::{
+use quod_memory::{Sparse, Store, encode, outcome, plain};
+use quod_states::{
     Error, Event, Flags, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Refused, Request, qcow2,
 };
-use quod_memory::{Sparse, Store, encode, outcome, plain};
 use std::collections::VecDeque;
 
 /// Guest bytes that one cluster of [`Bare::qed`] covers.

@@ -3,9 +3,9 @@
 //!
 //! One test function: the counter belongs to the process, and tests run side by side.
 
-use quod::states::{Kind, Options};
 use quod::{BackendKind, Buffer, Buffers, Config, Driver, Format, OpenOptions, Request};
 use quod_bench::bare::{Bare, CLUSTER};
+use quod_states::{Kind, Options};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -98,7 +98,7 @@ fn the_driver(backend: BackendKind, kind: Kind) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.qed");
     tools::create(&path, &CreateOptions::new(Format::Qed, 1 << 30)).unwrap();
-    let config = Config { backend, ..Config::default() };
+    let config = Config::default().backend(backend);
     let mut session = Session::with_config(&path, OpenOptions::new().write(true), config).unwrap();
     let bytes = vec![5; CLUSTER as usize];
     (0..CLUSTERS).for_each(|cluster| session.write(cluster * CLUSTER, &bytes).unwrap());
@@ -116,7 +116,7 @@ fn hits_and_in_place_writes_allocate_nothing() {
     for kind in [Kind::Read, Kind::Write] {
         assert_eq!(the_machine(kind), 0, "the machine, {kind:?}");
         for backend in [BackendKind::Uring, BackendKind::Threads] {
-            if Driver::new(Config { backend, ..Config::default() }).is_err() {
+            if Driver::new(Config::default().backend(backend)).is_err() {
                 println!("{backend:?}: not available here");
                 continue;
             }

@@ -180,7 +180,7 @@ fn a_small_image_is_refused() {
 fn a_load_writes_where_it_should() {
     for (flush_interval, drain) in [(0, true), (8, true), (8, false)] {
         let fixture = fresh(Format::Raw);
-        let config = Config { requests: 8 + FLUSHES_MAX, ..Config::default() };
+        let config = Config::default().requests(8 + FLUSHES_MAX);
         let open = OpenOptions::new().write(true).format(Some(Format::Raw));
         let mut session = Session::with_config(&fixture.path, open, config).unwrap();
         let load = Load {
@@ -215,7 +215,7 @@ fn a_load_writes_where_it_should() {
 fn a_load_stops_in_order() {
     for (flush_interval, drain) in [(0, true), (8, true), (8, false)] {
         let fixture = fresh(Format::Raw);
-        let config = Config { requests: 8 + FLUSHES_MAX, ..Config::default() };
+        let config = Config::default().requests(8 + FLUSHES_MAX);
         let open = OpenOptions::new().write(true).format(Some(Format::Raw));
         let mut session = Session::with_config(&fixture.path, open, config).unwrap();
         let load = Load {
@@ -245,7 +245,7 @@ fn a_load_stops_in_order() {
 #[test]
 fn what_ends_in_the_call_that_made_it_is_timed() {
     let fixture = fresh(Format::Qed);
-    let config = Config { requests: 8 + FLUSHES_MAX, ..Config::default() };
+    let config = Config::default().requests(8 + FLUSHES_MAX);
     let mut session = Session::with_config(&fixture.path, OpenOptions::new(), config).unwrap();
     let load = Load {
         count: 1000,

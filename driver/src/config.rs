@@ -17,8 +17,9 @@ pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// How often it asks meanwhile.
 pub const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// Settings of a driver.
+/// Settings of a driver: [`Config::default`], and what is said to be otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// How bytes are moved.
     pub backend: BackendKind,
@@ -36,6 +37,33 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config { backend: BackendKind::Auto, queue_depth: 256, requests: 128, decompressors: 4, trace: false }
+    }
+}
+
+impl Config {
+    /// See [`Config::backend`](field@Config::backend).
+    pub fn backend(self, backend: BackendKind) -> Config {
+        Config { backend, ..self }
+    }
+
+    /// See [`Config::queue_depth`](field@Config::queue_depth).
+    pub fn queue_depth(self, queue_depth: u32) -> Config {
+        Config { queue_depth, ..self }
+    }
+
+    /// See [`Config::requests`](field@Config::requests).
+    pub fn requests(self, requests: u32) -> Config {
+        Config { requests, ..self }
+    }
+
+    /// See [`Config::decompressors`](field@Config::decompressors).
+    pub fn decompressors(self, decompressors: u32) -> Config {
+        Config { decompressors, ..self }
+    }
+
+    /// See [`Config::trace`](field@Config::trace).
+    pub fn trace(self, trace: bool) -> Config {
+        Config { trace, ..self }
     }
 }
 
@@ -60,7 +88,6 @@ pub struct OpenOptions {
     pub(crate) follow_backing: bool,
     pub(crate) data_file: Option<PathBuf>,
     pub(crate) max_depth: u32,
-    #[cfg(feature = "sabotage")]
     pub(crate) sabotage: u64,
     open_gate: Arc<Mutex<dyn OpenGate + Send>>,
 }
@@ -94,7 +121,6 @@ impl OpenOptions {
             follow_backing: true,
             data_file: None,
             max_depth: 32,
-            #[cfg(feature = "sabotage")]
             sabotage: 0,
             open_gate: Arc::new(Mutex::new(DenyBacking)),
         }
@@ -230,8 +256,9 @@ impl OpenOptions {
         self
     }
 
-    /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed.
-    #[cfg(feature = "sabotage")]
+    /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed;
+    /// without the feature `sabotage` it means nothing.
+    #[doc(hidden)]
     pub fn sabotage(mut self, rules: u64) -> Self {
         self.sabotage = rules;
         self
@@ -259,7 +286,6 @@ impl OpenOptions {
             need_check_ms: self.need_check_ms,
             grow_step: self.grow_step,
             trace: config.trace,
-            #[cfg(feature = "sabotage")]
             sabotage: self.sabotage,
         }
     }

@@ -48,9 +48,8 @@ pub use stats::{KINDS, PathClass, Stats};
 pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
 pub use quod_states::{
     AllocationGate, Backing, Bitmaps, Counters, Extent, Flags, Foreign, Format, Info, Kind, Met, Policy,
-    State, Status, Transition,
+    Report, State, Status, Transition, qcow2::Compression,
 };
-pub use {quod_backend as backend, quod_states as states};
 
 /// The example of the README, compiled and run.
 #[doc = include_str!("../../README.md")]

@@ -64,7 +64,7 @@ fn rounds(driver: &mut Driver, disk: DiskId, buffers: &mut Vec<Buffer>, count: u
 }
 
 fn measure(path: &Path, kind: BackendKind, direct: bool, len: usize) -> u64 {
-    let mut driver = Driver::new(Config { backend: kind, ..Config::default() }).unwrap();
+    let mut driver = Driver::new(Config::default().backend(kind)).unwrap();
     let disk = driver.open(path, OpenOptions::new().write(true).direct(direct).commit_ms(60_000)).unwrap();
     next(&mut driver);
     let whole = Buffer::zeroed(BLOCKS as usize * 4096);

@@ -13,13 +13,13 @@
 #[allow(dead_code, reason = "shared with other tests")]
 mod simulated;
 
-use quod::backend::Backend;
-use quod::backend::sim::{
-    Aftermath, Choice, Chooser, Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When,
-};
 use quod::{
     AllowAll, Buffer, Completion, CompletionKind, Config, Driver, Error, Format, Kind, OpenOptions, Refusal,
     Request,
+};
+use quod_backend::Backend;
+use quod_backend::sim::{
+    Aftermath, Choice, Chooser, Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When,
 };
 use quod_tools::{self as tools, CreateOptions, Session};
 use simulated::{
@@ -406,7 +406,7 @@ fn report_7660_queues_share_one_state() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk");
     std::fs::write(&path, small(16 * M)).unwrap();
-    let mut driver = Driver::new(Config { requests: 256, ..Config::default() }).unwrap();
+    let mut driver = Driver::new(Config::default().requests(256)).unwrap();
     let disk = driver.open(&path, OpenOptions::new().write(true)).unwrap();
     assert_eq!(finish(&mut driver).kind, CompletionKind::Opened);
     let second = Session::open(&path, OpenOptions::new().write(true)).map(drop);
@@ -631,7 +631,7 @@ struct Soak {
 
 impl Soak {
     fn open(path: &Path, size: u64) -> Soak {
-        let mut driver = Driver::new(Config { requests: 512, ..Config::default() }).unwrap();
+        let mut driver = Driver::new(Config::default().requests(512)).unwrap();
         let options = writable().commit_ms(20).cache_bytes(64 << 10);
         let disk = driver.open(path, options).unwrap();
         assert_eq!(finish(&mut driver).result, Ok(()));

@@ -5,9 +5,9 @@
 mod qemu;
 
 use qemu::{arg, good};
-use quod::backend::FileId;
-use quod::backend::sim::{FileOptions, Kind, Seeded, Sim};
 use quod::{AllowAll, Config, Driver, Error, Named, OpenOptions, Role, SameDirectory};
+use quod_backend::FileId;
+use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};
 use quod_tools::Session;
 use std::path::{Path, PathBuf};
 

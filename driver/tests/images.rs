@@ -216,7 +216,7 @@ fn an_opening_waits_for_a_lock_a_little_and_holds_nobody() {
         })
     };
     for backend in [quod::BackendKind::Auto, quod::BackendKind::Threads] {
-        let config = Config { backend, ..Config::default() };
+        let config = Config::default().backend(backend);
         let other = leave(60);
         let mut session = Session::with_config(&path, writable(), config).unwrap();
         assert!(session.driver().hold().max() < Duration::from_millis(50));
@@ -368,7 +368,7 @@ fn foreign_formats_are_refused_by_name() {
 fn a_session_on_workers_moves_the_same_bytes() {
     let folder = Folder::new();
     let path = folder.qed("a.qed", 1 << 20, None);
-    let config = Config { backend: quod::BackendKind::Threads, ..Config::default() };
+    let config = Config::default().backend(quod::BackendKind::Threads);
     let mut model = vec![0; 1 << 20];
     let mut session = Session::with_config(&path, writable(), config).unwrap();
     scribble(&mut session, &mut model, 77, 100);
@@ -388,7 +388,7 @@ fn a_driver_dropped_in_the_middle_waits_for_its_buffers_and_corrupts_nothing() {
         let folder = Folder::new();
         let path = folder.qed("a.qed", 8 << 20, None);
         for round in 0..10u64 {
-            let mut driver = quod::Driver::new(Config { backend, ..Config::default() }).unwrap();
+            let mut driver = quod::Driver::new(Config::default().backend(backend)).unwrap();
             let disk = driver.open(&path, writable().direct(true)).unwrap();
             while driver.next_completion().is_none() {
                 driver.wait(None).unwrap();

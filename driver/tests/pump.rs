@@ -1,12 +1,12 @@
 //! The pump over the simulated disk: raw images, buffered and O_DIRECT, any order of completion, errors,
 //! opening.
 
-use quod::backend::Backend;
-use quod::backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
 use quod::{
     AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format, Kind,
     OpenOptions, Refusal, Request,
 };
+use quod_backend::Backend;
+use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
 use quod_tools::{self as tools, CreateOptions};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 fn driver_on(sim: Sim) -> Driver<Sim> {
-    Driver::with_backend(sim, Config { requests: 16, ..Config::default() })
+    Driver::with_backend(sim, Config::default().requests(16))
 }
 
 /// Runs until a completion is there.
@@ -427,7 +427,7 @@ fn timers_fire_on_the_backends_clock() {
 fn transitions_are_recorded_when_asked_for() {
     let mut sim = Sim::new();
     sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
-    let mut driver = Driver::with_backend(sim, Config { trace: true, ..Config::default() });
+    let mut driver = Driver::with_backend(sim, Config::default().trace(true));
     let (disk, _) = open(&mut driver, raw());
     submit(&mut driver, disk, Request::read(0, Buffer::zeroed(512), 0));
     next(&mut driver, &mut Seeded::new(1)).result.unwrap();

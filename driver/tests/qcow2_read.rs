@@ -28,7 +28,7 @@ fn same(image: &Path, format: &str, n: usize, story: &str) {
     let direct = n / 2 % 2 == 1;
     let decompressors = [0, 4, 1][n % 3];
     let story = &format!("{story}: {backend:?} direct {direct} decompressors {decompressors}");
-    let config = Config { backend, decompressors, ..Config::default() };
+    let config = Config::default().backend(backend).decompressors(decompressors);
     let options = OpenOptions::new().open_gate(AllowAll).direct(direct);
     let mut ours =
         Ours::open(image, options, config, story).unwrap_or_else(|error| panic!("{story}: {error}"));

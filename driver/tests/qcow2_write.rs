@@ -115,7 +115,7 @@ impl Case {
             .commit_ms(random.pick(&[1, 20, 1000]))
             .acbs(random.pick(&[1, 4, 256]));
         let backend = random.pick(&[BackendKind::Uring, BackendKind::Threads]);
-        let config = Config { backend, queue_depth: random.pick(&[2, 256]), ..Config::default() };
+        let config = Config::default().backend(backend).queue_depth(random.pick(&[2, 256]));
         Ours::open(&self.image, options, config, &self.story)
             .unwrap_or_else(|error| panic!("{}: {error}", self.story))
     }

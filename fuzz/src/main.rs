@@ -2,13 +2,13 @@
 //!
 //! Knows: arguments and how to print. Must never know: what is checked.
 
-use quod::states::acb::edges::{QCOW2_EDGES, QED_EDGES};
 use quod::{Format, State};
 use quod_bench::contract::Failure;
 use quod_fuzz::explore::Failing;
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::{Tally, as_is};
 use quod_fuzz::{explore, sim, targets};
+use quod_states::acb::edges::{QCOW2_EDGES, QED_EDGES};
 use std::process::ExitCode;
 use std::time::Instant;
 

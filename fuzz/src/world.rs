@@ -18,13 +18,13 @@ pub use tally::Tally;
 
 use crate::probe::Probe;
 use ask::request;
-use quod::states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use quod_bench::contract::exact::{Fill, Model, View};
 use quod_bench::contract::hash::hash_words;
 use quod_bench::contract::{Checked, Failure, fail};
+use quod_states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -466,6 +466,6 @@ fn table(format: Format) -> Edges {
 }
 
 fn driver(sim: Sim, session: &Session) -> Driver<Probe> {
-    let config = Config { requests: session.requests, trace: session.trace, ..Config::default() };
+    let config = Config::default().requests(session.requests).trace(session.trace);
     Driver::with_backend(Probe::new(sim), config)
 }

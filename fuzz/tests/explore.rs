@@ -5,12 +5,12 @@
 //! replays; the tables of docs/proof.md are what came out (`UPDATE_DOCS=1` writes them anew).
 
 use quod::Format;
-use quod::states::State;
-use quod::states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES};
 use quod_fuzz::explore::scenario::Scenario;
 use quod_fuzz::explore::{Bounds, Explored, Failing, explore, replay, scenario};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::world::as_is;
+use quod_states::State;
+use quod_states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -4,11 +4,11 @@
 //! again; with all rules in force the very same schedule passes. Where the table says so, the seeded
 //! simulation reports a violation, too.
 
-use quod::states::Rule;
 use quod_fuzz::explore::{Bounds, Failing, explore, replay, scenario};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::sim;
 use quod_fuzz::world::{Tweak, as_is};
+use quod_states::Rule;
 
 const BOUNDS: Bounds = Bounds { states: 20_000, images: 64 };
 /// Seeds that a rule may need.

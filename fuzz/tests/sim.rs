@@ -5,10 +5,10 @@
 //! changed schedules still run.
 
 use quod::Format;
-use quod::states::acb::edges::{QCOW2_EDGES, QED_EDGES};
 use quod_fuzz::schedule::Schedule;
 use quod_fuzz::sim;
 use quod_fuzz::world::{Tally, as_is};
+use quod_states::acb::edges::{QCOW2_EDGES, QED_EDGES};
 
 /// Runs seeds on two threads, adds up what they covered.
 fn run(seeds: std::ops::Range<u64>) -> Tally {

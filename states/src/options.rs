@@ -51,8 +51,9 @@ pub struct Options {
     pub grow_step: u64,
     /// Give out every state transition through `poll_transition`.
     pub trace: bool,
-    /// Rules that are removed: a set of [`Rule`] bits.
-    #[cfg(feature = "sabotage")]
+    /// Rules that are removed: a set of [`Rule`] bits. Means nothing without the feature `sabotage`, which is
+    /// for the proof that their absence is noticed.
+    #[doc(hidden)]
     pub sabotage: u64,
 }
 
@@ -84,7 +85,6 @@ impl Default for Options {
             need_check_ms: 5000,
             grow_step: 64 << 20,
             trace: false,
-            #[cfg(feature = "sabotage")]
             sabotage: 0,
         }
     }

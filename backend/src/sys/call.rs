@@ -4,18 +4,6 @@
 
 use crate::op::Errno;
 
-/// Signals are for the embedder's threads. And a worker's write beyond the process's limit of a file's length
-/// is an error (EFBIG), and not the process's end by SIGXFSZ.
-pub(crate) fn block_signals() {
-    // SAFETY: all zero bytes are a valid set, which is filled and only read; without it signals come as
-    // before.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
-    }
-}
-
 /// The calling thread's errno.
 pub(crate) fn last_errno() -> Errno {
     Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))

@@ -1,6 +1,6 @@
 //! An eventfd: how workers and the ring wake the embedder's event loop.
 //!
-//! Invariant: no call blocks except [`EventFd::sleep`], which only `Backend::wait` uses.
+//! Invariant: no call blocks except [`EventFd::sleep`], which only `Backend::wait` and `Pool::sleep` use.
 
 use super::call::last_errno;
 use std::io;
@@ -52,6 +52,13 @@ impl EventFd {
             _ if last_errno().0 == libc::EINTR => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+impl From<OwnedFd> for EventFd {
+    /// `fd` must be an eventfd that does not block.
+    fn from(fd: OwnedFd) -> EventFd {
+        EventFd { fd }
     }
 }
 

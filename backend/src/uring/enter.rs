@@ -76,9 +76,7 @@ impl Uring {
         let queue = self.ring.submission();
         let flagged = queue.taskrun() || queue.cq_overflow();
         drop(queue);
-        flagged
-            || !self.ring.completion().is_empty()
-            || self.helper.as_ref().is_some_and(|h| h.has_finished())
+        flagged || !self.ring.completion().is_empty() || self.helper.as_ref().is_some_and(|h| h.has_answers())
     }
 
     fn next_answer(&mut self) -> Option<(usize, i32)> {

@@ -134,7 +134,7 @@ impl Uring {
 
     /// Takes what the worker finished, gives it what is queued.
     fn turn_helper(&mut self) -> io::Result<()> {
-        if let Some(helper) = &self.helper
+        if let Some(helper) = &mut self.helper
             && self.helped > 0
         {
             helper.collect(&mut self.finished);
@@ -152,10 +152,10 @@ impl Uring {
             return Ok(());
         }
         if self.helper.is_none() {
-            self.helper = Some(Pool::new(Arc::clone(&self.event), 1)?);
+            self.helper = Some(Pool::with_event(Arc::clone(&self.event), 1, 1)?);
         }
         self.helped += self.core.jobs.len();
-        if let Some(helper) = &self.helper {
+        if let Some(helper) = &mut self.helper {
             helper.submit(&mut self.core.jobs);
         }
         Ok(())

@@ -8,6 +8,7 @@
 //! * `print!` and its like, which panic if nobody reads, only where [`PRINTS`] allows them;
 //! * `unsafe` only where [`UNSAFE`] allows it;
 //! * the top level holds what the plan of the house names and nothing more;
+//! * the floors of driver/src: no import leads up ([`floors`]);
 //! * no path of one person's machine;
 //! * findings/: what other software does is shown without the project's, in a folder that goes away again;
 //! * states/ depends on `slab` and `bitflags` alone, without their features, and is `no_std` without
@@ -20,6 +21,8 @@
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/floors.rs"]
+mod floors;
 #[path = "tidy/modules.rs"]
 mod modules;
 #[path = "tidy/scan.rs"]
@@ -209,6 +212,13 @@ fn sources_keep_the_limits() {
     let wrong: Vec<String> =
         names.filter_map(|name| read(&name).map(|source| inspect(&name, &source))).flatten().collect();
     none(&wrong);
+}
+
+#[test]
+fn the_driver_imports_down_its_floors() {
+    let names = tracked().into_iter().filter(|name| name.starts_with("driver/src/") && name.ends_with(".rs"));
+    let wrong = names.filter_map(|name| read(&name).map(|source| floors::imports(&name, &source)));
+    none(&wrong.flatten().collect::<Vec<String>>());
 }
 
 #[test]

@@ -1,8 +1,86 @@
-//! The engine: what one turn of the driver does.
+//! The engine: one backend, the disks on it, and what one turn does with them.
 //!
-//! Knows: all floors below. Must never know: how an image is laid out, how a system call is made.
+//! Knows: all floors below, and what the embedder's words mean (`config`, `request`, `error`). Must never
+//! know: the driver's face, how an image is laid out, how a system call is made.
+//! Invariant: the number of accepted requests and of undelivered completions is bounded by
+//! [`Config::requests`] per disk.
 
-pub(crate) mod open;
-pub(crate) mod pump;
-pub(crate) mod timers;
-pub(crate) mod translate;
+mod close;
+mod open;
+mod pump;
+mod timers;
+mod translate;
+mod turn;
+
+use crate::config::Config;
+use crate::layer::Layer;
+use crate::layer::disk::Disk;
+use crate::layer::flight::Place;
+use crate::layer::out::{Job, Out};
+use crate::layer::port::Port;
+use crate::request::Completion;
+use crate::trace::Transitions;
+use crate::transform::Transform;
+use quod_backend::{Backend, Completion as Landed};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// See the module's header.
+pub(crate) struct Engine<B> {
+    // Fields are dropped in this order: the workers of the transforms end first, who read the arena's
+    // buffers; the port's first field is the backend, which waits for everything in
+    // flight, so the buffers in the port's arena and in the disks' request slots go only when nothing uses
+    // them any more.
+    pub(crate) transform: Transform,
+    pub(crate) port: Port<B>,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) vacant: Vec<u32>,
+    jobs: VecDeque<Job>,
+    pub(crate) done: VecDeque<Completion>,
+    pub(crate) transitions: Transitions,
+    /// The earliest deadline of any timer, or an earlier moment.
+    pub(crate) earliest: Option<Duration>,
+    /// The backend's clock when the present call began (in `wait`: after the sleep).
+    pub(crate) now: Duration,
+    /// Requests and openings accepted and not completed.
+    pub(crate) accepted: usize,
+    pub(crate) config: Config,
+    /// In `submit`: what ends now gets its time when the call ends.
+    pub(crate) submitting: bool,
+    reaped: Vec<Landed>,
+}
+
+impl<B: Backend> Engine<B> {
+    pub(crate) fn new(backend: B, config: Config) -> Engine<B> {
+        let room = backend.capacity().clamp(64, 4096);
+        Engine {
+            transform: Transform::new(config.decompressors as usize),
+            port: Port::new(backend),
+            disks: Vec::new(),
+            vacant: Vec::new(),
+            jobs: VecDeque::with_capacity(room),
+            done: VecDeque::with_capacity(config.requests as usize + 1),
+            transitions: Transitions::new(config.trace),
+            earliest: None,
+            now: Duration::ZERO,
+            accepted: 0,
+            config,
+            submitting: false,
+            reaped: Vec::with_capacity(room),
+        }
+    }
+
+    /// A layer, the ways out of it, and the transforms.
+    fn at(&mut self, place: Place) -> Option<(Out<'_, B>, &mut Layer, &mut Transform)> {
+        let Disk { layers, flights, .. } = &mut self.disks[place.disk as usize];
+        let Engine { port, jobs, transform, .. } = self;
+        let layer = layers.get_mut(place.layer as usize)?;
+        Some((Out { port, jobs, flights, place }, layer, transform))
+    }
+
+    /// Puts a completion where the embedder takes it.
+    fn complete(&mut self, completion: Completion) {
+        self.accepted -= 1;
+        self.done.push_back(completion);
+    }
+}

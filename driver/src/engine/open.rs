@@ -1,100 +1,29 @@
 //! Opening a disk: one file after the other, from the image down its chain of backing files, each with its
 //! data file if it has one.
 //!
-//! Knows: the steps (open, stat, lock, the format's own opening), the gate, the chain's limits. Must never
-//! know: what a header says, beyond the names of other files.
+//! Knows: the steps and their operations. Must never know: what a header says, which lock, gate or file comes
+//! next (the opener says so).
 //! Invariants: nothing waits; whatever fails, every file that was opened is closed before the failure is
-//! delivered; a file named by an image is opened only if the gate allows it, and never twice in one chain.
+//! delivered.
 
-use crate::config::{LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
-use crate::driver::Driver;
-use crate::engine::translate::{Place, land_plain, plain};
-use crate::error::{Error, OPEN_DIRECT};
-use crate::gate::{Named, Role};
-use crate::layer::disk::{Disk, Layer, LayerFile, Phase};
-use crate::layer::port::{Flight, NO_IO, Target, Task};
+use super::Engine;
+use super::translate::{land_plain, plain};
+use crate::error::Error;
+use crate::layer::disk::{Disk, Phase};
+use crate::layer::flight::{Flight, NO_IO, Place, Target, Task};
+use crate::layer::opener::{Next, Opener, Step, is_conflict, step_error, stricter};
+use crate::layer::{Layer, LayerFile};
 use crate::memory::buffers::Buffers;
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
-use quod_backend::{Backend, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat};
-use quod_states::{Backing, Format, Machine, Met, Opened, Opening};
+use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Stat};
+use quod_states::{Format, Machine, Met, Opened};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What an opening is waiting for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    Open,
-    Stat,
-    Lock,
-    /// The length may have changed until we had the lock.
-    StatAgain,
-    Machine,
-}
-
-/// The opening of a disk; its layers so far stand in the disk.
-pub(crate) struct Opener {
-    options: OpenOptions,
-    started: Duration,
-    /// The file that is being opened.
-    path: PathBuf,
-    format: Option<Format>,
-    step: Step,
-    direct: bool,
-    file: FileId,
-    stat: Option<Stat>,
-    lock: LockMode,
-    /// If the lock is refused, a lesser one may do.
-    shares: bool,
-    /// When the lock that is wanted now was refused first.
-    refused: Option<Duration>,
-    /// When to ask for it again.
-    pub(crate) retry: Option<Duration>,
-    machine: Option<Opening>,
-    /// The layer whose data file is being opened.
-    image: Option<Box<(Opened, LayerFile)>>,
-    /// The data file of the layer that is being opened.
-    data: Option<LayerFile>,
-    infos: Vec<LayerInfo>,
-}
-
-impl Opener {
-    pub(crate) fn new(path: PathBuf, options: OpenOptions, started: Duration) -> Opener {
-        let format = options.format;
-        Opener {
-            options,
-            started,
-            path,
-            format,
-            step: Step::Open,
-            direct: false,
-            file: FileId(u32::MAX),
-            stat: None,
-            lock: LockMode::None,
-            shares: false,
-            refused: None,
-            retry: None,
-            machine: None,
-            image: None,
-            data: None,
-            infos: Vec::new(),
-        }
-    }
-}
-
-/// What goes on next.
-enum Next {
-    /// Wait for an operation.
-    Wait,
-    /// The format's machine starts.
-    Machine,
-    /// The data file is there.
-    Data(Stat),
-}
-
-impl<B: Backend> Driver<B> {
+impl<B: Backend> Engine<B> {
     /// Opens the opener's file.
     pub(crate) fn open_layer(&mut self, index: u32) {
         let depth = self.disks[index as usize].layers.len();
@@ -121,7 +50,7 @@ impl<B: Backend> Driver<B> {
     }
 
     /// An operation of an opening came back.
-    pub(crate) fn opener_landed(
+    pub(super) fn opener_landed(
         &mut self,
         index: u32,
         depth: u16,
@@ -209,7 +138,7 @@ impl<B: Backend> Driver<B> {
     }
 
     /// Asks again for a lock that was refused, if it is time to.
-    pub(crate) fn retry_lock(&mut self, index: u32) {
+    pub(super) fn retry_lock(&mut self, index: u32) {
         let now = self.now;
         if opener(&mut self.disks[index as usize]).is_some_and(|o| o.retry.is_some_and(|at| at <= now)) {
             self.ask_lock(index);
@@ -341,7 +270,7 @@ impl<B: Backend> Driver<B> {
     }
 
     /// The opening failed: close what was opened, then say so.
-    pub(crate) fn fail_open(&mut self, index: u32, error: Error) {
+    fn fail_open(&mut self, index: u32, error: Error) {
         let disk = &mut self.disks[index as usize];
         let id = disk.id(index);
         let Some(opener) = opener(disk) else { return };
@@ -351,128 +280,11 @@ impl<B: Backend> Driver<B> {
     }
 }
 
-impl Opener {
-    /// No file may serve twice in one disk.
-    fn refuse_loop(&self, layers: &[Layer], stat: &Stat) -> Result<(), Error> {
-        let own = self.image.as_ref().map(|image| &image.1);
-        let above = layers.iter().flat_map(|layer| [Some(&layer.file), layer.data.as_ref()]);
-        let mut files = above.flatten().chain(own);
-        if files.any(|file| file.stat.identity == stat.identity) {
-            let image = own.or(layers.last().map(|layer| &layer.file));
-            let image = image.map(|file| file.path.clone()).unwrap_or_default();
-            return Err(Error::BackingLoop { image, repeated: self.path.clone() });
-        }
-        Ok(())
-    }
-
-    /// The lock for the file that is opened next, and whether a lesser one may do: a raw image may be read
-    /// while others write to it, if the embedder says so; that it is raw may only come out later.
-    fn wanted_lock(&self, depth: usize) -> (LockMode, bool) {
-        let own = self.image.is_none();
-        match self.format {
-            _ if depth == 0 && self.options.write => (LockMode::Write, false),
-            Some(Format::Raw) if own && self.options.tolerate_writers => (LockMode::Share, false),
-            None if own && self.options.tolerate_writers => (LockMode::Read, true),
-            _ => (LockMode::Read, false),
-        }
-    }
-
-    /// Its lock was refused at `now`: is it asked for again, or a lesser one?
-    fn waits(&mut self, now: Duration) -> bool {
-        if std::mem::take(&mut self.shares) {
-            self.lock = LockMode::Share;
-            return true;
-        }
-        self.retry = Some(now + LOCK_RETRY);
-        now.saturating_sub(*self.refused.get_or_insert(now)) < LOCK_PATIENCE
-    }
-
-    /// The file is open, and locked if it is to be.
-    fn ready(&mut self, depth: usize, stat: Stat, config: &crate::config::Config) -> Next {
-        if self.image.is_some() {
-            return Next::Data(stat);
-        }
-        self.begin(depth, stat, config);
-        Next::Machine
-    }
-
-    fn begin(&mut self, depth: usize, stat: Stat, config: &crate::config::Config) {
-        let options = self.options.core(config, depth, stricter(&stat, self.data.as_ref()));
-        self.step = Step::Machine;
-        self.machine = Some(Opening::new(self.format, stat.len, options));
-    }
-
-    /// Sets out for the backing file that the layer at `depth` names.
-    fn next(&mut self, depth: usize, backing: Backing) -> Result<(), Error> {
-        if depth + 1 >= self.options.max_depth as usize {
-            return Err(Error::TooDeep { image: self.path.clone(), depth: self.options.max_depth });
-        }
-        self.path = self.allowed(Role::Backing, &backing.name)?;
-        self.format = backing.format;
-        self.stat = None;
-        Ok(())
-    }
-
-    /// Sets out for the data file that the layer at `depth` names.
-    fn next_data(&mut self, depth: usize, name: &[u8]) -> Result<(), Error> {
-        self.path = match self.options.data_file.clone().filter(|_| depth == 0) {
-            Some(path) => path,
-            None if name.is_empty() => {
-                let what = "a qcow2 external data file that the header does not name".to_string();
-                return Err(Error::Unsupported { path: self.path.clone(), what });
-            }
-            None => self.allowed(Role::Data, name)?,
-        };
-        self.stat = None;
-        Ok(())
-    }
-
-    /// The path of a file that the image names, if it may be opened.
-    fn allowed(&self, role: Role, name: &[u8]) -> Result<PathBuf, Error> {
-        let named = Named { image: &self.path, name, role };
-        let image = self.path.clone();
-        let shown = String::from_utf8_lossy(name).into_owned();
-        let Some(here) = named.path() else {
-            let what = format!("{} file '{shown}' is not a file's name but a protocol's", role.name());
-            return Err(Error::Unsupported { path: image, what });
-        };
-        self.options.ask_gate(&named).ok_or_else(|| match named.beside() {
-            Some(beside) => Error::Ambiguous { image, name: shown, here, beside },
-            None => Error::NotAllowed { image, backing: shown },
-        })
-    }
-}
-
-/// What the offsets and lengths of writes must be multiples of.
-fn stricter(image: &Stat, data: Option<&LayerFile>) -> u32 {
-    image.offset_align.max(data.map_or(1, |data| data.stat.offset_align))
-}
-
 fn opener(disk: &mut Disk) -> Option<&mut Opener> {
     match &mut disk.phase {
         Phase::Opening(opener) => Some(opener),
         _ => None,
     }
-}
-
-/// Somebody else holds a lock.
-fn is_conflict(errno: Errno) -> bool {
-    errno.0 == libc::EAGAIN || errno.0 == libc::EACCES
-}
-
-fn step_error(opener: &Opener, errno: Errno) -> Error {
-    let op = match opener.step {
-        Step::Open if opener.direct && errno.0 == libc::EINVAL => OPEN_DIRECT,
-        Step::Open => "open",
-        Step::Stat | Step::StatAgain => "examine",
-        Step::Lock if is_conflict(errno) => {
-            let lock = if opener.lock == LockMode::Write { "write" } else { "read" };
-            return Error::Locked { path: opener.path.clone(), lock };
-        }
-        Step::Lock => "lock",
-        Step::Machine => "read",
-    };
-    Error::io(&opener.path, op, errno.0)
 }
 
 fn completion(disk: DiskId, user: u64, result: Result<(), Error>, latency: Duration) -> Completion {

@@ -4,28 +4,23 @@
 //! Invariants: between two changes of one machine it is drained dry; layers talk to each other only through
 //! the job list, so nothing recurses however long the chain; a public call returns with the job list empty.
 
-use crate::driver::{Driver, TimedTransition};
-use crate::engine::translate::{Out, Place, translate};
+use super::Engine;
+use super::translate::{land_plain, translate};
 use crate::error::Error;
-use crate::layer::disk::{Child, Disk, Layer, Origin, Owner, Phase, Slot, timer_index};
-use crate::layer::port::{Dest, Flight, Target, Task};
-use crate::memory::buffers::{self, Buffers};
+use crate::layer::disk::Disk;
+use crate::layer::flight::{Dest, Flight, Place, Task};
+use crate::layer::out::{Job, plain_outcome};
+use crate::layer::{Child, Layer, Origin, Owner, Slot, timer_index};
+use crate::memory::arena::Arena;
+use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::request::{Completion, CompletionKind};
-use quod_backend::{Backend, Completion as Landed, Errno, Output};
+use crate::request::{Completion, CompletionKind, DiskId};
+use crate::trace::TimedTransition;
+use quod_backend::{Backend, Errno, Output, Segments};
 use quod_states::{
     Event, Extent, Flags, IoId, Kind, Machine, Met, Outcome, Part, Refused, Request, RequestId,
 };
 use std::time::Duration;
-
-/// One change of one machine that another machine asked for.
-#[derive(Debug)]
-pub(crate) enum Job {
-    /// The layer above wants bytes.
-    Submit { place: Place, child: Child },
-    /// The layer below has answered.
-    Answer { place: Place, io: IoId, origin: Origin, result: Result<(), Box<Error>> },
-}
 
 /// What a machine says about an ended request.
 struct Done {
@@ -36,7 +31,7 @@ struct Done {
     extent: Option<Extent>,
 }
 
-impl<B: Backend> Driver<B> {
+impl<B: Backend> Engine<B> {
     /// Takes everything that a layer's machine wants, and then everything that follows from it in other
     /// layers.
     pub(crate) fn settle(&mut self, place: Place) {
@@ -49,18 +44,13 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    /// A layer, and what its translations touch.
-    pub(crate) fn at(&mut self, place: Place) -> Option<(Out<'_, B>, &mut Layer)> {
-        let Disk { layers, flights, .. } = &mut self.disks[place.disk as usize];
-        let Driver { port, jobs, decompressor, .. } = self;
-        let layer = layers.get_mut(place.layer as usize)?;
-        Some((Out { port, jobs, decompressor, flights, place }, layer))
-    }
-
     fn drain(&mut self, place: Place) {
-        let Some((mut out, layer)) = self.at(place) else { return };
+        let Some((mut out, layer, transform)) = self.at(place) else { return };
         while let Some(io) = layer.image.poll_io() {
             translate(&mut out, layer, io);
+            if layer.clusters.is_wanted() {
+                transform.serve(&mut out, layer);
+            }
         }
         let Disk { layers, generation, .. } = &mut self.disks[place.disk as usize];
         let layer = &mut layers[place.layer as usize];
@@ -70,7 +60,7 @@ impl<B: Backend> Driver<B> {
             self.earliest = [self.earliest, deadline].into_iter().flatten().min();
         }
         if self.config.trace {
-            let disk = crate::request::DiskId { index: place.disk, generation: *generation };
+            let disk = DiskId { index: place.disk, generation: *generation };
             while let Some(transition) = layer.image.poll_transition() {
                 let layer = usize::from(place.layer);
                 self.transitions.push(TimedTransition { disk, layer, at: self.now, transition });
@@ -147,12 +137,6 @@ impl<B: Backend> Driver<B> {
         self.complete(completion);
     }
 
-    /// Puts a completion where the embedder takes it.
-    pub(crate) fn complete(&mut self, completion: Completion) {
-        self.accepted -= 1;
-        self.done.push_back(completion);
-    }
-
     fn submit_child(&mut self, place: Place, child: Child) {
         let Some(layer) = self.disks[place.disk as usize].layers.get_mut(place.layer as usize) else {
             debug_assert!(false, "a machine without a backing layer read from it");
@@ -201,23 +185,8 @@ impl<B: Backend> Driver<B> {
         self.drain(place);
     }
 
-    /// An operation came back.
-    pub(crate) fn land(&mut self, landed: Landed) {
-        let Some(flight) = self.port.land(landed.token) else {
-            debug_assert!(false, "an operation came back twice");
-            return;
-        };
-        let index = flight.disk;
-        match flight.target {
-            Target::Close => return self.file_closed(index),
-            Target::Layer(layer) => self.layer_landed(Place { disk: index, layer }, flight, landed.result),
-            Target::Opener(depth) => self.opener_landed(index, depth, flight, landed.result),
-        }
-        self.disks[index as usize].flights -= 1;
-        self.try_close(index);
-    }
-
-    fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
+    /// An operation of a layer came back.
+    pub(super) fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
         let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
         let arena = &mut self.port.arena;
         match flight.task {
@@ -254,9 +223,11 @@ impl<B: Backend> Driver<B> {
             }
             task @ Task::ReadCompressed { .. } => {
                 let got = result.map(bytes_of).map_err(|errno| errno.0);
-                self.compressed_read(place, task, got);
+                if let Some((mut out, layer, transform)) = self.at(place) {
+                    transform.compressed_read(&mut out, layer, task, got);
+                }
             }
-            task => crate::engine::translate::land_plain(&mut layer.image, arena, flight.io, task, result),
+            task => land_plain(&mut layer.image, arena, flight.io, task, result),
         }
         self.settle(place);
     }
@@ -264,12 +235,7 @@ impl<B: Backend> Driver<B> {
 
 /// Where a landed read belongs; None if its owner is gone. The owner is not waiting for it any more
 /// afterwards.
-fn destination(
-    layer: &mut Layer,
-    arena: &crate::memory::arena::Arena,
-    dest: Dest,
-    len: u64,
-) -> Option<quod_backend::Segments> {
+fn destination(layer: &mut Layer, arena: &Arena, dest: Dest, len: u64) -> Option<Segments> {
     match dest {
         Dest::Request { index, offset } => {
             let slot = &mut layer.slots[index as usize];
@@ -292,14 +258,6 @@ fn bytes_of(output: Output) -> u64 {
     }
 }
 
-/// The outcome of everything but table reads.
-pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
-    match result {
-        Ok(_) => Outcome::Done,
-        Err(errno) => Outcome::Failed(errno.0),
-    }
-}
-
 /// The error of a request: what the layer below said, if that is what made it fail, otherwise what the
 /// machine says.
 fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Error) -> Error {
@@ -314,72 +272,4 @@ fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Erro
         }
     }
     Error::from_core(&file.path, error)
-}
-
-impl<B: Backend> Driver<B> {
-    /// The disk goes away; `completion` is delivered when its files are closed.
-    pub(crate) fn begin_close(&mut self, index: u32, completion: Completion) {
-        let disk = &mut self.disks[index as usize];
-        for layer in &mut disk.layers {
-            layer.deadlines = [None; 2];
-        }
-        let closing = crate::layer::disk::Closing { completion, sent: false, left: disk.files.len() };
-        disk.phase = Phase::Closing(Box::new(closing));
-        self.try_close(index);
-    }
-
-    /// Closes the files of a disk that is going away, once nothing of it is in flight.
-    pub(crate) fn try_close(&mut self, index: u32) {
-        let disk = &mut self.disks[index as usize];
-        let Phase::Closing(closing) = &mut disk.phase else { return };
-        if closing.sent || disk.flights > 0 {
-            return;
-        }
-        closing.sent = true;
-        if closing.left == 0 {
-            return self.closed(index);
-        }
-        for (file, _) in &disk.files {
-            let flight = Flight {
-                disk: index,
-                target: Target::Close,
-                io: crate::layer::port::NO_IO,
-                task: Task::Close,
-            };
-            self.port.send(flight, quod_backend::Op::Close { file: *file });
-        }
-    }
-
-    /// A file was closed. Its error, if any, changes nothing: what had to be durable was synced before.
-    fn file_closed(&mut self, index: u32) {
-        if let Phase::Closing(closing) = &mut self.disks[index as usize].phase {
-            closing.left -= 1;
-            if closing.left == 0 {
-                self.closed(index);
-            }
-        }
-    }
-
-    fn closed(&mut self, index: u32) {
-        let disk = &mut self.disks[index as usize];
-        if let Phase::Closing(closing) = std::mem::replace(&mut disk.phase, Phase::Vacant) {
-            disk.vacate();
-            self.vacant.push(index);
-            self.complete(closing.completion);
-        }
-    }
-}
-
-/// A guest's request enters its slot.
-pub(crate) fn occupy(
-    layer: &mut Layer,
-    id: RequestId,
-    kind: Kind,
-    len: u64,
-    mut buffers: Buffers,
-    started: Duration,
-) {
-    let segments = buffers.scatter_list();
-    let owner = Some(Owner::Guest { kind, len, buffers, started });
-    layer.slots[id.index as usize] = Slot { owner, segments, ..Slot::default() };
 }

@@ -2,17 +2,18 @@
 //! opening asks again for a lock that was refused.
 //!
 //! Knows: deadlines. Must never know: what a timer is for.
-//! Invariant: `Driver::earliest` is never later than the earliest deadline; it may be earlier after an alarm
+//! Invariant: `Engine::earliest` is never later than the earliest deadline; it may be earlier after an alarm
 //! was called off, which costs one early call of `turn`.
 
-use crate::driver::Driver;
-use crate::engine::translate::Place;
-use crate::layer::disk::{Phase, TIMERS};
+use super::Engine;
+use crate::layer::TIMERS;
+use crate::layer::disk::Phase;
+use crate::layer::flight::Place;
 use quod_backend::Backend;
 
-impl<B: Backend> Driver<B> {
+impl<B: Backend> Engine<B> {
     /// Fires what is due.
-    pub(crate) fn fire_timers(&mut self) {
+    pub(super) fn fire_timers(&mut self) {
         if self.earliest.is_none_or(|deadline| deadline > self.now) {
             return;
         }

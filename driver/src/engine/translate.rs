@@ -1,59 +1,24 @@
-//! From what a machine names to what the backend does: one match, and the decisions about alignment.
+//! From what a machine names to what the backend does: one match.
 //!
-//! Knows: both vocabularies, request slots, fills. Must never know: why the machine wants it.
+//! Knows: both vocabularies, request slots, fills. Must never know: why the machine wants it, how a
+//! compressed cluster is had: it leaves a want on the layer.
 //! Where guest data has a file of its own, it goes there: reads and writes of data, zeros. Metadata,
 //! compressed clusters, holes and the file's length are the image file's; a sync is both files'.
-//! Invariants: a direct transfer satisfies the file's alignment in offset, lengths and addresses; anything
-//! else goes through a bounce buffer. Reads are rounded out; writes never are (the machine aligned them).
+//! Invariant: writes are never rounded out (the machine aligned them).
 
-use crate::engine::pump::{Job, plain_outcome};
-use crate::layer::disk::{Child, Layer, LayerFile, Origin};
-use crate::layer::port::{Dest, Flight, Port, Target, Task};
+use crate::layer::clusters::Want;
+use crate::layer::flight::{Dest, Task};
+use crate::layer::out::{Out, fits, plain_outcome, round_out};
+use crate::layer::{Child, Layer, LayerFile, Origin};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::transform::drive::{self, Decompressor, Want};
-use quod_backend::{Backend, Errno, Op, Output, Segment, Segments, Stat};
+use quod_backend::{Backend, Errno, Op, Output, Segments};
 use quod_states::{AcbId, FillSource, Io, IoId, IoOp, Machine, Outcome, Part, RequestId};
-use std::collections::VecDeque;
-
-/// Longer scatter lists are copied to a bounce buffer: one operation takes at most 1024 pieces.
-const MOST_PIECES: usize = 1000;
-
-/// Whose I/O it is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub disk: u32,
-    pub layer: u16,
-}
-
-/// A transfer of these pieces at this offset can go to the file as it is.
-pub(crate) fn fits(stat: &Stat, offset: u64, segments: &[Segment]) -> bool {
-    if segments.len() > MOST_PIECES {
-        return false;
-    }
-    if stat.offset_align <= 1 && stat.memory_align <= 1 {
-        return true;
-    }
-    let (grain, memory) = (u64::from(stat.offset_align.max(1)), stat.memory_align.max(1) as usize);
-    let good = |segment: &Segment| {
-        let (address, len) = (segment.address() as usize, segment.len());
-        address.is_multiple_of(memory) && len.is_multiple_of(memory) && (len as u64).is_multiple_of(grain)
-    };
-    offset.is_multiple_of(grain) && segments.iter().all(good)
-}
-
-/// A range rounded out to the file's grain: its start, its length, and where in it the wanted bytes begin.
-pub(crate) fn round_out(stat: &Stat, offset: u64, len: u64) -> (u64, u64, u32) {
-    let grain = u64::from(stat.offset_align.max(1));
-    let start = offset - offset % grain;
-    let end = (offset + len).next_multiple_of(grain);
-    (start, end - start, (offset - start) as u32)
-}
 
 /// A table read, or something without bytes: what opening and running machines have in common. None: not such
 /// a thing.
-pub(crate) fn plain<M: Machine>(
+pub(super) fn plain<M: Machine>(
     machine: &mut M,
     arena: &mut Arena,
     file: &LayerFile,
@@ -96,7 +61,7 @@ pub(crate) fn plain<M: Machine>(
 }
 
 /// The way back of [`plain`].
-pub(crate) fn land_plain<M: Machine>(
+pub(super) fn land_plain<M: Machine>(
     machine: &mut M,
     arena: &mut Arena,
     io: IoId,
@@ -125,44 +90,8 @@ pub(crate) fn land_plain<M: Machine>(
     }
 }
 
-/// Everything else that a translation touches.
-pub(crate) struct Out<'a, B> {
-    pub port: &'a mut Port<B>,
-    pub jobs: &'a mut VecDeque<Job>,
-    pub decompressor: &'a mut Decompressor,
-    /// Operations of this disk in flight.
-    pub flights: &'a mut usize,
-    pub place: Place,
-}
-
-impl<B: Backend> Out<'_, B> {
-    pub(crate) fn send(&mut self, io: IoId, task: Task, op: Op) {
-        *self.flights += 1;
-        let target = Target::Layer(self.place.layer);
-        self.port.send(Flight { disk: self.place.disk, target, io, task }, op);
-    }
-
-    fn read(&mut self, file: &LayerFile, io: IoId, host: u64, dest: Dest, segments: Segments) {
-        let len = buffers::total(&segments);
-        if fits(&file.stat, host, &segments) {
-            let task = Task::Read { dest, len, bounce: None, skip: 0 };
-            return self.send(io, task, Op::Read { file: file.id, offset: host, segments });
-        }
-        let (start, span, skip) = round_out(&file.stat, host, len);
-        let loan = self.port.arena.take(span as usize);
-        let segments = Segments::from_iter([self.port.arena.segment(&loan, 0, span as usize)]);
-        let task = Task::Read { dest, len, bounce: Some(loan), skip };
-        self.send(io, task, Op::Read { file: file.id, offset: start, segments });
-    }
-
-    fn child(&mut self, child: Child) {
-        let place = Place { disk: self.place.disk, layer: self.place.layer + 1 };
-        self.jobs.push_back(Job::Submit { place, child });
-    }
-}
-
 /// Does what a layer's machine named, or sends it on its way.
-pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
+pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
     match io.op {
         IoOp::ReadData { request, buffer_offset, len, host } => {
             let segments = lease(layer, request, buffer_offset, len);
@@ -193,7 +122,7 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
                 FillSource::Compressed { host, bytes, within } => {
                     let dest = Dest::Fill { acb, part, at };
                     let want = Want { io: io.id, dest, len: u64::from(len), host, bytes, within };
-                    drive::want(out, layer, want);
+                    layer.clusters.want(want);
                 }
             }
         }
@@ -201,9 +130,9 @@ pub(crate) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
             layer.slots[request.index as usize].busy += 1;
             let dest = Dest::Request { index: request.index, offset };
-            drive::want(out, layer, Want { io: io.id, dest, len, host, bytes, within });
+            layer.clusters.want(Want { io: io.id, dest, len, host, bytes, within });
         }
-        IoOp::ForgetCompressed { host, len } => layer.compressed.forget(host, len),
+        IoOp::ForgetCompressed { host, len } => layer.clusters.forget(host, len),
         IoOp::Yield => out.port.yielded.push((out.place, io.id)),
         IoOp::Sync if layer.data.is_some() => {
             for file in [layer.data().id, layer.file.id] {

@@ -1,6 +1,162 @@
-//! The files of a disk and what is on its way to them.
+//! Layers: one file of a chain with its machine, its request slots, and what is on its way to it.
 //!
-//! Knows: machines, files, operations in flight. Must never know: what a turn does.
+//! Knows: machines, files, guest buffers, operations in flight. Must never know: transforms, what a turn
+//! does.
+//! Invariants: a slot is filled from the machine's acceptance of a request to its `Done`; guest buffers stay
+//! in it that long.
 
+pub(crate) mod clusters;
 pub(crate) mod disk;
+pub(crate) mod flight;
+pub(crate) mod opener;
+pub(crate) mod out;
 pub(crate) mod port;
+
+use crate::error::Error;
+use crate::memory::buffers::Buffers;
+use crate::memory::fill::Fill;
+use clusters::Clusters;
+use quod_backend::{Errno, FileId, Segments, Stat};
+use quod_states::{AcbId, Image, Info, IoId, Kind, Options, Part, RequestId, Timer};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The file of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerFile {
+    pub id: FileId,
+    pub stat: Stat,
+    pub path: PathBuf,
+}
+
+/// What in the layer above waits for a child request, besides the I/O: the owner of the buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// A request's own buffer; its slot.
+    Request(u32),
+    /// A fill buffer.
+    Fill(AcbId, Part),
+}
+
+/// A read that the layer above wants from this one.
+#[derive(Debug)]
+pub(crate) struct Child {
+    /// The I/O of the layer above that it answers.
+    pub io: IoId,
+    pub origin: Origin,
+    pub offset: u64,
+    pub len: u64,
+    pub segments: Segments,
+}
+
+/// Who asked.
+#[derive(Debug)]
+pub(crate) enum Owner {
+    Guest { kind: Kind, len: u64, buffers: Buffers, started: Duration },
+    Child { io: IoId, origin: Origin },
+}
+
+/// A request slot of a machine.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub owner: Option<Owner>,
+    pub segments: Segments,
+    /// Operations and children that use the segments.
+    pub busy: u32,
+    /// What the layer below said when it failed this request.
+    pub cause: Option<Box<Error>>,
+}
+
+/// One file of the chain with its machine.
+pub(crate) struct Layer {
+    pub image: Image,
+    /// Metadata, and guest data unless it has a file of its own.
+    pub file: LayerFile,
+    /// Guest data.
+    pub data: Option<LayerFile>,
+    /// Syncs of two files of which one has ended, and how.
+    pub half_syncs: Vec<(IoId, Result<(), Errno>)>,
+    pub allocate_ahead: bool,
+    pub slots: Vec<Slot>,
+    /// By acb index.
+    pub fills: Vec<[Fill; 2]>,
+    /// Children that found every slot in use. Bounded by the acbs of the layer above.
+    pub parked: VecDeque<Child>,
+    /// By timer, on the backend's clock.
+    pub deadlines: [Option<Duration>; 2],
+    /// Compressed clusters, wanted, read and on their way.
+    pub clusters: Clusters,
+    /// What the layer below said when a fill failed.
+    pub fill_cause: Option<Box<Error>>,
+}
+
+impl Layer {
+    pub(crate) fn new(
+        image: Image,
+        info: &Info,
+        file: LayerFile,
+        data: Option<LayerFile>,
+        options: &Options,
+        allocate_ahead: bool,
+    ) -> Layer {
+        let mut slots = Vec::new();
+        slots.resize_with(options.requests as usize, Slot::default);
+        let mut fills = Vec::new();
+        fills.resize_with(options.acbs as usize, Default::default);
+        Layer {
+            image,
+            file,
+            data,
+            half_syncs: Vec::new(),
+            allocate_ahead,
+            slots,
+            fills,
+            parked: VecDeque::new(),
+            deadlines: [None; 2],
+            clusters: Clusters::new(info),
+            fill_cause: None,
+        }
+    }
+
+    /// Where guest data is.
+    pub(crate) fn data(&self) -> &LayerFile {
+        self.data.as_ref().unwrap_or(&self.file)
+    }
+
+    /// A guest's request enters its slot.
+    pub(crate) fn occupy(
+        &mut self,
+        id: RequestId,
+        kind: Kind,
+        len: u64,
+        mut buffers: Buffers,
+        started: Duration,
+    ) {
+        let segments = buffers.scatter_list();
+        let owner = Some(Owner::Guest { kind, len, buffers, started });
+        self.slots[id.index as usize] = Slot { owner, segments, ..Slot::default() };
+    }
+
+    /// One of the two syncs of an I/O has ended. With the second: how both have.
+    pub(crate) fn half_synced(&mut self, io: IoId, result: Result<(), Errno>) -> Option<Result<(), Errno>> {
+        match self.half_syncs.iter().position(|(first, _)| *first == io) {
+            Some(index) => Some(self.half_syncs.swap_remove(index).1.and(result)),
+            None => {
+                self.half_syncs.push((io, result));
+                None
+            }
+        }
+    }
+}
+
+/// Index of a timer's deadline.
+pub(crate) fn timer_index(timer: Timer) -> usize {
+    match timer {
+        Timer::Commit => 0,
+        Timer::NeedCheck => 1,
+    }
+}
+
+/// The timers, by index.
+pub(crate) const TIMERS: [Timer; 2] = [Timer::Commit, Timer::NeedCheck];

@@ -144,3 +144,6 @@ fn unzstd(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

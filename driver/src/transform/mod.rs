@@ -1,7 +1,77 @@
-//! Transforms of guest bytes on their way between an image and the backend: decompression.
+//! Transforms of guest bytes on their way between an image and the backend: today what decompresses.
 //!
-//! Knows: the bytes of clusters. Must never know: table entries, the guest's requests.
+//! Knows: the clusters that layers want, how much a turn may do. Must never know: table entries, control
+//! blocks, what a turn does besides.
+//!
+//! Invariants:
+//! * a transform does not hold the thread: it is done by `workers`, or, where nothing could wake the event
+//!   loop, a slice a turn; what is made is copied at most [`COPY`] bytes a turn, what is there at most
+//!   [`serve::AT_ONCE`] bytes a want. What is left to do on this thread waits in queues while `next_timeout`
+//!   is zero;
+//! * a stream yields one cluster or the I/O fails with EIO;
+//! * one stream is open per worker: the memory of decoders (zstd: a window of up to 128 MiB if the image says
+//!   so) is bounded however many disks there are.
 
-pub(crate) mod drive;
+mod drive;
 mod inflate;
+mod serve;
+pub(crate) mod work;
 mod workers;
+
+use inflate::{Decoders, Stream};
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+use work::{Copying, Work};
+use workers::Workers;
+
+/// Bytes that one slice takes or makes at most.
+const SLICE: usize = 32 << 10;
+/// Bytes that a turn copies to those who wait, at most.
+pub(crate) const COPY: u64 = 64 << 10;
+
+/// What waits for its turn on this thread, and the workers.
+pub(crate) struct Transform {
+    /// What no worker does.
+    queue: VecDeque<(Work, Stream)>,
+    decoders: Decoders,
+    copies: VecDeque<Copying>,
+    /// Streams that have not ended, and copies.
+    open: usize,
+    /// Workers at most.
+    most: usize,
+    /// Made when first used; None: they could not be made.
+    workers: Option<Option<Workers>>,
+}
+
+impl Transform {
+    /// With at most so many workers.
+    pub(crate) fn new(most: usize) -> Transform {
+        let (queue, copies) = (VecDeque::new(), VecDeque::new());
+        Transform { queue, decoders: Decoders::default(), copies, open: 0, most, workers: None }
+    }
+
+    /// There is nothing to transform.
+    pub(crate) fn is_unused(&self) -> bool {
+        debug_assert!(self.open >= self.queue.len() + self.copies.len(), "more waits than there is");
+        self.open == 0
+    }
+
+    /// Nothing waits for its turn on this thread.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.copies.is_empty()
+    }
+
+    /// Workers are at it: they tell the descriptor, but a backend that sleeps may not listen.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(&self.workers, Some(Some(workers)) if workers.is_busy())
+    }
+
+    /// Sleeps until the backend's descriptor is readable.
+    pub(crate) fn sleep(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match &self.workers {
+            Some(Some(workers)) => workers.sleep(timeout),
+            _ => Ok(()),
+        }
+    }
+}

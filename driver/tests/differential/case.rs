@@ -221,12 +221,10 @@ impl Case {
     }
 
     pub fn config(&mut self) -> Config {
-        Config {
-            backend: self.backend,
-            queue_depth: self.random.pick(&[2, 16, 256]),
-            requests: self.random.pick(&[4, 32, 128]),
-            ..Config::default()
-        }
+        Config::default()
+            .backend(self.backend)
+            .queue_depth(self.random.pick(&[2, 16, 256]))
+            .requests(self.random.pick(&[4, 32, 128]))
     }
 
     /// How QEMU opens it.

@@ -58,7 +58,7 @@ fn judge_cut(case: &Case, cut: &Path, states: &[Vec<u8>], story: &str) {
 }
 
 fn case_config(case: &Case) -> quod::Config {
-    quod::Config { backend: case.backend, ..quod::Config::default() }
+    quod::Config::default().backend(case.backend)
 }
 
 /// Requests that change the disk's bytes and not its size.

@@ -71,7 +71,7 @@ fn options() -> OpenOptions {
 }
 
 fn config() -> Config {
-    Config { requests: 8, queue_depth: 8, decompressors: 0, ..Config::default() }
+    Config::default().requests(8).queue_depth(8).decompressors(0)
 }
 
 impl Case {

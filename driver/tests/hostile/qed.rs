@@ -93,7 +93,7 @@ pub fn options() -> OpenOptions {
 }
 
 fn config() -> Config {
-    Config { requests: 8, queue_depth: 8, ..Config::default() }
+    Config::default().requests(8).queue_depth(8)
 }
 
 pub fn opened(path: &Path, options: OpenOptions) -> Result<Session, Error> {

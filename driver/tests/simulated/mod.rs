@@ -1,11 +1,11 @@
 //! A driver over the simulated disk, whole requests at a time, in an order that a seed chooses; and sectors
 //! that say whose they are.
 
-use quod::backend::sim::{Choice, Chooser, FileOptions, Kind as OpKind, PendingOp, Seeded, Sim};
 use quod::{
     AllowAll, Buffer, Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal,
     Request,
 };
+use quod_backend::sim::{Choice, Chooser, FileOptions, Kind as OpKind, PendingOp, Seeded, Sim};
 use quod_tools::{self as tools, CreateOptions};
 use std::path::Path;
 use std::process::Command;
@@ -103,7 +103,7 @@ impl World {
     }
 
     pub fn try_open(sim: Sim, options: OpenOptions, seed: u64) -> Result<World, Error> {
-        let config = Config { requests: 600, ..Config::default() };
+        let config = Config::default().requests(600);
         let mut driver = Driver::with_backend(sim, config);
         let disk = driver.open("disk", options).unwrap();
         let mut world = World { driver, disk, order: Seeded::new(seed), late: None, watch: |_| () };

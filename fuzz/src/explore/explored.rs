@@ -3,7 +3,7 @@
 //! Knows: states and edges by their numbers. Must never know: how they were reached.
 
 use crate::world::World;
-use quod::states::State;
+use quod_states::State;
 
 /// What was explored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

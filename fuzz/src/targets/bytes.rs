@@ -150,7 +150,7 @@ impl Bench {
     fn open(input: &[u8], write: bool) -> Checked<Option<Bench>> {
         let mut sim = Sim::new();
         sim.insert_file(TOP, input, FileOptions::default());
-        let mut driver = Driver::with_backend(Probe::new(sim), Config { requests: 4, ..Config::default() });
+        let mut driver = Driver::with_backend(Probe::new(sim), Config::default().requests(4));
         let options = OpenOptions::new().write(write).cache_bytes(64 << 10).grow_step(0).open_gate(AllowAll);
         let disk = driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
         let mut bench = Bench { driver, disk };

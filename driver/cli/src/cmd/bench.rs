@@ -176,12 +176,10 @@ fn plan(args: &Args) -> Result<Plan, String> {
         .open_gate(AllowAll)
         .tolerate_writers(true);
     let open = open.acbs(load.depth.saturating_mul(2).max(256));
-    let config = Config {
-        backend: args.backend.unwrap_or(aio),
-        queue_depth: Config::default().queue_depth.max(load.depth.saturating_add(64)),
-        requests: load.depth.saturating_add(FLUSHES_MAX),
-        ..Config::default()
-    };
+    let config = Config::default()
+        .backend(args.backend.unwrap_or(aio))
+        .queue_depth(Config::default().queue_depth.max(load.depth.saturating_add(64)))
+        .requests(load.depth.saturating_add(FLUSHES_MAX));
     Ok(Plan { image: image.clone(), load, open, config })
 }
 

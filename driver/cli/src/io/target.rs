@@ -49,7 +49,7 @@ impl<T> Target<T> {
             true => mode.fit(&tools::info(path, mode.format, true).map_err(describe)?)?,
             false => None,
         };
-        let config = Config { backend: mode.engine, ..Config::default() };
+        let config = Config::default().backend(mode.engine);
         let mut options = OpenOptions::new()
             .format(mode.format.filter(|_| overlay.is_none()))
             .write(!mode.read_only)

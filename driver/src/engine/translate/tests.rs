@@ -1,35 +1,11 @@
-//! Alignment; and which of an image's two files an operation goes to.
+//! Which of an image's two files an operation goes to.
 
 use super::*;
-use crate::layer::disk::Slot;
+use crate::layer::Slot;
+use crate::layer::flight::Place;
 use crate::{Buffers, Config, Driver, Format, OpenOptions};
 use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind, Seeded, Sim, When};
 use quod_backend::{Buffer, FileId};
-
-fn stat(offset_align: u32, memory_align: u32) -> Stat {
-    Stat { len: 1 << 20, identity: (1, 1), offset_align, memory_align, block_device: false }
-}
-
-#[test]
-fn reads_are_rounded_out_to_the_grain() {
-    assert_eq!(round_out(&stat(1, 1), 77, 13), (77, 13, 0));
-    assert_eq!(round_out(&stat(512, 4), 77, 13), (0, 512, 77));
-    assert_eq!(round_out(&stat(512, 4), 500, 600), (0, 1536, 500));
-    assert_eq!(round_out(&stat(4096, 4), 8192, 4096), (8192, 4096, 0));
-}
-
-#[test]
-fn direct_transfers_need_offset_length_and_address() {
-    let mut buffer = Buffer::zeroed(8192);
-    let mut piece = |at, len| buffers::part(&mut buffer, at, len);
-    let (whole, odd, short) = (piece(0, 4096), piece(4099, 512), piece(4096, 500));
-    assert!(fits(&stat(1, 1), 3, &[odd, short]));
-    assert!(fits(&stat(512, 4), 512, &[whole]));
-    assert!(!fits(&stat(512, 4), 100, &[whole]), "offset");
-    assert!(!fits(&stat(512, 4), 512, &[odd]), "address");
-    assert!(!fits(&stat(512, 4), 512, &[whole, short]), "length");
-    assert!(!fits(&stat(1, 1), 0, &vec![short; MOST_PIECES + 1]), "number of pieces");
-}
 
 const PLACE: Place = Place { disk: 0, layer: 0 };
 const ACB: AcbId = AcbId { index: 1, generation: 1 };
@@ -46,8 +22,9 @@ fn two_files() -> (Driver<Sim>, Buffers, FileId, FileId) {
         driver.open(path, OpenOptions::new().format(Some(Format::Raw)).write(true)).unwrap();
         run_dry(&mut driver, 0);
     }
-    let (disk, data) = (driver.disks[0].layers[0].file.id, driver.disks[1].layers[0].file.clone());
-    let layer = &mut driver.disks[0].layers[0];
+    let (disk, data) =
+        (driver.engine.disks[0].layers[0].file.id, driver.engine.disks[1].layers[0].file.clone());
+    let layer = &mut driver.engine.disks[0].layers[0];
     let mut buffer = Buffers::from(Buffer::from(&[7; 4096][..]));
     layer.slots[REQUEST.index as usize] = Slot { segments: buffer.scatter_list(), ..Slot::default() };
     let id = data.id;
@@ -59,7 +36,7 @@ fn run_dry(driver: &mut Driver<Sim>, seed: u64) {
     let mut order = Seeded::new(seed);
     loop {
         driver.turn().unwrap();
-        if !driver.backend_mut().step(&mut order) && !driver.port.unsent() {
+        if !driver.backend_mut().step(&mut order) && !driver.engine.port.unsent() {
             return;
         }
     }
@@ -67,14 +44,15 @@ fn run_dry(driver: &mut Driver<Sim>, seed: u64) {
 
 /// Names an operation; what the backend is asked for.
 fn ask(driver: &mut Driver<Sim>, op: IoOp) -> Vec<(Kind, FileId, u64)> {
-    let (mut out, layer) = driver.at(PLACE).unwrap();
+    let (mut out, layer, transform) = driver.engine.at(PLACE).unwrap();
     translate(&mut out, layer, Io { id: IoId { index: u32::MAX, generation: 1 }, op });
+    transform.serve(&mut out, layer);
     let pending = driver.backend().pending();
     pending.map(|op| (op.kind, op.file.unwrap(), op.offset)).collect()
 }
 
 fn answers(driver: &Driver<Sim>) -> u64 {
-    driver.disks[0].layers[0].image.counters().stale_completions
+    driver.engine.disks[0].layers[0].image.counters().stale_completions
 }
 
 #[test]
@@ -145,7 +123,7 @@ fn a_sync_is_both_files_and_one_answer() {
         assert_eq!(answers(&driver), 0, "one of them is not enough");
         run_dry(&mut driver, seed);
         assert_eq!(answers(&driver), 1);
-        assert!(driver.disks[0].layers[0].half_syncs.is_empty());
+        assert!(driver.engine.disks[0].layers[0].half_syncs.is_empty());
     }
 }
 
@@ -156,7 +134,7 @@ fn a_sync_fails_if_either_file_fails() {
         let fault = Fault::new(&[Kind::Sync], When::From(0), libc::EIO).on([disk, data][which]);
         driver.backend_mut().set_faults(FaultPlan::none().and(fault));
         // the first half alone says nothing
-        let layer = &mut driver.disks[0].layers[0];
+        let layer = &mut driver.engine.disks[0].layers[0];
         let io = IoId { index: 5, generation: 5 };
         assert_eq!(layer.half_synced(io, Ok(())), None);
         assert_eq!(layer.half_synced(io, Err(Errno(7))), Some(Err(Errno(7))));
@@ -166,7 +144,7 @@ fn a_sync_fails_if_either_file_fails() {
         assert_eq!(layer.half_syncs.len(), 1);
         layer.half_syncs.clear();
         // and through the machine: the raw one names a sync for a flush
-        let id = driver.disks[0].id(0);
+        let id = driver.engine.disks[0].id(0);
         driver.submit(id, crate::Request::flush(1)).map_err(|rejected| rejected.reason).unwrap();
         run_dry(&mut driver, seed);
         let done = std::iter::from_fn(|| driver.next_completion()).last().unwrap();

@@ -1,0 +1,160 @@
+//! One turn: operations to the backend and back, timers, transforms.
+//!
+//! Knows: everything of the engine that has its moment in a turn. Must never know: why anything was asked.
+//! Invariants: bounded, and never sleeps but in [`Engine::sleep`]; what finishes later makes the descriptor
+//! readable again.
+
+use super::Engine;
+use crate::error::Error;
+use crate::layer::flight::{Place, Target};
+use crate::transform::COPY;
+use crate::transform::work::Made;
+use quod_backend::{Backend, Completion as Landed};
+use quod_states::{Machine, Outcome};
+use std::time::Duration;
+
+/// Submissions to the backend that one `turn` makes at most.
+const ROUNDS: usize = 4;
+
+impl<B: Backend> Engine<B> {
+    /// A few submissions and a bounded piece of the transforms.
+    pub(crate) fn turn(&mut self) -> Result<(), Error> {
+        self.fire_timers();
+        self.go_on();
+        for _ in 0..ROUNDS {
+            self.start()?;
+            self.port.backend.clear_notify();
+            self.reap();
+            if !self.port.unsent() {
+                break;
+            }
+        }
+        if !self.transform.is_unused() {
+            self.drive_transforms();
+        }
+        if self.port.unsent() { self.start() } else { Ok(()) }
+    }
+
+    /// Work that was cut short in the turn before.
+    fn go_on(&mut self) {
+        for (place, io) in std::mem::take(&mut self.port.yielded) {
+            let layer = self.disks[place.disk as usize].layers.get_mut(place.layer as usize);
+            if let Some(layer) = layer {
+                layer.image.handle_completion(io, Outcome::Done);
+                self.settle(place);
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        self.port.submit().map_err(|error| Error::backend("submitting operations", &error))
+    }
+
+    /// Takes what the backend has finished.
+    fn reap(&mut self) {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        while self.port.backend.reap(&mut reaped) > 0 {
+            for landed in reaped.drain(..) {
+                self.land(landed);
+            }
+        }
+        self.reaped = reaped;
+    }
+
+    /// An operation came back.
+    fn land(&mut self, landed: Landed) {
+        let Some(flight) = self.port.land(landed.token) else {
+            debug_assert!(false, "an operation came back twice");
+            return;
+        };
+        let index = flight.disk;
+        match flight.target {
+            Target::Close => return self.file_closed(index),
+            Target::Layer(layer) => self.layer_landed(Place { disk: index, layer }, flight, landed.result),
+            Target::Opener(depth) => self.opener_landed(index, depth, flight, landed.result),
+        }
+        self.disks[index as usize].flights -= 1;
+        self.try_close(index);
+    }
+
+    /// What a turn may do for transforms: take what workers have made, or make a slice; copy.
+    fn drive_transforms(&mut self) {
+        while let Some(made) = self.transform.next_made() {
+            self.made(made);
+        }
+        if let Some(place) = self.transform.next_slice()
+            && let Some((out, layer, transform)) = self.at(place)
+            && let Some(made) = transform.slice(&out.port.arena, layer)
+        {
+            self.made(made);
+        }
+        let mut left = COPY;
+        while left > 0
+            && let Some(place) = self.transform.next_copy()
+            && let Some((mut out, layer, transform)) = self.at(place)
+        {
+            if transform.copy(&mut out, layer, &mut left) {
+                self.settle(place);
+            }
+        }
+    }
+
+    /// A compressed cluster's stream has ended.
+    fn made(&mut self, made: Made) {
+        let place = made.place();
+        if let Some(stats) = &mut self.disks[place.disk as usize].stats {
+            stats.decompressions += 1;
+        }
+        if let Some((mut out, layer, transform)) = self.at(place) {
+            transform.made(&mut out, layer, made);
+            self.settle(place);
+        } else {
+            debug_assert!(false, "a layer went away while its bytes were transformed");
+        }
+        self.disks[place.disk as usize].flights -= 1;
+        self.try_close(place.disk);
+    }
+
+    /// Sleeps until something finished, a timer is due or `timeout` ran out, unless there is something to do,
+    /// or nothing to wait for; and takes what the backend collected meanwhile.
+    pub(crate) fn rest(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
+        let until = [timeout, alarm].into_iter().flatten().min();
+        let idle = self.done.is_empty() && self.transform.is_idle() && self.port.yielded.is_empty();
+        let expects = self.port.in_flight() > 0 || self.transform.is_busy() || until.is_some();
+        if idle && expects {
+            self.sleep(until).map_err(|error| Error::backend("waiting", &error))?;
+        }
+        self.now = self.port.backend.now();
+        self.port.backend.clear_notify();
+        self.reap();
+        Ok(())
+    }
+
+    fn sleep(&mut self, until: Option<Duration>) -> std::io::Result<()> {
+        if self.transform.is_busy() {
+            self.port.submit()?;
+            self.transform.sleep(until)?;
+        } else {
+            self.port.push_pending();
+            self.port.backend.wait(until)?;
+        }
+        self.port.backend.take_syscall_nanos();
+        Ok(())
+    }
+
+    /// When the next turn has something to do, if nothing finishes before. Zero: now.
+    pub(crate) fn next_timeout(&self) -> Option<Duration> {
+        if self.port.unsent()
+            || !self.port.yielded.is_empty()
+            || !self.done.is_empty()
+            || !self.transform.is_idle()
+        {
+            return Some(Duration::ZERO);
+        }
+        self.earliest.map(|deadline| deadline.saturating_sub(self.port.backend.now()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

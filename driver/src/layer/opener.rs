@@ -1,0 +1,203 @@
+//! The opening of a disk, as data: which file is opened now, with which lock, and what comes after it.
+//!
+//! Knows: the steps (open, stat, lock, the format's own opening), the gate, the chain's limits. Must never
+//! know: the backend, what a header says, beyond the names of other files.
+//! Invariant: a file named by an image is opened only if the gate allows it, and never twice in one chain.
+
+use super::{Layer, LayerFile};
+use crate::config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
+use crate::error::{Error, OPEN_DIRECT};
+use crate::gate::{Named, Role};
+use crate::request::LayerInfo;
+use quod_backend::{Errno, FileId, LockMode, Stat};
+use quod_states::{Backing, Format, Opened, Opening};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What an opening is waiting for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    Open,
+    Stat,
+    Lock,
+    /// The length may have changed until we had the lock.
+    StatAgain,
+    Machine,
+}
+
+/// The opening of a disk; its layers so far stand in the disk.
+pub(crate) struct Opener {
+    pub(crate) options: OpenOptions,
+    pub(crate) started: Duration,
+    /// The file that is being opened.
+    pub(crate) path: PathBuf,
+    pub(crate) format: Option<Format>,
+    pub(crate) step: Step,
+    pub(crate) direct: bool,
+    pub(crate) file: FileId,
+    pub(crate) stat: Option<Stat>,
+    pub(crate) lock: LockMode,
+    /// If the lock is refused, a lesser one may do.
+    pub(crate) shares: bool,
+    /// When the lock that is wanted now was refused first.
+    pub(crate) refused: Option<Duration>,
+    /// When to ask for it again.
+    pub(crate) retry: Option<Duration>,
+    pub(crate) machine: Option<Opening>,
+    /// The layer whose data file is being opened.
+    pub(crate) image: Option<Box<(Opened, LayerFile)>>,
+    /// The data file of the layer that is being opened.
+    pub(crate) data: Option<LayerFile>,
+    pub(crate) infos: Vec<LayerInfo>,
+}
+
+impl Opener {
+    pub(crate) fn new(path: PathBuf, options: OpenOptions, started: Duration) -> Opener {
+        let format = options.format;
+        Opener {
+            options,
+            started,
+            path,
+            format,
+            step: Step::Open,
+            direct: false,
+            file: FileId(u32::MAX),
+            stat: None,
+            lock: LockMode::None,
+            shares: false,
+            refused: None,
+            retry: None,
+            machine: None,
+            image: None,
+            data: None,
+            infos: Vec::new(),
+        }
+    }
+}
+
+/// What goes on next.
+pub(crate) enum Next {
+    /// Wait for an operation.
+    Wait,
+    /// The format's machine starts.
+    Machine,
+    /// The data file is there.
+    Data(Stat),
+}
+
+impl Opener {
+    /// No file may serve twice in one disk.
+    pub(crate) fn refuse_loop(&self, layers: &[Layer], stat: &Stat) -> Result<(), Error> {
+        let own = self.image.as_ref().map(|image| &image.1);
+        let above = layers.iter().flat_map(|layer| [Some(&layer.file), layer.data.as_ref()]);
+        let mut files = above.flatten().chain(own);
+        if files.any(|file| file.stat.identity == stat.identity) {
+            let image = own.or(layers.last().map(|layer| &layer.file));
+            let image = image.map(|file| file.path.clone()).unwrap_or_default();
+            return Err(Error::BackingLoop { image, repeated: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// The lock for the file that is opened next, and whether a lesser one may do: a raw image may be read
+    /// while others write to it, if the embedder says so; that it is raw may only come out later.
+    pub(crate) fn wanted_lock(&self, depth: usize) -> (LockMode, bool) {
+        let own = self.image.is_none();
+        match self.format {
+            _ if depth == 0 && self.options.write => (LockMode::Write, false),
+            Some(Format::Raw) if own && self.options.tolerate_writers => (LockMode::Share, false),
+            None if own && self.options.tolerate_writers => (LockMode::Read, true),
+            _ => (LockMode::Read, false),
+        }
+    }
+
+    /// Its lock was refused at `now`: is it asked for again, or a lesser one?
+    pub(crate) fn waits(&mut self, now: Duration) -> bool {
+        if std::mem::take(&mut self.shares) {
+            self.lock = LockMode::Share;
+            return true;
+        }
+        self.retry = Some(now + LOCK_RETRY);
+        now.saturating_sub(*self.refused.get_or_insert(now)) < LOCK_PATIENCE
+    }
+
+    /// The file is open, and locked if it is to be.
+    pub(crate) fn ready(&mut self, depth: usize, stat: Stat, config: &Config) -> Next {
+        if self.image.is_some() {
+            return Next::Data(stat);
+        }
+        self.begin(depth, stat, config);
+        Next::Machine
+    }
+
+    pub(crate) fn begin(&mut self, depth: usize, stat: Stat, config: &Config) {
+        let options = self.options.core(config, depth, stricter(&stat, self.data.as_ref()));
+        self.step = Step::Machine;
+        self.machine = Some(Opening::new(self.format, stat.len, options));
+    }
+
+    /// Sets out for the backing file that the layer at `depth` names.
+    pub(crate) fn next(&mut self, depth: usize, backing: Backing) -> Result<(), Error> {
+        if depth + 1 >= self.options.max_depth as usize {
+            return Err(Error::TooDeep { image: self.path.clone(), depth: self.options.max_depth });
+        }
+        self.path = self.allowed(Role::Backing, &backing.name)?;
+        self.format = backing.format;
+        self.stat = None;
+        Ok(())
+    }
+
+    /// Sets out for the data file that the layer at `depth` names.
+    pub(crate) fn next_data(&mut self, depth: usize, name: &[u8]) -> Result<(), Error> {
+        self.path = match self.options.data_file.clone().filter(|_| depth == 0) {
+            Some(path) => path,
+            None if name.is_empty() => {
+                let what = "a qcow2 external data file that the header does not name".to_string();
+                return Err(Error::Unsupported { path: self.path.clone(), what });
+            }
+            None => self.allowed(Role::Data, name)?,
+        };
+        self.stat = None;
+        Ok(())
+    }
+
+    /// The path of a file that the image names, if it may be opened.
+    pub(crate) fn allowed(&self, role: Role, name: &[u8]) -> Result<PathBuf, Error> {
+        let named = Named { image: &self.path, name, role };
+        let image = self.path.clone();
+        let shown = String::from_utf8_lossy(name).into_owned();
+        let Some(here) = named.path() else {
+            let what = format!("{} file '{shown}' is not a file's name but a protocol's", role.name());
+            return Err(Error::Unsupported { path: image, what });
+        };
+        self.options.ask_gate(&named).ok_or_else(|| match named.beside() {
+            Some(beside) => Error::Ambiguous { image, name: shown, here, beside },
+            None => Error::NotAllowed { image, backing: shown },
+        })
+    }
+}
+
+/// What the offsets and lengths of writes must be multiples of.
+pub(crate) fn stricter(image: &Stat, data: Option<&LayerFile>) -> u32 {
+    image.offset_align.max(data.map_or(1, |data| data.stat.offset_align))
+}
+
+/// Somebody else holds a lock.
+pub(crate) fn is_conflict(errno: Errno) -> bool {
+    errno.0 == libc::EAGAIN || errno.0 == libc::EACCES
+}
+
+pub(crate) fn step_error(opener: &Opener, errno: Errno) -> Error {
+    let op = match opener.step {
+        Step::Open if opener.direct && errno.0 == libc::EINVAL => OPEN_DIRECT,
+        Step::Open => "open",
+        Step::Stat | Step::StatAgain => "examine",
+        Step::Lock if is_conflict(errno) => {
+            let lock = if opener.lock == LockMode::Write { "write" } else { "read" };
+            return Error::Locked { path: opener.path.clone(), lock };
+        }
+        Step::Lock => "lock",
+        Step::Machine => "read",
+    };
+    Error::io(&opener.path, op, errno.0)
+}

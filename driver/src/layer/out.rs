@@ -1,0 +1,96 @@
+//! The ways out of a layer: operations to the backend, jobs for other layers; and the rules of alignment.
+//!
+//! Knows: files, scatter lists, what is in flight. Must never know: what a machine named, and why.
+//! Invariant: a direct transfer satisfies the file's alignment in offset, lengths and addresses; a read that
+//! does not is rounded out and goes through a bounce buffer.
+
+use super::flight::{Dest, Flight, Place, Target, Task};
+use super::port::Port;
+use super::{Child, LayerFile, Origin};
+use crate::error::Error;
+use crate::memory::buffers;
+use quod_backend::{Backend, Errno, Op, Output, Segment, Segments, Stat};
+use quod_states::{IoId, Outcome};
+use std::collections::VecDeque;
+
+/// Longer scatter lists are copied to a bounce buffer: one operation takes at most 1024 pieces.
+const MOST_PIECES: usize = 1000;
+
+/// One change of one machine that another machine asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// The layer above wants bytes.
+    Submit { place: Place, child: Child },
+    /// The layer below has answered.
+    Answer { place: Place, io: IoId, origin: Origin, result: Result<(), Box<Error>> },
+}
+
+/// A transfer of these pieces at this offset can go to the file as it is.
+pub(crate) fn fits(stat: &Stat, offset: u64, segments: &[Segment]) -> bool {
+    if segments.len() > MOST_PIECES {
+        return false;
+    }
+    if stat.offset_align <= 1 && stat.memory_align <= 1 {
+        return true;
+    }
+    let (grain, memory) = (u64::from(stat.offset_align.max(1)), stat.memory_align.max(1) as usize);
+    let good = |segment: &Segment| {
+        let (address, len) = (segment.address() as usize, segment.len());
+        address.is_multiple_of(memory) && len.is_multiple_of(memory) && (len as u64).is_multiple_of(grain)
+    };
+    offset.is_multiple_of(grain) && segments.iter().all(good)
+}
+
+/// A range rounded out to the file's grain: its start, its length, and where in it the wanted bytes begin.
+pub(crate) fn round_out(stat: &Stat, offset: u64, len: u64) -> (u64, u64, u32) {
+    let grain = u64::from(stat.offset_align.max(1));
+    let start = offset - offset % grain;
+    let end = (offset + len).next_multiple_of(grain);
+    (start, end - start, (offset - start) as u32)
+}
+
+/// The outcome of everything but table reads.
+pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(errno) => Outcome::Failed(errno.0),
+    }
+}
+
+/// Everything else that a translation touches.
+pub(crate) struct Out<'a, B> {
+    pub port: &'a mut Port<B>,
+    pub jobs: &'a mut VecDeque<Job>,
+    /// Operations of this disk in flight.
+    pub flights: &'a mut usize,
+    pub place: Place,
+}
+
+impl<B: Backend> Out<'_, B> {
+    pub(crate) fn send(&mut self, io: IoId, task: Task, op: Op) {
+        *self.flights += 1;
+        let target = Target::Layer(self.place.layer);
+        self.port.send(Flight { disk: self.place.disk, target, io, task }, op);
+    }
+
+    pub(crate) fn read(&mut self, file: &LayerFile, io: IoId, host: u64, dest: Dest, segments: Segments) {
+        let len = buffers::total(&segments);
+        if fits(&file.stat, host, &segments) {
+            let task = Task::Read { dest, len, bounce: None, skip: 0 };
+            return self.send(io, task, Op::Read { file: file.id, offset: host, segments });
+        }
+        let (start, span, skip) = round_out(&file.stat, host, len);
+        let loan = self.port.arena.take(span as usize);
+        let segments = Segments::from_iter([self.port.arena.segment(&loan, 0, span as usize)]);
+        let task = Task::Read { dest, len, bounce: Some(loan), skip };
+        self.send(io, task, Op::Read { file: file.id, offset: start, segments });
+    }
+
+    pub(crate) fn child(&mut self, child: Child) {
+        let place = Place { disk: self.place.disk, layer: self.place.layer + 1 };
+        self.jobs.push_back(Job::Submit { place, child });
+    }
+}
+
+#[cfg(test)]
+mod tests;
