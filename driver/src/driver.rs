@@ -210,13 +210,13 @@ impl<B: Backend> Driver<B> {
         let disk = self.disk(disk)?;
         let mut stats = Stats::clone(disk.stats.as_ref()?);
         for layer in &disk.layers {
-            add_counters(&mut stats.counters, layer.image.counters());
+            add_counters(&mut stats.counters, &layer.image.counters());
         }
         Some(stats)
     }
 
     /// The counters of one layer's machine.
-    pub fn layer_counters(&self, disk: DiskId, layer: usize) -> Option<&Counters> {
+    pub fn layer_counters(&self, disk: DiskId, layer: usize) -> Option<Counters> {
         Some(self.disk(disk)?.layers.get(layer)?.image.counters())
     }
 

@@ -406,7 +406,7 @@ fn timers_fire_on_the_backends_clock() {
         }
     };
     run(&mut driver);
-    let counters = |driver: &Driver<Sim>| *driver.layer_counters(disk, 0).unwrap();
+    let counters = |driver: &Driver<Sim>| driver.layer_counters(disk, 0).unwrap();
     assert_eq!(counters(&driver).table_writes, 0);
     let timeout = driver.next_timeout().unwrap();
     assert!(timeout > Duration::ZERO && timeout <= Duration::from_millis(50), "{timeout:?}");

@@ -7,6 +7,7 @@
 pub(crate) mod block;
 pub mod edges;
 pub mod request;
+pub(crate) mod requests;
 pub mod state;
 
 pub use block::AcbId;

@@ -65,12 +65,10 @@ impl Image {
         if self.autoclear == Autoclear::Clear {
             return true;
         }
-        self.note(a, Met::WAITED);
-        self.set_state(a, State::ClearAutoclear);
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.want = Want::Header;
-        }
-        self.commit.waiters.push(&mut self.acbs, a);
+        self.requests.note(a, Met::WAITED);
+        self.requests.set_state(a, State::ClearAutoclear);
+        self.requests.acb_mut(a).want = Want::Header;
+        self.requests.wait_in(&mut self.commit.waiters, a);
         self.kick();
         false
     }
@@ -92,7 +90,7 @@ impl Image {
     fn found_corrupt(&mut self, error: &Error) {
         self.corrupt = Some(error.clone());
         self.held = true;
-        self.out_events.push_back(Event::Poisoned(error.clone()));
+        self.outbox.events.push_back(Event::Poisoned(error.clone()));
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         counted.quarantine.abandon();
         if counted.header.version >= 3 {
@@ -152,7 +150,7 @@ impl Image {
 
     /// `ClearAutoclear`: the bits are clear, durably, and the acb begins.
     pub(super) fn cleared(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }

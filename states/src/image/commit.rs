@@ -272,12 +272,12 @@ impl Image {
         if self.poison.is_some() {
             return self.finish(a, Err(Error::Poisoned));
         }
-        self.note(a, Met::FLUSH);
-        if self.acbs.get(a).is_some_and(|acb| acb.state != State::SyncData) {
-            self.set_state(a, State::SyncData);
+        self.requests.note(a, Met::FLUSH);
+        if self.requests.acb(a).state != State::SyncData {
+            self.requests.set_state(a, State::SyncData);
         }
         let window = self.commit.window;
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         // the acb may have waited since it wrote, but its own window is the one that counts
         if acb.window == 0 {
             acb.window = window;
@@ -290,7 +290,7 @@ impl Image {
             commit.demand_durable = commit.demand_durable.max(needed);
         }
         commit.demand_clean |= want == Want::Clean;
-        commit.waiters.push(&mut self.acbs, a);
+        self.requests.wait_in(&mut commit.waiters, a);
         self.kick();
     }
 
@@ -314,7 +314,7 @@ impl Image {
         if !reason {
             return self.mark_ahead();
         }
-        self.counters.commits += 1;
+        self.observed.counters.commits += 1;
         if commit.clearing {
             // nothing but a sync may follow the clearing of the bit
             return self.start_round(false);
@@ -359,13 +359,13 @@ impl Image {
         // the sync of the running round covers it, or that of the next
         let commit = &self.commit;
         self.autoclear_named(if commit.phase == Phase::Mark { commit.round } else { commit.window });
-        self.counters.header_writes += 1;
+        self.observed.counters.header_writes += 1;
         let len = match (&self.layout, self.counted()) {
             (Layout::Qed(_, header), _) => header.block_len(),
             (_, Some(counted)) => counted.header.block_len(),
             _ => return,
         };
-        self.emit_io(Purpose::Header, tried, 0, IoOp::WriteTable { offset: 0, len });
+        self.outbox.emit(Purpose::Header, tried, 0, IoOp::WriteTable { offset: 0, len });
     }
 
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
@@ -420,14 +420,14 @@ impl Image {
             return self.synced(Ok(()));
         }
         commit.unsynced = false;
-        self.counters.syncs += 1;
+        self.observed.counters.syncs += 1;
         #[cfg(feature = "sabotage")]
         if self.sabotaged(Rule::WaitSyncData) && phase == Phase::Sync {
             self.spill(Op::Sync, IoOp::Sync);
             self.show_phase();
             return self.synced(Ok(()));
         }
-        self.emit_io(Purpose::Sync, Op::Sync, 0, IoOp::Sync);
+        self.outbox.emit(Purpose::Sync, Op::Sync, 0, IoOp::Sync);
         self.show_phase();
     }
 
@@ -532,9 +532,9 @@ impl Image {
         let len = (end - start) as u32;
         self.commit.in_flight += 1;
         self.commit.wrote = true;
-        self.counters.table_writes += 1;
-        self.counters.table_bytes_written += u64::from(len);
-        self.emit_io(Purpose::Table(slot), Op::WriteTable, offset, IoOp::WriteTable { offset, len });
+        self.observed.counters.table_writes += 1;
+        self.observed.counters.table_bytes_written += u64::from(len);
+        self.outbox.emit(Purpose::Table(slot), Op::WriteTable, offset, IoOp::WriteTable { offset, len });
     }
 
     pub(super) fn table_written(&mut self, slot: u32, result: Result<(), Error>) {
@@ -620,7 +620,7 @@ impl Image {
         }
         // young entries that this round left behind still need their alarm
         match self.is_due() {
-            true => self.commit.arm(self.options.commit_ms, &mut self.out_alarms),
+            true => self.commit.arm(self.options.commit_ms, &mut self.outbox.alarms),
             false => self.arm_need_check(),
         }
     }
@@ -631,8 +631,8 @@ impl Image {
         let mut left = Queue::new();
         let mut clean_wanted = false;
         let (written, durable) = (self.commit.written, self.commit.tables_durable);
-        while let Some(a) = waiters.pop(&mut self.acbs) {
-            let Some(acb) = self.acbs.get(a) else { continue };
+        while let Some(a) = self.requests.take_first(&mut waiters) {
+            let acb = self.requests.acb(a);
             let satisfied = match acb.want {
                 Want::Header => self.autoclear == Autoclear::Clear,
                 Want::Written => acb.window <= written,
@@ -640,7 +640,7 @@ impl Image {
                 Want::Clean => clean && acb.window <= durable,
             };
             clean_wanted |= acb.want == Want::Clean && !satisfied;
-            if satisfied { self.ready.push(&mut self.acbs, a) } else { left.push(&mut self.acbs, a) }
+            if satisfied { self.requests.ready(a) } else { self.requests.wait_in(&mut left, a) }
         }
         if clean {
             self.commit.demand_clean = clean_wanted;
@@ -653,10 +653,10 @@ impl Image {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         let mut kept = Queue::new();
         let has_tables = !matches!(self.layout, Layout::Raw);
-        while let Some(a) = waiters.pop(&mut self.acbs) {
-            kept.push(&mut self.acbs, a);
+        while let Some(a) = self.requests.take_first(&mut waiters) {
+            self.requests.wait_in(&mut kept, a);
             let commit = &self.commit;
-            let Some(acb) = self.acbs.get(a) else { continue };
+            let acb = self.requests.acb(a);
             let next = if acb.window > commit.round || commit.idle() || acb.want == Want::Header {
                 acb.state
             } else if has_tables && acb.window <= commit.written {
@@ -669,7 +669,7 @@ impl Image {
                 }
             };
             if next != acb.state {
-                self.set_state(a, next);
+                self.requests.set_state(a, next);
             }
         }
         self.commit.waiters = kept;
@@ -680,10 +680,10 @@ impl Image {
         debug_assert!(self.poison.is_none());
         self.poison = Some(error.clone());
         self.held = true;
-        self.out_events.push_back(Event::Poisoned(error.clone()));
+        self.outbox.events.push_back(Event::Poisoned(error.clone()));
         self.commit.phase = Phase::Idle;
-        self.commit.waiters.fail(&mut self.acbs, &error);
-        self.ready.append(&mut self.acbs, &mut self.commit.waiters);
+        self.requests.fail_all(&self.commit.waiters, &error);
+        self.requests.wake(&mut self.commit.waiters);
         if !self.space.is_growing() {
             self.answer_waiters(&Error::Poisoned);
         }

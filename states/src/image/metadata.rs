@@ -75,7 +75,7 @@ impl Image {
             }
             self.commit.write_named();
             let op = IoOp::WriteTable { offset: offset + at, len: len as u32 };
-            self.emit_io(Purpose::Reftable(at), Op::WriteReftable, offset + at, op);
+            self.outbox.emit(Purpose::Reftable(at), Op::WriteReftable, offset + at, op);
         }
         self.commit.set_cursor(next as usize);
         if self.commit.writes_in_flight() == 0 {

@@ -38,16 +38,15 @@ mod wait;
 pub use commit::Timer;
 pub(crate) use owners::Owners;
 
+use crate::acb::Want;
 use crate::acb::edges::{EdgeCounts, EdgeTable};
-use crate::acb::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId};
-use crate::acb::{Acb, AcbId, Want};
+use crate::acb::request::{Event, Flags, Kind, Refused, Request, RequestId};
+use crate::acb::requests::Requests;
 use crate::acb::{State, Transition};
-use crate::base::arena::Arena;
 use crate::base::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
-use crate::io::Io;
 use crate::options::{Options, Policy};
 use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, Shape};
@@ -55,12 +54,13 @@ use crate::qed::Header;
 use crate::rule::Rule;
 use crate::tables::cache::TableCache;
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use change::Autoclear;
 use commit::Commit;
+use core::hash::{Hash, Hasher};
 use dangling::Dangling;
 use job::resize::Resizing;
+use outbox::{Outbox, Purpose};
 use refcounts::Refcounted;
 use space::Space;
 use wait::claims::Claim;
@@ -69,9 +69,6 @@ use wait::claims::Claim;
 const TABLE_WRITES_MAX: u32 = 32;
 /// Uncommitted mappings that are remembered at most; half of it asks for a commit.
 const YOUNG_MAX: usize = 16384;
-
-/// Transitions that are kept until they are polled; then the oldest is dropped, and counted.
-const TRANSITIONS_MAX: usize = 4096;
 
 /// Set or clear a timer: a new alarm replaces the timer's old one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -124,61 +121,6 @@ pub(crate) enum Layout {
     Qcow2(Geometry, Shape),
 }
 
-/// Whose I/O it is, if no acb's own.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Purpose {
-    /// A slice being loaded.
-    Load(u32),
-    /// A slice being written.
-    Table(u32),
-    /// The header, by the commit pipeline.
-    Header,
-    /// Of the commit pipeline.
-    Sync,
-    /// The file growing.
-    Grow,
-    /// What the file has behind its last cluster in use being cleared.
-    Clear,
-    /// The file being cut behind the data, before the dirty bit is cleared.
-    Cut,
-    /// The refcount table from this byte on.
-    Reftable(u64),
-    /// What a removed rule forbids, and nobody waits for; the refcount table from this byte on, if that is
-    /// written.
-    #[cfg(feature = "sabotage")]
-    Spill(u64),
-    /// Nothing: counts go down in more than one call.
-    CountDown,
-    /// A hole where clusters were: the first, how many.
-    Punch(u64, u64),
-    /// The old table of a copy, by L1 index,
-    CopyRead(u64),
-    /// and the new one.
-    CopyWrite(u64),
-    /// The L1 table that moves: the old one,
-    L1Read,
-    /// and the new one.
-    L1Write,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct InFlight {
-    purpose: Purpose,
-    tried: Op,
-    offset: u64,
-}
-
-/// An accepted request: what its extents have in common.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Open {
-    pub(crate) user: u64,
-    /// Acbs that work for it.
-    pub(crate) acbs: u32,
-    pub(crate) met: Met,
-    pub(crate) error: Option<Box<Error>>,
-    pub(crate) extent: Option<Box<Extent>>,
-}
-
 /// What is known of a qcow2 image's metadata when it is opened for writing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tables {
@@ -194,21 +136,34 @@ pub(crate) struct Tables {
     pub(crate) tail: Option<u64>,
 }
 
+/// What only observes: two images that differ in it alone behave alike.
+#[derive(Clone, Debug, Default)]
+struct Observed {
+    counters: Counters,
+    scratch: Vec<u64>,
+}
+
+impl PartialEq for Observed {
+    fn eq(&self, _: &Observed) -> bool {
+        true
+    }
+}
+
+impl Eq for Observed {}
+
+impl Hash for Observed {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
 /// One open image. See the module's header.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Image {
     layout: Layout,
-    edges: EdgeTable,
     options: Options,
     size: u64,
     backing_len: Option<u64>,
-    acbs: Arena<Acb>,
-    requests: Arena<Open>,
-    /// I/O of shared objects; its ids start behind `own_ids`.
-    ios: Arena<InFlight>,
-    /// Ids below this are acbs' own: two an acb.
-    own_ids: u32,
-    own_generation: u32,
+    requests: Requests,
+    outbox: Outbox,
     tables: TableCache,
     /// qcow2, open for writing.
     refcounted: Option<Box<Refcounted>>,
@@ -222,14 +177,11 @@ pub struct Image {
     modifying: u32,
     /// Acbs that wait for room in the cache.
     slot_waiters: Queue,
-    /// The acb of the request that waits for all others: close, or a resize to less.
-    closer: Option<u32>,
     closing: bool,
     /// The size is being changed (qcow2).
     resizing: Option<Resizing>,
     /// Nothing is accepted until that is done.
     exclusive: bool,
-    ready: Queue,
     poison: Option<Error>,
     /// The first corruption that a request has met, of an image that counts its clusters.
     corrupt: Option<Error>,
@@ -237,14 +189,7 @@ pub struct Image {
     autoclear: Autoclear,
     /// Who wants to change the image has to ask `may_change`.
     held: bool,
-    out_io: VecDeque<Io>,
-    out_events: VecDeque<Event>,
-    out_alarms: VecDeque<Alarm>,
-    // what follows only observes
-    out_transitions: VecDeque<Transition>,
-    counters: Counters,
-    edge_counts: EdgeCounts,
-    scratch: Vec<u64>,
+    observed: Observed,
 }
 
 impl Image {
@@ -293,7 +238,7 @@ impl Image {
     }
 
     fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
-        let acbs = options.acbs.max(1);
+        let (acbs, requests) = (options.acbs.max(1), options.requests.max(1));
         let marked = matches!(&layout, Layout::Qed(_, header) if header.need_check());
         let file_end = |cluster: u64| match options.sabotaged(Rule::WholeClusters) {
             true => file_len - file_len % cluster,
@@ -320,16 +265,12 @@ impl Image {
         let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(least, 1 << 24) as usize;
         Image {
             layout,
-            edges,
             options: *options,
             size,
             backing_len: None,
-            acbs: Arena::new(acbs),
-            requests: Arena::new(options.requests.max(1)),
+            requests: Requests::new(edges, acbs, requests, options.trace),
             // one load or copy an acb at most, the tables, holes, and header, sync, growth, counts going down
-            ios: Arena::new(acbs + TABLE_WRITES_MAX + quarantine::PUNCHES_MAX + 10),
-            own_ids: acbs * 2,
-            own_generation: 0,
+            outbox: Outbox::new(acbs, acbs + TABLE_WRITES_MAX + quarantine::PUNCHES_MAX + 10, requests),
             tables: TableCache::new(slots, slices).without(options),
             refcounted: None,
             dangling: Dangling::new(space.end()),
@@ -339,22 +280,14 @@ impl Image {
             sector_waiters: Queue::new(),
             modifying: 0,
             slot_waiters: Queue::new(),
-            closer: None,
             closing: false,
             resizing: None,
             exclusive: false,
-            ready: Queue::new(),
             poison: None,
             corrupt: None,
             autoclear: Autoclear::Clear,
             held: false,
-            out_io: VecDeque::with_capacity(acbs as usize),
-            out_events: VecDeque::with_capacity(options.requests as usize),
-            out_alarms: VecDeque::new(),
-            out_transitions: VecDeque::new(),
-            counters: Counters::default(),
-            edge_counts: EdgeCounts::new(),
-            scratch: Vec::new(),
+            observed: Observed::default(),
         }
     }
 
@@ -370,13 +303,13 @@ impl Image {
     }
 
     /// Counts.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> Counters {
+        Counters { lost_transitions: self.requests.lost_transitions(), ..self.observed.counters }
     }
 
     /// How often each edge was taken.
     pub fn edge_counts(&self) -> &EdgeCounts {
-        &self.edge_counts
+        self.requests.edge_counts()
     }
 
     /// Why nothing changes any more, if that is so: a failure of metadata or a sync, or a corruption.
@@ -397,25 +330,17 @@ impl Image {
             self.admit(&request)?;
         }
         // one condition: computed before it, the last part cost a read hit 28 instructions
-        if self.requests.is_full()
-            || self.acbs.is_full()
-            || self.exclusive && !self.sabotaged(Rule::Exclusive)
-        {
+        if self.requests.is_full() || self.exclusive && !self.sabotaged(Rule::Exclusive) {
             return Err(Refused::Busy);
         }
-        let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
-        let Some((index, generation)) = self.requests.insert(open) else { return Err(Refused::Busy) };
         let (pos, end) = match request.kind {
             Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
                 (request.offset, request.offset + request.len)
             }
             Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => (0, 0),
         };
-        let id = RequestId { index, generation };
         // room was checked above
-        let Some((acb, _)) = self.acbs.insert(Acb::new(id, &request, pos, end)) else {
-            return Err(Refused::Busy);
-        };
+        let Some((acb, id)) = self.requests.begin(&request, pos, end) else { return Err(Refused::Busy) };
         // the hot path: a read within one cluster that is there
         if request.kind == Kind::Read
             && let Some(host) = self.hit(pos, end)
@@ -446,19 +371,26 @@ impl Image {
         }
     }
 
+    /// Begins nothing more for the requests with this `user` value: reads, writes, write-zeroes, discards and
+    /// maps; the others run to their end. One that is left undone, or in part, ends with
+    /// [`Error::Cancelled`]: of its range any part may have been done. How many are so.
+    pub fn cancel(&mut self, user: u64) -> usize {
+        self.requests.cancel(user, self.options.acbs.max(1))
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.out_events.pop_front()
+        self.outbox.events.pop_front()
     }
 
     /// The next change of a timer.
     pub fn poll_timeout(&mut self) -> Option<Alarm> {
-        self.out_alarms.pop_front()
+        self.outbox.alarms.pop_front()
     }
 
     /// The next transition, if tracing is on: from a ring of 4096, whose oldest go first.
     pub fn poll_transition(&mut self) -> Option<Transition> {
-        self.out_transitions.pop_front()
+        self.requests.poll_transition()
     }
 
     /// The first step of a new acb.
@@ -473,14 +405,14 @@ impl Image {
 
     /// Empties the ready queue.
     fn run_ready(&mut self) {
-        while let Some(a) = self.ready.pop(&mut self.acbs) {
+        while let Some(a) = self.requests.next_ready() {
             self.advance(a);
         }
     }
 
     /// All the control flow: what an acb does when the thing that its state waits for has happened.
     fn advance(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get(a) else { return };
+        let acb = self.requests.acb(a);
         debug_assert_eq!(acb.pending, 0);
         match acb.state {
             // nothing of it is written yet: look again, the world may have changed
@@ -508,52 +440,11 @@ impl Image {
 
     /// To `FindCluster`, and on from there; an error met while waiting ends it instead.
     fn look(&mut self, a: u32) {
-        if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
+        if let Some(error) = self.requests.acb_mut(a).error.take() {
             return self.fail(a, error);
         }
-        self.set_state(a, State::FindCluster);
+        self.requests.set_state(a, State::FindCluster);
         self.find_cluster(a);
-    }
-
-    /// The only assignment of a state (with `set_state_through`, which is two of them).
-    #[inline]
-    fn set_state(&mut self, a: u32, next: State) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
-        let from = acb.state;
-        debug_assert!(self.edges.allows(from, next), "no edge {from:?} -> {next:?}");
-        acb.state = next;
-        self.edge_counts.count(from, next);
-        if self.options.trace {
-            self.record(a, from, next);
-        }
-    }
-
-    /// Two steps at once: through `via`, where nothing is waited for, to `next`.
-    #[inline]
-    fn set_state_through(&mut self, a: u32, via: State, next: State) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
-        let from = acb.state;
-        debug_assert!(self.edges.allows(from, via), "no edge {from:?} -> {via:?}");
-        debug_assert!(self.edges.allows(via, next), "no edge {via:?} -> {next:?}");
-        acb.state = next;
-        self.edge_counts.count(from, via);
-        self.edge_counts.count(via, next);
-        if self.options.trace {
-            self.record(a, from, via);
-            self.record(a, via, next);
-        }
-    }
-
-    #[cold]
-    fn record(&mut self, a: u32, from: State, to: State) {
-        let Some(acb) = self.acbs.get(a) else { return };
-        let request = acb.request;
-        let acb = AcbId { index: a, generation: self.acbs.generation(a) };
-        if self.out_transitions.len() == TRANSITIONS_MAX {
-            self.out_transitions.pop_front();
-            self.counters.lost_transitions += 1;
-        }
-        self.out_transitions.push_back(Transition { acb, request, from, to });
     }
 
     /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
@@ -569,8 +460,8 @@ impl Image {
     }
 
     fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
-        let Some(acb) = self.acbs.get(a) else { return };
-        let (id, met, kind) = (acb.request, acb.met, acb.kind);
+        let acb = self.requests.acb(a);
+        let kind = acb.kind;
         if acb.state == State::ReadData {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
@@ -582,38 +473,8 @@ impl Image {
                 self.resize_ended();
             }
         }
-        self.set_state_through(a, State::Done, State::Free);
-        self.acbs.discard(a);
-        let Some(open) = self.requests.get_mut(id.index) else { return };
-        open.met |= met;
-        if error.is_some() && open.error.is_none() {
-            open.error = error;
-        }
-        debug_assert!(open.acbs > 0);
-        open.acbs -= 1;
-        if open.acbs > 0 {
-            return;
-        }
-        let result = match open.error.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        };
-        let (user, met, extent) = (open.user, open.met, open.extent.take());
-        self.out_events.push_back(Event::Done { request: id, user, result, met, extent });
-        self.requests.discard(id.index);
-        if self.requests.len() == 1
-            && let Some(closer) = self.closer.take()
-        {
-            self.ready.push(&mut self.acbs, closer);
-        }
-    }
-
-    /// Marks what the acb met.
-    #[inline]
-    fn note(&mut self, a: u32, met: Met) {
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.met |= met;
-        }
+        self.requests.set_state_through(a, State::Done, State::Free);
+        self.requests.end(a, error, &mut self.outbox.events);
     }
 
     fn geometry(&self) -> Option<&Geometry> {
@@ -630,19 +491,19 @@ impl Image {
     /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait
     /// for it.
     fn committed(&mut self, a: u32) {
-        if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
+        if let Some(error) = self.requests.acb_mut(a).error.take() {
             return self.fail(a, error);
         }
-        match self.acbs.get(a).map(|acb| acb.kind) {
-            Some(Kind::Close) => self.trim(a),
-            Some(Kind::Resize) => self.size_durable(a),
+        match self.requests.acb(a).kind {
+            Kind::Close => self.trim(a),
+            Kind::Resize => self.size_durable(a),
             _ => self.finish(a, Ok(())),
         }
     }
 
     /// The acb's range is done: complete, or first through the commit pipeline.
     fn range_done(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get(a) else { return };
+        let acb = self.requests.acb(a);
         if acb.kind == Kind::Resize {
             return self.range_resized(a);
         }
@@ -665,7 +526,7 @@ impl Image {
         let through = allocated && self.options.policy == Policy::Writethrough;
         let window = self.commit.window;
         self.commit.unsynced = true;
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         acb.window = window;
         acb.uncommitted |= through;
     }

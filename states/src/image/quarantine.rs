@@ -14,8 +14,9 @@
 //!   the file cannot grow (`full.rs`);
 //! * a cluster whose write failed was never pointed to: it comes here at once.
 
+use super::outbox::InFlight;
 use super::refcounts::Wait;
-use super::{Image, InFlight, Purpose};
+use super::{Image, Purpose};
 use crate::acb::State;
 use crate::error::Error;
 use crate::fault::Op;
@@ -238,7 +239,7 @@ impl Image {
         if window == 0 {
             self.removals_durable();
         } else {
-            self.commit.arm(self.options.commit_ms, &mut self.out_alarms);
+            self.commit.arm(self.options.commit_ms, &mut self.outbox.alarms);
         }
     }
 
@@ -304,7 +305,7 @@ impl Image {
         if let Some(counted) = self.counted_mut()
             && !core::mem::replace(&mut counted.quarantine.paused, true)
         {
-            self.emit_io(Purpose::CountDown, Op::CountDown, 0, IoOp::Yield);
+            self.outbox.emit(Purpose::CountDown, Op::CountDown, 0, IoOp::Yield);
         }
     }
 
@@ -354,7 +355,7 @@ impl Image {
             if let Some(counted) = self.counted_mut() {
                 counted.quarantine.punching.push((first, count));
             }
-            self.out_io.push_back(Io {
+            self.outbox.io.push_back(Io {
                 id: IoId { index: u32::MAX, generation: 0 },
                 op: IoOp::ForgetCompressed { host, len },
             });
@@ -368,7 +369,7 @@ impl Image {
                 true => (Op::Clear, IoOp::Clear { host, len }),
                 false => (Op::PunchHole, IoOp::PunchHole { host, len }),
             };
-            self.emit_io(Purpose::Punch(first, count), tried, host, op);
+            self.outbox.emit(Purpose::Punch(first, count), tried, host, op);
         }
     }
 
@@ -397,10 +398,10 @@ impl Image {
         // a slice of such a table lies in one cluster
         let loads =
             |io: &InFlight| matches!(io.purpose, Purpose::Load(_)) && start <= io.offset && io.offset < end;
-        if self.ios.iter().any(|(_, io)| loads(io)) {
+        if self.outbox.in_flight().any(loads) {
             return true;
         }
-        self.acbs.iter().any(|(_, acb)| {
+        self.requests.iter().any(|(_, acb)| {
             if acb.pending == 0 {
                 return false;
             }

@@ -244,8 +244,8 @@ impl Image {
                     None => self.space.skip_to((cluster + 1) << bits),
                 },
                 Counted::Loading(slot) => {
-                    self.set_state(a, State::AllocRefcount);
-                    self.tables.slot_mut(slot).waiters.push(&mut self.acbs, a);
+                    self.requests.set_state(a, State::AllocRefcount);
+                    self.requests.wait_in(&mut self.tables.slot_mut(slot).waiters, a);
                     return None;
                 }
                 Counted::NoSlot => {
@@ -387,7 +387,7 @@ impl Image {
         if let Some(counted) = self.counted_mut() {
             counted.dirty.push(slot);
         }
-        self.commit.arm(self.options.commit_ms, &mut self.out_alarms);
+        self.commit.arm(self.options.commit_ms, &mut self.outbox.alarms);
         if self.tables.dirty > self.tables.capacity() / 2 {
             self.commit_soon();
         }

@@ -24,7 +24,7 @@ impl Image {
             let at = align_down(index as u64 * 8, block);
             let op = IoOp::WriteTable { offset: table + at, len: block as u32 };
             self.commit.unsynced = true;
-            self.emit_io(Purpose::Spill(at), Op::WriteReftable, table + at, op);
+            self.outbox.emit(Purpose::Spill(at), Op::WriteReftable, table + at, op);
         }
     }
 
@@ -38,14 +38,14 @@ impl Image {
 
     /// An I/O that nobody waits for.
     pub(super) fn spill(&mut self, tried: Op, op: IoOp) {
-        self.emit_io(Purpose::Spill(0), tried, 0, op);
+        self.outbox.emit(Purpose::Spill(0), tried, 0, op);
     }
 
     /// QE9: blocks that did not change, between those that did, are not what memory holds.
     fn leave_out_neighbours(&mut self, slot: u32) {
         let per_block = (self.options.align.max(512) / 8) as usize;
         let writing = self.tables.slot(slot).writing;
-        for (block, entries) in self.scratch.chunks_mut(per_block).enumerate() {
+        for (block, entries) in self.observed.scratch.chunks_mut(per_block).enumerate() {
             if writing >> block & 1 == 0 {
                 entries.fill(0);
             }
@@ -86,7 +86,7 @@ impl Image {
 
     /// "Look again": to who has waited, the cluster is as it was before.
     pub(super) fn as_it_was(&self, a: u32, run: Run) -> Run {
-        let waited = self.acbs.get(a).is_some_and(|acb| acb.met.contains(Met::WAITED));
+        let waited = self.requests.acb(a).met.contains(Met::WAITED);
         let mapping = if waited { Mapping::Unallocated } else { run.mapping };
         Run { mapping, ..run }
     }
@@ -117,32 +117,29 @@ impl Image {
     /// `AllocL2`: the new L1 table is used before it is written.
     pub(super) fn leave_l1_copy(&mut self, a: u32) {
         if let Some(Resizing::Copy(copying)) = &mut self.resizing {
-            copying.waiter.pop(&mut self.acbs);
+            self.requests.take_first(&mut copying.waiter);
         }
-        self.set_state(a, State::FindCluster);
+        self.requests.set_state(a, State::FindCluster);
         self.l1_copied(a);
     }
 
     /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.
     pub(super) fn zero_entry(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let (Some(cluster), Some(acb)) = (self.geometry().map(Geometry::cluster_size), self.acbs.get(a))
-        else {
-            return false;
-        };
-        let pos = acb.pos;
+        let Some(cluster) = self.geometry().map(Geometry::cluster_size) else { return false };
+        let pos = self.requests.acb(a).pos;
         match run.mapping {
             _ if pos.is_multiple_of(cluster) && run.len >= cluster => {
                 self.set_zero_entries(a, pos, pos + cluster, cluster, slot)
             }
             Mapping::Data(host) => self.zero_in_place(a, host, run.len.min(cluster - pos % cluster)),
-            _ => self.skip(a, run.len),
+            _ => self.requests.skip(a, run.len),
         }
     }
 
     /// What is written of a slice, in `scratch`, is not what it should be.
     pub(super) fn break_snapshot(&mut self, slot: u32) {
         if self.sabotaged(Rule::YoungChanges) {
-            self.scratch.clone_from(&self.tables.slot(slot).entries);
+            self.observed.scratch.clone_from(&self.tables.slot(slot).entries);
         }
         if self.sabotaged(Rule::Neighbours) {
             self.leave_out_neighbours(slot);

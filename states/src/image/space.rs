@@ -339,8 +339,8 @@ impl Image {
             self.finish(a, Err(Error::NoSpace));
             return false;
         }
-        self.set_state(a, state);
-        self.space.waiters.push(&mut self.acbs, a);
+        self.requests.set_state(a, state);
+        self.requests.wait_in(&mut self.space.waiters, a);
         self.space.wanted = self.space.wanted.saturating_add(len);
         if self.space.growing.is_none() {
             self.more_space(self.space.wanted);
@@ -373,7 +373,7 @@ impl Image {
             }
             self.space.growing = Some(to);
             let op = IoOp::Clear { host: from, len: to - from };
-            return self.emit_io(Purpose::Clear, Op::Clear, from, op);
+            return self.outbox.emit(Purpose::Clear, Op::Clear, from, op);
         }
         if !self.may_grow(need > 0) {
             return;
@@ -402,8 +402,8 @@ impl Image {
         }
         self.space.growing = Some(to);
         self.space.smallest = smallest;
-        self.counters.grows += 1;
-        self.emit_io(Purpose::Grow, Op::Grow, from, op);
+        self.observed.counters.grows += 1;
+        self.outbox.emit(Purpose::Grow, Op::Grow, from, op);
     }
 
     /// A growth ended.
@@ -460,12 +460,12 @@ impl Image {
     /// Who waits for space looks again.
     pub(super) fn wake_waiters(&mut self) {
         self.space.wanted = 0;
-        self.ready.append(&mut self.acbs, &mut self.space.waiters);
+        self.requests.wake(&mut self.space.waiters);
     }
 
     /// Who waits for space gets this answer.
     pub(super) fn answer_waiters(&mut self, error: &Error) {
-        self.space.waiters.fail(&mut self.acbs, error);
+        self.requests.fail_all(&self.space.waiters, error);
         self.wake_waiters();
     }
 }

@@ -11,7 +11,6 @@ use crate::tables::slice::SliceState;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
-use core::hash::{Hash, Hasher};
 
 impl Image {
     /// A stable 128-bit digest of everything that decides future behaviour (no counters, no generations).
@@ -21,8 +20,8 @@ impl Image {
 
     /// Checks what must hold whenever all drains are empty; says what does not.
     pub fn check_invariants(&self) -> Result<(), String> {
+        self.requests.check()?;
         self.check_places()?;
-        self.check_requests()?;
         self.check_tables()?;
         self.check_claims()?;
         match self.held == (self.is_halted() || self.autoclear != super::Autoclear::Clear) {
@@ -33,7 +32,7 @@ impl Image {
 
     /// Who waits for what, for a person to read.
     pub fn describe(&self) -> String {
-        let acbs = self.acbs.iter().map(|(a, acb)| {
+        let acbs = self.requests.iter().map(|(a, acb)| {
             format!("acb {a}: {:?} [{:#x}, {:#x}) window {} ", acb.state, acb.pos, acb.end, acb.window)
         });
         let mut text: String = acbs.collect();
@@ -66,23 +65,20 @@ impl Image {
 
     /// Each live acb is in exactly one place, and its state says which.
     fn check_places(&self) -> Result<(), String> {
-        if !self.ready.is_empty() {
-            return Err(String::from("the ready queue is not empty"));
-        }
         let mut places = vec![0u32; self.options.acbs.max(1) as usize];
         for (queue, states) in self.queues() {
-            for a in queue.iter(&self.acbs) {
-                let state = self.acbs.get(a).map(|acb| acb.state);
-                if !state.is_some_and(|state| states.contains(&state)) {
+            for a in self.requests.members(queue) {
+                let state = self.requests.acb(a).state;
+                if !states.contains(&state) {
                     return Err(format!("acb {a} in state {state:?} waits in the queue of {states:?}"));
                 }
                 places[a as usize] += 1;
             }
         }
-        if let Some(closer) = self.closer {
+        if let Some(closer) = self.requests.closer() {
             places[closer as usize] += 1;
         }
-        for (a, acb) in self.acbs.iter() {
+        for (a, acb) in self.requests.iter() {
             let own = acb.pending.count_ones();
             if places[a as usize] + u32::from(own > 0) != 1 {
                 return Err(format!(
@@ -90,24 +86,11 @@ impl Image {
                     acb.state, places[a as usize]
                 ));
             }
-            if acb.pos > acb.run_end || acb.run_end > acb.end {
-                return Err(format!("acb {a} has a range that runs backwards"));
-            }
-            if (acb.link == NONE) != (own > 0 || self.closer == Some(a)) {
+            if (acb.link == NONE) != (own > 0 || self.requests.closer() == Some(a)) {
                 return Err(format!("acb {a} in {:?} has the wrong link", acb.state));
             }
-            if own == 0 && self.closer != Some(a) && acb.pos != acb.run_end {
+            if own == 0 && self.requests.closer() != Some(a) && acb.pos != acb.run_end {
                 return Err(format!("acb {a} in {:?} has an extent in progress", acb.state));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_requests(&self) -> Result<(), String> {
-        for (index, open) in self.requests.iter() {
-            let acbs = self.acbs.iter().filter(|(_, acb)| acb.request.index == index).count();
-            if acbs != open.acbs as usize || acbs == 0 {
-                return Err(format!("request {index} counts {} acbs, there are {acbs}", open.acbs));
             }
         }
         Ok(())
@@ -136,7 +119,7 @@ impl Image {
             }
             let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
             let copies = copies.filter(|copy| copy.l1_slot == slot as u32).count();
-            let acbs = self.acbs.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
+            let acbs = self.requests.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
             let pins = acbs + copies;
             if pins != slice.pins as usize && !self.sabotaged(Rule::PinLink) && !self.sabotaged(Rule::PinCopy)
             {
@@ -152,7 +135,7 @@ impl Image {
 
     fn check_claims(&self) -> Result<(), String> {
         for (index, claim) in self.claims.iter().enumerate() {
-            if !self.acbs.get(claim.acb).is_some_and(|acb| acb.claims) {
+            if !self.requests.find(claim.acb).is_some_and(|acb| acb.claims) {
                 return Err(format!("claim of acb {} that does not know of it", claim.acb));
             }
             let overlaps = |other: &super::Claim| claim.start < other.end && other.start < claim.end;
@@ -160,7 +143,7 @@ impl Image {
                 return Err(format!("claims overlap at {:#x}", claim.start));
             }
         }
-        let modifying = self.acbs.iter().filter(|(_, acb)| acb.modifies).count();
+        let modifying = self.requests.iter().filter(|(_, acb)| acb.modifies).count();
         if modifying != self.modifying as usize {
             return Err(format!("{modifying} acbs modify sectors, counted as {}", self.modifying));
         }
@@ -168,41 +151,11 @@ impl Image {
     }
 }
 
-impl Hash for Image {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.layout, self.options, self.size, self.backing_len).hash(state);
-        (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit).hash(state);
-        (&self.dangling, &self.refcounted).hash(state);
-        (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters).hash(state);
-        (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison).hash(state);
-        (self.autoclear, self.held, &self.corrupt).hash(state);
-        (&self.out_io, &self.out_alarms).hash(state);
-    }
-}
-
-impl PartialEq for Image {
-    /// Equal in everything that decides future behaviour.
-    fn eq(&self, other: &Image) -> bool {
-        (&self.layout, self.options, self.size, self.backing_len)
-            == (&other.layout, other.options, other.size, other.backing_len)
-            && (&self.acbs, &self.requests, &self.ios, &self.tables, &self.space, &self.commit)
-                == (&other.acbs, &other.requests, &other.ios, &other.tables, &other.space, &other.commit)
-            && (&self.claims, self.sector_waiters, self.modifying, self.slot_waiters)
-                == (&other.claims, other.sector_waiters, other.modifying, other.slot_waiters)
-            && (self.closer, self.closing, &self.resizing, self.exclusive, self.ready, &self.poison)
-                == (other.closer, other.closing, &other.resizing, other.exclusive, other.ready, &other.poison)
-            && self.refcounted == other.refcounted
-            && (self.autoclear, self.held, &self.corrupt) == (other.autoclear, other.held, &other.corrupt)
-    }
-}
-
-impl Eq for Image {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acb::request::{Flags, Kind, Met, Request};
-    use crate::image::{Open, SliceNumber};
+    use crate::acb::request::{Flags, Kind, Request};
+    use crate::base::geometry::SliceNumber;
     use crate::options::Options;
     use crate::qed::{CreateOptions, Header};
     use crate::tables::slice::Young;
@@ -218,7 +171,7 @@ mod tests {
         };
         let mut image = Image::qed(Header::create(&create).unwrap(), 1 << 20, &Options::default());
         read(&mut image);
-        assert_eq!(image.acbs.get(0).unwrap().state, State::ReadL2);
+        assert_eq!(image.requests.acb(0).state, State::ReadL2);
         image
     }
 
@@ -226,7 +179,7 @@ mod tests {
     fn reading() -> Image {
         let mut image = Image::raw(1 << 20, &Options::default());
         read(&mut image);
-        assert_eq!(image.acbs.get(0).unwrap().state, State::ReadData);
+        assert_eq!(image.requests.acb(0).state, State::ReadData);
         image
     }
 
@@ -243,12 +196,19 @@ mod tests {
     }
 
     fn acb(image: &mut Image) -> &mut crate::acb::Acb {
-        image.acbs.get_mut(0).unwrap()
+        image.requests.acb_mut(0)
+    }
+
+    /// Acb 0 waits for all other requests.
+    fn closes(image: &mut Image) {
+        let state = core::mem::replace(&mut acb(image).state, State::WaitRequests);
+        image.requests.wait_for_others(0);
+        acb(image).state = state;
     }
 
     fn pop(image: &mut Image) -> Option<u32> {
         let mut waiters = image.tables.slot(0).waiters;
-        let popped = waiters.pop(&mut image.acbs);
+        let popped = image.requests.take_first(&mut waiters);
         image.tables.slot_mut(0).waiters = waiters;
         popped
     }
@@ -257,29 +217,26 @@ mod tests {
     fn the_sweep_sees_an_acb_in_the_wrong_place() {
         let ready = |image: &mut Image| {
             let a = pop(image).unwrap();
-            image.ready.push(&mut image.acbs, a);
+            image.requests.ready(a);
         };
         sees(waiting(), ready, "the ready queue is not empty");
         sees(waiting(), |image| acb(image).state = State::WaitSlot, "waits in the queue of [ReadL2");
         sees(waiting(), |image| assert_eq!(pop(image), Some(0)), "is in 0 places, 0 I/Os");
         sees(waiting(), |image| acb(image).run_end = 512, "has an extent in progress");
         sees(waiting(), |image| acb(image).pending = 1, "is in 1 places, 1 I/Os");
-        sees(waiting(), |image| image.closer = Some(0), "is in 2 places, 0 I/Os");
+        sees(waiting(), closes, "is in 2 places, 0 I/Os");
         sees(reading(), |image| acb(image).pending = 0, "is in 0 places, 0 I/Os");
         sees(reading(), |image| acb(image).pos = 513, "a range that runs backwards");
         sees(reading(), |image| acb(image).link = 7, "has the wrong link");
         sees(reading(), |image| acb(image).end = 511, "a range that runs backwards");
         let mut image = reading();
-        (image.closer, acb(&mut image).pending) = (Some(0), 0);
+        acb(&mut image).pending = 0;
+        closes(&mut image);
         assert_eq!(image.check_invariants(), Ok(()), "a closer is in no list");
     }
 
     #[test]
-    fn the_sweep_sees_requests_and_claims_that_are_counted_wrong() {
-        sees(waiting(), |image| image.requests.get_mut(0).unwrap().acbs = 2, "counts 2 acbs, there are 1");
-        let none = Open { user: 0, acbs: 0, met: Met::empty(), error: None, extent: None };
-        let lost = |image: &mut Image| assert!(image.requests.insert(none.clone()).is_some());
-        sees(waiting(), lost, "counts 0 acbs, there are 0");
+    fn the_sweep_sees_claims_that_are_counted_wrong() {
         sees(reading(), |image| image.modifying = 1, "0 acbs modify sectors, counted as 1");
         sees(reading(), |image| acb(image).modifies = true, "1 acbs modify sectors, counted as 0");
         let unknown = |image: &mut Image| {

@@ -73,9 +73,9 @@ fn the_timers_of_qed_take_turns() {
     timeout(&mut disk, &mut image, Timer::NeedCheck);
     assert!(!table(&disk), "the bit is clear");
     assert_eq!(alarms(&mut disk), []);
-    let before = *image.counters();
+    let before = image.counters();
     timeout(&mut disk, &mut image, Timer::Commit);
-    assert_eq!((*image.counters(), alarms(&mut disk)), (before, vec![]), "an idle image stays idle");
+    assert_eq!((image.counters(), alarms(&mut disk)), (before, vec![]), "an idle image stays idle");
     timeout(&mut disk, &mut image, Timer::NeedCheck);
     assert_eq!((image.counters().syncs, alarms(&mut disk)), (before.syncs, vec![]));
 }
@@ -147,5 +147,5 @@ fn counters_count() {
         stale_completions: 0,
         lost_transitions: 0,
     };
-    assert_eq!(*image.counters(), counters);
+    assert_eq!(image.counters(), counters);
 }

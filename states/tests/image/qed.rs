@@ -44,7 +44,7 @@ fn complete_until(disk: &mut Disk, image: &mut Image, keep: &str) {
 fn sixty_four_allocating_writes_cost_two_table_writes() {
     let (mut disk, mut image) = setup(Options { policy: Policy::Writethrough, ..Options::default() });
     disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
-    let before = *image.counters();
+    let before = image.counters();
     for n in 1..=64 {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
     }
@@ -148,7 +148,7 @@ fn a_lone_flush_costs_two_syncs_and_an_idle_one_none() {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
     }
     disk.settle(&mut image, &mut Rng(1));
-    let before = *image.counters();
+    let before = image.counters();
     disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
     assert_eq!(image.counters().syncs - before.syncs, 2, "new L2 table and dirty bit included");
     disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
@@ -315,7 +315,7 @@ fn a_failed_metadata_write_or_sync_poisons_and_reads_go_on() {
 fn fua_makes_the_mapping_durable_even_when_nothing_had_to_be_written() {
     let (mut disk, mut image) = setup(Options::default());
     disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
-    let before = *image.counters();
+    let before = image.counters();
     let fua = Request { kind: Kind::Write, offset: 0, len: 512, flags: Flags::FUA, user: 1 };
     disk.run(&mut image, fua, vec![2; 512]);
     assert_eq!(image.counters().syncs - before.syncs, 2, "its cluster's pointer was not durable");

@@ -81,7 +81,7 @@ fn a_shared_table_is_copied_in_chunks() {
     snapshot(&mut disk.file);
     let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
     run(&mut disk, &mut image, Kind::Map, 0, 1);
-    let before = *image.counters();
+    let before = image.counters();
     disk.run(&mut image, request(Kind::Write, 8192 * CLUSTER, 512, 0), vec![9; 512]);
     let copied: Vec<u32> = disk
         .log

@@ -87,7 +87,7 @@ impl Image {
             None => self.start_clear(),
             Some(len) => {
                 self.commit.phase = Phase::Cut;
-                self.emit_io(Purpose::Cut, Op::SetLen, len, IoOp::SetLen { len });
+                self.outbox.emit(Purpose::Cut, Op::SetLen, len, IoOp::SetLen { len });
                 self.show_phase();
             }
         }
@@ -130,7 +130,7 @@ impl Image {
         if self.commit.marked && !self.commit.check_armed {
             self.commit.check_armed = true;
             let alarm = Alarm { timer: Timer::NeedCheck, after_ms: Some(self.options.need_check_ms) };
-            self.out_alarms.push_back(alarm);
+            self.outbox.alarms.push_back(alarm);
         }
     }
 }

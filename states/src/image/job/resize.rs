@@ -100,7 +100,7 @@ impl Image {
 
     pub(in crate::image) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
-        let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
+        let size = self.requests.acb(a).origin;
         if self.is_halted() {
             return self.finish(a, Err(Error::Poisoned));
         }
@@ -116,8 +116,8 @@ impl Image {
         match &mut self.layout {
             Layout::Raw => {
                 self.commit.unsynced = true;
-                self.set_state(a, State::Resize);
-                self.name_own(a, Part::Head, IoOp::SetLen { len: size });
+                self.requests.set_state(a, State::Resize);
+                self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
             }
             Layout::Qed(_, header) => {
                 // admitted before, but a resize in flight may have been larger
@@ -149,12 +149,11 @@ impl Image {
         if !self.exclusive {
             return self.look(a);
         }
-        self.set_state(a, State::WaitRequests);
+        self.requests.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 || self.sabotaged(Rule::WaitRequests) {
             return self.look(a);
         }
-        debug_assert!(self.closer.is_none());
-        self.closer = Some(a);
+        self.requests.wait_for_others(a);
     }
 
     /// The part that comes or goes becomes the acb's range.
@@ -167,9 +166,8 @@ impl Image {
             let shows = self.backing_len.unwrap_or(0).min(size);
             (self.size, geometry.cluster_end(self.size).min(size).max(shows).max(self.size))
         };
-        if let Some(acb) = self.acbs.get_mut(a) {
-            (acb.pos, acb.run_end, acb.end) = (start, start, end);
-        }
+        let acb = self.requests.acb_mut(a);
+        (acb.pos, acb.run_end, acb.end) = (start, start, end);
     }
 
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
@@ -179,8 +177,7 @@ impl Image {
             Some(Resizing::Place) => self.place_l1(a),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
-                if self.acbs.get(a).is_some_and(|acb| acb.window != 0)
-                    && !self.sabotaged(Rule::RangeBeforeSize) =>
+                if self.requests.acb(a).window != 0 && !self.sabotaged(Rule::RangeBeforeSize) =>
             {
                 // durable first, then the header (QC17)
                 self.resizing = Some(Resizing::RangeSync);
@@ -192,7 +189,7 @@ impl Image {
     }
 
     fn write_size(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         acb.window = 0;
         let size = acb.origin;
         if let Some(counted) = self.counted_mut() {
@@ -208,7 +205,7 @@ impl Image {
 
     /// The pipeline answers: what the step wrote is durable.
     pub(in crate::image) fn size_durable(&mut self, a: u32) {
-        let Some(size) = self.acbs.get(a).map(|acb| acb.origin) else { return };
+        let size = self.requests.acb(a).origin;
         match self.resizing.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
             Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync) if self.is_halted() => {
@@ -238,12 +235,12 @@ impl Image {
 
     /// From the pipeline back to work.
     fn look_again(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         acb.window = 0;
         // the last phases of a round with nothing to write pass without being shown
         match acb.state {
-            State::UpdateL2 => self.set_state(a, State::SyncTables),
-            State::MarkDirty => self.set_state(a, State::SyncData),
+            State::UpdateL2 => self.requests.set_state(a, State::SyncTables),
+            State::MarkDirty => self.requests.set_state(a, State::SyncData),
             _ => {}
         }
         self.look(a);
@@ -251,12 +248,13 @@ impl Image {
 
     /// Space for a table that maps the new size.
     fn place_l1(&mut self, a: u32) {
-        let (Layout::Qcow2(geometry, shape), Some(acb)) = (&self.layout, self.acbs.get(a)) else { return };
+        let Layout::Qcow2(geometry, shape) = &self.layout else { return };
+        let acb = self.requests.acb(a);
         let bytes = align_up(shape.l1_entries(acb.origin) * 8, geometry.cluster_size());
         let Some(to) = self.allocate_counted(a, bytes, State::AllocL2) else { return };
-        self.set_state(a, State::AllocL2);
+        self.requests.set_state(a, State::AllocL2);
         let mut waiter = Queue::new();
-        waiter.push(&mut self.acbs, a);
+        self.requests.wait_in(&mut waiter, a);
         self.resizing = Some(Resizing::Copy(Copying { to, bytes, done: 0, chunk: Vec::new(), waiter }));
         self.read_l1();
         #[cfg(feature = "sabotage")]
@@ -278,10 +276,10 @@ impl Image {
         if copying.done >= whole {
             // all of it is there
             let mut waiter = core::mem::replace(&mut copying.waiter, Queue::new());
-            return self.ready.append(&mut self.acbs, &mut waiter);
+            return self.requests.wake(&mut waiter);
         }
         let (offset, len) = (from + copying.done, (whole - copying.done).min(CHUNK) as u32);
-        self.emit_io(Purpose::L1Read, Op::ReadL1, offset, IoOp::ReadTable { offset, len });
+        self.outbox.emit(Purpose::L1Read, Op::ReadL1, offset, IoOp::ReadTable { offset, len });
     }
 
     /// A chunk of the old L1 table was read.
@@ -302,7 +300,7 @@ impl Image {
         let keep = bytes.saturating_sub(copying.done).min(read.len() as u64) as usize;
         copying.chunk.iter_mut().skip(keep).for_each(|byte| *byte = 0);
         let (offset, len) = (copying.to + copying.done, copying.chunk.len() as u32);
-        self.emit_io(Purpose::L1Write, Op::WriteL1, offset, IoOp::WriteTable { offset, len });
+        self.outbox.emit(Purpose::L1Write, Op::WriteL1, offset, IoOp::WriteTable { offset, len });
     }
 
     pub(in crate::image) fn encode_l1(&self, buf: &mut [u8]) {
@@ -327,8 +325,8 @@ impl Image {
     fn l1_failed(&mut self, error: &Error) {
         let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let Some(Resizing::Copy(mut copying)) = self.resizing.take() else { return };
-        copying.waiter.fail(&mut self.acbs, error);
-        self.ready.append(&mut self.acbs, &mut copying.waiter);
+        self.requests.fail_all(&copying.waiter, error);
+        self.requests.wake(&mut copying.waiter);
         self.free_clusters(copying.to >> bits, copying.bytes >> bits, 0);
     }
 
@@ -355,9 +353,7 @@ impl Image {
             self.free_l1_early(old.0, old.1);
         }
         self.commit.header_dirty = true;
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.window = 0;
-        }
+        self.requests.acb_mut(a).window = 0;
         self.join_commit(a, Want::Durable);
     }
 
@@ -399,7 +395,7 @@ impl Image {
 
     /// `Resize`: the file has its new length.
     pub(in crate::image) fn resized(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }

@@ -77,10 +77,10 @@ impl Image {
     }
 
     fn wait_for_copy(&mut self, a: u32, index: usize) {
-        self.note(a, crate::acb::request::Met::WAITED);
-        self.set_state(a, State::AllocL2);
+        self.requests.note(a, crate::acb::request::Met::WAITED);
+        self.requests.set_state(a, State::AllocL2);
         if let Some(copy) = self.refcounted.as_deref_mut().and_then(|counted| counted.copies.get_mut(index)) {
-            copy.waiters.push(&mut self.acbs, a);
+            self.requests.wait_in(&mut copy.waiters, a);
         }
     }
 
@@ -90,8 +90,8 @@ impl Image {
         let (offset, l1_index) = (copy.old + copy.done, copy.l1_index);
         // both are powers of two: there is no smaller last chunk
         let len = bytes.min(CHUNK) as u32;
-        self.counters.table_reads += 1;
-        self.emit_io(Purpose::CopyRead(l1_index), Op::ReadL2, offset, IoOp::ReadTable { offset, len });
+        self.observed.counters.table_reads += 1;
+        self.outbox.emit(Purpose::CopyRead(l1_index), Op::ReadL2, offset, IoOp::ReadTable { offset, len });
     }
 
     fn copy_index(&self, l1_index: u64) -> Option<usize> {
@@ -117,9 +117,14 @@ impl Image {
         copy.chunk.clear();
         copy.chunk.extend_from_slice(bytes);
         let (offset, len) = (copy.new + copy.done, copy.chunk.len() as u32);
-        self.counters.table_writes += 1;
-        self.counters.table_bytes_written += u64::from(len);
-        self.emit_io(Purpose::CopyWrite(l1_index), Op::WriteTable, offset, IoOp::WriteTable { offset, len });
+        self.observed.counters.table_writes += 1;
+        self.observed.counters.table_bytes_written += u64::from(len);
+        self.outbox.emit(
+            Purpose::CopyWrite(l1_index),
+            Op::WriteTable,
+            offset,
+            IoOp::WriteTable { offset, len },
+        );
     }
 
     /// The bytes of the chunk that is being written.
@@ -151,8 +156,8 @@ impl Image {
         let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let mut copy = counted.copies.swap_remove(index);
-        copy.waiters.fail(&mut self.acbs, error);
-        self.ready.append(&mut self.acbs, &mut copy.waiters);
+        self.requests.fail_all(&copy.waiters, error);
+        self.requests.wake(&mut copy.waiters);
         self.unpin(copy.l1_slot, Rule::PinCopy);
         self.free_clusters(copy.new >> bits, 1, 0);
     }
@@ -185,13 +190,13 @@ impl Image {
                 slice.shared = false;
             }
         }
-        self.counters.new_tables += 1;
+        self.observed.counters.new_tables += 1;
         self.commit.unsynced = true;
         match shared {
             true => self.free_shared(copy.old >> geometry.cluster_bits, window),
             false => self.free_clusters(copy.old >> geometry.cluster_bits, 1, window),
         }
-        self.ready.append(&mut self.acbs, &mut copy.waiters);
+        self.requests.wake(&mut copy.waiters);
         self.unpin(copy.l1_slot, Rule::PinCopy);
     }
 

@@ -21,11 +21,11 @@ impl Image {
     /// ahead of the data.
     pub(in crate::image) fn start_close(&mut self, a: u32) {
         self.closing = true;
-        self.set_state(a, State::WaitRequests);
+        self.requests.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 || self.sabotaged(Rule::WaitRequests) {
             return self.all_requests_ended(a);
         }
-        self.closer = Some(a);
+        self.requests.wait_for_others(a);
     }
 
     pub(in crate::image) fn all_requests_ended(&mut self, a: u32) {
@@ -59,7 +59,7 @@ impl Image {
         if matches!(self.layout, Layout::Raw) || self.space.file_len() <= len {
             return self.finish(a, Ok(()));
         }
-        self.set_state(a, State::Resize);
-        self.name_own(a, Part::Head, IoOp::SetLen { len });
+        self.requests.set_state(a, State::Resize);
+        self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len });
     }
 }

@@ -73,7 +73,7 @@ impl Image {
     /// `FindCluster`: goes on until the acb waits for something or has ended.
     pub(in crate::image) fn find_cluster(&mut self, a: u32) {
         loop {
-            let Some(acb) = self.acbs.get(a) else { return };
+            let acb = self.requests.acb(a);
             debug_assert_eq!(acb.state, State::FindCluster);
             let (pos, end, kind) = (acb.pos, acb.end, acb.kind);
             if pos == end {
@@ -92,7 +92,7 @@ impl Image {
             debug_assert!(len > 0 && len <= end - pos);
             if let Some(slot) = slot {
                 self.tables.touch(slot);
-                self.counters.hits += 1;
+                self.observed.counters.hits += 1;
             }
             #[cfg(feature = "sabotage")]
             let run = if self.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
@@ -111,43 +111,47 @@ impl Image {
     }
 
     fn read_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
-        let Some(acb) = self.acbs.get(a) else { return false };
+        let acb = self.requests.acb(a);
         let (pos, id) = (acb.pos, acb.request);
         let buffer_offset = pos - acb.origin;
         match mapping {
             Mapping::Data(host) => {
-                let len = self.take_run(a, len.min(EXTENT_MAX), host, Met::HIT);
-                self.set_state(a, State::ReadData);
-                self.name_own(a, Part::Head, IoOp::ReadData { request: id, buffer_offset, len, host });
+                let len = self.requests.take_run(a, len.min(EXTENT_MAX), host, Met::HIT);
+                self.requests.set_state(a, State::ReadData);
+                self.outbox.emit_own(
+                    &mut self.requests,
+                    a,
+                    Part::Head,
+                    IoOp::ReadData { request: id, buffer_offset, len, host },
+                );
                 false
             }
             Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_)
                 if self.backing_len.is_some_and(|backing| backing > pos) =>
             {
                 let backing = self.backing_len.unwrap_or(0);
-                let len = self.take_run(a, len.min(EXTENT_MAX).min(backing - pos), pos, Met::BACKING);
-                self.set_state(a, State::ReadBacking);
+                let len =
+                    self.requests.take_run(a, len.min(EXTENT_MAX).min(backing - pos), pos, Met::BACKING);
+                self.requests.set_state(a, State::ReadBacking);
                 let op = IoOp::ReadBacking { request: id, buffer_offset, len, guest: pos };
-                self.name_own(a, Part::Head, op);
+                self.outbox.emit_own(&mut self.requests, a, Part::Head, op);
                 false
             }
             Mapping::Compressed { host, len: bytes } => {
-                let len = self.take_run(a, len, host, Met::COMPRESSED);
+                let len = self.requests.take_run(a, len, host, Met::COMPRESSED);
                 let within = pos - self.geometry().map_or(0, |geometry| geometry.cluster_start(pos));
-                if let Some(acb) = self.acbs.get_mut(a) {
-                    acb.source = Source::Compressed(host, bytes);
-                }
-                self.set_state(a, State::ReadCompressed);
+                self.requests.acb_mut(a).source = Source::Compressed(host, bytes);
+                self.requests.set_state(a, State::ReadCompressed);
                 let within = within as u32;
                 let op = IoOp::ReadCompressed { request: id, buffer_offset, len, host, bytes, within };
-                self.name_own(a, Part::Head, op);
+                self.outbox.emit_own(&mut self.requests, a, Part::Head, op);
                 false
             }
             _ => {
-                self.note(a, Met::ZERO);
+                self.requests.note(a, Met::ZERO);
                 let op = IoOp::ZeroBuffer { request: id, buffer_offset, len };
-                self.out_io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });
-                self.skip(a, len)
+                self.outbox.io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });
+                self.requests.skip(a, len)
             }
         }
     }
@@ -179,67 +183,26 @@ impl Image {
             return None;
         }
         slice.touch();
-        self.counters.hits += 1;
+        self.observed.counters.hits += 1;
         Some(cluster + within)
     }
 
     /// A whole new request is this one read.
     #[inline]
     pub(in crate::image) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
-        let generation = self.own_generation.wrapping_add(1);
-        self.own_generation = generation;
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         debug_assert_eq!(acb.end, acb.pos + len);
         acb.met = Met::HIT;
         acb.run_end = acb.end;
         acb.host = host;
-        (acb.pending, acb.io_generation) = (1, generation);
         let op = IoOp::ReadData { request, buffer_offset: 0, len, host };
-        self.out_io.push_back(Io { id: IoId { index: a * 2, generation }, op });
-        self.set_state_through(a, State::FindCluster, State::ReadData);
-    }
-
-    /// The next `len` bytes need nothing more.
-    pub(in crate::image) fn skip(&mut self, a: u32, len: u64) -> bool {
-        let Some(acb) = self.acbs.get_mut(a) else { return false };
-        acb.pos += len;
-        acb.run_end = acb.pos;
-        debug_assert!(acb.pos <= acb.end);
-        true
-    }
-
-    /// Makes `[pos, pos + len)` the extent in progress. What lies behind it goes to a sibling acb, so that
-    /// the extents of one request run concurrently, or stays for later when there is none.
-    pub(in crate::image) fn take_run(&mut self, a: u32, len: u64, host: u64, met: Met) -> u64 {
-        let Some(acb) = self.acbs.get_mut(a) else { return len };
-        acb.met |= met;
-        acb.run_end = acb.pos + len;
-        acb.host = host;
-        debug_assert!(acb.run_end <= acb.end);
-        if acb.run_end < acb.end {
-            self.split_if_possible(a);
-        }
-        len
-    }
-
-    #[cold]
-    fn split_if_possible(&mut self, a: u32) {
-        if self.acbs.is_full() {
-            return;
-        }
-        // the steps of a change of size follow each other: one acb takes them
-        let Some(acb) = self.acbs.get_mut(a).filter(|acb| acb.kind != Kind::Resize) else { return };
-        let (sibling, request) = (acb.split(), acb.request.index);
-        let Some((sibling, _)) = self.acbs.insert(sibling) else { return };
-        if let Some(open) = self.requests.get_mut(request) {
-            open.acbs += 1;
-        }
-        self.ready.push(&mut self.acbs, sibling);
+        self.outbox.emit_first(acb, a, op);
+        self.requests.set_state_through(a, State::FindCluster, State::ReadData);
     }
 
     fn map_run(&mut self, a: u32, mapping: Mapping, len: u64) -> bool {
-        let Some(acb) = self.acbs.get(a) else { return false };
-        let (offset, request) = (acb.pos, acb.request.index);
+        let acb = self.requests.acb(a);
+        let offset = acb.pos;
         let (status, host) = match mapping {
             Mapping::Data(host) => (Status::Data, Some(host)),
             Mapping::Zero => (Status::Zero, None),
@@ -248,16 +211,14 @@ impl Image {
             Mapping::Reserved(host) => (Status::Unallocated, Some(host)),
             Mapping::NoTable | Mapping::Unallocated => (Status::Unallocated, None),
         };
-        if let Some(open) = self.requests.get_mut(request) {
-            open.extent = Some(Box::new(Extent { offset, len, status, host }));
-        }
+        self.requests.answer_map(a, Extent { offset, len, status, host });
         self.finish(a, Ok(()));
         false
     }
 
     /// `ReadData`, `ReadBacking`: the bytes are there.
     pub(in crate::image) fn extent_read(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }
@@ -367,10 +328,10 @@ impl Image {
         let Some(slot) = self.tables.claim(number, host, words) else {
             return Lookup::NoSlot;
         };
-        self.counters.table_reads += 1;
+        self.observed.counters.table_reads += 1;
         let len = if l1 { geometry.l1_slice_bytes() } else { geometry.slice_bytes() };
         let op = IoOp::ReadTable { offset: host.0, len };
-        self.emit_io(Purpose::Load(slot), crate::image::slice_read(geometry, number), host.0, op);
+        self.outbox.emit(Purpose::Load(slot), crate::image::slice_read(geometry, number), host.0, op);
         Lookup::Loading(slot)
     }
 
@@ -396,9 +357,9 @@ impl Image {
         };
         let slice = self.tables.slot_mut(slot);
         if let Err(error) = &result {
-            slice.waiters.fail(&mut self.acbs, error);
+            self.requests.fail_all(&slice.waiters, error);
         }
-        self.ready.prepend(&mut self.acbs, &mut slice.waiters);
+        self.requests.wake_first(&mut slice.waiters);
         if result.is_err() {
             let number = SliceNumber(slice.number);
             self.tables.drop_slot(slot);
@@ -427,10 +388,10 @@ impl Image {
     }
 
     pub(in crate::image) fn wait_for_slice(&mut self, a: u32, slot: u32) {
-        self.note(a, Met::MISS);
-        self.counters.misses += 1;
-        self.set_state(a, State::ReadL2);
-        self.tables.slot_mut(slot).waiters.push(&mut self.acbs, a);
+        self.requests.note(a, Met::MISS);
+        self.observed.counters.misses += 1;
+        self.requests.set_state(a, State::ReadL2);
+        self.requests.wait_in(&mut self.tables.slot_mut(slot).waiters, a);
     }
 
     /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
@@ -460,7 +421,7 @@ impl Image {
         if !was_dirty {
             self.dangling.note_linked(self.tables.slot(slot).number);
             self.tables.dirty += 1;
-            self.commit.note_dirty(slot, self.options.commit_ms, &mut self.out_alarms);
+            self.commit.note_dirty(slot, self.options.commit_ms, &mut self.outbox.alarms);
         }
         if self.tables.young > crate::image::YOUNG_MAX / 2 || self.tables.dirty > self.tables.capacity() / 2 {
             self.commit_soon();

@@ -16,7 +16,8 @@ use crate::qcow2::{L2, Shape, Sub, Subclusters};
 impl Image {
     /// Makes the new clusters of an extent visible.
     pub(in crate::image) fn link(&mut self, a: u32) {
-        let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
+        let Some(geometry) = self.geometry().copied() else { return };
+        let acb = self.requests.acb(a);
         let first = geometry.cluster_start(acb.pos);
         // a cluster that was only moved has no guest bytes in the extent
         let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
@@ -50,7 +51,8 @@ impl Image {
     /// leak: there is nobody who counts them.)
     #[cold]
     pub(in crate::image) fn give_back(&mut self, a: u32) {
-        let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return };
+        let Some(geometry) = self.geometry().copied() else { return };
+        let acb = self.requests.acb(a);
         // what had its space before keeps it
         if !acb.claims || acb.stale || self.refcounted.is_none() || self.is_halted() {
             return;

@@ -1,6 +1,5 @@
 //! Requests on their way: what each step of an acb does.
 
-mod cancel;
 mod control;
 pub(in crate::image) mod decode;
 pub(in crate::image) mod find;

@@ -78,7 +78,7 @@ impl Image {
         let Some(slot) = slot else {
             let hides = self.backing_len.is_some_and(|backing| backing > start);
             let nothing = how == Unmap::Drop || how == Unmap::Discard && !hides;
-            return if nothing { self.skip(a, len) } else { self.new_table(a, start) };
+            return if nothing { self.requests.skip(a, len) } else { self.new_table(a, start) };
         };
         debug_assert!(run.len > 0 && start < end);
         if self.must_copy(slot, start) {
@@ -97,14 +97,14 @@ impl Image {
             }
             at += geometry.cluster_size();
         }
-        self.note(a, Met::ZERO);
+        self.requests.note(a, Met::ZERO);
         self.note_written(a, true);
-        let go_on = self.skip(a, len);
-        if changed < PAUSE || self.acbs.get(a).is_none_or(|acb| acb.pos == acb.end) {
+        let go_on = self.requests.skip(a, len);
+        if changed < PAUSE || self.requests.acb(a).pos == self.requests.acb(a).end {
             return go_on;
         }
         // the embedder's thread is not held for as long as a large disk takes
-        self.name_own(a, Part::Head, IoOp::Yield);
+        self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::Yield);
         false
     }
 
@@ -134,7 +134,7 @@ impl Image {
 
     /// How far the request reaches in the table that is at hand, a disk's last unit counted whole.
     fn reach(&self, a: u32, run: Run, slot: Option<u32>) -> Option<(u64, u64, u64)> {
-        let (geometry, acb) = (self.geometry()?, self.acbs.get(a)?);
+        let (geometry, acb) = (self.geometry()?, self.requests.acb(a));
         let pos = acb.pos;
         // so is that of what comes to light: behind it there is nothing of the guest's
         let whole = if acb.end >= self.size { geometry.cluster_end(acb.end) } else { acb.end };
@@ -158,7 +158,7 @@ impl Image {
         let cannot =
             counted.header.version < 3 && self.backing_len.is_some() || counted.header.data_file_raw();
         if first >= last || cannot {
-            return self.skip(a, end - pos);
+            return self.requests.skip(a, end - pos);
         }
         // what lies in front of `first` is done with it
         self.unmap(a, (first, last, end.min(last) - pos), Unmap::Discard, run, slot)
@@ -198,18 +198,18 @@ impl Image {
 
     /// Zeros in part of one unit.
     fn zero_part(&mut self, a: u32, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> bool {
-        let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        let pos = self.requests.acb(a).pos;
         let start = align_down(pos, unit);
         let len = run.len.min(start + unit - pos);
         let run = Run { len, ..run };
         let hidden = self.backing_len.is_none_or(|backing| backing <= start);
         match run.mapping {
             Mapping::Data(host) if run.private => self.zero_in_place(a, host, len),
-            Mapping::Zero | Mapping::ZeroAllocated(_) => self.skip(a, len),
+            Mapping::Zero | Mapping::ZeroAllocated(_) => self.requests.skip(a, len),
             Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) if hidden => match how {
                 // all of the unit reads as zeros already
                 Some(how @ Unmap::Zero { .. }) => self.unmap(a, (start, start + unit, len), how, run, slot),
-                _ => self.skip(a, len),
+                _ => self.requests.skip(a, len),
             },
             _ => self.write_run(a, run, slot),
         }
@@ -218,7 +218,7 @@ impl Image {
     /// The entries' shape, whether a data file must be a valid raw image, and whether space may be given up.
     fn zero_rules(&self, a: u32) -> Option<(Shape, bool, bool)> {
         let crate::image::Layout::Qcow2(_, shape) = &self.layout else { return None };
-        let free = self.acbs.get(a)?.flags.contains(Flags::MAY_UNMAP);
+        let free = self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
         Some((*shape, self.counted()?.header.data_file_raw(), free))
     }
 
@@ -228,7 +228,7 @@ impl Image {
         else {
             return false;
         };
-        if self.acbs.get(a).is_some_and(|acb| acb.origin >= self.size) {
+        if self.requests.acb(a).origin >= self.size {
             return self.zero_counted(a, run, slot);
         }
         debug_assert_eq!(pos, geometry.cluster_start(pos));

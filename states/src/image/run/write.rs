@@ -60,7 +60,7 @@ struct Piece {
 impl Image {
     /// A run of a write. True: look on; false: the acb waits or has ended.
     pub(in crate::image) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        let pos = self.requests.acb(a).pos;
         if let Err(error) = self.check_run_place(pos, run) {
             self.fail_lookup(a, error);
             return false;
@@ -86,8 +86,8 @@ impl Image {
         if !self.pass_sectors(a, start, end, modifies) {
             return false;
         }
-        self.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
-        let Some(acb) = self.acbs.get_mut(a) else { return false };
+        self.requests.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
+        let acb = self.requests.acb_mut(a);
         acb.fill_start = acb.pos - (host - start);
         acb.fill_end = acb.run_end + (end - (host + len));
         acb.fill_at = acb.fill_start;
@@ -102,7 +102,8 @@ impl Image {
     /// New clusters, or new contents of clusters that hold nothing: gate, table, space, claim; each may
     /// make the acb wait and look again.
     fn write_new(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let (Some(geometry), Some(acb)) = (self.geometry().copied(), self.acbs.get(a)) else { return false };
+        let Some(geometry) = self.geometry().copied() else { return false };
+        let acb = self.requests.acb(a);
         let pos = acb.pos;
         let plan = self.plan_new(&geometry, pos, run);
         if self.tables.young >= YOUNG_MAX {
@@ -114,11 +115,11 @@ impl Image {
         }
         let Some(slot) = slot else { return self.new_table(a, pos) };
         let Some(base) = self.place_new(a, slot, &plan) else { return false };
-        let made_table = self.acbs.get(a).is_some_and(|acb| acb.met.contains(Met::NEW_TABLE));
+        let made_table = self.requests.acb(a).met.contains(Met::NEW_TABLE);
         self.claim(a, plan.first, plan.last, made_table);
         self.pin(slot, Rule::PinLink);
-        self.take_run(a, plan.cut - pos, base + (pos - plan.first), Met::ALLOCATE);
-        let Some(acb) = self.acbs.get_mut(a) else { return false };
+        self.requests.take_run(a, plan.cut - pos, base + (pos - plan.first), Met::ALLOCATE);
+        let acb = self.requests.acb_mut(a);
         acb.pinned = Some(slot);
         (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.0, plan.fill.1, plan.fill.0);
         (acb.unit_start, acb.unit_end) = plan.unit;
@@ -144,7 +145,7 @@ impl Image {
         self.unpin_quietly(slot, Rule::PinCount);
         if base.is_some() {
             let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
-            self.counters.allocations += (plan.last - plan.first) >> bits;
+            self.observed.counters.allocations += (plan.last - plan.first) >> bits;
         }
         base
     }
@@ -226,8 +227,8 @@ impl Image {
         if let Some(counted) = self.counted_mut() {
             counted.l2_tables.add(table, l1_index, true);
         }
-        self.counters.new_tables += 1;
-        self.note(a, Met::NEW_TABLE);
+        self.observed.counters.new_tables += 1;
+        self.requests.note(a, Met::NEW_TABLE);
         // known to be zeros: the slice that is needed next need not be read
         let (number, _) = geometry.l2_slice(pos);
         let host = geometry.l2_slice_host(table, pos);
@@ -248,7 +249,7 @@ impl Image {
             if self.read_neighbours(a, &piece) || self.read_sources(a, &piece) {
                 return;
             }
-            let Some(acb) = self.acbs.get_mut(a) else { return };
+            let acb = self.requests.acb_mut(a);
             if acb.stale || piece.head_end < piece.tail_start {
                 return self.write_piece(a);
             }
@@ -260,7 +261,10 @@ impl Image {
 
     /// Reads what the write's first and last block hold that is not its own.
     fn read_neighbours(&mut self, a: u32, piece: &Piece) -> bool {
-        let Some(acb) = self.acbs.get(a).filter(|acb| acb.modifies) else { return false };
+        let acb = self.requests.acb(a);
+        if !acb.modifies {
+            return false;
+        }
         let (host, pos, own) = (acb.host, acb.pos, (acb.unit_start, acb.unit_end));
         // they lie within a block of the guest's bytes: no underflow
         let read =
@@ -272,7 +276,8 @@ impl Image {
 
     /// Reads what surrounds the guest's bytes in new clusters.
     fn read_sources(&mut self, a: u32, piece: &Piece) -> bool {
-        let (Some(geometry), Some(acb)) = (self.geometry(), self.acbs.get(a)) else { return false };
+        let Some(geometry) = self.geometry() else { return false };
+        let acb = self.requests.acb(a);
         let (source, own) = (acb.source, (acb.unit_start, acb.unit_end));
         let first = geometry.cluster_start(acb.pos);
         let shows = self.backing_len.unwrap_or(0);
@@ -303,16 +308,21 @@ impl Image {
         if reads.iter().all(Option::is_none) {
             return false;
         }
-        self.set_state(a, state);
+        self.requests.set_state(a, state);
         if state == State::CopyOnWrite {
-            self.note(a, Met::BACKING);
+            self.requests.note(a, Met::BACKING);
         }
-        let acb = crate::acb::AcbId { index: a, generation: self.acbs.generation(a) };
+        let acb = self.requests.id(a);
         let parts = [(Part::Head, piece.start, piece.head_end), (Part::Tail, piece.tail_start, piece.end)];
         for ((part, start, end), read) in parts.into_iter().zip(reads) {
             if let Some((low, high, source)) = read {
                 let (at, len, part_len) = ((low - start) as u32, (high - low) as u32, (end - start) as u32);
-                self.name_own(a, part, IoOp::ReadFill { acb, part, part_len, at, len, source });
+                self.outbox.emit_own(
+                    &mut self.requests,
+                    a,
+                    part,
+                    IoOp::ReadFill { acb, part, part_len, at, len, source },
+                );
             }
         }
         true
@@ -320,7 +330,7 @@ impl Image {
 
     /// `ReadModify`: the neighbours are there; what else is needed?
     pub(in crate::image) fn neighbours_read(&mut self, a: u32) {
-        if let Some(error) = self.acbs.get_mut(a).and_then(|acb| acb.error.take()) {
+        if let Some(error) = self.requests.acb_mut(a).error.take() {
             return self.fail(a, error);
         }
         if let Some(piece) = self.piece(a)
@@ -333,7 +343,7 @@ impl Image {
 
     /// The piece at `fill_at`; None when all is written.
     fn piece(&self, a: u32) -> Option<Piece> {
-        let acb = self.acbs.get(a)?;
+        let acb = self.requests.acb(a);
         let (at, pos, run_end, fill_end) = (acb.fill_at, acb.pos, acb.run_end, acb.fill_end);
         if at >= fill_end {
             return None;
@@ -357,7 +367,7 @@ impl Image {
 
     /// Names the write of the piece, its fills being ready.
     pub(in crate::image) fn write_piece(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }
@@ -366,15 +376,15 @@ impl Image {
     }
 
     fn name_write(&mut self, a: u32, piece: Piece) {
-        let generation = self.acbs.generation(a);
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let id = self.requests.id(a);
+        let acb = self.requests.acb_mut(a);
         acb.fill_at = piece.end;
         let len = piece.tail_start - piece.head_end;
         let host = acb.host + piece.head_end - acb.pos;
         // only writes have a buffer
         let zero = acb.kind != Kind::Write;
         let op = IoOp::WriteData {
-            acb: crate::acb::AcbId { index: a, generation },
+            acb: id,
             request: acb.request,
             buffer_offset: if len == 0 || zero { 0 } else { acb.pos - acb.origin },
             len,
@@ -383,13 +393,13 @@ impl Image {
             tail: (piece.end - piece.tail_start) as u32,
             zero,
         };
-        self.set_state(a, State::WriteData);
-        self.name_own(a, Part::Head, op);
+        self.requests.set_state(a, State::WriteData);
+        self.outbox.emit_own(&mut self.requests, a, Part::Head, op);
     }
 
     /// `WriteData`: a piece is written.
     pub(in crate::image) fn piece_written(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }
@@ -398,7 +408,7 @@ impl Image {
 
     /// All pieces are written: link new clusters, let the waiters go, look for the next run.
     fn extent_written(&mut self, a: u32) {
-        let allocated = self.acbs.get(a).is_some_and(|acb| acb.claims);
+        let allocated = self.requests.acb(a).claims;
         if allocated {
             if self.is_halted() {
                 return self.finish(a, Err(Error::Poisoned));
@@ -407,9 +417,8 @@ impl Image {
                 self.link(a);
             }
         }
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.pos = acb.run_end;
-        }
+        let acb = self.requests.acb_mut(a);
+        acb.pos = acb.run_end;
         self.let_go(a);
         self.note_written(a, allocated);
         self.next_run(a);
@@ -417,7 +426,7 @@ impl Image {
 
     /// The extent is done; what is left of the acb's range?
     pub(in crate::image) fn next_run(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get(a) else { return };
+        let acb = self.requests.acb(a);
         if acb.pos == acb.end {
             return self.range_done(a);
         }

@@ -19,13 +19,13 @@ impl Image {
             return self.zero_counted(a, run, slot);
         }
         let Run { mapping, len, .. } = run;
-        let Some(acb) = self.acbs.get(a) else { return false };
+        let acb = self.requests.acb(a);
         let (pos, end) = (acb.pos, acb.pos + len);
         match mapping {
             #[cfg(feature = "sabotage")]
             Mapping::Data(_) if self.sabotaged(Rule::KeptClusters) => self.zero_entry(a, run, slot),
             Mapping::Data(host) => self.zero_in_place(a, host, len),
-            Mapping::Zero => self.skip(a, len),
+            Mapping::Zero => self.requests.skip(a, len),
             Mapping::ZeroAllocated(_) | Mapping::Reserved(_) | Mapping::Compressed { .. } => {
                 debug_assert!(false, "only qcow2 has them");
                 self.write_run(a, run, slot)
@@ -34,8 +34,8 @@ impl Image {
             Mapping::NoTable | Mapping::Unallocated
                 if self.backing_len.is_none_or(|backing| backing <= pos) =>
             {
-                self.note(a, Met::ZERO);
-                self.skip(a, len)
+                self.requests.note(a, Met::ZERO);
+                self.requests.skip(a, len)
             }
             Mapping::NoTable | Mapping::Unallocated => {
                 let Some(geometry) = self.geometry().copied() else { return false };
@@ -78,14 +78,14 @@ impl Image {
         let count = ((end - start) >> geometry.cluster_bits) as usize;
         debug_assert!(first + count <= geometry.slice_words(), "a run ends with its slice");
         self.set_entries(slot, first, count, ZERO_ENTRY, 0);
-        self.note(a, Met::ZERO);
+        self.requests.note(a, Met::ZERO);
         self.note_written(a, true);
-        self.skip(a, len)
+        self.requests.skip(a, len)
     }
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
     pub(in crate::image) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
-        let Some(pos) = self.acbs.get(a).map(|acb| acb.pos) else { return false };
+        let pos = self.requests.acb(a).pos;
         if let Err(error) = self.check_data_place(pos, host, len) {
             self.fail_lookup(a, error);
             return false;
@@ -98,8 +98,8 @@ impl Image {
         if host < first {
             return self.write_in_place(a, host, first - host);
         }
-        let unmap = matches!(self.layout, Layout::Raw)
-            && self.acbs.get(a).is_some_and(|acb| acb.flags.contains(Flags::MAY_UNMAP));
+        let unmap =
+            matches!(self.layout, Layout::Raw) && self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
         self.zero_host(a, host, last - first, unmap)
     }
 
@@ -107,18 +107,17 @@ impl Image {
         if !self.pass_sectors(a, host, host + len, false) {
             return false;
         }
-        let len = self.take_run(a, len, host, Met::HIT);
-        if let Some(acb) = self.acbs.get_mut(a) {
-            (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
-        }
-        self.set_state(a, State::ZeroData);
-        self.name_own(a, Part::Head, IoOp::ZeroRange { host, len, unmap });
+        let len = self.requests.take_run(a, len, host, Met::HIT);
+        let acb = self.requests.acb_mut(a);
+        (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
+        self.requests.set_state(a, State::ZeroData);
+        self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::ZeroRange { host, len, unmap });
         false
     }
 
     /// `ZeroData`: the range reads as zeros.
     pub(in crate::image) fn extent_zeroed(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
         }
@@ -134,14 +133,16 @@ impl Image {
             return self.discard_counted(a, run, slot);
         }
         let Run { mapping, len, .. } = run;
-        let (Layout::Raw, Mapping::Data(host)) = (&self.layout, mapping) else { return self.skip(a, len) };
+        let (Layout::Raw, Mapping::Data(host)) = (&self.layout, mapping) else {
+            return self.requests.skip(a, len);
+        };
         let align = self.align().max(crate::base::geometry::SECTOR);
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
-            return self.skip(a, len);
+            return self.requests.skip(a, len);
         }
         if host < first {
-            return self.skip(a, first - host);
+            return self.requests.skip(a, first - host);
         }
         self.zero_host(a, host, last - first, true)
     }

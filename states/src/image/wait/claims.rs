@@ -48,23 +48,21 @@ impl Image {
         }
         let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };
         debug_assert_ne!(claim.acb, a);
-        claim.waiters.push(&mut self.acbs, a);
-        self.note(a, Met::WAITED);
-        self.set_state(a, State::WaitCluster);
+        self.requests.wait_in(&mut claim.waiters, a);
+        self.requests.note(a, Met::WAITED);
+        self.requests.set_state(a, State::WaitCluster);
         false
     }
 
     pub(in crate::image) fn claim(&mut self, a: u32, start: u64, end: u64, new_table: bool) {
         debug_assert!(start < end);
         self.claims.push(Claim { acb: a, start, end, new_table, waiters: Queue::new() });
-        if let Some(acb) = self.acbs.get_mut(a) {
-            acb.claims = true;
-        }
+        self.requests.acb_mut(a).claims = true;
     }
 
     /// Gives back what an acb holds: its claim, its pin, its part in sector waits. Wakes who waited for them.
     pub(in crate::image) fn let_go(&mut self, a: u32) {
-        let Some(acb) = self.acbs.get_mut(a) else { return };
+        let acb = self.requests.acb_mut(a);
         let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
         acb.claims = false;
@@ -72,7 +70,7 @@ impl Image {
         acb.source = Source::Zeros;
         if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
             let mut claim = self.claims.swap_remove(index);
-            self.ready.append(&mut self.acbs, &mut claim.waiters);
+            self.requests.wake(&mut claim.waiters);
         }
         if let Some(slot) = pinned {
             self.unpin(slot, Rule::PinLink);

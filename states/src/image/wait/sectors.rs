@@ -20,14 +20,14 @@ impl Image {
             // dirty slices stay in memory for ever now: nothing will come free
             return self.finish(a, Err(crate::error::Error::Poisoned));
         }
-        self.note(a, Met::WAITED);
-        self.set_state(a, State::WaitSlot);
-        self.slot_waiters.push(&mut self.acbs, a);
+        self.requests.note(a, Met::WAITED);
+        self.requests.set_state(a, State::WaitSlot);
+        self.requests.wait_in(&mut self.slot_waiters, a);
         self.commit_soon();
     }
 
     pub(in crate::image) fn wake_slot_waiters(&mut self) {
-        self.ready.append(&mut self.acbs, &mut self.slot_waiters);
+        self.requests.wake(&mut self.slot_waiters);
         if self.counted().is_some_and(|counted| counted.quarantine.is_counting()) {
             self.count_down();
         }
@@ -38,7 +38,7 @@ impl Image {
         if self.modifying == 0 && !modifies {
             return true;
         }
-        let conflict = self.acbs.iter().any(|(other, acb)| {
+        let conflict = self.requests.iter().any(|(other, acb)| {
             // one that modifies may read its surroundings (`CopyOnWrite`) after its neighbours
             let writes =
                 acb.modifies || matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
@@ -50,14 +50,14 @@ impl Image {
         });
         let conflict = conflict && !self.sabotaged(Rule::SectorWait);
         if conflict {
-            self.note(a, Met::WAITED);
-            self.set_state(a, State::WaitSector);
-            self.sector_waiters.push(&mut self.acbs, a);
+            self.requests.note(a, Met::WAITED);
+            self.requests.set_state(a, State::WaitSector);
+            self.requests.wait_in(&mut self.sector_waiters, a);
         }
         !conflict
     }
 
     pub(in crate::image) fn wake_sector_waiters(&mut self) {
-        self.ready.append(&mut self.acbs, &mut self.sector_waiters);
+        self.requests.wake(&mut self.sector_waiters);
     }
 }

@@ -1,0 +1,495 @@
+//! All requests of an image, their control blocks, and which of those are ready to go on.
+//!
+//! Knows: which acb works for which request, and what a state may follow. Must never know: what a step does,
+//! where bytes lie.
+//!
+//! Invariants:
+//! * an index that is kept anywhere names a live acb: who asks for it gets it;
+//! * a request has as many acbs as it counts, one at least; with its last it ends, and is told once;
+//! * an acb is in one list at most;
+//! * `set_state` and `set_state_through` are the only assignments of a state.
+
+use super::block::{Acb, AcbId};
+use super::edges::{EdgeCounts, EdgeTable, Transition};
+use super::request::{Event, Extent, Flags, Kind, Met, Request, RequestId};
+use super::state::State;
+use crate::base::arena::Arena;
+use crate::base::queue::Queue;
+use crate::error::Error;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use core::hash::{Hash, Hasher};
+
+/// Transitions that are kept until they are polled; then the oldest is dropped, and counted.
+const TRANSITIONS_MAX: usize = 4096;
+
+/// An accepted request: what its extents have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Open {
+    pub(crate) user: u64,
+    /// Acbs that work for it.
+    pub(crate) acbs: u32,
+    pub(crate) met: Met,
+    pub(crate) error: Option<Box<Error>>,
+    pub(crate) extent: Option<Box<Extent>>,
+}
+
+/// Which steps were taken: it observes, and decides nothing.
+#[derive(Clone, Debug)]
+struct Steps {
+    counts: EdgeCounts,
+    trace: bool,
+    kept: VecDeque<Transition>,
+    lost: u64,
+}
+
+impl PartialEq for Steps {
+    fn eq(&self, _: &Steps) -> bool {
+        true
+    }
+}
+
+impl Eq for Steps {}
+
+impl Hash for Steps {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+/// See the module's header.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Requests {
+    edges: EdgeTable,
+    acbs: Arena<Acb>,
+    open: Arena<Open>,
+    ready: Queue,
+    /// The acb of the request that waits for all others: close, or a resize to less.
+    closer: Option<u32>,
+    steps: Steps,
+}
+
+impl Requests {
+    /// Room for so many of both. `trace`: transitions are kept.
+    pub(crate) fn new(edges: EdgeTable, acbs: u32, requests: u32, trace: bool) -> Requests {
+        debug_assert!(acbs > 0 && requests > 0);
+        let steps = Steps { counts: EdgeCounts::new(), trace, kept: VecDeque::new(), lost: 0 };
+        let (acbs, open) = (Arena::new(acbs), Arena::new(requests));
+        Requests { edges, acbs, open, ready: Queue::new(), closer: None, steps }
+    }
+
+    /// There is no room for another request.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.open.is_full() || self.acbs.is_full()
+    }
+
+    /// Requests that were accepted and have not ended.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// A request with its first acb, for `[pos, end)`; None when there is no room.
+    #[inline]
+    pub(crate) fn begin(&mut self, request: &Request, pos: u64, end: u64) -> Option<(u32, RequestId)> {
+        debug_assert!(!self.is_full());
+        let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
+        let (index, generation) = self.open.insert(open)?;
+        let id = RequestId { index, generation };
+        let (a, _) = self.acbs.insert(Acb::new(id, request, pos, end))?;
+        Some((a, id))
+    }
+
+    #[inline]
+    pub(crate) fn acb(&self, a: u32) -> &Acb {
+        // cannot fail: an index is kept no longer than its acb lives
+        self.acbs.get(a).expect("a live acb")
+    }
+
+    #[inline]
+    pub(crate) fn acb_mut(&mut self, a: u32) -> &mut Acb {
+        // cannot fail: an index is kept no longer than its acb lives
+        self.acbs.get_mut(a).expect("a live acb")
+    }
+
+    /// For an index that came from outside.
+    #[inline]
+    pub(crate) fn find(&self, index: u32) -> Option<&Acb> {
+        self.acbs.find(index)
+    }
+
+    /// All acbs, by index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Acb)> {
+        self.acbs.iter()
+    }
+
+    /// Names an acb to the outside.
+    pub(crate) fn id(&self, a: u32) -> AcbId {
+        AcbId { index: a, generation: self.acbs.generation(a) }
+    }
+
+    /// What stands for the run that a `Map` asked for.
+    pub(crate) fn answer_map(&mut self, a: u32, extent: Extent) {
+        let request = self.acb(a).request.index;
+        debug_assert_eq!(self.acb(a).kind, Kind::Map);
+        if let Some(open) = self.open.get_mut(request) {
+            open.extent = Some(Box::new(extent));
+        }
+    }
+
+    /// The acb's next `len` bytes need nothing more.
+    pub(crate) fn skip(&mut self, a: u32, len: u64) -> bool {
+        let acb = self.acb_mut(a);
+        acb.pos += len;
+        acb.run_end = acb.pos;
+        debug_assert!(acb.pos <= acb.end);
+        true
+    }
+
+    /// Makes `[pos, pos + len)` the acb's extent in progress. What lies behind it goes to a sibling acb, so
+    /// that the extents of one request run concurrently, or stays for later when there is none.
+    pub(crate) fn take_run(&mut self, a: u32, len: u64, host: u64, met: Met) -> u64 {
+        let acb = self.acb_mut(a);
+        acb.met |= met;
+        acb.run_end = acb.pos + len;
+        acb.host = host;
+        debug_assert!(acb.run_end <= acb.end);
+        if acb.run_end < acb.end {
+            self.split(a);
+        }
+        len
+    }
+
+    /// What lies behind the acb's extent in progress goes to a sibling, which is ready to go on; if there is
+    /// room for one.
+    #[cold]
+    fn split(&mut self, a: u32) {
+        if self.acbs.is_full() {
+            return;
+        }
+        let acb = self.acb_mut(a);
+        // the steps of a change of size follow each other: one acb takes them
+        if acb.kind == Kind::Resize {
+            return;
+        }
+        let (sibling, request) = (acb.split(), acb.request.index);
+        debug_assert!(sibling.pos < sibling.end);
+        let Some((sibling, _)) = self.acbs.insert(sibling) else { return };
+        if let Some(open) = self.open.get_mut(request) {
+            open.acbs += 1;
+        }
+        self.ready.push(&mut self.acbs, sibling);
+    }
+
+    /// Marks what the acb met.
+    #[inline]
+    pub(crate) fn note(&mut self, a: u32, met: Met) {
+        self.acb_mut(a).met |= met;
+    }
+
+    /// The acb stands in a list from now on.
+    pub(crate) fn wait_in(&mut self, queue: &mut Queue, a: u32) {
+        debug_assert_eq!(self.acb(a).pending, 0, "an acb waits for one thing at a time");
+        queue.push(&mut self.acbs, a);
+    }
+
+    /// Takes the first out of a list.
+    pub(crate) fn take_first(&mut self, queue: &mut Queue) -> Option<u32> {
+        queue.pop(&mut self.acbs)
+    }
+
+    /// All of a list are ready.
+    pub(crate) fn wake(&mut self, queue: &mut Queue) {
+        self.ready.append(&mut self.acbs, queue);
+        debug_assert!(queue.is_empty());
+    }
+
+    /// And before those that are ready already.
+    pub(crate) fn wake_first(&mut self, queue: &mut Queue) {
+        self.ready.prepend(&mut self.acbs, queue);
+        debug_assert!(queue.is_empty());
+    }
+
+    /// What all of a list wait for will not come; they stay in it.
+    pub(crate) fn fail_all(&mut self, queue: &Queue, error: &Error) {
+        queue.fail(&mut self.acbs, error);
+    }
+
+    /// This one is ready.
+    pub(crate) fn ready(&mut self, a: u32) {
+        debug_assert_eq!(self.acb(a).pending, 0);
+        self.ready.push(&mut self.acbs, a);
+    }
+
+    /// The next that is.
+    #[inline]
+    pub(crate) fn next_ready(&mut self) -> Option<u32> {
+        self.ready.pop(&mut self.acbs)
+    }
+
+    /// The members of a list, first to last.
+    pub(crate) fn members<'a>(&'a self, queue: &'a Queue) -> impl Iterator<Item = u32> + 'a {
+        queue.iter(&self.acbs)
+    }
+
+    /// The acb goes on when its request is the only one.
+    pub(crate) fn wait_for_others(&mut self, a: u32) {
+        debug_assert!(self.closer.is_none());
+        debug_assert_eq!(self.acb(a).state, State::WaitRequests);
+        self.closer = Some(a);
+    }
+
+    /// The one that waits so.
+    pub(crate) fn closer(&self) -> Option<u32> {
+        self.closer
+    }
+
+    #[inline]
+    pub(crate) fn set_state(&mut self, a: u32, next: State) {
+        let acb = self.acb_mut(a);
+        let from = core::mem::replace(&mut acb.state, next);
+        debug_assert!(self.edges.allows(from, next), "no edge {from:?} -> {next:?}");
+        self.steps.counts.count(from, next);
+        if self.steps.trace {
+            self.record(a, from, next);
+        }
+    }
+
+    /// Two steps at once: through `via`, where nothing is waited for, to `next`.
+    #[inline]
+    pub(crate) fn set_state_through(&mut self, a: u32, via: State, next: State) {
+        let acb = self.acb_mut(a);
+        let from = core::mem::replace(&mut acb.state, next);
+        debug_assert!(self.edges.allows(from, via), "no edge {from:?} -> {via:?}");
+        debug_assert!(self.edges.allows(via, next), "no edge {via:?} -> {next:?}");
+        self.steps.counts.count(from, via);
+        self.steps.counts.count(via, next);
+        if self.steps.trace {
+            self.record(a, from, via);
+            self.record(a, via, next);
+        }
+    }
+
+    #[cold]
+    fn record(&mut self, a: u32, from: State, to: State) {
+        let (acb, request) = (self.id(a), self.acb(a).request);
+        let steps = &mut self.steps;
+        if steps.kept.len() == TRANSITIONS_MAX {
+            steps.kept.pop_front();
+            steps.lost += 1;
+        }
+        steps.kept.push_back(Transition { acb, request, from, to });
+    }
+
+    /// The next transition that nobody has polled.
+    pub(crate) fn poll_transition(&mut self) -> Option<Transition> {
+        self.steps.kept.pop_front()
+    }
+
+    /// Transitions that nobody polled in time.
+    pub(crate) fn lost_transitions(&self) -> u64 {
+        self.steps.lost
+    }
+
+    /// How often each edge was taken.
+    pub(crate) fn edge_counts(&self) -> &EdgeCounts {
+        &self.steps.counts
+    }
+
+    /// The acb goes; with its last acb the request ends, and says so.
+    #[inline]
+    pub(crate) fn end(&mut self, a: u32, error: Option<Box<Error>>, events: &mut VecDeque<Event>) {
+        let acb = self.acb(a);
+        debug_assert_eq!(acb.state, State::Free);
+        debug_assert!(acb.pending == 0 && !acb.claims && acb.pinned.is_none() && !acb.modifies);
+        let (id, met) = (acb.request, acb.met);
+        self.acbs.discard(a);
+        let Some(open) = self.open.get_mut(id.index) else { return };
+        open.met |= met;
+        if error.is_some() && open.error.is_none() {
+            open.error = error;
+        }
+        debug_assert!(open.acbs > 0);
+        open.acbs -= 1;
+        if open.acbs > 0 {
+            return;
+        }
+        let result = match open.error.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        };
+        let (user, met, extent) = (open.user, open.met, open.extent.take());
+        events.push_back(Event::Done { request: id, user, result, met, extent });
+        self.open.discard(id.index);
+        if self.open.len() == 1
+            && let Some(closer) = self.closer.take()
+        {
+            self.ready.push(&mut self.acbs, closer);
+        }
+    }
+
+    /// Begins nothing more for the requests with this `user` value; how many are left undone, or in part.
+    ///
+    /// I/O in flight and extents in progress go on to their end: a cancelled write leaves an image as one
+    /// that failed there does. Nobody leaves a list: an acb that waits is answered when what it waits for
+    /// has happened.
+    pub(crate) fn cancel(&mut self, user: u64, acbs: u32) -> usize {
+        let mut cancelled = 0;
+        for a in 0..acbs {
+            let Some(acb) = self.acbs.find(a) else { continue };
+            let index = acb.request.index;
+            if self.open.get(index).is_none_or(|open| open.user != user) || !self.acb_mut(a).cancel() {
+                continue;
+            }
+            let Some(open) = self.open.get_mut(index) else { continue };
+            if open.error.is_none() {
+                open.error = Some(Box::new(Error::Cancelled));
+                cancelled += 1;
+            }
+        }
+        cancelled
+    }
+
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !self.ready.is_empty() {
+            return Err(String::from("the ready queue is not empty"));
+        }
+        for (a, acb) in self.iter() {
+            if acb.pos > acb.run_end || acb.run_end > acb.end {
+                return Err(format!("acb {a} has a range that runs backwards"));
+            }
+        }
+        for (index, open) in self.open.iter() {
+            let acbs = self.iter().filter(|(_, acb)| acb.request.index == index).count();
+            if acbs != open.acbs as usize || acbs == 0 {
+                return Err(format!("request {index} counts {} acbs, there are {acbs}", open.acbs));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Acb {
+    /// Begins nothing more; is something left undone now?
+    fn cancel(&mut self) -> bool {
+        if matches!(self.kind, Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize) {
+            return false;
+        }
+        // who waits has no extent in progress: woken, it looks again, and finds nothing left to do
+        let more = self.run_end < self.end;
+        self.end = self.run_end;
+        if more {
+            // what was not asked for any more need not be durable
+            self.flags.remove(Flags::FUA);
+        }
+        more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests() -> Requests {
+        Requests::new(EdgeTable::QCOW2, 3, 2, true)
+    }
+
+    fn begin(requests: &mut Requests, user: u64, end: u64) -> u32 {
+        let request = Request { kind: Kind::Write, offset: 0, len: end, flags: Flags::FUA, user };
+        requests.begin(&request, 0, end).unwrap().0
+    }
+
+    fn finish(requests: &mut Requests, a: u32, error: Option<Error>) -> VecDeque<Event> {
+        let mut events = VecDeque::new();
+        requests.set_state_through(a, State::Done, State::Free);
+        requests.end(a, error.map(Box::new), &mut events);
+        events
+    }
+
+    #[test]
+    fn a_request_ends_with_its_last_acb_and_the_first_error() {
+        let mut requests = requests();
+        let a = begin(&mut requests, 7, 4096);
+        requests.set_state(a, State::FindCluster);
+        requests.take_run(a, 512, 0, Met::HIT);
+        let sibling = requests.next_ready().unwrap();
+        assert_eq!((requests.acb(sibling).pos, requests.acb(a).end), (512, 512));
+        assert_eq!(requests.check(), Ok(()));
+        requests.skip(a, 512);
+        assert_eq!(finish(&mut requests, a, Some(Error::NoSpace)), []);
+        requests.set_state(sibling, State::FindCluster);
+        requests.note(sibling, Met::WAITED);
+        let events = finish(&mut requests, sibling, Some(Error::Poisoned));
+        let [Event::Done { user: 7, result: Err(error), met, .. }] =
+            &events.into_iter().collect::<alloc::vec::Vec<_>>()[..]
+        else {
+            panic!("one answer");
+        };
+        assert_eq!((&**error, *met), (&Error::NoSpace, Met::HIT | Met::WAITED));
+        assert!(requests.is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_all_others_goes_on_when_they_have_ended() {
+        let mut requests = requests();
+        let (first, second) = (begin(&mut requests, 1, 512), begin(&mut requests, 2, 512));
+        assert!(requests.is_full());
+        requests.set_state(first, State::WaitRequests);
+        requests.wait_for_others(first);
+        assert_eq!((requests.closer(), requests.next_ready()), (Some(first), None));
+        finish(&mut requests, second, None);
+        assert_eq!((requests.closer(), requests.next_ready()), (None, Some(first)));
+    }
+
+    #[test]
+    fn a_cancelled_request_keeps_its_extent_in_progress_and_no_promise() {
+        let mut requests = requests();
+        let a = begin(&mut requests, 7, 4096);
+        let other = begin(&mut requests, 8, 4096);
+        requests.acb_mut(a).run_end = 512;
+        assert_eq!(requests.cancel(7, 3), 1);
+        assert_eq!((requests.acb(a).end, requests.acb(a).flags), (512, Flags::empty()));
+        assert_eq!((requests.acb(other).end, requests.acb(other).flags), (4096, Flags::FUA));
+        assert_eq!(requests.cancel(7, 3), 0, "nothing more is left undone");
+    }
+
+    #[test]
+    fn the_check_sees_requests_that_are_counted_wrong() {
+        let sees = |wrong: fn(&mut Requests), said: &str| {
+            let mut requests = requests();
+            begin(&mut requests, 7, 4096);
+            wrong(&mut requests);
+            assert_eq!(requests.check(), Err(String::from(said)));
+        };
+        sees(|requests| requests.ready(0), "the ready queue is not empty");
+        sees(|requests| requests.acb_mut(0).run_end = 4097, "acb 0 has a range that runs backwards");
+        sees(|requests| requests.acb_mut(0).pos = 1, "acb 0 has a range that runs backwards");
+        let counts = |requests: &mut Requests| requests.open.get_mut(0).unwrap().acbs = 2;
+        sees(counts, "request 0 counts 2 acbs, there are 1");
+        let lost = |requests: &mut Requests| {
+            let open = requests.open.get_mut(0).unwrap().clone();
+            requests.open.insert(Open { acbs: 0, ..open }).unwrap();
+        };
+        sees(lost, "request 1 counts 0 acbs, there are 0");
+    }
+
+    #[test]
+    fn the_oldest_transitions_go_first() {
+        let mut requests = requests();
+        let a = begin(&mut requests, 7, 512);
+        for _ in 0..TRANSITIONS_MAX {
+            requests.set_state(a, State::FindCluster);
+            requests.set_state(a, State::ReadL2);
+            requests.acb_mut(a).state = State::Free;
+        }
+        assert_eq!(requests.lost_transitions() as usize, TRANSITIONS_MAX);
+        assert_eq!(requests.edge_counts().get(State::Free, State::FindCluster) as usize, TRANSITIONS_MAX);
+        let kept = core::iter::from_fn(|| requests.poll_transition()).count();
+        assert_eq!(kept, TRANSITIONS_MAX);
+    }
+}
