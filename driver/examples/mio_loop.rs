@@ -37,11 +37,11 @@ impl Guest {
                     return Err(format!("block {} reads back differently", done.user).into());
                 }
                 if self.last() {
-                    driver.submit(self.disk, Request::flush(0)).map_err(|rejected| rejected.reason)?;
+                    driver.submit(self.disk, Request::flush(0))?;
                 }
             }
             CompletionKind::Request(Kind::Flush) => {
-                driver.submit(self.disk, Request::close(0)).map_err(|rejected| rejected.reason)?;
+                driver.submit(self.disk, Request::close(0))?;
             }
             CompletionKind::Request(Kind::Close) => return Ok(true),
             CompletionKind::Request(_) => {}
@@ -51,7 +51,7 @@ impl Guest {
 
     fn each_block(&mut self, driver: &mut Driver, request: impl Fn(u64) -> Request) -> Answer<()> {
         for block in 0..BLOCKS {
-            driver.submit(self.disk, request(block)).map_err(|rejected| rejected.reason)?;
+            driver.submit(self.disk, request(block))?;
         }
         self.waiting_for = BLOCKS;
         Ok(())

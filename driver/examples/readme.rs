@@ -24,7 +24,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
                 CompletionKind::Request(Kind::Flush) => Request::close(3),
                 CompletionKind::Request(_) => break 'events,
             };
-            driver.submit(disk, next).map_err(|rejected| rejected.reason)?; // Busy: bounded, never blocks
+            driver.submit(disk, next)?; // Busy: bounded, never blocks
         }
         // beside the loop's other sources
         match poll.poll(&mut events, driver.next_timeout()) {

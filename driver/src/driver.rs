@@ -6,7 +6,7 @@
 
 use crate::config::{Config, OpenOptions};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{BackendOp, Error};
 use crate::hold::Hold;
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::Place;
@@ -33,7 +33,7 @@ impl Driver<AnyBackend> {
     /// A driver on the backend that the configuration names.
     pub fn new(config: Config) -> Result<Self, Error> {
         let backend = AnyBackend::new(config.backend, config.queue_depth)
-            .map_err(|error| Error::backend("setting up the backend", &error))?;
+            .map_err(|error| Error::backend(BackendOp::SetUp, &error))?;
         Ok(Driver::with_backend(backend, config))
     }
 }
@@ -146,7 +146,7 @@ impl<B: Backend> Driver<B> {
             }
             Err(Refused::Busy) => reject(Refusal::Busy, request),
             Err(Refused::Invalid(error)) => {
-                let error = Error::from_core(&layer.file.path, &error);
+                let error = layer.file.error(&error);
                 reject(Refusal::Error(error), request)
             }
         }
@@ -223,7 +223,7 @@ impl<B: Backend> Driver<B> {
     /// The error that poisoned the disk, if any.
     pub fn poisoned(&self, disk: DiskId) -> Option<Error> {
         let layer = self.disk(disk)?.layers.first()?;
-        Some(Error::from_core(&layer.file.path, layer.image.poisoned()?))
+        Some(layer.file.error(layer.image.poisoned()?))
     }
 
     /// The image's persistent bitmaps are valid: it has some, and nothing has changed since it was opened

@@ -1,14 +1,17 @@
 //! Errors of the driver: what the machine or the operating system said, with the file that it is about.
 //!
-//! Knows: paths, error numbers, the machine's errors. Must never know: how to recover.
-//! Invariant: every error names whose fault it is, and where.
+//! Knows: paths, roles, error numbers, the machine's errors. Must never know: how to recover.
+//! Invariants: every error names whose fault it is, and where; of a file it says which it is of its disk, so
+//! that nobody has to look for it by its name; words are made here and nowhere else in the driver.
 
-use quod_states::Foreign;
+mod lack;
+mod op;
+
+pub use lack::Lack;
+pub use op::{BackendOp, DeviceOp, FileOp};
+use quod_states::{Fault, Foreign};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// The operation of an [`Error::Io`] with EINVAL: the file's system has no O_DIRECT.
-pub const OPEN_DIRECT: &str = "open with O_DIRECT, which its file system may not have";
 
 /// What went wrong, sorted by whose fault it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,55 +19,21 @@ pub const OPEN_DIRECT: &str = "open with O_DIRECT, which its file system may not
 pub enum Error {
     /// The caller asked for something that makes no sense, or is not allowed.
     Misuse(&'static str),
-    /// The image needs something that quod does not do.
-    Unsupported {
+    /// Something about one file.
+    File {
         /// Which file.
         path: PathBuf,
-        /// The bits or the feature.
-        what: String,
+        /// Which file of the disk that is.
+        role: FileRole,
+        /// What.
+        kind: ErrorKind,
     },
-    /// Nobody said what the file is, and its bytes say that it is of a format that quod does not read. With
-    /// the format raw its bytes can be used as they are.
-    Foreign {
-        /// Which file.
-        path: PathBuf,
-        /// What it is.
-        format: Foreign,
-    },
-    /// The image contradicts its format.
-    Corrupt {
-        /// Which file.
-        path: PathBuf,
-        /// The table or header field.
-        place: &'static str,
-        /// Index in that table (0 for header fields).
-        index: u64,
-        /// The value found.
-        value: u64,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// The host's file failed.
-    Device {
-        /// Which file.
-        path: PathBuf,
+    /// The backend itself failed.
+    Backend {
         /// What was tried.
-        op: &'static str,
-        /// Host offset.
-        offset: u64,
+        op: BackendOp,
         /// The operating system's error number.
         errno: i32,
-    },
-    /// The host's file system is full.
-    NoSpace {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// An earlier metadata write or sync failed, or an entry of the image contradicted the format: it only
-    /// reads until it is opened again. (In the second case flushes go on, for what was answered before.)
-    Poisoned {
-        /// Which file.
-        path: PathBuf,
     },
     /// A driver on io_uring was called by another thread than the first one that used it. Nothing was done.
     WrongThread,
@@ -74,18 +43,76 @@ pub enum Error {
     Closed,
     /// `Driver::cancel` came before all of the request was done.
     Cancelled,
-    /// The open gate refused a backing file, or a data file.
+}
+
+/// Which file of a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FileRole {
+    /// The image itself.
+    Image,
+    /// Its data file.
+    Data,
+    /// A backing file: the image's own is at depth 1.
+    Backing(u32),
+    /// The data file of the backing file at this depth.
+    BackingData(u32),
+}
+
+impl FileRole {
+    /// Of the image at a depth of the chain.
+    pub const fn image(depth: usize) -> FileRole {
+        match depth {
+            0 => FileRole::Image,
+            _ => FileRole::Backing(depth as u32),
+        }
+    }
+
+    /// Of its data file.
+    pub const fn data(depth: usize) -> FileRole {
+        match depth {
+            0 => FileRole::Data,
+            _ => FileRole::BackingData(depth as u32),
+        }
+    }
+
+    /// It is a backing file, or belongs to one.
+    pub const fn is_below(self) -> bool {
+        matches!(self, FileRole::Backing(_) | FileRole::BackingData(_))
+    }
+}
+
+/// What is the matter with a file. Exhaustive: whoever has words of his own for it chooses them for each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// The image needs something that quod does not do.
+    Unsupported(Lack),
+    /// Nobody said what the file is, and its bytes say that it is of a format that quod does not read. With
+    /// the format raw its bytes can be used as they are.
+    Foreign(Foreign),
+    /// The image contradicts its format.
+    Corrupt(Fault),
+    /// The host's file failed.
+    Device {
+        /// What was tried.
+        op: DeviceOp,
+        /// Host offset.
+        offset: u64,
+        /// The operating system's error number.
+        errno: i32,
+    },
+    /// The host's file system is full.
+    NoSpace,
+    /// An earlier metadata write or sync failed, or an entry of the image contradicted the format: it only
+    /// reads until it is opened again. (In the second case flushes go on, for what was answered before.)
+    Poisoned,
+    /// The open gate refused a backing file, or a data file, that the image names.
     NotAllowed {
-        /// The image that names it.
-        image: PathBuf,
         /// The name as it stands in the image.
-        backing: String,
+        name: String,
     },
     /// The open gate refused a file that QEMU takes from the working directory, whatever folder the image is
     /// in: it was not said which of the two is meant.
     Ambiguous {
-        /// The image that names it.
-        image: PathBuf,
         /// The name as it stands in the image.
         name: String,
         /// The file that QEMU opens.
@@ -93,162 +120,203 @@ pub enum Error {
         /// The file of this name beside the image.
         beside: PathBuf,
     },
-    /// Another process holds a conflicting lock.
-    Locked {
-        /// Which file.
-        path: PathBuf,
-        /// The lock that we wanted: "write" or "read".
-        lock: &'static str,
-    },
-    /// The chain of backing and data files leads back to a file above.
+    /// Another process holds a lock that conflicts with the one that we wanted.
+    Locked(Lock),
+    /// The image names a file that stands in the chain already.
     BackingLoop {
-        /// The image that names it.
-        image: PathBuf,
-        /// The file that stands in the chain already.
+        /// That file.
         repeated: PathBuf,
     },
-    /// The chain of backing files is longer than allowed.
+    /// The image has a backing file, and the chain is as long as it may be.
     TooDeep {
-        /// The last file that was opened.
-        image: PathBuf,
         /// The limit, in layers.
-        depth: u32,
+        limit: u32,
     },
-    /// A file could not be opened, examined or closed, or the backend itself failed.
+    /// A file could not be opened, examined or closed.
     Io {
-        /// Which file; empty when it is about the backend.
-        path: PathBuf,
         /// What was tried.
-        op: &'static str,
+        op: FileOp,
         /// The operating system's error number.
         errno: i32,
     },
 }
 
-impl Error {
-    /// Adds the file to what its machine said.
-    pub fn from_core(path: &Path, error: &quod_states::Error) -> Error {
-        use quod_states::Error as Core;
-        let path = path.to_path_buf();
-        match error {
-            Core::Misuse(what) => Error::Misuse(what),
-            Core::Unsupported(what) => Error::Unsupported { path, what: what.clone() },
-            Core::Foreign(format) => Error::Foreign { path, format: *format },
-            Core::Corrupt { place, index, value, what } => {
-                Error::Corrupt { path, place, index: *index, value: *value, what }
-            }
-            Core::Device { op, offset, errno } => {
-                Error::Device { path, op: op.name(), offset: *offset, errno: *errno }
-            }
-            Core::NoSpace => Error::NoSpace { path },
-            Core::Poisoned => Error::Poisoned { path },
-            Core::Closed => Error::Closed,
-            Core::Cancelled => Error::Cancelled,
-            other => Error::Unsupported { path, what: other.to_string() },
+/// A lock that we wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lock {
+    /// For writing: nobody else may write.
+    Write,
+    /// For reading.
+    Read,
+}
+
+impl Lock {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Lock::Write => "write",
+            Lock::Read => "read",
         }
+    }
+}
+
+impl Error {
+    /// Something about a file of a disk.
+    pub fn of(path: &Path, role: FileRole, kind: ErrorKind) -> Error {
+        Error::File { path: path.to_path_buf(), role, kind }
+    }
+
+    /// Adds the file to what its machine said.
+    pub fn from_core(path: &Path, role: FileRole, error: &quod_states::Error) -> Error {
+        use quod_states::Error as Core;
+        let kind = match error {
+            Core::Misuse(what) => return Error::Misuse(what),
+            Core::Closed => return Error::Closed,
+            Core::Cancelled => return Error::Cancelled,
+            Core::Unsupported(lack) => ErrorKind::Unsupported(Lack::Format(lack.clone())),
+            Core::Foreign(format) => ErrorKind::Foreign(*format),
+            Core::Corrupt(fault) => ErrorKind::Corrupt(*fault),
+            Core::Device { op, offset, errno } => {
+                ErrorKind::Device { op: DeviceOp::Machine(*op), offset: *offset, errno: *errno }
+            }
+            Core::NoSpace => ErrorKind::NoSpace,
+            Core::Poisoned => ErrorKind::Poisoned,
+        };
+        Error::of(path, role, kind)
     }
 
     /// A failed system call about no file in particular.
-    pub fn backend(op: &'static str, error: &std::io::Error) -> Error {
+    #[doc(hidden)]
+    pub fn backend(op: BackendOp, error: &std::io::Error) -> Error {
         if quod_backend::uring::is_wrong_thread(error) {
             return Error::WrongThread;
         }
-        Error::Io { path: PathBuf::new(), op, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+        Error::Backend { op, errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 
     /// A failed system call about a file.
-    pub fn io(path: &Path, op: &'static str, errno: i32) -> Error {
-        Error::Io { path: path.to_path_buf(), op, errno }
+    #[doc(hidden)]
+    pub fn io(path: &Path, role: FileRole, op: FileOp, errno: i32) -> Error {
+        Error::of(path, role, ErrorKind::Io { op, errno })
+    }
+
+    /// What is the matter with a file, if it is about one.
+    pub fn kind(&self) -> Option<&ErrorKind> {
+        match self {
+            Error::File { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// Which file, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::File { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Which file of the disk, if it is about one.
+    pub fn role(&self) -> Option<FileRole> {
+        match self {
+            Error::File { role, .. } => Some(*role),
+            _ => None,
+        }
     }
 
     /// The operating system's error number that comes closest.
     pub fn errno(&self) -> i32 {
         match self {
-            Error::Device { errno, .. } | Error::Io { errno, .. } => *errno,
-            Error::NoSpace { .. } => libc::ENOSPC,
             Error::Misuse(_) => libc::EINVAL,
+            Error::File { kind, .. } => kind.errno(),
+            Error::Backend { errno, .. } => *errno,
             Error::WrongThread => libc::EPERM,
-            Error::Unsupported { .. } | Error::Foreign { .. } => libc::ENOTSUP,
-            Error::Busy | Error::Locked { .. } => libc::EAGAIN,
+            Error::Busy => libc::EAGAIN,
             Error::Closed => libc::EBADF,
             Error::Cancelled => libc::ECANCELED,
-            Error::NotAllowed { .. } | Error::Ambiguous { .. } => libc::EPERM,
-            Error::BackingLoop { .. } | Error::TooDeep { .. } => libc::ELOOP,
-            Error::Corrupt { .. } | Error::Poisoned { .. } => libc::EIO,
+        }
+    }
+}
+
+impl ErrorKind {
+    fn errno(&self) -> i32 {
+        match self {
+            ErrorKind::Device { errno, .. } | ErrorKind::Io { errno, .. } => *errno,
+            ErrorKind::NoSpace => libc::ENOSPC,
+            ErrorKind::Unsupported(_) | ErrorKind::Foreign(_) => libc::ENOTSUP,
+            ErrorKind::Locked(_) => libc::EAGAIN,
+            ErrorKind::NotAllowed { .. } | ErrorKind::Ambiguous { .. } => libc::EPERM,
+            ErrorKind::BackingLoop { .. } | ErrorKind::TooDeep { .. } => libc::ELOOP,
+            ErrorKind::Corrupt(_) | ErrorKind::Poisoned => libc::EIO,
         }
     }
 }
 
 /// The operating system's text for an error number, without Rust's "(os error N)".
-fn describe(errno: i32) -> String {
+pub fn describe(errno: i32) -> String {
     let text = std::io::Error::from_raw_os_error(errno).to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_string(),
-        None => text,
-    }
+    let number = format!(" (os error {errno})");
+    text.strip_suffix(&number).map_or_else(|| text.clone(), str::to_string)
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Misuse(what) => write!(f, "not a valid request: {what}"),
-            Error::Unsupported { path, what } => write!(f, "{}: unsupported: {what}", path.display()),
-            Error::Foreign { path, format } => {
-                let (path, format) = (path.display(), format.name());
-                write!(f, "{path} is a {format} image: quod reads raw, qed and qcow2, and, as raw, its bytes")
-            }
-            Error::Corrupt { path, place, index, value, what } => {
-                write!(f, "{}: corrupt image: {place}[{index}] = {value:#x}: {what}", path.display())
-            }
-            Error::Device { path, op, offset, errno } => {
-                write!(f, "{}: {op} at host offset {offset:#x} failed: {}", path.display(), describe(*errno))
-            }
-            Error::NoSpace { path } => write!(f, "{}: no space left on the host device", path.display()),
-            Error::Poisoned { path } => {
-                write!(
-                    f,
-                    "{}: metadata could not be written, or contradicted itself; the image only reads now",
-                    path.display()
-                )
-            }
+            Error::File { path, kind, .. } => kind.tell(path, f),
+            Error::Backend { op, errno } => write!(f, "{op} failed: {}", describe(*errno)),
             Error::WrongThread => f.write_str(
                 "a driver belongs to the thread that used it first, and was called by another one",
             ),
             Error::Busy => f.write_str("all request slots are in use"),
             Error::Closed => f.write_str("the disk is not open"),
             Error::Cancelled => f.write_str("the request was cancelled"),
-            Error::NotAllowed { image, backing } => {
+        }
+    }
+}
+
+impl ErrorKind {
+    /// What is the matter with the file at `path`, which the text begins with.
+    fn tell(&self, path: &Path, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = path.display();
+        match self {
+            ErrorKind::Unsupported(lack) => write!(f, "{path}: unsupported: {lack}"),
+            ErrorKind::Foreign(format) => {
+                let format = format.name();
+                write!(f, "{path} is a {format} image: quod reads raw, qed and qcow2, and, as raw, its bytes")
+            }
+            ErrorKind::Corrupt(fault) => write!(f, "{path}: corrupt image: {fault}"),
+            ErrorKind::Device { op, offset, errno } => {
+                write!(f, "{path}: {op} at host offset {offset:#x} failed: {}", describe(*errno))
+            }
+            ErrorKind::NoSpace => write!(f, "{path}: no space left on the host device"),
+            ErrorKind::Poisoned => write!(
+                f,
+                "{path}: metadata could not be written, or contradicted itself; the image only reads now"
+            ),
+            ErrorKind::NotAllowed { name } => {
+                write!(f, "{path}: the file that it names, '{name}', may not be opened (open gate)")
+            }
+            ErrorKind::Ambiguous { name, here, beside } => {
+                let (here, beside) = (here.display(), beside.display());
                 write!(
                     f,
-                    "{}: the file that it names, '{backing}', may not be opened (open gate)",
-                    image.display()
+                    "{path}: the file that it names, '{name}', may not be opened (open gate): for QEMU it is \
+                     '{here}' in the working directory, and not '{beside}' beside the image"
                 )
             }
-            Error::Ambiguous { image, name, here, beside } => {
-                let (image, here, beside) = (image.display(), here.display(), beside.display());
-                write!(
-                    f,
-                    "{image}: the file that it names, '{name}', may not be opened (open gate): for QEMU it \
-                     is '{here}' in the working directory, and not '{beside}' beside the image"
-                )
+            ErrorKind::Locked(lock) => {
+                let lock = lock.name();
+                write!(f, "{path}: Failed to get \"{lock}\" lock: is another process using the image?")
             }
-            Error::Locked { path, lock } => {
-                let file = path.display();
-                write!(f, "{file}: Failed to get \"{lock}\" lock: is another process using the image?")
+            ErrorKind::BackingLoop { repeated } => {
+                let repeated = repeated.display();
+                write!(f, "{path}: the file that it names, '{repeated}', stands in the chain already")
             }
-            Error::BackingLoop { image, repeated } => {
-                let (image, repeated) = (image.display(), repeated.display());
-                write!(f, "{image}: the file that it names, '{repeated}', stands in the chain already")
+            ErrorKind::TooDeep { limit } => {
+                write!(f, "{path}: has a backing file, but {limit} layers is the limit")
             }
-            Error::TooDeep { image, depth } => {
-                write!(f, "{}: has a backing file, but {depth} layers is the limit", image.display())
-            }
-            Error::Io { path, op, errno } if path.as_os_str().is_empty() => {
-                write!(f, "{op} failed: {}", describe(*errno))
-            }
-            Error::Io { path, op, errno } => {
-                write!(f, "{}: could not {op}: {}", path.display(), describe(*errno))
-            }
+            ErrorKind::Io { op, errno } => write!(f, "{path}: could not {op}: {}", describe(*errno)),
         }
     }
 }
@@ -258,20 +326,32 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quod_states::fault::Op;
 
     #[test]
     fn every_text_names_what_and_where() {
-        let path = PathBuf::from("/images/a.qed");
-        let lock = Error::Locked { path: path.clone(), lock: "write" }.to_string();
+        let image = |kind| Error::of(Path::new("/images/a.qed"), FileRole::Image, kind).to_string();
+        let lock = image(ErrorKind::Locked(Lock::Write));
         assert!(lock.contains("/images/a.qed") && lock.contains("Failed to get \"write\" lock"));
-        let device = Error::Device { path: path.clone(), op: "WriteData", offset: 4096, errno: libc::EIO };
+        let op = DeviceOp::Machine(Op::WriteData);
         assert_eq!(
-            device.to_string(),
-            "/images/a.qed: WriteData at host offset 0x1000 failed: Input/output error"
+            image(ErrorKind::Device { op, offset: 4096, errno: libc::EIO }),
+            "/images/a.qed: write data at host offset 0x1000 failed: Input/output error"
         );
-        let foreign = Error::Foreign { path: path.clone(), format: Foreign::Vmdk }.to_string();
+        let foreign = image(ErrorKind::Foreign(Foreign::Vmdk));
         assert!(foreign.starts_with("/images/a.qed is a vmdk image"), "{foreign}");
-        let gate = Error::NotAllowed { image: path, backing: "base".into() }.to_string();
+        let gate = image(ErrorKind::NotAllowed { name: "base".into() });
         assert!(gate.contains("a.qed") && gate.contains("'base'"));
+    }
+
+    #[test]
+    fn a_file_s_role_says_whose_it_is() {
+        let roles = [0, 1, 7].map(|depth| (FileRole::image(depth), FileRole::data(depth)));
+        let below = |depth| (FileRole::Backing(depth), FileRole::BackingData(depth));
+        assert_eq!(roles, [(FileRole::Image, FileRole::Data), below(1), below(7)]);
+        assert_eq!(
+            roles.map(|(image, data)| (image.is_below(), data.is_below()))[..2],
+            [(false, false), (true, true)]
+        );
     }
 }

@@ -15,7 +15,7 @@
 //! while let Some(done) = driver.next_completion() {
 //!     println!("{:?} of {:?}: {:?}", done.kind, done.disk, done.result);
 //! }
-//! driver.submit(disk, Request::read(0, Buffer::zeroed(4096), 1)).map_err(|rejected| rejected.reason)?;
+//! driver.submit(disk, Request::read(0, Buffer::zeroed(4096), 1))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -38,7 +38,7 @@ mod transform;
 
 pub use config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 pub use driver::{Driver, TimedTransition};
-pub use error::Error;
+pub use error::{Error, ErrorKind, FileRole, Lack};
 pub use gate::{AllowAll, DenyBacking, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
@@ -46,6 +46,7 @@ pub use request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refus
 pub use stats::{KINDS, PathClass, Stats};
 
 pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
+pub use quod_states::fault::{self, Fault};
 pub use quod_states::{
     AllocationGate, Backing, Bitmaps, Counters, Extent, Flags, Foreign, Format, Info, Kind, Met, Policy,
     Report, State, Status, Transition, qcow2::Compression,

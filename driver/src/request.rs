@@ -132,6 +132,21 @@ impl From<Refusal> for Error {
     }
 }
 
+impl From<Rejected> for Error {
+    /// Why the request was not accepted; its buffers are dropped.
+    fn from(rejected: Rejected) -> Error {
+        rejected.reason.into()
+    }
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl std::error::Error for Rejected {}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

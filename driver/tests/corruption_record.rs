@@ -14,8 +14,8 @@
 mod simulated;
 
 use quod::{
-    AllowAll, Buffer, Completion, CompletionKind, Config, Driver, Error, Format, Kind, OpenOptions, Refusal,
-    Request,
+    AllowAll, Buffer, Completion, CompletionKind, Config, Driver, Error, ErrorKind, Format, Kind,
+    OpenOptions, Refusal, Request,
 };
 use quod_backend::Backend;
 use quod_backend::sim::{
@@ -910,8 +910,11 @@ fn an_image_that_cannot_be_trusted_is_refused_by_name() {
     let mut file = small(M);
     file[79] = 2;
     let refused = World::try_open(device(&[("disk", &file)]), writable(), 1).map(drop);
-    assert!(matches!(refused, Err(Error::Unsupported { .. } | Error::Corrupt { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::File { kind: ErrorKind::Unsupported(_) | ErrorKind::Corrupt(_), .. })),
+        "{refused:?}"
+    );
     file[79] = 0x20;
     let refused = World::try_open(device(&[("disk", &file)]), OpenOptions::new(), 1).map(drop);
-    assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::File { kind: ErrorKind::Unsupported(_), .. })), "{refused:?}");
 }

@@ -5,7 +5,10 @@
 mod qemu;
 
 use qemu::{arg, good};
-use quod::{AllowAll, Config, Driver, Error, Named, OpenOptions, Role, SameDirectory};
+use quod::error::Lock;
+use quod::{
+    AllowAll, Config, Driver, Error, ErrorKind, FileRole, Lack, Named, OpenOptions, Role, SameDirectory,
+};
 use quod_backend::FileId;
 use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};
 use quod_tools::Session;
@@ -33,7 +36,7 @@ fn failure(image: &Path, options: OpenOptions) -> Error {
 fn the_gate_is_asked_and_the_file_is_shown() {
     let (_folder, image, data) = images("");
     let name = arg(&data).to_string();
-    let refused = Error::NotAllowed { image: image.clone(), backing: name.clone() };
+    let refused = Error::of(&image, FileRole::Image, ErrorKind::NotAllowed { name: name.clone() });
     assert_eq!(failure(&image, OpenOptions::new()), refused);
     let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let notes = asked.clone();
@@ -58,7 +61,8 @@ fn the_embedder_may_name_the_file_itself() {
     let moved = folder.path().join("moved");
     std::fs::rename(&data, &moved).unwrap();
     let error = failure(&image, OpenOptions::new().open_gate(AllowAll));
-    assert!(matches!(&error, Error::Io { path, errno: libc::ENOENT, .. } if *path == data), "{error:?}");
+    assert_eq!((error.path(), error.role()), (Some(&*data), Some(FileRole::Data)));
+    assert!(matches!(error.kind(), Some(ErrorKind::Io { errno: libc::ENOENT, .. })), "{error:?}");
     // without asking the gate
     let session = Session::open(&image, OpenOptions::new().data_file(&moved)).unwrap();
     let layer = &session.info().unwrap().layers[0];
@@ -80,10 +84,9 @@ fn a_file_that_the_image_does_not_name_is_the_embedder_s_to_name() {
     let (_folder, image, data) = images("");
     forget_name(&image);
     let error = failure(&image, OpenOptions::new().open_gate(AllowAll));
-    let what = "external data file that the header does not name";
-    assert!(
-        matches!(&error, Error::Unsupported { path, what: why } if *path == image && why.ends_with(what))
-    );
+    let unnamed = ErrorKind::Unsupported(Lack::UnnamedDataFile);
+    assert_eq!((error.path(), error.kind()), (Some(&*image), Some(&unnamed)));
+    assert!(error.to_string().ends_with("a qcow2 external data file that the header does not name"));
     let mut session = Session::open(&image, OpenOptions::new().write(true).data_file(&data)).unwrap();
     session.write(0, &[7; 4096]).unwrap();
     session.close().unwrap();
@@ -97,7 +100,7 @@ fn what_it_names_must_be_another_file() {
     std::os::unix::fs::symlink(&image, &data).unwrap();
     for options in [OpenOptions::new().open_gate(AllowAll), OpenOptions::new().data_file(&image)] {
         match failure(&image, options) {
-            Error::BackingLoop { image: by, .. } => assert_eq!(by, image),
+            Error::File { path: by, kind: ErrorKind::BackingLoop { .. }, .. } => assert_eq!(by, image),
             other => panic!("{other:?}"),
         }
     }
@@ -115,7 +118,7 @@ fn what_it_names_must_be_another_file() {
     assert_eq!(files, [Some(folder.path().join("top.data")), Some(data.clone())]);
     session.close().unwrap();
     let error = failure(&top, OpenOptions::new().open_gate(AllowAll).data_file(&data));
-    assert_eq!(error, Error::BackingLoop { image: base, repeated: data });
+    assert_eq!(error, Error::of(&base, FileRole::Backing(1), ErrorKind::BackingLoop { repeated: data }));
 }
 
 #[test]
@@ -127,7 +130,9 @@ fn a_file_without_a_name_is_refused_and_no_name_is_a_protocol_s() {
     bytes[at..at + 4].copy_from_slice(&0x1234_5678u32.to_be_bytes());
     std::fs::write(&image, &bytes).unwrap();
     match failure(&image, OpenOptions::new().open_gate(AllowAll)) {
-        Error::Unsupported { what, .. } => assert!(what.contains("data file"), "{what}"),
+        Error::File { kind: ErrorKind::Unsupported(lack), .. } => {
+            assert!(lack.to_string().contains("data file"), "{lack}")
+        }
         other => panic!("{other:?}"),
     }
     let mut bytes = good;
@@ -135,11 +140,13 @@ fn a_file_without_a_name_is_refused_and_no_name_is_a_protocol_s() {
     std::fs::write(&image, &bytes).unwrap();
     // QEMU too takes it for the name of a file, in whatever folder it runs
     match failure(&image, OpenOptions::new().open_gate(AllowAll)) {
-        Error::Io { path, errno: libc::ENOENT, .. } => assert!(path.starts_with("nbd:"), "{path:?}"),
+        Error::File { path, kind: ErrorKind::Io { errno: libc::ENOENT, .. }, .. } => {
+            assert!(path.starts_with("nbd:"), "{path:?}")
+        }
         other => panic!("{other:?}"),
     }
     match failure(&image, OpenOptions::new().open_gate(SameDirectory)) {
-        Error::Ambiguous { image: by, here, beside, .. } => {
+        Error::File { path: by, kind: ErrorKind::Ambiguous { here, beside, .. }, .. } => {
             assert!(by == image && here.starts_with("nbd:") && beside.starts_with(image.parent().unwrap()));
         }
         other => panic!("{other:?}"),
@@ -153,10 +160,10 @@ fn it_is_locked_like_the_image_and_let_go_with_it() {
     let reads = || OpenOptions::new().open_gate(AllowAll);
     let writes = || OpenOptions::new().format(Some(quod::Format::Raw)).write(true);
     let reader = Session::open(&image, reads()).unwrap();
-    assert_eq!(failure(&data, writes()), Error::Locked { path: data.clone(), lock: "write" });
+    assert_eq!(failure(&data, writes()), Error::of(&data, FileRole::Image, ErrorKind::Locked(Lock::Write)));
     reader.close().unwrap();
     let writer = Session::open(&data, writes()).unwrap();
-    assert_eq!(failure(&image, reads()), Error::Locked { path: data.clone(), lock: "read" });
+    assert_eq!(failure(&image, reads()), Error::of(&data, FileRole::Data, ErrorKind::Locked(Lock::Read)));
     Session::open(&image, reads().lock(false)).unwrap().close().unwrap();
     writer.close().unwrap();
     Session::open(&data, writes()).unwrap().close().unwrap();

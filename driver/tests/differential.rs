@@ -32,7 +32,7 @@ use case::{Case, Geometry};
 use independent::Reader;
 use ours::Ours;
 use qemu::arg;
-use quod::{AllowAll, Error, Format, OpenOptions, Request};
+use quod::{AllowAll, Error, ErrorKind, Format, OpenOptions, Request};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -203,7 +203,7 @@ fn a_disk_does_not_grow_into_a_longer_backing_file() {
     assert!(text.contains("does not support requested flags"), "{text}");
     let mut session = Session::open(&path, OpenOptions::new().write(true).open_gate(AllowAll)).unwrap();
     match session.resize(128 << 10) {
-        Err(Error::Unsupported { .. }) => session.close().unwrap(),
+        Err(Error::File { kind: ErrorKind::Unsupported(_), .. }) => session.close().unwrap(),
         other => {
             let mut bytes = vec![1; 64 << 10];
             session.read(64 << 10, &mut bytes).unwrap();

@@ -1,6 +1,10 @@
 //! Real files: QED images, their backing chains, the gate, the tools.
 
-use quod::{AllowAll, Config, Error, Foreign, Format, Named, OpenOptions, Policy, SameDirectory, Status};
+use quod::error::{FileOp, Lock};
+use quod::{
+    AllowAll, Config, Error, ErrorKind, FileRole, Foreign, Format, Lack, Named, OpenOptions, Policy,
+    SameDirectory, Status,
+};
 use quod_tools::{self as tools, CreateOptions, FormatInfo, Repair, Session};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -89,6 +93,11 @@ fn scribble(session: &mut Session, model: &mut [u8], seed: u64, steps: usize) {
     assert!(all == model, "seed {seed}: final read");
 }
 
+/// Somebody else holds a lock.
+fn locked(path: &Path, lock: Lock) -> Error {
+    Error::of(path, FileRole::Image, ErrorKind::Locked(lock))
+}
+
 #[test]
 fn a_chain_of_three_holds_what_was_written_buffered_and_direct() {
     for seed in 1..7 {
@@ -131,7 +140,7 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     std::fs::write(folder.path("base.raw"), [1; 4096]).unwrap();
     let top = folder.qed("top.qed", 65536, Some(("base.raw", None)));
     let error = failure(&top, OpenOptions::new());
-    assert_eq!(error, Error::NotAllowed { image: top.clone(), backing: "base.raw".into() });
+    assert_eq!(error, Error::of(&top, FileRole::Image, ErrorKind::NotAllowed { name: "base.raw".into() }));
     assert!(error.to_string().contains("top.qed") && error.to_string().contains("base.raw"));
     assert_eq!(
         Session::open(&top, OpenOptions::new().no_backing(true)).unwrap().info().unwrap().layers.len(),
@@ -145,14 +154,29 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     );
     let protocol = folder.qed("nbd.qed", 65536, Some(("nbd:localhost:10809", None)));
     let error = failure(&protocol, writable());
-    assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("nbd:localhost")), "{error:?}");
+    let Some(ErrorKind::Unsupported(Lack::Protocol { name, .. })) = error.kind() else { panic!("{error:?}") };
+    assert!(name.contains("nbd:localhost"), "{name}");
     let prefixed = folder.qed("file.qed", 65536, Some(("file:base.raw", Some(Format::Raw))));
     // QEMU looks for it in the working directory, and no other file is taken for it
     let error = failure(&prefixed, writable());
-    assert_eq!(error, Error::Io { path: "base.raw".into(), op: "open", errno: libc::ENOENT });
+    assert_eq!(
+        error,
+        Error::of(
+            Path::new("base.raw"),
+            FileRole::Backing(1),
+            ErrorKind::Io { op: FileOp::Open, errno: libc::ENOENT }
+        )
+    );
     let error = failure(&prefixed, OpenOptions::new().open_gate(SameDirectory));
     let (name, here) = ("file:base.raw".to_string(), PathBuf::from("base.raw"));
-    assert_eq!(error, Error::Ambiguous { image: prefixed, name, here, beside: folder.path("base.raw") });
+    assert_eq!(
+        error,
+        Error::of(
+            &prefixed,
+            FileRole::Image,
+            ErrorKind::Ambiguous { name, here, beside: folder.path("base.raw") }
+        )
+    );
 }
 
 #[test]
@@ -162,7 +186,10 @@ fn loops_and_long_chains_are_errors_that_name_the_file() {
     folder.qed("b.qed", 65536, Some(("a.qed", None)));
     let error = failure(&a, writable());
     let repeated = folder.path("a.qed");
-    assert_eq!(error, Error::BackingLoop { image: folder.path("b.qed"), repeated });
+    assert_eq!(
+        error,
+        Error::of(&folder.path("b.qed"), FileRole::Backing(1), ErrorKind::BackingLoop { repeated })
+    );
     folder.qed("0.qed", 65536, None);
     for layer in 1..5 {
         folder.qed(&format!("{layer}.qed"), 65536, Some((&format!("{}.qed", layer - 1), None)));
@@ -170,7 +197,10 @@ fn loops_and_long_chains_are_errors_that_name_the_file() {
     let top = folder.path("4.qed");
     assert_eq!(Session::open(&top, writable().max_depth(5)).unwrap().info().unwrap().layers.len(), 5);
     let error = failure(&top, writable().max_depth(4));
-    assert_eq!(error, Error::TooDeep { image: folder.path("1.qed"), depth: 4 });
+    assert_eq!(
+        error,
+        Error::of(&folder.path("1.qed"), FileRole::Backing(3), ErrorKind::TooDeep { limit: 4 })
+    );
 }
 
 #[test]
@@ -178,10 +208,8 @@ fn a_missing_backing_file_is_named_and_nothing_stays_locked() {
     let folder = Folder::new();
     let top = folder.qed("top.qed", 65536, Some(("gone.raw", None)));
     let error = failure(&top, writable());
-    assert!(
-        matches!(&error, Error::Io { path, errno: libc::ENOENT, .. } if path.ends_with("gone.raw")),
-        "{error:?}"
-    );
+    assert!(error.path().is_some_and(|path| path.ends_with("gone.raw")), "{error:?}");
+    assert!(matches!(error.kind(), Some(ErrorKind::Io { errno: libc::ENOENT, .. })), "{error:?}");
     std::fs::write(folder.path("gone.raw"), [1; 4096]).unwrap();
     Session::open(&top, writable()).unwrap().close().unwrap();
 }
@@ -191,8 +219,8 @@ fn writers_lock_each_other_out() {
     let folder = Folder::new();
     let path = folder.qed("a.qed", 65536, None);
     let writer = Session::open(&path, writable()).unwrap();
-    assert_eq!(failure(&path, writable()), Error::Locked { path: path.clone(), lock: "write" });
-    assert!(matches!(tools::info(&path, None, false), Err(Error::Locked { .. })));
+    assert_eq!(failure(&path, writable()), locked(&path, Lock::Write));
+    assert!(matches!(tools::info(&path, None, false), Err(Error::File { kind: ErrorKind::Locked(_), .. })));
     tools::info(&path, None, true).unwrap();
     Session::open(&path, OpenOptions::new().lock(false)).unwrap();
     writer.close().unwrap();
@@ -228,8 +256,11 @@ fn an_opening_waits_for_a_lock_a_little_and_holds_nobody() {
     other.join().unwrap();
     let began = Instant::now();
     let writer = Session::open(&path, writable()).unwrap();
-    assert!(matches!(failure(&path, writable()), Error::Locked { lock: "write", .. }));
-    assert!(matches!(tools::info(&path, None, false), Err(Error::Locked { lock: "read", .. })));
+    assert!(matches!(failure(&path, writable()), Error::File { kind: ErrorKind::Locked(Lock::Write), .. }));
+    assert!(matches!(
+        tools::info(&path, None, false),
+        Err(Error::File { kind: ErrorKind::Locked(Lock::Read), .. })
+    ));
     assert!(began.elapsed() >= Duration::from_millis(400));
     writer.close().unwrap();
 }
@@ -248,8 +279,11 @@ fn a_raw_image_that_somebody_writes_is_read_by_those_who_say_so() {
         reader.read(0, &mut [0; 512]).unwrap();
         reader.close().unwrap();
         let error = failure(&path, OpenOptions::new().format(format));
-        assert_eq!(error, Error::Locked { path: path.clone(), lock: "read" });
-        assert!(matches!(failure(&path, tolerant().format(format).write(true)), Error::Locked { .. }));
+        assert_eq!(error, locked(&path, Lock::Read));
+        assert!(matches!(
+            failure(&path, tolerant().format(format).write(true)),
+            Error::File { kind: ErrorKind::Locked(_), .. }
+        ));
     }
     writer.close().unwrap();
     // and who only looks at one keeps nobody from writing it
@@ -259,9 +293,9 @@ fn a_raw_image_that_somebody_writes_is_read_by_those_who_say_so() {
     // other formats are no matter of taste
     let path = folder.qed("a.qed", 65536, None);
     let writer = Session::open(&path, writable()).unwrap();
-    assert_eq!(failure(&path, tolerant()), Error::Locked { path: path.clone(), lock: "read" });
+    assert_eq!(failure(&path, tolerant()), locked(&path, Lock::Read));
     let error = failure(&path, tolerant().format(Some(Format::Qed)));
-    assert_eq!(error, Error::Locked { path, lock: "read" });
+    assert_eq!(error, locked(&path, Lock::Read));
     writer.close().unwrap();
 }
 
@@ -341,7 +375,7 @@ fn foreign_formats_are_refused_by_name() {
         let mut file = pattern(1, 70_000);
         file[at..at + bytes.len()].copy_from_slice(bytes);
         std::fs::write(&base, &file).unwrap();
-        let refused = Error::Foreign { path: base.clone(), format };
+        let refused = Error::of(&base, FileRole::Backing(1), ErrorKind::Foreign(format));
         for options in [OpenOptions::new(), writable(), OpenOptions::new().direct(true)] {
             assert_eq!(failure(&base, options), refused);
         }

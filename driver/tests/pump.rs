@@ -1,9 +1,10 @@
 //! The pump over the simulated disk: raw images, buffered and O_DIRECT, any order of completion, errors,
 //! opening.
 
+use quod::error::FileOp;
 use quod::{
-    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format, Kind,
-    OpenOptions, Refusal, Request,
+    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, ErrorKind,
+    FileRole, Format, Kind, OpenOptions, Refusal, Request,
 };
 use quod_backend::Backend;
 use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
@@ -282,10 +283,8 @@ fn failures_of_the_device_name_the_file_and_leave_the_driver_alive() {
     let results: Vec<_> = (0..2).map(|_| next(&mut driver, &mut order).result).collect();
     let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
     assert_eq!(failed.len(), 1);
-    assert!(
-        matches!(&failed[0], Error::Device { path, errno: libc::EIO, .. } if path.ends_with("disk")),
-        "{failed:?}"
-    );
+    assert!(failed[0].path().is_some_and(|path| path.ends_with("disk")), "{failed:?}");
+    assert!(matches!(failed[0].kind(), Some(ErrorKind::Device { errno: libc::EIO, .. })), "{failed:?}");
     assert_eq!(driver.stats(disk).unwrap().errors, 1);
 }
 
@@ -294,7 +293,10 @@ fn opening_fails_with_the_name_of_the_file_and_leaves_nothing_open() {
     let mut driver = driver_on(Sim::new());
     let (_, result) = open(&mut driver, raw());
     let error = result.unwrap_err();
-    assert!(matches!(&error, Error::Io { op: "open", errno: libc::ENOENT, .. }), "{error:?}");
+    assert!(
+        matches!(&error, Error::File { kind: ErrorKind::Io { op: FileOp::Open, errno: libc::ENOENT }, .. }),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("disk"));
     assert!(driver.idle());
 
@@ -304,7 +306,10 @@ fn opening_fails_with_the_name_of_the_file_and_leaves_nothing_open() {
         sim.set_faults(FaultPlan::none().and(Fault::new(&[kind], When::Nth(0), libc::EIO)));
         let mut driver = driver_on(sim);
         let (disk, result) = open(&mut driver, raw());
-        assert!(matches!(result, Err(Error::Io { errno: libc::EIO, .. })), "{kind:?}");
+        assert!(
+            matches!(result, Err(Error::File { kind: ErrorKind::Io { errno: libc::EIO, .. }, .. })),
+            "{kind:?}"
+        );
         assert!(driver.idle() && driver.disk_info(disk).is_none());
         assert_eq!(driver.backend().counters().completed(OpKind::Close), 1, "{kind:?}");
     }
@@ -380,7 +385,9 @@ fn a_failing_backing_file_is_the_one_that_is_named() {
         let fault = Fault::new(&[OpKind::Read], When::Nth(0), libc::EIO);
         driver.backend_mut().set_faults(FaultPlan::none().and(fault));
         let error = run(&mut driver, request).unwrap_err();
-        assert!(matches!(&error, Error::Device { path, .. } if path.ends_with("base")), "{error:?}");
+        assert!(error.path().is_some_and(|path| path.ends_with("base")), "{error:?}");
+        assert_eq!(error.role(), Some(FileRole::Backing(1)));
+        assert!(matches!(error.kind(), Some(ErrorKind::Device { .. })), "{error:?}");
     }
     // the failed write changed nothing, and everything works again
     driver.backend_mut().set_faults(FaultPlan::none());

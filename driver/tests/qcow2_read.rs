@@ -16,7 +16,7 @@ mod random;
 use ours::{Op, Ours};
 use qcow2::{OPTIONS, cluster_of, create, expected, plain, prose, scribble};
 use qemu::{arg, good};
-use quod::{AllowAll, BackendKind, Config, Error, Format, OpenOptions, PathClass};
+use quod::{AllowAll, BackendKind, Config, Error, ErrorKind, Format, OpenOptions, PathClass};
 use quod_tools::{self as tools, CreateOptions, Session};
 use random::Random;
 use std::path::{Path, PathBuf};
@@ -212,7 +212,10 @@ fn bad_entries_are_named() {
         bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
         std::fs::write(&image, &bytes).unwrap();
         match read_all(&image) {
-            Err(Error::Corrupt { place, .. }) => assert!(place.contains(table), "{value:#x}: {place}"),
+            Err(Error::File { kind: ErrorKind::Corrupt(fault), .. }) => {
+                let place = fault.prose().0;
+                assert!(place.contains(table), "{value:#x}: {place}");
+            }
             other => panic!("{value:#x}: {:?}", other.map(drop)),
         }
     }
@@ -232,7 +235,8 @@ fn compressed_garbage_is_an_error_with_its_place() {
         for (bytes, what) in [(garbage, "garbage"), (short, "cut off")] {
             std::fs::write(&image, &bytes).unwrap();
             match read_all(&image) {
-                Err(Error::Corrupt { place, value, .. }) => {
+                Err(Error::File { kind: ErrorKind::Corrupt(fault), .. }) => {
+                    let (place, value) = (fault.prose().0, fault.numbers().1);
                     assert!(place.contains("compressed") || what == "cut off", "{place} {value:#x}");
                 }
                 other => panic!("{what}: {:?}", other.map(drop)),
@@ -275,7 +279,9 @@ fn what_is_not_read_is_refused_by_name() {
         bytes[at..at + field.len()].copy_from_slice(field);
         std::fs::write(&image, &bytes).unwrap();
         match read_all(&image) {
-            Err(Error::Unsupported { what, .. }) => assert!(what.contains(word), "{what}"),
+            Err(Error::File { kind: ErrorKind::Unsupported(lack), .. }) => {
+                assert!(lack.to_string().contains(word), "{lack}")
+            }
             other => panic!("{word}: {:?}", other.map(drop)),
         }
     }

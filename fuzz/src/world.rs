@@ -18,7 +18,7 @@ pub use tally::Tally;
 
 use crate::probe::Probe;
 use ask::request;
-use quod::{Buffers, Completion, Config, DiskId, Driver, Error, Format, Refusal, Rejected};
+use quod::{Buffers, Completion, Config, DiskId, Driver, Error, ErrorKind, Format, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
 use quod_bench::contract::exact::{Fill, Model, View};
@@ -231,9 +231,10 @@ impl World {
         match self.driver.submit(disk, request) {
             Ok(()) => {}
             Err(rejected) if rejected.reason == Refusal::Busy => return Ok(false),
-            Err(Rejected { reason: Refusal::Error(Error::Unsupported { .. }), .. })
-                if matches!(ask, Ask::Resize { .. }) =>
-            {
+            Err(Rejected {
+                reason: Refusal::Error(Error::File { kind: ErrorKind::Unsupported(_), .. }),
+                ..
+            }) if matches!(ask, Ask::Resize { .. }) => {
                 return Ok(false);
             }
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),

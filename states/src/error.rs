@@ -1,32 +1,20 @@
 //! Errors that name the blame: the caller's misuse, an unsupported feature, a corrupt image, the device,
 //! full, poisoned.
 
-use crate::fault::Op;
-use crate::probe::Foreign;
-use alloc::string::String;
+use crate::fault::{Fault, Foreign, Lack, Op};
 use core::fmt;
 
 /// What went wrong, sorted by whose fault it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
 pub enum Error {
     /// The caller asked for something that makes no sense, or is not allowed (write to a read-only image).
     Misuse(&'static str),
-    /// The image needs something that quod does not do; the text names the bits or the feature.
-    Unsupported(String),
+    /// The image, or the request, needs something that quod does not do.
+    Unsupported(Lack),
     /// Nobody said what the file is, and its bytes say that it is this, which quod does not read.
     Foreign(Foreign),
     /// The image contradicts its format.
-    Corrupt {
-        /// The table or header field.
-        place: &'static str,
-        /// Index in that table (0 for header fields).
-        index: u64,
-        /// The value found.
-        value: u64,
-        /// What is wrong with it.
-        what: &'static str,
-    },
+    Corrupt(Fault),
     /// The host's file failed.
     Device {
         /// What was tried.
@@ -53,9 +41,7 @@ impl fmt::Display for Error {
             Error::Misuse(what) => write!(f, "not a valid request: {what}"),
             Error::Unsupported(what) => write!(f, "unsupported: {what}"),
             Error::Foreign(foreign) => write!(f, "the file is a {} image", foreign.name()),
-            Error::Corrupt { place, index, value, what } => {
-                write!(f, "corrupt image: {place}[{index}] = {value:#x}: {what}")
-            }
+            Error::Corrupt(fault) => write!(f, "corrupt image: {fault}"),
             Error::Device { op, offset, errno } => {
                 write!(f, "device error {errno} in {op} at host offset {offset:#x}")
             }
@@ -70,3 +56,15 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        Error::Corrupt(fault)
+    }
+}
+
+impl From<Lack> for Error {
+    fn from(lack: Lack) -> Error {
+        Error::Unsupported(lack)
+    }
+}

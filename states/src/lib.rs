@@ -34,7 +34,7 @@ pub use acb::request::{Event, Extent, Flags, Kind, Met, Refused, Request, Reques
 pub use acb::{AcbId, State, Transition};
 pub use check::{Repair, Report};
 pub use error::Error;
-pub use fault::Op;
+pub use fault::{Fault, Lack, Op};
 pub use image::{Alarm, Counters, Image, Timer};
 pub use info::{Backing, Bitmaps, Format, Info};
 pub use io::{FillSource, Io, IoId, IoOp, Outcome, Part};

@@ -178,7 +178,8 @@ fn check(path: &Path, format: Format, verification: &mut Verification) -> Result
     verification.corruptions = Some(found.corruptions);
     verification.leaks = found.leaks;
     verification.check_errors = found.check_errors;
-    verification.check_problems = found.problems.into_iter().take(16).map(|problem| problem.what).collect();
+    verification.check_problems =
+        found.problems.into_iter().take(16).map(|problem| problem.what.to_string()).collect();
     Ok(())
 }
 

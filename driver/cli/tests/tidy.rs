@@ -10,6 +10,7 @@
 //! * the top level holds what the plan of the house names and nothing more;
 //! * the floors of driver/src: no import leads up ([`floors`]);
 //! * no path of one person's machine;
+//! * faults are types (`tidy/faults.rs`): no text of an error is parsed or compared;
 //! * findings/: what other software does is shown without the project's, in a folder that goes away again;
 //! * states/ depends on `slab` and `bitflags` alone, without their features, and is `no_std` without
 //!   `unsafe`: with neither the standard library nor unsafe code there is no way to do I/O;
@@ -21,6 +22,8 @@
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/faults.rs"]
+mod faults;
 #[path = "tidy/floors.rs"]
 mod floors;
 #[path = "tidy/modules.rs"]

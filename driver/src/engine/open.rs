@@ -8,7 +8,7 @@
 
 use super::Engine;
 use super::translate::{land_plain, plain};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, FileOp};
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::{Flight, NO_IO, Place, Target, Task};
 use crate::layer::opener::{Next, Opener, Step, is_conflict, step_error, stricter};
@@ -29,7 +29,7 @@ impl<B: Backend> Engine<B> {
         let depth = self.disks[index as usize].layers.len();
         let Some(opener) = opener(&mut self.disks[index as usize]) else { return };
         let Ok(path) = CString::new(opener.path.as_os_str().as_bytes()) else {
-            let error = Error::io(&opener.path, "open", libc::EINVAL);
+            let error = opener.error(ErrorKind::Io { op: FileOp::Open, errno: libc::EINVAL });
             return self.fail_open(index, error);
         };
         let options = &opener.options;
@@ -125,7 +125,7 @@ impl<B: Backend> Engine<B> {
                 opener.stat = Some(stat);
                 Ok(opener.ready(depth, stat, &config))
             }
-            _ => Err(Error::io(&opener.path, "open", libc::EIO)),
+            _ => Err(opener.error(ErrorKind::Io { op: FileOp::Open, errno: libc::EIO })),
         }
     }
 
@@ -151,7 +151,7 @@ impl<B: Backend> Engine<B> {
         let depth = disk.layers.len();
         let Phase::Opening(opener) = &mut disk.phase else { return };
         let (Some(machine), Some(stat)) = (&mut opener.machine, opener.stat) else { return };
-        let file = LayerFile { id: opener.file, stat, path: PathBuf::new() };
+        let file = LayerFile { id: opener.file, stat, path: PathBuf::new(), role: opener.role };
         let target = Target::Opener(depth as u16);
         while let Some(io) = machine.poll_io() {
             match plain(machine, &mut self.port.arena, &file, opener.options.allocate_ahead, &io) {
@@ -172,7 +172,7 @@ impl<B: Backend> Engine<B> {
         match result {
             None => {}
             Some(Err(error)) => {
-                let error = Error::from_core(&opener.path, &error);
+                let error = Error::from_core(&opener.path, opener.role, &error);
                 self.fail_open(index, error);
             }
             Some(Ok(opened)) => self.layer_opened(index, opened),
@@ -186,7 +186,7 @@ impl<B: Backend> Engine<B> {
         let Phase::Opening(opener) = &mut disk.phase else { return };
         let Some(stat) = opener.stat else { return };
         opener.machine = None;
-        let file = LayerFile { id: opener.file, stat, path: opener.path.clone() };
+        let file = LayerFile { id: opener.file, stat, path: opener.path.clone(), role: opener.role };
         match (&opened.info.data_file, opener.data.take()) {
             (Some(name), None) => {
                 let next = opener.next_data(depth, name);
@@ -212,7 +212,8 @@ impl<B: Backend> Engine<B> {
         let Some(image) = opener.image.take() else { return };
         let (opened, file) = *image;
         let path = std::mem::replace(&mut opener.path, file.path.clone());
-        let data = LayerFile { id: opener.file, stat, path };
+        let role = std::mem::replace(&mut opener.role, file.role);
+        let data = LayerFile { id: opener.file, stat, path, role };
         (opener.file, opener.stat) = (file.id, Some(file.stat));
         if stat.offset_align <= file.stat.offset_align {
             return self.layer_complete(index, opened, file, Some(data));

@@ -156,7 +156,7 @@ impl<B: Backend> Engine<B> {
             }
             Err(Refused::Busy) => layer.parked.push_back(child),
             Err(Refused::Invalid(error)) => {
-                let result = Err(Box::new(Error::from_core(&layer.file.path, &error)));
+                let result = Err(Box::new(layer.file.error(&error)));
                 let above = Place { disk: place.disk, layer: place.layer - 1 };
                 self.jobs.push_back(Job::Answer { place: above, io: child.io, origin: child.origin, result });
             }
@@ -271,5 +271,5 @@ fn blame(layer: &mut Layer, cause: Option<Box<Error>>, error: &quod_states::Erro
             return *cause;
         }
     }
-    Error::from_core(&file.path, error)
+    file.error(error)
 }

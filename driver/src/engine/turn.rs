@@ -5,7 +5,7 @@
 //! readable again.
 
 use super::Engine;
-use crate::error::Error;
+use crate::error::{BackendOp, Error};
 use crate::layer::flight::{Place, Target};
 use crate::transform::COPY;
 use crate::transform::work::Made;
@@ -47,7 +47,7 @@ impl<B: Backend> Engine<B> {
     }
 
     fn start(&mut self) -> Result<(), Error> {
-        self.port.submit().map_err(|error| Error::backend("submitting operations", &error))
+        self.port.submit().map_err(|error| Error::backend(BackendOp::Submit, &error))
     }
 
     /// Takes what the backend has finished.
@@ -123,7 +123,7 @@ impl<B: Backend> Engine<B> {
         let idle = self.done.is_empty() && self.transform.is_idle() && self.port.yielded.is_empty();
         let expects = self.port.in_flight() > 0 || self.transform.is_busy() || until.is_some();
         if idle && expects {
-            self.sleep(until).map_err(|error| Error::backend("waiting", &error))?;
+            self.sleep(until).map_err(|error| Error::backend(BackendOp::Wait, &error))?;
         }
         self.now = self.port.backend.now();
         self.port.backend.clear_notify();

@@ -12,7 +12,7 @@ pub(crate) mod opener;
 pub(crate) mod out;
 pub(crate) mod port;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, FileRole};
 use crate::memory::buffers::Buffers;
 use crate::memory::fill::Fill;
 use clusters::Clusters;
@@ -28,6 +28,19 @@ pub(crate) struct LayerFile {
     pub id: FileId,
     pub stat: Stat,
     pub path: PathBuf,
+    pub role: FileRole,
+}
+
+impl LayerFile {
+    /// What the machine said, of this file.
+    pub(crate) fn error(&self, error: &quod_states::Error) -> Error {
+        Error::from_core(&self.path, self.role, error)
+    }
+
+    /// What is the matter with it.
+    pub(crate) fn fault(&self, kind: ErrorKind) -> Error {
+        Error::of(&self.path, self.role, kind)
+    }
 }
 
 /// What in the layer above waits for a child request, besides the I/O: the owner of the buffer.

@@ -6,7 +6,7 @@
 
 use super::{Layer, LayerFile};
 use crate::config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
-use crate::error::{Error, OPEN_DIRECT};
+use crate::error::{Error, ErrorKind, FileOp, FileRole, Lack, Lock};
 use crate::gate::{Named, Role};
 use crate::request::LayerInfo;
 use quod_backend::{Errno, FileId, LockMode, Stat};
@@ -31,6 +31,8 @@ pub(crate) struct Opener {
     pub(crate) started: Duration,
     /// The file that is being opened.
     pub(crate) path: PathBuf,
+    /// Which file of the disk that is.
+    pub(crate) role: FileRole,
     pub(crate) format: Option<Format>,
     pub(crate) step: Step,
     pub(crate) direct: bool,
@@ -58,6 +60,7 @@ impl Opener {
             options,
             started,
             path,
+            role: FileRole::Image,
             format,
             step: Step::Open,
             direct: false,
@@ -86,6 +89,11 @@ pub(crate) enum Next {
 }
 
 impl Opener {
+    /// What is the matter with the file at hand.
+    pub(crate) fn error(&self, kind: ErrorKind) -> Error {
+        Error::of(&self.path, self.role, kind)
+    }
+
     /// No file may serve twice in one disk.
     pub(crate) fn refuse_loop(&self, layers: &[Layer], stat: &Stat) -> Result<(), Error> {
         let own = self.image.as_ref().map(|image| &image.1);
@@ -93,8 +101,11 @@ impl Opener {
         let mut files = above.flatten().chain(own);
         if files.any(|file| file.stat.identity == stat.identity) {
             let image = own.or(layers.last().map(|layer| &layer.file));
-            let image = image.map(|file| file.path.clone()).unwrap_or_default();
-            return Err(Error::BackingLoop { image, repeated: self.path.clone() });
+            let kind = ErrorKind::BackingLoop { repeated: self.path.clone() };
+            return Err(match image {
+                Some(file) => file.fault(kind),
+                None => self.error(kind),
+            });
         }
         Ok(())
     }
@@ -139,9 +150,10 @@ impl Opener {
     /// Sets out for the backing file that the layer at `depth` names.
     pub(crate) fn next(&mut self, depth: usize, backing: Backing) -> Result<(), Error> {
         if depth + 1 >= self.options.max_depth as usize {
-            return Err(Error::TooDeep { image: self.path.clone(), depth: self.options.max_depth });
+            return Err(self.error(ErrorKind::TooDeep { limit: self.options.max_depth }));
         }
         self.path = self.allowed(Role::Backing, &backing.name)?;
+        self.role = FileRole::image(depth + 1);
         self.format = backing.format;
         self.stat = None;
         Ok(())
@@ -152,11 +164,11 @@ impl Opener {
         self.path = match self.options.data_file.clone().filter(|_| depth == 0) {
             Some(path) => path,
             None if name.is_empty() => {
-                let what = "a qcow2 external data file that the header does not name".to_string();
-                return Err(Error::Unsupported { path: self.path.clone(), what });
+                return Err(self.error(ErrorKind::Unsupported(Lack::UnnamedDataFile)));
             }
             None => self.allowed(Role::Data, name)?,
         };
+        self.role = FileRole::data(depth);
         self.stat = None;
         Ok(())
     }
@@ -164,15 +176,16 @@ impl Opener {
     /// The path of a file that the image names, if it may be opened.
     pub(crate) fn allowed(&self, role: Role, name: &[u8]) -> Result<PathBuf, Error> {
         let named = Named { image: &self.path, name, role };
-        let image = self.path.clone();
         let shown = String::from_utf8_lossy(name).into_owned();
         let Some(here) = named.path() else {
-            let what = format!("{} file '{shown}' is not a file's name but a protocol's", role.name());
-            return Err(Error::Unsupported { path: image, what });
+            let lack = Lack::Protocol { role, name: shown };
+            return Err(self.error(ErrorKind::Unsupported(lack)));
         };
-        self.options.ask_gate(&named).ok_or_else(|| match named.beside() {
-            Some(beside) => Error::Ambiguous { image, name: shown, here, beside },
-            None => Error::NotAllowed { image, backing: shown },
+        self.options.ask_gate(&named).ok_or_else(|| {
+            self.error(match named.beside() {
+                Some(beside) => ErrorKind::Ambiguous { name: shown, here, beside },
+                None => ErrorKind::NotAllowed { name: shown },
+            })
         })
     }
 }
@@ -189,15 +202,15 @@ pub(crate) fn is_conflict(errno: Errno) -> bool {
 
 pub(crate) fn step_error(opener: &Opener, errno: Errno) -> Error {
     let op = match opener.step {
-        Step::Open if opener.direct && errno.0 == libc::EINVAL => OPEN_DIRECT,
-        Step::Open => "open",
-        Step::Stat | Step::StatAgain => "examine",
+        Step::Open if opener.direct && errno.0 == libc::EINVAL => FileOp::OpenDirect,
+        Step::Open => FileOp::Open,
+        Step::Stat | Step::StatAgain => FileOp::Examine,
         Step::Lock if is_conflict(errno) => {
-            let lock = if opener.lock == LockMode::Write { "write" } else { "read" };
-            return Error::Locked { path: opener.path.clone(), lock };
+            let lock = if opener.lock == LockMode::Write { Lock::Write } else { Lock::Read };
+            return opener.error(ErrorKind::Locked(lock));
         }
-        Step::Lock => "lock",
-        Step::Machine => "read",
+        Step::Lock => FileOp::Lock,
+        Step::Machine => FileOp::Read,
     };
-    Error::io(&opener.path, op, errno.0)
+    opener.error(ErrorKind::Io { op, errno: errno.0 })
 }

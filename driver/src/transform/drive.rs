@@ -10,12 +10,13 @@ use super::inflate::{Progress, Stream};
 use super::work::{Made, Work};
 use super::workers::{Task as Sent, Workers};
 use super::{SLICE, Transform};
-use crate::error::Error;
+use crate::error::{DeviceOp, ErrorKind};
 use crate::layer::Layer;
 use crate::layer::flight::{Place, Task};
 use crate::layer::out::Out;
 use crate::memory::arena::Arena;
 use quod_backend::Backend;
+use quod_states::Fault;
 
 impl Transform {
     /// The bytes of a compressed cluster were read: `got` of those from `skip` on, at most `bytes`.
@@ -32,8 +33,8 @@ impl Transform {
             Err(errno) => {
                 out.port.arena.give_back(loan);
                 let offset = layer.clusters.key(cluster).0;
-                let path = layer.file.path.clone();
-                let error = Error::Device { path, op: "read compressed data", offset, errno };
+                let error =
+                    layer.file.fault(ErrorKind::Device { op: DeviceOp::ReadCompressed, offset, errno });
                 return self.end(out, layer, cluster, Err(error));
             }
         };
@@ -100,13 +101,10 @@ impl Transform {
         let (host, bytes) = layer.clusters.key(work.cluster);
         let result = match progress {
             Progress::Whole => Ok(()),
-            _ => Err(Error::Corrupt {
-                path: layer.file.path.clone(),
-                place: "compressed data, bytes and host offset",
-                index: u64::from(bytes),
-                value: host,
-                what: "it does not decompress to one cluster",
-            }),
+            _ => {
+                let fault = Fault::Compressed { bytes: bytes.into(), host };
+                Err(layer.file.fault(ErrorKind::Corrupt(fault)))
+            }
         };
         self.end(out, layer, work.cluster, result);
     }

@@ -4,7 +4,7 @@ use crate::judge::{Row, ends, names_its_file, report, words};
 use crate::qcow2_sample::{Base, Sample};
 use crate::qemu::{self, arg};
 use crate::{qcow2_entries, qcow2_headers};
-use quod::{Config, Error, Format, Named, OpenOptions};
+use quod::{Config, Error, ErrorKind, Format, Named, OpenOptions};
 use quod_tools::{self as tools, CheckReport, Repair, Session};
 use std::path::PathBuf;
 
@@ -221,7 +221,11 @@ impl Written {
         let unit = case.sample.cluster as u64;
         if let Err(error) = result {
             names_its_file(&case.path(), &error);
-            assert!(self.error.is_some() || !matches!(error, Error::Poisoned { .. }), "{}", case.story);
+            assert!(
+                self.error.is_some() || !matches!(error, Error::File { kind: ErrorKind::Poisoned, .. }),
+                "{}",
+                case.story
+            );
             // the first error tells the place; after it nothing that was written is certain
             self.certain = false;
             self.error.get_or_insert(error);

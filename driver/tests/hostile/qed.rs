@@ -3,7 +3,7 @@
 
 use crate::judge::{ends, exit_code, names_its_file};
 use crate::qemu::{self, arg};
-use quod::{Config, Error, Format, OpenOptions, SameDirectory};
+use quod::{Config, Error, ErrorKind, Fault, Format, OpenOptions, SameDirectory};
 use quod_tools::{self as tools, CheckReport, Repair, Session};
 use std::path::{Path, PathBuf};
 
@@ -432,8 +432,8 @@ fn table_entries_are_judged_and_named() {
         sample.long(L1 + 8, value);
         let (path, ours) = folder.exercised("image.qed", &sample, &story);
         let named = |error: &Error| match error {
-            Error::Corrupt { place, index, value: found, .. } => {
-                (*place, *index, *found) == ("L1 table", 1, value)
+            Error::File { kind: ErrorKind::Corrupt(Fault::L1Entry { index, entry, .. }), .. } => {
+                (*index, *entry) == (1, value)
             }
             _ => false,
         };
@@ -446,7 +446,7 @@ fn table_entries_are_judged_and_named() {
         let mut sample = Sample::new();
         sample.long(L2A + 8, value);
         let (path, ours) = folder.exercised("image.qed", &sample, &story);
-        let [(1, Error::Corrupt { place: "L2 table, guest cluster", index: 1, value: v, .. })] =
+        let [(1, Error::File { kind: ErrorKind::Corrupt(Fault::Pointer { cluster: 1, host: v, .. }), .. })] =
             &ours.bad[..]
         else {
             panic!("{story}: {:?}", ours.bad)
@@ -570,7 +570,11 @@ fn truncated_files_give_errors_or_what_is_left() {
             let even = length.is_multiple_of(512);
             assert!(!even || ours.open.is_ok() == theirs, "{story}: {:?}", ours.open);
             if length < L2A {
-                assert!(matches!(ours.open, Err(Error::Corrupt { .. })), "{story}: {:?}", ours.open);
+                assert!(
+                    matches!(ours.open, Err(Error::File { kind: ErrorKind::Corrupt(_), .. })),
+                    "{story}: {:?}",
+                    ours.open
+                );
                 continue;
             }
             if even {
@@ -592,5 +596,8 @@ fn truncated_files_give_errors_or_what_is_left() {
     // unasked, what is too short for a header is no raw disk either
     std::fs::write(folder.path("short"), b"QED\0").unwrap();
     let refused = Session::open(folder.path("short"), OpenOptions::new()).map(|_| ());
-    assert!(matches!(refused, Err(Error::Corrupt { place, .. }) if place.starts_with("QED")), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::File { kind: ErrorKind::Corrupt(Fault::QedHeader { .. }), .. })),
+        "{refused:?}"
+    );
 }

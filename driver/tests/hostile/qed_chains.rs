@@ -4,7 +4,7 @@
 use crate::judge::ends;
 use crate::qed::{CLUSTER, DATA, END, Folder, L1, L2A, SIZE, Sample, ZERO, opened, options, same_verdict};
 use crate::random::Random;
-use quod::{AllowAll, Error, Format, OpenOptions, Status};
+use quod::{AllowAll, Error, ErrorKind, Fault, FileRole, Format, OpenOptions, Status};
 use quod_tools::{self as tools, CheckReport, CreateOptions};
 use std::path::Path;
 
@@ -36,20 +36,26 @@ fn backing_names_of_every_kind_open_or_say_why_not() {
     let long = [b"./".repeat(2000), b"base.raw".to_vec()].concat();
     opened(&named(&long), all()).unwrap();
     let error = refusal(&named(&[b'x'; 4000]), all());
-    assert!(matches!(error, Error::Io { errno: libc::ENAMETOOLONG, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::File { kind: ErrorKind::Io { errno: libc::ENAMETOOLONG, .. }, .. }),
+        "{error:?}"
+    );
     let error = refusal(&named(b"base.raw\0.qed"), all());
-    assert!(matches!(error, Error::Io { errno: libc::EINVAL, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::File { kind: ErrorKind::Io { errno: libc::EINVAL, .. }, .. }),
+        "{error:?}"
+    );
     let error = refusal(&named(b"gone.raw"), all());
     assert!(error.to_string().contains("gone.raw") && error.errno() == libc::ENOENT, "{error:?}");
     for protocol in [&b"nbd://host/disk"[..], b"json:{}", b":", b"host_device:/dev/null", b"\xff:x"] {
         let error = refusal(&named(protocol), all());
-        assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+        assert!(matches!(error, Error::File { kind: ErrorKind::Unsupported(_), .. }), "{error:?}");
     }
     let error = refusal(&named(b"base.raw"), options().open_gate(quod::DenyBacking));
-    assert!(matches!(&error, Error::NotAllowed { backing, .. } if backing == "base.raw"), "{error:?}");
+    assert!(matches!(error.kind(), Some(ErrorKind::NotAllowed { name }) if name == "base.raw"), "{error:?}");
     for climbing in [&b"../base.raw"[..], b"/etc/hostname", b"sub/base.raw", b"..", b"."] {
         let error = refusal(&named(climbing), options());
-        assert!(matches!(error, Error::NotAllowed { .. }), "{error:?}");
+        assert!(matches!(error, Error::File { kind: ErrorKind::NotAllowed { .. }, .. }), "{error:?}");
     }
     // what is no file
     std::fs::create_dir(folder.path("directory")).unwrap();
@@ -66,14 +72,18 @@ fn chains_that_lead_back_or_on_and_on_are_refused() {
     let own = folder.put("own.qed", &Sample::backed(b"own.qed", 0));
     for write in [false, true] {
         let error = refusal(&own, all().write(write));
-        assert_eq!(error, Error::BackingLoop { image: own.clone(), repeated: own.clone() });
+        assert_eq!(error.path(), Some(&*own));
+        assert_eq!(error.kind(), Some(&ErrorKind::BackingLoop { repeated: own.clone() }));
     }
     // the same file by other names
     std::os::unix::fs::symlink("own.qed", folder.path("symlink")).unwrap();
     std::fs::hard_link(&own, folder.path("hardlink")).unwrap();
     for name in ["symlink", "hardlink"] {
         std::fs::write(&own, Sample::backed(name.as_bytes(), 0).0).unwrap();
-        assert!(matches!(refusal(&own, all()), Error::BackingLoop { .. }), "{name}");
+        assert!(
+            matches!(refusal(&own, all()), Error::File { kind: ErrorKind::BackingLoop { .. }, .. }),
+            "{name}"
+        );
     }
     for length in 2..6 {
         for number in 0..length {
@@ -82,7 +92,8 @@ fn chains_that_lead_back_or_on_and_on_are_refused() {
         }
         let error = refusal(&folder.path("0.qed"), all().write(length % 2 == 0));
         let (image, repeated) = (folder.path(&format!("{}.qed", length - 1)), folder.path("0.qed"));
-        assert_eq!(error, Error::BackingLoop { image, repeated });
+        assert_eq!(error.path(), Some(&*image));
+        assert_eq!(error.kind(), Some(&ErrorKind::BackingLoop { repeated }));
     }
     // named as raw, it is not looked into: no loop comes of it
     let raw = folder.put("raw.qed", &Sample::backed(b"1.qed", 4));
@@ -93,7 +104,8 @@ fn chains_that_lead_back_or_on_and_on_are_refused() {
         folder.put(&format!("c{number}.qed"), &Sample::backed(format!("c{}.qed", number - 1).as_bytes(), 0));
     }
     let error = refusal(&folder.path("c32.qed"), all());
-    assert_eq!(error, Error::TooDeep { image: folder.path("c1.qed"), depth: 32 });
+    assert_eq!(error.path(), Some(&*folder.path("c1.qed")));
+    assert_eq!(error.kind(), Some(&ErrorKind::TooDeep { limit: 32 }));
     let path = folder.path("c31.qed");
     let layers = ends("32 layers", move || {
         let mut session = opened(&path, all().write(true)).unwrap();
@@ -110,10 +122,14 @@ fn chains_that_lead_back_or_on_and_on_are_refused() {
     let below = folder.put("below.qed", &spoiled);
     let mut session = opened(&folder.put("above.qed", &Sample::backed(b"below.qed", 0)), all()).unwrap();
     let error = session.read(3 * CLUSTER as u64, &mut [0; 512]).unwrap_err();
-    assert!(matches!(&error, Error::Corrupt { path, place: "L1 table", .. } if *path == below), "{error:?}");
+    assert_eq!((error.path(), error.role()), (Some(&*below), Some(FileRole::Backing(1))));
+    assert!(matches!(error.kind(), Some(ErrorKind::Corrupt(Fault::L1Entry { .. }))), "{error:?}");
     let unknown = folder.put("unknown.qed", Sample::new().long(16, 1 << 40));
     let error = refusal(&folder.put("above.qed", &Sample::backed(b"unknown.qed", 0)), all());
-    assert!(matches!(&error, Error::Unsupported { path, .. } if *path == unknown), "{error:?}");
+    assert!(
+        matches!(&error, Error::File { path, kind: ErrorKind::Unsupported(_), .. } if *path == unknown),
+        "{error:?}"
+    );
 }
 
 /// The largest disk that the format can name costs no more memory than it holds.

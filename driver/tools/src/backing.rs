@@ -7,7 +7,7 @@
 use crate::check::run;
 use crate::create::NAME_AT;
 use crate::host::{Host, unsupported};
-use quod::Error;
+use quod::{Error, Lack};
 use quod_states::qed::Header;
 use quod_states::{Format, Repair};
 use std::path::Path;
@@ -21,13 +21,13 @@ pub fn set_backing(path: impl AsRef<Path>, backing: Option<(&str, Option<Format>
     if header.need_check() {
         let report = run(&mut host, header, Some(Repair::All))?;
         if !report.is_sound() {
-            return Err(unsupported(path, "changing the backing file of a damaged image"));
+            return Err(unsupported(path, Lack::RebaseDamaged));
         }
         header = read_header(&mut host)?.0;
     }
     let raw = backing.is_some_and(|(_, format)| format == Some(Format::Raw));
     let name = backing.map(|(name, _)| name.as_bytes());
-    header.set_backing(name, raw).map_err(|error| Error::from_core(path, &error))?;
+    header.set_backing(name, raw).map_err(|error| host.error(&error))?;
     if header.autoclear_features != 0 {
         // before anything else
         let (mut before, _) = read_header(&mut host)?;
@@ -49,10 +49,9 @@ fn read_header(host: &mut Host) -> Result<(Header, Vec<u8>), Error> {
     let block = host.read(0, 4096)?;
     match host.probe()? {
         Format::Qed => {
-            let header =
-                Header::parse(&block, host.len()).map_err(|error| Error::from_core(host.path(), &error))?;
+            let header = Header::parse(&block, host.len()).map_err(|error| host.error(&error))?;
             Ok((header, block))
         }
-        other => Err(unsupported(host.path(), &format!("this for the format {}", other.name()))),
+        other => Err(unsupported(host.path(), Lack::Rebase(other))),
     }
 }

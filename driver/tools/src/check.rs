@@ -4,7 +4,7 @@
 
 use crate::host::{Host, unsupported};
 use crate::info::read_qcow2;
-use quod::Error;
+use quod::{Error, Lack};
 use quod_states::qcow2::{self, Purpose};
 use quod_states::qed::{Check, Header};
 use quod_states::{Format, Report};
@@ -17,7 +17,7 @@ pub use quod_states::qcow2::Finding;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// What is wrong, and where.
-    pub what: String,
+    pub what: quod_states::Error,
     /// Everything that was found was repaired.
     pub repaired: bool,
 }
@@ -45,7 +45,7 @@ pub struct CheckReport {
     pub compressed_clusters: u64,
     /// End of the last used cluster, bytes; 0 where the format's check does not tell (QED, as for QEMU).
     pub image_end_offset: u64,
-    /// The first findings, in words; bounded.
+    /// The first findings; bounded.
     pub problems: Vec<Problem>,
 }
 
@@ -59,7 +59,7 @@ impl CheckReport {
 impl From<Report> for CheckReport {
     fn from(report: Report) -> CheckReport {
         let repaired = report.is_sound();
-        let problem = |error: quod_states::Error| Problem { what: error.to_string(), repaired };
+        let problem = |what| Problem { what, repaired };
         CheckReport {
             corruptions: report.corruptions,
             leaks: report.leaks,
@@ -125,7 +125,7 @@ impl Checker {
             Format::Qed => {
                 let block = host.head(4096)?;
                 let header = Header::parse(&block, host.len());
-                Start::Qed(header.map_err(|error| Error::from_core(path, &error))?)
+                Start::Qed(header.map_err(|error| host.error(&error))?)
             }
             Format::Qcow2 => Start::Qcow2(Box::new(read_qcow2(&mut host, Purpose::Check)?)),
         };
@@ -156,7 +156,7 @@ impl Checker {
     /// As [`Checker::run`]; `listener` is told what is found in a qcow2 image, as it is found.
     pub fn run_with(mut self, listener: &mut dyn FnMut(Finding)) -> Result<CheckReport, Error> {
         match self.header {
-            Start::Raw => Err(unsupported(self.host.path(), "checking the format raw")),
+            Start::Raw => Err(unsupported(self.host.path(), Lack::CheckRaw)),
             Start::Qed(header) => run(&mut self.host, header, self.repair).map(CheckReport::from),
             Start::Qcow2(header) => run_qcow2(&mut self.host, *header, self.repair, listener),
         }
@@ -176,7 +176,7 @@ fn run_qcow2(
         }
         check.poll_result()
     })?;
-    let report = report.map_err(|error| Error::from_core(host.path(), &error))?;
+    let report = report.map_err(|error| host.error(&error))?;
     Ok(CheckReport { image_end_offset: check.image_end(), ..CheckReport::from(report) })
 }
 
@@ -184,5 +184,5 @@ fn run_qcow2(
 pub(crate) fn run(host: &mut Host, header: Header, repair: Option<Repair>) -> Result<Report, Error> {
     let mut check = Check::new(header, host.len(), repair);
     let result = host.pump(&mut check, Check::poll_result)?;
-    result.map_err(|error| Error::from_core(host.path(), &error))
+    result.map_err(|error| host.error(&error))
 }

@@ -4,8 +4,8 @@
 //! Invariant: a file that somebody else uses is not touched: the write lock comes first.
 
 use crate::host::{Host, unsupported};
-use quod::Error;
-use quod::{Named, Role};
+use quod::error::FileOp;
+use quod::{Error, FileRole, Lack, Named, Role};
 use quod_states::Format;
 use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed::{self, Header};
@@ -96,7 +96,7 @@ pub fn create_until(
     match options.format {
         Format::Raw if options.backing.is_some() => Err(Error::Misuse("a raw image has no backing file")),
         Format::Raw => {
-            let mut host = fresh(path)?;
+            let mut host = fresh(path, FileRole::Image)?;
             host.set_len(options.size)
         }
         Format::Qed => create_qed(path, options),
@@ -105,15 +105,15 @@ pub fn create_until(
 }
 
 /// An empty file, locked for writing.
-fn fresh(path: &Path) -> Result<Host, Error> {
+fn fresh(path: &Path, role: FileRole) -> Result<Host, Error> {
     // the backend never creates files
     std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .open(path)
-        .map_err(|error| Error::io(path, "create", error.raw_os_error().unwrap_or(libc::EIO)))?;
-    let mut host = Host::open(path, true, true)?;
+        .map_err(|error| Error::io(path, role, FileOp::Create, error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let mut host = Host::open_as(role, path, true, true)?;
     host.set_len(0)?;
     Ok(host)
 }
@@ -127,11 +127,11 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
         backing: backing.map(|(name, _)| name.as_bytes()),
         backing_raw: backing.is_some_and(|(_, format)| *format == Some(Format::Raw)),
     })
-    .map_err(|error| Error::from_core(path, &error))?;
+    .map_err(|error| Error::from_core(path, FileRole::Image, &error))?;
     let mut start = header.encode().to_vec();
     debug_assert_eq!(start.len(), NAME_AT);
     start.extend(backing.map_or(&b""[..], |(name, _)| name.as_bytes()));
-    let mut host = fresh(path)?;
+    let mut host = fresh(path, FileRole::Image)?;
     host.set_len(header.l1_table_offset + header.table_bytes())?;
     host.write(0, &start)
 }
@@ -157,9 +157,9 @@ fn create_qcow2(path: &Path, options: &CreateOptions, stop: fn() -> bool) -> Res
     .map_err(|error| match error {
         // nothing was written: it is the header that has no room
         quod_states::Error::NoSpace => Error::Misuse("the backing file's name does not fit the header"),
-        other => Error::from_core(path, &other),
+        other => Error::from_core(path, FileRole::Image, &other),
     })?;
-    let mut host = fresh(path)?;
+    let mut host = fresh(path, FileRole::Image)?;
     host.stop = stop;
     let mut files = vec![path.to_path_buf()];
     let result = write_qcow2(&mut host, data.map(PathBuf::from), &mut files, &image, own.preallocation);
@@ -178,7 +178,7 @@ fn data_name(image: &Path, name: &str) -> Result<String, Error> {
     let named = |name| Named { image: Path::new(""), name, role: Role::Backing };
     let path = named(name.as_bytes())
         .path()
-        .ok_or_else(|| unsupported(image, &format!("the data file '{name}', which is no file's name")))?;
+        .ok_or_else(|| unsupported(image, Lack::DataFileName(name.to_string())))?;
     if path == image {
         return Err(Error::Misuse("an image is not its own data file"));
     }
@@ -197,7 +197,7 @@ fn write_qcow2(
     mode: Preallocation,
 ) -> Result<(), Error> {
     if let (Some(path), Some(len)) = (data, image.data_file_len()) {
-        let mut data = fresh(&path)?;
+        let mut data = fresh(&path, FileRole::Data)?;
         data.stop = host.stop;
         files.push(path);
         preallocate(&mut data, (0, len), mode)?;

@@ -6,14 +6,12 @@
 //! Knows: what a write makes of the sector. Must never know: how a write is done.
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
 
-use quod::Error;
-use quod::Request;
+use quod::error::FileOp;
+use quod::{Error, FileRole, Request};
 use quod_states::{Format, Kind, probe};
 use std::path::{Path, PathBuf};
 
 const SECTOR: usize = probe::HEAD;
-
-const REFUSED: &str = "write the header of another format to a disk that was only guessed to be raw";
 
 /// See the module's header. [`Session`](crate::Session) has one where it is needed; whoever opens images that
 /// others name with a [`Driver`](quod::Driver) of his own, without a format, shows it every request.
@@ -47,7 +45,7 @@ impl FirstSector {
             _ => after[from..from + len].fill(0),
         }
         if probe::head(&after) != Ok(Format::Raw) {
-            return Err(Error::Io { path: self.path.clone(), op: REFUSED, errno: libc::EPERM });
+            return Err(Error::io(&self.path, FileRole::Image, FileOp::WriteHeader, libc::EPERM));
         }
         self.bytes = after;
         Ok(())

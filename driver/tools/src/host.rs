@@ -3,7 +3,8 @@
 //! Knows: the backend's blocking face, what a machine without guest bytes can name. Must never know: what is
 //! in the file.
 
-use quod::{Error, LOCK_PATIENCE, LOCK_RETRY};
+use quod::error::{BackendOp, DeviceOp, FileOp, Lock};
+use quod::{Error, ErrorKind, FileRole, LOCK_PATIENCE, LOCK_RETRY, Lack};
 use quod_backend::blocking::{Answer, BlockingFile};
 use quod_backend::{Errno, LockMode, OpenFlags};
 use quod_states::{Format, Io, IoOp, Machine, Outcome, probe};
@@ -16,6 +17,7 @@ use std::time::Instant;
 pub(crate) struct Host {
     file: BlockingFile,
     path: PathBuf,
+    role: FileRole,
     len: u64,
     /// Asked between operations of long works; true ends them with [`Error::Cancelled`].
     pub(crate) stop: fn() -> bool,
@@ -23,18 +25,23 @@ pub(crate) struct Host {
 
 /// What the backend answered, or that it failed itself.
 fn answered<T>(answer: Answer<T>) -> Result<Result<T, Errno>, Error> {
-    answer.map_err(|error| Error::backend("waiting", &error))
+    answer.map_err(|error| Error::backend(BackendOp::Wait, &error))
 }
 
 impl Host {
     /// Opens a file that exists. Buffered: a tool has no use for alignment.
     pub(crate) fn open(path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
-        let name =
-            CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::io(path, "open", libc::EINVAL))?;
+        Host::open_as(FileRole::Image, path, write, lock)
+    }
+
+    /// The same of a file that is not the image itself.
+    pub(crate) fn open_as(role: FileRole, path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
+        let failed = |errno| Error::io(path, role, FileOp::Open, errno);
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(libc::EINVAL))?;
         let file = BlockingFile::open(name, OpenFlags { write, direct: false })
-            .map_err(|error| Error::backend("setting up the backend", &error))?
-            .map_err(|errno| Error::io(path, "open", errno.0))?;
-        let mut host = Host { file, path: path.to_path_buf(), len: 0, stop: || false };
+            .map_err(|error| Error::backend(BackendOp::SetUp, &error))?
+            .map_err(|errno| failed(errno.0))?;
+        let mut host = Host { file, path: path.to_path_buf(), role, len: 0, stop: || false };
         if lock {
             host.lock(if write { LockMode::Write } else { LockMode::Read })?;
         }
@@ -60,7 +67,7 @@ impl Host {
     /// Asks for the file's length.
     fn examine(&mut self) -> Result<(), Error> {
         let stat = answered(self.file.stat())?;
-        self.len = stat.map_err(|errno| Error::io(&self.path, "examine", errno.0))?.len;
+        self.len = stat.map_err(|errno| self.io(FileOp::Examine, errno))?.len;
         Ok(())
     }
 
@@ -74,10 +81,10 @@ impl Host {
                     std::thread::sleep(LOCK_RETRY);
                 }
                 Err(Errno(libc::EAGAIN | libc::EACCES)) => {
-                    let lock = if mode == LockMode::Write { "write" } else { "read" };
-                    return Err(Error::Locked { path: self.path.clone(), lock });
+                    let lock = if mode == LockMode::Write { Lock::Write } else { Lock::Read };
+                    return Err(self.fault(ErrorKind::Locked(lock)));
                 }
-                Err(errno) => return Err(Error::io(&self.path, "lock", errno.0)),
+                Err(errno) => return Err(self.io(FileOp::Lock, errno)),
             }
         }
     }
@@ -94,7 +101,7 @@ impl Host {
 
     /// Up to `len` bytes, fewer at the end of the file.
     pub(crate) fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
-        answered(self.file.read(offset, len))?.map_err(|errno| self.device("read", offset, errno))
+        answered(self.file.read(offset, len))?.map_err(|errno| self.device(DeviceOp::Read, offset, errno))
     }
 
     /// The first `len` bytes; zeros past the end of a shorter file.
@@ -114,12 +121,12 @@ impl Host {
         {
             found = Err(foreign);
         }
-        found.map_err(|format| Error::Foreign { path: self.path.clone(), format })
+        found.map_err(|format| self.fault(ErrorKind::Foreign(format)))
     }
 
     /// Writes bytes.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        answered(self.file.write(offset, bytes))?.map_err(|errno| self.device("write", offset, errno))
+        answered(self.file.write(offset, bytes))?.map_err(|errno| self.device(DeviceOp::Write, offset, errno))
     }
 
     /// Writes zeros that take their space.
@@ -142,25 +149,38 @@ impl Host {
 
     /// Reserves the space of a range that the file does not have yet, if the file system can.
     pub(crate) fn reserve(&mut self, from: u64, to: u64) -> Result<(), Error> {
-        answered(self.file.grow(from, to, true))?.map_err(|errno| self.device("reserve space", from, errno))
+        answered(self.file.grow(from, to, true))?.map_err(|errno| self.device(DeviceOp::Reserve, from, errno))
     }
 
     /// Makes the writes durable.
     pub(crate) fn sync(&mut self) -> Result<(), Error> {
-        answered(self.file.sync())?.map_err(|errno| self.device("sync", 0, errno))
+        answered(self.file.sync())?.map_err(|errno| self.device(DeviceOp::Sync, 0, errno))
     }
 
     /// Sets the file's length.
     pub(crate) fn set_len(&mut self, len: u64) -> Result<(), Error> {
-        answered(self.file.set_len(len))?.map_err(|errno| self.device("set length", len, errno))
+        answered(self.file.set_len(len))?.map_err(|errno| self.device(DeviceOp::SetLen, len, errno))
     }
 
-    fn device(&self, op: &'static str, offset: u64, errno: Errno) -> Error {
-        let path: PathBuf = self.path.clone();
-        match errno.0 {
-            libc::ENOSPC | libc::EDQUOT => Error::NoSpace { path },
-            errno => Error::Device { path, op, offset, errno },
-        }
+    fn device(&self, op: DeviceOp, offset: u64, errno: Errno) -> Error {
+        self.fault(match errno.0 {
+            libc::ENOSPC | libc::EDQUOT => ErrorKind::NoSpace,
+            errno => ErrorKind::Device { op, offset, errno },
+        })
+    }
+
+    fn io(&self, op: FileOp, errno: Errno) -> Error {
+        Error::io(&self.path, self.role, op, errno.0)
+    }
+
+    /// What is the matter with the file.
+    pub(crate) fn fault(&self, kind: ErrorKind) -> Error {
+        Error::of(&self.path, self.role, kind)
+    }
+
+    /// What a machine or a codec said of it.
+    pub(crate) fn error(&self, error: &quod_states::Error) -> Error {
+        Error::from_core(&self.path, self.role, error)
     }
 
     /// Does all that a machine without guest bytes wants, until `ended` answers.
@@ -224,6 +244,6 @@ impl Host {
     }
 }
 
-pub(crate) fn unsupported(path: &Path, what: &str) -> Error {
-    Error::Unsupported { path: path.to_path_buf(), what: what.to_string() }
+pub(crate) fn unsupported(path: &Path, lack: Lack) -> Error {
+    Error::of(path, FileRole::Image, ErrorKind::Unsupported(lack))
 }

@@ -5,8 +5,8 @@
 use crate::below::{Below, below};
 use crate::host::Host;
 use crate::luks::Luks;
-use quod::Error;
-use quod::{Named, Role};
+use quod::error::FileOp;
+use quod::{Error, FileRole, Named, Role};
 use quod_states::qcow2::bitmap::{self, Bitmap};
 use quod_states::qcow2::snapshot::{FIXED, Parsed, Snapshot};
 use quod_states::qcow2::{self, Encryption, Purpose};
@@ -127,20 +127,21 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
 
 fn read_qed(host: &mut Host) -> Result<Header, Error> {
     let block = host.head(4096)?;
-    Header::parse(&block, host.len()).map_err(|error| Error::from_core(host.path(), &error))
+    Header::parse(&block, host.len()).map_err(|error| host.error(&error))
 }
 
 /// Bytes that a file takes on the host.
 pub(crate) fn disk_size(path: &Path) -> Result<u64, Error> {
     let facts = std::fs::metadata(path);
-    let facts =
-        facts.map_err(|error| Error::io(path, "examine", error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let facts = facts.map_err(|error| {
+        Error::io(path, FileRole::Image, FileOp::Examine, error.raw_os_error().unwrap_or(libc::EIO))
+    })?;
     Ok(facts.blocks() * 512)
 }
 
 fn qcow2_info(host: &mut Host, header: &qcow2::Header) -> Result<Qcow2Info, Error> {
     let path = host.path().to_path_buf();
-    let ours = |error| Error::from_core(&path, &error);
+    let ours = |error| Error::from_core(&path, FileRole::Image, &error);
     let luks = match header.encryption {
         Some(Encryption::Luks { offset, .. }) => Some(Luks::read(host, offset)?),
         Some(Encryption::Aes) | None => None,
@@ -153,7 +154,9 @@ fn qcow2_info(host: &mut Host, header: &qcow2::Header) -> Result<Qcow2Info, Erro
             match Snapshot::parse(&host.read(at, len)?, index, false).map_err(ours)? {
                 Parsed::Entry(snapshot, size) => break (snapshot, size),
                 Parsed::Needs(more) if more > len => len = more,
-                Parsed::Needs(_) => return Err(Error::io(&path, "read the snapshot table", libc::EIO)),
+                Parsed::Needs(_) => {
+                    return Err(Error::io(&path, FileRole::Image, FileOp::ReadSnapshots, libc::EIO));
+                }
             }
         };
         snapshots.push(snapshot);
@@ -189,7 +192,7 @@ pub(crate) fn read_qcow2(host: &mut Host, purpose: Purpose) -> Result<qcow2::Hea
     let len = qcow2::Header::region(&start);
     let mut region = host.read(0, len)?;
     region.resize(len, 0);
-    qcow2::Header::parse(&region, purpose).map_err(|error| Error::from_core(host.path(), &error))
+    qcow2::Header::parse(&region, purpose).map_err(|error| host.error(&error))
 }
 
 /// The format of a file; what has no signature is raw, and what quod does not read an error.

@@ -4,7 +4,7 @@
 //! Invariant: a few hundred bytes are read, whatever the header says.
 
 use crate::host::Host;
-use quod::Error;
+use quod::{Error, ErrorKind, Fault};
 
 /// Bytes of the header.
 const BYTES: usize = 208 + SLOTS * SLOT_BYTES;
@@ -51,13 +51,7 @@ impl Luks {
     /// Reads the header that begins at `offset`.
     pub(crate) fn read(host: &mut Host, offset: u64) -> Result<Luks, Error> {
         let bytes = host.read(offset, BYTES)?;
-        Luks::parse(&bytes).ok_or_else(|| Error::Corrupt {
-            path: host.path().to_path_buf(),
-            place: "LUKS header",
-            index: 0,
-            value: offset,
-            what: "there is no header of LUKS version 1",
-        })
+        Luks::parse(&bytes).ok_or_else(|| host.fault(ErrorKind::Corrupt(Fault::Luks { offset })))
     }
 
     fn parse(bytes: &[u8]) -> Option<Luks> {

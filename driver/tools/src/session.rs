@@ -61,7 +61,7 @@ impl Session {
     /// Runs one request to its end. Of what was submitted besides, nothing may have its `user` value.
     pub fn run(&mut self, request: Request) -> Result<Completion, Error> {
         let user = request.user;
-        self.submit(request).map_err(|rejected| Error::from(rejected.reason))?;
+        self.submit(request)?;
         self.wait_for(user)
     }
 

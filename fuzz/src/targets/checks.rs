@@ -13,8 +13,9 @@ use crate::world::TOP;
 use quod::Format;
 use quod_backend::sim::{Chooser, FileOptions, Sim};
 use quod_bench::contract::{Checked, Failure, fail};
+use quod_states::fault::{ClusterFault, WalkFault};
 use quod_states::qcow2::{self, Compression, Preallocation, Purpose};
-use quod_states::{probe, qed};
+use quod_states::{Error, Fault, probe, qed};
 use quod_tools as tools;
 use std::process::{Command, Stdio};
 
@@ -109,14 +110,18 @@ pub(super) fn same_verdict(input: &[u8]) -> Checked {
 }
 
 /// What QEMU's check does not look for (docs/compat.md).
-fn is_hidden(problem: &str) -> bool {
-    let all = [
-        "holds metadata, and something else",
-        "compressed data lies beyond the end of the file",
-        "the zero flag is set in an",
-        "the offset in the data file is not the guest's",
-    ];
-    all.iter().any(|what| problem.contains(what))
+fn is_hidden(problem: &Error) -> bool {
+    match problem {
+        Error::Corrupt(Fault::Cluster { why, .. }) => *why == ClusterFault::Metadata,
+        Error::Corrupt(Fault::L2Walk { why, .. }) => matches!(
+            why,
+            WalkFault::CompressedBeyond
+                | WalkFault::ZeroInVersion2
+                | WalkFault::ZeroInExtended
+                | WalkFault::NotTheGuests
+        ),
+        _ => false,
+    }
 }
 
 /// A new image of any options.

@@ -7,6 +7,7 @@
 //! be allowed to ask for.
 
 use crate::error::Error;
+use crate::fault::{Fault, L1Fault, PointerFault};
 
 /// Bytes of a table slice: the unit in which tables are cached and read.
 pub const SLICE_BYTES: u32 = 4096;
@@ -200,15 +201,15 @@ impl Geometry {
 
     /// An L1 entry that is not 0 must name a whole table inside the file (below `end`).
     pub fn check_table(&self, index: u64, entry: u64, end: u64) -> Result<(), Error> {
-        let bad = |what| Err(Error::Corrupt { place: "L1 table", index, value: entry, what });
+        let bad = |why| Err(Error::Corrupt(Fault::L1Entry { index, entry, why }));
         if entry & (self.cluster_size() - 1) != 0 {
-            return bad("L2 table offset is not aligned to a cluster");
+            return bad(L1Fault::QedUnaligned);
         }
         if entry < self.data_start.0 {
-            return bad("L2 table offset points into the header");
+            return bad(L1Fault::InHeader);
         }
         if entry.checked_add(self.table_bytes).is_none_or(|table_end| table_end > end) {
-            return bad("L2 table lies beyond the end of the file");
+            return bad(L1Fault::Beyond);
         }
         Ok(())
     }
@@ -224,15 +225,15 @@ impl Geometry {
 
     #[cold]
     fn bad_data(&self, guest: u64, entry: u64) -> Result<(), Error> {
-        let index = guest >> self.cluster_bits;
-        let bad = |what| Err(Error::Corrupt { place: "L2 table, guest cluster", index, value: entry, what });
+        let cluster = guest >> self.cluster_bits;
+        let bad = |why| Err(Error::Corrupt(Fault::Pointer { cluster, host: entry, why }));
         if entry & (self.cluster_size() - 1) != 0 {
-            return bad("data offset is not aligned to a cluster");
+            return bad(PointerFault::Unaligned);
         }
         if entry < self.data_start.0 {
-            return bad("data offset points into the header");
+            return bad(PointerFault::InHeader);
         }
-        bad("data cluster lies beyond the end of the file")
+        bad(PointerFault::Beyond)
     }
 }
 

@@ -81,7 +81,7 @@ impl Image {
     /// A bad pointer, or one to metadata, was found by this acb. If the image may be written nothing else
     /// changes in it, and (version 3) it says so.
     pub(super) fn fail_lookup(&mut self, a: u32, error: Box<Error>) {
-        if matches!(*error, Error::Corrupt { .. }) && !self.is_halted() && self.counted().is_some() {
+        if matches!(*error, Error::Corrupt(_)) && !self.is_halted() && self.counted().is_some() {
             self.found_corrupt(&error);
         }
         self.fail(a, error);

@@ -13,6 +13,7 @@
 
 use super::{Image, Layout};
 use crate::error::Error;
+use crate::fault::{DanglingFault, Fault};
 use crate::qcow2::Shape;
 use crate::qcow2::entry::{COMPRESSED, OFFSET};
 use crate::rule::Rule;
@@ -110,8 +111,7 @@ impl Image {
         }
         self.dangling.count += slice.dangling.len();
         if self.dangling.count > DANGLING_MAX {
-            let what = "too many pointers beyond the end of the file: check the image";
-            return Err(Error::Corrupt { place: "table slice", index: slice.number, value: end, what });
+            return Err(Error::Corrupt(Fault::TooManyDangling { slice: slice.number, end }));
         }
         self.dangling.found.insert(slice.number, slice.dangling.clone());
         Ok(())
@@ -123,13 +123,10 @@ impl Image {
         if !slice.dangling.iter().any(|dangling| usize::from(*dangling) == index) {
             return Ok(());
         }
-        let value = slice.entries.get(index).copied().unwrap_or(0);
+        let entry = slice.entries.get(index).copied().unwrap_or(0);
         let (free, taken) = self.space.found();
-        let what = match free < taken {
-            false => "pointed beyond the end of the file when the image was opened",
-            true => "pointed beyond what was in use of the file when the image was opened",
-        };
-        Err(Error::Corrupt { place: "table entry", index: index as u64, value, what })
+        let why = if free < taken { DanglingFault::Used } else { DanglingFault::File };
+        Err(Error::Corrupt(Fault::Dangling { index: index as u64, entry, why }))
     }
 }
 
@@ -208,9 +205,7 @@ mod tests {
         image.dangling.count = DANGLING_MAX - 5;
         assert_eq!(found(&mut image, base, &[1 << 20; 3]), Ok(vec![0, 1, 2]));
         assert_eq!(found(&mut image, base + 1, &[1 << 20; 2]), Ok(vec![0, 1]));
-        let what = "too many pointers beyond the end of the file: check the image";
-        let (place, index) = ("table slice", base + 2);
-        let error = Error::Corrupt { place, index, value: 1 << 20, what };
+        let error = Error::Corrupt(Fault::TooManyDangling { slice: base + 2, end: 1 << 20 });
         assert_eq!(found(&mut image, base + 2, &[1 << 20]), Err(error));
     }
 }

@@ -13,13 +13,14 @@ use super::run::find::{Mapping, Run};
 use super::{Image, Owners};
 use crate::base::geometry::{Geometry, align_down};
 use crate::error::Error;
+use crate::fault::{By, Fault, HeaderFault, L1Fault, Metadata, ReftableFault};
 use crate::qcow2::{Header, L2};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// An L1 entry leads to a table that another one says is its own, or says so itself.
-pub(super) fn two_entries((index, value): (u64, u64)) -> Error {
-    Error::Corrupt { place: "L1 table", index, value, what: "two L1 entries lead to this L2 table" }
+pub(super) fn two_entries((index, entry): (u64, u64)) -> Error {
+    Error::Corrupt(Fault::L1Entry { index, entry, why: L1Fault::Shared })
 }
 
 /// What counts clusters lies beyond the end of the file: what it counted cannot be told from free space.
@@ -27,14 +28,12 @@ pub(super) fn beyond_the_end(header: &Header, reftable: &[u64], end: u64) -> Opt
     let cluster = header.cluster_size();
     let value = header.reftable_offset;
     if value.saturating_add(u64::from(header.reftable_clusters) * cluster) > end {
-        let (place, index) = ("qcow2 header field refcount_table_offset", 0);
-        let what = "the refcount table lies beyond the end of the file";
-        return Some(Error::Corrupt { place, index, value, what });
+        return Some(Error::Corrupt(Fault::Header { value, why: HeaderFault::ReftableBeyond }));
     }
     (0..).zip(reftable).find_map(|(index, entry)| {
         let block = header.shape().decode_reftable(index, *entry).ok()??;
-        let (place, what) = ("refcount table", "the refcount block lies beyond the end of the file");
-        (block.saturating_add(cluster) > end).then_some(Error::Corrupt { place, index, value: *entry, what })
+        let fault = Fault::Reftable { index, entry: *entry, why: ReftableFault::Beyond };
+        (block.saturating_add(cluster) > end).then_some(Error::Corrupt(fault))
     })
 }
 
@@ -47,82 +46,66 @@ pub(super) fn overlapping(
     l2: &Owners,
 ) -> Option<Error> {
     let (cluster, shape) = (header.cluster_size(), header.shape());
-    let mut pieces: Vec<(u64, u64, &'static str, u64)> = Vec::new();
+    let mut pieces: Vec<(u64, u64, Metadata, u64)> = Vec::new();
     for (n, (start, end)) in fixed.iter().enumerate() {
-        let kind = ["header", "L1 table"].get(n).copied().unwrap_or("snapshot table");
+        let kind = [Metadata::Header, Metadata::L1Table].get(n).copied().unwrap_or(Metadata::Snapshot);
         pieces.push((*start, *end, kind, (n as u64).saturating_sub(2)));
     }
     let end = header.reftable_offset + (u64::from(header.reftable_clusters) << header.cluster_bits);
-    pieces.push((header.reftable_offset, end, "refcount table", 0));
+    pieces.push((header.reftable_offset, end, Metadata::RefcountTable, 0));
     for (index, entry) in (0..).zip(reftable) {
         // what is wrong with the entry itself is told when it is used
         if let Ok(Some(block)) = shape.decode_reftable(index, *entry) {
-            pieces.push((block, block.saturating_add(cluster), "refcount block", index));
+            pieces.push((block, block.saturating_add(cluster), Metadata::RefcountBlock, index));
         }
     }
-    pieces.extend(l2.tables().map(|(table, index)| (table, table + cluster, "L2 table", index)));
+    pieces.extend(l2.tables().map(|(table, index)| (table, table + cluster, Metadata::L2Table, index)));
     pieces.retain(|(start, end, ..)| start < end);
     pieces.sort_unstable();
-    let mut last: Option<(u64, u64, &'static str, u64)> = None;
+    let mut last: Option<(u64, Metadata)> = None;
     for piece in pieces {
-        let (start, end, place, index) = piece;
-        if let Some((_, until, other, _)) = last
-            && start < until
+        let (at, end, kind, index) = piece;
+        if let Some((until, with)) = last
+            && at < until
         {
-            let what = match other {
-                "header" => "overlaps the header",
-                "L1 table" => "overlaps the L1 table",
-                "refcount table" => "overlaps the refcount table",
-                "refcount block" => "overlaps a refcount block",
-                "L2 table" => "overlaps an L2 table",
-                _ => "overlaps a snapshot's metadata",
-            };
-            return Some(Error::Corrupt { place, index, value: start, what });
+            return Some(Error::Corrupt(Fault::Overlap { by: By::Metadata(kind), index, at, with }));
         }
-        last = Some((start, end, place, index));
+        last = Some((end, kind));
     }
     None
 }
 
 impl Refcounted {
-    /// Which metadata but L2 tables `[start, start + len)` overlaps, in words.
-    fn overlap(&self, start: u64, len: u64) -> Option<&'static str> {
+    /// Which metadata but L2 tables `[start, start + len)` overlaps.
+    fn overlap(&self, start: u64, len: u64) -> Option<Metadata> {
         let end = start.saturating_add(len);
         let hits = |low: u64, high: u64| low < high && low < end && start < high;
         let table = self.header.reftable_offset;
         if hits(table, table + self.file_entries() as u64 * 8) {
-            return Some("overlaps the refcount table");
+            return Some(Metadata::RefcountTable);
         }
         if self.fixed.iter().any(|(low, high)| hits(*low, *high)) {
-            return Some("overlaps the header, the L1 table or a snapshot's");
+            return Some(Metadata::Fixed);
         }
-        self.blocks.range(start..end).next().map(|_| "overlaps a refcount block")
+        self.blocks.range(start..end).next().map(|_| Metadata::RefcountBlock)
     }
 
     /// Which metadata `[start, start + len)` overlaps, from a cluster's start on.
-    fn any_overlap(&self, start: u64, len: u64) -> Option<&'static str> {
+    fn any_overlap(&self, start: u64, len: u64) -> Option<Metadata> {
         debug_assert!(start.is_multiple_of(self.header.cluster_size()));
         self.overlap(start, len).or_else(|| {
             let table = self.l2_tables.any(start, start.saturating_add(len));
-            table.then_some("overlaps an L2 table")
+            table.then_some(Metadata::L2Table)
         })
     }
 
     /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
     pub(super) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
         let bits = self.header.cluster_bits;
-        let what = match self.any_overlap(first << bits, count << bits) {
-            None => return Ok(()),
-            Some("overlaps an L2 table") => "not counted, from here on, though an L2 table is there",
-            Some("overlaps a refcount block") => {
-                "not counted, from here on, though a refcount block is there"
-            }
-            Some("overlaps the refcount table") => {
-                "not counted, from here on, though the refcount table is there"
-            }
-            Some(_) => "not counted, from here on, though the header, the L1 table or a snapshot's is there",
-        };
-        Err(Error::Corrupt { place: "refcount of the host cluster", index: first, value: 0, what })
+        match self.any_overlap(first << bits, count << bits) {
+            None => Ok(()),
+            Some(with) => Err(Error::Corrupt(Fault::Overlap { by: By::Free, index: first, at: 0, with })),
+        }
     }
 }
 
@@ -132,14 +115,14 @@ impl Image {
     pub(super) fn check_l2_place(&mut self, l1_index: u64, table: u64, copied: bool) -> Result<(), Error> {
         let Some(bytes) = self.geometry().map(|geometry| geometry.table_bytes) else { return Ok(()) };
         let Some(counted) = self.counted_mut() else { return Ok(()) };
-        let what = counted.overlap(table, bytes).or_else(|| {
-            let alone = counted.l2_tables.add(table, l1_index, copied);
-            (!alone).then_some("two L1 entries lead to this L2 table")
-        });
-        match what {
-            None => Ok(()),
-            Some(what) => Err(Error::Corrupt { place: "L1 table", index: l1_index, value: table, what }),
+        if let Some(with) = counted.overlap(table, bytes) {
+            let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
+            return Err(Error::Corrupt(fault));
         }
+        if !counted.l2_tables.add(table, l1_index, copied) {
+            return Err(two_entries((l1_index, table)));
+        }
+        Ok(())
     }
 
     /// Data at `[host, host + len)` may not lie on metadata.
@@ -149,13 +132,11 @@ impl Image {
             return Ok(());
         }
         let start = align_down(host, counted.header.cluster_size());
-        let what = match counted.any_overlap(start, host.saturating_add(len) - start) {
-            None => return Ok(()),
-            Some("overlaps an L2 table") => "the data overlaps an L2 table",
-            Some(what) => what,
+        let Some(with) = counted.any_overlap(start, host.saturating_add(len) - start) else {
+            return Ok(());
         };
         let index = pos >> counted.header.cluster_bits;
-        Err(Box::new(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what }))
+        Err(Box::new(Error::Corrupt(Fault::Overlap { by: By::Data, index, at: host, with })))
     }
 
     /// The same for what a run points to.
@@ -194,7 +175,7 @@ mod tests {
 
     /// What is said of metadata at these clusters: snapshot, refcount block, L2 table. The header is at 0,
     /// the L1 table at 1, the refcount table at 2 and 3.
-    fn said(snapshot: u64, block: u64, table: u64) -> Option<(&'static str, u64, u64, &'static str)> {
+    fn said(snapshot: u64, block: u64, table: u64) -> Option<(Metadata, u64, u64, Metadata)> {
         let mut header = Header::new(3, 9, 4, [0; 3], None).unwrap();
         (header.reftable_offset, header.reftable_clusters) = (2 * CLUSTER, 2);
         let at = |cluster: u64| (cluster * CLUSTER, (cluster + 1) * CLUSTER);
@@ -203,22 +184,24 @@ mod tests {
         l2.add(table * CLUSTER, 7, false);
         l2.add(table * CLUSTER, 8, false);
         let error = overlapping(&header, &[10 * CLUSTER, 0, block * CLUSTER, 77], &fixed, &l2)?;
-        let Error::Corrupt { place, index, value, what } = error else { panic!("{error}") };
-        Some((place, index, value / CLUSTER, what))
+        let Error::Corrupt(Fault::Overlap { by: By::Metadata(kind), index, at, with }) = error else {
+            panic!("{error}")
+        };
+        Some((kind, index, at / CLUSTER, with))
     }
 
     #[test]
     fn metadata_on_metadata_is_named() {
         assert_eq!(said(4, 5, 6), None);
         assert_eq!(said(20, 5, 6), None, "a table of no bytes lies nowhere");
-        assert_eq!(said(5, 4, 1), Some(("L2 table", 7, 1, "overlaps the L1 table")));
-        assert_eq!(said(5, 2, 6), Some(("refcount table", 0, 2, "overlaps a refcount block")));
-        assert_eq!(said(5, 3, 6), Some(("refcount block", 2, 3, "overlaps the refcount table")));
-        assert_eq!(said(3, 5, 6), Some(("snapshot table", 1, 3, "overlaps the refcount table")));
-        assert_eq!(said(4, 10, 6), Some(("refcount block", 2, 10, "overlaps a refcount block")));
-        assert_eq!(said(4, 5, 5), Some(("refcount block", 2, 5, "overlaps an L2 table")));
-        assert_eq!(said(4, 5, 4), Some(("snapshot table", 1, 4, "overlaps an L2 table")));
-        assert_eq!(said(0, 5, 6), Some(("snapshot table", 1, 0, "overlaps the header")));
-        assert_eq!(said(4, 4, 6), Some(("snapshot table", 1, 4, "overlaps a refcount block")));
+        assert_eq!(said(5, 4, 1), Some((Metadata::L2Table, 7, 1, Metadata::L1Table)));
+        assert_eq!(said(5, 2, 6), Some((Metadata::RefcountTable, 0, 2, Metadata::RefcountBlock)));
+        assert_eq!(said(5, 3, 6), Some((Metadata::RefcountBlock, 2, 3, Metadata::RefcountTable)));
+        assert_eq!(said(3, 5, 6), Some((Metadata::Snapshot, 1, 3, Metadata::RefcountTable)));
+        assert_eq!(said(4, 10, 6), Some((Metadata::RefcountBlock, 2, 10, Metadata::RefcountBlock)));
+        assert_eq!(said(4, 5, 5), Some((Metadata::RefcountBlock, 2, 5, Metadata::L2Table)));
+        assert_eq!(said(4, 5, 4), Some((Metadata::Snapshot, 1, 4, Metadata::L2Table)));
+        assert_eq!(said(0, 5, 6), Some((Metadata::Snapshot, 1, 0, Metadata::Header)));
+        assert_eq!(said(4, 4, 6), Some((Metadata::Snapshot, 1, 4, Metadata::RefcountBlock)));
     }
 }

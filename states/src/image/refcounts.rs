@@ -19,6 +19,7 @@ use super::{Image, Layout, Owners, Tables};
 use crate::acb::State;
 use crate::base::geometry::{Geometry, HostOffset};
 use crate::error::Error;
+use crate::fault::{Fault, ReftableFault};
 use crate::qcow2::refcount::Layout as Counts;
 use crate::qcow2::{Header, entry};
 use crate::rule::Rule;
@@ -336,8 +337,7 @@ impl Image {
         let Layout::Qcow2(_, shape) = &self.layout else { return Ok(None) };
         let Some(block) = shape.decode_reftable(index, entry)? else { return Ok(None) };
         if block.checked_add(geometry.cluster_size()).is_none_or(|end| end > self.space.end()) {
-            let what = "the refcount block lies beyond the end of the file";
-            return Err(Error::Corrupt { place: "refcount table", index, value: entry, what });
+            return Err(Error::Corrupt(Fault::Reftable { index, entry, why: ReftableFault::Beyond }));
         }
         Ok(Some(block))
     }

@@ -17,7 +17,7 @@ pub use opened::Opened;
 use crate::base::geometry::align_up;
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::fault::Op;
+use crate::fault::{ClusterFault, Fault, Op};
 use crate::image::Image;
 use crate::info::{Format, Info};
 use crate::io::{Io, IoId, IoOp, Outcome};
@@ -198,9 +198,8 @@ impl Opening {
         if report.corruptions == 0 {
             return self.finish(header, None);
         }
-        let (place, index) = ("cluster of the file", self.file_len / u64::from(header.cluster_size));
-        let what = "the file is cut off within it, and entries lead beyond its end: check the image";
-        self.fail(Error::Corrupt { place, index, value: self.file_len, what });
+        let (value, index) = (self.file_len, self.file_len / u64::from(header.cluster_size));
+        self.fail(Error::Corrupt(Fault::Cluster { index, value, why: ClusterFault::CutOff }));
     }
 
     fn check_ended(&mut self) {

@@ -18,7 +18,7 @@ use super::opened::Opened;
 use crate::base::geometry::align_up;
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::fault::Op;
+use crate::fault::{Fault, HeaderFault, Lack, Op};
 use crate::image::{Image, Tables};
 use crate::info::{Backing, Bitmaps, Info};
 use crate::io::{Io, IoId, IoOp, Outcome};
@@ -30,7 +30,6 @@ use crate::qcow2::tail::{Next, Tail};
 use crate::qcow2::{Check, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::String;
 
 /// Bytes of a table that are read at once.
@@ -80,14 +79,12 @@ impl Opening {
         let header = Header::parse(bytes, purpose)?;
         let align = u64::from(options.align);
         if !options.read_only && header.cluster_size() < align {
-            let what =
-                "clusters smaller than the blocks of the device can only be written through the page cache";
-            return Err(Error::Unsupported(format!("{} bytes: {what}", header.cluster_size())));
+            return Err(Error::Unsupported(Lack::SmallClusters(header.cluster_size())));
         }
         let info = Info::of_qcow2(&header);
         if let Some(Backing { format: None, format_name: Some(name), .. }) = &info.backing {
-            let name = String::from_utf8_lossy(name);
-            return Err(Error::Unsupported(format!("the backing format {name:?}")));
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Err(Error::Unsupported(Lack::BackingFormat(name)));
         }
         let mut opening = Opening {
             file_len,
@@ -176,9 +173,8 @@ impl Opening {
         match result {
             Err(error) => self.fail(error),
             Ok(report) if !report.is_sound() => {
-                let (place, value) = ("qcow2 header field incompatible_features", self.header.incompatible);
-                let what = "the image is dirty and could not be repaired: check it";
-                self.fail(Error::Corrupt { place, index: 0, value, what });
+                let (value, why) = (self.header.incompatible, HeaderFault::NotRepaired);
+                self.fail(Error::Corrupt(Fault::Header { value, why }));
             }
             Ok(report) => {
                 self.report = Some(report);
@@ -228,9 +224,8 @@ impl Opening {
     fn next_l1(&mut self) {
         let bytes = u64::from(self.header.l1_entries) * 8;
         if bytes > 0 && !self.header.l1_is_in_reach(self.file_len) {
-            let (place, value) = ("qcow2 header field l1_table_offset", self.header.l1_offset);
-            let what = "the L1 table lies far beyond the end of the file: check the image";
-            return self.fail(Error::Corrupt { place, index: 0, value, what });
+            let (value, why) = (self.header.l1_offset, HeaderFault::L1Beyond);
+            return self.fail(Error::Corrupt(Fault::Header { value, why }));
         }
         let done = self.l1_done * 8;
         if self.header.l1_entries > L1_MAX || done >= bytes {

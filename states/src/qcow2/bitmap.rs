@@ -9,6 +9,7 @@
 use super::be;
 use super::entry::{OFFSET, Shape};
 use crate::error::Error;
+use crate::fault::{BitmapFault, BitsFault, ExtensionFault, Fault};
 use alloc::vec::Vec;
 
 /// Bitmaps of an image.
@@ -62,19 +63,19 @@ pub enum Piece {
     Stored(u64),
 }
 
-fn corrupt<T>(place: &'static str, index: u64, value: u64, what: &'static str) -> Result<T, Error> {
-    Err(Error::Corrupt { place, index, value, what })
+fn corrupt<T>(why: BitmapFault, index: u64, value: u64) -> Result<T, Error> {
+    Err(Error::Corrupt(Fault::Bitmap { index, value, why }))
 }
 
 impl Extension {
     /// Reads and validates the extension's data.
     pub fn parse(data: &[u8], cluster_size: u64) -> Result<Extension, Error> {
-        let place = "bitmaps header extension";
+        let corrupt = |why, value| Err(Error::Corrupt(Fault::Extension { value, why }));
         if data.len() != 24 {
-            return corrupt(place, 0, data.len() as u64, "must have 24 bytes");
+            return corrupt(ExtensionFault::BitmapsLength, data.len() as u64);
         }
         if be::word(data, 4) != 0 {
-            return corrupt(place, 0, be::word(data, 4).into(), "the reserved field is not zero");
+            return corrupt(ExtensionFault::BitmapsReserved, be::word(data, 4).into());
         }
         let extension = Extension {
             count: be::word(data, 0),
@@ -82,14 +83,13 @@ impl Extension {
             directory_offset: be::long(data, 16),
         };
         if extension.count > BITMAPS_MAX || extension.count == 0 {
-            return corrupt(place, 0, extension.count.into(), "must name 1 to 65535 bitmaps");
+            return corrupt(ExtensionFault::BitmapsCount, extension.count.into());
         }
         if !extension.directory_offset.is_multiple_of(cluster_size) {
-            let offset = extension.directory_offset;
-            return corrupt(place, 0, offset, "the directory does not begin at a cluster");
+            return corrupt(ExtensionFault::BitmapsUnaligned, extension.directory_offset);
         }
         if extension.directory_size > DIRECTORY_MAX {
-            return corrupt(place, 0, extension.directory_size, "the directory is too long");
+            return corrupt(ExtensionFault::BitmapsTooLong, extension.directory_size);
         }
         Ok(extension)
     }
@@ -97,23 +97,22 @@ impl Extension {
 
 /// Reads a directory of `count` bitmaps of a guest disk of `size` bytes.
 pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Result<Vec<Bitmap>, Error> {
-    let place = "bitmap directory";
     let mut bitmaps = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
         let index = bitmaps.len() as u64;
         if index >= count.into() {
-            return corrupt(place, index, at as u64, "has more entries than the header says");
+            return corrupt(BitmapFault::MoreEntries, index, at as u64);
         }
         let entry = bytes.get(at..).unwrap_or(&[]);
         let (name_len, extra_len) = (be::half(entry, 18), be::word(entry, 20));
         // the entry's end, without and with padding: 24 + 65535 + 2^32 fits
         let end = FIXED as u64 + u64::from(name_len) + u64::from(extra_len);
         if entry.len() < FIXED || end.next_multiple_of(8) > entry.len() as u64 {
-            return corrupt(place, index, at as u64, "the entry goes beyond the directory");
+            return corrupt(BitmapFault::CutOff, index, at as u64);
         }
         if extra_len != 0 {
-            return corrupt(place, index, extra_len.into(), "extra data is not supported");
+            return corrupt(BitmapFault::ExtraData, index, extra_len.into());
         }
         let name = entry.get(FIXED..FIXED + usize::from(name_len)).unwrap_or(&[]);
         let bitmap = Bitmap {
@@ -129,7 +128,7 @@ pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Res
         at += usize::try_from(end.next_multiple_of(8)).unwrap_or(usize::MAX);
     }
     if bitmaps.len() as u64 != u64::from(count) {
-        return corrupt(place, 0, bitmaps.len() as u64, "has fewer entries than the header says");
+        return corrupt(BitmapFault::FewerEntries, 0, bitmaps.len() as u64);
     }
     Ok(bitmaps)
 }
@@ -171,32 +170,31 @@ impl Bitmap {
     }
 
     fn validate(&self, index: u64, kind: u8, name_len: u16, shape: Shape, size: u64) -> Result<(), Error> {
-        let place = "bitmap directory";
         if self.table_entries == 0 || self.table_entries > TABLE_MAX {
-            return corrupt(place, index, self.table_entries.into(), "the table's size is out of bounds");
+            return corrupt(BitmapFault::TableSize, index, self.table_entries.into());
         }
         if self.table_offset == 0 || !self.table_offset.is_multiple_of(shape.cluster_size()) {
-            return corrupt(place, index, self.table_offset, "the table does not begin at a cluster");
+            return corrupt(BitmapFault::TableUnaligned, index, self.table_offset);
         }
         if !(9..=31).contains(&self.granularity_bits) {
-            return corrupt(place, index, self.granularity_bits.into(), "granularity must be 2^9 to 2^31");
+            return corrupt(BitmapFault::Granularity, index, self.granularity_bits.into());
         }
         if self.flags & !(IN_USE | AUTO) != 0 {
-            return corrupt(place, index, self.flags.into(), "unknown flags");
+            return corrupt(BitmapFault::Flags, index, self.flags.into());
         }
         if name_len == 0 || name_len > NAME_MAX {
-            return corrupt(place, index, name_len.into(), "the name must have 1 to 1023 bytes");
+            return corrupt(BitmapFault::Name, index, name_len.into());
         }
         if kind != 1 {
-            return corrupt(place, index, kind.into(), "unknown type of bitmap");
+            return corrupt(BitmapFault::Kind, index, kind.into());
         }
         let data = u64::from(self.table_entries) << shape.cluster_bits;
         if data > DATA_MAX {
-            return corrupt(place, index, data, "the bitmap is too large");
+            return corrupt(BitmapFault::TooLarge, index, data);
         }
         // at most 2^29 bytes of 2^3 bits of 2^31 bytes each: fits
         if !self.in_use() && size > (data * 8) << self.granularity_bits {
-            return corrupt(place, index, data, "the bitmap does not cover the disk");
+            return corrupt(BitmapFault::TooSmall, index, data);
         }
         Ok(())
     }
@@ -204,13 +202,13 @@ impl Bitmap {
 
 /// An entry of a bitmap's table. `index` is only for the error.
 pub fn decode_piece(index: u64, entry: u64, shape: Shape) -> Result<Piece, Error> {
-    let place = "bitmap table";
     let host = entry & OFFSET;
+    let corrupt = |why| Err(Error::Corrupt(Fault::BitmapTable { index, entry, why }));
     if entry & !(OFFSET | 1) != 0 || host != 0 && entry & 1 != 0 {
-        return corrupt(place, index, entry, "reserved bits are set");
+        return corrupt(BitsFault::Reserved);
     }
     if !host.is_multiple_of(shape.cluster_size()) {
-        return corrupt(place, index, entry, "the bits do not begin at a cluster");
+        return corrupt(BitsFault::Unaligned);
     }
     Ok(if host == 0 { Piece::All(entry & 1 != 0) } else { Piece::Stored(host) })
 }
@@ -311,7 +309,7 @@ mod tests {
     /// The last value that is good, and the first that is not, and what is said of it.
     #[test]
     fn limits() {
-        let bad = |what, value| Err(Error::Corrupt { place: "bitmap directory", index: 0, value, what });
+        let bad = |why, value| Err(Error::Corrupt(Fault::Bitmap { index: 0, value, why }));
         let parse = |change: &dyn Fn(&mut Vec<u8>), size| {
             let mut bytes = entry(b"name", 0);
             change(&mut bytes);
@@ -321,13 +319,13 @@ mod tests {
         let entries = |count| parse(&move |e| be::put_word(e, 8, count), 0);
         // 512 MiB of bits
         assert_eq!(entries(1 << 20), Ok(4));
-        assert_eq!(entries((1 << 20) + 1), bad("the bitmap is too large", (1 << 29) + 512));
-        assert_eq!(entries(TABLE_MAX), bad("the bitmap is too large", 1 << 36));
-        assert_eq!(entries(TABLE_MAX + 1), bad("the table's size is out of bounds", 0x0800_0001));
+        assert_eq!(entries((1 << 20) + 1), bad(BitmapFault::TooLarge, (1 << 29) + 512));
+        assert_eq!(entries(TABLE_MAX), bad(BitmapFault::TooLarge, 1 << 36));
+        assert_eq!(entries(TABLE_MAX + 1), bad(BitmapFault::TableSize, 0x0800_0001));
         let offset = |offset| parse(&move |e| be::put_long(e, 0, offset), 0);
         assert_eq!(offset(512), Ok(4));
         for value in [0, 511, 513] {
-            assert_eq!(offset(value), bad("the table does not begin at a cluster", value));
+            assert_eq!(offset(value), bad(BitmapFault::TableUnaligned, value));
         }
         let name = |len: u16| {
             let long = move |e: &mut Vec<u8>| {
@@ -337,28 +335,22 @@ mod tests {
             parse(&long, 0)
         };
         assert_eq!((name(1), name(1023)), (Ok(1), Ok(1023)));
-        let long = "the name must have 1 to 1023 bytes";
+        let long = BitmapFault::Name;
         assert_eq!((name(0), name(1024)), (bad(long, 0), bad(long, 1024)));
         // one cluster of 4096 bits at 64 KiB
         assert_eq!(parse(&|_| {}, 4096 << 16), Ok(4));
-        assert_eq!(parse(&|_| {}, (4096 << 16) + 1), bad("the bitmap does not cover the disk", 512));
+        assert_eq!(parse(&|_| {}, (4096 << 16) + 1), bad(BitmapFault::TooSmall, 512));
         assert_eq!(parse(&|e| e[15] = 1, (4096 << 16) + 1), Ok(4), "in use: it is not trusted anyway");
         let flags = |flags| parse(&move |e| be::put_word(e, 12, flags), 0);
-        assert_eq!((flags(3), flags(7)), (Ok(4), bad("unknown flags", 7)));
+        assert_eq!((flags(3), flags(7)), (Ok(4), bad(BitmapFault::Flags, 7)));
         let mut short = entry(b"eight by", 1);
         assert_eq!(short.len(), 32);
         let [bitmap] = &parse_directory(&short, 1, SHAPE, 0).unwrap()[..] else { panic!("one") };
         assert!(bitmap.in_use() && !bitmap.auto());
         short.truncate(31);
-        assert_eq!(
-            parse_directory(&short, 1, SHAPE, 0).map(|_| 0),
-            bad("the entry goes beyond the directory", 0)
-        );
+        assert_eq!(parse_directory(&short, 1, SHAPE, 0).map(|_| 0), bad(BitmapFault::CutOff, 0));
         short.truncate(23);
-        assert_eq!(
-            parse_directory(&short, 1, SHAPE, 0).map(|_| 0),
-            bad("the entry goes beyond the directory", 0)
-        );
+        assert_eq!(parse_directory(&short, 1, SHAPE, 0).map(|_| 0), bad(BitmapFault::CutOff, 0));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::refcount::Layout;
 use super::snapshot::{Snapshot, TABLE_MAX};
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::fault::Op;
+use crate::fault::{Fault, Lack, Op};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use alloc::collections::BTreeSet;
@@ -231,7 +231,7 @@ impl Check {
         let total_clusters = self.header.guest_size().div_ceil(self.shape.cluster_size());
         self.report = Report { total_clusters, ..Report::default() };
         if self.clusters > CLUSTERS_MAX {
-            let error = Error::Unsupported(alloc::format!("check of {} clusters", self.clusters));
+            let error = Error::Unsupported(Lack::Check(self.clusters));
             return self.fail(error);
         }
         if let Err(error) = self.header.check_snapshots() {
@@ -253,11 +253,8 @@ impl Check {
         self.result = Some(Err(error));
     }
 
-    fn corrupt(&mut self, place: &'static str, index: u64, value: u64, what: &'static str) {
-        self.wrong(
-            Finding::Entry { place, index, value, what },
-            Error::Corrupt { place, index, value, what },
-        );
+    fn corrupt(&mut self, fault: Fault) {
+        self.wrong(Finding::Fault(fault), fault);
     }
 
     /// Makes the one just counted a repaired one.

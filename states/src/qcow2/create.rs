@@ -11,6 +11,7 @@ use super::entry::COPIED;
 use super::header::{Compression, Header, LAZY_REFCOUNTS, RAW_DATA_FILE, incompatible};
 use super::refcount::Layout;
 use crate::error::Error;
+use crate::fault::{Fault, NewFault};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -66,8 +67,7 @@ pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
     let size = options.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
     let l1_entries = header.shape().l1_entries(size);
     if l1_entries > L1_MAX {
-        let what = "is more than an L1 table of 32 MiB can map";
-        return Err(Error::Corrupt { place: "size", index: 0, value: options.size, what });
+        return Err(Error::Corrupt(Fault::New { value: options.size, why: NewFault::Size }));
     }
     let mut created = Created {
         header,

@@ -8,6 +8,7 @@
 //! * `encode` of what `decode` gave is the entry as it was, but for a COPIED flag on an unallocated one.
 
 use crate::error::Error;
+use crate::fault::{Fault, L1Fault, L2Fault, ReftableFault};
 
 /// Bit 63: the refcount of what is pointed at is exactly one.
 pub const COPIED: u64 = 1 << 63;
@@ -106,8 +107,8 @@ pub enum L2 {
     },
 }
 
-fn corrupt<T>(place: &'static str, index: u64, value: u64, what: &'static str) -> Result<T, Error> {
-    Err(Error::Corrupt { place, index, value, what })
+fn corrupt<T>(why: L2Fault, guest: u64, entry: u64) -> Result<T, Error> {
+    Err(Error::Corrupt(Fault::L2Entry { guest, entry, why }))
 }
 
 impl Subclusters {
@@ -210,12 +211,13 @@ impl Shape {
 
     /// `index` is only for the error.
     pub fn decode_l1(self, index: u64, entry: u64) -> Result<L1, Error> {
+        let corrupt = |why| Err(Error::Corrupt(Fault::L1Entry { index, entry, why }));
         if entry & L1_RESERVED != 0 {
-            return corrupt("L1 table", index, entry, "reserved bits are set");
+            return corrupt(L1Fault::Reserved);
         }
         let host = entry & OFFSET;
         if !host.is_multiple_of(self.cluster_size()) {
-            return corrupt("L1 table", index, entry, "the L2 table does not begin at a cluster");
+            return corrupt(L1Fault::Unaligned);
         }
         Ok(if host == 0 { L1::Unallocated } else { L1::Table { host, copied: entry & COPIED != 0 } })
     }
@@ -224,22 +226,21 @@ impl Shape {
     /// an extended entry, else 0.
     pub fn decode_l2(self, guest: u64, entry: u64, bitmap: u64) -> Result<L2, Error> {
         debug_assert!(self.extended || bitmap == 0);
-        let place = "L2 entry of the guest offset";
         if entry & COMPRESSED != 0 {
             return self.decode_compressed(guest, entry, bitmap);
         }
         if entry & L2_RESERVED != 0 {
-            return corrupt(place, guest, entry, "reserved bits are set");
+            return corrupt(L2Fault::Reserved, guest, entry);
         }
         let (zero, copied, host) = (entry & ZERO != 0, entry & COPIED != 0, entry & OFFSET);
         if zero && self.version < 3 {
-            return corrupt(place, guest, entry, "the zero flag is set in an image of version 2");
+            return corrupt(L2Fault::ZeroInVersion2, guest, entry);
         }
         if zero && self.extended {
-            return corrupt(place, guest, entry, "the zero flag is set in an extended entry");
+            return corrupt(L2Fault::ZeroInExtended, guest, entry);
         }
         if !host.is_multiple_of(self.cluster_size()) {
-            return corrupt(place, guest, entry, "the data does not begin at a cluster");
+            return corrupt(L2Fault::Unaligned, guest, entry);
         }
         // a data file has its clusters where the guest has them: 0 is a place too, and COPIED tells it from
         // none
@@ -256,31 +257,29 @@ impl Shape {
     }
 
     fn decode_compressed(self, guest: u64, entry: u64, bitmap: u64) -> Result<L2, Error> {
-        let place = "compressed L2 entry of the guest offset";
         if entry & COPIED != 0 {
-            return corrupt(place, guest, entry, "the copied flag is set");
+            return corrupt(L2Fault::CompressedCopied, guest, entry);
         }
         if self.data_file {
-            return corrupt(place, guest, entry, "compressed data in an image with a data file");
+            return corrupt(L2Fault::CompressedInDataFile, guest, entry);
         }
         if bitmap != 0 {
-            return corrupt(place, guest, bitmap, "compressed data with subclusters");
+            return corrupt(L2Fault::CompressedSubclusters, guest, bitmap);
         }
         let (host, len) = self.compressed_range(entry);
         if host >> 56 != 0 {
-            return corrupt(place, guest, entry, "reserved bits are set");
+            return corrupt(L2Fault::CompressedReserved, guest, entry);
         }
         Ok(L2::Compressed { host, len })
     }
 
     fn decode_split(self, guest: u64, entry: u64, bitmap: u64, host: Option<u64>) -> Result<L2, Error> {
-        let place = "subcluster bitmap of the guest offset";
         let subclusters = Subclusters(bitmap);
         if !subclusters.is_valid() {
-            return corrupt(place, guest, bitmap, "a subcluster is both allocated and zero");
+            return corrupt(L2Fault::BothKinds, guest, bitmap);
         }
         if host.is_none() && subclusters.allocated() != 0 {
-            return corrupt(place, guest, bitmap, "subclusters are allocated, the cluster is not");
+            return corrupt(L2Fault::NoCluster, guest, bitmap);
         }
         if host.is_none() && bitmap == 0 {
             return Ok(L2::Unallocated);
@@ -305,11 +304,12 @@ impl Shape {
 
     /// A refcount table's entry: where the refcount block lies, if there is one.
     pub fn decode_reftable(self, index: u64, entry: u64) -> Result<Option<u64>, Error> {
+        let corrupt = |why| Err(Error::Corrupt(Fault::Reftable { index, entry, why }));
         if entry & REFTABLE_RESERVED != 0 {
-            return corrupt("refcount table", index, entry, "reserved bits are set");
+            return corrupt(ReftableFault::Reserved);
         }
         if !entry.is_multiple_of(self.cluster_size()) {
-            return corrupt("refcount table", index, entry, "the block does not begin at a cluster");
+            return corrupt(ReftableFault::Unaligned);
         }
         Ok((entry != 0).then_some(entry))
     }

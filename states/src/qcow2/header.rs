@@ -13,7 +13,7 @@ use super::bitmap;
 use super::entry::Shape;
 use super::refcount::Layout;
 use crate::error::Error;
-use alloc::format;
+use crate::fault::{ExtensionFault, Fault, HeaderFault, Lack};
 use alloc::vec::Vec;
 
 mod extensions;
@@ -135,17 +135,21 @@ pub struct Header {
     block: Vec<u8>,
 }
 
-fn corrupt<T>(field: &'static str, value: u64, what: &'static str) -> Result<T, Error> {
-    Err(Error::Corrupt { place: field, index: 0, value, what })
+fn corrupt<T>(why: HeaderFault, value: u64) -> Result<T, Error> {
+    Err(Error::Corrupt(Fault::Header { value, why }))
 }
 
+/// What is wrong with a table that the header leads to: it is too large, or its offset is no good.
+type TableFaults = [HeaderFault; 2];
+
 /// QEMU's rule for a table: so many entries of so many bytes, at a cluster, below 2^63.
-fn check_table(field: &'static str, offset: u64, bytes: u64, max: u64, cluster: u64) -> Result<(), Error> {
+fn check_table(faults: TableFaults, offset: u64, bytes: u64, max: u64, cluster: u64) -> Result<(), Error> {
+    let [too_large, unaligned] = faults;
     if bytes > max {
-        return corrupt(field, bytes, "the table is too large");
+        return corrupt(too_large, bytes);
     }
     if !offset.is_multiple_of(cluster) || offset > i64::MAX as u64 - bytes {
-        return corrupt(field, offset, "must be a multiple of the cluster size and below 2^63");
+        return corrupt(unaligned, offset);
     }
     Ok(())
 }
@@ -184,16 +188,15 @@ impl Header {
 
     fn fields(bytes: &[u8]) -> Result<Header, Error> {
         if !Header::probe(bytes) {
-            let what = "the image is not in qcow2 format";
-            return corrupt("qcow2 header field magic", be::word(bytes, 0).into(), what);
+            return corrupt(HeaderFault::Magic, be::word(bytes, 0).into());
         }
         let version = be::word(bytes, 4);
         if !(2..=3).contains(&version) {
-            return Err(Error::Unsupported(format!("qcow2 version {version}")));
+            return Err(Error::Unsupported(Lack::Version(version)));
         }
         let cluster_bits = be::word(bytes, 20);
         if !(9..=21).contains(&cluster_bits) {
-            return corrupt("qcow2 header field cluster_bits", cluster_bits.into(), "must be 9 to 21");
+            return corrupt(HeaderFault::ClusterBits, cluster_bits.into());
         }
         let v3 = |value| if version == 3 { value } else { 0 };
         let header = Header {
@@ -219,16 +222,15 @@ impl Header {
             bitmaps: None,
             block: Vec::new(),
         };
-        let (field, length) = ("qcow2 header field header_length", u64::from(header.header_length));
+        let length = u64::from(header.header_length);
         if version == 3 && length < 104 {
-            return corrupt(field, length, "must be at least 104");
+            return corrupt(HeaderFault::TooShort, length);
         }
         if length > header.cluster_size() {
-            return corrupt(field, length, "is more than a cluster");
+            return corrupt(HeaderFault::TooLong, length);
         }
         if header.backing_offset > header.cluster_size() {
-            let field = "qcow2 header field backing_file_offset";
-            return corrupt(field, header.backing_offset, "the name lies outside the first cluster");
+            return corrupt(HeaderFault::BackingOutside, header.backing_offset);
         }
         if bytes.len() < Header::region(bytes).min(header.extensions_end()) {
             return Err(Error::Misuse("too few bytes of the header were read"));
@@ -241,11 +243,10 @@ impl Header {
         self.compression = match kind {
             0 => Compression::Deflate,
             1 => Compression::Zstd,
-            _ => return Err(Error::Unsupported(format!("qcow2 compression type {kind}"))),
+            _ => return Err(Error::Unsupported(Lack::Compression(kind))),
         };
         if (kind != 0) != (self.incompatible & incompatible::COMPRESSION != 0) {
-            let what = "contradicts incompatible feature bit 3";
-            return corrupt("qcow2 header field compression_type", kind.into(), what);
+            return corrupt(HeaderFault::Compression, kind.into());
         }
         let unknown = self.incompatible & !incompatible::KNOWN;
         if unknown != 0 {
@@ -255,20 +256,17 @@ impl Header {
             return Err(Error::Unsupported(extensions::name_features(&names, unknown)));
         }
         if self.is_corrupt() && purpose == Purpose::Write {
-            let what = "the image is marked corrupt: it may be read or repaired, not written";
-            return corrupt("qcow2 header field incompatible_features", self.incompatible, what);
+            return corrupt(HeaderFault::MarkedCorrupt, self.incompatible);
         }
         Ok(())
     }
 
     fn check_shape(&self) -> Result<(), Error> {
         if self.shape().extended && self.cluster_bits < 14 {
-            let what = "is too small for 32 subclusters of 512 bytes";
-            return corrupt("qcow2 header field cluster_bits", self.cluster_bits.into(), what);
+            return corrupt(HeaderFault::Subclusters, self.cluster_bits.into());
         }
         if self.refcount_order > 6 {
-            let what = "refcounts have at most 64 bits";
-            return corrupt("qcow2 header field refcount_order", self.refcount_order.into(), what);
+            return corrupt(HeaderFault::RefcountOrder, self.refcount_order.into());
         }
         Ok(())
     }
@@ -281,39 +279,33 @@ impl Header {
             2 => Some(Encryption::Luks { offset: 0, len: 0 }),
             _ => None,
         };
-        let method = match number {
-            0 => return Ok(()),
-            1 | 2 if purpose == Purpose::Look => return Ok(()),
-            1 => "AES",
-            2 => "LUKS",
-            _ => "of an unknown kind",
-        };
-        let text = format!(
-            "qcow2 header field crypt_method {number}: encryption {method}; it is not read as plain data"
-        );
-        Err(Error::Unsupported(text))
+        match number {
+            0 => Ok(()),
+            1 | 2 if purpose == Purpose::Look => Ok(()),
+            _ => Err(Error::Unsupported(Lack::Encryption(number))),
+        }
     }
 
     fn check_tables(&self, purpose: Purpose) -> Result<(), Error> {
         let cluster = self.cluster_size();
         if self.reftable_clusters == 0 && purpose != Purpose::Check {
-            return corrupt("qcow2 header field refcount_table_clusters", 0, "there is no refcount table");
+            return corrupt(HeaderFault::NoReftable, 0);
         }
         let bytes = u64::from(self.reftable_clusters) * cluster;
-        let field = "qcow2 header field refcount_table_offset";
-        check_table(field, self.reftable_offset, bytes, REFTABLE_MAX, cluster)?;
+        let faults = [HeaderFault::ReftableTooLarge, HeaderFault::ReftableUnaligned];
+        check_table(faults, self.reftable_offset, bytes, REFTABLE_MAX, cluster)?;
         if purpose != Purpose::Check {
             self.check_snapshots()?;
         }
         let bytes = u64::from(self.l1_entries) * 8;
-        check_table("qcow2 header field l1_table_offset", self.l1_offset, bytes, L1_MAX, cluster)?;
+        let faults = [HeaderFault::L1TooLarge, HeaderFault::L1Unaligned];
+        check_table(faults, self.l1_offset, bytes, L1_MAX, cluster)?;
         let needed = self.shape().l1_entries(self.size);
         if needed > i32::MAX as u64 {
-            return corrupt("qcow2 header field size", self.size, "is more than an L1 table can map");
+            return corrupt(HeaderFault::SizeTooLarge, self.size);
         }
         if u64::from(self.l1_entries) < needed {
-            let what = "the L1 table is too small for the disk";
-            return corrupt("qcow2 header field l1_size", self.l1_entries.into(), what);
+            return corrupt(HeaderFault::L1TooSmall, self.l1_entries.into());
         }
         Ok(())
     }
@@ -321,25 +313,25 @@ impl Header {
     /// Count and place of the snapshot table, which a check does not ask for before it reads the table.
     pub fn check_snapshots(&self) -> Result<(), Error> {
         let (bytes, max) = (u64::from(self.snapshots) * 40, u64::from(super::snapshot::SNAPSHOTS_MAX) * 40);
-        let field = "qcow2 header field snapshots_offset";
-        check_table(field, self.snapshots_offset, bytes, max, self.cluster_size())
+        let faults = [HeaderFault::SnapshotsTooLarge, HeaderFault::SnapshotsUnaligned];
+        check_table(faults, self.snapshots_offset, bytes, max, self.cluster_size())
     }
 
     fn check_extensions(&mut self) -> Result<(), Error> {
+        let wrong = |why, value| Err(Error::Corrupt(Fault::Extension { value, why }));
         for extension in &self.extensions {
             let (data, len) = (&extension.data, extension.data.len() as u64);
             match extension.kind {
                 Extension::BACKING_FORMAT if len >= 16 => {
-                    return corrupt("backing format header extension", len, "the name is too long");
+                    return wrong(ExtensionFault::BackingFormat, len);
                 }
                 Extension::ENCRYPTION => {
-                    let place = "encryption header extension";
                     let Some(Encryption::Luks { .. }) = self.encryption else {
-                        return corrupt(place, len, "the image is not encrypted with LUKS");
+                        return wrong(ExtensionFault::NotLuks, len);
                     };
                     let (offset, bytes) = (be::long(data, 0), be::long(data, 8));
                     if len != 16 || !offset.is_multiple_of(1 << self.cluster_bits) {
-                        return corrupt(place, offset, "must have 16 bytes, and begin at a cluster");
+                        return wrong(ExtensionFault::Luks, offset);
                     }
                     self.encryption = Some(Encryption::Luks { offset, len: bytes });
                 }
@@ -350,8 +342,7 @@ impl Header {
             }
         }
         if self.autoclear & RAW_DATA_FILE != 0 && self.incompatible & incompatible::DATA_FILE == 0 {
-            let what = "a raw data file without a data file";
-            return corrupt("qcow2 header field autoclear_features", self.autoclear, what);
+            return corrupt(HeaderFault::RawDataFile, self.autoclear);
         }
         Ok(())
     }
@@ -360,13 +351,9 @@ impl Header {
         if self.backing_offset == 0 {
             return Ok(());
         }
-        let (len, field) = (be::word(bytes, 16), "qcow2 header field backing_file_size");
+        let len = be::word(bytes, 16);
         if u64::from(len) > (self.cluster_size() - self.backing_offset).min(NAME_MAX as u64) {
-            return corrupt(
-                field,
-                len.into(),
-                "the name is longer than 1023 bytes or leaves the first cluster",
-            );
+            return corrupt(HeaderFault::BackingTooLong, len.into());
         }
         let at = usize::try_from(self.backing_offset).unwrap_or(usize::MAX);
         let Some(name) = bytes.get(at..at.saturating_add(len as usize)) else {

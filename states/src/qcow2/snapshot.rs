@@ -9,6 +9,7 @@
 
 use super::be;
 use crate::error::Error;
+use crate::fault::{Fault, SnapshotFault};
 use alloc::vec::Vec;
 
 /// QEMU's limits.
@@ -64,14 +65,14 @@ impl Snapshot {
         let (id_len, name_len) = (usize::from(be::half(bytes, 12)), usize::from(be::half(bytes, 14)));
         let extra_len = be::word(bytes, 36);
         if extra_len > EXTRA_MAX && !trim {
-            let what = "too much extra data";
-            return Err(Error::Corrupt { place: "snapshot table", index, value: extra_len.into(), what });
+            let (value, why) = (extra_len.into(), SnapshotFault::ExtraTooLong);
+            return Err(Error::Corrupt(Fault::Snapshot { index, value, why }));
         }
         let extra_len = usize::try_from(extra_len).unwrap_or(usize::MAX);
         let end = FIXED.saturating_add(extra_len).saturating_add(id_len + name_len);
         if end as u64 > TABLE_MAX {
-            let what = "the table is longer than 64 MiB";
-            return Err(Error::Corrupt { place: "snapshot table", index, value: end as u64, what });
+            let (value, why) = (end as u64, SnapshotFault::TooLong);
+            return Err(Error::Corrupt(Fault::Snapshot { index, value, why }));
         }
         let id_at = FIXED + extra_len;
         let (Some(extra), Some(id), Some(name)) = (
@@ -192,16 +193,16 @@ mod tests {
     #[test]
     fn limits() {
         let mut entry = vec![0; FIXED];
-        let error = |value, what| Err(Error::Corrupt { place: "snapshot table", index: 3, value, what });
+        let error = |value, why| Err(Error::Corrupt(Fault::Snapshot { index: 3, value, why }));
         be::put_word(&mut entry, 36, EXTRA_MAX);
         assert_eq!(Snapshot::parse(&entry, 3, false), Ok(Parsed::Needs(FIXED + 1024)));
         be::put_word(&mut entry, 36, EXTRA_MAX + 1);
-        assert_eq!(Snapshot::parse(&entry, 3, false), error(1025, "too much extra data"));
+        assert_eq!(Snapshot::parse(&entry, 3, false), error(1025, SnapshotFault::ExtraTooLong));
         let most = TABLE_MAX as usize - FIXED;
         be::put_word(&mut entry, 36, most as u32);
         assert_eq!(Snapshot::parse(&entry, 3, true), Ok(Parsed::Needs(TABLE_MAX as usize)));
         be::put_word(&mut entry, 36, most as u32 + 1);
-        assert_eq!(Snapshot::parse(&entry, 3, true), error(TABLE_MAX + 1, "the table is longer than 64 MiB"));
+        assert_eq!(Snapshot::parse(&entry, 3, true), error(TABLE_MAX + 1, SnapshotFault::TooLong));
     }
 
     #[test]

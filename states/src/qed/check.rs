@@ -13,7 +13,7 @@ use super::Header;
 use crate::base::geometry::{Geometry, align_down};
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::fault::Op;
+use crate::fault::{ClusterFault, Fault, Op};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use alloc::boxed::Box;
@@ -143,12 +143,9 @@ impl Check {
             if !self.used.insert(cluster) {
                 sound = false;
                 self.report.corruptions += 1;
-                self.report.problem(Error::Corrupt {
-                    place: "cluster of the file",
-                    index: cluster,
-                    value: offset,
-                    what: "is referred to more than once",
-                });
+                let why = ClusterFault::Shared;
+                let fault = Fault::Cluster { index: cluster, value: offset, why };
+                self.report.problem(Error::Corrupt(fault));
             }
         }
         sound

@@ -8,7 +8,7 @@
 
 use crate::base::geometry::Geometry;
 use crate::error::Error;
-use alloc::format;
+use crate::fault::{Fault, Lack, NewFault, QedFault};
 use alloc::vec::Vec;
 
 /// Bytes of the header's fields.
@@ -65,18 +65,20 @@ pub struct CreateOptions<'a> {
     pub backing_raw: bool,
 }
 
-fn corrupt<T>(field: &'static str, value: u64, what: &'static str) -> Result<T, Error> {
-    Err(Error::Corrupt { place: field, index: 0, value, what })
+fn corrupt<T>(why: QedFault, value: u64) -> Result<T, Error> {
+    Err(Error::Corrupt(Fault::QedHeader { value, why }))
+}
+
+fn refuse<T>(why: NewFault, value: u64) -> Result<T, Error> {
+    Err(Error::Corrupt(Fault::New { value, why }))
 }
 
 fn check_shape(cluster_size: u32, table_size: u32) -> Result<(), Error> {
     if !cluster_size.is_power_of_two() || !(1 << 12..=1 << 26).contains(&cluster_size) {
-        let what = "must be a power of two between 4096 and 67108864";
-        return corrupt("QED header field cluster_size", cluster_size.into(), what);
+        return corrupt(QedFault::ClusterSize, cluster_size.into());
     }
     if !table_size.is_power_of_two() || !(1..=16).contains(&table_size) {
-        let what = "must be a power of two between 1 and 16";
-        return corrupt("QED header field table_size", table_size.into(), what);
+        return corrupt(QedFault::TableSize, table_size.into());
     }
     Ok(())
 }
@@ -98,11 +100,7 @@ impl Header {
     /// length.
     pub fn parse(block: &[u8], file_len: u64) -> Result<Header, Error> {
         if !Header::probe(block) {
-            return corrupt(
-                "QED header field magic",
-                u64::from(word(block, 0)),
-                "the image is not in QED format",
-            );
+            return corrupt(QedFault::Magic, u64::from(word(block, 0)));
         }
         let header = Header {
             cluster_size: word(block, 4),
@@ -125,37 +123,31 @@ impl Header {
     fn validate(&self, file_len: u64) -> Result<(), Error> {
         let unknown = self.features & !KNOWN_FEATURES;
         if unknown != 0 {
-            return Err(Error::Unsupported(format!("QED header field features: unknown bits {unknown:#x}")));
+            return Err(Error::Unsupported(Lack::QedFeatures(unknown)));
         }
         check_shape(self.cluster_size, self.table_size)?;
         if !self.image_size.is_multiple_of(512) {
-            return corrupt("QED header field image_size", self.image_size, "must be a multiple of 512");
+            return corrupt(QedFault::SizeUnaligned, self.image_size);
         }
         if self.image_size > self.size_max() {
-            return corrupt(
-                "QED header field image_size",
-                self.image_size,
-                "is more than the tables can map",
-            );
+            return corrupt(QedFault::SizeTooLarge, self.image_size);
         }
         let header_bytes = u64::from(self.header_size) * u64::from(self.cluster_size);
         if self.header_size == 0 {
-            return corrupt("QED header field header_size", 0, "must be at least one cluster");
+            return corrupt(QedFault::NoHeader, 0);
         }
         if header_bytes > u64::from(u32::MAX) {
-            let value = u64::from(self.header_size);
-            return corrupt("QED header field header_size", value, "is more than 4 GiB of clusters");
+            return corrupt(QedFault::HeaderTooLarge, self.header_size.into());
         }
         let l1 = self.l1_table_offset;
-        let field = "QED header field l1_table_offset";
         if !l1.is_multiple_of(u64::from(self.cluster_size)) {
-            return corrupt(field, l1, "must be a multiple of the cluster size");
+            return corrupt(QedFault::L1Unaligned, l1);
         }
         if l1 < header_bytes {
-            return corrupt(field, l1, "points into the header");
+            return corrupt(QedFault::L1InHeader, l1);
         }
         if l1.checked_add(self.table_bytes()).is_none_or(|end| end > file_len) {
-            return corrupt(field, l1, "the L1 table lies beyond the end of the file");
+            return corrupt(QedFault::L1Beyond, l1);
         }
         self.validate_backing(header_bytes)
     }
@@ -166,14 +158,10 @@ impl Header {
         }
         let (offset, size) = (u64::from(self.backing_filename_offset), u64::from(self.backing_filename_size));
         if self.backing_filename_size > BACKING_NAME_MAX {
-            return corrupt("QED header field backing_filename_size", size, "is more than 4095 bytes");
+            return corrupt(QedFault::BackingTooLong, size);
         }
         if offset + size > header_bytes {
-            return corrupt(
-                "QED header field backing_filename_offset",
-                offset,
-                "the name lies outside the header",
-            );
+            return corrupt(QedFault::BackingOutside, offset);
         }
         Ok(())
     }
@@ -274,15 +262,14 @@ impl Header {
         check_shape(options.cluster_size, options.table_size)?;
         let size = options.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
         if size > size_max(options.cluster_size, options.table_size) {
-            return corrupt("size", options.size, "is more than tables of this geometry can map");
+            return refuse(NewFault::QedSize, options.size);
         }
         let name = options.backing.unwrap_or(b"");
         if name.len() > BACKING_NAME_MAX as usize {
-            return corrupt("backing file name", name.len() as u64, "is longer than 4095 bytes");
+            return refuse(NewFault::QedBackingTooLong, name.len() as u64);
         }
         if HEADER_BYTES + name.len() > options.cluster_size as usize {
-            let len = name.len() as u64;
-            return corrupt("backing file name", len, "does not fit into the header's cluster");
+            return refuse(NewFault::QedBackingOutside, name.len() as u64);
         }
         let mut features = 0;
         if options.backing.is_some() {
@@ -308,17 +295,14 @@ impl Header {
     /// (QE11).
     pub fn set_backing(&mut self, name: Option<&[u8]>, raw: bool) -> Result<(), Error> {
         if self.compat_features != 0 && name.is_some() {
-            let bits = self.compat_features;
-            return Err(Error::Unsupported(format!(
-                "QED header field compat_features: unknown bits {bits:#x}"
-            )));
+            return Err(Error::Unsupported(Lack::QedCompatFeatures(self.compat_features)));
         }
         let len = name.map_or(0, <[u8]>::len) as u64;
         if HEADER_BYTES as u64 + len > u64::from(self.header_size) * u64::from(self.cluster_size) {
             return Err(Error::NoSpace);
         }
         if len > u64::from(BACKING_NAME_MAX) {
-            return corrupt("backing file name", len, "is longer than 4095 bytes");
+            return refuse(NewFault::QedBackingTooLong, len);
         }
         self.features &= !(BACKING_FILE | NO_PROBE);
         if name.is_some() {

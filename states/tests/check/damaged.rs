@@ -10,8 +10,9 @@
 
 use crate::common::qcow2::{compress, header, of_snapshot, qcow2_file, snapshot, try_check};
 use crate::common::{Disk, Rng, request};
+use quod_states::fault::{L1Fault, WalkFault};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Flags, Image, Kind, Options, Repair, Report, Request};
+use quod_states::{Error, Fault, Flags, Image, Kind, Options, Repair, Report, Request};
 
 /// A valid image and what its guest sees.
 struct Shape {
@@ -141,8 +142,12 @@ impl Guest {
 /// when the image was opened, and with a snapshot or compressed data nobody knows with whom.
 fn only_missing_flags(report: &Report) -> bool {
     let missing = |error: &Error| {
-        matches!(error, Error::Corrupt { value, what: "the copied flag contradicts the refcount", .. }
-            if value >> 63 == 0)
+        let (entry, flag) = match error {
+            Error::Corrupt(Fault::L1Entry { entry, why, .. }) => (*entry, *why == L1Fault::Copied),
+            Error::Corrupt(Fault::L2Walk { entry, why, .. }) => (*entry, *why == WalkFault::Copied),
+            _ => return false,
+        };
+        flag && entry >> 63 == 0
     };
     report.check_errors == 0
         && report.corruptions <= report.problems.len() as u64

@@ -6,8 +6,9 @@
 //! qemu-img and qemu-io must be installed.
 
 use crate::files::Folder;
+use quod_states::fault::{ClusterFault, WalkFault};
 use quod_states::qcow2::{Check, Finding, Header, Purpose};
-use quod_states::{Error, IoOp, Machine, Outcome, Repair, Report};
+use quod_states::{Error, Fault, IoOp, Machine, Outcome, Repair, Report};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -98,14 +99,13 @@ const MODES: [(Option<Repair>, &str); 3] =
 
 /// What qemu-img does not look for, and nobody could write to.
 fn is_hidden(problem: &Error) -> bool {
-    let what = match problem {
-        Error::Corrupt { what, .. } => *what,
-        _ => "",
-    };
-    what == "holds metadata, and something else"
-        || what == "the zero flag is set in an image of version 2"
-        || what == "the zero flag is set in an extended entry"
-        || what == "compressed data lies beyond the end of the file"
+    match problem {
+        Error::Corrupt(Fault::Cluster { why, .. }) => *why == ClusterFault::Metadata,
+        Error::Corrupt(Fault::L2Walk { why, .. }) => {
+            matches!(why, WalkFault::CompressedBeyond | WalkFault::ZeroInVersion2 | WalkFault::ZeroInExtended)
+        }
+        _ => false,
+    }
 }
 
 /// Both checks in every mode; the differences.

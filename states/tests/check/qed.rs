@@ -3,6 +3,7 @@
 //! Checks: every field of the report and every problem's words, for tables of more than one chunk and files
 //! of many clusters; what a repair writes, in which order; what I/O that fails leaves behind.
 
+use crate::common::faults::corrupt;
 use crate::common::qed_file;
 use quod_states::qed::{Check, Header};
 use quod_states::{Error, IoOp, Machine, Op, Outcome, Repair, Report};
@@ -90,10 +91,6 @@ fn run(
 
 fn never(_: &IoOp) -> bool {
     false
-}
-
-fn corrupt(place: &'static str, index: u64, value: u64, what: &'static str) -> Error {
-    Error::Corrupt { place, index, value, what }
 }
 
 fn problems() -> Vec<Error> {

@@ -5,6 +5,7 @@
 //! its finding, its problem and its count; findings that nobody asks for are counted; what cannot be read
 //! ends the check.
 
+use crate::common::faults::{corrupt, fault};
 use crate::common::qcow2::{
     assert_sound, count, header, l1_entry, l2_entry, qcow2_file, set_count, set_l1_entry, set_l2_entry,
     snapshot,
@@ -91,10 +92,6 @@ fn change_l2(file: &mut [u8], guest: u64, change: fn(u64) -> u64) {
 fn change_l1(file: &mut [u8], change: fn(u64) -> u64) {
     let entry = change(l1_entry(file, 0));
     set_l1_entry(file, 0, entry);
-}
-
-fn corrupt(place: &'static str, index: u64, value: u64, what: &'static str) -> Error {
-    Error::Corrupt { place, index, value, what }
 }
 
 #[test]
@@ -210,7 +207,7 @@ fn each_damage_of_an_entry_has_its_finding_its_problem_and_its_count() {
     let (table, data) = (l1_entry(&sound, 0) & !COPIED, l2_entry(&sound, 0) & !COPIED);
     let reserved = |place, index, value| {
         let what = "reserved bits are set";
-        Finding::Entry { place, index, value, what }
+        Finding::Fault(fault(place, index, value, what))
     };
     let l2 = reserved("L2 table", 1, 1 << 57 | COPIED | (data + CLUSTER));
     let l1 = reserved("L1 table", 0, 1 | COPIED | table);

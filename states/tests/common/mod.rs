@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod faults;
 pub mod qcow2;
 
 use quod_memory::{Memory, encode, outcome};

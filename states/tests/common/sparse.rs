@@ -255,13 +255,11 @@ pub fn write(offset: u64, len: u32) -> IoOp {
     IoOp::WriteTable { offset, len }
 }
 
-pub fn corrupt(place: &'static str, index: u64, value: u64, what: &'static str) -> Error {
-    Error::Corrupt { place, index, value, what }
-}
+pub use crate::common::faults::corrupt;
 
 /// An entry that contradicts the format, as a finding.
 pub fn entry(place: &'static str, index: u64, value: u64, what: &'static str) -> Finding {
-    Finding::Entry { place, index, value, what }
+    Finding::Fault(crate::common::faults::fault(place, index, value, what))
 }
 
 /// A count that is not the number of references.

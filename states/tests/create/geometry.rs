@@ -15,7 +15,10 @@ type Fault = Option<(&'static str, u64, u64, &'static str)>;
 fn fault(result: Result<(), Error>) -> Fault {
     match result {
         Ok(()) => None,
-        Err(Error::Corrupt { place, index, value, what }) => Some((place, index, value, what)),
+        Err(Error::Corrupt(fault)) => {
+            let ((place, what), (index, value)) = (fault.prose(), fault.numbers());
+            Some((place, index, value, what))
+        }
         Err(other) => panic!("not a fault of the image: {other}"),
     }
 }

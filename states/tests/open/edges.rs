@@ -5,6 +5,7 @@
 //! short to hold an entry ends the opening; nothing is written to the snapshot table; each step of a repair
 //! is durable before the next.
 
+use crate::common::faults::corrupt;
 use crate::common::qcow2::{
     assert_sound, header, l1_entry, qcow2_file, set_l1_entry, set_l2_entry, snapshot,
 };
@@ -72,12 +73,8 @@ fn a_header_may_fill_its_cluster() {
         file[112..512].fill(0);
         set(&mut file, 100, &u32::to_be_bytes(length));
         let ended = steps(&mut file, None).1;
-        let expected = Err(Error::Corrupt {
-            place: "qcow2 header field header_length",
-            index: 0,
-            value: length.into(),
-            what: "is more than a cluster",
-        });
+        let expected =
+            Err(corrupt("qcow2 header field header_length", 0, length.into(), "is more than a cluster"));
         assert_eq!(ended, if opens { Ok(()) } else { expected }, "{length} bytes");
     }
 }
@@ -185,7 +182,7 @@ fn nothing_is_written_to_the_table_of_snapshots() {
         disk.settle(&mut image, &mut Rng(1));
         let result = disk.done.pop().unwrap().1;
         let what = "overlaps the header, the L1 table or a snapshot's";
-        let error = Error::Corrupt { place: "L2 table, guest cluster", index: 0, value: host, what };
+        let error = corrupt("L2 table, guest cluster", 0, host, what);
         assert_eq!(result, if refused { Err(error) } else { Ok(()) }, "cluster {n}");
         let place = table as usize..table as usize + 1024;
         assert!(!refused || disk.file[place.clone()] == before[place], "cluster {n}");

@@ -5,10 +5,13 @@
 //! or refused; what is told of the image, its bitmaps included; failures. And, of QED, a backing name of no
 //! bytes.
 
+use crate::common::faults::corrupt;
 use crate::common::qcow2::{count, header, qcow2_file, snapshot};
 use crate::common::{Disk, qed_file, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Backing, Bitmaps, Error, Format, IoOp, Kind, Machine, Op, Opening, Options, Outcome};
+use quod_states::{
+    Backing, Bitmaps, Error, Format, IoOp, Kind, Lack, Machine, Op, Opening, Options, Outcome,
+};
 
 const CLUSTER: u64 = 65536;
 const AUTOCLEAR: usize = 88;
@@ -148,7 +151,7 @@ fn nothing_is_written_to_any_part_of_a_snapshots_table() {
         disk.submit(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]).unwrap();
         disk.settle(&mut image, &mut crate::common::Rng(1));
         let result = disk.done.pop().unwrap().1;
-        assert_eq!(matches!(result, Err(Error::Corrupt { .. })), refused, "cluster {n}: {result:?}");
+        assert_eq!(matches!(result, Err(Error::Corrupt(_))), refused, "cluster {n}: {result:?}");
     }
 }
 
@@ -237,7 +240,7 @@ fn a_dirty_image_is_repaired_or_refused() {
     let refused = disk.open(Options::default()).map(|_| ()).unwrap_err();
     let what = "the image is dirty and could not be repaired: check it";
     let place = "qcow2 header field incompatible_features";
-    assert_eq!(refused, Error::Corrupt { place, index: 0, value: 1, what });
+    assert_eq!(refused, corrupt(place, 0, 1, what));
     assert_eq!(disk.file[INCOMPATIBLE + 7], 1, "and stays so");
 }
 
@@ -270,7 +273,7 @@ fn what_is_told_of_an_image() {
         assert_eq!(steps(&file, Options { align, ..Options::default() }, "").1, Ok(()));
     }
     let refused = steps(&file, Options { align: 1 << 17, ..Options::default() }, "").1;
-    assert!(matches!(refused, Err(Error::Unsupported(text)) if text.starts_with("65536 bytes: clusters")));
+    assert!(matches!(refused, Err(Error::Unsupported(Lack::SmallClusters(65536)))));
 }
 
 #[test]

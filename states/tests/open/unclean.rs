@@ -4,6 +4,7 @@
 //! not touched; what cannot be repaired keeps its bit (trap Q7); a partial last cluster is never used (QE7);
 //! unknown autoclear bits go before a repair.
 
+use crate::common::faults::corrupt;
 use crate::common::{Disk, qed_file, request};
 use quod_states::{Error, IoOp, Kind, Machine, Opening, Options, Outcome};
 
@@ -122,7 +123,7 @@ fn an_entry_past_the_end_of_a_clean_image_is_an_error_with_its_place() {
     }
     let (_, result, ..) = disk.done.pop().unwrap();
     assert!(
-        matches!(result, Err(Error::Corrupt { index: 0, value, .. }) if value == 100 * CLUSTER),
+        matches!(result, Err(Error::Corrupt(fault)) if fault.numbers() == (0, 100 * CLUSTER)),
         "{result:?}"
     );
 }
@@ -153,7 +154,7 @@ fn a_file_cut_off_within_a_cluster_is_refused_if_entries_lead_behind_it() {
         let what = "the file is cut off within it, and entries lead beyond its end: check the image";
         let (place, index) = ("cluster of the file", len / CLUSTER);
         let error = disk.open(Options::default()).err();
-        assert_eq!(error, Some(Error::Corrupt { place, index, value: len, what }));
+        assert_eq!(error, Some(corrupt(place, index, len, what)));
         assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok());
         assert!(disk.file == file, "nothing was written");
         // a repair drops what leads there

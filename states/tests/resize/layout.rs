@@ -5,10 +5,11 @@
 //! alone; a size that changes no entry takes one round, and one that is the same stops nobody; which images
 //! are refused; a file is cut where its data ends, and only if it is longer.
 
+use crate::common::faults::corrupt;
 use crate::common::qcow2::{assert_sound, header, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Met, Options, Refused};
+use quod_states::{Error, Image, IoOp, Kind, Lack, Met, Options, Refused};
 
 const COPIED: u64 = 1 << 63;
 /// What an L1 cluster of 512 bytes maps with clusters of 512 bytes.
@@ -201,7 +202,7 @@ fn nothing_is_written_to_the_new_place_of_an_l1_table() {
         assert_eq!((header(&disk.file).l1_offset, header(&disk.file).l1_entries), (to, 3 * 64));
         let table = disk.file[to as usize..][..1536].to_vec();
         let what = "overlaps the header, the L1 table or a snapshot's";
-        let error = Error::Corrupt { place: "L2 table, guest cluster", index: 5, value: host, what };
+        let error = corrupt("L2 table, guest cluster", 5, host, what);
         assert_eq!(answer(&mut disk, &mut image, Kind::Write, 5 * 512), Err(error), "cluster {n}");
         assert!(disk.file[to as usize..][..1536] == table, "cluster {n}");
     }
@@ -216,7 +217,7 @@ fn images_of_version_2_and_with_data_files_are_resized_as_far_as_they_can() {
     let file = qcow2_file(&CreateOptions { data_file: Some(b"d"), ..create(SPAN) });
     let (mut disk, mut image) = opened(file);
     for size in [SPAN - 512, SPAN + 512] {
-        let refused = Refused::Invalid(Error::Unsupported("resizing a qcow2 image with a data file".into()));
+        let refused = Refused::Invalid(Error::Unsupported(Lack::ResizeDataFile));
         assert_eq!(image.submit(request(Kind::Resize, size, 0, 0)), Err(refused));
     }
     assert_eq!(answer(&mut disk, &mut image, Kind::Resize, SPAN), Ok(()));

@@ -20,7 +20,7 @@ fn refused(image: &Image, size: u64) -> Option<String> {
     match image.clone().submit(request(Kind::Resize, size, 0, 0)) {
         Ok(_) => None,
         Err(Refused::Invalid(Error::Misuse(what))) => Some(what.into()),
-        Err(Refused::Invalid(Error::Unsupported(what))) => Some(what),
+        Err(Refused::Invalid(Error::Unsupported(lack))) => Some(lack.to_string()),
         Err(other) => panic!("{other:?}"),
     }
 }

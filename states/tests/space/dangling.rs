@@ -1,6 +1,7 @@
 //! Pointers that led beyond the end of the file when it was opened, and no longer do since the file has
 //! grown: what lies there now is somebody else's. Nobody reads it, overwrites it or gives it up through them.
 
+use crate::common::faults::corrupt;
 use crate::common::qcow2::{assert_sound, check, count, header, l2_entry, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
@@ -42,7 +43,7 @@ fn outcome(disk: &mut Disk, image: &mut Image, wanted: Request) -> Option<Error>
 /// What is said of the pointer to `end`.
 fn refused(end: u64) -> Option<Error> {
     let what = "pointed beyond the end of the file when the image was opened";
-    Some(Error::Corrupt { place: "table entry", index: 2, value: end | COPIED, what })
+    Some(corrupt("table entry", 2, end | COPIED, what))
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn a_table_far_beyond_the_end_is_refused() {
             "the L1 table lies far beyond the end of the file: check the image",
         );
         let error = disk.open(Options::default()).err();
-        assert_eq!(error, Some(Error::Corrupt { place, index: 0, value: at, what }));
+        assert_eq!(error, Some(corrupt(place, 0, at, what)));
         assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok(), "{at:#x}");
     }
 }

@@ -13,7 +13,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, Rng, Step, qed_disk, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Repair, Timer, qed};
+use quod_states::{Error, Fault, Image, IoOp, Kind, Options, Repair, Timer, qed};
 
 const CLUSTER: u64 = 65536;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -168,7 +168,7 @@ fn an_entry_into_space_that_was_taken_stays_dead() {
     run(&mut disk, &mut image, Kind::Flush, 0, 0);
     assert_eq!(host(&disk, 9), end);
     let refused = outcome(&mut disk, &mut image, Kind::Read, 600 * CLUSTER, 512);
-    assert!(matches!(refused, Err(Error::Corrupt { place: "table entry", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Corrupt(Fault::Dangling { .. }))), "{refused:?}");
 }
 
 /// A process that ended without a flush left a table that nobody counted.

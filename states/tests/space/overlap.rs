@@ -49,7 +49,7 @@ fn assert_refused(mut disk: Disk, request: Request, story: &str) {
     disk.submit(&mut image, request, bytes).unwrap();
     disk.settle(&mut image, &mut Rng(1));
     let result = disk.done.pop().unwrap().1;
-    assert!(matches!(result, Err(Error::Corrupt { .. })), "{story}: {result:?}");
+    assert!(matches!(result, Err(Error::Corrupt(_))), "{story}: {result:?}");
     expected[79] |= 2;
     expected.resize(disk.file.len(), 0);
     assert!(disk.file == expected, "{story}: the bit, and nothing else");

@@ -3,6 +3,7 @@
 //! Checks: each cluster of a refcount table is known; a write is refused as a whole, with the guest cluster
 //! where it begins, if any of its clusters lies on a table.
 
+use crate::common::faults::corrupt;
 use crate::common::qcow2::{header, qcow2_file, set_count, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
@@ -39,7 +40,7 @@ fn written(file: Vec<u8>, offset: u64, len: u64) -> Result<(), Error> {
 }
 
 fn error(guest: u64, host: u64, what: &'static str) -> Result<(), Error> {
-    Err(Error::Corrupt { place: "L2 table, guest cluster", index: guest, value: host, what })
+    Err(corrupt("L2 table, guest cluster", guest, host, what))
 }
 
 #[test]

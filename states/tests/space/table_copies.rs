@@ -10,7 +10,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Op, Options, Repair};
+use quod_states::{Error, Fault, Image, IoOp, Kind, Op, Options, Repair};
 
 /// Guest bytes that a table maps, and tables that a slice of the L1 table leads to: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;
@@ -220,7 +220,7 @@ fn a_table_of_two_entries_is_refused_if_one_says_that_it_is_its_own() {
         let mut image = opened(&mut disk, Options::default()).image;
         assert_eq!(read(&mut disk, &mut image, 0), [7; 512], "the first is right");
         let refused = disk.try_run(&mut image, request(Kind::Read, reader * TABLE, 512, 0), vec![0; 512]);
-        assert!(matches!(refused, Err(Error::Corrupt { place: "L1 table", index: 1, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::Corrupt(Fault::L1Entry { index: 1, .. }))), "{refused:?}");
         assert!(check(&mut disk.file, None).corruptions > 0, "the check says so too");
     }
 }

@@ -1,9 +1,10 @@
 //! Zeros that an image's entries want written over its own metadata.
 
+use crate::common::faults::corrupt;
 use crate::common::qcow2::{l1_entry, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, IoOp, Kind, Options};
+use quod_states::{IoOp, Kind, Options};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -42,8 +43,7 @@ fn no_part_of_metadata_is_zeroed() {
             disk.settle(&mut image, &mut Rng(1));
             let (_, result, ..) = disk.done.pop().unwrap();
             let value = place * CLUSTER + from;
-            let error =
-                Error::Corrupt { place: "L2 table, guest cluster", index: 5, value, what: words(place) };
+            let error = corrupt("L2 table, guest cluster", 5, value, words(place));
             assert_eq!(result, Err(error), "{len} bytes at {from}, blocks of {align}");
             expected.resize(disk.file.len(), 0);
             assert!(disk.file == expected, "the corrupt bit, and nothing else");

@@ -8,7 +8,7 @@ use crate::words::errno::strerror;
 use crate::words::failure::could_not_open;
 use crate::words::format::Output;
 use crate::words::{failure, format, json};
-use quod::{Error, Format};
+use quod::{Error, ErrorKind, Format};
 use quod_tools::{CheckReport, Checker, Repair};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -107,10 +107,10 @@ pub fn run(args: Args) -> ExitCode {
 
 /// QEMU's error number for a check that could not be made.
 fn why(error: &Error) -> i32 {
-    match error {
-        Error::Device { errno, .. } => *errno,
-        Error::NoSpace { .. } => libc::ENOSPC,
-        Error::Unsupported { .. } => libc::EFBIG,
+    match error.kind() {
+        Some(ErrorKind::Device { errno, .. }) => *errno,
+        Some(ErrorKind::NoSpace) => libc::ENOSPC,
+        Some(ErrorKind::Unsupported(_)) => libc::EFBIG,
         _ => libc::EIO,
     }
 }

@@ -10,7 +10,9 @@ use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
 use options::Refused;
 pub use options::Values;
-use quod::{AllowAll, Error, Format, Named, OpenOptions, Role};
+use quod::error::DeviceOp;
+use quod::fault::{Fault, NewFault};
+use quod::{AllowAll, Error, ErrorKind, Format, Named, OpenOptions, Role};
 use quod_tools::{self as tools, CreateOptions, Qcow2Options, Session};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -130,28 +132,38 @@ pub fn image_options(
 
 /// QEMU's words, if it has some, and the image's name is not said yet.
 fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
-    let named = |path: &Path, errno| format!("Could not create '{}': {}", path.display(), strerror(errno));
-    Some(match (error, &options.backing) {
-        (Error::Cancelled, _) => "interrupted; what was made is removed".into(),
-        (Error::Io { path, errno, .. }, _) => named(path, *errno),
-        (Error::Device { path, op: "write" | "reserve space", errno, .. }, _) => named(path, *errno),
-        (Error::NoSpace { path }, _) => named(path, libc::ENOSPC),
-        (Error::Locked { path, .. }, _) => why_not_opened(path, error),
-        (Error::Device { errno: libc::EFBIG, .. }, _) if options.format == Format::Raw => {
+    let file = error.path().unwrap_or(Path::new(""));
+    let named = |errno| format!("Could not create '{}': {}", file.display(), strerror(errno));
+    let kind = match error {
+        Error::Cancelled => return Some("interrupted; what was made is removed".into()),
+        Error::Backend { errno, .. } => return Some(named(*errno)),
+        Error::Misuse(_) => return why_not_assigned(options),
+        Error::File { kind, .. } => kind,
+        _ => return None,
+    };
+    Some(match kind {
+        ErrorKind::Io { errno, .. }
+        | ErrorKind::Device { op: DeviceOp::Write | DeviceOp::Reserve, errno, .. } => named(*errno),
+        ErrorKind::NoSpace => named(libc::ENOSPC),
+        ErrorKind::Locked(_) => why_not_opened(file, error),
+        ErrorKind::Device { errno: libc::EFBIG, .. } if options.format == Format::Raw => {
             "The image size is too large for file format 'raw'".into()
         }
-        (Error::Corrupt { place: "size", .. }, _) => format!(
+        ErrorKind::Corrupt(Fault::New { why: NewFault::QedSize | NewFault::Size, .. }) => format!(
             "The image size is too large for file format '{}' (try using a larger cluster size)",
             options.format.name()
         ),
-        // wishes that exclude each other were refused before: what is left is a name that does not fit
-        (Error::Misuse(_) | Error::Corrupt { .. }, Some((name, format))) => {
-            let format = format.map_or("", Format::name);
-            let why = strerror(if name.len() > NAME_MAX { libc::EINVAL } else { libc::ENOSPC });
-            format!("Could not assign backing file '{name}' with format '{format}': {why}")
-        }
+        ErrorKind::Corrupt(_) => return why_not_assigned(options),
         _ => return None,
     })
+}
+
+/// Wishes that exclude each other were refused before: what is left is a name that does not fit.
+fn why_not_assigned(options: &CreateOptions) -> Option<String> {
+    let (name, format) = options.backing.as_ref()?;
+    let format = format.map_or("", Format::name);
+    let why = strerror(if name.len() > NAME_MAX { libc::EINVAL } else { libc::ENOSPC });
+    Some(format!("Could not assign backing file '{name}' with format '{format}': {why}"))
 }
 
 fn image_size(text: &str) -> Result<u64, String> {

@@ -6,7 +6,7 @@ use crate::out::fail;
 use crate::words::failure::could_not_open;
 use crate::words::format::Output;
 use crate::words::{format, json, luks, qcow2, sizes};
-use quod::{Error, Foreign, Format};
+use quod::{Error, ErrorKind, Foreign, Format};
 use quod_tools::{self as tools, Below, ForeignInfo, ImageInfo};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,9 @@ pub fn run(args: Args) -> ExitCode {
     };
     let top = match tools::info(&args.file, format, args.force_share) {
         Ok(layer) => layer,
-        Err(Error::Foreign { format, .. }) if !args.backing_chain => return tell_foreign(&args, format),
+        Err(Error::File { kind: ErrorKind::Foreign(format), .. }) if !args.backing_chain => {
+            return tell_foreign(&args, format);
+        }
         Err(error) => return could_not_open(&args.file, &error),
     };
     let mut layers = vec![top];

@@ -8,7 +8,7 @@ use crate::words::errno::strerror;
 use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change, why_not_opened};
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
-use quod::{AllowAll, Error, Format, OpenOptions};
+use quod::{AllowAll, Error, ErrorKind, Format, OpenOptions};
 use quod_tools::Session;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -129,8 +129,9 @@ fn why(format: Format, error: &Error) -> String {
         Error::Misuse(_) if format == Format::Raw => file(libc::EFBIG),
         Error::Misuse(_) if format == Format::Qed => "Invalid image size specified".into(),
         Error::Misuse(what) => (*what).into(),
-        Error::Device { errno, .. } | Error::Io { errno, .. } => file(*errno),
-        Error::NoSpace { .. } => file(libc::ENOSPC),
+        Error::File { kind: ErrorKind::Device { errno, .. } | ErrorKind::Io { errno, .. }, .. }
+        | Error::Backend { errno, .. } => file(*errno),
+        Error::File { kind: ErrorKind::NoSpace, .. } => file(libc::ENOSPC),
         other => other.to_string(),
     }
 }

@@ -4,39 +4,69 @@
 
 use crate::out::{fail, program};
 use crate::words::errno::strerror;
-use quod::{Bitmaps, DiskInfo, Error, Format, Named, Role};
-use quod_tools as tools;
+use quod::error::FileOp;
+use quod::fault::{ExtensionFault, Fault, HeaderFault, Lack as FormatLack, QedFault};
+use quod::{Bitmaps, DiskInfo, Error, ErrorKind, FileRole, Format, Lack};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Why an image could not be opened, in QEMU's words where it has some.
-pub fn why_not_opened(path: &Path, error: &Error) -> String {
-    let text = match error {
-        Error::Io { path: file, op: quod::error::OPEN_DIRECT, .. } => {
-            format!("Could not open '{}': filesystem does not support O_DIRECT", file.display())
+pub fn why_not_opened(image: &Path, error: &Error) -> String {
+    let Error::File { path, role, kind } = error else { return error.to_string() };
+    let text = of_kind(image, path, *role, kind).unwrap_or_else(|| error.to_string());
+    if role.is_below() && is_its_own(kind) { format!("Could not open backing file: {text}") } else { text }
+}
+
+/// What QEMU says of a file of the image. None: it has no words for it.
+fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Option<String> {
+    let shown = file.display();
+    match kind {
+        ErrorKind::Io { op: FileOp::OpenDirect, .. } => {
+            Some(format!("Could not open '{shown}': filesystem does not support O_DIRECT"))
         }
-        Error::Io { path: file, errno, .. } if !file.as_os_str().is_empty() => {
-            let hint = if *errno == libc::ENOENT { namesake(path, file) } else { None };
-            format!("Could not open '{}': {}{}", file.display(), strerror(*errno), hint.unwrap_or_default())
+        ErrorKind::Io { errno, .. } => {
+            let hint = if *errno == libc::ENOENT { namesake(image, file) } else { None };
+            Some(format!("Could not open '{shown}': {}{}", strerror(*errno), hint.unwrap_or_default()))
         }
-        Error::Locked { path: file, lock } => {
-            format!("Failed to get \"{lock}\" lock\nIs another process using the image [{}]?", file.display())
+        ErrorKind::Locked(lock) => {
+            let lock = lock.name();
+            Some(format!("Failed to get \"{lock}\" lock\nIs another process using the image [{shown}]?"))
         }
-        Error::Foreign { path: file, format } => {
-            let raw = match file == path {
-                true => "'-f raw' takes its bytes as they are",
-                false => "an image that names its backing format 'raw' takes its bytes as they are",
+        ErrorKind::Foreign(format) => {
+            let raw = match role.is_below() {
+                false => "'-f raw' takes its bytes as they are",
+                true => "an image that names its backing format 'raw' takes its bytes as they are",
             };
-            let (file, format) = (file.display(), format.name());
-            format!("'{file}' is a {format} image; quod reads raw, qed and qcow2, and {raw}")
+            let format = format.name();
+            Some(format!("'{shown}' is a {format} image; quod reads raw, qed and qcow2, and {raw}"))
         }
-        other => qemus_words(other).unwrap_or_else(|| other.to_string()),
-    };
-    match file_of(error) {
-        Some(file) if file != path && !is_data_file(path, file) => {
-            format!("Could not open backing file: {text}")
-        }
-        _ => text,
+        ErrorKind::Corrupt(fault) => of_fault(fault),
+        ErrorKind::Unsupported(lack) => of_lack(lack),
+        ErrorKind::Device { .. }
+        | ErrorKind::NoSpace
+        | ErrorKind::Poisoned
+        | ErrorKind::NotAllowed { .. }
+        | ErrorKind::Ambiguous { .. }
+        | ErrorKind::BackingLoop { .. }
+        | ErrorKind::TooDeep { .. } => None,
+    }
+}
+
+/// It is about the file itself, and not about another one that it names.
+fn is_its_own(kind: &ErrorKind) -> bool {
+    match kind {
+        ErrorKind::NotAllowed { .. }
+        | ErrorKind::Ambiguous { .. }
+        | ErrorKind::BackingLoop { .. }
+        | ErrorKind::TooDeep { .. } => false,
+        ErrorKind::Unsupported(_)
+        | ErrorKind::Foreign(_)
+        | ErrorKind::Corrupt(_)
+        | ErrorKind::Device { .. }
+        | ErrorKind::NoSpace
+        | ErrorKind::Poisoned
+        | ErrorKind::Locked(_)
+        | ErrorKind::Io { .. } => true,
     }
 }
 
@@ -47,117 +77,148 @@ fn namesake(image: &Path, file: &Path) -> Option<String> {
     other.then(|| format!(" (it starts at the working directory; '{}' is another file)", beside.display()))
 }
 
-/// Is it the file that the image's guest data is in?
-fn is_data_file(image: &Path, file: &Path) -> bool {
-    let named = tools::info(image, None, true).ok().and_then(|info| info.info.data_file);
-    named.is_some_and(|name| Named { image, name: &name, role: Role::Data }.path().as_deref() == Some(file))
-}
-
-/// What QEMU says of a header that contradicts its format. It names no field and no value.
-fn qemus_words(error: &Error) -> Option<String> {
-    match error {
-        Error::Corrupt { place, value, what, .. } if place.starts_with("qcow2 ") => {
-            qcow2_words(place, *value, what)
+/// What QEMU says of an image that contradicts its format. It opens images whose tables do.
+fn of_fault(fault: &Fault) -> Option<String> {
+    match *fault {
+        Fault::QedHeader { why, .. } => of_qed_header(why).map(String::from),
+        Fault::Header { why: HeaderFault::ClusterBits, value } => {
+            Some(format!("Unsupported cluster size: 2^{value}"))
         }
-        Error::Unsupported { what, .. } if what.starts_with("qcow2 ") || what.starts_with("a qcow2 ") => {
-            qcow2_lacks(what)
+        Fault::Header { why: HeaderFault::Compression, value } => {
+            let must = if value == 0 { "must not be" } else { "must be" };
+            Some(format!("qcow2: Compression type incompatible feature bit {must} set"))
         }
-        Error::Corrupt { place, .. } => {
-            let words = match place.strip_prefix("QED header field ")? {
-                "magic" => "Image not in QED format",
-                "cluster_size" => "QED cluster size is invalid",
-                "table_size" => "QED table size is invalid",
-                "image_size" => "QED image size is invalid",
-                "l1_table_offset" | "header_size" => "QED table offset is invalid",
-                _ => return None,
-            };
-            Some(words.to_string())
-        }
-        Error::Unsupported { what, .. } if what.starts_with("the backing format ") => {
-            let name = what.split('"').nth(1)?;
-            Some(format!("Could not open backing file: Unknown driver '{name}'"))
-        }
-        Error::Unsupported { what, .. } => {
-            let bits = what.strip_prefix("QED header field features: unknown bits 0x")?;
-            Some(format!("Unsupported QED features: {bits}"))
-        }
-        _ => None,
+        Fault::Header { why, .. } => of_header(why).map(String::from),
+        Fault::Extension { why, .. } => of_extension(why).map(String::from),
+        Fault::New { .. }
+        | Fault::L1Entry { .. }
+        | Fault::L2Entry { .. }
+        | Fault::Pointer { .. }
+        | Fault::L2Walk { .. }
+        | Fault::Reftable { .. }
+        | Fault::Refcount { .. }
+        | Fault::Snapshot { .. }
+        | Fault::Bitmap { .. }
+        | Fault::BitmapTable { .. }
+        | Fault::Cluster { .. }
+        | Fault::Reference { .. }
+        | Fault::Overlap { .. }
+        | Fault::TooManyDangling { .. }
+        | Fault::Dangling { .. }
+        | Fault::Compressed { .. }
+        | Fault::Luks { .. } => None,
     }
 }
 
-fn qcow2_words(place: &str, value: u64, what: &str) -> Option<String> {
-    let table = |name: &str| {
-        let large = what.ends_with("too large");
-        format!("{name} {}", if large { "too large" } else { "offset invalid" })
-    };
-    let words = match place.strip_prefix("qcow2 header ")? {
-        "field magic" => "Image is not in qcow2 format",
-        "field cluster_bits" if !what.starts_with("is too small") => {
-            return Some(format!("Unsupported cluster size: 2^{value}"));
-        }
-        "field header_length" if value < 104 => "qcow2 header too short",
-        "field header_length" => "qcow2 header exceeds cluster size",
-        "field backing_file_offset" => "Invalid backing file offset",
-        "field backing_file_size" => "Backing file name too long",
-        "field compression_type" if value == 0 => {
-            "qcow2: Compression type incompatible feature bit must not be set"
-        }
-        "field compression_type" => "qcow2: Compression type incompatible feature bit must be set",
-        "field incompatible_features" => "qcow2: Image is corrupt; cannot be opened read/write",
-        "field refcount_order" => "Reference count entry width too large; may not exceed 64 bits",
-        "field refcount_table_clusters" => "Image does not contain a reference count table",
-        "field refcount_table_offset" => return Some(table("Reference count table")),
-        "field snapshots_offset" => return Some(table("Snapshot table")),
-        "field l1_table_offset" => return Some(table("Active L1 table")),
-        "field l1_size" => "L1 table is too small",
-        "field size" => "Image is too big",
-        "extension" => "Header extension too large",
-        _ => return None,
-    };
-    Some(words.to_string())
+fn of_qed_header(why: QedFault) -> Option<&'static str> {
+    match why {
+        QedFault::Magic => Some("Image not in QED format"),
+        QedFault::ClusterSize => Some("QED cluster size is invalid"),
+        QedFault::TableSize => Some("QED table size is invalid"),
+        QedFault::SizeUnaligned | QedFault::SizeTooLarge => Some("QED image size is invalid"),
+        QedFault::NoHeader
+        | QedFault::HeaderTooLarge
+        | QedFault::L1Unaligned
+        | QedFault::L1InHeader
+        | QedFault::L1Beyond => Some("QED table offset is invalid"),
+        QedFault::BackingTooLong | QedFault::BackingOutside => None,
+    }
 }
 
-fn qcow2_lacks(what: &str) -> Option<String> {
-    if let Some(version) = what.strip_prefix("qcow2 version ") {
-        return Some(format!("Unsupported qcow2 version {version}"));
-    }
-    if let Some(kind) = what.strip_prefix("qcow2 compression type ") {
-        return Some(format!("qcow2: unknown compression type: {kind}"));
-    }
-    if what.ends_with("external data file that the header does not name") {
-        return Some("'data-file' is required for this image".into());
-    }
-    let features = what.strip_prefix("qcow2 feature(s): ")?;
-    let features = features.replace("unknown incompatible bits 0x", "Unknown incompatible feature: ");
-    Some(format!("Unsupported qcow2 feature(s): {features}"))
+fn of_header(why: HeaderFault) -> Option<&'static str> {
+    Some(match why {
+        HeaderFault::Magic => "Image is not in qcow2 format",
+        HeaderFault::TooShort => "qcow2 header too short",
+        HeaderFault::TooLong => "qcow2 header exceeds cluster size",
+        HeaderFault::BackingOutside => "Invalid backing file offset",
+        HeaderFault::BackingTooLong => "Backing file name too long",
+        HeaderFault::MarkedCorrupt | HeaderFault::NotRepaired => {
+            "qcow2: Image is corrupt; cannot be opened read/write"
+        }
+        HeaderFault::RefcountOrder => "Reference count entry width too large; may not exceed 64 bits",
+        HeaderFault::NoReftable => "Image does not contain a reference count table",
+        HeaderFault::ReftableTooLarge => "Reference count table too large",
+        HeaderFault::ReftableUnaligned | HeaderFault::ReftableBeyond => {
+            "Reference count table offset invalid"
+        }
+        HeaderFault::SnapshotsTooLarge => "Snapshot table too large",
+        HeaderFault::SnapshotsUnaligned => "Snapshot table offset invalid",
+        HeaderFault::L1TooLarge => "Active L1 table too large",
+        HeaderFault::L1Unaligned | HeaderFault::L1Beyond => "Active L1 table offset invalid",
+        HeaderFault::L1TooSmall => "L1 table is too small",
+        HeaderFault::SizeTooLarge => "Image is too big",
+        HeaderFault::Subclusters | HeaderFault::RawDataFile => return None,
+        // of these two QEMU tells the value
+        HeaderFault::ClusterBits | HeaderFault::Compression => return None,
+    })
 }
 
-/// Which field, which value, what is wrong: for a header that is a QED header, but a broken one.
+fn of_extension(why: ExtensionFault) -> Option<&'static str> {
+    match why {
+        ExtensionFault::TooLong => Some("Header extension too large"),
+        ExtensionFault::BackingFormat
+        | ExtensionFault::NotLuks
+        | ExtensionFault::Luks
+        | ExtensionFault::BitmapsLength
+        | ExtensionFault::BitmapsReserved
+        | ExtensionFault::BitmapsCount
+        | ExtensionFault::BitmapsUnaligned
+        | ExtensionFault::BitmapsTooLong => None,
+    }
+}
+
+/// What QEMU says of what it does not do either, or of what it would do.
+fn of_lack(lack: &Lack) -> Option<String> {
+    match lack {
+        Lack::Format(lack) => of_format_lack(lack),
+        Lack::UnnamedDataFile => Some("'data-file' is required for this image".into()),
+        Lack::Protocol { .. }
+        | Lack::DataFileName(_)
+        | Lack::RebaseDamaged
+        | Lack::Rebase(_)
+        | Lack::CheckRaw => None,
+    }
+}
+
+fn of_format_lack(lack: &FormatLack) -> Option<String> {
+    Some(match lack {
+        FormatLack::QedFeatures(bits) => format!("Unsupported QED features: {bits:x}"),
+        FormatLack::Version(version) => format!("Unsupported qcow2 version {version}"),
+        FormatLack::Compression(kind) => format!("qcow2: unknown compression type: {kind}"),
+        FormatLack::Features { named, unknown } => {
+            let mut features: Vec<String> =
+                named.iter().map(|name| name.escape_debug().to_string()).collect();
+            if *unknown != 0 {
+                features.push(format!("Unknown incompatible feature: {unknown:x}"));
+            }
+            format!("Unsupported qcow2 feature(s): {}", features.join(", "))
+        }
+        FormatLack::BackingFormat(name) => {
+            format!("Could not open backing file: Unknown driver '{}'", name.escape_debug())
+        }
+        FormatLack::QedCompatFeatures(_)
+        | FormatLack::Encryption(_)
+        | FormatLack::SmallClusters(_)
+        | FormatLack::Check(_)
+        | FormatLack::ShrinkQed
+        | FormatLack::GrowQed
+        | FormatLack::ResizeVersion2
+        | FormatLack::ResizeDataFile => return None,
+    })
+}
+
+/// Which field, which value, what is wrong: for a header that is one of its format, but a broken one.
 fn detail(error: &Error) -> Option<String> {
-    match error {
-        Error::Corrupt { place, value, what, .. } if !place.ends_with("magic") => {
-            Some(format!("{place} = {value:#x}: {what}"))
-        }
-        _ => None,
+    let Some(ErrorKind::Corrupt(fault)) = error.kind() else { return None };
+    if matches!(
+        fault,
+        Fault::Header { why: HeaderFault::Magic, .. } | Fault::QedHeader { why: QedFault::Magic, .. }
+    ) {
+        return None;
     }
-}
-
-fn file_of(error: &Error) -> Option<&Path> {
-    match error {
-        Error::Unsupported { path, .. }
-        | Error::Foreign { path, .. }
-        | Error::Corrupt { path, .. }
-        | Error::Device { path, .. }
-        | Error::NoSpace { path }
-        | Error::Poisoned { path }
-        | Error::Locked { path, .. }
-        | Error::Io { path, .. }
-            if !path.as_os_str().is_empty() =>
-        {
-            Some(path)
-        }
-        _ => None,
-    }
+    of_fault(fault)?;
+    let ((place, what), (_, value)) = (fault.prose(), fault.numbers());
+    Some(format!("{place} = {value:#x}: {what}"))
 }
 
 /// Said when an image is opened for writing that nobody called raw.
@@ -202,7 +263,7 @@ pub fn warn_of_change(path: &Path, disk: Option<&DiskInfo>) {
 /// Ends a command with the reason why its image could not be opened.
 pub fn could_not_open(path: &Path, error: &Error) -> ExitCode {
     let text = format!("Could not open '{}': {}", path.display(), why_not_opened(path, error));
-    match detail(error).filter(|_| qemus_words(error).is_some()) {
+    match detail(error) {
         Some(detail) => fail(format!("{text} ({detail})")),
         None => fail(text),
     }

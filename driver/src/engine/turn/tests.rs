@@ -8,11 +8,11 @@ use crate::layer::disk::Phase;
 use crate::layer::flight::Place;
 use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::{Buffers, Config, Driver, Error, Format, OpenOptions};
+use crate::{Buffers, Config, Driver, Error, ErrorKind, Format, OpenOptions};
 use flate2::{Compress, FlushCompress};
 use quod_backend::Buffer;
 use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};
-use quod_states::{AcbId, FillSource, Info, Io, IoId, IoOp, Part, RequestId};
+use quod_states::{AcbId, Fault, FillSource, Info, Io, IoId, IoOp, Part, RequestId};
 
 fn text(len: usize) -> Vec<u8> {
     (0..len as u32)
@@ -133,7 +133,11 @@ fn a_fill_that_cannot_be_had_says_so() {
     run_dry(&mut driver);
     assert_eq!(answers(&driver), 1);
     let cause = driver.engine.disks[0].layers[0].fill_cause.take().unwrap();
-    assert!(matches!(&*cause, Error::Corrupt { value: HOST, .. }) && cause.errno() == libc::EIO, "{cause:?}");
+    assert!(
+        matches!(&*cause, Error::File { kind: ErrorKind::Corrupt(Fault::Compressed { host: HOST, .. }), .. })
+            && cause.errno() == libc::EIO,
+        "{cause:?}"
+    );
     // and it is not kept
     ask(&mut driver, fill(3, packed / 2, 0, 10));
     run_dry(&mut driver);

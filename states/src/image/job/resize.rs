@@ -19,7 +19,7 @@ use crate::acb::request::{Met, Refused};
 use crate::base::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
 use crate::base::queue::Queue;
 use crate::error::Error;
-use crate::fault::Op;
+use crate::fault::{Lack, Op};
 use crate::image::{Image, Layout, Purpose};
 use crate::io::{IoOp, Outcome, Part};
 use crate::rule::Rule;
@@ -61,20 +61,20 @@ pub(in crate::image) struct Copying {
 impl Image {
     pub(in crate::image) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
         let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
-        let unsupported = |what: &str| Err(Refused::Invalid(Error::Unsupported(what.into())));
+        let unsupported = |lack| Err(Refused::Invalid(Error::Unsupported(lack)));
         match &self.layout {
             Layout::Raw if size > 1 << 62 => misuse("the size is beyond what a file can hold"),
             Layout::Raw => Ok(()),
             Layout::Qed(..) | Layout::Qcow2(..) if !size.is_multiple_of(512) => {
                 misuse("the size of an image with tables is a multiple of 512")
             }
-            Layout::Qed(..) if size < self.size => unsupported("shrinking a QED image"),
+            Layout::Qed(..) if size < self.size => unsupported(Lack::ShrinkQed),
             Layout::Qed(_, header) if size > header.size_max() => {
                 misuse("the size is beyond what tables of this geometry map")
             }
             // the new part would show what the backing file holds behind the old end; QEMU refuses it too
             Layout::Qed(..) if size > self.size && self.backing_len.is_some_and(|len| len > self.size) => {
-                unsupported("growing a QED image whose backing file is longer than it")
+                unsupported(Lack::GrowQed)
             }
             Layout::Qed(..) => Ok(()),
             Layout::Qcow2(_, shape) => {
@@ -85,10 +85,10 @@ impl Image {
                     return Err(Refused::Busy);
                 }
                 if size != self.size && counted.header.snapshots > 0 && shape.version < 3 {
-                    return unsupported("resizing a qcow2 image of version 2 that has snapshots");
+                    return unsupported(Lack::ResizeVersion2);
                 }
                 if shape.data_file && size != self.size {
-                    return unsupported("resizing a qcow2 image with a data file");
+                    return unsupported(Lack::ResizeDataFile);
                 }
                 if shape.l1_entries(size) * 8 > L1_BYTES_MAX {
                     return misuse("the size is beyond what an L1 table of 32 MiB maps");

@@ -6,6 +6,7 @@
 
 use crate::base::geometry::Geometry;
 use crate::error::Error;
+use crate::fault::{Fault, PointerFault};
 use crate::image::run::find::{Mapping, Run, ZERO_ENTRY};
 use crate::image::space::Space;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
@@ -114,9 +115,8 @@ fn one(
         // where the guest has it is where the data file has it (formats.md 3.11)
         true if host == geometry.cluster_start(pos) => Ok(()),
         true => {
-            let (place, index) = ("L2 table, guest cluster", pos >> geometry.cluster_bits);
-            let what = "the offset in the data file is not the guest's";
-            Err(Error::Corrupt { place, index, value: host, what })
+            let (cluster, why) = (pos >> geometry.cluster_bits, PointerFault::NotTheGuests);
+            Err(Error::Corrupt(Fault::Pointer { cluster, host, why }))
         }
         false => geometry.check_data(pos, host, file_end),
     };
@@ -133,9 +133,8 @@ fn one(
         }
         L2::Compressed { host, len } => {
             if host >= file_end {
-                let what = "compressed data lies beyond the end of the file";
-                let index = pos >> geometry.cluster_bits;
-                return Err(Error::Corrupt { place: "L2 table, guest cluster", index, value: host, what });
+                let (cluster, why) = (pos >> geometry.cluster_bits, PointerFault::CompressedBeyond);
+                return Err(Error::Corrupt(Fault::Pointer { cluster, host, why }));
             }
             run(Mapping::Compressed { host, len }, false)
         }
@@ -222,9 +221,8 @@ mod tests {
         assert_eq!(qed(&entries, at(4) + 5, at(5) + 1), Ok((Mapping::Data(at(5) + 5), at(6))));
         assert_eq!(qed(&entries, 9, CLUSTER), Ok((Mapping::Unallocated, CLUSTER)));
         assert_eq!(qed(&entries, 9, CLUSTER + 1), Ok((Mapping::Unallocated, 2 * CLUSTER)));
-        let what = "data cluster lies beyond the end of the file";
-        let place = "L2 table, guest cluster";
-        let corrupt = Error::Corrupt { place, index: 10, value: at(100), what };
+        let (host, why) = (at(100), PointerFault::Beyond);
+        let corrupt = Error::Corrupt(Fault::Pointer { cluster: 10, host, why });
         assert_eq!(qed(&entries, at(10), at(11)), Err(Box::new(corrupt)));
         assert!(qed(&entries, at(12), at(13)).is_err(), "there is no such entry");
     }
@@ -261,11 +259,11 @@ mod tests {
         assert_eq!(plain(&words, 9, CLUSTER), Ok((Mapping::Unallocated, CLUSTER, true)));
         assert!(plain(&words, at(17), at(18)).is_err(), "beyond the end of the file");
         assert!(plain(&words, at(19), at(20)).is_err(), "there is no such entry");
-        let what = "compressed data lies beyond the end of the file";
+        let why = PointerFault::CompressedBeyond;
         for (host, good) in [(END - 1, true), (END, false), (END + 512, false)] {
             let words = [0, 0, COMPRESSED | host];
             let run = plain(&words, at(2), at(3));
-            let error = Error::Corrupt { place: "L2 table, guest cluster", index: 2, value: host, what };
+            let error = Error::Corrupt(Fault::Pointer { cluster: 2, host, why });
             assert_eq!(run.err(), (!good).then(|| Box::new(error)));
         }
     }
@@ -278,8 +276,8 @@ mod tests {
         assert_eq!(run(0), Ok((Mapping::Data(0), at(2), true)));
         assert_eq!(run(at(1) + 7), Ok((Mapping::Data(at(1) + 7), at(2), true)));
         assert_eq!(run(at(2)), Ok((Mapping::ZeroAllocated(at(2)), at(4), true)));
-        let what = "the offset in the data file is not the guest's";
-        let error = Error::Corrupt { place: "L2 table, guest cluster", index: 4, value: at(9), what };
+        let (host, why) = (at(9), PointerFault::NotTheGuests);
+        let error = Error::Corrupt(Fault::Pointer { cluster: 4, host, why });
         assert_eq!(run(at(4)), Err(Box::new(error)));
     }
 

@@ -15,6 +15,7 @@
 use super::super::entry::{COMPRESSED, Subclusters, ZERO};
 use super::walk::{Kind, decode, kind, overlap};
 use super::*;
+use crate::fault::ReferenceFault;
 use alloc::collections::BTreeMap;
 
 /// Places that are kept in mind at most.
@@ -93,9 +94,8 @@ impl Check {
     }
 
     fn tell_beyond(&mut self, offset: u64, len: u64) {
-        let (place, what) = ("reference", "goes beyond the end of the file");
-        let error = Error::Corrupt { place, index: offset >> self.shape.cluster_bits, value: offset, what };
-        self.wrong(Finding::Beyond { offset, len }, error);
+        let (cluster, why) = (offset >> self.shape.cluster_bits, ReferenceFault::Beyond);
+        self.wrong(Finding::Beyond { offset, len }, Fault::Reference { cluster, offset, why });
     }
 
     /// Something lies beyond the end of the file.
@@ -307,9 +307,8 @@ impl Check {
         if !self.beyond.too_many {
             return Ok(());
         }
-        let (place, value) = ("reference", self.beyond.end);
-        let what = "too many go beyond the end of the file: there is no safe place for new refcounts";
-        Err(Error::Corrupt { place, index: 0, value, what })
+        let (offset, why) = (self.beyond.end, ReferenceFault::TooManyBeyond);
+        Err(Error::Corrupt(Fault::Reference { cluster: 0, offset, why }))
     }
 
     /// The active L1 table lies beyond the end of the file, though not out of reach: the file gets as long.

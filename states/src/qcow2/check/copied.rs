@@ -6,6 +6,7 @@
 use super::super::entry::COPIED;
 use super::walk::{Kind, kind};
 use super::*;
+use crate::fault::{L1Fault, WalkFault};
 
 impl Check {
     pub(super) fn check_copied(&mut self) {
@@ -52,11 +53,11 @@ impl Check {
             let Some(count) = self.refcount(offset) else { continue };
             if (count == 1) != (entry & COPIED != 0) {
                 let corrects = self.corrects() && !self.l1_overlaps;
-                let (place, what) = ("L1 table", "the copied flag contradicts the refcount");
+                let why = L1Fault::Copied;
                 let l1_index = Some(index as u64);
                 self.wrong(
                     Finding::Copied { l1_index, entry, refcount: count, repaired: corrects },
-                    Error::Corrupt { place, index: index as u64, value: entry, what },
+                    Fault::L1Entry { index: index as u64, entry, why },
                 );
                 if corrects && let Some(entry) = self.l1.get_mut(index) {
                     *entry ^= COPIED;
@@ -87,10 +88,10 @@ impl Check {
             let Some(refcount) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else {
                 continue;
             };
-            let (place, what) = ("L2 table", "the copied flag contradicts the refcount");
+            let why = WalkFault::Copied;
             self.wrong(
                 Finding::Copied { l1_index: None, entry, refcount, repaired: corrects },
-                Error::Corrupt { place, index: (at / step) as u64, value: entry, what },
+                Fault::L2Walk { index: (at / step) as u64, entry, why },
             );
             if corrects {
                 be::put_long(&mut bytes, at, entry ^ COPIED);

@@ -5,6 +5,7 @@
 
 use super::Check;
 use crate::error::Error;
+use crate::fault::Fault;
 use alloc::collections::VecDeque;
 
 /// Findings that wait to be asked for, at most.
@@ -13,17 +14,8 @@ const WAITING_MAX: usize = 1 << 16;
 /// One finding. `repaired`: it is put right now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// An entry of a table contradicts the format; `value` is what is wrong in it.
-    Entry {
-        /// Which table.
-        place: &'static str,
-        /// Which entry.
-        index: u64,
-        /// The entry, or the offset in it.
-        value: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
+    /// An entry of a table contradicts the format. Its value is what is wrong in it: the offset, if that is.
+    Fault(Fault),
     /// Something refers to a range beyond the end of the file.
     Beyond {
         /// First byte.
@@ -133,9 +125,9 @@ impl Check {
     }
 
     /// Counts a corruption whose finding has a form of its own.
-    pub(super) fn wrong(&mut self, finding: Finding, error: Error) {
+    pub(super) fn wrong(&mut self, finding: Finding, fault: Fault) {
         self.say(finding);
         self.report.corruptions += 1;
-        self.report.problem(error);
+        self.report.problem(Error::Corrupt(fault));
     }
 }

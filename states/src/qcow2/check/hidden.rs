@@ -11,12 +11,13 @@
 use super::super::entry::COPIED;
 use super::*;
 use crate::check::PROBLEMS_MAX;
+use crate::fault::{ClusterFault, WalkFault};
 
 /// See the module's header.
 #[derive(Clone, Debug)]
 pub(super) struct Hidden {
     /// Entries: the first of them, and how many.
-    problems: Vec<Error>,
+    problems: Vec<Fault>,
     count: u64,
     /// Metadata that nothing else may refer to: first byte and bytes.
     alone: Vec<(u64, u64)>,
@@ -37,18 +38,18 @@ impl Hidden {
         }
     }
 
-    fn problem(&mut self, error: Error) {
+    fn problem(&mut self, fault: Fault) {
         self.count += 1;
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(error);
+            self.problems.push(fault);
         }
     }
 }
 
 impl Check {
     /// An entry that only the machine refuses.
-    pub(super) fn hide(&mut self, place: &'static str, index: u64, value: u64, what: &'static str) {
-        self.hidden.problem(Error::Corrupt { place, index, value, what });
+    pub(super) fn hide(&mut self, index: u64, entry: u64, why: WalkFault) {
+        self.hidden.problem(Fault::L2Walk { index, entry, why });
     }
 
     /// One more reference to metadata that nothing else may refer to.
@@ -70,27 +71,27 @@ impl Check {
 
     /// An entry of an L2 table of the L1 table at hand: what the machine would say of it.
     pub(super) fn check_hidden(&mut self, index: u64, entry: u64) {
-        let (place, shape) = ("L2 table", self.shape);
+        let shape = self.shape;
         let (compressed, offset) = (entry & COMPRESSED != 0, entry & OFFSET);
         if compressed {
             let host = shape.compressed_range(entry).0;
             if !shape.data_file && host >= self.len.next_multiple_of(shape.cluster_size()) {
-                self.hide(place, index, host, "compressed data lies beyond the end of the file");
+                self.hide(index, host, WalkFault::CompressedBeyond);
             }
             return;
         }
         if entry & ZERO != 0 && (shape.version < 3 || shape.extended) {
-            let what = match shape.extended {
-                true => "the zero flag is set in an extended entry",
-                false => "the zero flag is set in an image of version 2",
+            let why = match shape.extended {
+                true => WalkFault::ZeroInExtended,
+                false => WalkFault::ZeroInVersion2,
             };
-            self.hide(place, index, entry, what);
+            self.hide(index, entry, why);
         }
         if shape.data_file && (offset != 0 || entry & COPIED != 0) && self.which == 0 {
             let table = self.l1_next as u64 - 1;
             let guest = ((table << shape.l2_bits()) + index) << shape.cluster_bits;
             if offset != guest {
-                self.hide(place, index, entry, "the offset in the data file is not the guest's");
+                self.hide(index, entry, WalkFault::NotTheGuests);
             }
         }
     }
@@ -100,25 +101,25 @@ impl Check {
         self.find_shared();
         let Hidden { problems, count, .. } = core::mem::replace(&mut self.hidden, Hidden::new(self.layout));
         self.report.corruptions += count;
-        for error in problems {
-            if let (Error::Corrupt { place, index, value, what }, true) = (&error, last) {
-                self.say(Finding::Entry { place, index: *index, value: *value, what });
+        for fault in problems {
+            if last {
+                self.say(Finding::Fault(fault));
             }
-            self.report.problem(error);
+            self.report.problem(Error::Corrupt(fault));
         }
     }
 
     /// Metadata that something else refers to as well.
     fn find_shared(&mut self) {
         let bits = self.shape.cluster_bits;
-        let (place, what) = ("cluster of the file", "holds metadata, and something else");
+        let why = ClusterFault::Metadata;
         let ranges = core::mem::take(&mut self.hidden.alone);
         let ranges = ranges.into_iter().filter(|(_, len)| *len > 0);
         for index in ranges.flat_map(|(offset, len)| offset >> bits..=(offset + len - 1) >> bits) {
             let own = 1 + if index == 0 { self.hidden.only_flags } else { 0 };
             let value = self.computed.get(index);
             if value > own {
-                self.hidden.problem(Error::Corrupt { place, index, value, what });
+                self.hidden.problem(Fault::Cluster { index, value, why });
             }
         }
         let mut at = 0;
@@ -126,7 +127,7 @@ impl Check {
             at = index + 1;
             let value = self.computed.get(index);
             if value > self.hidden.tables.get(index) {
-                self.hidden.problem(Error::Corrupt { place, index, value, what });
+                self.hidden.problem(Fault::Cluster { index, value, why });
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Knows: both counts of every cluster. Must never know: who refers to a cluster.
 
 use super::*;
+use crate::fault::ReftableFault;
 
 impl Check {
     /// The refcount blocks, read once: a block that several entries lead to counts for the first of them.
@@ -123,9 +124,8 @@ impl Check {
         } else if leak {
             self.report.leaks += 1;
         } else {
-            let (place, what) = ("refcount of cluster", "is lower than the number of references");
             self.report.corruptions += 1;
-            self.report.problem(Error::Corrupt { place, index: cluster, value: stored, what });
+            self.report.problem(Error::Corrupt(Fault::Refcount { cluster, stored }));
         }
     }
 
@@ -195,9 +195,8 @@ impl Check {
         let offset = loop {
             let clusters = (table.len() as u64 * 8) >> self.shape.cluster_bits;
             if clusters << self.shape.cluster_bits > 8 << 20 {
-                let (place, value) = ("refcount table", table.len() as u64);
-                let what = "would have more than 8 MiB when it is rebuilt";
-                return self.fail(Error::Corrupt { place, index: 0, value, what });
+                let (entry, why) = (table.len() as u64, ReftableFault::TooLarge);
+                return self.fail(Error::Corrupt(Fault::Reftable { index: 0, entry, why }));
             }
             let first = self.take(clusters, 0);
             if !self.place_blocks(first, &mut table) {

@@ -9,6 +9,7 @@
 
 use super::super::snapshot::{EXTRA_MAX, Parsed};
 use super::*;
+use crate::fault::SnapshotFault;
 
 /// What comes when the corrected refcount blocks are written.
 #[derive(Clone, Debug)]
@@ -36,8 +37,8 @@ impl Check {
             };
             let end = self.snapshots_len + len as u64;
             if end > TABLE_MAX {
-                let (place, what) = ("snapshot table", "the table is longer than 64 MiB");
-                return self.fail(Error::Corrupt { place, index, value: end, what });
+                let why = SnapshotFault::TooLong;
+                return self.fail(Error::Corrupt(Fault::Snapshot { index, value: end, why }));
             }
             match parsed {
                 Some(snapshot) => {
@@ -66,15 +67,16 @@ impl Check {
 
     /// Has an entry too much extra data, or too little? That is no corruption yet: it may be repaired.
     fn judge_snapshot(&mut self, index: u64, extra: u32, complete: bool) {
-        let what = if extra > EXTRA_MAX {
-            "too much extra data"
+        let why = if extra > EXTRA_MAX {
+            SnapshotFault::ExtraTooLong
         } else if self.header.version >= 3 && !complete {
-            "has less extra data than version 3 asks for"
+            SnapshotFault::ExtraTooShort
         } else {
             return;
         };
         self.say(Finding::Snapshot { index, extra, repaired: self.fix == Some(Repair::All) });
-        self.report.problem(Error::Corrupt { place: "snapshot table", index, value: extra.into(), what });
+        let fault = Fault::Snapshot { index, value: extra.into(), why };
+        self.report.problem(Error::Corrupt(fault));
         self.snapshot_corruptions += 1;
     }
 

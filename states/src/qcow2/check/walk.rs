@@ -4,6 +4,7 @@
 
 use super::super::entry::{COPIED, L1_RESERVED, L2_RESERVED, REFTABLE_RESERVED, Subclusters};
 use super::*;
+use crate::fault::{BitmapFault, ClusterFault, L1Fault, ReftableFault, SnapshotFault, WalkFault};
 
 /// What an L2 entry is, told by its bits alone, right or wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,9 +67,8 @@ impl Check {
             self.clusters = self.clusters.max(k + 1);
             let count = self.computed.get(k);
             if count == self.layout.max() {
-                let (place, what) = ("cluster of the file", "has more references than a refcount can say");
-                let error = Error::Corrupt { place, index: k, value: count, what };
-                self.wrong(Finding::Overflow { offset: k << bits }, error);
+                let fault = Fault::Cluster { index: k, value: count, why: ClusterFault::Overflow };
+                self.wrong(Finding::Overflow { offset: k << bits }, fault);
                 self.beyond.overflow = true;
             } else {
                 self.computed.set(k, count + 1);
@@ -115,19 +115,21 @@ impl Check {
 
     fn next_l1(&mut self) {
         if self.which == 0 && self.shape.data_file && !self.snapshots.is_empty() {
-            let count = self.snapshots.len() as u64;
-            self.corrupt("snapshot table", 0, count, "snapshots in an image with a data file");
+            let (value, why) = (self.snapshots.len() as u64, SnapshotFault::DataFile);
+            self.corrupt(Fault::Snapshot { index: 0, value, why });
         }
         while let Some(snapshot) = self.snapshots.get(self.which) {
             let (index, offset, entries) = (self.which as u64, snapshot.l1_offset, snapshot.l1_entries);
             self.which += 1;
             if !offset.is_multiple_of(self.shape.cluster_size()) {
-                self.corrupt("snapshot table", index, offset, "the L1 table does not begin at a cluster");
+                let why = SnapshotFault::L1Unaligned;
+                self.corrupt(Fault::Snapshot { index, value: offset, why });
             } else if entries > (32 << 20) / 8 {
-                self.corrupt("snapshot table", index, entries.into(), "the L1 table is too large");
+                let why = SnapshotFault::L1TooLarge;
+                self.corrupt(Fault::Snapshot { index, value: entries.into(), why });
             } else if entries > 0 && offset > i64::MAX as u64 - (32 << 20) {
-                let (place, what) = ("snapshot table", "the L1 table lies beyond 2^63");
-                return self.fail(Error::Corrupt { place, index, value: offset, what });
+                let why = SnapshotFault::L1Beyond;
+                return self.fail(Error::Corrupt(Fault::Snapshot { index, value: offset, why }));
             } else if entries > 0 {
                 return self.walk_l1(offset, entries);
             }
@@ -137,8 +139,8 @@ impl Check {
         self.mark_alone(self.header.reftable_offset, bytes);
         let Some(bitmaps) = self.header.bitmaps() else { return self.walk_blocks() };
         if bitmaps.directory_offset > i64::MAX as u64 || bitmaps.directory_size == 0 {
-            let (place, value) = ("bitmap directory", bitmaps.directory_offset);
-            return self.fail(Error::Corrupt { place, index: 0, value, what: "does not exist" });
+            let (value, why) = (bitmaps.directory_offset, BitmapFault::Missing);
+            return self.fail(Error::Corrupt(Fault::Bitmap { index: 0, value, why }));
         }
         self.mark_alone(bitmaps.directory_offset, bitmaps.directory_size);
         self.load(Step::Directory, bitmaps.directory_offset, bitmaps.directory_size as usize);
@@ -158,14 +160,13 @@ impl Check {
                 continue;
             }
             if entry & L1_RESERVED != 0 {
-                self.corrupt("L1 table", index, entry, "reserved bits are set");
+                self.corrupt(Fault::L1Entry { index, entry, why: L1Fault::Reserved });
             }
             let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
             self.mark_table(offset);
             if !offset.is_multiple_of(cluster) {
-                let (place, what) = ("L1 table", "the L2 table does not begin at a cluster");
-                let error = Error::Corrupt { place, index, value: entry, what };
-                self.wrong(Finding::Entry { place, index, value: offset, what }, error);
+                let fault = |entry| Fault::L1Entry { index, entry, why: L1Fault::Unaligned };
+                self.wrong(Finding::Fault(fault(offset)), fault(entry));
             }
             self.l2_offset = offset;
             return self.load(Step::L2, offset, cluster as usize);
@@ -199,16 +200,16 @@ impl Check {
 
     /// Counts what an entry refers to; what it shall be when it is to be repaired.
     fn count_entry(&mut self, index: u64, entry: u64, bitmap: u64, expected: &mut u64) -> Option<(u64, u64)> {
-        let (place, kind) = ("L2 table", kind(self.shape, entry));
+        let kind = kind(self.shape, entry);
         if kind != Kind::Compressed && entry & L2_RESERVED != 0 {
-            self.corrupt(place, index, entry, "reserved bits are set");
+            self.corrupt(Fault::L2Walk { index, entry, why: WalkFault::Reserved });
         }
         self.check_hidden(index, entry);
         match kind {
             Kind::Compressed => self.count_compressed(index, entry, bitmap),
             Kind::Allocated => return self.count_cluster(index, entry, bitmap, expected),
             Kind::Unallocated if Subclusters(bitmap).allocated() != 0 => {
-                self.corrupt(place, index, bitmap, "subclusters are allocated, the cluster is not");
+                self.corrupt(Fault::L2Walk { index, entry: bitmap, why: WalkFault::NoCluster });
             }
             Kind::Unallocated => {}
         }
@@ -216,18 +217,15 @@ impl Check {
     }
 
     fn count_compressed(&mut self, index: u64, entry: u64, bitmap: u64) {
-        let place = "L2 table";
         if entry & COPIED != 0 {
-            let what = "the copied flag of compressed data is set";
-            let value = self.shape.compressed_range(entry).0;
-            let error = Error::Corrupt { place, index, value: entry, what };
-            self.wrong(Finding::Entry { place, index, value, what }, error);
+            let fault = |entry| Fault::L2Walk { index, entry, why: WalkFault::CompressedCopied };
+            self.wrong(Finding::Fault(fault(self.shape.compressed_range(entry).0)), fault(entry));
         }
         if self.shape.data_file {
-            return self.corrupt(place, index, entry, "compressed data in an image with a data file");
+            return self.corrupt(Fault::L2Walk { index, entry, why: WalkFault::CompressedInDataFile });
         }
         if bitmap != 0 {
-            return self.corrupt(place, index, entry, "compressed data with subclusters");
+            return self.corrupt(Fault::L2Walk { index, entry, why: WalkFault::CompressedSubclusters });
         }
         let (offset, len) = self.shape.compressed_range(entry);
         self.mark_entry(offset, len.into());
@@ -245,11 +243,10 @@ impl Check {
         bitmap: u64,
         expected: &mut u64,
     ) -> Option<(u64, u64)> {
-        let (place, offset, cluster) = ("L2 table", entry & OFFSET, self.shape.cluster_size());
+        let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
         if !Subclusters(bitmap).is_valid() {
-            let what = "a subcluster is both allocated and zero";
-            let error = Error::Corrupt { place, index, value: bitmap, what };
-            self.wrong(Finding::Entry { place, index, value: offset, what }, error);
+            let fault = |entry| Fault::L2Walk { index, entry, why: WalkFault::BothKinds };
+            self.wrong(Finding::Fault(fault(offset)), fault(bitmap));
         }
         if !offset.is_multiple_of(cluster) {
             let extended = self.shape.extended;
@@ -258,9 +255,8 @@ impl Check {
                 && self.fix == Some(Repair::All)
                 && self.rebuilt.is_none()
                 && !self.overlaps(self.l2_offset);
-            let what = "the data does not begin at a cluster";
-            let error = Error::Corrupt { place, index, value: entry, what };
-            self.wrong(Finding::Unaligned { offset, data, repaired }, error);
+            let fault = Fault::L2Walk { index, entry, why: WalkFault::Unaligned };
+            self.wrong(Finding::Unaligned { offset, data, repaired }, fault);
             if repaired {
                 self.repaired();
                 return Some(if extended { (0, bitmap & Subclusters::ALL_ZERO.0) } else { (ZERO, 0) });
@@ -292,9 +288,8 @@ impl Check {
         let (offset, len) = (bitmap.table_offset, bitmap.table_bytes());
         self.next += 1;
         if offset > i64::MAX as u64 - len {
-            let (place, index) = ("bitmap directory", self.next as u64 - 1);
-            let what = "the table lies beyond 2^63";
-            return self.fail(Error::Corrupt { place, index, value: offset, what });
+            let (index, why) = (self.next as u64 - 1, BitmapFault::TableBeyond);
+            return self.fail(Error::Corrupt(Fault::Bitmap { index, value: offset, why }));
         }
         self.mark_alone(offset, len);
         self.load(Step::BitmapTable, offset, len as usize);
@@ -305,7 +300,7 @@ impl Check {
             match bitmap::decode_piece(index as u64, entry, self.shape) {
                 Ok(Piece::Stored(host)) => self.mark(host, self.shape.cluster_size()),
                 Ok(Piece::All(_)) => {}
-                Err(Error::Corrupt { place, index, value, what }) => self.corrupt(place, index, value, what),
+                Err(Error::Corrupt(fault)) => self.corrupt(fault),
                 Err(error) => return self.fail(error),
             }
         }
@@ -323,22 +318,20 @@ impl Check {
         while let Some(&entry) = self.reftable.get(self.next) {
             let (index, offset) = (self.next as u64, entry & !REFTABLE_RESERVED);
             self.next += 1;
-            let place = "refcount table";
+            let wrong = |why| Fault::Reftable { index, entry, why };
             if entry & REFTABLE_RESERVED != 0 {
-                self.corrupt(place, index, entry, "reserved bits are set");
+                self.corrupt(wrong(ReftableFault::Reserved));
                 self.rebuild = true;
                 if !offset.is_multiple_of(cluster) {
                     self.bad_blocks.insert(index);
                 }
             } else if !offset.is_multiple_of(cluster) {
-                self.corrupt(place, index, entry, "the block does not begin at a cluster");
+                self.corrupt(wrong(ReftableFault::Unaligned));
                 self.rebuild = true;
                 self.bad_blocks.insert(index);
             } else if offset >> bits >= self.clusters {
                 let repaired = self.fix == Some(Repair::All) && self.rebuilt.is_none();
-                let what = "the block lies beyond the end of the file";
-                let error = Error::Corrupt { place, index, value: entry, what };
-                self.wrong(Finding::BlockBeyond { index, repaired }, error);
+                self.wrong(Finding::BlockBeyond { index, repaired }, wrong(ReftableFault::WalkBeyond));
                 if offset > i64::MAX as u64 {
                     self.bad_blocks.insert(index);
                 }
@@ -353,9 +346,7 @@ impl Check {
                 self.mark(offset, cluster);
                 let references = self.computed.get(offset >> bits);
                 if references != 1 {
-                    let what = "the block is referred to more than once";
-                    let error = Error::Corrupt { place, index, value: entry, what };
-                    self.wrong(Finding::BlockShared { index, references }, error);
+                    self.wrong(Finding::BlockShared { index, references }, wrong(ReftableFault::Shared));
                     self.rebuild = true;
                 }
             }

@@ -10,6 +10,7 @@
 
 use super::super::refcount::Layout;
 use crate::error::Error;
+use crate::fault::{Fault, NewFault};
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -205,8 +206,7 @@ impl Space {
         let entries = if exact { blocks } else { blocks + blocks.div_ceil(2) };
         let entries = entries.next_multiple_of(per_cluster);
         if entries * 8 > TABLE_MAX {
-            let (place, what) = ("refcount table of the new image", "would have more than 8 MiB");
-            return Err(Error::Corrupt { place, index: 0, value: entries * 8, what });
+            return Err(Error::Corrupt(Fault::New { value: entries * 8, why: NewFault::Reftable }));
         }
         let mut table = self.table.clone();
         table.resize(entries as usize, 0);

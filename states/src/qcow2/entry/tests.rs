@@ -9,7 +9,7 @@ const EXTERNAL: Shape = Shape { data_file: true, ..STANDARD };
 
 fn what(result: Result<L2, Error>) -> &'static str {
     match result {
-        Err(Error::Corrupt { what, .. }) => what,
+        Err(Error::Corrupt(fault)) => fault.prose().1,
         other => panic!("{other:?}"),
     }
 }

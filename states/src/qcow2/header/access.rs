@@ -9,6 +9,7 @@
 //! * the block never gets shorter, so that a new layout covers the old one with zeros.
 
 use super::*;
+use crate::fault::NewFault;
 
 impl Header {
     /// Bytes of a cluster.
@@ -178,11 +179,11 @@ impl Header {
         }
         let len = name.map_or(0, <[u8]>::len);
         if len > NAME_MAX {
-            return corrupt("backing file name", len as u64, "is longer than 1023 bytes");
+            return Err(Error::Corrupt(Fault::New { value: len as u64, why: NewFault::BackingTooLong }));
         }
         let len = format.map_or(0, <[u8]>::len);
         if len > 15 {
-            return corrupt("backing file format", len as u64, "is longer than 15 bytes");
+            return Err(Error::Corrupt(Fault::New { value: len as u64, why: NewFault::BackingFormat }));
         }
         let mut next = self.clone();
         next.extensions.retain(|extension| extension.kind != Extension::BACKING_FORMAT);

@@ -8,9 +8,8 @@
 //! * an extension takes memory for bytes that were really read.
 
 use super::super::be;
-use super::corrupt;
 use crate::error::Error;
-use alloc::format;
+use crate::fault::{ExtensionFault, Fault, Lack};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -38,7 +37,6 @@ impl Extension {
     pub const DATA_FILE: u32 = 0x4441_5441;
 }
 
-const PLACE: &str = "qcow2 header extension";
 /// Bytes of a record of the feature name table: set, bit, name.
 const RECORD: usize = 48;
 
@@ -62,7 +60,8 @@ pub(super) fn parse(bytes: &[u8], start: usize, end: usize) -> Result<Vec<Extens
         let (kind, len) = (be::word(bytes, at), be::word(bytes, at + 4));
         at += 8;
         if at > end || len as usize > end - at {
-            return corrupt(PLACE, len.into(), "goes beyond the space for extensions");
+            let fault = Fault::Extension { value: len.into(), why: ExtensionFault::TooLong };
+            return Err(Error::Corrupt(fault));
         }
         if kind == Extension::END {
             break;
@@ -90,10 +89,9 @@ pub(super) fn end(bytes: &[u8], start: usize, end: usize) -> usize {
     at.min(end)
 }
 
-/// What to say of unknown incompatible bits: their names as the image gives them.
-pub(super) fn name_features(extensions: &[Extension], unknown: u64) -> String {
-    let mut left = unknown;
-    let mut text = String::from("qcow2 feature(s): ");
+/// Unknown incompatible bits, by the names that the image gives to them.
+pub(super) fn name_features(extensions: &[Extension], unknown: u64) -> Lack {
+    let (mut left, mut named) = (unknown, Vec::new());
     let table = extensions.iter().rfind(|extension| extension.kind == Extension::FEATURE_NAMES);
     let records = table.map_or(&[][..], |table| table.data.as_chunks::<RECORD>().0);
     for record in records {
@@ -104,17 +102,11 @@ pub(super) fn name_features(extensions: &[Extension], unknown: u64) -> String {
         }
         let mask = 1u64.checked_shl((*bit).into()).unwrap_or(0);
         if *set == 0 && left & mask != 0 {
-            let name = String::from_utf8_lossy(name.get(..len).unwrap_or(name));
-            let comma = if left == unknown { "" } else { ", " };
-            text.push_str(&format!("{comma}{}", name.escape_debug()));
+            named.push(String::from_utf8_lossy(name.get(..len).unwrap_or(name)).into_owned());
             left &= !mask;
         }
     }
-    if left != 0 {
-        let comma = if left == unknown { "" } else { ", " };
-        text.push_str(&format!("{comma}unknown incompatible bits {left:#x}"));
-    }
-    text
+    Lack::Features { named, unknown: left }
 }
 
 /// The feature name table that QEMU writes.

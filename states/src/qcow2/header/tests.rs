@@ -1,6 +1,7 @@
 //! Every field out of range is refused by name and in QEMU's order; what is written is what was read.
 
 use super::*;
+use crate::fault::NewFault;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use proptest::prelude::*;
@@ -271,10 +272,10 @@ fn names_of_the_longest_kind() {
     let mut header = Header::new(3, 16, 4, [0; 3], None).unwrap();
     header.set_backing(Some(&[b'a'; 1023]), Some(&[b'f'; 15])).unwrap();
     assert_eq!((header.backing(), header.backing_format()), (Some(&[b'a'; 1023][..]), Some(&[b'f'; 15][..])));
-    let error = |field, value, what| Err(Error::Corrupt { place: field, index: 0, value, what });
-    let long = error("backing file name", 1024, "is longer than 1023 bytes");
+    let error = |value, why| Err(Error::Corrupt(Fault::New { value, why }));
+    let long = error(1024, NewFault::BackingTooLong);
     assert_eq!(header.set_backing(Some(&[b'a'; 1024]), None), long);
-    let long = error("backing file format", 16, "is longer than 15 bytes");
+    let long = error(16, NewFault::BackingFormat);
     assert_eq!(header.set_backing(None, Some(&[b'f'; 16])), long);
     // twice is as good as once
     for set in [true, true, false, false] {
@@ -307,8 +308,8 @@ fn extensions_end_with_their_list_or_their_space() {
     assert_eq!(kinds(&[one(7, 392), vec![1; 392]].concat()), Ok(vec![7]));
     assert_eq!(kinds(&[one(7, 384), vec![1; 384], one(8, 0)].concat()), Ok(vec![7, 8]));
     let beyond = |len| {
-        let (place, what) = ("qcow2 header extension", "goes beyond the space for extensions");
-        Err(Error::Corrupt { place, index: 0, value: len, what })
+        let why = ExtensionFault::TooLong;
+        Err(Error::Corrupt(Fault::Extension { value: len, why }))
     };
     assert_eq!(kinds(&[one(7, 393), vec![1; 392]].concat()), beyond(393));
     assert_eq!(kinds(&[one(7, 384), vec![1; 384], one(8, 1)].concat()), beyond(1));

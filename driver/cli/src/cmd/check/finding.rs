@@ -2,13 +2,14 @@
 //!
 //! Knows: texts. Must never know: what an entry's bits mean.
 
+use quod::fault::{Fault, L1Fault, ReftableFault, WalkFault};
 use quod_tools::Finding;
 
 /// One line.
 pub fn line(finding: &Finding) -> String {
     let verb = |repaired| if repaired { "Repairing" } else { "ERROR" };
     match *finding {
-        Finding::Entry { place, index, value, what } => entry(place, index, value, what),
+        Finding::Fault(fault) => entry(&fault),
         Finding::Beyond { offset, len } => format!(
             "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
              offset {offset:#x} size {len:#x}"
@@ -55,40 +56,74 @@ pub fn line(finding: &Finding) -> String {
     }
 }
 
-fn entry(place: &str, index: u64, value: u64, what: &str) -> String {
-    match (place, what) {
-        ("L1 table", "reserved bits are set") => {
-            format!("ERROR found L1 entry with reserved bits set: {value:x}")
+fn entry(fault: &Fault) -> String {
+    match *fault {
+        Fault::L1Entry { entry, why: L1Fault::Reserved, .. } => {
+            format!("ERROR found L1 entry with reserved bits set: {entry:x}")
         }
-        ("L1 table", "the L2 table does not begin at a cluster") => {
-            format!("ERROR l2_offset={value:x}: Table is not cluster aligned; L1 entry corrupted")
+        Fault::L1Entry { entry, why: L1Fault::Unaligned, .. } => {
+            format!("ERROR l2_offset={entry:x}: Table is not cluster aligned; L1 entry corrupted")
         }
-        ("L2 table", "reserved bits are set") => {
-            format!("ERROR found l2 entry with reserved bits set: {value:x}")
-        }
-        ("L2 table", "the copied flag of compressed data is set") => {
-            format!("ERROR: coffset=0x{value:x}: copied flag must never be set for compressed clusters")
-        }
-        ("L2 table", "compressed data in an image with a data file") => {
-            format!("ERROR compressed cluster {index} with data file, entry=0x{value:x}")
-        }
-        ("L2 table", "compressed data with subclusters") => format!(
-            "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry=0x{value:x}"
-        ),
-        ("L2 table", "a subcluster is both allocated and zero") => {
-            format!("ERROR offset={value:x}: Allocated cluster has corrupted subcluster allocation bitmap")
-        }
-        ("L2 table", "subclusters are allocated, the cluster is not") => {
-            "ERROR: Unallocated cluster has non-zero subcluster allocation map".into()
-        }
-        ("refcount table", "reserved bits are set") => {
+        Fault::L2Walk { index, entry, why } => l2_entry(index, entry, why).unwrap_or_else(|| plain(fault)),
+        Fault::Reftable { index, why: ReftableFault::Reserved, .. } => {
             format!("ERROR refcount table entry {index} has reserved bits set")
         }
-        ("refcount table", "the block does not begin at a cluster") => {
+        Fault::Reftable { index, why: ReftableFault::Unaligned, .. } => {
             format!("ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted")
         }
-        ("cluster of the file", _) => format!("ERROR cluster {index} {what} refcount={value}"),
-        // QEMU's words name the snapshot or the bitmap
-        _ => format!("ERROR {place}, entry {index}, {value:#x}: {what}"),
+        Fault::Cluster { index, value, why } => {
+            format!("ERROR cluster {index} {} refcount={value}", why.prose().1)
+        }
+        // of snapshots and bitmaps QEMU's words tell the name; the rest no check meets on its walk, or it has
+        // a form of its own
+        Fault::Snapshot { .. }
+        | Fault::Bitmap { .. }
+        | Fault::BitmapTable { .. }
+        | Fault::L1Entry { .. }
+        | Fault::Reftable { .. }
+        | Fault::QedHeader { .. }
+        | Fault::Header { .. }
+        | Fault::Extension { .. }
+        | Fault::New { .. }
+        | Fault::L2Entry { .. }
+        | Fault::Pointer { .. }
+        | Fault::Refcount { .. }
+        | Fault::Reference { .. }
+        | Fault::Overlap { .. }
+        | Fault::TooManyDangling { .. }
+        | Fault::Dangling { .. }
+        | Fault::Compressed { .. }
+        | Fault::Luks { .. } => plain(fault),
     }
+}
+
+fn plain(fault: &Fault) -> String {
+    let ((place, what), (index, value)) = (fault.prose(), fault.numbers());
+    format!("ERROR {place}, entry {index}, {value:#x}: {what}")
+}
+
+/// None: qemu-img does not look for it.
+fn l2_entry(index: u64, entry: u64, why: WalkFault) -> Option<String> {
+    Some(match why {
+        WalkFault::Reserved => format!("ERROR found l2 entry with reserved bits set: {entry:x}"),
+        WalkFault::CompressedCopied => {
+            format!("ERROR: coffset=0x{entry:x}: copied flag must never be set for compressed clusters")
+        }
+        WalkFault::CompressedInDataFile => {
+            format!("ERROR compressed cluster {index} with data file, entry=0x{entry:x}")
+        }
+        WalkFault::CompressedSubclusters => format!(
+            "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry=0x{entry:x}"
+        ),
+        WalkFault::BothKinds => {
+            format!("ERROR offset={entry:x}: Allocated cluster has corrupted subcluster allocation bitmap")
+        }
+        WalkFault::NoCluster => "ERROR: Unallocated cluster has non-zero subcluster allocation map".into(),
+        WalkFault::ZeroInVersion2
+        | WalkFault::ZeroInExtended
+        | WalkFault::CompressedBeyond
+        | WalkFault::NotTheGuests => return None,
+        // told as findings of their own kind
+        WalkFault::Unaligned | WalkFault::Copied => return None,
+    })
 }

@@ -1,0 +1,90 @@
+//! What an image, or a request, asks for that quod does not do.
+//!
+//! Knows: the features by their bits and numbers. Must never know: whether QEMU does them.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What quod does not do.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Lack {
+    /// Feature bits of a QED header that nobody may use who does not know them.
+    QedFeatures(u64),
+    /// Compatible feature bits of a QED header whose backing file is to change.
+    QedCompatFeatures(u64),
+    /// A version of qcow2.
+    Version(u32),
+    /// Incompatible feature bits of a qcow2 header.
+    Features {
+        /// Names that the image gives to some of them.
+        named: Vec<String>,
+        /// The others.
+        unknown: u64,
+    },
+    /// A compression type of qcow2.
+    Compression(u8),
+    /// Encryption: the header field crypt_method.
+    Encryption(u32),
+    /// To write clusters of so many bytes, which are smaller than the device's blocks, past the page cache.
+    SmallClusters(u64),
+    /// The format of the backing file, by the name that the image gives.
+    BackingFormat(String),
+    /// To check so many clusters.
+    Check(u64),
+    /// To shrink a QED image.
+    ShrinkQed,
+    /// To grow a QED image whose backing file is longer: what the guest did not see of that would show.
+    GrowQed,
+    /// To resize a qcow2 image of version 2 that has snapshots.
+    ResizeVersion2,
+    /// To resize a qcow2 image with a data file.
+    ResizeDataFile,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::QedFeatures(bits) => write!(f, "QED header field features: unknown bits {bits:#x}"),
+            Lack::QedCompatFeatures(bits) => {
+                write!(f, "QED header field compat_features: unknown bits {bits:#x}")
+            }
+            Lack::Version(version) => write!(f, "qcow2 version {version}"),
+            Lack::Features { named, unknown } => {
+                f.write_str("qcow2 feature(s): ")?;
+                for (n, name) in named.iter().enumerate() {
+                    write!(f, "{}{}", if n == 0 { "" } else { ", " }, name.escape_debug())?;
+                }
+                if *unknown != 0 {
+                    let comma = if named.is_empty() { "" } else { ", " };
+                    write!(f, "{comma}unknown incompatible bits {unknown:#x}")?;
+                }
+                Ok(())
+            }
+            Lack::Compression(kind) => write!(f, "qcow2 compression type {kind}"),
+            Lack::Encryption(number) => {
+                let method = match number {
+                    1 => "AES",
+                    2 => "LUKS",
+                    _ => "of an unknown kind",
+                };
+                write!(
+                    f,
+                    "qcow2 header field crypt_method {number}: encryption {method}; it is not read as plain \
+                     data"
+                )
+            }
+            Lack::SmallClusters(bytes) => write!(
+                f,
+                "{bytes} bytes: clusters smaller than the blocks of the device can only be written through \
+                 the page cache"
+            ),
+            Lack::BackingFormat(name) => write!(f, "the backing format {name:?}"),
+            Lack::Check(clusters) => write!(f, "check of {clusters} clusters"),
+            Lack::ShrinkQed => f.write_str("shrinking a QED image"),
+            Lack::GrowQed => f.write_str("growing a QED image whose backing file is longer than it"),
+            Lack::ResizeVersion2 => f.write_str("resizing a qcow2 image of version 2 that has snapshots"),
+            Lack::ResizeDataFile => f.write_str("resizing a qcow2 image with a data file"),
+        }
+    }
+}
