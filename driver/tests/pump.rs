@@ -386,7 +386,7 @@ fn a_failing_backing_file_is_the_one_that_is_named() {
         driver.backend_mut().set_faults(FaultPlan::none().and(fault));
         let error = run(&mut driver, request).unwrap_err();
         assert!(error.path().is_some_and(|path| path.ends_with("base")), "{error:?}");
-        assert_eq!(error.role(), Some(FileRole::Backing(1)));
+        assert_eq!(error.role(), Some(FileRole::Backing(2)));
         assert!(matches!(error.kind(), Some(ErrorKind::Device { .. })), "{error:?}");
     }
     // the failed write changed nothing, and everything works again
