@@ -238,7 +238,7 @@ impl OpenOptions {
         self
     }
 
-    /// As [`OpenOptions::backing`], with a closure: the image and the name as it stands there in, the file to
+    /// As [`OpenOptions::open_gate`], with a closure: the image and the name as it stands there in, the file to
     /// open out.
     pub fn open_gate_fn(self, gate: impl FnMut(&Named<'_>) -> Option<PathBuf> + Send + 'static) -> Self {
         self.open_gate(gate)

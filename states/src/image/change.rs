@@ -16,7 +16,7 @@
 //!   of an image without such bits, pay for no more than that one test;
 //! * the corrupt bit goes out with a round's header, so that one header is in flight at a time.
 
-use super::{Image, Layout};
+use super::Image;
 use crate::acb::State;
 use crate::acb::Want;
 use crate::acb::request::{Event, Kind, Met};
@@ -112,11 +112,7 @@ impl Image {
 
     /// The bits are cleared in memory; the next round writes the header.
     fn clear_autoclear(&mut self) {
-        match (&mut self.layout, self.refcounted.as_deref_mut()) {
-            (Layout::Qed(_, header), _) => header.autoclear_features = 0,
-            (_, Some(counted)) => counted.header.clear_autoclear(RAW_DATA_FILE),
-            _ => {}
-        }
+        self.clear_autoclear_bits();
         self.commit.header_dirty = true;
         self.autoclear = Autoclear::Asked;
         if self.sabotaged(Rule::AutoclearFirst) {

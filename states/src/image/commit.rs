@@ -18,7 +18,7 @@
 //! * of QED, it is in the file before the file grows, and the file is cut before it is cleared (QE12);
 //! * a failed metadata write or sync poisons the image: nothing is written after it.
 
-use super::{Alarm, Autoclear, Image, Layout, Purpose, TABLE_WRITES_MAX};
+use super::{Alarm, Autoclear, Image, Purpose, TABLE_WRITES_MAX};
 use crate::acb::State;
 use crate::acb::Want;
 use crate::acb::request::{Event, Met};
@@ -360,20 +360,12 @@ impl Image {
         let commit = &self.commit;
         self.autoclear_named(if commit.phase == Phase::Mark { commit.round } else { commit.window });
         self.observed.counters.header_writes += 1;
-        let len = match (&self.layout, self.counted()) {
-            (Layout::Qed(_, header), _) => header.block_len(),
-            (_, Some(counted)) => counted.header.block_len(),
-            _ => return,
-        };
+        let Some(len) = self.header_len() else { return };
         self.outbox.emit(Purpose::Header, tried, 0, IoOp::WriteTable { offset: 0, len });
     }
 
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
-        match (&self.layout, self.counted()) {
-            (Layout::Qed(_, header), _) => header.encode_block(buf),
-            (_, Some(counted)) => counted.header.encode_block(buf),
-            _ => {}
-        }
+        self.encode_header_block(buf);
         #[cfg(feature = "sabotage")]
         if self.sabotaged(Rule::HeaderBytes) {
             self.clear_header_rest(buf);
@@ -652,7 +644,7 @@ impl Image {
     pub(super) fn show_phase(&mut self) {
         let mut waiters = core::mem::replace(&mut self.commit.waiters, Queue::new());
         let mut kept = Queue::new();
-        let has_tables = !matches!(self.layout, Layout::Raw);
+        let has_tables = !self.layout.is_raw();
         while let Some(a) = self.requests.take_first(&mut waiters) {
             self.requests.wait_in(&mut kept, a);
             let commit = &self.commit;

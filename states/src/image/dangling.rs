@@ -11,7 +11,7 @@
 //! Invariant: memory is bounded: an image with more than `DANGLING_MAX` such pointers in the slices that were
 //! read is refused.
 
-use super::{Image, Layout};
+use super::Image;
 use crate::error::Error;
 use crate::fault::{DanglingFault, Fault};
 use crate::qcow2::Shape;
@@ -76,14 +76,15 @@ impl Image {
     pub(super) fn find_dangling(&mut self, slot: u32) -> Result<(), Error> {
         let number = crate::base::geometry::SliceNumber(self.tables.slot(slot).number);
         let none = self.geometry().is_none_or(|geometry| geometry.is_refcount(number));
-        let data_file = matches!(self.layout, Layout::Qcow2(_, shape) if shape.data_file);
+        let data_file = self.layout.shape().is_some_and(|shape| shape.data_file);
         if self.options.read_only || none || data_file || self.sabotaged(Rule::DanglingStaysDead) {
             return Ok(());
         }
-        let kind = match &self.layout {
-            Layout::Qcow2(geometry, _) if geometry.is_l1(number) => Kind::L1,
-            Layout::Qcow2(_, shape) => Kind::L2(*shape),
-            _ => Kind::Plain,
+        let is_l1 = self.geometry().is_some_and(|geometry| geometry.is_l1(number));
+        let kind = match self.layout.shape() {
+            Some(_) if is_l1 => Kind::L1,
+            Some(shape) => Kind::L2(shape),
+            None => Kind::Plain,
         };
         let slice = self.tables.slot_mut(slot);
         if let Some(found) = self.dangling.found.get(&slice.number) {

@@ -12,7 +12,7 @@
 //!   the old one's clusters are free (QC10).
 
 use super::commit::Phase;
-use super::{Image, Layout, Purpose, TABLE_WRITES_MAX};
+use super::{Image, Purpose, TABLE_WRITES_MAX};
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::IoOp;
@@ -145,35 +145,6 @@ impl Image {
     /// Without it they go out in time, as the header itself may be the pointer (a table that has moved).
     fn counts_come_late(&self) -> bool {
         self.uses_dirty_bit() && self.dirty_bit() && !self.commit.wants_clean()
-    }
-
-    /// Does this image's dirty bit allow what is not in order to be written?
-    pub(super) fn uses_dirty_bit(&self) -> bool {
-        match &self.layout {
-            Layout::Raw => false,
-            Layout::Qed(..) => true,
-            Layout::Qcow2(..) => self
-                .counted()
-                .is_some_and(|counted| counted.header.version >= 3 && counted.header.lazy_refcounts()),
-        }
-    }
-
-    /// Sets the bit that says so, in memory.
-    pub(super) fn set_dirty_bit(&mut self, set: bool) {
-        match (&mut self.layout, self.refcounted.as_deref_mut()) {
-            (Layout::Qed(_, header), _) => header.set_need_check(set),
-            (_, Some(counted)) => counted.header.set_dirty(set),
-            _ => {}
-        }
-    }
-
-    /// The bit, in memory.
-    pub(super) fn dirty_bit(&self) -> bool {
-        match (&self.layout, self.counted()) {
-            (Layout::Qed(_, header), _) => header.need_check(),
-            (_, Some(counted)) => counted.header.is_dirty(),
-            _ => false,
-        }
     }
 
     /// Nothing of the refcounts is left to do, as far as it can be done now.

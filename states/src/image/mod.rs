@@ -19,6 +19,7 @@
 mod change;
 mod commit;
 mod dangling;
+mod format;
 mod full;
 mod job;
 mod metadata;
@@ -39,7 +40,7 @@ pub use commit::Timer;
 pub(crate) use owners::Owners;
 
 use crate::acb::Want;
-use crate::acb::edges::{EdgeCounts, EdgeTable};
+use crate::acb::edges::EdgeCounts;
 use crate::acb::request::{Event, Flags, Kind, Refused, Request, RequestId};
 use crate::acb::requests::Requests;
 use crate::acb::{State, Transition};
@@ -48,8 +49,8 @@ use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::options::{Options, Policy};
+use crate::qcow2;
 use crate::qcow2::header::RAW_DATA_FILE;
-use crate::qcow2::{self, Shape};
 use crate::qed::Header;
 use crate::rule::Rule;
 use crate::tables::cache::TableCache;
@@ -59,6 +60,7 @@ use change::Autoclear;
 use commit::Commit;
 use core::hash::{Hash, Hasher};
 use dangling::Dangling;
+use format::{Layout, Start};
 use job::resize::Resizing;
 use outbox::{Outbox, Purpose};
 use refcounts::Refcounted;
@@ -108,17 +110,6 @@ pub struct Counters {
     pub stale_completions: u64,
     /// Transitions that nobody polled in time.
     pub lost_transitions: u64,
-}
-
-/// What stands between guest and host offsets.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Layout {
-    /// Guest offset = host offset.
-    Raw,
-    /// QED: two levels of tables.
-    Qed(Geometry, Header),
-    /// qcow2: two levels of tables.
-    Qcow2(Geometry, Shape),
 }
 
 /// What is known of a qcow2 image's metadata when it is opened for writing.
@@ -196,14 +187,14 @@ impl Image {
     /// A raw image of `len` bytes. A guest's disk has whole sectors: behind the end of the file are zeros,
     /// and what is written there makes it longer.
     pub fn raw(len: u64, options: &Options) -> Image {
-        Image::new(Layout::Raw, len.next_multiple_of(512), len, options)
+        Image::new(Layout::raw(), len.next_multiple_of(512), len, options)
     }
 
     /// A QED image whose header was validated against a file of `file_len` bytes.
     pub(crate) fn qed(header: Header, file_len: u64, options: &Options) -> Image {
-        let (geometry, size) = (header.geometry(), header.image_size);
+        let size = header.image_size;
         let stale = header.autoclear_features != 0;
-        let mut image = Image::new(Layout::Qed(geometry, header), size, file_len, options);
+        let mut image = Image::new(Layout::qed(header), size, file_len, options);
         image.hold_if(stale);
         image
     }
@@ -217,9 +208,7 @@ impl Image {
         options: &Options,
     ) -> Image {
         debug_assert!(options.read_only || written.is_some());
-        let shape = header.shape();
-        let geometry = Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset);
-        let mut image = Image::new(Layout::Qcow2(geometry, shape), header.guest_size(), file_len, options);
+        let mut image = Image::new(Layout::qcow2(header), header.guest_size(), file_len, options);
         if let Some(tables) = written {
             let tail = tables.tail;
             let mut counted = Refcounted::new(header.clone(), tables, image.space.end());
@@ -239,30 +228,9 @@ impl Image {
 
     fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
         let (acbs, requests) = (options.acbs.max(1), options.requests.max(1));
-        let marked = matches!(&layout, Layout::Qed(_, header) if header.need_check());
-        let file_end = |cluster: u64| match options.sabotaged(Rule::WholeClusters) {
-            true => file_len - file_len % cluster,
-            false => file_len,
-        };
-        let (edges, space, slices, cluster_align) = match &layout {
-            Layout::Raw => (EdgeTable::RAW, Space::fixed(file_len), 1, 1),
-            Layout::Qed(geometry, _) => {
-                let cluster = geometry.cluster_size();
-                let space = Space::new(file_end(cluster), cluster, options.grow_step).whole_clusters();
-                (EdgeTable::QED, space, geometry.slice_count(size), geometry.cluster_size())
-            }
-            Layout::Qcow2(geometry, _) => {
-                let cluster = geometry.cluster_size();
-                let space = Space::new(file_end(cluster), cluster, options.grow_step);
-                (EdgeTable::QCOW2, space, geometry.slice_count(size), 65536)
-            }
-        };
-        debug_assert!(
-            options.align.is_power_of_two() && u64::from(options.align) <= cluster_align.max(65536)
-        );
-        // an L1 slice and an L2 slice must fit; with qcow2 those that count an extent's clusters, too
-        let least = if matches!(layout, Layout::Qcow2(..)) { 16 } else { 2 };
-        let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(least, 1 << 24) as usize;
+        let marked = layout.qed_header().is_some_and(Header::need_check);
+        let Start { edges, space, slices, slots_min } = layout.start(size, file_len, options);
+        let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(slots_min, 1 << 24) as usize;
         Image {
             layout,
             options: *options,
@@ -478,10 +446,7 @@ impl Image {
     }
 
     fn geometry(&self) -> Option<&Geometry> {
-        match &self.layout {
-            Layout::Raw => None,
-            Layout::Qed(geometry, _) | Layout::Qcow2(geometry, _) => Some(geometry),
-        }
+        self.layout.geometry()
     }
 
     fn align(&self) -> u64 {

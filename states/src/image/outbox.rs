@@ -215,7 +215,7 @@ impl Machine for Image {
             Purpose::CopyWrite(l1_index) => self.encode_copy(l1_index, buf),
             Purpose::L1Write => self.encode_l1(buf),
             Purpose::Table(slot) => {
-                let big_endian = matches!(self.layout, super::Layout::Qcow2(..));
+                let encode = self.layout.encoding();
                 let slice = self.tables.slot(slot);
                 let skip = ((io.offset - slice.host) / 8) as usize;
                 slice.snapshot(&mut self.observed.scratch);
@@ -223,8 +223,7 @@ impl Machine for Image {
                 self.break_snapshot(slot);
                 let entries = self.observed.scratch.iter().skip(skip).copied().chain(core::iter::repeat(0));
                 for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
-                    let entry = if big_endian { entry.to_be_bytes() } else { entry.to_le_bytes() };
-                    bytes.copy_from_slice(&entry);
+                    bytes.copy_from_slice(&encode(entry));
                 }
             }
             _ => debug_assert!(false, "only table writes are encoded"),

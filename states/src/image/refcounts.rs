@@ -15,7 +15,7 @@
 use super::job::table_copy::TableCopy;
 use super::overlap::{beyond_the_end, overlapping, two_entries};
 use super::quarantine::Quarantine;
-use super::{Image, Layout, Owners, Tables};
+use super::{Image, Owners, Tables};
 use crate::acb::State;
 use crate::base::geometry::{Geometry, HostOffset};
 use crate::error::Error;
@@ -334,7 +334,7 @@ impl Image {
     }
 
     fn check_block(&self, geometry: &Geometry, index: u64, entry: u64) -> Result<Option<u64>, Error> {
-        let Layout::Qcow2(_, shape) = &self.layout else { return Ok(None) };
+        let Some(shape) = self.layout.shape() else { return Ok(None) };
         let Some(block) = shape.decode_reftable(index, entry)? else { return Ok(None) };
         if block.checked_add(geometry.cluster_size()).is_none_or(|end| end > self.space.end()) {
             return Err(Error::Corrupt(Fault::Reftable { index, entry, why: ReftableFault::Beyond }));

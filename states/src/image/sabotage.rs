@@ -4,7 +4,7 @@
 //! kept; what is here is only reached through them.
 
 use super::run::find::{Mapping, Run};
-use super::{Image, Layout, Purpose, Resizing};
+use super::{Image, Purpose, Resizing};
 use crate::acb::State;
 use crate::acb::request::Met;
 use crate::base::geometry::{Geometry, align_down};
@@ -54,7 +54,7 @@ impl Image {
 
     /// QE11: what follows the header's fields is lost.
     pub(super) fn clear_header_rest(&self, buf: &mut [u8]) {
-        let fields = if matches!(self.layout, Layout::Qed(..)) { 64 } else { 112 };
+        let fields = if self.layout.qed_header().is_some() { 64 } else { 112 };
         if let Some(rest) = buf.get_mut(fields..) {
             rest.fill(0);
         }

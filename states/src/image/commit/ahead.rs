@@ -14,7 +14,7 @@
 
 use super::{Alarm, Phase, Timer};
 use crate::fault::Op;
-use crate::image::{Image, Layout, Purpose};
+use crate::image::{Image, Purpose};
 use crate::io::IoOp;
 use crate::rule::Rule;
 
@@ -35,7 +35,7 @@ impl Image {
     /// May the file grow now? If not, and somebody waits for it, it may soon.
     pub(in crate::image) fn may_grow(&mut self, wanted: bool) -> bool {
         let removed = self.sabotaged(Rule::BitBeforeGrowth) || self.sabotaged(Rule::MarkDirty);
-        if !matches!(self.layout, Layout::Qed(..)) || removed {
+        if !self.layout.marks_growth() || removed {
             return true;
         }
         let commit = &mut self.commit;
@@ -70,19 +70,19 @@ impl Image {
 
     /// The bit may not be cleared yet: the file is growing.
     pub(super) fn holds_clearing(&self) -> bool {
-        matches!(self.layout, Layout::Qed(..)) && self.space.is_growing()
+        self.layout.marks_growth() && self.space.is_growing()
     }
 
     /// The bit was cleared for who wants the image in order now. What has space and is not linked, or linked
     /// in memory alone, is behind the end of what a check would find.
     pub(super) fn mark_again(&mut self) {
-        let qed = matches!(self.layout, Layout::Qed(..)) && !self.closing;
+        let qed = self.layout.marks_growth() && !self.closing;
         self.commit.wants_bit |= qed && (!self.claims.is_empty() || self.tables.dirty > 0);
     }
 
     /// The bit is to be cleared, and nothing is left to be written: first the file is cut.
     pub(super) fn cut_ahead(&mut self) {
-        let qed = matches!(self.layout, Layout::Qed(..)) && !self.sabotaged(Rule::CutBeforeClear);
+        let qed = self.layout.marks_growth() && !self.sabotaged(Rule::CutBeforeClear);
         match if qed { self.space.cut() } else { None } {
             None => self.start_clear(),
             Some(len) => {
@@ -103,7 +103,7 @@ impl Image {
     }
 
     fn start_clear(&mut self) {
-        if let Layout::Qed(_, header) = &self.layout
+        if let Some(header) = self.layout.qed_header()
             && header.keeps_need_check()
         {
             // in order, but for what a check found

@@ -15,12 +15,12 @@
 
 use crate::acb::State;
 use crate::acb::Want;
-use crate::acb::request::{Met, Refused};
-use crate::base::geometry::{HostOffset, L1_BYTES_MAX, SliceNumber, align_up};
+use crate::acb::request::Met;
+use crate::base::geometry::{HostOffset, SliceNumber, align_up};
 use crate::base::queue::Queue;
 use crate::error::Error;
-use crate::fault::{Lack, Op};
-use crate::image::{Image, Layout, Purpose};
+use crate::fault::Op;
+use crate::image::{Image, Purpose};
 use crate::io::{IoOp, Outcome, Part};
 use crate::rule::Rule;
 use alloc::vec::Vec;
@@ -59,45 +59,6 @@ pub(in crate::image) struct Copying {
 }
 
 impl Image {
-    pub(in crate::image) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
-        let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
-        let unsupported = |lack| Err(Refused::Invalid(Error::Unsupported(lack)));
-        match &self.layout {
-            Layout::Raw if size > 1 << 62 => misuse("the size is beyond what a file can hold"),
-            Layout::Raw => Ok(()),
-            Layout::Qed(..) | Layout::Qcow2(..) if !size.is_multiple_of(512) => {
-                misuse("the size of an image with tables is a multiple of 512")
-            }
-            Layout::Qed(..) if size < self.size => unsupported(Lack::ShrinkQed),
-            Layout::Qed(_, header) if size > header.size_max() => {
-                misuse("the size is beyond what tables of this geometry map")
-            }
-            // the new part would show what the backing file holds behind the old end; QEMU refuses it too
-            Layout::Qed(..) if size > self.size && self.backing_len.is_some_and(|len| len > self.size) => {
-                unsupported(Lack::GrowQed)
-            }
-            Layout::Qed(..) => Ok(()),
-            Layout::Qcow2(_, shape) => {
-                let Some(counted) = self.counted() else {
-                    return misuse("the image is open for reading only");
-                };
-                if self.resizing.is_some() {
-                    return Err(Refused::Busy);
-                }
-                if size != self.size && counted.header.snapshots > 0 && shape.version < 3 {
-                    return unsupported(Lack::ResizeVersion2);
-                }
-                if shape.data_file && size != self.size {
-                    return unsupported(Lack::ResizeDataFile);
-                }
-                if shape.l1_entries(size) * 8 > L1_BYTES_MAX {
-                    return misuse("the size is beyond what an L1 table of 32 MiB maps");
-                }
-                Ok(())
-            }
-        }
-    }
-
     pub(in crate::image) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
         let size = self.requests.acb(a).origin;
@@ -113,26 +74,22 @@ impl Image {
 
     /// It may change the image now.
     pub(in crate::image) fn resize(&mut self, a: u32, size: u64) {
-        match &mut self.layout {
-            Layout::Raw => {
-                self.commit.unsynced = true;
-                self.requests.set_state(a, State::Resize);
-                self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
-            }
-            Layout::Qed(_, header) => {
-                // admitted before, but a resize in flight may have been larger
-                header.image_size = header.image_size.max(size);
-                self.commit.header_dirty = true;
-                self.join_commit(a, Want::Durable);
-            }
-            Layout::Qcow2(..) => self.resize_counted(a, size),
+        if self.layout.is_raw() {
+            self.commit.unsynced = true;
+            self.requests.set_state(a, State::Resize);
+            return self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
         }
+        let Some(header) = self.layout.qed_header_mut() else { return self.resize_counted(a, size) };
+        // admitted before, but a resize in flight may have been larger
+        header.image_size = header.image_size.max(size);
+        self.commit.header_dirty = true;
+        self.join_commit(a, Want::Durable);
     }
 
     /// A qcow2 image gets another size: no other one until that is done, and nothing at all if it has to be
     /// alone.
     fn announce_resize(&mut self, size: u64) {
-        let (Layout::Qcow2(_, shape), Some(counted)) = (&self.layout, self.counted()) else { return };
+        let (Some(shape), Some(counted)) = (self.layout.shape(), self.counted()) else { return };
         debug_assert!(self.resizing.is_none(), "one at a time was admitted");
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
         self.resizing = Some(if moves { Resizing::Settle } else { Resizing::Range });
@@ -248,7 +205,7 @@ impl Image {
 
     /// Space for a table that maps the new size.
     fn place_l1(&mut self, a: u32) {
-        let Layout::Qcow2(geometry, shape) = &self.layout else { return };
+        let (Some(geometry), Some(shape)) = (self.layout.geometry(), self.layout.shape()) else { return };
         let acb = self.requests.acb(a);
         let bytes = align_up(shape.l1_entries(acb.origin) * 8, geometry.cluster_size());
         let Some(to) = self.allocate_counted(a, bytes, State::AllocL2) else { return };
@@ -360,7 +317,7 @@ impl Image {
     /// The header leads to the new table, durably: so do the cached slices.
     fn l1_moved(&mut self, from: u64, bytes: u64) {
         let Some(to) = self.counted().map(|counted| counted.header.l1_offset) else { return };
-        let Layout::Qcow2(geometry, _) = &mut self.layout else { return };
+        let Some(geometry) = self.layout.geometry_mut() else { return };
         geometry.l1_offset = HostOffset(to);
         let geometry = *geometry;
         let slices = bytes.div_ceil(u64::from(geometry.l1_slice_bytes()));
@@ -401,7 +358,7 @@ impl Image {
         }
         acb.met |= Met::FLUSH;
         // of the others only a close sets the file's length
-        if matches!(self.layout, Layout::Raw) {
+        if self.layout.is_raw() {
             self.size = acb.origin.next_multiple_of(512);
         }
         self.finish(a, Ok(()));

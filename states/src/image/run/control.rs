@@ -5,7 +5,7 @@
 use crate::acb::State;
 use crate::acb::Want;
 use crate::acb::request::Kind;
-use crate::image::{Image, Layout};
+use crate::image::Image;
 use crate::io::{IoOp, Part};
 use crate::rule::Rule;
 
@@ -56,7 +56,7 @@ impl Image {
             end = first << bits;
         }
         let len = end;
-        if matches!(self.layout, Layout::Raw) || self.space.file_len() <= len {
+        if self.layout.is_raw() || self.space.file_len() <= len {
             return self.finish(a, Ok(()));
         }
         self.requests.set_state(a, State::Resize);

@@ -14,11 +14,8 @@ use crate::acb::State;
 use crate::acb::request::{Extent, Kind, Met, RequestId, Status};
 use crate::base::geometry::{Geometry, HostOffset, SliceNumber};
 use crate::error::Error;
-use crate::image::run::decode::{decode_qcow2, decode_qed};
-use crate::image::{Image, Layout, Purpose};
+use crate::image::{Image, Purpose};
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
-use crate::qcow2::L1;
-use crate::qcow2::entry::COPIED;
 use crate::rule::Rule;
 use crate::tables::slice::SliceState;
 use crate::tables::slice::Young;
@@ -159,11 +156,7 @@ impl Image {
     /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
     #[inline]
     pub(in crate::image) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
-        let geometry = match &self.layout {
-            Layout::Qed(geometry, _) => geometry,
-            Layout::Qcow2(geometry, shape) if !shape.extended && !shape.data_file => geometry,
-            _ => return None,
-        };
+        let geometry = self.layout.plain_geometry()?;
         let within = pos & (geometry.cluster_size() - 1);
         if end == pos || within + (end - pos) > geometry.cluster_size() {
             return None;
@@ -175,8 +168,7 @@ impl Image {
         if !slice.dangling.is_empty() {
             return None;
         }
-        // any other flag than COPIED fails the checks below
-        let cluster = if matches!(self.layout, Layout::Qcow2(..)) { word & !COPIED } else { word };
+        let cluster = self.layout.plain_cluster(word);
         // a slice that is being loaded is all zeros: no cluster
         let torn = self.space.is_torn(cluster);
         if cluster <= ZERO_ENTRY || torn || geometry.check_data(pos, cluster, self.space.end()).is_err() {
@@ -231,12 +223,9 @@ impl Image {
 
     /// What is `pos` mapped to, and for how long?
     pub(in crate::image) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
-        let geometry = match &self.layout {
-            Layout::Raw => {
-                let run = Run { mapping: Mapping::Data(pos), len: end - pos, private: true };
-                return Lookup::Found(run, None);
-            }
-            Layout::Qed(geometry, _) | Layout::Qcow2(geometry, _) => geometry,
+        let Some(geometry) = self.layout.geometry() else {
+            let run = Run { mapping: Mapping::Data(pos), len: end - pos, private: true };
+            return Lookup::Found(run, None);
         };
         let (number, entry) = geometry.l2_slice(pos);
         if let Some(slot) = self.tables.find(number) {
@@ -252,13 +241,7 @@ impl Image {
                 }
                 end = end.min(geometry.cluster_start(pos) + geometry.cluster_size());
             }
-            let decoded = match &self.layout {
-                Layout::Qcow2(geometry, shape) => {
-                    let file_end = self.space.end();
-                    decode_qcow2(geometry, *shape, &slice.entries, file_end, entry, pos, end)
-                }
-                _ => decode_qed(geometry, &slice.entries, &self.space, entry, pos, end),
-            };
+            let decoded = self.layout.decode(&slice.entries, &self.space, entry, pos, end);
             let private = !slice.shared;
             return match decoded {
                 Ok(run) => {
@@ -288,13 +271,9 @@ impl Image {
             return Lookup::Failed(Box::new(error));
         }
         let table = self.tables.slot(l1_slot).entries.get(l1_entry).copied().unwrap_or(0);
-        let (table, shared) = match &self.layout {
-            Layout::Qcow2(_, shape) => match shape.decode_l1(l1_index, table) {
-                Ok(L1::Unallocated) => (0, false),
-                Ok(L1::Table { host, copied }) => (host, !copied),
-                Err(error) => return Lookup::Failed(Box::new(error)),
-            },
-            _ => (table, false),
+        let (table, shared) = match self.layout.decode_l1(l1_index, table) {
+            Ok(found) => found,
+            Err(error) => return Lookup::Failed(Box::new(error)),
         };
         if table == 0 {
             let left = geometry.table_span() - pos % geometry.table_span();
@@ -339,10 +318,7 @@ impl Image {
     pub(in crate::image) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
         let result = match (result, outcome) {
             (Ok(()), Outcome::Table(bytes)) => {
-                let decode = match self.layout {
-                    Layout::Qcow2(..) => u64::from_be_bytes,
-                    _ => u64::from_le_bytes,
-                };
+                let decode = self.layout.decoding();
                 let slice = self.tables.slot_mut(slot);
                 debug_assert_eq!(slice.state, SliceState::Loading);
                 for (entry, bytes) in slice.entries.iter_mut().zip(bytes.as_chunks::<8>().0) {

@@ -9,7 +9,7 @@
 //! * what the entry pointed to before goes into quarantine with the change's window (QC4).
 
 use crate::base::geometry::Geometry;
-use crate::image::{Image, Layout};
+use crate::image::Image;
 use crate::qcow2::entry::COPIED;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
 
@@ -30,9 +30,8 @@ impl Image {
         // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
         // writes until then
         self.commit.unsynced = true;
-        let shape = match &self.layout {
-            Layout::Qcow2(_, shape) => *shape,
-            _ => return self.set_entries(slot, entry, count, host, geometry.cluster_size()),
+        let Some(shape) = self.layout.shape() else {
+            return self.set_entries(slot, entry, count, host, geometry.cluster_size());
         };
         let words = self.tables.slot(slot).entries.get(entry..entry + count).unwrap_or_default();
         let fresh = !shape.extended && words.iter().all(|word| *word == 0);

@@ -110,8 +110,7 @@ impl Image {
 
     /// Was there something to change?
     fn unmap_one(&mut self, slot: u32, start: u64, mask: u32, how: Unmap) -> Result<bool, Error> {
-        let crate::image::Layout::Qcow2(_, shape) = &self.layout else { return Ok(false) };
-        let shape = *shape;
+        let Some(shape) = self.layout.shape() else { return Ok(false) };
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
         // the lookup has seen the first entry of the range alone
         self.check_dangling(slot, self.geometry().map_or(0, |geometry| geometry.l2_slice(start).1))?;
@@ -217,9 +216,9 @@ impl Image {
 
     /// The entries' shape, whether a data file must be a valid raw image, and whether space may be given up.
     fn zero_rules(&self, a: u32) -> Option<(Shape, bool, bool)> {
-        let crate::image::Layout::Qcow2(_, shape) = &self.layout else { return None };
+        let shape = self.layout.shape()?;
         let free = self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
-        Some((*shape, self.counted()?.header.data_file_raw(), free))
+        Some((shape, self.counted()?.header.data_file_raw(), free))
     }
 
     /// The next run of a change of size: what comes to light reads as zeros, what goes is given up.

@@ -16,7 +16,7 @@ use crate::acb::request::{Kind, Met};
 use crate::base::geometry::{Geometry, align_down, align_up};
 use crate::error::Error;
 use crate::image::run::find::{EXTENT_MAX, Mapping, Run};
-use crate::image::{Image, Layout, YOUNG_MAX};
+use crate::image::{Image, YOUNG_MAX};
 use crate::io::{FillSource, IoOp, Part};
 use crate::qcow2::Subclusters;
 use crate::qcow2::entry::COPIED;
@@ -152,10 +152,8 @@ impl Image {
 
     /// What a write of this run writes, and where what it does not cover comes from.
     fn plan_new(&self, geometry: &Geometry, pos: u64, run: Run) -> Plan {
-        let (extended, data_file) = match &self.layout {
-            Layout::Qcow2(_, shape) => (shape.extended, shape.data_file),
-            _ => (false, false),
-        };
+        let (extended, data_file) =
+            self.layout.shape().map_or((false, false), |shape| (shape.extended, shape.data_file));
         let first = geometry.cluster_start(pos);
         let host_of_first = |host: u64| host - (pos - first);
         let spread = matches!(run.mapping, Mapping::NoTable | Mapping::Unallocated | Mapping::Zero);

@@ -6,8 +6,8 @@
 use crate::acb::State;
 use crate::acb::request::{Flags, Met};
 use crate::base::geometry::{align_down, align_up};
+use crate::image::Image;
 use crate::image::run::find::{Mapping, Run, ZERO_ENTRY};
-use crate::image::{Image, Layout};
 use crate::io::{IoOp, Part};
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
@@ -98,8 +98,7 @@ impl Image {
         if host < first {
             return self.write_in_place(a, host, first - host);
         }
-        let unmap =
-            matches!(self.layout, Layout::Raw) && self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
+        let unmap = self.layout.is_raw() && self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
         self.zero_host(a, host, last - first, unmap)
     }
 
@@ -133,7 +132,7 @@ impl Image {
             return self.discard_counted(a, run, slot);
         }
         let Run { mapping, len, .. } = run;
-        let (Layout::Raw, Mapping::Data(host)) = (&self.layout, mapping) else {
+        let (true, Mapping::Data(host)) = (self.layout.is_raw(), mapping) else {
             return self.requests.skip(a, len);
         };
         let align = self.align().max(crate::base::geometry::SECTOR);
