@@ -238,8 +238,8 @@ impl OpenOptions {
         self
     }
 
-    /// As [`OpenOptions::open_gate`], with a closure: the image and the name as it stands there in, the file to
-    /// open out.
+    /// As [`OpenOptions::open_gate`], with a closure: the image and the name as it stands there in, the file
+    /// to open out.
     pub fn open_gate_fn(self, gate: impl FnMut(&Named<'_>) -> Option<PathBuf> + Send + 'static) -> Self {
         self.open_gate(gate)
     }

@@ -1,9 +1,11 @@
 //! What all hostile images have in common: work that must end, within bounds; errors that name their file;
 //! how outcomes are told in docs/hostile.md.
 
-use quod::{Error, ErrorKind};
+use quod::{Error, ErrorKind, Fault};
 use quod_tools::CheckReport;
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -46,6 +48,21 @@ pub fn names_its_file(path: &Path, error: &Error) {
     let text = error.to_string();
     let folder = path.parent().and_then(Path::to_str).unwrap();
     assert!(text.contains(folder) || text.contains("/dev/zero"), "{text:?} names no file");
+    if let Some(ErrorKind::Corrupt(fault)) = error.kind() {
+        meet(fault);
+    }
+}
+
+/// The faults that were met, by place and what is wrong there.
+static MET: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
+
+fn meet(fault: &Fault) {
+    MET.lock().unwrap().insert(fault.prose());
+}
+
+/// Was this fault met in any image until now?
+pub fn was_met(fault: &Fault) -> bool {
+    MET.lock().unwrap().contains(&fault.prose())
 }
 
 /// The exit code that `qemu-img check` would give.
@@ -91,6 +108,11 @@ pub fn report(result: &Result<CheckReport, Error>) -> String {
     match result {
         Err(error) => words(error),
         Ok(report) => {
+            for problem in &report.problems {
+                if let quod_states::Error::Corrupt(fault) = &problem.what {
+                    meet(fault);
+                }
+            }
             let counts = [
                 (report.corruptions, "corruptions"),
                 (report.leaks, "leaks"),

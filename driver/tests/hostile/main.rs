@@ -10,6 +10,7 @@
 //! * flipped bytes. More of them: `QUOD_HOSTILE_SEEDS=100000 cargo test -p quod --test hostile flipped`, and
 //!   `QUOD_HOSTILE_FIRST=n` to begin with seed `n`.
 
+mod faults;
 mod judge;
 mod qcow2;
 mod qcow2_entries;
@@ -74,11 +75,12 @@ fn the_list_of_images_is_up_to_date() {
     let images = qed_list::images();
     let qed = rows(images.len(), |n| qed_list::judge(&images[n]));
     let text = format!(
-        "{HEAD}\n## qcow2\n\n{} images.\n\n{}\n## QED\n\n{} images.\n\n{}",
+        "{HEAD}\n## qcow2\n\n{} images.\n\n{}\n## QED\n\n{} images.\n\n{}\n{}",
         qcow2.len(),
         table(&qcow2),
         qed.len(),
-        table(&qed)
+        table(&qed),
+        faults::list()
     );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/hostile.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
