@@ -253,6 +253,23 @@ impl Check {
         self.result = Some(Err(error));
     }
 
+    /// The next finding, in the order in which qemu-img tells them. After a repair those of the second run
+    /// follow.
+    pub fn poll_finding(&mut self) -> Option<Finding> {
+        self.findings.next()
+    }
+
+    fn say(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    /// Counts a corruption whose finding has a form of its own.
+    fn wrong(&mut self, finding: Finding, fault: Fault) {
+        self.say(finding);
+        self.report.corruptions += 1;
+        self.report.problem(Error::Corrupt(fault));
+    }
+
     fn corrupt(&mut self, fault: Fault) {
         self.wrong(Finding::Fault(fault), fault);
     }

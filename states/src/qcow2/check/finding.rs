@@ -3,8 +3,6 @@
 //! Knows: the numbers of a finding. Must never know: how it is told to people.
 //! Invariant: bounded: who does not listen loses the later ones, and how many they were is the last finding.
 
-use super::Check;
-use crate::error::Error;
 use crate::fault::Fault;
 use alloc::collections::VecDeque;
 
@@ -103,31 +101,17 @@ pub(super) struct Findings {
     lost: u64,
 }
 
-impl Check {
-    /// The next finding, in the order in which qemu-img tells them. After a repair those of the second run
-    /// follow.
-    pub fn poll_finding(&mut self) -> Option<Finding> {
-        let findings = &mut self.findings;
-        let lost = core::mem::take(&mut findings.lost);
-        findings
-            .waiting
-            .pop_front()
-            .inspect(|_| findings.lost = lost)
-            .or((lost > 0).then_some(Finding::More(lost)))
+impl Findings {
+    pub(super) fn next(&mut self) -> Option<Finding> {
+        let lost = core::mem::take(&mut self.lost);
+        self.waiting.pop_front().inspect(|_| self.lost = lost).or((lost > 0).then_some(Finding::More(lost)))
     }
 
-    pub(super) fn say(&mut self, finding: Finding) {
-        if self.findings.waiting.len() < WAITING_MAX {
-            self.findings.waiting.push_back(finding);
+    pub(super) fn push(&mut self, finding: Finding) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(finding);
         } else {
-            self.findings.lost += 1;
+            self.lost += 1;
         }
-    }
-
-    /// Counts a corruption whose finding has a form of its own.
-    pub(super) fn wrong(&mut self, finding: Finding, fault: Fault) {
-        self.say(finding);
-        self.report.corruptions += 1;
-        self.report.problem(Error::Corrupt(fault));
     }
 }
