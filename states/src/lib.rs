@@ -18,6 +18,7 @@ pub mod base;
 pub mod check;
 pub mod error;
 pub mod fault;
+mod health;
 pub mod image;
 pub mod info;
 pub mod io;

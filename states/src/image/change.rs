@@ -25,44 +25,23 @@ use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
 use crate::rule::Rule;
 use alloc::boxed::Box;
 
-/// Bits of the header's autoclear features that quod does not keep up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Autoclear {
-    /// None is set.
-    Clear,
-    /// Some are: nothing was changed yet.
-    Stale,
-    /// They are cleared in memory: the next header does it in the file.
-    Asked,
-    /// It is durable with the sync of the round that closes this window.
-    Written(u64),
-}
-
 impl Image {
-    /// The image is about to be used; `stale`: its header has bits that have to go before the first change.
-    pub(super) fn hold_if(&mut self, stale: bool) {
-        if stale && !self.options.read_only {
-            self.autoclear = Autoclear::Stale;
-            self.held = true;
-        }
-    }
-
     /// No bitmap was made invalid since the image was opened (qcow2).
     pub fn keeps_bitmaps(&self) -> bool {
-        self.counted().is_some_and(|counted| counted.header.bitmaps().is_some())
+        self.refcounted.as_deref().is_some_and(|counted| counted.header.bitmaps().is_some())
     }
 
     /// May the acb change the image now? If not, it waits or has ended.
     #[cold]
     pub(super) fn may_change(&mut self, a: u32) -> bool {
-        if self.is_halted() {
+        if self.health.is_halted() {
             self.finish(a, Err(Error::Poisoned));
             return false;
         }
-        if self.autoclear == Autoclear::Stale {
+        if self.health.is_stale() {
             self.clear_autoclear();
         }
-        if self.autoclear == Autoclear::Clear {
+        if self.health.is_clear() {
             return true;
         }
         self.requests.note(a, Met::WAITED);
@@ -73,23 +52,20 @@ impl Image {
         false
     }
 
-    /// No change begins, and none that is under way comes to its end.
-    pub(super) fn is_halted(&self) -> bool {
-        self.poison.is_some() || self.corrupt.is_some()
-    }
-
     /// A bad pointer, or one to metadata, was found by this acb. If the image may be written nothing else
     /// changes in it, and (version 3) it says so.
     pub(super) fn fail_lookup(&mut self, a: u32, error: Box<Error>) {
-        if matches!(*error, Error::Corrupt(_)) && !self.is_halted() && self.counted().is_some() {
+        if matches!(*error, Error::Corrupt(_))
+            && !self.health.is_halted()
+            && self.refcounted.as_deref().is_some()
+        {
             self.found_corrupt(&error);
         }
         self.fail(a, error);
     }
 
     fn found_corrupt(&mut self, error: &Error) {
-        self.corrupt = Some(error.clone());
-        self.held = true;
+        self.health.found_corrupt(error.clone());
         self.outbox.events.push_back(Event::Poisoned(error.clone()));
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         counted.quarantine.abandon();
@@ -99,7 +75,7 @@ impl Image {
             counted.header.clear_autoclear(BITMAPS | RAW_DATA_FILE);
             self.commit.header_dirty = true;
         }
-        if self.sabotaged(Rule::CommitAfterCorruption) {
+        if self.options.sabotaged(Rule::CommitAfterCorruption) {
             return self.poison_with(error.clone());
         }
         self.kick();
@@ -114,33 +90,10 @@ impl Image {
     fn clear_autoclear(&mut self) {
         self.clear_autoclear_bits();
         self.commit.header_dirty = true;
-        self.autoclear = Autoclear::Asked;
-        if self.sabotaged(Rule::AutoclearFirst) {
-            self.autoclear = Autoclear::Clear;
-            self.held = false;
+        self.health.ask();
+        if self.options.sabotaged(Rule::AutoclearFirst) {
+            self.health.clear_at_once();
             self.kick();
-        }
-    }
-
-    /// Somebody waits for them to be cleared.
-    pub(super) fn clears_autoclear(&self) -> bool {
-        matches!(self.autoclear, Autoclear::Asked | Autoclear::Written(_))
-    }
-
-    /// The header is being written, and durable when this window is.
-    pub(super) fn autoclear_named(&mut self, window: u64) {
-        if self.autoclear == Autoclear::Asked {
-            self.autoclear = Autoclear::Written(window);
-        }
-    }
-
-    /// A sync has ended that covers what was written in the windows before.
-    pub(super) fn autoclear_durable(&mut self) {
-        if let Autoclear::Written(window) = self.autoclear
-            && window <= self.commit.durable()
-        {
-            self.autoclear = Autoclear::Clear;
-            self.held = self.is_halted();
         }
     }
 

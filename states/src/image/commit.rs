@@ -18,7 +18,7 @@
 //! * of QED, it is in the file before the file grows, and the file is cut before it is cleared (QE12);
 //! * a failed metadata write or sync poisons the image: nothing is written after it.
 
-use super::{Alarm, Autoclear, Image, Purpose, TABLE_WRITES_MAX};
+use super::{Alarm, Image, Purpose, TABLE_WRITES_MAX};
 use crate::acb::State;
 use crate::acb::Want;
 use crate::acb::request::{Event, Met};
@@ -232,14 +232,16 @@ impl Commit {
 impl Image {
     /// A timer ran out.
     pub fn handle_timeout(&mut self, timer: Timer) {
-        if self.poison.is_some() {
+        if self.health.is_poisoned() {
             return;
         }
         match timer {
             Timer::Commit => {
                 self.commit.commit_armed = false;
                 // removals are durable only with the sync after the next
-                if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
+                if let Some(window) =
+                    self.refcounted.as_deref().and_then(|counted| counted.quarantine.window())
+                {
                     self.commit.demand_durable = self.commit.demand_durable.max(window);
                 }
                 self.commit_soon();
@@ -260,7 +262,7 @@ impl Image {
 
     /// Write what is dirty, though nobody waits for it.
     pub(super) fn commit_soon(&mut self) {
-        if (self.tables.dirty > 0 || !self.refcounts_settled()) && self.poison.is_none() {
+        if (self.tables.dirty > 0 || !self.refcounts_settled()) && !self.health.is_poisoned() {
             self.commit.demand = self.commit.window;
             self.kick();
         }
@@ -269,7 +271,7 @@ impl Image {
     /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it
     /// wants it.
     pub(super) fn join_commit(&mut self, a: u32, want: Want) {
-        if self.poison.is_some() {
+        if self.health.is_poisoned() {
             return self.finish(a, Err(Error::Poisoned));
         }
         self.requests.note(a, Met::FLUSH);
@@ -298,17 +300,17 @@ impl Image {
     pub(super) fn kick(&mut self) {
         self.demand_removals();
         // counts that go down wait for a slice: a round does not help before it is there
-        let counting = self.counted().is_some_and(|counted| counted.quarantine.is_counting());
+        let counting = self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.is_counting());
         let held = counting || self.holds_clearing();
         let commit = &self.commit;
         let reason = commit.demand > commit.written
             || commit.demand_durable > commit.tables_durable
             || commit.demand_clean && !held
             || commit.header_dirty
-            || self.clears_autoclear()
+            || self.health.is_clearing()
             || commit.clearing;
         let ahead = commit.wants_bit && !commit.bit;
-        if !commit.idle() || !(reason || ahead) || self.poison.is_some() || self.options.read_only {
+        if !commit.idle() || !(reason || ahead) || self.health.is_poisoned() || self.options.read_only {
             return;
         }
         if !reason {
@@ -324,7 +326,7 @@ impl Image {
         if mark {
             self.set_dirty_bit(true);
         }
-        let write = (mark && !self.sabotaged(Rule::MarkDirty)) || self.commit.header_dirty;
+        let write = (mark && !self.options.sabotaged(Rule::MarkDirty)) || self.commit.header_dirty;
         self.start_round(write);
     }
 
@@ -334,7 +336,7 @@ impl Image {
         if !self.commit.demand_clean {
             return;
         }
-        if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
+        if let Some(window) = self.refcounted.as_deref().and_then(|counted| counted.quarantine.window()) {
             self.commit.demand_durable(window);
         }
     }
@@ -348,7 +350,7 @@ impl Image {
             self.commit.maybe_marked = self.dirty_bit() && self.uses_dirty_bit();
             self.write_header(Op::WriteHeader);
         }
-        if !write_header || self.sabotaged(Rule::WaitMarkDirty) {
+        if !write_header || self.options.sabotaged(Rule::WaitMarkDirty) {
             self.start_refcounts();
         }
         self.show_phase();
@@ -358,7 +360,7 @@ impl Image {
         self.commit.header_dirty = false;
         // the sync of the running round covers it, or that of the next
         let commit = &self.commit;
-        self.autoclear_named(if commit.phase == Phase::Mark { commit.round } else { commit.window });
+        self.health.header_emitted(if commit.phase == Phase::Mark { commit.round } else { commit.window });
         self.observed.counters.header_writes += 1;
         let Some(len) = self.header_len() else { return };
         self.outbox.emit(Purpose::Header, tried, 0, IoOp::WriteTable { offset: 0, len });
@@ -367,13 +369,13 @@ impl Image {
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
         self.encode_header_block(buf);
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::HeaderBytes) {
+        if self.options.sabotaged(Rule::HeaderBytes) {
             self.clear_header_rest(buf);
         }
     }
 
     pub(super) fn header_written(&mut self, result: Result<(), Error>) {
-        if self.poison.is_some() {
+        if self.health.is_poisoned() {
             return;
         }
         if let Err(error) = result {
@@ -387,19 +389,21 @@ impl Image {
                 self.start_refcounts();
                 self.bit_is_there();
             }
-            Phase::Switch if self.sabotaged(Rule::SwitchBeforeFree) => self.switch_durable(),
+            Phase::Switch if self.options.sabotaged(Rule::SwitchBeforeFree) => self.switch_durable(),
             Phase::Switch => self.start_sync(Phase::SyncSwitch),
             Phase::Clear => {
                 self.commit.phase = Phase::Idle;
                 self.commit.marked = false;
                 self.commit.clearing = true;
                 #[cfg(feature = "sabotage")]
-                if self.sabotaged(Rule::ClearedBeforeClosed) {
+                if self.options.sabotaged(Rule::ClearedBeforeClosed) {
                     self.clear_at_once();
                 }
                 self.kick();
             }
-            phase => debug_assert!(self.sabotaged(Rule::WaitMarkDirty), "header written in {phase:?}"),
+            phase => {
+                debug_assert!(self.options.sabotaged(Rule::WaitMarkDirty), "header written in {phase:?}")
+            }
         }
         self.show_phase();
     }
@@ -414,7 +418,7 @@ impl Image {
         commit.unsynced = false;
         self.observed.counters.syncs += 1;
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::WaitSyncData) && phase == Phase::Sync {
+        if self.options.sabotaged(Rule::WaitSyncData) && phase == Phase::Sync {
             self.spill(Op::Sync, IoOp::Sync);
             self.show_phase();
             return self.synced(Ok(()));
@@ -425,13 +429,13 @@ impl Image {
 
     /// The round's sync ended.
     pub(super) fn synced(&mut self, result: Result<(), Error>) {
-        if self.poison.is_some() {
+        if self.health.is_poisoned() {
             return;
         }
         if let Err(error) = result {
             return self.poison_with(error);
         }
-        let covers_all = self.sabotaged(Rule::CoveredBefore);
+        let covers_all = self.options.sabotaged(Rule::CoveredBefore);
         let commit = &mut self.commit;
         commit.unsynced &= !covers_all;
         commit.tables_durable = commit.tables_durable.max(commit.written_before);
@@ -441,7 +445,7 @@ impl Image {
             phase => debug_assert_eq!(phase, Phase::Sync),
         }
         commit.durable = commit.round;
-        self.autoclear_durable();
+        self.health.synced(self.commit.durable());
         let commit = &mut self.commit;
         if commit.clearing {
             commit.clearing = false;
@@ -485,7 +489,7 @@ impl Image {
             let Some(&slot) = self.commit.writing.get(self.commit.cursor) else { break };
             self.commit.cursor += 1;
             let durable =
-                if self.sabotaged(Rule::DataBeforePointer) { u64::MAX } else { self.commit.durable };
+                if self.options.sabotaged(Rule::DataBeforePointer) { u64::MAX } else { self.commit.durable };
             let slice = self.tables.slot_mut(slot);
             let young = slice.young.len();
             slice.settle(durable, entries_per_block);
@@ -538,7 +542,7 @@ impl Image {
         let slice = self.tables.slot_mut(slot);
         if let Err(error) = result {
             slice.dirty |= core::mem::take(&mut slice.writing);
-            return if self.poison.is_none() {
+            return if !self.health.is_poisoned() {
                 self.poison_with(error)
             };
         }
@@ -546,13 +550,13 @@ impl Image {
         if !slice.is_dirty() {
             self.tables.dirty -= 1;
         } else if self.commit.phase == Phase::Refcounts {
-            if let Some(counted) = self.counted_mut() {
+            if let Some(counted) = self.refcounted.as_deref_mut() {
                 counted.dirty.push(slot);
             }
         } else {
             self.commit.dirty.push(slot);
         }
-        if self.poison.is_none() && !self.leaves_tables() {
+        if !self.health.is_poisoned() && !self.leaves_tables() {
             self.write_tables();
         }
     }
@@ -560,7 +564,8 @@ impl Image {
     /// The pipeline goes on before the tables are written: only where that rule is removed.
     #[inline]
     fn leaves_tables(&self) -> bool {
-        let (counts, tables) = (self.sabotaged(Rule::WaitMarkDirty), self.sabotaged(Rule::WaitUpdateL2));
+        let (counts, tables) =
+            (self.options.sabotaged(Rule::WaitMarkDirty), self.options.sabotaged(Rule::WaitUpdateL2));
         match self.commit.phase {
             Phase::Refcounts => counts,
             Phase::Tables => tables,
@@ -582,7 +587,7 @@ impl Image {
         if !commit.wrote && all_durable {
             commit.tables_durable = commit.written;
         }
-        if self.sabotaged(Rule::SyncTables) {
+        if self.options.sabotaged(Rule::SyncTables) {
             self.commit.tables_durable = self.commit.written;
         }
         self.wake_slot_waiters();
@@ -597,7 +602,7 @@ impl Image {
         let commit = &self.commit;
         let all_durable = commit.tables_durable == commit.written && commit.demand <= commit.written;
         let all_durable = all_durable && self.refcounts_settled();
-        if commit.demand_clean && (all_durable || self.sabotaged(Rule::ClearAfterSync)) {
+        if commit.demand_clean && (all_durable || self.options.sabotaged(Rule::ClearAfterSync)) {
             if commit.marked && !self.holds_clearing() {
                 return self.cut_ahead();
             }
@@ -626,7 +631,7 @@ impl Image {
         while let Some(a) = self.requests.take_first(&mut waiters) {
             let acb = self.requests.acb(a);
             let satisfied = match acb.want {
-                Want::Header => self.autoclear == Autoclear::Clear,
+                Want::Header => self.health.is_clear(),
                 Want::Written => acb.window <= written,
                 Want::Durable => acb.window <= durable,
                 Want::Clean => clean && acb.window <= durable,
@@ -669,9 +674,7 @@ impl Image {
 
     /// From now on reads only: memory knows mappings that the file may never have got.
     pub(super) fn poison_with(&mut self, error: Error) {
-        debug_assert!(self.poison.is_none());
-        self.poison = Some(error.clone());
-        self.held = true;
+        self.health.poison(error.clone());
         self.outbox.events.push_back(Event::Poisoned(error.clone()));
         self.commit.phase = Phase::Idle;
         self.requests.fail_all(&self.commit.waiters, &error);

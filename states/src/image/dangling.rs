@@ -75,12 +75,12 @@ impl Image {
     /// A table slice of an image that may be written was just loaded.
     pub(super) fn find_dangling(&mut self, slot: u32) -> Result<(), Error> {
         let number = crate::base::geometry::SliceNumber(self.tables.slot(slot).number);
-        let none = self.geometry().is_none_or(|geometry| geometry.is_refcount(number));
+        let none = self.layout.geometry().is_none_or(|geometry| geometry.is_refcount(number));
         let data_file = self.layout.shape().is_some_and(|shape| shape.data_file);
-        if self.options.read_only || none || data_file || self.sabotaged(Rule::DanglingStaysDead) {
+        if self.options.read_only || none || data_file || self.options.sabotaged(Rule::DanglingStaysDead) {
             return Ok(());
         }
-        let is_l1 = self.geometry().is_some_and(|geometry| geometry.is_l1(number));
+        let is_l1 = self.layout.geometry().is_some_and(|geometry| geometry.is_l1(number));
         let kind = match self.layout.shape() {
             Some(_) if is_l1 => Kind::L1,
             Some(shape) => Kind::L2(shape),
@@ -179,7 +179,7 @@ mod tests {
         const END: u64 = 1 << 20;
         let options = crate::Options::default();
         let mut image = image(0, &options);
-        let base = image.geometry().unwrap().l2_base;
+        let base = image.layout.geometry().unwrap().l2_base;
         let compressed = Shape { version: 3, cluster_bits: 9, extended: false, data_file: false };
         let data = compressed.encode_compressed(END - 512, 100).unwrap();
         let entries = [0, END - 512, END | COPIED, END, data, compressed.encode_compressed(END, 9).unwrap()];
@@ -191,18 +191,18 @@ mod tests {
         assert_eq!(found(&mut self::image(0, &reading), base, &entries), Ok(vec![]));
         // every second word of extended entries is a bitmap, but not of L1 entries
         let mut extended = self::image(EXTENDED_L2, &options);
-        let base = extended.geometry().unwrap().l2_base;
+        let base = extended.layout.geometry().unwrap().l2_base;
         assert_eq!(found(&mut extended, base, &[END, u64::MAX, 0, END]), Ok(vec![0]));
         assert_eq!(found(&mut extended, 0, &[0, END, 0, END]), Ok(vec![1, 3]));
         let mut remote = self::image(DATA_FILE, &options);
-        let base = remote.geometry().unwrap().l2_base;
+        let base = remote.layout.geometry().unwrap().l2_base;
         assert_eq!(found(&mut remote, base, &[END; 4]), Ok(vec![]), "that is another file");
     }
 
     #[test]
     fn so_many_are_remembered_and_no_more() {
         let mut image = image(0, &crate::Options::default());
-        let base = image.geometry().unwrap().l2_base;
+        let base = image.layout.geometry().unwrap().l2_base;
         image.dangling.count = DANGLING_MAX - 5;
         assert_eq!(found(&mut image, base, &[1 << 20; 3]), Ok(vec![0, 1, 2]));
         assert_eq!(found(&mut image, base + 1, &[1 << 20; 2]), Ok(vec![0, 1]));

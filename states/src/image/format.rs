@@ -213,7 +213,7 @@ impl Image {
             }
             Layout::Qed(..) => Ok(()),
             Layout::Qcow2(_, shape) => {
-                let Some(counted) = self.counted() else {
+                let Some(counted) = self.refcounted.as_deref() else {
                     return misuse("the image is open for reading only");
                 };
                 if self.resizing.is_some() {
@@ -239,7 +239,8 @@ impl Image {
             Layout::Raw => false,
             Layout::Qed(..) => true,
             Layout::Qcow2(..) => self
-                .counted()
+                .refcounted
+                .as_deref()
                 .is_some_and(|counted| counted.header.version >= 3 && counted.header.lazy_refcounts()),
         }
     }
@@ -255,7 +256,7 @@ impl Image {
 
     /// The bit, in memory.
     pub(super) fn dirty_bit(&self) -> bool {
-        match (&self.layout, self.counted()) {
+        match (&self.layout, self.refcounted.as_deref()) {
             (Layout::Qed(_, header), _) => header.need_check(),
             (_, Some(counted)) => counted.header.is_dirty(),
             _ => false,
@@ -273,7 +274,7 @@ impl Image {
 
     /// Bytes of the block that a change of the header writes.
     pub(super) fn header_len(&self) -> Option<u32> {
-        match (&self.layout, self.counted()) {
+        match (&self.layout, self.refcounted.as_deref()) {
             (Layout::Qed(_, header), _) => Some(header.block_len()),
             (_, Some(counted)) => Some(counted.header.block_len()),
             _ => None,
@@ -281,7 +282,7 @@ impl Image {
     }
 
     pub(super) fn encode_header_block(&self, buf: &mut [u8]) {
-        match (&self.layout, self.counted()) {
+        match (&self.layout, self.refcounted.as_deref()) {
             (Layout::Qed(_, header), _) => header.encode_block(buf),
             (_, Some(counted)) => counted.header.encode_block(buf),
             _ => {}

@@ -22,7 +22,7 @@ impl Image {
         let first = !self.space.is_full();
         self.space.set_full(error);
         let (begun, lies) = (self.space.next(), self.space.was_left());
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         if !counted.starving {
             counted.starving = true;
             if !lies {
@@ -44,7 +44,7 @@ impl Image {
             return;
         }
         let waits = !self.space.waiters().is_empty();
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         if !waits {
             counted.starving = false;
             return;
@@ -53,11 +53,11 @@ impl Image {
         if counted.quarantine.take_news() || counted.broken.is_some() {
             return self.wake_waiters();
         }
-        if !self.is_halted() && self.search_on() {
+        if !self.health.is_halted() && self.search_on() {
             return;
         }
         let error = self.space.take_full().unwrap_or(Error::NoSpace);
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.starving = false;
         }
         self.answer_waiters(&error);
@@ -66,9 +66,9 @@ impl Image {
     /// Looks at counts until something is on its way, has to be loaded, or nothing is left.
     fn look_on_for_all(&mut self) {
         for _ in 0..LOOKS {
-            let before = self.counted().map(|counted| counted.unseen.0);
+            let before = self.refcounted.as_deref().map(|counted| counted.unseen.0);
             self.look_for_free();
-            let Some(counted) = self.counted() else { return };
+            let Some(counted) = self.refcounted.as_deref() else { return };
             if counted.quarantine.is_punching() || before == Some(counted.unseen.0) {
                 return;
             }
@@ -79,7 +79,7 @@ impl Image {
 
     /// Goes on with the search; can it still find something?
     fn search_on(&mut self) -> bool {
-        if let Some(window) = self.counted().and_then(|counted| counted.quarantine.window()) {
+        if let Some(window) = self.refcounted.as_deref().and_then(|counted| counted.quarantine.window()) {
             self.commit.demand_durable(window);
         }
         let synced = self.commit.durable() > 0;
@@ -90,7 +90,7 @@ impl Image {
         // a slot that the search lacks comes free with a round
         self.commit_soon();
         self.kick();
-        self.counted().is_some_and(|counted| {
+        self.refcounted.as_deref().is_some_and(|counted| {
             let on_its_way = counted.quarantine.is_punching() || counted.quarantine.has_work();
             on_its_way || !synced || counted.unseen.0 < counted.unseen.1
         })

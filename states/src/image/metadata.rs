@@ -25,12 +25,12 @@ impl Image {
     /// The counts go out, if they have to before the sync.
     pub(super) fn start_refcounts(&mut self) {
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::BlockBeforeReftable) {
+        if self.options.sabotaged(Rule::BlockBeforeReftable) {
             self.spill_reftable();
         }
         let lazy = self.counts_come_late() && self.tables.dirty * 2 < self.tables.capacity();
-        let skip = lazy || self.sabotaged(Rule::RefcountBeforePointer) && !self.commit.wants_clean();
-        let dirty = match self.counted_mut() {
+        let skip = lazy || self.options.sabotaged(Rule::RefcountBeforePointer) && !self.commit.wants_clean();
+        let dirty = match self.refcounted.as_deref_mut() {
             Some(counted) if !skip && !counted.dirty.is_empty() => core::mem::take(&mut counted.dirty),
             _ => return self.start_sync(Phase::Sync),
         };
@@ -42,9 +42,9 @@ impl Image {
     /// After the round's sync: entries of the refcount table whose blocks it made durable.
     pub(super) fn start_reftable(&mut self) {
         let durable = self.commit.durable();
-        let moving = self.counted().is_some_and(|counted| counted.moving.is_some());
+        let moving = self.refcounted.as_deref().is_some_and(|counted| counted.moving.is_some());
         let lazy = self.counts_come_late() && !moving;
-        if lazy || self.counted().is_none_or(|counted| !counted.table_is_due(durable)) {
+        if lazy || self.refcounted.as_deref().is_none_or(|counted| !counted.table_is_due(durable)) {
             return self.pointers_may_go();
         }
         self.begin_writing(Phase::Reftable, alloc::vec::Vec::new());
@@ -54,7 +54,7 @@ impl Image {
     /// Names writes of the refcount table: the blocks that changed, or all of a new one.
     fn write_reftable(&mut self) {
         let (durable, align) = (self.commit.durable(), self.options.align.max(512));
-        let Some(counted) = self.counted() else { return };
+        let Some(counted) = self.refcounted.as_deref() else { return };
         let moving = counted.moving.as_ref().filter(|moving| moving.is_due(durable));
         let (offset, step, moved) = match moving {
             Some(moving) => (moving.offset.unwrap_or(0), CHUNK, true),
@@ -65,7 +65,7 @@ impl Image {
         while next * step < bytes && self.commit.writes_in_flight() < TABLE_WRITES_MAX {
             let (at, len) = (next * step, step.min(bytes - next * step));
             next += 1;
-            let Some(counted) = self.counted() else { return };
+            let Some(counted) = self.refcounted.as_deref() else { return };
             let due = counted.changed.iter().any(|(index, window)| {
                 let place = *index as u64 * 8;
                 *window <= durable && place >= at && place < at + len
@@ -79,7 +79,7 @@ impl Image {
         }
         self.commit.set_cursor(next as usize);
         if self.commit.writes_in_flight() == 0 {
-            match self.sabotaged(Rule::ReftableBeforeHeader) {
+            match self.options.sabotaged(Rule::ReftableBeforeHeader) {
                 true => self.reftable_durable(),
                 false => self.start_sync(Phase::SyncReftable),
             }
@@ -89,7 +89,7 @@ impl Image {
     /// Entries from byte `at` of the refcount table on; those whose blocks are not durable are left out.
     pub(super) fn encode_reftable(&self, at: u64, buf: &mut [u8]) {
         let durable = self.commit.durable();
-        let Some(counted) = self.counted() else { return };
+        let Some(counted) = self.refcounted.as_deref() else { return };
         let first = (at / 8) as usize;
         for (index, bytes) in (first..).zip(buf.chunks_exact_mut(8)) {
             let young =
@@ -103,7 +103,7 @@ impl Image {
     pub(super) fn reftable_written(&mut self, result: Result<(), Error>) {
         self.commit.write_ended();
         self.commit.unsynced = true;
-        if self.poison.is_some() {
+        if self.health.is_poisoned() {
             return;
         }
         match result {
@@ -116,7 +116,7 @@ impl Image {
     /// it.
     pub(super) fn reftable_durable(&mut self) {
         let durable = self.commit.durable();
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let entries = match counted.moving.as_ref().filter(|moving| moving.is_due(durable)) {
             Some(_) => usize::MAX,
             None => counted.file_entries(),
@@ -135,7 +135,7 @@ impl Image {
 
     /// The header leads to the new refcount table, durably: the old one's clusters are free.
     pub(super) fn switch_durable(&mut self) {
-        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let (offset, clusters) = self.commit.take_old_reftable();
         self.free_clusters(offset >> bits, clusters, 0);
         self.pointers_may_go();
@@ -149,6 +149,6 @@ impl Image {
 
     /// Nothing of the refcounts is left to do, as far as it can be done now.
     pub(super) fn refcounts_settled(&self) -> bool {
-        self.counted().is_none_or(|counted| !counted.has_work())
+        self.refcounted.as_deref().is_none_or(|counted| !counted.has_work())
     }
 }

@@ -48,6 +48,7 @@ use crate::base::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
+use crate::health::Health;
 use crate::options::{Options, Policy};
 use crate::qcow2;
 use crate::qcow2::header::RAW_DATA_FILE;
@@ -56,7 +57,6 @@ use crate::rule::Rule;
 use crate::tables::cache::TableCache;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use change::Autoclear;
 use commit::Commit;
 use core::hash::{Hash, Hasher};
 use dangling::Dangling;
@@ -173,13 +173,7 @@ pub struct Image {
     resizing: Option<Resizing>,
     /// Nothing is accepted until that is done.
     exclusive: bool,
-    poison: Option<Error>,
-    /// The first corruption that a request has met, of an image that counts its clusters.
-    corrupt: Option<Error>,
-    /// Autoclear bits of the header that are not kept up.
-    autoclear: Autoclear,
-    /// Who wants to change the image has to ask `may_change`.
-    held: bool,
+    health: Health,
     observed: Observed,
 }
 
@@ -187,16 +181,14 @@ impl Image {
     /// A raw image of `len` bytes. A guest's disk has whole sectors: behind the end of the file are zeros,
     /// and what is written there makes it longer.
     pub fn raw(len: u64, options: &Options) -> Image {
-        Image::new(Layout::raw(), len.next_multiple_of(512), len, options)
+        Image::new(Layout::raw(), len.next_multiple_of(512), len, false, options)
     }
 
     /// A QED image whose header was validated against a file of `file_len` bytes.
     pub(crate) fn qed(header: Header, file_len: u64, options: &Options) -> Image {
         let size = header.image_size;
         let stale = header.autoclear_features != 0;
-        let mut image = Image::new(Layout::qed(header), size, file_len, options);
-        image.hold_if(stale);
-        image
+        Image::new(Layout::qed(header), size, file_len, stale, options)
     }
 
     /// A qcow2 image whose header was validated, in a file of `file_len` bytes. To be written it needs its
@@ -208,7 +200,9 @@ impl Image {
         options: &Options,
     ) -> Image {
         debug_assert!(options.read_only || written.is_some());
-        let mut image = Image::new(Layout::qcow2(header), header.guest_size(), file_len, options);
+        let stale = header.stale_autoclear(RAW_DATA_FILE) != 0;
+        let size = header.guest_size();
+        let mut image = Image::new(Layout::qcow2(header), size, file_len, stale, options);
         if let Some(tables) = written {
             let tail = tables.tail;
             let mut counted = Refcounted::new(header.clone(), tables, image.space.end());
@@ -222,11 +216,10 @@ impl Image {
                 image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);
             }
         }
-        image.hold_if(header.stale_autoclear(RAW_DATA_FILE) != 0);
         image
     }
 
-    fn new(layout: Layout, size: u64, file_len: u64, options: &Options) -> Image {
+    fn new(layout: Layout, size: u64, file_len: u64, stale: bool, options: &Options) -> Image {
         let (acbs, requests) = (options.acbs.max(1), options.requests.max(1));
         let marked = layout.qed_header().is_some_and(Header::need_check);
         let Start { edges, space, slices, slots_min } = layout.start(size, file_len, options);
@@ -251,10 +244,7 @@ impl Image {
             closing: false,
             resizing: None,
             exclusive: false,
-            poison: None,
-            corrupt: None,
-            autoclear: Autoclear::Clear,
-            held: false,
+            health: Health::new(stale && !options.read_only),
             observed: Observed::default(),
         }
     }
@@ -282,7 +272,7 @@ impl Image {
 
     /// Why nothing changes any more, if that is so: a failure of metadata or a sync, or a corruption.
     pub fn poisoned(&self) -> Option<&Error> {
-        self.poison.as_ref().or(self.corrupt.as_ref())
+        self.health.reason()
     }
 
     /// Requests that were accepted and have not ended.
@@ -298,7 +288,7 @@ impl Image {
             self.admit(&request)?;
         }
         // one condition: computed before it, the last part cost a read hit 28 instructions
-        if self.requests.is_full() || self.exclusive && !self.sabotaged(Rule::Exclusive) {
+        if self.requests.is_full() || self.exclusive && !self.options.sabotaged(Rule::Exclusive) {
             return Err(Refused::Busy);
         }
         let (pos, end) = match request.kind {
@@ -445,14 +435,6 @@ impl Image {
         self.requests.end(a, error, &mut self.outbox.events);
     }
 
-    fn geometry(&self) -> Option<&Geometry> {
-        self.layout.geometry()
-    }
-
-    fn align(&self) -> u64 {
-        u64::from(self.options.align)
-    }
-
     /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait
     /// for it.
     fn committed(&mut self, a: u32) {
@@ -479,11 +461,6 @@ impl Image {
             want = Want::Durable;
         }
         if uncommitted || fua { self.join_commit(a, want) } else { self.finish(a, Ok(())) }
-    }
-
-    #[inline]
-    fn sabotaged(&self, rule: Rule) -> bool {
-        self.options.sabotaged(rule)
     }
 
     /// After a write: does its completion have to wait for the pipeline?

@@ -113,8 +113,8 @@ impl Image {
     /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry if one of them
     /// would write it in place: that would destroy those.
     pub(super) fn check_l2_place(&mut self, l1_index: u64, table: u64, copied: bool) -> Result<(), Error> {
-        let Some(bytes) = self.geometry().map(|geometry| geometry.table_bytes) else { return Ok(()) };
-        let Some(counted) = self.counted_mut() else { return Ok(()) };
+        let Some(bytes) = self.layout.geometry().map(|geometry| geometry.table_bytes) else { return Ok(()) };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return Ok(()) };
         if let Some(with) = counted.overlap(table, bytes) {
             let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
             return Err(Error::Corrupt(fault));
@@ -127,7 +127,7 @@ impl Image {
 
     /// Data at `[host, host + len)` may not lie on metadata.
     pub(super) fn check_data_place(&self, pos: u64, host: u64, len: u64) -> Result<(), Box<Error>> {
-        let Some(counted) = self.counted() else { return Ok(()) };
+        let Some(counted) = self.refcounted.as_deref() else { return Ok(()) };
         if counted.header.has_data_file() {
             return Ok(());
         }
@@ -152,8 +152,8 @@ impl Image {
 
     /// The same for what an entry points to that is to be given up; its count must be there to go down.
     pub(super) fn check_entry_place(&self, start: u64, entry: L2) -> Result<(), Error> {
-        let Some(cluster) = self.geometry().map(Geometry::cluster_size) else { return Ok(()) };
-        if let Some(error) = self.counted().and_then(|counted| counted.broken.clone()) {
+        let Some(cluster) = self.layout.geometry().map(Geometry::cluster_size) else { return Ok(()) };
+        if let Some(error) = self.refcounted.as_deref().and_then(|counted| counted.broken.clone()) {
             return Err(error);
         }
         let result = match entry {

@@ -219,14 +219,14 @@ impl Image {
         let Freed { first, count, window, shared } = freed;
         debug_assert!(count > 0);
         #[cfg(feature = "sabotage")]
-        if window > 0 && self.sabotaged(Rule::PunchAfterRemoval) {
+        if window > 0 && self.options.sabotaged(Rule::PunchAfterRemoval) {
             self.punch_early(first, count);
         }
-        let window = if self.sabotaged(Rule::FreeAfterRemoval) { 0 } else { window };
-        if self.is_halted() {
+        let window = if self.options.sabotaged(Rule::FreeAfterRemoval) { 0 } else { window };
+        if self.health.is_halted() {
             return;
         }
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let quarantine = &mut counted.quarantine;
         match quarantine.waiting.back_mut() {
             Some(last)
@@ -246,7 +246,7 @@ impl Image {
     /// Tables have become durable: whose removal is among them?
     pub(super) fn removals_durable(&mut self) {
         let durable = self.commit.tables_durable();
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let quarantine = &mut counted.quarantine;
         if quarantine.waiting.is_empty() {
             return;
@@ -263,12 +263,12 @@ impl Image {
 
     /// Lets counts go down, as far as their slices are there.
     pub(super) fn count_down(&mut self) {
-        if self.counted().is_some_and(|counted| counted.quarantine.paused) {
+        if self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.paused) {
             return;
         }
         let mut left = PAUSE;
         while let Some(Freed { first, shared, .. }) =
-            self.counted().and_then(|counted| counted.quarantine.counting.front().copied())
+            self.refcounted.as_deref().and_then(|counted| counted.quarantine.counting.front().copied())
         {
             if left == 0 {
                 return self.pause_counting();
@@ -277,11 +277,14 @@ impl Image {
             match self.count(first) {
                 Ok(0) | Err(Wait::Never) => {}
                 // what lies there is metadata, and stays counted: no hole may be punched in it
-                Ok(1) if self.counted().is_some_and(|counted| counted.check_uncounted(first, 1).is_err()) => {
-                }
+                Ok(1)
+                    if self
+                        .refcounted
+                        .as_deref()
+                        .is_some_and(|counted| counted.check_uncounted(first, 1).is_err()) => {}
                 Ok(1) => {
                     self.set_counts(first, 1, 0);
-                    if let Some(counted) = self.counted_mut() {
+                    if let Some(counted) = self.refcounted.as_deref_mut() {
                         counted.quarantine.bury(first, 1);
                     }
                 }
@@ -291,7 +294,7 @@ impl Image {
                 Ok(more) => self.set_counts(first, 1, more - 1),
                 Err(Wait::Load | Wait::Slot) => return,
             }
-            let Some(counted) = self.counted_mut() else { return };
+            let Some(counted) = self.refcounted.as_deref_mut() else { return };
             if let Some(freed) = counted.quarantine.counting.pop_front().filter(|freed| freed.count > 1) {
                 let rest = Freed { first: first + 1, count: freed.count - 1, ..freed };
                 counted.quarantine.counting.push_front(rest);
@@ -302,7 +305,7 @@ impl Image {
 
     /// The embedder's thread is not held for as long as a large disk takes.
     pub(super) fn pause_counting(&mut self) {
-        if let Some(counted) = self.counted_mut()
+        if let Some(counted) = self.refcounted.as_deref_mut()
             && !core::mem::replace(&mut counted.quarantine.paused, true)
         {
             self.outbox.emit(Purpose::CountDown, Op::CountDown, 0, IoOp::Yield);
@@ -311,7 +314,7 @@ impl Image {
 
     /// A slice of the refcounts could not be loaded: trying again at once would not end.
     pub(super) fn give_up_counting(&mut self) {
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.quarantine.give_up();
             counted.unseen.0 = counted.unseen.1;
         }
@@ -319,7 +322,7 @@ impl Image {
 
     /// The embedder's next turn: the rest.
     pub(super) fn count_on(&mut self) {
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.quarantine.paused = false;
         }
         self.count_down();
@@ -329,43 +332,45 @@ impl Image {
     /// Are there clusters that wait for requests in flight, or does anybody wait for clusters?
     #[inline]
     pub(super) fn has_dead(&self) -> bool {
-        self.counted().is_some_and(|counted| counted.starving || !counted.quarantine.dead.is_empty())
+        self.refcounted
+            .as_deref()
+            .is_some_and(|counted| counted.starving || !counted.quarantine.dead.is_empty())
     }
 
     /// Punches holes where no request in flight is.
     pub(super) fn punch_dead(&mut self) {
-        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
-        let left = self.counted().map_or(0, |counted| counted.quarantine.dead.len());
+        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let left = self.refcounted.as_deref().map_or(0, |counted| counted.quarantine.dead.len());
         for _ in 0..left {
-            if self.is_halted() {
+            if self.health.is_halted() {
                 return;
             }
-            let Some(counted) = self.counted_mut() else { return };
+            let Some(counted) = self.refcounted.as_deref_mut() else { return };
             if counted.quarantine.punching.len() >= PUNCHES_MAX as usize {
                 return;
             }
             let Some((first, count)) = counted.quarantine.dead.pop_front() else { return };
             let (host, len) = (first << bits, count << bits);
-            if self.host_in_use(host, host + len) && !self.sabotaged(Rule::ReuseAfterReaders) {
-                if let Some(counted) = self.counted_mut() {
+            if self.host_in_use(host, host + len) && !self.options.sabotaged(Rule::ReuseAfterReaders) {
+                if let Some(counted) = self.refcounted.as_deref_mut() {
                     counted.quarantine.dead.push_back((first, count));
                 }
                 continue;
             }
-            if let Some(counted) = self.counted_mut() {
+            if let Some(counted) = self.refcounted.as_deref_mut() {
                 counted.quarantine.punching.push((first, count));
             }
             self.outbox.io.push_back(Io {
                 id: IoId { index: u32::MAX, generation: 0 },
                 op: IoOp::ForgetCompressed { host, len },
             });
-            if self.sabotaged(Rule::PunchedFirst)
-                && let Some(counted) = self.counted_mut()
+            if self.options.sabotaged(Rule::PunchedFirst)
+                && let Some(counted) = self.refcounted.as_deref_mut()
             {
                 counted.quarantine.give(first, count);
             }
             // where the file cannot grow its space is kept
-            let (tried, op) = match self.counted().is_some_and(|counted| counted.starving) {
+            let (tried, op) = match self.refcounted.as_deref().is_some_and(|counted| counted.starving) {
                 true => (Op::Clear, IoOp::Clear { host, len }),
                 false => (Op::PunchHole, IoOp::PunchHole { host, len }),
             };
@@ -376,10 +381,10 @@ impl Image {
     /// A hole is there, or will not be.
     pub(super) fn punched(&mut self, first: u64, count: u64, result: &Result<(), Error>) {
         // the sync that comes before the next pointer to it makes the hole durable too
-        self.commit.unsynced |= !self.sabotaged(Rule::HoleBeforePointer);
-        let may_be_used =
-            (result.is_ok() || self.sabotaged(Rule::UnpunchedStays)) && !self.sabotaged(Rule::PunchedFirst);
-        let Some(counted) = self.counted_mut() else { return };
+        self.commit.unsynced |= !self.options.sabotaged(Rule::HoleBeforePointer);
+        let may_be_used = (result.is_ok() || self.options.sabotaged(Rule::UnpunchedStays))
+            && !self.options.sabotaged(Rule::PunchedFirst);
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         counted.quarantine.punching.retain(|hole| *hole != (first, count));
         match may_be_used {
             true => counted.quarantine.give(first, count),

@@ -30,12 +30,14 @@ impl Image {
     /// Looks for clusters to reclaim, in a few slices of the refcounts at most.
     pub(super) fn look_for_free(&mut self) {
         // nothing that the counts say is to be trusted
-        let Some(counted) = self.counted().filter(|counted| counted.broken.is_none()) else { return };
+        let Some(counted) = self.refcounted.as_deref().filter(|counted| counted.broken.is_none()) else {
+            return;
+        };
         let batch = (BATCH >> counted.header.cluster_bits).max(1);
         let known = counted.quarantine.total() > batch && !counted.starving;
         let enough = counted.unseen.0 >= counted.unseen.1 || known;
-        let later = counted.quarantine.is_punching() || self.commit.durable() == 0 || self.is_halted();
-        if let Some(counted) = self.counted_mut() {
+        let later = counted.quarantine.is_punching() || self.commit.durable() == 0 || self.health.is_halted();
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.hungry = !enough;
         }
         if enough || later {
@@ -43,13 +45,13 @@ impl Image {
         }
         let mut found = 0;
         for _ in 0..SLICES {
-            let Some((at, end)) = self.counted().map(|counted| counted.unseen) else { return };
+            let Some((at, end)) = self.refcounted.as_deref().map(|counted| counted.unseen) else { return };
             if at >= end || found >= batch {
                 break;
             }
             let (next, more) = match self.refcount_slice(at) {
                 Ok((slot, start, stop)) => self.reclaim(slot, start, at, stop.min(end), batch - found),
-                Err(Counted::NoBlock(index)) => self.counted().map_or((end, 0), |counted| {
+                Err(Counted::NoBlock(index)) => self.refcounted.as_deref().map_or((end, 0), |counted| {
                     // a block that is not there counts nothing; what it would count is not worth a new one
                     ((index + 1) << counted.counts.block_bits(), 0)
                 }),
@@ -61,7 +63,7 @@ impl Image {
                 Err(_) => (end, 0),
             };
             found += more;
-            if let Some(counted) = self.counted_mut() {
+            if let Some(counted) = self.refcounted.as_deref_mut() {
                 counted.unseen.0 = next;
             }
         }
@@ -70,8 +72,8 @@ impl Image {
 
     /// Slices of the refcounts that will be looked at next are loaded together.
     fn load_ahead(&mut self, at: u64, end: u64) {
-        let Some(geometry) = self.geometry().copied() else { return };
-        let step = self.counted().map_or(1, |counted| counted.slice_counters(&geometry));
+        let Some(geometry) = self.layout.geometry().copied() else { return };
+        let step = self.refcounted.as_deref().map_or(1, |counted| counted.slice_counters(&geometry));
         for slice in 1..LOADS {
             let cluster = at + slice * step;
             if cluster >= end || !matches!(self.refcount_slice(cluster), Err(Counted::Loading(_)) | Ok(_)) {
@@ -82,15 +84,15 @@ impl Image {
 
     /// Something was loaded, or became free: was more wanted?
     pub(super) fn look_on(&mut self) {
-        if self.counted().is_some_and(|counted| counted.hungry) {
+        if self.refcounted.as_deref().is_some_and(|counted| counted.hungry) {
             self.look_for_free();
         }
     }
 
     /// Takes the first run of free clusters of `[at, stop)`: where to look next, and how many they are.
     fn reclaim(&mut self, slot: u32, start: u64, at: u64, stop: u64, most: u64) -> (u64, u64) {
-        let twice = self.sabotaged(Rule::HeldOnce);
-        let Some(counted) = self.counted() else { return (stop, 0) };
+        let twice = self.options.sabotaged(Rule::HeldOnce);
+        let Some(counted) = self.refcounted.as_deref() else { return (stop, 0) };
         let words = &self.tables.slot(slot).entries;
         let free = |cluster: &u64| {
             let held = counted.quarantine.holds(*cluster) && !twice;
@@ -99,7 +101,7 @@ impl Image {
         let Some(first) = (at..stop).find(free) else { return (stop, 0) };
         let until = stop.min(first + most);
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
-        let Some(counted) = self.counted_mut() else { return (stop, 0) };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return (stop, 0) };
         if counted.check_uncounted(first, end - first).is_err() {
             // what the counts call free is not: from here on space comes from behind the end of the file
             let end = counted.unseen.1;

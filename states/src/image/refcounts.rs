@@ -201,8 +201,10 @@ impl Image {
     /// `len` bytes of space that nobody refers to, all zeros, each cluster counted once; or None: then the
     /// acb waits, in `state` if it is for the file to grow, or has failed.
     pub(super) fn allocate_counted(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
-        let unplaced =
-            self.counted().is_some_and(|counted| counted.moving.as_ref().is_some_and(|m| m.offset.is_none()));
+        let unplaced = self
+            .refcounted
+            .as_deref()
+            .is_some_and(|counted| counted.moving.as_ref().is_some_and(|m| m.offset.is_none()));
         if unplaced {
             self.place_reftable(a)?;
         }
@@ -210,15 +212,15 @@ impl Image {
     }
 
     fn allocate_run(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
-        let bits = self.geometry()?.cluster_bits;
+        let bits = self.layout.geometry()?.cluster_bits;
         let count = len >> bits;
         self.look_for_free();
-        if let Some(error) = self.counted()?.broken.clone() {
+        if let Some(error) = self.refcounted.as_deref()?.broken.clone() {
             self.fail_lookup(a, Box::new(error));
             return None;
         }
         loop {
-            let reused = self.counted_mut()?.quarantine.free_run(count);
+            let reused = self.refcounted.as_deref_mut()?.quarantine.free_run(count);
             let first = reused.unwrap_or(self.space.next() >> bits);
             if reused.is_none() && (first + count) << bits > HOST_MAX {
                 self.finish(a, Err(Error::NoSpace));
@@ -234,14 +236,14 @@ impl Image {
                     }
                     self.set_counts(first, count, 1);
                     match reused {
-                        Some(first) => self.counted_mut()?.quarantine.take(first, count),
+                        Some(first) => self.refcounted.as_deref_mut()?.quarantine.take(first, count),
                         None => self.take_space(len),
                     }
                     return Some(first << bits);
                 }
                 // in use, though nothing should be there: it stays as it is
                 Counted::Used(cluster) => match reused {
-                    Some(_) => self.counted_mut()?.quarantine.take(cluster, 1),
+                    Some(_) => self.refcounted.as_deref_mut()?.quarantine.take(cluster, 1),
                     None => self.space.skip_to((cluster + 1) << bits),
                 },
                 Counted::Loading(slot) => {
@@ -264,7 +266,7 @@ impl Image {
 
     /// Some counts are lower than they should be: of what they call free within the file nothing is used.
     pub(super) fn distrust_counts(&mut self) {
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.distrust();
         }
         self.space.distrust_found();
@@ -273,7 +275,7 @@ impl Image {
     /// Metadata that nobody counts is not free: such a run is left alone, and where it was found within the
     /// file the counts are not to be trusted.
     fn step_over_metadata(&mut self, first: u64, count: u64, reused: bool) -> bool {
-        let Some(counted) = self.counted() else { return false };
+        let Some(counted) = self.refcounted.as_deref() else { return false };
         if counted.check_uncounted(first, count).is_ok() {
             return false;
         }
@@ -295,7 +297,7 @@ impl Image {
                 Ok(found) => found,
                 Err(counted) => return counted,
             };
-            let (Some(counted), slice) = (self.counted(), self.tables.slot(slot)) else {
+            let (Some(counted), slice) = (self.refcounted.as_deref(), self.tables.slot(slot)) else {
                 return Counted::NoSlot;
             };
             let until = end.min(first + count);
@@ -310,8 +312,8 @@ impl Image {
 
     /// The cached slice that counts a cluster: its slot, the first cluster that it counts and the one behind.
     pub(super) fn refcount_slice(&mut self, cluster: u64) -> Result<(u32, u64, u64), Counted> {
-        let Some(geometry) = self.geometry().copied() else { return Err(Counted::NoSlot) };
-        let Some(counted) = self.counted() else { return Err(Counted::NoSlot) };
+        let Some(geometry) = self.layout.geometry().copied() else { return Err(Counted::NoSlot) };
+        let Some(counted) = self.refcounted.as_deref() else { return Err(Counted::NoSlot) };
         let (counts, per_slice) = (counted.counts, counted.slice_counters(&geometry));
         let (index, within) = (counts.table_index(cluster), counts.block_index(cluster));
         let entry = counted.table.get(index as usize).copied().unwrap_or(0);
@@ -326,7 +328,9 @@ impl Image {
                 _ => return Err(Counted::NoSlot),
             },
         };
-        if self.tables.slot(slot).state == SliceState::Loading && !self.sabotaged(Rule::WaitAllocRefcount) {
+        if self.tables.slot(slot).state == SliceState::Loading
+            && !self.options.sabotaged(Rule::WaitAllocRefcount)
+        {
             return Err(Counted::Loading(slot));
         }
         let start = cluster - within % per_slice;
@@ -344,7 +348,7 @@ impl Image {
 
     /// Sets the counts of clusters whose slices are cached.
     pub(super) fn set_counts(&mut self, first: u64, count: u64, value: u64) {
-        let Some(counts) = self.counted().map(|counted| counted.counts) else { return };
+        let Some(counts) = self.refcounted.as_deref().map(|counted| counted.counts) else { return };
         let mut at = first;
         while at < first + count {
             let Ok((slot, start, end)) = self.refcount_slice(at) else {
@@ -365,7 +369,7 @@ impl Image {
     pub(super) fn count(&mut self, cluster: u64) -> Result<u64, Wait> {
         match self.refcount_slice(cluster) {
             Ok((slot, start, _)) => {
-                let counts = self.counted().map(|counted| counted.counts).ok_or(Wait::Never)?;
+                let counts = self.refcounted.as_deref().map(|counted| counted.counts).ok_or(Wait::Never)?;
                 Ok(count_of(counts, &self.tables.slot(slot).entries, cluster - start))
             }
             Err(Counted::Loading(_)) => Err(Wait::Load),
@@ -384,7 +388,7 @@ impl Image {
             return;
         }
         self.tables.dirty += 1;
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.dirty.push(slot);
         }
         self.commit.arm(self.options.commit_ms, &mut self.outbox.alarms);
@@ -395,8 +399,8 @@ impl Image {
 
     /// A refcount block for an index that has none. None: the acb waits or has failed.
     fn make_block(&mut self, a: u32, index: u64, state: State) -> Option<()> {
-        let geometry = self.geometry().copied()?;
-        let counted = self.counted()?;
+        let geometry = self.layout.geometry().copied()?;
+        let counted = self.refcounted.as_deref()?;
         let (counts, entries) = (counted.counts, counted.table.len() as u64);
         let (first, clusters) = (index << counts.block_bits(), 1 << counts.block_bits());
         if let Err(error) = counted.check_uncounted(first, clusters) {
@@ -413,7 +417,7 @@ impl Image {
         let own = counts.table_index(cluster);
         if own != index {
             // the space at hand is counted elsewhere: its block comes first
-            let missing = self.counted()?.table.get(own as usize).is_none_or(|entry| *entry == 0);
+            let missing = self.refcounted.as_deref()?.table.get(own as usize).is_none_or(|entry| *entry == 0);
             if missing {
                 return self.make_block(a, own, state);
             }
@@ -421,7 +425,7 @@ impl Image {
             self.add_block(index, block);
             return Some(());
         }
-        let per_slice = self.counted()?.slice_counters(&geometry);
+        let per_slice = self.refcounted.as_deref()?.slice_counters(&geometry);
         let byte = counts.block_index(cluster) / per_slice * u64::from(geometry.slice_bytes());
         let number = geometry.refcount_slice(index, byte);
         let block = cluster << geometry.cluster_bits;
@@ -439,7 +443,7 @@ impl Image {
 
     fn add_block(&mut self, index: u64, block: u64) {
         let window = self.commit.window;
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         if let Some(entry) = counted.table.get_mut(index as usize) {
             debug_assert_eq!(*entry, 0);
             *entry = block;
@@ -450,8 +454,8 @@ impl Image {
 
     /// The refcount table gets room for entry `index`: in memory at once, in the file by the commit pipeline.
     fn grow_reftable(&mut self, a: u32, index: u64) -> Option<()> {
-        let cluster = self.geometry()?.cluster_size();
-        let counted = self.counted_mut()?;
+        let cluster = self.layout.geometry()?.cluster_size();
+        let counted = self.refcounted.as_deref_mut()?;
         if counted.moving.is_some() {
             // one move at a time: the round that is due makes room
             self.wait_for_slot(a);
@@ -470,23 +474,15 @@ impl Image {
 
     /// Space for the new refcount table.
     fn place_reftable(&mut self, a: u32) -> Option<()> {
-        let bits = self.geometry()?.cluster_bits;
-        let clusters = self.counted()?.moving.as_ref()?.clusters;
+        let bits = self.layout.geometry()?.cluster_bits;
+        let clusters = self.refcounted.as_deref()?.moving.as_ref()?.clusters;
         let offset = self.allocate_run(a, clusters << bits, State::AllocRefcount)?;
         let window = self.commit.window;
-        let moving = self.counted_mut()?.moving.as_mut()?;
+        let moving = self.refcounted.as_deref_mut()?.moving.as_mut()?;
         (moving.offset, moving.window) = (Some(offset), window);
         // nobody waits for it, but the entries beyond the old table's end do
         self.commit.unsynced = true;
         Some(())
-    }
-
-    pub(super) fn counted(&self) -> Option<&Refcounted> {
-        self.refcounted.as_deref()
-    }
-
-    pub(super) fn counted_mut(&mut self) -> Option<&mut Refcounted> {
-        self.refcounted.as_deref_mut()
     }
 }
 

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 impl Image {
     /// QC9: entries of the refcount table before their blocks.
     pub(super) fn spill_reftable(&mut self) {
-        let Some(counted) = self.counted() else { return };
+        let Some(counted) = self.refcounted.as_deref() else { return };
         let (table, entries) = (counted.header.reftable_offset, counted.file_entries());
         let block = u64::from(self.options.align.max(512));
         let changed: Vec<usize> = counted.changed.iter().map(|(index, _)| *index).collect();
@@ -62,7 +62,7 @@ impl Image {
 
     /// QC6: holes where the pointer's removal is not durable.
     pub(super) fn punch_early(&mut self, first: u64, count: u64) {
-        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
         for cluster in first..first + count {
             if self.count(cluster) == Ok(1) {
                 let (host, len) = (cluster << bits, 1 << bits);
@@ -74,11 +74,11 @@ impl Image {
     /// QC11: the old L1 table's clusters before the header leads to the new one.
     pub(super) fn free_l1_early(&mut self, from: u64, bytes: u64) {
         let Some((bits, cluster)) =
-            self.geometry().map(|geometry| (geometry.cluster_bits, geometry.cluster_size()))
+            self.layout.geometry().map(|geometry| (geometry.cluster_bits, geometry.cluster_size()))
         else {
             return;
         };
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.fixed.retain(|range| range.0 != from);
         }
         self.free_clusters(from >> bits, bytes.div_ceil(cluster).max(1), 0);
@@ -99,8 +99,8 @@ impl Image {
 
     /// `WaitAllocL2`: is the table being copied for somebody else?
     pub(super) fn is_copying(&self, pos: u64) -> bool {
-        let l1_index = self.geometry().map(|geometry| geometry.l1_index(pos));
-        let mut copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
+        let l1_index = self.layout.geometry().map(|geometry| geometry.l1_index(pos));
+        let mut copies = self.refcounted.as_deref().into_iter().flat_map(|counted| &counted.copies);
         copies.any(|copy| Some(copy.l1_index) == l1_index)
     }
 
@@ -125,7 +125,7 @@ impl Image {
 
     /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.
     pub(super) fn zero_entry(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let Some(cluster) = self.geometry().map(Geometry::cluster_size) else { return false };
+        let Some(cluster) = self.layout.geometry().map(Geometry::cluster_size) else { return false };
         let pos = self.requests.acb(a).pos;
         match run.mapping {
             _ if pos.is_multiple_of(cluster) && run.len >= cluster => {
@@ -138,10 +138,10 @@ impl Image {
 
     /// What is written of a slice, in `scratch`, is not what it should be.
     pub(super) fn break_snapshot(&mut self, slot: u32) {
-        if self.sabotaged(Rule::YoungChanges) {
+        if self.options.sabotaged(Rule::YoungChanges) {
             self.observed.scratch.clone_from(&self.tables.slot(slot).entries);
         }
-        if self.sabotaged(Rule::Neighbours) {
+        if self.options.sabotaged(Rule::Neighbours) {
             self.leave_out_neighbours(slot);
         }
     }
@@ -150,6 +150,6 @@ impl Image {
     pub(super) fn ignores_failure(&self, purpose: &Purpose) -> bool {
         let fatal =
             matches!(purpose, Purpose::Table(_) | Purpose::Header | Purpose::Sync | Purpose::Reftable(_));
-        fatal && self.sabotaged(Rule::Poison)
+        fatal && self.options.sabotaged(Rule::Poison)
     }
 }

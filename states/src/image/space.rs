@@ -332,7 +332,7 @@ impl Image {
             return true;
         }
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::WaitGrowFile) {
+        if self.options.sabotaged(Rule::WaitGrowFile) {
             return self.use_before_growth(len);
         }
         if self.space.append.checked_add(len).is_none_or(|end| end > HOST_MAX) {
@@ -352,7 +352,7 @@ impl Image {
     /// there, and when that is used up, more of a file.
     fn more_space(&mut self, need: u64) {
         debug_assert!(self.space.growing.is_none());
-        if self.is_halted() {
+        if self.health.is_halted() {
             return self.answer_waiters(&Error::Poisoned);
         }
         if self.space.has_found() && self.commit.durable() == 0 {
@@ -367,7 +367,7 @@ impl Image {
             return;
         }
         if let Some((from, to)) = self.space.next_found(need) {
-            if self.sabotaged(Rule::ClearBeforeUse) {
+            if self.options.sabotaged(Rule::ClearBeforeUse) {
                 self.space.grown = to;
                 return self.wake_waiters();
             }
@@ -412,11 +412,11 @@ impl Image {
         match result {
             Ok(()) => {
                 (self.space.grown, self.space.len, self.space.full) = (to, to, None);
-                if let Some(counted) = self.counted_mut() {
+                if let Some(counted) = self.refcounted.as_deref_mut() {
                     counted.starving = false;
                 }
                 // the new length must be durable before a pointer into it is (QE4)
-                self.commit.unsynced |= !self.sabotaged(Rule::LengthBeforePointer);
+                self.commit.unsynced |= !self.options.sabotaged(Rule::LengthBeforePointer);
                 self.wake_waiters();
             }
             Err(_) if !self.space.smallest => {
@@ -447,7 +447,7 @@ impl Image {
     pub(super) fn space_cleared(&mut self, result: &Result<(), Error>) {
         let Some(to) = self.space.growing.take() else { return };
         // durable before a pointer to it, as a hole is (QC6)
-        self.commit.unsynced |= !self.sabotaged(Rule::HoleBeforePointer);
+        self.commit.unsynced |= !self.options.sabotaged(Rule::HoleBeforePointer);
         match result {
             // it was left alone meanwhile
             _ if !self.space.has_found() => {}

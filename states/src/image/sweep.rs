@@ -24,10 +24,7 @@ impl Image {
         self.check_places()?;
         self.check_tables()?;
         self.check_claims()?;
-        match self.held == (self.is_halted() || self.autoclear != super::Autoclear::Clear) {
-            true => Ok(()),
-            false => Err(format!("held {} with {:?}", self.held, self.autoclear)),
-        }
+        self.health.check()
     }
 
     /// Who waits for what, for a person to read.
@@ -36,7 +33,12 @@ impl Image {
             format!("acb {a}: {:?} [{:#x}, {:#x}) window {} ", acb.state, acb.pos, acb.end, acb.window)
         });
         let mut text: String = acbs.collect();
-        text += &format!("commit {:?} dirty {} poison {:?}", self.commit, self.tables.dirty, self.poison);
+        text += &format!(
+            "commit {:?} dirty {} poison {:?}",
+            self.commit,
+            self.tables.dirty,
+            self.health.reason()
+        );
         text
     }
 
@@ -54,7 +56,7 @@ impl Image {
             (self.space.waiters(), &[GrowFile, AllocL2, AllocRefcount]),
             (&self.commit.waiters, &[ClearAutoclear, MarkDirty, SyncData, UpdateL2, SyncTables]),
         ];
-        let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
+        let copies = self.refcounted.as_deref().into_iter().flat_map(|counted| &counted.copies);
         let copies = copies.map(|copy| (&copy.waiters, &[AllocL2] as &[State]));
         let moving = match &self.resizing {
             Some(super::Resizing::Copy(copying)) => Some((&copying.waiter, &[AllocL2] as &[State])),
@@ -117,11 +119,13 @@ impl Image {
                     slice.state, slice.writing
                 ));
             }
-            let copies = self.counted().into_iter().flat_map(|counted| &counted.copies);
+            let copies = self.refcounted.as_deref().into_iter().flat_map(|counted| &counted.copies);
             let copies = copies.filter(|copy| copy.l1_slot == slot as u32).count();
             let acbs = self.requests.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
             let pins = acbs + copies;
-            if pins != slice.pins as usize && !self.sabotaged(Rule::PinLink) && !self.sabotaged(Rule::PinCopy)
+            if pins != slice.pins as usize
+                && !self.options.sabotaged(Rule::PinLink)
+                && !self.options.sabotaged(Rule::PinCopy)
             {
                 return Err(format!("slot {slot} counts {} pins, there are {pins}", slice.pins));
             }
@@ -139,7 +143,8 @@ impl Image {
                 return Err(format!("claim of acb {} that does not know of it", claim.acb));
             }
             let overlaps = |other: &super::Claim| claim.start < other.end && other.start < claim.end;
-            if self.claims.iter().skip(index + 1).any(overlaps) && !self.sabotaged(Rule::ClusterClaim) {
+            if self.claims.iter().skip(index + 1).any(overlaps) && !self.options.sabotaged(Rule::ClusterClaim)
+            {
                 return Err(format!("claims overlap at {:#x}", claim.start));
             }
         }

@@ -34,7 +34,8 @@ impl super::Commit {
 impl Image {
     /// May the file grow now? If not, and somebody waits for it, it may soon.
     pub(in crate::image) fn may_grow(&mut self, wanted: bool) -> bool {
-        let removed = self.sabotaged(Rule::BitBeforeGrowth) || self.sabotaged(Rule::MarkDirty);
+        let removed =
+            self.options.sabotaged(Rule::BitBeforeGrowth) || self.options.sabotaged(Rule::MarkDirty);
         if !self.layout.marks_growth() || removed {
             return true;
         }
@@ -82,7 +83,7 @@ impl Image {
 
     /// The bit is to be cleared, and nothing is left to be written: first the file is cut.
     pub(super) fn cut_ahead(&mut self) {
-        let qed = self.layout.marks_growth() && !self.sabotaged(Rule::CutBeforeClear);
+        let qed = self.layout.marks_growth() && !self.options.sabotaged(Rule::CutBeforeClear);
         match if qed { self.space.cut() } else { None } {
             None => self.start_clear(),
             Some(len) => {
@@ -96,7 +97,7 @@ impl Image {
     /// It is; or is as long as it was, which is no harm.
     pub(in crate::image) fn cut_off(&mut self) {
         self.commit.unsynced = true;
-        if self.poison.is_none() {
+        if !self.health.is_poisoned() {
             self.start_clear();
             self.show_phase();
         }
@@ -118,7 +119,7 @@ impl Image {
     /// Something is to be written after a while, though nobody asks for it. Counts that may be wrong in the
     /// file (lazy refcounts) wait until the dirty bit is to be cleared.
     pub(super) fn is_due(&self) -> bool {
-        match self.counted() {
+        match self.refcounted.as_deref() {
             Some(counted) if self.uses_dirty_bit() && self.commit.marked => {
                 !self.commit.dirty.is_empty() || counted.quarantine.has_work()
             }

@@ -62,12 +62,12 @@ impl Image {
     pub(in crate::image) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
         let size = self.requests.acb(a).origin;
-        if self.is_halted() {
+        if self.health.is_halted() {
             return self.finish(a, Err(Error::Poisoned));
         }
         // others must know of it before it waits for anything
         self.announce_resize(size);
-        if !self.held || self.may_change(a) {
+        if !self.health.is_held() || self.may_change(a) {
             self.resize(a, size);
         }
     }
@@ -89,7 +89,7 @@ impl Image {
     /// A qcow2 image gets another size: no other one until that is done, and nothing at all if it has to be
     /// alone.
     fn announce_resize(&mut self, size: u64) {
-        let (Some(shape), Some(counted)) = (self.layout.shape(), self.counted()) else { return };
+        let (Some(shape), Some(counted)) = (self.layout.shape(), self.refcounted.as_deref()) else { return };
         debug_assert!(self.resizing.is_none(), "one at a time was admitted");
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
         self.resizing = Some(if moves { Resizing::Settle } else { Resizing::Range });
@@ -98,7 +98,7 @@ impl Image {
 
     /// Alone, if it has to be; else at once.
     fn resize_counted(&mut self, a: u32, size: u64) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
         if self.resizing == Some(Resizing::Range) {
             self.set_resize_range(a, size);
@@ -107,7 +107,7 @@ impl Image {
             return self.look(a);
         }
         self.requests.set_state(a, State::WaitRequests);
-        if self.requests.len() == 1 || self.sabotaged(Rule::WaitRequests) {
+        if self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests) {
             return self.look(a);
         }
         self.requests.wait_for_others(a);
@@ -115,7 +115,7 @@ impl Image {
 
     /// The part that comes or goes becomes the acb's range.
     fn set_resize_range(&mut self, a: u32, size: u64) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         let (start, end) = if size < self.size {
             (geometry.cluster_end(size), self.size.max(geometry.cluster_end(size)))
         } else {
@@ -130,11 +130,11 @@ impl Image {
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
     pub(in crate::image) fn range_resized(&mut self, a: u32) {
         match self.resizing {
-            _ if self.is_halted() => self.finish(a, Err(Error::Poisoned)),
+            _ if self.health.is_halted() => self.finish(a, Err(Error::Poisoned)),
             Some(Resizing::Place) => self.place_l1(a),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
-                if self.requests.acb(a).window != 0 && !self.sabotaged(Rule::RangeBeforeSize) =>
+                if self.requests.acb(a).window != 0 && !self.options.sabotaged(Rule::RangeBeforeSize) =>
             {
                 // durable first, then the header (QC17)
                 self.resizing = Some(Resizing::RangeSync);
@@ -149,12 +149,12 @@ impl Image {
         let acb = self.requests.acb_mut(a);
         acb.window = 0;
         let size = acb.origin;
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.header.size = size;
         }
         self.resizing = Some(Resizing::Size);
         self.commit.header_dirty = true;
-        if self.sabotaged(Rule::WaitResize) {
+        if self.options.sabotaged(Rule::WaitResize) {
             return self.size_durable(a);
         }
         self.join_commit(a, Want::Durable);
@@ -165,7 +165,9 @@ impl Image {
         let size = self.requests.acb(a).origin;
         match self.resizing.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
-            Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync) if self.is_halted() => {
+            Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync)
+                if self.health.is_halted() =>
+            {
                 self.finish(a, Err(Error::Poisoned));
             }
             Some(Resizing::Settle) => {
@@ -182,7 +184,7 @@ impl Image {
             Some(Resizing::RangeSync) => self.write_size(a),
             _ => {
                 self.size = if self.refcounted.is_some() { size } else { self.size.max(size) };
-                if let Some(geometry) = self.geometry().copied() {
+                if let Some(geometry) = self.layout.geometry().copied() {
                     self.tables.reserve(geometry.slice_count(self.size));
                 }
                 self.finish(a, Ok(()));
@@ -215,19 +217,19 @@ impl Image {
         self.resizing = Some(Resizing::Copy(Copying { to, bytes, done: 0, chunk: Vec::new(), waiter }));
         self.read_l1();
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::WaitAllocL2) {
+        if self.options.sabotaged(Rule::WaitAllocL2) {
             self.leave_l1_copy(a);
         }
     }
 
     /// Bytes of the old table, and how much of the file they take.
     fn old_l1(&self) -> (u64, u64) {
-        let bytes = self.counted().map_or(0, |counted| u64::from(counted.header.l1_entries) * 8);
+        let bytes = self.refcounted.as_deref().map_or(0, |counted| u64::from(counted.header.l1_entries) * 8);
         (bytes, align_up(bytes, u64::from(self.options.align.max(512))))
     }
 
     fn read_l1(&mut self) {
-        let Some(from) = self.geometry().map(|geometry| geometry.l1_offset.0) else { return };
+        let Some(from) = self.layout.geometry().map(|geometry| geometry.l1_offset.0) else { return };
         let (_, whole) = self.old_l1();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
         if copying.done >= whole {
@@ -242,7 +244,7 @@ impl Image {
     /// A chunk of the old L1 table was read.
     pub(in crate::image) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
         let (bytes, _) = self.old_l1();
-        let poisoned = self.is_halted();
+        let poisoned = self.health.is_halted();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
         let Outcome::Table(read) = outcome else {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
@@ -280,7 +282,7 @@ impl Image {
     }
 
     fn l1_failed(&mut self, error: &Error) {
-        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let Some(Resizing::Copy(mut copying)) = self.resizing.take() else { return };
         self.requests.fail_all(&copying.waiter, error);
         self.requests.wake(&mut copying.waiter);
@@ -291,7 +293,7 @@ impl Image {
         if let Some(Resizing::Copy(copying)) = &self.resizing {
             let (to, bytes) = (copying.to, copying.bytes);
             self.resizing = Some(Resizing::CopySync(to, bytes));
-            if self.sabotaged(Rule::L1BeforeHeader) {
+            if self.options.sabotaged(Rule::L1BeforeHeader) {
                 return self.switch_l1(a, to, bytes);
             }
         }
@@ -300,13 +302,13 @@ impl Image {
 
     /// The new table is durable: the header may lead to it.
     fn switch_l1(&mut self, a: u32, to: u64, bytes: u64) {
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let old = (counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
         counted.header.l1_offset = to;
         counted.header.l1_entries = (bytes / 8) as u32;
         self.resizing = Some(Resizing::Switch(old.0, old.1));
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::SwitchBeforeFree) {
+        if self.options.sabotaged(Rule::SwitchBeforeFree) {
             self.free_l1_early(old.0, old.1);
         }
         self.commit.header_dirty = true;
@@ -316,7 +318,7 @@ impl Image {
 
     /// The header leads to the new table, durably: so do the cached slices.
     fn l1_moved(&mut self, from: u64, bytes: u64) {
-        let Some(to) = self.counted().map(|counted| counted.header.l1_offset) else { return };
+        let Some(to) = self.refcounted.as_deref().map(|counted| counted.header.l1_offset) else { return };
         let Some(geometry) = self.layout.geometry_mut() else { return };
         geometry.l1_offset = HostOffset(to);
         let geometry = *geometry;
@@ -326,7 +328,7 @@ impl Image {
                 self.tables.slot_mut(slot).host = geometry.l1_slice_host(number).0;
             }
         }
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             let end = to + u64::from(counted.header.l1_entries) * 8;
             counted.fixed.retain(|range| range.0 != from);
             counted.fixed.push((to, end));
@@ -343,7 +345,7 @@ impl Image {
         self.exclusive = false;
         let size = self.size;
         // a size that never became durable is not written by accident later
-        if let Some(counted) = self.counted_mut()
+        if let Some(counted) = self.refcounted.as_deref_mut()
             && counted.header.guest_size() != size
         {
             counted.header.size = size;

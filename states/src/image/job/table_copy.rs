@@ -41,9 +41,9 @@ pub(in crate::image) struct TableCopy {
 impl Image {
     /// The acb wants to change a table that is shared: it waits until there is a copy.
     pub(in crate::image) fn copy_table(&mut self, a: u32, pos: u64) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         let l1_index = geometry.l1_index(pos);
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let copying = counted.copies.iter().position(|copy| copy.l1_index == l1_index);
         // beyond the limit it waits for any of them, and looks again
         let full = counted.copies.len() >= COPIES_MAX;
@@ -69,7 +69,7 @@ impl Image {
         self.pin(l1_slot, Rule::PinCopy);
         let copy =
             TableCopy { l1_index, l1_slot, old, new, done: 0, chunk: Vec::new(), waiters: Queue::new() };
-        let Some(counted) = self.counted_mut() else { return };
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
         counted.copies.push(copy);
         let index = counted.copies.len() - 1;
         self.read_chunk(index);
@@ -85,8 +85,10 @@ impl Image {
     }
 
     fn read_chunk(&mut self, index: usize) {
-        let bytes = self.geometry().map_or(0, |geometry| geometry.table_bytes);
-        let Some(copy) = self.counted().and_then(|counted| counted.copies.get(index)) else { return };
+        let bytes = self.layout.geometry().map_or(0, |geometry| geometry.table_bytes);
+        let Some(copy) = self.refcounted.as_deref().and_then(|counted| counted.copies.get(index)) else {
+            return;
+        };
         let (offset, l1_index) = (copy.old + copy.done, copy.l1_index);
         // both are powers of two: there is no smaller last chunk
         let len = bytes.min(CHUNK) as u32;
@@ -95,7 +97,7 @@ impl Image {
     }
 
     fn copy_index(&self, l1_index: u64) -> Option<usize> {
-        self.counted()?.copies.iter().position(|copy| copy.l1_index == l1_index)
+        self.refcounted.as_deref()?.copies.iter().position(|copy| copy.l1_index == l1_index)
     }
 
     /// A chunk of the old table was read.
@@ -110,10 +112,13 @@ impl Image {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
             return self.copy_failed(index, &error);
         };
-        if self.is_halted() {
+        if self.health.is_halted() {
             return self.copy_failed(index, &Error::Poisoned);
         }
-        let Some(copy) = self.counted_mut().and_then(|counted| counted.copies.get_mut(index)) else { return };
+        let Some(copy) = self.refcounted.as_deref_mut().and_then(|counted| counted.copies.get_mut(index))
+        else {
+            return;
+        };
         copy.chunk.clear();
         copy.chunk.extend_from_slice(bytes);
         let (offset, len) = (copy.new + copy.done, copy.chunk.len() as u32);
@@ -129,7 +134,7 @@ impl Image {
 
     /// The bytes of the chunk that is being written.
     pub(in crate::image) fn encode_copy(&self, l1_index: u64, buf: &mut [u8]) {
-        let copy = self.copy_index(l1_index).and_then(|index| self.counted()?.copies.get(index));
+        let copy = self.copy_index(l1_index).and_then(|index| self.refcounted.as_deref()?.copies.get(index));
         if let Some(bytes) = copy.and_then(|copy| copy.chunk.get(..buf.len())) {
             buf.copy_from_slice(bytes);
         }
@@ -139,12 +144,15 @@ impl Image {
     pub(in crate::image) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
         self.commit.unsynced = true;
         let Some(index) = self.copy_index(l1_index) else { return };
-        let result = if self.corrupt.is_some() { result.and(Err(Error::Poisoned)) } else { result };
+        let result = if self.health.is_corrupt() { result.and(Err(Error::Poisoned)) } else { result };
         if let Err(error) = result {
             return self.copy_failed(index, &error);
         }
-        let bytes = self.geometry().map_or(0, |geometry| geometry.table_bytes);
-        let Some(copy) = self.counted_mut().and_then(|counted| counted.copies.get_mut(index)) else { return };
+        let bytes = self.layout.geometry().map_or(0, |geometry| geometry.table_bytes);
+        let Some(copy) = self.refcounted.as_deref_mut().and_then(|counted| counted.copies.get_mut(index))
+        else {
+            return;
+        };
         copy.done += copy.chunk.len() as u64;
         if copy.done < bytes {
             return self.read_chunk(index);
@@ -153,7 +161,7 @@ impl Image {
     }
 
     fn copy_failed(&mut self, index: usize, error: &Error) {
-        let Some(bits) = self.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let mut copy = counted.copies.swap_remove(index);
         self.requests.fail_all(&copy.waiters, error);
@@ -164,7 +172,7 @@ impl Image {
 
     /// The copy is complete: the L1 entry leads to it, and so do the cached slices.
     fn copy_done(&mut self, index: usize) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let mut copy = counted.copies.swap_remove(index);
         // the old table is a snapshot's alone, or that of other entries; where nobody else counts it, its
@@ -178,7 +186,7 @@ impl Image {
         let value = L1::Table { host: copy.new, copied: true }.encode();
         self.set_entries(copy.l1_slot, l1_entry, 1, value, 0);
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::TableBeforeL1) {
+        if self.options.sabotaged(Rule::TableBeforeL1) {
             self.make_old(copy.l1_slot);
         }
         let first = geometry.l2_base + copy.l1_index * geometry.slices_per_table();
@@ -205,7 +213,9 @@ impl Image {
     #[inline]
     pub(in crate::image) fn must_copy(&self, slot: u32, pos: u64) -> bool {
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::SharedTable) || self.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos) {
+        if self.options.sabotaged(Rule::SharedTable)
+            || self.options.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos)
+        {
             return false;
         }
         let _ = pos;
@@ -214,7 +224,7 @@ impl Image {
 
     /// One reason more for a slice to stay in the cache; `rule` names it.
     pub(in crate::image) fn pin(&mut self, slot: u32, rule: Rule) {
-        self.tables.slot_mut(slot).pins += u32::from(!self.sabotaged(rule));
+        self.tables.slot_mut(slot).pins += u32::from(!self.options.sabotaged(rule));
     }
 
     /// One reason less.
@@ -227,7 +237,7 @@ impl Image {
 
     /// The same, where nobody can have waited for it.
     pub(in crate::image) fn unpin_quietly(&mut self, slot: u32, rule: Rule) {
-        let pins = u32::from(!self.sabotaged(rule));
+        let pins = u32::from(!self.options.sabotaged(rule));
         let slice = self.tables.slot_mut(slot);
         debug_assert!(slice.pins >= pins);
         slice.pins -= pins;

@@ -22,14 +22,14 @@ impl Image {
     pub(in crate::image) fn start_close(&mut self, a: u32) {
         self.closing = true;
         self.requests.set_state(a, State::WaitRequests);
-        if self.requests.len() == 1 || self.sabotaged(Rule::WaitRequests) {
+        if self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests) {
             return self.all_requests_ended(a);
         }
         self.requests.wait_for_others(a);
     }
 
     pub(in crate::image) fn all_requests_ended(&mut self, a: u32) {
-        debug_assert!(self.requests.len() == 1 || self.sabotaged(Rule::WaitRequests));
+        debug_assert!(self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests));
         if !self.closing {
             // a smaller disk
             return self.look(a);
@@ -47,11 +47,11 @@ impl Image {
             return self.finish(a, Ok(()));
         }
         let mut end = self.space.next();
-        let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
+        let bits = self.layout.geometry().map_or(0, |geometry| geometry.cluster_bits);
         // of a corrupt image no more goes than came in this session
-        while !self.is_halted()
+        while !self.health.is_halted()
             && let Some(first) =
-                self.counted_mut().and_then(|counted| counted.quarantine.cut_tail(end >> bits))
+                self.refcounted.as_deref_mut().and_then(|counted| counted.quarantine.cut_tail(end >> bits))
         {
             end = first << bits;
         }

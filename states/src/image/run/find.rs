@@ -76,7 +76,7 @@ impl Image {
             if pos == end {
                 return self.range_done(a);
             }
-            if kind.changes() && self.held && !self.may_change(a) {
+            if kind.changes() && self.health.is_held() && !self.may_change(a) {
                 return;
             }
             let (run, slot) = match self.lookup(pos, end) {
@@ -92,7 +92,7 @@ impl Image {
                 self.observed.counters.hits += 1;
             }
             #[cfg(feature = "sabotage")]
-            let run = if self.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
+            let run = if self.options.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
             let go_on = match kind {
                 Kind::Read => self.read_run(a, mapping, len),
                 Kind::Write => self.write_run(a, run, slot),
@@ -136,7 +136,7 @@ impl Image {
             }
             Mapping::Compressed { host, len: bytes } => {
                 let len = self.requests.take_run(a, len, host, Met::COMPRESSED);
-                let within = pos - self.geometry().map_or(0, |geometry| geometry.cluster_start(pos));
+                let within = pos - self.layout.geometry().map_or(0, |geometry| geometry.cluster_start(pos));
                 self.requests.acb_mut(a).source = Source::Compressed(host, bytes);
                 self.requests.set_state(a, State::ReadCompressed);
                 let within = within as u32;
@@ -263,7 +263,8 @@ impl Image {
         let Some(l1_slot) = self.tables.find(l1_number) else {
             return self.load(l1_number, geometry.l1_slice_host(l1_number), &geometry);
         };
-        if self.tables.slot(l1_slot).state == SliceState::Loading && !self.sabotaged(Rule::WaitReadL2) {
+        if self.tables.slot(l1_slot).state == SliceState::Loading && !self.options.sabotaged(Rule::WaitReadL2)
+        {
             return Lookup::Loading(l1_slot);
         }
         self.tables.touch(l1_slot);
@@ -339,7 +340,7 @@ impl Image {
         if result.is_err() {
             let number = SliceNumber(slice.number);
             self.tables.drop_slot(slot);
-            if self.geometry().is_some_and(|geometry| geometry.is_refcount(number)) {
+            if self.layout.geometry().is_some_and(|geometry| geometry.is_refcount(number)) {
                 self.give_up_counting();
             }
         }
@@ -353,7 +354,10 @@ impl Image {
 
     /// The last slice of an L1 table may be read from beyond its end.
     fn cut_l1(&mut self, slot: u32) {
-        let (Some(geometry), Some(counted)) = (self.geometry().copied(), self.counted()) else { return };
+        let (Some(geometry), Some(counted)) = (self.layout.geometry().copied(), self.refcounted.as_deref())
+        else {
+            return;
+        };
         let entries = u64::from(counted.header.l1_entries);
         let slice = self.tables.slot_mut(slot);
         if geometry.is_l1(SliceNumber(slice.number)) {

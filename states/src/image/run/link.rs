@@ -16,7 +16,7 @@ use crate::qcow2::{L2, Shape, Sub, Subclusters};
 impl Image {
     /// Makes the new clusters of an extent visible.
     pub(in crate::image) fn link(&mut self, a: u32) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         let first = geometry.cluster_start(acb.pos);
         // a cluster that was only moved has no guest bytes in the extent
@@ -50,10 +50,10 @@ impl Image {
     /// leak: there is nobody who counts them.)
     #[cold]
     pub(in crate::image) fn give_back(&mut self, a: u32) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         // what had its space before keeps it
-        if !acb.claims || acb.stale || self.refcounted.is_none() || self.is_halted() {
+        if !acb.claims || acb.stale || self.refcounted.is_none() || self.health.is_halted() {
             return;
         }
         debug_assert_eq!(acb.pending, 0);
@@ -78,7 +78,7 @@ impl Image {
 
     /// The words of the entry of the cluster at `start`; the second one is 0 where there is none.
     pub(in crate::image) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
-        let geometry = self.geometry()?;
+        let geometry = self.layout.geometry()?;
         let (_, at) = geometry.l2_slice(start);
         let entries = &self.tables.slot(slot).entries;
         let bitmap = if geometry.entry_word_bits == 0 { 0 } else { entries.get(at + 1).copied()? };
@@ -87,7 +87,7 @@ impl Image {
 
     /// Changes an entry, young.
     pub(in crate::image) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
-        let Some(geometry) = self.geometry().copied() else { return };
+        let Some(geometry) = self.layout.geometry().copied() else { return };
         debug_assert!(!self.must_copy(slot, start));
         let (_, at) = geometry.l2_slice(start);
         let Some((old_word, old_bitmap)) = self.entry_words(slot, start) else { return };
@@ -109,7 +109,8 @@ impl Image {
             L2::Normal { host, copied }
             | L2::ZeroAllocated { host, copied }
             | L2::Split { host: Some(host), copied, .. } => {
-                let alone = copied || self.counted().is_some_and(|counted| counted.header.snapshots > 0);
+                let alone =
+                    copied || self.refcounted.as_deref().is_some_and(|counted| counted.header.snapshots > 0);
                 match kept == Some(host) {
                     true => {}
                     false if alone => self.free_clusters(host >> bits, 1, window),

@@ -66,7 +66,7 @@ impl Image {
         run: Run,
         slot: Option<u32>,
     ) -> bool {
-        let Some(geometry) = self.geometry().copied() else { return false };
+        let Some(geometry) = self.layout.geometry().copied() else { return false };
         let (first, last) = (geometry.cluster_start(start), geometry.cluster_end(end));
         if !self.pass_gate(a, first, last, slot.is_none()) {
             return false;
@@ -113,7 +113,7 @@ impl Image {
         let Some(shape) = self.layout.shape() else { return Ok(false) };
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
         // the lookup has seen the first entry of the range alone
-        self.check_dangling(slot, self.geometry().map_or(0, |geometry| geometry.l2_slice(start).1))?;
+        self.check_dangling(slot, self.layout.geometry().map_or(0, |geometry| geometry.l2_slice(start).1))?;
         let old = shape.decode_l2(start, words.0, words.1)?;
         let hides = self.backing_len.is_some_and(|backing| backing > start);
         let new = how.words(shape, old, words, mask, hides);
@@ -133,7 +133,7 @@ impl Image {
 
     /// How far the request reaches in the table that is at hand, a disk's last unit counted whole.
     fn reach(&self, a: u32, run: Run, slot: Option<u32>) -> Option<(u64, u64, u64)> {
-        let (geometry, acb) = (self.geometry()?, self.requests.acb(a));
+        let (geometry, acb) = (self.layout.geometry()?, self.requests.acb(a));
         let pos = acb.pos;
         // so is that of what comes to light: behind it there is nothing of the guest's
         let whole = if acb.end >= self.size { geometry.cluster_end(acb.end) } else { acb.end };
@@ -146,12 +146,13 @@ impl Image {
 
     /// Discard of a run of qcow2: whole clusters.
     pub(in crate::image) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
+        let (Some(geometry), Some((pos, end, whole))) =
+            (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
             return false;
         };
         let (first, last) = (geometry.cluster_end(pos), geometry.cluster_start(whole));
-        let Some(counted) = self.counted() else { return false };
+        let Some(counted) = self.refcounted.as_deref() else { return false };
         // with a backing layer version 2 has no entry that hides it
         // nor has an image whose data file must stay a valid raw image one that says more than the file
         let cannot =
@@ -165,7 +166,8 @@ impl Image {
 
     /// Write-zeroes of a run of qcow2.
     pub(in crate::image) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
+        let (Some(geometry), Some((pos, end, whole))) =
+            (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
             return false;
         };
@@ -218,12 +220,13 @@ impl Image {
     fn zero_rules(&self, a: u32) -> Option<(Shape, bool, bool)> {
         let shape = self.layout.shape()?;
         let free = self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
-        Some((shape, self.counted()?.header.data_file_raw(), free))
+        Some((shape, self.refcounted.as_deref()?.header.data_file_raw(), free))
     }
 
     /// The next run of a change of size: what comes to light reads as zeros, what goes is given up.
     pub(in crate::image) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let (Some(geometry), Some((pos, end, whole))) = (self.geometry().copied(), self.reach(a, run, slot))
+        let (Some(geometry), Some((pos, end, whole))) =
+            (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
             return false;
         };

@@ -66,7 +66,7 @@ impl Image {
             return false;
         }
         if let Mapping::Data(host) = run.mapping
-            && (run.private || self.sabotaged(Rule::CopiedOnly))
+            && (run.private || self.options.sabotaged(Rule::CopiedOnly))
         {
             return self.write_in_place(a, host, run.len);
         }
@@ -78,7 +78,7 @@ impl Image {
     }
 
     pub(in crate::image) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
-        let align = self.align();
+        let align = u64::from(self.options.align);
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
         let (start, end) = (align_down(host, align), align_up(host + len, align));
@@ -102,7 +102,7 @@ impl Image {
     /// New clusters, or new contents of clusters that hold nothing: gate, table, space, claim; each may
     /// make the acb wait and look again.
     fn write_new(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let Some(geometry) = self.geometry().copied() else { return false };
+        let Some(geometry) = self.layout.geometry().copied() else { return false };
         let acb = self.requests.acb(a);
         let pos = acb.pos;
         let plan = self.plan_new(&geometry, pos, run);
@@ -126,7 +126,7 @@ impl Image {
         (acb.source, acb.stale) = (plan.source, plan.reuse.is_some());
         acb.modifies = plan.modifies();
         self.modifying += u32::from(plan.modifies());
-        if self.sabotaged(Rule::LinkLast) {
+        if self.options.sabotaged(Rule::LinkLast) {
             self.link(a);
         }
         self.next_piece(a);
@@ -144,7 +144,7 @@ impl Image {
         let base = self.allocate(a, plan.last - plan.first, State::GrowFile);
         self.unpin_quietly(slot, Rule::PinCount);
         if base.is_some() {
-            let bits = self.geometry().map_or(0, |geometry| geometry.cluster_bits);
+            let bits = self.layout.geometry().map_or(0, |geometry| geometry.cluster_bits);
             self.observed.counters.allocations += (plan.last - plan.first) >> bits;
         }
         base
@@ -187,7 +187,7 @@ impl Image {
                 (Source::Host(host_of_first(host)), None)
             }
         };
-        let align = self.align();
+        let align = u64::from(self.options.align);
         let fill = match source {
             Source::Host(_) | Source::Compressed(..) => {
                 units = (first, last);
@@ -205,7 +205,7 @@ impl Image {
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
     /// like any other, so it is written after a sync that made the file's new length durable (QE2, QE4).
     pub(in crate::image) fn new_table(&mut self, a: u32, pos: u64) -> bool {
-        let Some(geometry) = self.geometry().copied() else { return false };
+        let Some(geometry) = self.layout.geometry().copied() else { return false };
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         // the lookup just read the entry from it
@@ -219,10 +219,10 @@ impl Image {
         let copied = if self.refcounted.is_some() { COPIED } else { 0 };
         self.set_entries(l1_slot, l1_entry, 1, table | copied, 0);
         #[cfg(feature = "sabotage")]
-        if self.sabotaged(Rule::NewTableBeforeL1) {
+        if self.options.sabotaged(Rule::NewTableBeforeL1) {
             self.make_old(l1_slot);
         }
-        if let Some(counted) = self.counted_mut() {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.l2_tables.add(table, l1_index, true);
         }
         self.observed.counters.new_tables += 1;
@@ -274,7 +274,7 @@ impl Image {
 
     /// Reads what surrounds the guest's bytes in new clusters.
     fn read_sources(&mut self, a: u32, piece: &Piece) -> bool {
-        let Some(geometry) = self.geometry() else { return false };
+        let Some(geometry) = self.layout.geometry() else { return false };
         let acb = self.requests.acb(a);
         let (source, own) = (acb.source, (acb.unit_start, acb.unit_end));
         let first = geometry.cluster_start(acb.pos);
@@ -359,7 +359,7 @@ impl Image {
             return Some(Piece { start: at, head_end: at, tail_start: at, end });
         }
         // it ends with a block, as all that is filled does
-        let end = fill_end.min(align_down(run_end + COPY_MAX, self.align()));
+        let end = fill_end.min(align_down(run_end + COPY_MAX, u64::from(self.options.align)));
         Some(Piece { start: at, head_end: pos, tail_start: run_end, end })
     }
 
@@ -408,10 +408,10 @@ impl Image {
     fn extent_written(&mut self, a: u32) {
         let allocated = self.requests.acb(a).claims;
         if allocated {
-            if self.is_halted() {
+            if self.health.is_halted() {
                 return self.finish(a, Err(Error::Poisoned));
             }
-            if !self.sabotaged(Rule::LinkLast) {
+            if !self.options.sabotaged(Rule::LinkLast) {
                 self.link(a);
             }
         }

@@ -23,7 +23,7 @@ impl Image {
         let (pos, end) = (acb.pos, acb.pos + len);
         match mapping {
             #[cfg(feature = "sabotage")]
-            Mapping::Data(_) if self.sabotaged(Rule::KeptClusters) => self.zero_entry(a, run, slot),
+            Mapping::Data(_) if self.options.sabotaged(Rule::KeptClusters) => self.zero_entry(a, run, slot),
             Mapping::Data(host) => self.zero_in_place(a, host, len),
             Mapping::Zero => self.requests.skip(a, len),
             Mapping::ZeroAllocated(_) | Mapping::Reserved(_) | Mapping::Compressed { .. } => {
@@ -38,7 +38,7 @@ impl Image {
                 self.requests.skip(a, len)
             }
             Mapping::NoTable | Mapping::Unallocated => {
-                let Some(geometry) = self.geometry().copied() else { return false };
+                let Some(geometry) = self.layout.geometry().copied() else { return false };
                 let whole = |offset: u64| offset == geometry.cluster_start(offset);
                 let first = geometry.cluster_end(pos);
                 // a cluster that is zeroed to the end of the disk is zeroed whole
@@ -69,7 +69,7 @@ impl Image {
             return false;
         }
         let Some(slot) = slot else { return self.new_table(a, start) };
-        let Some(geometry) = self.geometry().copied() else { return false };
+        let Some(geometry) = self.layout.geometry().copied() else { return false };
         if self.tables.young >= crate::image::YOUNG_MAX {
             self.wait_for_slot(a);
             return false;
@@ -90,7 +90,7 @@ impl Image {
             self.fail_lookup(a, error);
             return false;
         }
-        let align = self.align();
+        let align = u64::from(self.options.align);
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
             return self.write_in_place(a, host, len);
@@ -135,7 +135,7 @@ impl Image {
         let (true, Mapping::Data(host)) = (self.layout.is_raw(), mapping) else {
             return self.requests.skip(a, len);
         };
-        let align = self.align().max(crate::base::geometry::SECTOR);
+        let align = u64::from(self.options.align).max(crate::base::geometry::SECTOR);
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
             return self.requests.skip(a, len);

@@ -32,7 +32,7 @@ impl Image {
             return true;
         }
         let gate = self.options.allocation_gate;
-        let span = self.geometry().map_or(1 << 63, |geometry| geometry.table_span());
+        let span = self.layout.geometry().map_or(1 << 63, |geometry| geometry.table_span());
         let blocks = |claim: &Claim| {
             let overlaps = claim.start < end && start < claim.end;
             overlaps
@@ -43,7 +43,7 @@ impl Image {
                     AllocationGate::Cluster => false,
                 }
         };
-        if self.sabotaged(Rule::ClusterClaim) {
+        if self.options.sabotaged(Rule::ClusterClaim) {
             return true;
         }
         let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };

@@ -16,7 +16,7 @@ impl Image {
     /// No slot of the cache is free, or too many mappings are uncommitted: wait for a commit, a load or an
     /// unpin.
     pub(in crate::image) fn wait_for_slot(&mut self, a: u32) {
-        if self.poison.is_some() {
+        if self.health.is_poisoned() {
             // dirty slices stay in memory for ever now: nothing will come free
             return self.finish(a, Err(crate::error::Error::Poisoned));
         }
@@ -28,7 +28,7 @@ impl Image {
 
     pub(in crate::image) fn wake_slot_waiters(&mut self) {
         self.requests.wake(&mut self.slot_waiters);
-        if self.counted().is_some_and(|counted| counted.quarantine.is_counting()) {
+        if self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.is_counting()) {
             self.count_down();
         }
     }
@@ -48,7 +48,7 @@ impl Image {
             let (low, high) = acb.host_range();
             low < end && start < high
         });
-        let conflict = conflict && !self.sabotaged(Rule::SectorWait);
+        let conflict = conflict && !self.options.sabotaged(Rule::SectorWait);
         if conflict {
             self.requests.note(a, Met::WAITED);
             self.requests.set_state(a, State::WaitSector);
