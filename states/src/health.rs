@@ -1,4 +1,5 @@
-//! May an image be changed? Whether its metadata can be trusted, and whether its header must be written first.
+//! May an image be changed? Whether its metadata can be trusted, and whether its header must be
+//! written first.
 //!
 //! Knows: what went wrong first, and how far the autoclear bits are that quod does not keep up. Must never
 //! know: what is changed, or who waits.

@@ -26,6 +26,8 @@ mod circles;
 mod faults;
 #[path = "tidy/floors.rs"]
 mod floors;
+#[path = "tidy/machine.rs"]
+mod machine;
 #[path = "tidy/modules.rs"]
 mod modules;
 #[path = "tidy/scan.rs"]
@@ -291,17 +293,6 @@ fn the_states_can_do_no_io() {
 
 fn first_word(text: &str) -> &str {
     text.split(' ').next().unwrap_or("")
-}
-
-/// A goal, not a limit: two assertions a function at the median.
-#[test]
-fn assertions_per_function_are_told() {
-    let names = tracked().into_iter().filter(|name| name.starts_with("states/src/") && !is_test(name));
-    let mut counts: Vec<usize> =
-        names.flat_map(|name| assertions(&read(&name).unwrap_or_default())).collect();
-    counts.sort_unstable();
-    let (functions, total): (usize, usize) = (counts.len(), counts.iter().sum());
-    println!("states/: {functions} functions, {total} assertions, median {}", counts[functions / 2]);
 }
 
 fn assertions(source: &str) -> Vec<usize> {

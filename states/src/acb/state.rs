@@ -5,7 +5,7 @@
 //! Knows: names. Must never know: how a state is left (that is `Image::advance`).
 //!
 //! Invariants:
-//! * `Image::set_state` and `set_state_through` (two steps at once, for the hot path) are the only
+//! * `Requests::set_state` and `set_state_through` (two steps at once, for the hot path) are the only
 //!   assignments of a state, and every assignment is an edge of the format's table;
 //! * a waiting state names exactly one thing that is waited for;
 //! * a request that is woken before it wrote anything goes back to `FindCluster` and looks again.

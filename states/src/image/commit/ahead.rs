@@ -20,12 +20,12 @@ use crate::rule::Rule;
 
 impl super::Commit {
     /// A sync shall come, though nothing waits to be written.
-    pub(in crate::image) fn demand_sync(&mut self) {
+    pub(crate) fn demand_sync(&mut self) {
         self.demand = self.demand.max(self.window);
     }
 
     /// Pointers of windows up to this one shall be durable.
-    pub(in crate::image) fn demand_durable(&mut self, window: u64) {
+    pub(crate) fn demand_durable(&mut self, window: u64) {
         self.demand = self.demand.max(window);
         self.demand_durable = self.demand_durable.max(window);
     }
@@ -33,7 +33,7 @@ impl super::Commit {
 
 impl Image {
     /// May the file grow now? If not, and somebody waits for it, it may soon.
-    pub(in crate::image) fn may_grow(&mut self, wanted: bool) -> bool {
+    pub(crate) fn may_grow(&mut self, wanted: bool) -> bool {
         let removed =
             self.options.sabotaged(Rule::BitBeforeGrowth) || self.options.sabotaged(Rule::MarkDirty);
         if !self.layout.marks_growth() || removed {
@@ -95,7 +95,7 @@ impl Image {
     }
 
     /// It is; or is as long as it was, which is no harm.
-    pub(in crate::image) fn cut_off(&mut self) {
+    pub(crate) fn cut_off(&mut self) {
         self.commit.unsynced = true;
         if !self.health.is_poisoned() {
             self.start_clear();

@@ -30,7 +30,7 @@ const CHUNK: u64 = 64 << 10;
 
 /// How far a change of size has got (qcow2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(in crate::image) enum Resizing {
+pub(crate) enum Resizing {
     /// All that was written is made durable; then the L1 table moves.
     Settle,
     /// Space for the new L1 table.
@@ -50,16 +50,16 @@ pub(in crate::image) enum Resizing {
 
 /// The L1 table on its way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(in crate::image) struct Copying {
+pub(crate) struct Copying {
     to: u64,
     bytes: u64,
     done: u64,
     chunk: Vec<u8>,
-    pub(in crate::image) waiter: Queue,
+    pub(crate) waiter: Queue,
 }
 
 impl Image {
-    pub(in crate::image) fn start_resize(&mut self, a: u32) {
+    pub(crate) fn start_resize(&mut self, a: u32) {
         // a resize has no range: its offset is the size
         let size = self.requests.acb(a).origin;
         if self.health.is_halted() {
@@ -73,7 +73,7 @@ impl Image {
     }
 
     /// It may change the image now.
-    pub(in crate::image) fn resize(&mut self, a: u32, size: u64) {
+    pub(crate) fn resize(&mut self, a: u32, size: u64) {
         if self.layout.is_raw() {
             self.commit.unsynced = true;
             self.requests.set_state(a, State::Resize);
@@ -128,7 +128,7 @@ impl Image {
     }
 
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
-    pub(in crate::image) fn range_resized(&mut self, a: u32) {
+    pub(crate) fn range_resized(&mut self, a: u32) {
         match self.resizing {
             _ if self.health.is_halted() => self.finish(a, Err(Error::Poisoned)),
             Some(Resizing::Place) => self.place_l1(a),
@@ -161,7 +161,7 @@ impl Image {
     }
 
     /// The pipeline answers: what the step wrote is durable.
-    pub(in crate::image) fn size_durable(&mut self, a: u32) {
+    pub(crate) fn size_durable(&mut self, a: u32) {
         let size = self.requests.acb(a).origin;
         match self.resizing.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
@@ -242,7 +242,7 @@ impl Image {
     }
 
     /// A chunk of the old L1 table was read.
-    pub(in crate::image) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
+    pub(crate) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
         let (bytes, _) = self.old_l1();
         let poisoned = self.health.is_halted();
         let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
@@ -262,7 +262,7 @@ impl Image {
         self.outbox.emit(Purpose::L1Write, Op::WriteL1, offset, IoOp::WriteTable { offset, len });
     }
 
-    pub(in crate::image) fn encode_l1(&self, buf: &mut [u8]) {
+    pub(crate) fn encode_l1(&self, buf: &mut [u8]) {
         let Some(Resizing::Copy(copying)) = &self.resizing else { return };
         if let Some(bytes) = copying.chunk.get(..buf.len()) {
             buf.copy_from_slice(bytes);
@@ -270,7 +270,7 @@ impl Image {
     }
 
     /// A chunk of the new L1 table was written.
-    pub(in crate::image) fn l1_written(&mut self, result: Result<(), Error>) {
+    pub(crate) fn l1_written(&mut self, result: Result<(), Error>) {
         self.commit.unsynced = true;
         if let Err(error) = result {
             return self.l1_failed(&error);
@@ -289,7 +289,7 @@ impl Image {
         self.free_clusters(copying.to >> bits, copying.bytes >> bits, 0);
     }
 
-    pub(in crate::image) fn l1_copied(&mut self, a: u32) {
+    pub(crate) fn l1_copied(&mut self, a: u32) {
         if let Some(Resizing::Copy(copying)) = &self.resizing {
             let (to, bytes) = (copying.to, copying.bytes);
             self.resizing = Some(Resizing::CopySync(to, bytes));
@@ -340,7 +340,7 @@ impl Image {
     }
 
     /// The request has ended, well or not.
-    pub(in crate::image) fn resize_ended(&mut self) {
+    pub(crate) fn resize_ended(&mut self) {
         self.resizing = None;
         self.exclusive = false;
         let size = self.size;
@@ -353,7 +353,7 @@ impl Image {
     }
 
     /// `Resize`: the file has its new length.
-    pub(in crate::image) fn resized(&mut self, a: u32) {
+    pub(crate) fn resized(&mut self, a: u32) {
         let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);

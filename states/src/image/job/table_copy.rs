@@ -23,24 +23,24 @@ use alloc::vec::Vec;
 /// Bytes read and written at once.
 const CHUNK: u64 = 64 << 10;
 /// Copies at once.
-pub(in crate::image) const COPIES_MAX: usize = 8;
+pub(crate) const COPIES_MAX: usize = 8;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(in crate::image) struct TableCopy {
-    pub(in crate::image) l1_index: u64,
+pub(crate) struct TableCopy {
+    pub(crate) l1_index: u64,
     /// The slot of the L1 slice, which stays in the cache.
-    pub(in crate::image) l1_slot: u32,
+    pub(crate) l1_slot: u32,
     old: u64,
     new: u64,
     /// Bytes that are written.
     done: u64,
     chunk: Vec<u8>,
-    pub(in crate::image) waiters: Queue,
+    pub(crate) waiters: Queue,
 }
 
 impl Image {
     /// The acb wants to change a table that is shared: it waits until there is a copy.
-    pub(in crate::image) fn copy_table(&mut self, a: u32, pos: u64) {
+    pub(crate) fn copy_table(&mut self, a: u32, pos: u64) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let l1_index = geometry.l1_index(pos);
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
@@ -101,12 +101,7 @@ impl Image {
     }
 
     /// A chunk of the old table was read.
-    pub(in crate::image) fn copy_read(
-        &mut self,
-        l1_index: u64,
-        outcome: Outcome<'_>,
-        result: Result<(), Error>,
-    ) {
+    pub(crate) fn copy_read(&mut self, l1_index: u64, outcome: Outcome<'_>, result: Result<(), Error>) {
         let Some(index) = self.copy_index(l1_index) else { return };
         let Outcome::Table(bytes) = outcome else {
             let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
@@ -133,7 +128,7 @@ impl Image {
     }
 
     /// The bytes of the chunk that is being written.
-    pub(in crate::image) fn encode_copy(&self, l1_index: u64, buf: &mut [u8]) {
+    pub(crate) fn encode_copy(&self, l1_index: u64, buf: &mut [u8]) {
         let copy = self.copy_index(l1_index).and_then(|index| self.refcounted.as_deref()?.copies.get(index));
         if let Some(bytes) = copy.and_then(|copy| copy.chunk.get(..buf.len())) {
             buf.copy_from_slice(bytes);
@@ -141,7 +136,7 @@ impl Image {
     }
 
     /// A chunk of the new table was written.
-    pub(in crate::image) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
+    pub(crate) fn copy_written(&mut self, l1_index: u64, result: Result<(), Error>) {
         self.commit.unsynced = true;
         let Some(index) = self.copy_index(l1_index) else { return };
         let result = if self.health.is_corrupt() { result.and(Err(Error::Poisoned)) } else { result };
@@ -211,7 +206,7 @@ impl Image {
     /// Has the table to be copied before the entry at guest offset `pos` changes? (`pos` matters only where a
     /// rule is removed.)
     #[inline]
-    pub(in crate::image) fn must_copy(&self, slot: u32, pos: u64) -> bool {
+    pub(crate) fn must_copy(&self, slot: u32, pos: u64) -> bool {
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::SharedTable)
             || self.options.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos)
@@ -223,12 +218,12 @@ impl Image {
     }
 
     /// One reason more for a slice to stay in the cache; `rule` names it.
-    pub(in crate::image) fn pin(&mut self, slot: u32, rule: Rule) {
+    pub(crate) fn pin(&mut self, slot: u32, rule: Rule) {
         self.tables.slot_mut(slot).pins += u32::from(!self.options.sabotaged(rule));
     }
 
     /// One reason less.
-    pub(in crate::image) fn unpin(&mut self, slot: u32, rule: Rule) {
+    pub(crate) fn unpin(&mut self, slot: u32, rule: Rule) {
         self.unpin_quietly(slot, rule);
         if self.tables.slot(slot).pins == 0 {
             self.wake_slot_waiters();
@@ -236,7 +231,7 @@ impl Image {
     }
 
     /// The same, where nobody can have waited for it.
-    pub(in crate::image) fn unpin_quietly(&mut self, slot: u32, rule: Rule) {
+    pub(crate) fn unpin_quietly(&mut self, slot: u32, rule: Rule) {
         let pins = u32::from(!self.options.sabotaged(rule));
         let slice = self.tables.slot_mut(slot);
         debug_assert!(slice.pins >= pins);

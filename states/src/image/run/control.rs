@@ -10,7 +10,7 @@ use crate::io::{IoOp, Part};
 use crate::rule::Rule;
 
 impl Image {
-    pub(in crate::image) fn start_flush(&mut self, a: u32, kind: Kind) {
+    pub(crate) fn start_flush(&mut self, a: u32, kind: Kind) {
         if self.options.read_only {
             return self.finish(a, Ok(()));
         }
@@ -19,7 +19,7 @@ impl Image {
 
     /// Nothing new is accepted; when all else has ended: commit, clear the dirty bit, give back the space
     /// ahead of the data.
-    pub(in crate::image) fn start_close(&mut self, a: u32) {
+    pub(crate) fn start_close(&mut self, a: u32) {
         self.closing = true;
         self.requests.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests) {
@@ -28,7 +28,7 @@ impl Image {
         self.requests.wait_for_others(a);
     }
 
-    pub(in crate::image) fn all_requests_ended(&mut self, a: u32) {
+    pub(crate) fn all_requests_ended(&mut self, a: u32) {
         debug_assert!(self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests));
         if !self.closing {
             // a smaller disk
@@ -41,7 +41,7 @@ impl Image {
     }
 
     /// Close, committed: the file ends where the data ends.
-    pub(in crate::image) fn trim(&mut self, a: u32) {
+    pub(crate) fn trim(&mut self, a: u32) {
         if self.space.has_found() {
             // what was free already stays: nobody but the counts says that nothing is there
             return self.finish(a, Ok(()));

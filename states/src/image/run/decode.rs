@@ -16,7 +16,7 @@ type Decoded = Result<Run, Box<Error>>;
 
 /// The run that starts at `pos`, with entry `first` of a QED slice; it may reach beyond `end`.
 #[inline]
-pub(in crate::image) fn decode_qed(
+pub(crate) fn decode_qed(
     geometry: &Geometry,
     entries: &[u64],
     space: &Space,
@@ -53,7 +53,7 @@ pub(in crate::image) fn decode_qed(
 
 /// The same for a qcow2 slice, whose extended entries have two words; runs of extended entries end with their
 /// subcluster run.
-pub(in crate::image) fn decode_qcow2(
+pub(crate) fn decode_qcow2(
     geometry: &Geometry,
     shape: Shape,
     words: &[u64],

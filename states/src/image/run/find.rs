@@ -25,10 +25,10 @@ use alloc::boxed::Box;
 pub(crate) const ZERO_ENTRY: u64 = 1;
 
 /// Data moves in extents of at most this many bytes (an allocating extent: to the next cluster end).
-pub(in crate::image) const EXTENT_MAX: u64 = 8 << 20;
+pub(crate) const EXTENT_MAX: u64 = 8 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(in crate::image) enum Mapping {
+pub(crate) enum Mapping {
     /// No L2 table: all that it would map is unallocated.
     NoTable,
     Unallocated,
@@ -48,14 +48,14 @@ pub(in crate::image) enum Mapping {
 
 /// The same mapping for `len` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::image) struct Run {
-    pub(in crate::image) mapping: Mapping,
-    pub(in crate::image) len: u64,
+pub(crate) struct Run {
+    pub(crate) mapping: Mapping,
+    pub(crate) len: u64,
     /// Nobody else refers to the clusters, nor to the table: they may be changed in place.
-    pub(in crate::image) private: bool,
+    pub(crate) private: bool,
 }
 
-pub(in crate::image) enum Lookup {
+pub(crate) enum Lookup {
     /// Found in this cache slot (none for `NoTable` and raw).
     Found(Run, Option<u32>),
     /// A slice of the way is being loaded into this slot.
@@ -68,7 +68,7 @@ pub(in crate::image) enum Lookup {
 
 impl Image {
     /// `FindCluster`: goes on until the acb waits for something or has ended.
-    pub(in crate::image) fn find_cluster(&mut self, a: u32) {
+    pub(crate) fn find_cluster(&mut self, a: u32) {
         loop {
             let acb = self.requests.acb(a);
             debug_assert_eq!(acb.state, State::FindCluster);
@@ -155,7 +155,7 @@ impl Image {
 
     /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
     #[inline]
-    pub(in crate::image) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
+    pub(crate) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
         let geometry = self.layout.plain_geometry()?;
         let within = pos & (geometry.cluster_size() - 1);
         if end == pos || within + (end - pos) > geometry.cluster_size() {
@@ -181,7 +181,7 @@ impl Image {
 
     /// A whole new request is this one read.
     #[inline]
-    pub(in crate::image) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
+    pub(crate) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
         let acb = self.requests.acb_mut(a);
         debug_assert_eq!(acb.end, acb.pos + len);
         acb.met = Met::HIT;
@@ -209,7 +209,7 @@ impl Image {
     }
 
     /// `ReadData`, `ReadBacking`: the bytes are there.
-    pub(in crate::image) fn extent_read(&mut self, a: u32) {
+    pub(crate) fn extent_read(&mut self, a: u32) {
         let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -222,7 +222,7 @@ impl Image {
     }
 
     /// What is `pos` mapped to, and for how long?
-    pub(in crate::image) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
+    pub(crate) fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
         let Some(geometry) = self.layout.geometry() else {
             let run = Run { mapping: Mapping::Data(pos), len: end - pos, private: true };
             return Lookup::Found(run, None);
@@ -294,12 +294,7 @@ impl Image {
     }
 
     /// Starts to load a slice.
-    pub(in crate::image) fn load(
-        &mut self,
-        number: SliceNumber,
-        host: HostOffset,
-        geometry: &Geometry,
-    ) -> Lookup {
+    pub(crate) fn load(&mut self, number: SliceNumber, host: HostOffset, geometry: &Geometry) -> Lookup {
         let l1 = geometry.is_l1(number);
         let words = match l1 {
             true => 1 << geometry.l1_slice_bits,
@@ -316,7 +311,7 @@ impl Image {
     }
 
     /// A load ended.
-    pub(in crate::image) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
+    pub(crate) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
         let result = match (result, outcome) {
             (Ok(()), Outcome::Table(bytes)) => {
                 let decode = self.layout.decoding();
@@ -367,7 +362,7 @@ impl Image {
         }
     }
 
-    pub(in crate::image) fn wait_for_slice(&mut self, a: u32, slot: u32) {
+    pub(crate) fn wait_for_slice(&mut self, a: u32, slot: u32) {
         self.requests.note(a, Met::MISS);
         self.observed.counters.misses += 1;
         self.requests.set_state(a, State::ReadL2);
@@ -376,14 +371,7 @@ impl Image {
 
     /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
     /// The change is young: it is written only after a sync that was submitted from now on (QE3).
-    pub(in crate::image) fn set_entries(
-        &mut self,
-        slot: u32,
-        first: usize,
-        count: usize,
-        value: u64,
-        step: u64,
-    ) {
+    pub(crate) fn set_entries(&mut self, slot: u32, first: usize, count: usize, value: u64, step: u64) {
         let window = self.commit.window;
         let was_dirty = self.tables.slot(slot).is_dirty();
         let slice = self.tables.slot_mut(slot);

@@ -15,7 +15,7 @@ use crate::qcow2::{L2, Shape, Sub, Subclusters};
 
 impl Image {
     /// Makes the new clusters of an extent visible.
-    pub(in crate::image) fn link(&mut self, a: u32) {
+    pub(crate) fn link(&mut self, a: u32) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         let first = geometry.cluster_start(acb.pos);
@@ -49,7 +49,7 @@ impl Image {
     /// The acb failed before its new clusters were linked: nothing ever pointed to them. (Those of QED are a
     /// leak: there is nobody who counts them.)
     #[cold]
-    pub(in crate::image) fn give_back(&mut self, a: u32) {
+    pub(crate) fn give_back(&mut self, a: u32) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         // what had its space before keeps it
@@ -77,7 +77,7 @@ impl Image {
     }
 
     /// The words of the entry of the cluster at `start`; the second one is 0 where there is none.
-    pub(in crate::image) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
+    pub(crate) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
         let geometry = self.layout.geometry()?;
         let (_, at) = geometry.l2_slice(start);
         let entries = &self.tables.slot(slot).entries;
@@ -86,7 +86,7 @@ impl Image {
     }
 
     /// Changes an entry, young.
-    pub(in crate::image) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
+    pub(crate) fn change_entry(&mut self, slot: u32, start: u64, word: u64, bitmap: u64) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         debug_assert!(!self.must_copy(slot, start));
         let (_, at) = geometry.l2_slice(start);
@@ -100,7 +100,7 @@ impl Image {
     }
 
     /// What an entry pointed to until now is one reference poorer, unless it is `kept`.
-    pub(in crate::image) fn release_old(&mut self, shape: Shape, old: L2, kept: Option<u64>) {
+    pub(crate) fn release_old(&mut self, shape: Shape, old: L2, kept: Option<u64>) {
         if shape.data_file {
             return;
         }
@@ -132,7 +132,7 @@ impl Image {
 }
 
 /// Which subclusters of the cluster at `start` lie, in part at least, in `[pos, end)`.
-pub(in crate::image) fn units(geometry: &Geometry, start: u64, pos: u64, end: u64) -> u32 {
+pub(crate) fn units(geometry: &Geometry, start: u64, pos: u64, end: u64) -> u32 {
     let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
     let (low, high) = (pos.max(start), end.min(start + geometry.cluster_size()));
     if low >= high || size == 0 {

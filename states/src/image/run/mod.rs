@@ -1,9 +1,9 @@
 //! Requests on their way: what each step of an acb does.
 
 mod control;
-pub(in crate::image) mod decode;
-pub(in crate::image) mod find;
-pub(in crate::image) mod link;
+pub(crate) mod decode;
+pub(crate) mod find;
+pub(crate) mod link;
 mod unmap;
 mod write;
 mod zero;

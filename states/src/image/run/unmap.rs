@@ -21,7 +21,7 @@ const PAUSE: u32 = 256;
 
 /// What becomes of the entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::image) enum Unmap {
+pub(crate) enum Unmap {
     /// They read as zeros; `free`: their space is given up.
     Zero { free: bool },
     /// They read as zeros or, where nothing shows through, as nothing; their space is given up.
@@ -58,7 +58,7 @@ impl Unmap {
 impl Image {
     /// Changes the entries of guest range `[start, end)`; `len` bytes of the request are done with it.
     /// True: look on; false: the acb waits or has ended.
-    pub(in crate::image) fn unmap(
+    pub(crate) fn unmap(
         &mut self,
         a: u32,
         (start, end, len): (u64, u64, u64),
@@ -145,7 +145,7 @@ impl Image {
     }
 
     /// Discard of a run of qcow2: whole clusters.
-    pub(in crate::image) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
@@ -165,7 +165,7 @@ impl Image {
     }
 
     /// Write-zeroes of a run of qcow2.
-    pub(in crate::image) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
@@ -224,7 +224,7 @@ impl Image {
     }
 
     /// The next run of a change of size: what comes to light reads as zeros, what goes is given up.
-    pub(in crate::image) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {

@@ -59,7 +59,7 @@ struct Piece {
 
 impl Image {
     /// A run of a write. True: look on; false: the acb waits or has ended.
-    pub(in crate::image) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         let pos = self.requests.acb(a).pos;
         if let Err(error) = self.check_run_place(pos, run) {
             self.fail_lookup(a, error);
@@ -77,7 +77,7 @@ impl Image {
         self.write_new(a, run, slot)
     }
 
-    pub(in crate::image) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(crate) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
         let align = u64::from(self.options.align);
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
@@ -204,7 +204,7 @@ impl Image {
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
     /// like any other, so it is written after a sync that made the file's new length durable (QE2, QE4).
-    pub(in crate::image) fn new_table(&mut self, a: u32, pos: u64) -> bool {
+    pub(crate) fn new_table(&mut self, a: u32, pos: u64) -> bool {
         let Some(geometry) = self.layout.geometry().copied() else { return false };
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
@@ -327,7 +327,7 @@ impl Image {
     }
 
     /// `ReadModify`: the neighbours are there; what else is needed?
-    pub(in crate::image) fn neighbours_read(&mut self, a: u32) {
+    pub(crate) fn neighbours_read(&mut self, a: u32) {
         if let Some(error) = self.requests.acb_mut(a).error.take() {
             return self.fail(a, error);
         }
@@ -364,7 +364,7 @@ impl Image {
     }
 
     /// Names the write of the piece, its fills being ready.
-    pub(in crate::image) fn write_piece(&mut self, a: u32) {
+    pub(crate) fn write_piece(&mut self, a: u32) {
         let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -396,7 +396,7 @@ impl Image {
     }
 
     /// `WriteData`: a piece is written.
-    pub(in crate::image) fn piece_written(&mut self, a: u32) {
+    pub(crate) fn piece_written(&mut self, a: u32) {
         let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -423,7 +423,7 @@ impl Image {
     }
 
     /// The extent is done; what is left of the acb's range?
-    pub(in crate::image) fn next_run(&mut self, a: u32) {
+    pub(crate) fn next_run(&mut self, a: u32) {
         let acb = self.requests.acb(a);
         if acb.pos == acb.end {
             return self.range_done(a);

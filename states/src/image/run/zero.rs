@@ -14,7 +14,7 @@ use crate::rule::Rule;
 
 impl Image {
     /// Write-zeroes of a run. True: look on; false: the acb waits or has ended.
-    pub(in crate::image) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         if self.refcounted.is_some() {
             return self.zero_counted(a, run, slot);
         }
@@ -56,7 +56,7 @@ impl Image {
         }
     }
 
-    pub(in crate::image) fn set_zero_entries(
+    pub(crate) fn set_zero_entries(
         &mut self,
         a: u32,
         start: u64,
@@ -84,7 +84,7 @@ impl Image {
     }
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
-    pub(in crate::image) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(crate) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
         let pos = self.requests.acb(a).pos;
         if let Err(error) = self.check_data_place(pos, host, len) {
             self.fail_lookup(a, error);
@@ -115,7 +115,7 @@ impl Image {
     }
 
     /// `ZeroData`: the range reads as zeros.
-    pub(in crate::image) fn extent_zeroed(&mut self, a: u32) {
+    pub(crate) fn extent_zeroed(&mut self, a: u32) {
         let acb = self.requests.acb_mut(a);
         if let Some(error) = acb.error.take() {
             return self.fail(a, error);
@@ -127,7 +127,7 @@ impl Image {
     }
 
     /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
-    pub(in crate::image) fn discard_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn discard_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
         if self.refcounted.is_some() {
             return self.discard_counted(a, run, slot);
         }

@@ -15,19 +15,19 @@ use crate::rule::Rule;
 
 /// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(in crate::image) struct Claim {
-    pub(in crate::image) acb: u32,
-    pub(in crate::image) start: u64,
-    pub(in crate::image) end: u64,
+pub(crate) struct Claim {
+    pub(crate) acb: u32,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
     /// It had to allocate an L2 table.
-    pub(in crate::image) new_table: bool,
-    pub(in crate::image) waiters: Queue,
+    pub(crate) new_table: bool,
+    pub(crate) waiters: Queue,
 }
 
 impl Image {
     /// May an allocating write of `[start, end)` start, by the gate in force? If not, the acb waits for the
     /// claim in its way.
-    pub(in crate::image) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
+    pub(crate) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
         if self.claims.is_empty() {
             return true;
         }
@@ -54,14 +54,14 @@ impl Image {
         false
     }
 
-    pub(in crate::image) fn claim(&mut self, a: u32, start: u64, end: u64, new_table: bool) {
+    pub(crate) fn claim(&mut self, a: u32, start: u64, end: u64, new_table: bool) {
         debug_assert!(start < end);
         self.claims.push(Claim { acb: a, start, end, new_table, waiters: Queue::new() });
         self.requests.acb_mut(a).claims = true;
     }
 
     /// Gives back what an acb holds: its claim, its pin, its part in sector waits. Wakes who waited for them.
-    pub(in crate::image) fn let_go(&mut self, a: u32) {
+    pub(crate) fn let_go(&mut self, a: u32) {
         let acb = self.requests.acb_mut(a);
         let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);

@@ -1,4 +1,4 @@
 //! Requests that wait for each other.
 
-pub(in crate::image) mod claims;
+pub(crate) mod claims;
 mod sectors;

@@ -15,7 +15,7 @@ use crate::rule::Rule;
 impl Image {
     /// No slot of the cache is free, or too many mappings are uncommitted: wait for a commit, a load or an
     /// unpin.
-    pub(in crate::image) fn wait_for_slot(&mut self, a: u32) {
+    pub(crate) fn wait_for_slot(&mut self, a: u32) {
         if self.health.is_poisoned() {
             // dirty slices stay in memory for ever now: nothing will come free
             return self.finish(a, Err(crate::error::Error::Poisoned));
@@ -26,7 +26,7 @@ impl Image {
         self.commit_soon();
     }
 
-    pub(in crate::image) fn wake_slot_waiters(&mut self) {
+    pub(crate) fn wake_slot_waiters(&mut self) {
         self.requests.wake(&mut self.slot_waiters);
         if self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.is_counting()) {
             self.count_down();
@@ -34,7 +34,7 @@ impl Image {
     }
 
     /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
-    pub(in crate::image) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
+    pub(crate) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
         if self.modifying == 0 && !modifies {
             return true;
         }
@@ -57,7 +57,7 @@ impl Image {
         !conflict
     }
 
-    pub(in crate::image) fn wake_sector_waiters(&mut self) {
+    pub(crate) fn wake_sector_waiters(&mut self) {
         self.requests.wake(&mut self.sector_waiters);
     }
 }
