@@ -30,6 +30,8 @@ mod floors;
 mod machine;
 #[path = "tidy/modules.rs"]
 mod modules;
+#[path = "tidy/pages.rs"]
+mod pages;
 #[path = "tidy/scan.rs"]
 mod scan;
 #[path = "tidy/walls.rs"]

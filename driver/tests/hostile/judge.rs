@@ -3,6 +3,7 @@
 
 use quod::{Error, ErrorKind, Fault};
 use quod_tools::CheckReport;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
@@ -17,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs something that must end; panics where it hangs, or panics itself, or was greedy.
 pub fn ends<T: Send + 'static>(story: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = channel();
+    let listed = LISTED.get();
     let thread = std::thread::spawn(move || {
+        LISTED.set(listed);
         let _ = send.send(work());
     });
     let result = match receive.recv_timeout(PATIENCE) {
@@ -53,14 +56,27 @@ pub fn names_its_file(path: &Path, error: &Error) {
     }
 }
 
-/// The faults that were met, by place and what is wrong there.
+thread_local! {
+    /// The thread works on an image of the list: what other tests of this program meet at the same time does
+    /// not count.
+    static LISTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on this thread works on images of the list.
+pub fn works_on_the_list() {
+    LISTED.set(true);
+}
+
+/// The faults that were met in images of the list, by place and what is wrong there.
 static MET: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
 
 fn meet(fault: &Fault) {
-    MET.lock().unwrap().insert(fault.prose());
+    if LISTED.get() {
+        MET.lock().unwrap().insert(fault.prose());
+    }
 }
 
-/// Was this fault met in any image until now?
+/// Was this fault met in an image of the list until now?
 pub fn was_met(fault: &Fault) -> bool {
     MET.lock().unwrap().contains(&fault.prose())
 }
