@@ -337,9 +337,9 @@ impl Requests {
     /// I/O in flight and extents in progress go on to their end: a cancelled write leaves an image as one
     /// that failed there does. Nobody leaves a list: an acb that waits is answered when what it waits for
     /// has happened.
-    pub(crate) fn cancel(&mut self, user: u64, acbs: u32) -> usize {
+    pub(crate) fn cancel(&mut self, user: u64) -> usize {
         let mut cancelled = 0;
-        for a in 0..acbs {
+        for a in 0..self.acbs.limit() {
             let Some(acb) = self.acbs.find(a) else { continue };
             let index = acb.request.index;
             if self.open.get(index).is_none_or(|open| open.user != user) || !self.acb_mut(a).cancel() {
@@ -452,10 +452,10 @@ mod tests {
         let a = begin(&mut requests, 7, 4096);
         let other = begin(&mut requests, 8, 4096);
         requests.acb_mut(a).run_end = 512;
-        assert_eq!(requests.cancel(7, 3), 1);
+        assert_eq!(requests.cancel(7), 1);
         assert_eq!((requests.acb(a).end, requests.acb(a).flags), (512, Flags::empty()));
         assert_eq!((requests.acb(other).end, requests.acb(other).flags), (4096, Flags::FUA));
-        assert_eq!(requests.cancel(7, 3), 0, "nothing more is left undone");
+        assert_eq!(requests.cancel(7), 0, "nothing more is left undone");
     }
 
     #[test]

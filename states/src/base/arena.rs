@@ -41,6 +41,11 @@ impl<T> Arena<T> {
         self.live >= self.limit
     }
 
+    /// Indexes are below this.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.live == 0
     }

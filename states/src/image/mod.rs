@@ -333,7 +333,7 @@ impl Image {
     /// maps; the others run to their end. One that is left undone, or in part, ends with
     /// [`Error::Cancelled`]: of its range any part may have been done. How many are so.
     pub fn cancel(&mut self, user: u64) -> usize {
-        self.requests.cancel(user, self.options.acbs.max(1))
+        self.requests.cancel(user)
     }
 
     /// The next event.
