@@ -14,6 +14,8 @@
 
 mod drive;
 mod inflate;
+#[cfg(test)]
+pub(crate) mod samples;
 mod serve;
 pub(crate) mod work;
 mod workers;

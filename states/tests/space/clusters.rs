@@ -143,8 +143,8 @@ fn a_cluster_is_not_punched_while_somebody_reads_or_writes_it() {
     }
 }
 
-#[test]
-fn space_is_used_again_only_when_the_hole_is_there() {
+/// An image whose only cluster was discarded, durably, and where it was: all is done but the hole.
+fn discarded() -> (Disk, Image, u64) {
     let (mut disk, mut image) = setup(Options::default());
     run(&mut disk, &mut image, Kind::Write, 0, CLUSTER);
     flush(&mut disk, &mut image);
@@ -152,6 +152,12 @@ fn space_is_used_again_only_when_the_hole_is_there() {
     run(&mut disk, &mut image, Kind::Discard, 0, CLUSTER);
     disk.submit(&mut image, request(Kind::Flush, 0, 0, 1), vec![]).unwrap();
     complete_but(&mut disk, &mut image, |op| is_punch(op, old));
+    (disk, image, old)
+}
+
+#[test]
+fn space_is_used_again_only_when_the_hole_is_there() {
+    let (mut disk, mut image, old) = discarded();
     assert_eq!(disk.pending.len(), 1, "the hole is on its way");
     run_but(&mut disk, &mut image, 5 * CLUSTER, |op| is_punch(op, old));
     disk.settle(&mut image, &mut Rng(1));
@@ -171,13 +177,7 @@ fn run_but(disk: &mut Disk, image: &mut Image, offset: u64, keep: impl Fn(&IoOp)
 
 #[test]
 fn a_hole_that_cannot_be_punched_is_not_used_again() {
-    let (mut disk, mut image) = setup(Options::default());
-    run(&mut disk, &mut image, Kind::Write, 0, CLUSTER);
-    flush(&mut disk, &mut image);
-    let old = host(&disk.file, 0);
-    run(&mut disk, &mut image, Kind::Discard, 0, CLUSTER);
-    disk.submit(&mut image, request(Kind::Flush, 0, 0, 1), vec![]).unwrap();
-    complete_but(&mut disk, &mut image, |op| is_punch(op, old));
+    let (mut disk, mut image, old) = discarded();
     disk.fail = Some((0, 95));
     disk.settle(&mut image, &mut Rng(1));
     assert!(image.poisoned().is_none());

@@ -8,24 +8,11 @@ use crate::layer::disk::Phase;
 use crate::layer::flight::Place;
 use crate::memory::buffers;
 use crate::memory::fill::side;
+use crate::transform::samples::{deflated, text};
 use crate::{Buffers, Config, Driver, Error, ErrorKind, Format, OpenOptions};
-use flate2::{Compress, FlushCompress};
 use quod_backend::Buffer;
 use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};
 use quod_states::{AcbId, Fault, FillSource, Info, Io, IoId, IoOp, Part, RequestId};
-
-fn text(len: usize) -> Vec<u8> {
-    (0..len as u32)
-        .map(|at| if at % 7 < 4 { at.wrapping_mul(2_654_435_761).to_be_bytes()[0] } else { 3 })
-        .collect()
-}
-
-fn deflated(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() + 1000);
-    let mut encoder = Compress::new(flate2::Compression::default(), false);
-    encoder.compress_vec(bytes, &mut out, FlushCompress::Finish).unwrap();
-    out
-}
 
 const SIZE: usize = 64 << 10;
 const HOST: u64 = 700;

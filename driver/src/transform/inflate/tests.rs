@@ -1,22 +1,9 @@
 //! Streams: whole, in slices, short, long, broken.
 
 use super::*;
-use flate2::{Compress, FlushCompress};
+use crate::transform::samples::{deflated, text};
 
 const SLICE: usize = 32 << 10;
-
-fn text(len: usize) -> Vec<u8> {
-    (0..len as u32)
-        .map(|at| if at % 7 < 4 { at.wrapping_mul(2_654_435_761).to_be_bytes()[0] } else { 3 })
-        .collect()
-}
-
-fn deflated(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() + 1000);
-    let mut encoder = Compress::new(flate2::Compression::default(), false);
-    encoder.compress_vec(bytes, &mut out, FlushCompress::Finish).unwrap();
-    out
-}
 
 /// What comes out of a stream, and in how many steps; and that it comes out in one step as well.
 fn run(

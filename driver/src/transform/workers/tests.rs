@@ -3,24 +3,11 @@
 use super::*;
 use crate::layer::flight::Place;
 use crate::memory::arena::Arena;
-use flate2::{Compress, FlushCompress};
+use crate::transform::samples::{deflated, text};
 use quod_backend::{Backend, Threads};
 use quod_states::qcow2::Compression;
 
 const SIZE: usize = 64 << 10;
-
-fn text(len: usize) -> Vec<u8> {
-    (0..len as u32)
-        .map(|at| if at % 7 < 4 { at.wrapping_mul(2_654_435_761).to_be_bytes()[0] } else { 3 })
-        .collect()
-}
-
-fn deflated(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() + 1000);
-    let mut encoder = Compress::new(flate2::Compression::default(), false);
-    encoder.compress_vec(bytes, &mut out, FlushCompress::Finish).unwrap();
-    out
-}
 
 #[test]
 fn workers_finish_what_they_were_sent_and_say_so() {
