@@ -14,9 +14,9 @@
 
 mod drive;
 mod inflate;
-#[cfg(test)]
-pub(crate) mod samples;
 mod serve;
+#[cfg(test)]
+pub(crate) mod tests;
 pub(crate) mod work;
 mod workers;
 

@@ -84,7 +84,9 @@ fn tokens(source: &str) -> (Vec<Token>, Vec<String>) {
             continue;
         }
         if test_item {
-            let name = line.code.trim().strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
+            let item = line.code.trim();
+            let item = item.strip_prefix("pub(crate) ").unwrap_or(item);
+            let name = item.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
             tests.extend(name.map(String::from));
             test_item = !line.code.contains(';');
             continue;

@@ -8,7 +8,7 @@ use crate::layer::disk::Phase;
 use crate::layer::flight::Place;
 use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::transform::samples::{deflated, text};
+use crate::transform::tests::{deflated, text};
 use crate::{Buffers, Config, Driver, Error, ErrorKind, Format, OpenOptions};
 use quod_backend::Buffer;
 use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};

@@ -1,7 +1,7 @@
 //! Streams: whole, in slices, short, long, broken.
 
 use super::*;
-use crate::transform::samples::{deflated, text};
+use crate::transform::tests::{deflated, text};
 
 const SLICE: usize = 32 << 10;
 

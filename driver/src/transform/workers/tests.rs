@@ -3,7 +3,7 @@
 use super::*;
 use crate::layer::flight::Place;
 use crate::memory::arena::Arena;
-use crate::transform::samples::{deflated, text};
+use crate::transform::tests::{deflated, text};
 use quod_backend::{Backend, Threads};
 use quod_states::qcow2::Compression;
 
