@@ -14,13 +14,13 @@ use super::edges::{EdgeCounts, EdgeTable, Transition};
 use super::request::{Event, Extent, Flags, Kind, Met, Request, RequestId};
 use super::state::State;
 use crate::base::arena::Arena;
+use crate::base::aside::Aside;
 use crate::base::queue::Queue;
 use crate::error::Error;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
-use core::hash::{Hash, Hasher};
 
 /// Transitions that are kept until they are polled; then the oldest is dropped, and counted.
 const TRANSITIONS_MAX: usize = 4096;
@@ -45,18 +45,6 @@ struct Steps {
     lost: u64,
 }
 
-impl PartialEq for Steps {
-    fn eq(&self, _: &Steps) -> bool {
-        true
-    }
-}
-
-impl Eq for Steps {}
-
-impl Hash for Steps {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
-}
-
 /// See the module's header.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Requests {
@@ -66,14 +54,14 @@ pub(crate) struct Requests {
     ready: Queue,
     /// The acb of the request that waits for all others: close, or a resize to less.
     closer: Option<u32>,
-    steps: Steps,
+    steps: Aside<Steps>,
 }
 
 impl Requests {
     /// Room for so many of both. `trace`: transitions are kept.
     pub(crate) fn new(edges: EdgeTable, acbs: u32, requests: u32, trace: bool) -> Requests {
         debug_assert!(acbs > 0 && requests > 0);
-        let steps = Steps { counts: EdgeCounts::new(), trace, kept: VecDeque::new(), lost: 0 };
+        let steps = Aside(Steps { counts: EdgeCounts::new(), trace, kept: VecDeque::new(), lost: 0 });
         let (acbs, open) = (Arena::new(acbs), Arena::new(requests));
         Requests { edges, acbs, open, ready: Queue::new(), closer: None, steps }
     }
@@ -277,7 +265,7 @@ impl Requests {
     #[cold]
     fn record(&mut self, a: u32, from: State, to: State) {
         let (acb, request) = (self.id(a), self.acb(a).request);
-        let steps = &mut self.steps;
+        let steps = &mut *self.steps;
         if steps.kept.len() == TRANSITIONS_MAX {
             steps.kept.pop_front();
             steps.lost += 1;

@@ -3,6 +3,7 @@
 //! Must never know: images, requests or formats beyond the shape of their tables.
 
 pub(crate) mod arena;
+pub(crate) mod aside;
 pub(crate) mod digest;
 pub(crate) mod directory;
 pub mod geometry;

@@ -44,6 +44,7 @@ use crate::acb::edges::EdgeCounts;
 use crate::acb::request::{Event, Flags, Kind, Refused, Request, RequestId};
 use crate::acb::requests::Requests;
 use crate::acb::{State, Transition};
+use crate::base::aside::Aside;
 use crate::base::geometry::{Geometry, SLICE_BYTES, SliceNumber};
 use crate::base::queue::Queue;
 use crate::error::Error;
@@ -58,7 +59,6 @@ use crate::tables::cache::TableCache;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use commit::Commit;
-use core::hash::{Hash, Hasher};
 use dangling::Dangling;
 use format::{Layout, Start};
 use job::resize::Resizing;
@@ -127,23 +127,11 @@ pub(crate) struct Tables {
     pub(crate) tail: Option<u64>,
 }
 
-/// What only observes: two images that differ in it alone behave alike.
+/// What only observes.
 #[derive(Clone, Debug, Default)]
 struct Observed {
     counters: Counters,
     scratch: Vec<u64>,
-}
-
-impl PartialEq for Observed {
-    fn eq(&self, _: &Observed) -> bool {
-        true
-    }
-}
-
-impl Eq for Observed {}
-
-impl Hash for Observed {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// One open image. See the module's header.
@@ -174,7 +162,7 @@ pub struct Image {
     /// Nothing is accepted until that is done.
     exclusive: bool,
     health: Health,
-    observed: Observed,
+    observed: Aside<Observed>,
 }
 
 impl Image {
@@ -245,7 +233,7 @@ impl Image {
             resizing: None,
             exclusive: false,
             health: Health::new(stale && !options.read_only),
-            observed: Observed::default(),
+            observed: Aside::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::acb::State;
 use crate::acb::request::Event;
 use crate::acb::requests::Requests;
 use crate::base::arena::Arena;
+use crate::base::aside::Aside;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp, Outcome, Part};
@@ -19,7 +20,6 @@ use crate::machine::Machine;
 use crate::rule::Rule;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use core::hash::{Hash, Hasher};
 
 /// Whose I/O it is, if no acb's own.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -66,22 +66,6 @@ pub(super) struct InFlight {
     pub(super) offset: u64,
 }
 
-/// A name that decides nothing: two outboxes that differ only in it behave alike.
-#[derive(Clone, Copy, Debug)]
-struct Generation(u32);
-
-impl PartialEq for Generation {
-    fn eq(&self, _: &Generation) -> bool {
-        true
-    }
-}
-
-impl Eq for Generation {}
-
-impl Hash for Generation {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
-}
-
 /// What goes out: I/O, answers, alarms; and whose I/O is in flight.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Outbox {
@@ -89,7 +73,8 @@ pub(super) struct Outbox {
     ios: Arena<InFlight>,
     /// Ids below this are acbs' own: two an acb.
     own_ids: u32,
-    generation: Generation,
+    /// Of the ids of acbs' own I/O.
+    generation: Aside<u32>,
     pub(super) io: VecDeque<Io>,
     pub(super) events: VecDeque<Event>,
     pub(super) alarms: VecDeque<Alarm>,
@@ -101,7 +86,7 @@ impl Outbox {
         Outbox {
             ios: Arena::new(shared),
             own_ids: acbs * 2,
-            generation: Generation(0),
+            generation: Aside(0),
             io: VecDeque::with_capacity(acbs as usize),
             events: VecDeque::with_capacity(requests as usize),
             alarms: VecDeque::new(),
