@@ -31,6 +31,15 @@ impl Image {
         self.refcounted.as_deref().is_some_and(|counted| counted.header.bitmaps().is_some())
     }
 
+    /// What holds the file is gone, or cannot be trusted any more, says the embedder: from now on reads only,
+    /// as after a failed sync. Nothing happens to an image that is so already, or is open for reading.
+    pub fn poison(&mut self, error: Error) {
+        if !self.health.is_poisoned() && !self.options.read_only {
+            self.poison_with(error);
+            self.run_ready();
+        }
+    }
+
     /// May the acb change the image now? If not, it waits or has ended.
     #[cold]
     pub(super) fn may_change(&mut self, a: u32) -> bool {

@@ -5,6 +5,7 @@ mod common;
 #[path = "../common/narrow.rs"]
 mod narrow;
 
+mod gone;
 mod metadata;
 mod rounds;
 mod timers;
