@@ -15,7 +15,9 @@
 //! * states/ depends on `slab` and `bitflags` alone, without their features, and is `no_std` without
 //!   `unsafe`: with neither the standard library nor unsafe code there is no way to do I/O;
 //! * the walls between the rooms (`tidy/walls.rs`): what an embedder links does not block, the command links
-//!   no proof, no imports run in a circle of files, and every file belongs to a crate.
+//!   no proof, no imports run in a circle of files, and every file belongs to a crate;
+//! * what an embedder links (`tidy/links.rs`): few crates, no C where no feature wants it, no switches of the
+//!   proof.
 //!
 //! "Tests" are the folders tests/, benches/ and fuzz/ (the proof: a panic there is a finding), files
 //! `tests.rs`, and `#[cfg(test)]` items. The last tests below feed each scanner bad samples.
@@ -26,6 +28,8 @@ mod circles;
 mod faults;
 #[path = "tidy/floors.rs"]
 mod floors;
+#[path = "tidy/links.rs"]
+mod links;
 #[path = "tidy/machine.rs"]
 mod machine;
 #[path = "tidy/modules.rs"]

@@ -8,7 +8,7 @@
 
 use super::Engine;
 use super::translate::{land_plain, plain};
-use crate::error::{Error, ErrorKind, FileOp};
+use crate::error::{Error, ErrorKind, FileOp, Lack};
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::{Flight, NO_IO, Place, Target, Task};
 use crate::layer::opener::{Next, Opener, Step, is_conflict, step_error, stricter};
@@ -16,7 +16,9 @@ use crate::layer::{Layer, LayerFile};
 use crate::memory::buffers::Buffers;
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
+use crate::transform::inflate::is_built_in;
 use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Stat};
+use quod_states::qcow2::Compression;
 use quod_states::{Format, Machine, Met, Opened};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -186,6 +188,11 @@ impl<B: Backend> Engine<B> {
         let Phase::Opening(opener) = &mut disk.phase else { return };
         let Some(stat) = opener.stat else { return };
         opener.machine = None;
+        // the format wants it refused now, whether or not a cluster is compressed; of deflate it does not
+        if opened.info.compression == Compression::Zstd && !is_built_in(Compression::Zstd) {
+            let error = opener.error(ErrorKind::Unsupported(Lack::Decoder(Compression::Zstd)));
+            return self.fail_open(index, error);
+        }
         let file = LayerFile { id: opener.file, stat, path: opener.path.clone(), role: opener.role };
         match (&opened.info.data_file, opener.data.take()) {
             (Some(name), None) => {

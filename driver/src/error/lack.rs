@@ -4,6 +4,7 @@
 
 use crate::gate::Role;
 use quod_states::Format;
+use quod_states::qcow2::Compression;
 use std::fmt;
 
 /// What quod does not do.
@@ -11,6 +12,8 @@ use std::fmt;
 pub enum Lack {
     /// What the image's format has, or may be asked for.
     Format(quod_states::Lack),
+    /// To decompress: quod was built without this decoder, which is the feature `deflate` or `zstd`.
+    Decoder(Compression),
     /// To find the data file of an image that does not name it.
     UnnamedDataFile,
     /// To open what is no file's name but a protocol's.
@@ -34,6 +37,13 @@ impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lack::Format(lack) => write!(f, "{lack}"),
+            Lack::Decoder(kind) => {
+                let feature = match kind {
+                    Compression::Deflate => "deflate",
+                    Compression::Zstd => "zstd",
+                };
+                write!(f, "compressed clusters: quod was built without its feature `{feature}`")
+            }
             Lack::UnnamedDataFile => f.write_str("a qcow2 external data file that the header does not name"),
             Lack::Protocol { role, name } => {
                 write!(f, "{} file '{name}' is not a file's name but a protocol's", role.name())

@@ -7,16 +7,38 @@
 //!   stream says;
 //! * a stream yields exactly one cluster or is broken: its output goes to a buffer of exactly that size.
 
-use flate2::{Decompress, FlushDecompress, Status};
-use quod_states::qcow2::Compression;
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+#[cfg(any(not(feature = "deflate"), not(feature = "zstd")))]
+mod absent;
+#[cfg(feature = "deflate")]
+mod deflate;
+#[cfg(feature = "zstd")]
+mod zstd;
 
-/// Decoders, made when first used. One stream at a time.
+#[cfg(not(feature = "deflate"))]
+use absent::Absent as Deflate;
+#[cfg(not(feature = "zstd"))]
+use absent::Absent as Zstd;
+#[cfg(feature = "deflate")]
+use deflate::Deflate;
+#[cfg(feature = "zstd")]
+use zstd::Zstd;
+
+use quod_states::qcow2::Compression;
+
+/// The decoders that quod was built with. One stream at a time. Their steps say how much was taken and made,
+/// and whether the stream (zstd: a frame of it) has ended.
 #[derive(Default)]
 pub(super) struct Decoders {
-    deflate: Option<Decompress>,
-    whole_deflate: Option<libdeflater::Decompressor>,
-    zstd: Option<Decoder<'static>>,
+    deflate: Deflate,
+    zstd: Zstd,
+}
+
+/// Was quod built with a decoder for it?
+pub(crate) const fn is_built_in(compression: Compression) -> bool {
+    match compression {
+        Compression::Deflate => cfg!(feature = "deflate"),
+        Compression::Zstd => cfg!(feature = "zstd"),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,8 +85,8 @@ impl Stream {
         let until = contents.len().min(self.made.saturating_add(slice));
         let output = &mut contents[self.made..until];
         let moved = match self.compression {
-            Compression::Deflate => inflate(&mut decoders.deflate, begins, input, output),
-            Compression::Zstd => unzstd(&mut decoders.zstd, begins, input, output),
+            Compression::Deflate => decoders.deflate.step(begins, input, output),
+            Compression::Zstd => decoders.zstd.step(begins, input, output),
         };
         let Some((taken, made, ended)) = moved else { return Progress::Broken };
         self.at += taken;
@@ -84,63 +106,17 @@ impl Stream {
     pub(super) fn run(&mut self, decoders: &mut Decoders, input: &[u8], contents: &mut [u8]) -> Progress {
         if self.compression == Compression::Deflate
             && let Some(input) = input.get(self.at..self.end)
+            // a stream may go on behind the cluster, and what can only do it as a whole takes that for an
+            // error: the other one judges what it refuses
+            && decoders.deflate.whole(input, contents)
         {
-            // twice as fast as one that can stop in between. A stream may go on behind the cluster, which it
-            // takes for an error, so the other one judges what it refuses
-            let decoder = decoders.whole_deflate.get_or_insert_with(libdeflater::Decompressor::new);
-            if decoder.deflate_decompress(input, contents) == Ok(contents.len()) {
-                return Progress::Whole;
-            }
+            return Progress::Whole;
         }
         loop {
             let progress = self.step(decoders, input, contents, usize::MAX);
             if progress != Progress::More {
                 return progress;
             }
-        }
-    }
-}
-
-/// How much was taken and made, and whether the stream has ended; None if it is corrupt.
-fn inflate(
-    decoder: &mut Option<Decompress>,
-    begins: bool,
-    input: &[u8],
-    output: &mut [u8],
-) -> Option<(usize, usize, bool)> {
-    let decoder = decoder.get_or_insert_with(|| Decompress::new(false));
-    if begins {
-        decoder.reset(false);
-    }
-    let before = (decoder.total_in(), decoder.total_out());
-    let status = decoder.decompress(input, output, FlushDecompress::None).ok()?;
-    let (taken, made) = (decoder.total_in() - before.0, decoder.total_out() - before.1);
-    Some((taken as usize, made as usize, status == Status::StreamEnd))
-}
-
-/// As `inflate`; "ended": a frame has, and another one may follow.
-fn unzstd(
-    decoder: &mut Option<Decoder<'static>>,
-    begins: bool,
-    input: &[u8],
-    output: &mut [u8],
-) -> Option<(usize, usize, bool)> {
-    if decoder.is_none() {
-        *decoder = Decoder::new().ok();
-    }
-    let decoder = decoder.as_mut()?;
-    if begins {
-        decoder.reinit().ok()?;
-    }
-    let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(output));
-    let room = to.capacity();
-    loop {
-        let before = from.pos();
-        let ended = decoder.run(&mut from, &mut to).ok()? == 0;
-        // frames may be empty: a step ends with its slice, not with a frame
-        let more = ended && to.pos() < room && from.pos() > before && from.pos() < input.len();
-        if !more {
-            return Some((from.pos(), to.pos(), ended));
         }
     }
 }

@@ -13,7 +13,7 @@
 //!   so) is bounded however many disks there are.
 
 mod drive;
-mod inflate;
+pub(crate) mod inflate;
 mod serve;
 #[cfg(test)]
 pub(crate) mod tests;

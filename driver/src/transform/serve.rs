@@ -4,8 +4,9 @@
 //! Invariant: every want is answered once.
 
 use super::Transform;
+use super::inflate::is_built_in;
 use super::work::Copying;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Lack};
 use crate::layer::clusters::{Stage, Want};
 use crate::layer::flight::{Dest, Place, Task};
 use crate::layer::out::{Job, Out, round_out};
@@ -30,6 +31,12 @@ impl Transform {
 
     /// False: every cluster is busy.
     fn begin<B: Backend>(&mut self, out: &mut Out<'_, B>, layer: &mut Layer, want: Want) -> bool {
+        let compression = layer.clusters.compression();
+        if !is_built_in(compression) {
+            let lack = layer.file.fault(ErrorKind::Unsupported(Lack::Decoder(compression)));
+            out.jobs.push_back(answer(out.place, &want, Err(Box::new(lack))));
+            return true;
+        }
         let Some((index, stage)) = layer.clusters.place(&want) else { return false };
         if stage == Stage::Ready {
             if want.len <= AT_ONCE {

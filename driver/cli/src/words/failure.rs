@@ -172,7 +172,8 @@ fn of_lack(lack: &Lack) -> Option<String> {
     match lack {
         Lack::Format(lack) => of_format_lack(lack),
         Lack::UnnamedDataFile => Some("'data-file' is required for this image".into()),
-        Lack::Protocol { .. }
+        Lack::Decoder(_)
+        | Lack::Protocol { .. }
         | Lack::DataFileName(_)
         | Lack::RebaseDamaged
         | Lack::Rebase(_)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::transform::tests::{deflated, text};
+use ::zstd;
 
 const SLICE: usize = 32 << 10;
 

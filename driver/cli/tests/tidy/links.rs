@@ -1,0 +1,54 @@
+//! What an embedder links: how many crates, with which compiler, and none of the proof's switches.
+//!
+//! Knows: packages, features, Cargo's tree of them. Must never know: what a crate does.
+
+use super::{first_word, output};
+
+/// Crates that the library is made of, itself included: all formats, in Rust alone.
+const CRATES_MOST: usize = 16;
+/// Packages that somebody may depend on.
+const PUBLISHED: [&str; 5] = ["quod-states", "quod-backend", "quod", "quod-tools", "quod-cli"];
+
+fn tree(package: &str, more: &[&str]) -> Vec<String> {
+    let common = ["tree", "--offline", "--prefix", "none", "-p", package];
+    let tree = output(env!("CARGO"), &[&common[..], more].concat());
+    let mut lines: Vec<String> = tree.lines().map(String::from).filter(|line| !line.is_empty()).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines
+}
+
+#[test]
+fn the_library_is_few_crates_and_no_c() {
+    let features = ["--no-default-features", "--features", "deflate,mio", "-e", "normal,build"];
+    let crates = tree("quod", &features);
+    let compilers = |name: &&str| ["cc", "cmake", "pkg-config", "bindgen"].contains(name);
+    assert_eq!(crates.iter().map(|line| first_word(line)).find(compilers), None, "{crates:#?}");
+    let features = ["--no-default-features", "--features", "deflate,mio", "-e", "normal"];
+    let crates = tree("quod", &features);
+    assert!(crates.len() > 5 && crates.len() <= CRATES_MOST, "{} crates: {crates:#?}", crates.len());
+}
+
+#[test]
+fn the_default_decoders_are_where_the_features_say() {
+    let named = |features: &[&str]| {
+        let tree = tree("quod", &[features, &["-e", "normal"]].concat());
+        ["flate2", "libdeflater", "zstd", "mio"].map(|name| tree.iter().any(|line| first_word(line) == name))
+    };
+    assert_eq!(named(&[]), [true; 4]);
+    assert_eq!(named(&["--no-default-features"]), [false; 4]);
+    assert_eq!(named(&["--no-default-features", "--features", "zstd"]), [false, false, true, false]);
+}
+
+#[test]
+fn no_user_s_build_can_remove_a_rule() {
+    for package in PUBLISHED {
+        // without `dev`: what a user builds
+        let tree = tree(package, &["-e", "features,normal,build"]);
+        let switches: Vec<&String> = tree.iter().filter(|line| line.contains("\"sabotage\"")).collect();
+        assert!(!tree.is_empty() && switches.is_empty(), "{package}: {switches:?}");
+    }
+    // the reader sees it where it is
+    let proof = tree("quod-fuzz", &["-e", "features,all"]);
+    assert!(proof.iter().any(|line| line.contains("\"sabotage\"")), "{proof:#?}");
+}
