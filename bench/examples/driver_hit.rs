@@ -10,7 +10,7 @@
 //! included: (I2 - I1) / 100000; what else the program does is the same in both runs. `driver_hit N write`
 //! does the same for in-place writes.
 
-use quod::{Buffer, Completion, Config, DiskId, Driver, Error, OpenOptions, Request};
+use quod::{Buffer, Buffers, Completion, Config, DiskId, Driver, Error, OpenOptions, Request};
 use quod_backend::sim::{FileOptions, Sim};
 use quod_backend::{Backend, Completion as Landed, Full, Op, Output, Segment, Token};
 use std::os::fd::BorrowedFd;
@@ -113,7 +113,7 @@ fn run(count: u64, write: bool) -> Result<(), Error> {
     let mut sim = Sim::new();
     sim.insert_file("disk", &image(1 << 30), FileOptions::default());
     let backend = Instant { sim, warm: false, done: Vec::with_capacity(16) };
-    let mut driver = Driver::with_backend(backend, Config::default());
+    let mut driver = Driver::with_backend(backend, Config::default())?;
     let disk = driver.open("disk", OpenOptions::new().write(true))?;
     next(&mut driver)?;
     for cluster in 0..CLUSTERS {
@@ -131,7 +131,11 @@ fn run(count: u64, write: bool) -> Result<(), Error> {
         driver.turn()?;
         let done = driver.next_completion().ok_or(Error::Misuse("a hit that waits"))?;
         done.result?;
-        buffer = done.buffers.into_owned().ok_or(Error::Misuse("a hit without its buffer"))?;
+        buffer = done
+            .kind
+            .into_buffers()
+            .and_then(Buffers::into_owned)
+            .ok_or(Error::Misuse("a hit without its buffer"))?;
     }
     println!("{count} hits, {} counted by the machine", driver.stats(disk).map_or(0, |s| s.counters.hits));
     Ok(())

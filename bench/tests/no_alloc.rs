@@ -87,7 +87,9 @@ fn through(driver: &mut Driver, disk: quod::DiskId, kind: Kind, count: u64, buff
         driver.wait(None).unwrap();
         while let Some(completion) = driver.next_completion() {
             completion.result.unwrap();
-            let Buffers::Owned(buffer) = completion.buffers else { panic!("the buffer is lost") };
+            let Some(Buffers::Owned(buffer)) = completion.kind.into_buffers() else {
+                panic!("the buffer is lost")
+            };
             buffers.push(buffer);
             done += 1;
         }

@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p quod --example epoll_loop -- disk.img`
 
-use quod::{Buffer, CompletionKind, Config, DiskId, Driver, Kind, OpenOptions, Request};
+use quod::{Buffer, CompletionKind, Config, DiskId, Driver, OpenOptions, Request};
 use std::error::Error;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -55,19 +55,19 @@ pub fn run(path: &Path) -> Answer<()> {
                 CompletionKind::Opened => {
                     submit(&mut driver, disk, Request::write(100, Buffer::from(TEXT), 0))?
                 }
-                CompletionKind::Request(Kind::Write) => {
+                CompletionKind::Write(_) => {
                     submit(&mut driver, disk, Request::read(100, Buffer::zeroed(TEXT.len()), 0))?;
                 }
-                CompletionKind::Request(Kind::Read) => {
-                    let buffer = done.buffers.into_owned().ok_or("the buffer comes back")?;
+                CompletionKind::Read(buffers) => {
+                    let buffer = buffers.into_owned().ok_or("the buffer comes back")?;
                     if buffer.as_slice() != TEXT {
                         return Err("it reads back differently".into());
                     }
                     submit(&mut driver, disk, Request::flush(0))?;
                 }
-                CompletionKind::Request(Kind::Flush) => submit(&mut driver, disk, Request::close(0))?,
-                CompletionKind::Request(Kind::Close) => return Ok(()),
-                CompletionKind::Request(_) => {}
+                CompletionKind::Flush => submit(&mut driver, disk, Request::close(0))?,
+                CompletionKind::Close => return Ok(()),
+                _ => {}
             }
         }
         sleep(&epoll, driver.next_timeout())?;

@@ -4,7 +4,7 @@
 //! `cargo run -p quod --example mio_loop -- disk.img`
 
 use mio::{Events, Interest, Poll, Token};
-use quod::{Buffer, Completion, CompletionKind, Config, DiskId, Driver, Kind, OpenOptions, Request};
+use quod::{Buffer, Completion, CompletionKind, Config, DiskId, Driver, OpenOptions, Request};
 use std::error::Error;
 use std::path::Path;
 
@@ -28,11 +28,11 @@ impl Guest {
                 let buffer = Buffer::from(&[block as u8 + 1; BLOCK as usize][..]);
                 Request::write(block * BLOCK, buffer, block)
             })?,
-            CompletionKind::Request(Kind::Write) if self.last() => self.each_block(driver, |block| {
+            CompletionKind::Write(_) if self.last() => self.each_block(driver, |block| {
                 Request::read(block * BLOCK, Buffer::zeroed(BLOCK as usize), block)
             })?,
-            CompletionKind::Request(Kind::Read) => {
-                let buffer = done.buffers.into_owned().ok_or("the buffer comes back")?;
+            CompletionKind::Read(buffers) => {
+                let buffer = buffers.into_owned().ok_or("the buffer comes back")?;
                 if buffer.as_slice().iter().any(|&byte| byte != done.user as u8 + 1) {
                     return Err(format!("block {} reads back differently", done.user).into());
                 }
@@ -40,11 +40,11 @@ impl Guest {
                     driver.submit(self.disk, Request::flush(0))?;
                 }
             }
-            CompletionKind::Request(Kind::Flush) => {
+            CompletionKind::Flush => {
                 driver.submit(self.disk, Request::close(0))?;
             }
-            CompletionKind::Request(Kind::Close) => return Ok(true),
-            CompletionKind::Request(_) => {}
+            CompletionKind::Close => return Ok(true),
+            _ => {}
         }
         Ok(false)
     }

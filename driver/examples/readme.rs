@@ -3,7 +3,7 @@
 //! `cargo run -p quod --example readme`
 #![allow(missing_docs, reason = "as short as the README shows it")]
 
-use quod::{Buffer, CompletionKind, Config, Driver, Format, Kind, OpenOptions, Request};
+use quod::{Buffer, CompletionKind, Config, Driver, Format, OpenOptions, Request};
 use quod_tools::CreateOptions;
 
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,9 +20,9 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
             done.result?;
             let next = match done.kind {
                 CompletionKind::Opened => Request::write(4096, Buffer::from(&b"some bytes"[..]), 1),
-                CompletionKind::Request(Kind::Write) => Request::flush(2),
-                CompletionKind::Request(Kind::Flush) => Request::close(3),
-                CompletionKind::Request(_) => break 'events,
+                CompletionKind::Write(_) => Request::flush(2),
+                CompletionKind::Flush => Request::close(3),
+                _ => break 'events,
             };
             driver.submit(disk, next)?; // Busy: bounded, never blocks
         }

@@ -3,6 +3,7 @@
 //! Knows: limits and switches. Must never know: files, machines, operations.
 //! Invariant: every number here is a hard bound; nothing in the driver grows beyond it.
 
+use crate::error::Error;
 use crate::gate::{DenyBacking, Named, OpenGate};
 use quod_backend::BackendKind;
 use quod_states::{AllocationGate, Format, Options, Policy};
@@ -25,7 +26,7 @@ pub struct Config {
     pub backend: BackendKind,
     /// Backend operations in flight.
     pub queue_depth: u32,
-    /// Guest requests that may be open at once, per disk.
+    /// Guest requests that may be open at once, per disk; at least 1.
     pub requests: u32,
     /// Worker threads that decompress, at most; never more than the host has processors, and none before
     /// they are needed. 0: decompression is done in slices of `turn`.
@@ -64,6 +65,14 @@ impl Config {
     /// See [`Config::trace`](field@Config::trace).
     pub fn trace(self, trace: bool) -> Config {
         Config { trace, ..self }
+    }
+
+    /// What no driver can work with.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.requests == 0 {
+            return Err(Error::Misuse("Config::requests is 0: no disk could take a request"));
+        }
+        Ok(())
     }
 }
 

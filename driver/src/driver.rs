@@ -11,10 +11,10 @@ use crate::hold::Hold;
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::Place;
 use crate::layer::opener::Opener;
-use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, Refusal, Rejected, Request};
+use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request, RequestKind};
 use crate::stats::{Stats, add_counters};
 use quod_backend::{AnyBackend, Backend};
-use quod_states::{Counters, Kind, Refused};
+use quod_states::{Counters, Refused};
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,18 +31,26 @@ pub struct Driver<B: Backend = AnyBackend> {
 
 impl Driver<AnyBackend> {
     /// A driver on the backend that the configuration names.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the configuration allows no request at all; otherwise what the host refuses.
     pub fn new(config: Config) -> Result<Self, Error> {
+        config.check()?; // before anything of the host is taken
         let backend = AnyBackend::new(config.backend, config.queue_depth)
             .map_err(|error| Error::backend(BackendOp::SetUp, &error))?;
-        Ok(Driver::with_backend(backend, config))
+        Driver::with_backend(backend, config)
     }
 }
 
 #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
 impl<B: Backend> Driver<B> {
     /// A driver on this backend.
-    pub fn with_backend(backend: B, config: Config) -> Self {
-        Driver { engine: Engine::new(backend, config), hold: Hold::new() }
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the configuration allows no request at all.
+    pub fn with_backend(backend: B, config: Config) -> Result<Self, Error> {
+        config.check()?;
+        Ok(Driver { engine: Engine::new(backend, config), hold: Hold::new() })
     }
 
     /// Starts to open an image and its backing files; ends as a completion of kind `Opened`. Until then the
@@ -96,7 +104,7 @@ impl<B: Backend> Driver<B> {
         for done in self.engine.done.range_mut(before..).filter(|done| done.latency.is_zero()) {
             done.latency = elapsed;
             let stats = self.engine.disks[done.disk.index as usize].stats.as_mut();
-            if let (CompletionKind::Request(kind), Some(stats)) = (done.kind, stats) {
+            if let (Some(kind), Some(stats)) = (done.kind.request(), stats) {
                 stats.time(kind, done.met, elapsed);
             }
         }
@@ -135,11 +143,12 @@ impl<B: Backend> Driver<B> {
         if disk.outstanding >= most {
             return reject(Refusal::Busy, request);
         }
-        let Request { kind, offset, len, flags, user, layer: index, .. } = request;
+        let index = layer_of(&request.kind);
         let layer = &mut disk.layers[index];
-        match layer.image.submit(quod_states::Request { kind, offset, len, flags, user }) {
+        let core = request.kind.to_core(request.user);
+        match layer.image.submit(core) {
             Ok(slot) => {
-                layer.occupy(slot, kind, len, request.buffers, self.engine.now);
+                layer.occupy(slot, request.kind, core.len, self.engine.now);
                 disk.outstanding += 1;
                 self.engine.accepted += 1;
                 Ok(Place { disk: id.index, layer: index as u16 })
@@ -202,7 +211,7 @@ impl<B: Backend> Driver<B> {
 
     /// How many files make up the disk; 0 if it is not open.
     pub fn layers(&self, disk: DiskId) -> usize {
-        self.disk_info(disk).map_or(0, |info| info.layers.len())
+        self.disk_info(disk).map_or(0, |info| info.layers().len())
     }
 
     /// What the disk has done. Copies the histograms: for reports, not for the hot path.
@@ -294,18 +303,21 @@ fn check(disk: &Disk, request: &Request) -> Result<(), Error> {
         Phase::Opening(_) => return Err(Error::Misuse("the disk is not open yet")),
         Phase::Vacant | Phase::Closing(_) => return Err(Error::Closed),
     }
-    if request.layer >= disk.layers.len() {
-        return Err(Error::Misuse("the disk has fewer layers"));
+    match &request.kind {
+        RequestKind::Map { layer, .. } if *layer >= disk.layers.len() => {
+            Err(Error::Misuse("the disk has fewer layers"))
+        }
+        RequestKind::Read { buffers, .. } | RequestKind::Write { buffers, .. } if buffers.is_nowhere() => {
+            Err(Error::Misuse("a read or write without a buffer"))
+        }
+        _ => Ok(()),
     }
-    if request.layer > 0 && request.kind != Kind::Map {
-        return Err(Error::Misuse("only map asks deeper layers"));
+}
+
+/// Whose machine takes it: the image's, but for a map.
+fn layer_of(kind: &RequestKind) -> usize {
+    match kind {
+        RequestKind::Map { layer, .. } => *layer,
+        _ => 0,
     }
-    let moves = matches!(request.kind, Kind::Read | Kind::Write);
-    if moves && request.buffers.len() != request.len {
-        return Err(Error::Misuse("the buffers' length is not the request's"));
-    }
-    if !moves && !request.buffers.is_empty() {
-        return Err(Error::Misuse("this kind of request has no buffers"));
-    }
-    Ok(())
 }

@@ -42,14 +42,16 @@ pub use error::{Error, ErrorKind, FileRole, Lack};
 pub use gate::{AllowAll, DenyBacking, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
-pub use request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request};
+pub use request::{
+    Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request, RequestKind,
+};
 pub use stats::{KINDS, PathClass, Stats};
 
 pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
 pub use quod_states::fault::{self, Fault};
 pub use quod_states::{
-    AllocationGate, Backing, Bitmaps, Counters, Extent, Flags, Foreign, Format, Info, Kind, Met, Policy,
-    Report, State, Status, Transition, qcow2::Compression,
+    AllocationGate, Backing, Bitmaps, Counters, Extent, Foreign, Format, Info, Kind, Met, Policy, Report,
+    State, Status, Transition, qcow2::Compression,
 };
 
 /// The example of the README, compiled and run.

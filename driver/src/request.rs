@@ -19,88 +19,179 @@ pub struct DiskId {
 /// One guest request.
 #[derive(Debug)]
 pub struct Request {
-    /// What.
-    pub kind: Kind,
-    /// First byte of the guest disk.
-    pub offset: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Options.
-    pub flags: Flags,
+    /// What is asked, with all that this kind of request needs.
+    pub kind: RequestKind,
     /// Given back with the completion.
     pub user: u64,
-    /// Which layer is asked ([`Kind::Map`] only; otherwise 0).
-    pub layer: usize,
-    /// Where the bytes are, or go.
-    pub buffers: Buffers,
+}
+
+/// What a guest asks. Offsets are bytes of the guest disk, lengths are bytes.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "offsets, lengths and buffers, as said above")]
+pub enum RequestKind {
+    /// Fill the buffers.
+    Read { offset: u64, buffers: Buffers },
+    /// Write the buffers.
+    Write {
+        offset: u64,
+        buffers: Buffers,
+        /// Forced unit access: durable, its mapping included, before it completes.
+        fua: bool,
+    },
+    /// The range reads as zeros afterwards.
+    WriteZeroes {
+        offset: u64,
+        len: u64,
+        /// As of a write.
+        fua: bool,
+        /// Host space may be given back.
+        may_unmap: bool,
+    },
+    /// The guest does not need the range any more.
+    Discard { offset: u64, len: u64 },
+    /// All that completed before becomes durable.
+    Flush,
+    /// What is the first run of the range made of?
+    Map {
+        /// In which file of the chain; 0: the image.
+        layer: usize,
+        offset: u64,
+        len: u64,
+    },
+    /// Make the file self-consistent without stopping service.
+    Quiesce,
+    /// Finish everything, close the files.
+    Close,
+    /// Set the size of the guest disk.
+    Resize {
+        /// Bytes.
+        size: u64,
+    },
+}
+
+impl RequestKind {
+    /// Its name alone.
+    pub const fn name(&self) -> Kind {
+        match self {
+            RequestKind::Read { .. } => Kind::Read,
+            RequestKind::Write { .. } => Kind::Write,
+            RequestKind::WriteZeroes { .. } => Kind::WriteZeroes,
+            RequestKind::Discard { .. } => Kind::Discard,
+            RequestKind::Flush => Kind::Flush,
+            RequestKind::Map { .. } => Kind::Map,
+            RequestKind::Quiesce => Kind::Quiesce,
+            RequestKind::Close => Kind::Close,
+            RequestKind::Resize { .. } => Kind::Resize,
+        }
+    }
+
+    /// The buffers of a read or a write.
+    pub fn into_buffers(self) -> Option<Buffers> {
+        match self {
+            RequestKind::Read { buffers, .. } | RequestKind::Write { buffers, .. } => Some(buffers),
+            _ => None,
+        }
+    }
+
+    /// Takes the buffers along: what will come back.
+    pub(crate) fn into_answer(self) -> CompletionKind {
+        match self {
+            RequestKind::Read { buffers, .. } => CompletionKind::Read(buffers),
+            RequestKind::Write { buffers, .. } => CompletionKind::Write(buffers),
+            RequestKind::WriteZeroes { .. } => CompletionKind::WriteZeroes,
+            RequestKind::Discard { .. } => CompletionKind::Discard,
+            RequestKind::Flush => CompletionKind::Flush,
+            RequestKind::Map { .. } => CompletionKind::Map(None),
+            RequestKind::Quiesce => CompletionKind::Quiesce,
+            RequestKind::Close => CompletionKind::Close,
+            RequestKind::Resize { .. } => CompletionKind::Resize,
+        }
+    }
+
+    /// As the machine of a layer takes it.
+    pub(crate) fn to_core(&self, user: u64) -> quod_states::Request {
+        let (offset, len, flags) = match *self {
+            RequestKind::Read { offset, ref buffers } => (offset, buffers.len(), Flags::empty()),
+            RequestKind::Write { offset, ref buffers, fua } => (offset, buffers.len(), flags(fua, false)),
+            RequestKind::WriteZeroes { offset, len, fua, may_unmap } => (offset, len, flags(fua, may_unmap)),
+            RequestKind::Discard { offset, len } | RequestKind::Map { offset, len, .. } => {
+                (offset, len, Flags::empty())
+            }
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => (0, 0, Flags::empty()),
+            RequestKind::Resize { size } => (size, 0, Flags::empty()),
+        };
+        quod_states::Request { kind: self.name(), offset, len, flags, user }
+    }
+}
+
+fn flags(fua: bool, may_unmap: bool) -> Flags {
+    let mut flags = Flags::empty();
+    flags.set(Flags::FUA, fua);
+    flags.set(Flags::MAY_UNMAP, may_unmap);
+    flags
 }
 
 impl Request {
-    fn new(kind: Kind, offset: u64, len: u64, user: u64) -> Request {
-        Request { kind, offset, len, flags: Flags::empty(), user, layer: 0, buffers: Buffers::None }
-    }
-
     /// Fill `buffers` from `offset` on.
     pub fn read(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
-        let buffers = buffers.into();
-        Request { buffers, ..Request::new(Kind::Read, offset, 0, user) }.sized()
+        Request { kind: RequestKind::Read { offset, buffers: buffers.into() }, user }
     }
 
     /// Write `buffers` from `offset` on.
     pub fn write(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
-        let buffers = buffers.into();
-        Request { buffers, ..Request::new(Kind::Write, offset, 0, user) }.sized()
+        Request { kind: RequestKind::Write { offset, buffers: buffers.into(), fua: false }, user }
     }
 
     /// The range reads as zeros afterwards.
     pub fn write_zeroes(offset: u64, len: u64, user: u64) -> Request {
-        Request::new(Kind::WriteZeroes, offset, len, user)
+        Request { kind: RequestKind::WriteZeroes { offset, len, fua: false, may_unmap: false }, user }
     }
 
     /// The guest does not need the range any more.
     pub fn discard(offset: u64, len: u64, user: u64) -> Request {
-        Request::new(Kind::Discard, offset, len, user)
+        Request { kind: RequestKind::Discard { offset, len }, user }
     }
 
     /// All that completed before becomes durable.
     pub fn flush(user: u64) -> Request {
-        Request::new(Kind::Flush, 0, 0, user)
+        Request { kind: RequestKind::Flush, user }
     }
 
-    /// What is the first run of the range made of, in this layer? The answer is `Completion::extent`.
+    /// What is the first run of the range made of, in this layer? The answer is in [`CompletionKind::Map`].
     pub fn map(layer: usize, offset: u64, len: u64, user: u64) -> Request {
-        Request { layer, ..Request::new(Kind::Map, offset, len, user) }
+        Request { kind: RequestKind::Map { layer, offset, len }, user }
     }
 
     /// Make the file self-consistent without stopping service.
     pub fn quiesce(user: u64) -> Request {
-        Request::new(Kind::Quiesce, 0, 0, user)
+        Request { kind: RequestKind::Quiesce, user }
     }
 
     /// Finish everything, close the files; the disk's id is invalid when it completed.
     pub fn close(user: u64) -> Request {
-        Request::new(Kind::Close, 0, 0, user)
+        Request { kind: RequestKind::Close, user }
     }
 
     /// Set the size of the guest disk.
-    pub fn resize(len: u64, user: u64) -> Request {
-        Request::new(Kind::Resize, len, 0, user)
+    pub fn resize(size: u64, user: u64) -> Request {
+        Request { kind: RequestKind::Resize { size }, user }
     }
 
-    /// Durable, its mapping included, before it completes.
+    /// Durable, its mapping included, before it completes: a write or write-zeroes. Of other kinds it means
+    /// nothing.
     pub fn fua(mut self) -> Request {
-        self.flags |= Flags::FUA;
+        match &mut self.kind {
+            RequestKind::Write { fua, .. } | RequestKind::WriteZeroes { fua, .. } => *fua = true,
+            _ => {}
+        }
         self
     }
 
-    /// Write-zeroes may give host space back.
+    /// Write-zeroes may give host space back. Of other kinds it means nothing.
     pub fn may_unmap(mut self) -> Request {
-        self.flags |= Flags::MAY_UNMAP;
-        self
-    }
-
-    fn sized(mut self) -> Request {
-        self.len = self.buffers.len();
+        if let RequestKind::WriteZeroes { may_unmap, .. } = &mut self.kind {
+            *may_unmap = true;
+        }
         self
     }
 }
@@ -158,13 +249,71 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What a completion is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// What a completion is about, with all that comes back of this kind of request.
+#[derive(Debug)]
 pub enum CompletionKind {
     /// `Driver::open` ended; the disk takes requests now, or (with an error) its id is invalid.
     Opened,
-    /// A request of this kind ended.
-    Request(Kind),
+    /// A read ended: the buffers are filled, or (with an error) hold anything.
+    Read(Buffers),
+    /// A write ended.
+    Write(Buffers),
+    /// The range reads as zeros.
+    WriteZeroes,
+    /// A discard ended.
+    Discard,
+    /// A flush ended.
+    Flush,
+    /// What the range begins with; None: it failed.
+    Map(Option<Extent>),
+    /// The file was self-consistent.
+    Quiesce,
+    /// The disk is closed, its id invalid, however it ended.
+    Close,
+    /// The disk has its new size.
+    Resize,
+}
+
+impl CompletionKind {
+    /// Which kind of request ended; None: it was an opening.
+    pub const fn request(&self) -> Option<Kind> {
+        Some(match self {
+            CompletionKind::Opened => return None,
+            CompletionKind::Read(_) => Kind::Read,
+            CompletionKind::Write(_) => Kind::Write,
+            CompletionKind::WriteZeroes => Kind::WriteZeroes,
+            CompletionKind::Discard => Kind::Discard,
+            CompletionKind::Flush => Kind::Flush,
+            CompletionKind::Map(_) => Kind::Map,
+            CompletionKind::Quiesce => Kind::Quiesce,
+            CompletionKind::Close => Kind::Close,
+            CompletionKind::Resize => Kind::Resize,
+        })
+    }
+
+    /// The buffers of a read or a write.
+    pub const fn buffers(&self) -> Option<&Buffers> {
+        match self {
+            CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => Some(buffers),
+            _ => None,
+        }
+    }
+
+    /// What a map that succeeded has found.
+    pub const fn extent(&self) -> Option<Extent> {
+        match self {
+            CompletionKind::Map(extent) => *extent,
+            _ => None,
+        }
+    }
+
+    /// As [`CompletionKind::buffers`], to keep.
+    pub fn into_buffers(self) -> Option<Buffers> {
+        match self {
+            CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => Some(buffers),
+            _ => None,
+        }
+    }
 }
 
 /// Something ended.
@@ -174,16 +323,12 @@ pub struct Completion {
     pub disk: DiskId,
     /// The `user` value of the request or of the open options.
     pub user: u64,
-    /// What.
+    /// What, and what comes back with it.
     pub kind: CompletionKind,
     /// How.
     pub result: Result<(), Error>,
-    /// The request's buffers.
-    pub buffers: Buffers,
     /// What the request met on its way.
     pub met: Met,
-    /// The answer to [`Kind::Map`].
-    pub extent: Option<Extent>,
     /// From submission to completion; of a request that ended in the call that brought it, the call's time.
     pub latency: Duration,
 }
@@ -191,12 +336,39 @@ pub struct Completion {
 /// An open disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DiskInfo {
-    /// Format of the image.
-    pub format: Format,
-    /// Size of the guest disk, bytes.
-    pub virtual_size: u64,
+    layers: Vec<LayerInfo>,
+}
+
+impl DiskInfo {
+    /// Of the image, then its backing files. Without an image there is no disk.
+    pub(crate) fn of(layers: Vec<LayerInfo>) -> Option<DiskInfo> {
+        (!layers.is_empty()).then_some(DiskInfo { layers })
+    }
+
     /// The image, then its backing files.
-    pub layers: Vec<LayerInfo>,
+    pub fn layers(&self) -> &[LayerInfo] {
+        &self.layers
+    }
+
+    /// The image.
+    pub fn image(&self) -> &LayerInfo {
+        &self.layers[0]
+    }
+
+    /// Format of the image.
+    pub fn format(&self) -> Format {
+        self.image().info.format
+    }
+
+    /// Size of the guest disk, bytes.
+    pub fn virtual_size(&self) -> u64 {
+        self.image().info.virtual_size
+    }
+
+    /// The disk has another size now.
+    pub(crate) fn resized(&mut self, size: u64) {
+        self.layers[0].info.virtual_size = size;
+    }
 }
 
 /// One layer of a disk.

@@ -1,6 +1,6 @@
 //! The hot path does not allocate: reads and in-place writes of a warm image, on the ring and on workers.
 
-use quod::{BackendKind, Buffer, Completion, Config, DiskId, Driver, Format, OpenOptions, Request};
+use quod::{BackendKind, Buffer, Buffers, Completion, Config, DiskId, Driver, Format, OpenOptions, Request};
 use quod_tools::{self as tools, CreateOptions};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -53,13 +53,13 @@ fn rounds(driver: &mut Driver, disk: DiskId, buffers: &mut Vec<Buffer>, count: u
     };
     for number in 0..count {
         if number >= DEPTH {
-            buffers.extend(next(driver).buffers.into_owned());
+            buffers.extend(next(driver).kind.into_buffers().and_then(Buffers::into_owned));
         }
         let buffer = buffers.pop().unwrap();
         driver.submit(disk, request(number, buffer)).map_err(|rejected| rejected.reason).unwrap();
     }
     for _ in 0..DEPTH {
-        buffers.extend(next(driver).buffers.into_owned());
+        buffers.extend(next(driver).kind.into_buffers().and_then(Buffers::into_owned));
     }
 }
 

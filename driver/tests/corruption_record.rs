@@ -14,8 +14,8 @@
 mod simulated;
 
 use quod::{
-    AllowAll, Buffer, Completion, CompletionKind, Config, Driver, Error, ErrorKind, Format, Kind,
-    OpenOptions, Refusal, Request,
+    AllowAll, Buffer, Completion, Config, Driver, Error, ErrorKind, Format, Kind, OpenOptions, Refusal,
+    Request,
 };
 use quod_backend::Backend;
 use quod_backend::sim::{
@@ -100,11 +100,11 @@ impl Life {
         }
         let before = self.sectors.clone();
         let done = self.world.together(requests);
-        for done in done.iter().filter(|done| done.kind != CompletionKind::Request(Kind::Read)) {
+        for done in done.iter().filter(|done| done.kind.request() != Some(Kind::Read)) {
             let (kind, start, end, version) = ranges[done.user as usize];
             self.ended(done, kind, start, end, version);
         }
-        for done in done.iter().filter(|done| done.kind == CompletionKind::Request(Kind::Read)) {
+        for done in done.iter().filter(|done| done.kind.request() == Some(Kind::Read)) {
             self.read_ended(done, ranges[done.user as usize].1, &before);
         }
     }
@@ -130,7 +130,7 @@ impl Life {
             return assert!(self.faults, "{}: read: {:?}", self.story, done.result);
         }
         let first = (start / SECTOR as u64) as usize;
-        for (n, bytes) in bytes_of(&done.buffers).chunks(SECTOR).enumerate() {
+        for (n, bytes) in bytes_of(&done.kind).chunks(SECTOR).enumerate() {
             let (old, new) = (before[first + n], self.sectors[first + n]);
             let may_be = (old.0.min(new.0), old.1.max(new.1), old.2 || new.2);
             assert_sector(first + n, bytes, may_be, &self.story);
@@ -408,7 +408,7 @@ fn report_7660_queues_share_one_state() {
     std::fs::write(&path, small(16 * M)).unwrap();
     let mut driver = Driver::new(Config::default().requests(256)).unwrap();
     let disk = driver.open(&path, OpenOptions::new().write(true)).unwrap();
-    assert_eq!(finish(&mut driver).kind, CompletionKind::Opened);
+    assert_eq!(finish(&mut driver).kind.request(), None);
     let second = Session::open(&path, OpenOptions::new().write(true)).map(drop);
     assert!(second.is_err_and(|error| error.to_string().contains("lock")), "a second owner");
     let (code, text) = qemu("qemu-io", &["-f", "qcow2", "-c", "write 0 512", path.to_str().unwrap()]);
@@ -677,7 +677,7 @@ impl Soak {
             return;
         };
         let first = at / SECTOR as u64;
-        let read = bytes_of(&done.buffers);
+        let read = bytes_of(&done.kind);
         for n in 0..len / SECTOR as u64 {
             let wanted = &mut self.versions[(first + n) as usize];
             match new {
@@ -696,7 +696,7 @@ impl Soak {
             self.ended(&done);
         }
         self.driver.submit(self.disk, Request::close(77)).map_err(|rejected| rejected.reason).unwrap();
-        while finish(&mut self.driver).kind != CompletionKind::Request(Kind::Close) {}
+        while finish(&mut self.driver).kind.request() != Some(Kind::Close) {}
         let model: Vec<u8> = (0..)
             .zip(&self.versions)
             .flat_map(
@@ -864,7 +864,7 @@ fn report_7882_no_completion_is_lost_when_the_device_is_busy() {
             assert!(users.into_iter().eq(0..300), "each answered once");
             let read = |n: u64| Request::read(n * 12288, Buffer::from(&[0xdd; 12288][..]), n);
             for done in world.together((0..300).map(read).collect()) {
-                assert!(bytes_of(&done.buffers) == sectors(done.user * 12288, 12288, round), "{}", done.user);
+                assert!(bytes_of(&done.kind) == sectors(done.user * 12288, 12288, round), "{}", done.user);
             }
         }
         assert!(world.driver.backend().in_flight() <= capacity);

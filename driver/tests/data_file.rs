@@ -46,7 +46,7 @@ fn the_gate_is_asked_and_the_file_is_shown() {
     };
     let session = Session::open(&image, OpenOptions::new().open_gate_fn(gate)).unwrap();
     assert_eq!(*asked.lock().unwrap(), [(image.clone(), name.clone().into_bytes(), Role::Data)]);
-    let layers = &session.info().unwrap().layers;
+    let layers = session.info().unwrap().layers();
     assert_eq!((layers.len(), &layers[0].path), (1, &image));
     assert_eq!(layers[0].data_file.as_ref(), Some(&data));
     assert_eq!(layers[0].info.data_file.as_deref(), Some(name.as_bytes()));
@@ -65,7 +65,7 @@ fn the_embedder_may_name_the_file_itself() {
     assert!(matches!(error.kind(), Some(ErrorKind::Io { errno: libc::ENOENT, .. })), "{error:?}");
     // without asking the gate
     let session = Session::open(&image, OpenOptions::new().data_file(&moved)).unwrap();
-    let layer = &session.info().unwrap().layers[0];
+    let layer = &session.info().unwrap().layers()[0];
     assert_eq!((layer.data_file.as_ref(), layer.info.data_file_raw), (Some(&moved), true));
     session.close().unwrap();
 }
@@ -114,7 +114,8 @@ fn what_it_names_must_be_another_file() {
     args.push(arg(&top));
     good("qemu-img", &args);
     let session = Session::open(&top, OpenOptions::new().open_gate(AllowAll)).unwrap();
-    let files: Vec<_> = session.info().unwrap().layers.iter().map(|layer| layer.data_file.clone()).collect();
+    let files: Vec<_> =
+        session.info().unwrap().layers().iter().map(|layer| layer.data_file.clone()).collect();
     assert_eq!(files, [Some(folder.path().join("top.data")), Some(data.clone())]);
     session.close().unwrap();
     let error = failure(&top, OpenOptions::new().open_gate(AllowAll).data_file(&data));
@@ -193,7 +194,7 @@ fn the_stricter_alignment_of_the_two_counts() {
         let options = |offset_align| FileOptions { offset_align, ..FileOptions::default() };
         sim.insert_file("disk", &bytes, options(mine));
         sim.insert_sparse("data", SIZE, options(theirs));
-        let mut driver = Driver::with_backend(sim, Config::default());
+        let mut driver = Driver::with_backend(sim, Config::default()).unwrap();
         driver.open("disk", OpenOptions::new().direct(true).data_file("data")).unwrap();
         let mut order = Seeded::new(1);
         let done = loop {

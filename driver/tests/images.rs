@@ -119,7 +119,7 @@ fn a_chain_of_three_holds_what_was_written_buffered_and_direct() {
         }
         let middle_bytes = std::fs::read(folder.path("middle.qed")).unwrap();
         let mut session = Session::open(&top, options()).unwrap();
-        assert_eq!(session.info().unwrap().layers.len(), 3);
+        assert_eq!(session.info().unwrap().layers().len(), 3);
         scribble(&mut session, &mut model, seed, 150);
         session.close().unwrap();
         sound(&top);
@@ -143,13 +143,13 @@ fn the_gate_keeps_backing_files_closed_by_default() {
     assert_eq!(error, Error::of(&top, FileRole::Image, ErrorKind::NotAllowed { name: "base.raw".into() }));
     assert!(error.to_string().contains("top.qed") && error.to_string().contains("base.raw"));
     assert_eq!(
-        Session::open(&top, OpenOptions::new().no_backing(true)).unwrap().info().unwrap().layers.len(),
+        Session::open(&top, OpenOptions::new().no_backing(true)).unwrap().info().unwrap().layers().len(),
         1
     );
     let elsewhere = folder.path("base.raw");
     let gate = move |named: &Named<'_>| (named.name == b"base.raw").then(|| elsewhere.clone());
     assert_eq!(
-        Session::open(&top, OpenOptions::new().open_gate_fn(gate)).unwrap().info().unwrap().layers.len(),
+        Session::open(&top, OpenOptions::new().open_gate_fn(gate)).unwrap().info().unwrap().layers().len(),
         2
     );
     let protocol = folder.qed("nbd.qed", 65536, Some(("nbd:localhost:10809", None)));
@@ -195,7 +195,7 @@ fn loops_and_long_chains_are_errors_that_name_the_file() {
         folder.qed(&format!("{layer}.qed"), 65536, Some((&format!("{}.qed", layer - 1), None)));
     }
     let top = folder.path("4.qed");
-    assert_eq!(Session::open(&top, writable().max_depth(5)).unwrap().info().unwrap().layers.len(), 5);
+    assert_eq!(Session::open(&top, writable().max_depth(5)).unwrap().info().unwrap().layers().len(), 5);
     let error = failure(&top, writable().max_depth(4));
     assert_eq!(
         error,
@@ -411,7 +411,7 @@ fn a_session_on_workers_moves_the_same_bytes() {
     assert!(stats.counters.allocations > 0 && stats.bytes_written > 0 && stats.errors == 0);
     assert!(session.driver().hold().histogram().len() > 100);
     session.resize(2 << 20).unwrap();
-    assert_eq!(session.info().unwrap().virtual_size, 2 << 20);
+    assert_eq!(session.info().unwrap().virtual_size(), 2 << 20);
     session.quiesce().unwrap();
     session.close().unwrap();
     sound(&path);

@@ -118,7 +118,7 @@ fn deflated(bytes: &[u8], window: u8) -> Vec<u8> {
 
 fn all(path: &Path) -> Vec<u8> {
     let mut session = Session::open(path, OpenOptions::new().open_gate(AllowAll)).unwrap();
-    let mut bytes = vec![0xaa; session.info().unwrap().virtual_size as usize];
+    let mut bytes = vec![0xaa; session.info().unwrap().virtual_size() as usize];
     session.read(0, &mut bytes).unwrap();
     session.close().unwrap();
     bytes

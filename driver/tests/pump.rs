@@ -4,7 +4,7 @@
 use quod::error::FileOp;
 use quod::{
     AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, ErrorKind,
-    FileRole, Format, Kind, OpenOptions, Refusal, Request,
+    FileRole, Format, Kind, OpenOptions, RawBuffers, Refusal, Request,
 };
 use quod_backend::Backend;
 use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
@@ -18,7 +18,7 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 fn driver_on(sim: Sim) -> Driver<Sim> {
-    Driver::with_backend(sim, Config::default().requests(16))
+    Driver::with_backend(sim, Config::default().requests(16)).unwrap()
 }
 
 /// Runs until a completion is there.
@@ -40,7 +40,7 @@ fn next(driver: &mut Driver<Sim>, order: &mut Seeded) -> Completion {
 fn open(driver: &mut Driver<Sim>, options: OpenOptions) -> (DiskId, Result<(), Error>) {
     let disk = driver.open("disk", options.user(7)).unwrap();
     let done = next(driver, &mut Seeded::new(1));
-    assert_eq!((done.disk, done.kind, done.user), (disk, CompletionKind::Opened, 7));
+    assert_eq!((done.disk, done.kind.request(), done.user), (disk, None, 7));
     (disk, done.result)
 }
 
@@ -95,12 +95,8 @@ impl Random {
     }
 }
 
-fn bytes_of(buffers: &Buffers) -> Vec<u8> {
-    match buffers {
-        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
-        Buffers::Vec(list) => list.iter().flat_map(|buffer| buffer.as_slice().to_vec()).collect(),
-        _ => Vec::new(),
-    }
+fn bytes_of(kind: &CompletionKind) -> Vec<u8> {
+    kind.buffers().map_or_else(Vec::new, Buffers::to_vec)
 }
 
 /// A QED image as a file's bytes.
@@ -145,7 +141,7 @@ fn chain_round_trip(seed: u64, direct: bool) {
     assert_eq!(driver.layers(disk), 3);
     submit(&mut driver, disk, Request::read(0, Buffer::zeroed(SIZE), 0));
     let done = next(&mut driver, &mut Seeded::new(seed));
-    assert!(bytes_of(&done.buffers) == model, "seed {seed}: what close made durable");
+    assert!(bytes_of(&done.kind) == model, "seed {seed}: what close made durable");
 }
 
 /// Writes to disjoint ranges at once, reads them back at once, for every order that the seed makes; closes.
@@ -153,7 +149,7 @@ fn round_trip(sim: Sim, seed: u64, options: OpenOptions, model: &mut [u8]) -> Dr
     let mut driver = driver_on(sim);
     let (disk, result) = open(&mut driver, options);
     result.unwrap();
-    assert_eq!(driver.disk_info(disk).unwrap().virtual_size, SIZE as u64);
+    assert_eq!(driver.disk_info(disk).unwrap().virtual_size(), SIZE as u64);
     let (mut random, mut order) = (Random(seed + 1), Seeded::new(seed));
     for _ in 0..4 {
         let mut requests = Vec::new();
@@ -184,12 +180,12 @@ fn round_trip(sim: Sim, seed: u64, options: OpenOptions, model: &mut [u8]) -> Dr
             done.result.unwrap();
             let (offset, len) = asked[done.user as usize];
             let want = &model[offset as usize..(offset + len) as usize];
-            assert!(bytes_of(&done.buffers) == want, "seed {seed} read {offset}+{len}");
+            assert!(bytes_of(&done.kind) == want, "seed {seed} read {offset}+{len}");
         }
     }
     submit(&mut driver, disk, Request::close(9));
     let done = next(&mut driver, &mut order);
-    assert_eq!((done.kind, done.result), (CompletionKind::Request(Kind::Close), Ok(())));
+    assert_eq!((done.kind.request(), done.result), (Some(Kind::Close), Ok(())));
     assert!(driver.idle());
     assert!(driver.disk_info(disk).is_none());
     driver
@@ -221,7 +217,8 @@ fn a_full_driver_says_busy_and_gives_the_request_back() {
     }
     let rejected = driver.submit(disk, Request::read(0, Buffer::zeroed(512), 99)).unwrap_err();
     assert_eq!(rejected.reason, Refusal::Busy);
-    assert_eq!((rejected.request.user, rejected.request.buffers.len()), (99, 512));
+    assert_eq!(rejected.request.user, 99);
+    assert_eq!(rejected.request.kind.into_buffers().map(|buffers| buffers.len()), Some(512));
     // done and not taken is as good as busy: completions are bounded too
     for _ in 0..100 {
         driver.turn().unwrap();
@@ -232,9 +229,16 @@ fn a_full_driver_says_busy_and_gives_the_request_back() {
     let mut order = Seeded::new(4);
     for _ in 0..16 {
         let done = next(&mut driver, &mut order);
-        assert_eq!(bytes_of(&done.buffers), &pattern(SIZE)[done.user as usize * 512..][..512]);
+        assert_eq!(bytes_of(&done.kind), &pattern(SIZE)[done.user as usize * 512..][..512]);
     }
     assert!(driver.idle());
+}
+
+#[test]
+fn a_driver_for_no_requests_is_refused() {
+    let none = Config::default().requests(0);
+    assert!(matches!(Driver::new(none), Err(Error::Misuse(what)) if what.contains("Config::requests")));
+    assert!(matches!(Driver::with_backend(Sim::new(), none), Err(Error::Misuse(_))));
 }
 
 #[test]
@@ -250,12 +254,12 @@ fn requests_that_make_no_sense_are_refused() {
     assert!(matches!(refuse(&mut driver, early, Request::flush(0)), Error::Misuse(_)));
     next(&mut driver, &mut Seeded::new(1)).result.unwrap();
     assert!(matches!(refuse(&mut driver, early, Request::map(1, 0, 1, 0)), Error::Misuse(_)));
-    let mut short = Request::read(0, Buffer::zeroed(512), 0);
-    short.len = 1024;
-    assert!(matches!(refuse(&mut driver, early, short), Error::Misuse(_)));
-    let mut carried = Request::flush(0);
-    carried.buffers = Buffer::zeroed(512).into();
-    assert!(matches!(refuse(&mut driver, early, carried), Error::Misuse(_)));
+    for nowhere in [Request::read(0, Vec::new(), 0), Request::write(0, RawBuffers::default(), 0)] {
+        assert!(matches!(refuse(&mut driver, early, nowhere), Error::Misuse(_)));
+    }
+    // of no bytes, but somewhere
+    submit(&mut driver, early, Request::read(0, Buffer::zeroed(0), 0));
+    next(&mut driver, &mut Seeded::new(1)).result.unwrap();
     submit(&mut driver, early, Request::close(0));
     assert_eq!(refuse(&mut driver, early, Request::flush(0)), Error::Closed);
     next(&mut driver, &mut Seeded::new(1)).result.unwrap();
@@ -347,7 +351,7 @@ fn several_disks_share_a_driver() {
     submit(&mut driver, b, Request::read(0, Buffer::zeroed(512), 0));
     for _ in 0..2 {
         let done = next(&mut driver, &mut order);
-        assert_eq!(bytes_of(&done.buffers), [if done.disk == a { 1 } else { 2 }; 512]);
+        assert_eq!(bytes_of(&done.kind), [if done.disk == a { 1 } else { 2 }; 512]);
     }
 }
 
@@ -394,7 +398,7 @@ fn a_failing_backing_file_is_the_one_that_is_named() {
     let buffer = Buffer::zeroed(4096);
     submit(&mut driver, disk, Request::read(8192, buffer, 3));
     let done = next(&mut driver, &mut Seeded::new(1));
-    assert_eq!(bytes_of(&done.buffers), &pattern(SIZE)[8192..12288]);
+    assert_eq!(bytes_of(&done.kind), &pattern(SIZE)[8192..12288]);
 }
 
 #[test]
@@ -434,7 +438,7 @@ fn timers_fire_on_the_backends_clock() {
 fn transitions_are_recorded_when_asked_for() {
     let mut sim = Sim::new();
     sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
-    let mut driver = Driver::with_backend(sim, Config::default().trace(true));
+    let mut driver = Driver::with_backend(sim, Config::default().trace(true)).unwrap();
     let (disk, _) = open(&mut driver, raw());
     submit(&mut driver, disk, Request::read(0, Buffer::zeroed(512), 0));
     next(&mut driver, &mut Seeded::new(1)).result.unwrap();
@@ -462,7 +466,7 @@ fn a_cancelled_request_is_answered_with_its_buffers() {
     assert_eq!(done[0].result, Ok(()));
     assert_eq!(done[1].result, Err(Error::Cancelled));
     assert_eq!(done[1].result.as_ref().map_err(Error::errno), Err(libc::ECANCELED));
-    assert_eq!(done[1].buffers.len(), 512);
+    assert_eq!(done[1].kind.buffers().map(Buffers::len), Some(512));
     submit(&mut driver, disk, Request::close(4));
     next(&mut driver, &mut order).result.unwrap();
     assert_eq!(driver.cancel(disk, 4), 0, "its id is invalid");

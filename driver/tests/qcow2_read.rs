@@ -186,7 +186,7 @@ fn entries(bytes: &[u8]) -> [(usize, u64); 2] {
 
 fn read_all(image: &Path) -> Result<Vec<u8>, Error> {
     let mut session = Session::open(image, OpenOptions::new().open_gate(AllowAll))?;
-    let size = session.info().unwrap().virtual_size as usize;
+    let size = session.info().unwrap().virtual_size() as usize;
     let mut bytes = vec![0; size];
     session.read(0, &mut bytes)?;
     Ok(bytes)

@@ -315,7 +315,7 @@ fn bitmaps_do_not_look_valid_after_we_wrote() {
         assert_eq!(facts(&image).unwrap(), touched, "write {write}");
     }
     let mut session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
-    let bitmaps = session.info().unwrap().layers[0].info.bitmaps.clone().expect("the opening says so");
+    let bitmaps = session.info().unwrap().layers()[0].info.bitmaps.clone().expect("the opening says so");
     assert_eq!((bitmaps.valid, bitmaps.names, bitmaps.dropped), (1, vec![b"changes".to_vec()], false));
     session.write(0, &[1; 512]).unwrap();
     let disk = session.disk();
@@ -325,7 +325,7 @@ fn bitmaps_do_not_look_valid_after_we_wrote() {
     assert!(!info.contains("changes"), "{info}");
     // they are gone already: nothing is said of them any more
     let session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
-    assert!(session.info().unwrap().layers[0].info.bitmaps.is_none());
+    assert!(session.info().unwrap().layers()[0].info.bitmaps.is_none());
 }
 
 /// An image that may be written, of every kind, and nobody writes: not a byte of it changes.

@@ -400,7 +400,7 @@ impl World {
         }
         match ticket.ask {
             Ask::Read { offset, .. } if ok && !self.blind => {
-                self.read_ended(&ticket, offset, &done.buffers, done.user)
+                self.read_ended(&ticket, offset, done.kind.buffers(), done.user)
             }
             Ask::Flush | Ask::Quiesce if ok => {
                 self.tidy = ticket.ask == Ask::Quiesce && ticket.alone && self.is_quiet(done.user);
@@ -420,11 +420,9 @@ impl World {
         }
     }
 
-    fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: &Buffers, user: u64) -> Checked {
-        let bytes: Vec<u8> = match buffers {
-            Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
-            Buffers::Vec(list) => list.iter().flat_map(|buffer| buffer.as_slice()).copied().collect(),
-            _ => return fail("a read came back without its buffers"),
+    fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: Option<&Buffers>, user: u64) -> Checked {
+        let Some(bytes) = buffers.map(Buffers::to_vec) else {
+            return fail("a read came back without its buffers");
         };
         let checked = self.model.check_bytes(offset, &bytes, View::Live(ticket.submitted));
         checked.map_err(|failure| Failure(format!("read #{user}: {failure}")))
@@ -468,5 +466,6 @@ fn table(format: Format) -> Edges {
 
 fn driver(sim: Sim, session: &Session) -> Driver<Probe> {
     let config = Config::default().requests(session.requests).trace(session.trace);
-    Driver::with_backend(Probe::new(sim), config)
+    // cannot fail: every session has requests
+    Driver::with_backend(Probe::new(sim), config).expect("a session without requests")
 }

@@ -7,7 +7,7 @@
 
 use crate::measure::histogram::Latencies;
 use crate::measure::usage::cpu_time;
-use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Kind, Refusal, Request};
+use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Refusal, Request};
 use quod_tools::FirstSector;
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ pub fn run_guarded<B: Backend>(
     first: Option<FirstSector>,
     stops: &dyn Fn() -> bool,
 ) -> Result<Outcome, Error> {
-    let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size;
+    let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size();
     let depth = u64::from(load.depth).min(load.count) as usize;
     let mut buffers: Vec<Buffer> = (0..depth).map(|_| Buffer::zeroed(load.size)).collect();
     if load.write {
@@ -148,7 +148,7 @@ impl<B: Backend> Run<'_, B> {
         while let Some(done) = self.driver.next_completion() {
             done.result?;
             match done.kind {
-                CompletionKind::Request(Kind::Flush) => {
+                CompletionKind::Flush => {
                     self.flushes.record(done.latency);
                     self.flushes_in_flight -= 1;
                     if self.in_flush {
@@ -156,11 +156,9 @@ impl<B: Backend> Run<'_, B> {
                         self.fill()?;
                     }
                 }
-                _ => {
+                other => {
                     self.latencies.record(done.latency);
-                    if let Buffers::Owned(buffer) = done.buffers {
-                        self.buffers.push(buffer);
-                    }
+                    self.keep(other.into_buffers());
                     self.finish_one()?;
                 }
             }
@@ -189,6 +187,10 @@ impl<B: Backend> Run<'_, B> {
             self.flush()?;
         }
         self.fill()
+    }
+
+    fn keep(&mut self, buffers: Option<Buffers>) {
+        self.buffers.extend(buffers.and_then(Buffers::into_owned));
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -225,9 +227,7 @@ impl<B: Backend> Run<'_, B> {
                 Ok(()) => {}
                 // requests of many extents take many control blocks: go on when one ended
                 Err(rejected) if rejected.reason == Refusal::Busy && self.in_flight > 0 => {
-                    if let Buffers::Owned(buffer) = rejected.request.buffers {
-                        self.buffers.push(buffer);
-                    }
+                    self.keep(rejected.request.kind.into_buffers());
                     return Ok(());
                 }
                 Err(rejected) => return Err(rejected.reason.into()),

@@ -69,7 +69,7 @@ pub fn run(
     let follow = options.follow || timeline.is_some();
     let mut session = open(path, options, true, follow)?;
     let (format, size) = match session.info() {
-        Some(info) => (info.format, info.virtual_size),
+        Some(info) => (info.format(), info.virtual_size()),
         None => return Err(quod::Error::Closed.into()),
     };
     check_size(summary, size)?;
@@ -106,7 +106,7 @@ fn verify(
     verdict: &mut Verdict,
     observer: &mut dyn Observer,
 ) -> Result<Option<&'static str>, Error> {
-    let (format, size) = session.info().map_or((Format::Raw, 0), |info| (info.format, info.virtual_size));
+    let (format, size) = session.info().map_or((Format::Raw, 0), |info| (info.format(), info.virtual_size()));
     observer.phase(READ_BACK, model.blocks());
     let back = scan::touched(&mut session, model, options.depth, observer)?;
     session.close()?;

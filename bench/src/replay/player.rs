@@ -219,7 +219,7 @@ impl Player<'_> {
                 if let Some(ticket) = ticket {
                     self.model.cancel(ticket);
                 }
-                if let Buffers::Owned(buffer) = rejected.request.buffers {
+                if let Some(Buffers::Owned(buffer)) = rejected.request.kind.into_buffers() {
                     self.pool.give(buffer);
                 }
                 match rejected.reason {
@@ -266,8 +266,8 @@ impl Player<'_> {
         self.done += 1;
         let succeeded = done.result.is_ok();
         match (record.op, ticket) {
-            (Op::Read, Some(ticket)) => match (&done.buffers, succeeded) {
-                (Buffers::Owned(buffer), true) => {
+            (Op::Read, Some(ticket)) => match (done.kind.buffers(), succeeded) {
+                (Some(Buffers::Owned(buffer)), true) => {
                     self.verdict.add(self.model.finish_read(ticket, buffer.as_slice()));
                 }
                 _ => self.model.cancel(ticket),
@@ -275,7 +275,7 @@ impl Player<'_> {
             (_, Some(ticket)) => self.model.finish_change(ticket, succeeded),
             (_, None) => {}
         }
-        if let Buffers::Owned(buffer) = done.buffers {
+        if let Some(Buffers::Owned(buffer)) = done.kind.into_buffers() {
             self.pool.give(buffer);
         }
         match done.result {

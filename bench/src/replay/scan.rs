@@ -7,7 +7,7 @@ use super::pool::Pool;
 use crate::contract::blocks::Model;
 use crate::contract::payload::{self, BLOCK};
 use crate::contract::verdict::Verdict;
-use quod::{Error, Refusal, Request};
+use quod::{Buffers, Error, Refusal, Request};
 use quod_tools::Session;
 use std::ops::Range;
 
@@ -75,7 +75,9 @@ fn scan(
                 }
                 // a read of many extents takes many control blocks: go on when one ended
                 Err(rejected) if rejected.reason == Refusal::Busy && in_flight > 0 => {
-                    rejected.request.buffers.into_owned().into_iter().for_each(|buffer| pool.give(buffer));
+                    if let Some(Buffers::Owned(buffer)) = rejected.request.kind.into_buffers() {
+                        pool.give(buffer);
+                    }
                     pending = Some(run);
                     break;
                 }
@@ -89,7 +91,7 @@ fn scan(
         while let Some(done) = driver.next_completion() {
             in_flight -= 1;
             done.result?;
-            if let Some(buffer) = done.buffers.into_owned() {
+            if let Some(Buffers::Owned(buffer)) = done.kind.into_buffers() {
                 model.verify(done.user, buffer.as_slice(), &mut verdict);
                 observer.progress(done.user);
                 pool.give(buffer);

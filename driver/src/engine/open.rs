@@ -13,7 +13,6 @@ use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::{Flight, NO_IO, Place, Target, Task};
 use crate::layer::opener::{Next, Opener, Step, is_conflict, step_error, stricter};
 use crate::layer::{Layer, LayerFile};
-use crate::memory::buffers::Buffers;
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
 use crate::transform::inflate::is_built_in;
@@ -263,11 +262,8 @@ impl<B: Backend> Engine<B> {
             below = Some(layer.image.virtual_size());
         }
         let Opener { options, started, infos, .. } = *opener;
-        disk.info = Some(DiskInfo {
-            format: infos[0].info.format,
-            virtual_size: disk.layers[0].image.virtual_size(),
-            layers: infos,
-        });
+        disk.info = DiskInfo::of(infos);
+        debug_assert_eq!(disk.info.as_ref().map(DiskInfo::virtual_size), below, "machine and header differ");
         disk.stats = Some(Box::new(Stats::new()));
         let layers = disk.layers.len() as u16;
         for layer in 0..layers {
@@ -296,14 +292,5 @@ fn opener(disk: &mut Disk) -> Option<&mut Opener> {
 }
 
 fn completion(disk: DiskId, user: u64, result: Result<(), Error>, latency: Duration) -> Completion {
-    Completion {
-        disk,
-        user,
-        kind: CompletionKind::Opened,
-        result,
-        buffers: Buffers::None,
-        met: Met::empty(),
-        extent: None,
-        latency,
-    }
+    Completion { disk, user, kind: CompletionKind::Opened, result, met: Met::empty(), latency }
 }

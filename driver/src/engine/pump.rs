@@ -96,10 +96,14 @@ impl<B: Backend> Engine<B> {
                 let result = result.map_err(Box::new);
                 self.jobs.push_back(Job::Answer { place: above, io, origin, result });
             }
-            Some(Owner::Guest { kind, len, buffers, started }) => {
+            Some(Owner::Guest { kind: mut ended, len, started }) => {
+                let kind = ended.request();
+                if let CompletionKind::Map(extent) = &mut ended {
+                    *extent = done.extent;
+                }
                 let latency = self.now.saturating_sub(started);
                 let disk = &mut self.disks[place.disk as usize];
-                if let Some(stats) = &mut disk.stats {
+                if let (Some(stats), Some(kind)) = (&mut disk.stats, kind) {
                     stats.count(kind, len, result.is_ok());
                     if !(self.submitting && latency.is_zero()) {
                         stats.time(kind, done.met, latency);
@@ -108,28 +112,25 @@ impl<B: Backend> Engine<B> {
                 let completion = Completion {
                     disk: disk.id(place.disk),
                     user: done.user,
-                    kind: CompletionKind::Request(kind),
+                    kind: ended,
                     result,
-                    buffers,
                     met: done.met,
-                    extent: done.extent,
                     latency,
                 };
-                self.deliver(place, kind, completion);
+                self.deliver(place, completion);
             }
             None => debug_assert!(false, "the machine ended a request that nobody made"),
         }
     }
 
-    fn deliver(&mut self, place: Place, kind: Kind, completion: Completion) {
+    fn deliver(&mut self, place: Place, completion: Completion) {
         let disk = &mut self.disks[place.disk as usize];
-        match kind {
-            Kind::Close => return self.begin_close(place.disk, completion),
-            Kind::Resize if completion.result.is_ok() => {
+        match completion.kind {
+            CompletionKind::Close => return self.begin_close(place.disk, completion),
+            CompletionKind::Resize if completion.result.is_ok() => {
                 let size = disk.layers[0].image.virtual_size();
                 if let Some(info) = &mut disk.info {
-                    info.virtual_size = size;
-                    info.layers[0].info.virtual_size = size;
+                    info.resized(size);
                 }
             }
             _ => {}

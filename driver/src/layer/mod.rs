@@ -13,11 +13,11 @@ pub(crate) mod out;
 pub(crate) mod port;
 
 use crate::error::{Error, ErrorKind, FileRole};
-use crate::memory::buffers::Buffers;
 use crate::memory::fill::Fill;
+use crate::request::{CompletionKind, RequestKind};
 use clusters::Clusters;
 use quod_backend::{Errno, FileId, Segments, Stat};
-use quod_states::{AcbId, Image, Info, IoId, Kind, Options, Part, RequestId, Timer};
+use quod_states::{AcbId, Image, Info, IoId, Options, Part, RequestId, Timer};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,8 +66,16 @@ pub(crate) struct Child {
 /// Who asked.
 #[derive(Debug)]
 pub(crate) enum Owner {
-    Guest { kind: Kind, len: u64, buffers: Buffers, started: Duration },
-    Child { io: IoId, origin: Origin },
+    /// What will come back, the guest's buffers in it.
+    Guest {
+        kind: CompletionKind,
+        len: u64,
+        started: Duration,
+    },
+    Child {
+        io: IoId,
+        origin: Origin,
+    },
 }
 
 /// A request slot of a machine.
@@ -138,16 +146,13 @@ impl Layer {
     }
 
     /// A guest's request enters its slot.
-    pub(crate) fn occupy(
-        &mut self,
-        id: RequestId,
-        kind: Kind,
-        len: u64,
-        mut buffers: Buffers,
-        started: Duration,
-    ) {
-        let segments = buffers.scatter_list();
-        let owner = Some(Owner::Guest { kind, len, buffers, started });
+    pub(crate) fn occupy(&mut self, id: RequestId, kind: RequestKind, len: u64, started: Duration) {
+        let mut kind = kind.into_answer();
+        let segments = match &mut kind {
+            CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => buffers.scatter_list(),
+            _ => Segments::new(),
+        };
+        let owner = Some(Owner::Guest { kind, len, started });
         self.slots[id.index as usize] = Slot { owner, segments, ..Slot::default() };
     }
 

@@ -31,7 +31,7 @@ impl RawBuffers {
 }
 
 /// Where the bytes of a request are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub enum Buffers {
     /// One buffer of our own.
     Owned(Buffer),
@@ -39,9 +39,6 @@ pub enum Buffers {
     Vec(Vec<Buffer>),
     /// Memory of the embedder.
     Raw(RawBuffers),
-    /// The request has no bytes.
-    #[default]
-    None,
 }
 
 impl Buffers {
@@ -51,13 +48,21 @@ impl Buffers {
             Buffers::Owned(buffer) => buffer.as_slice().len() as u64,
             Buffers::Vec(buffers) => buffers.iter().map(|buffer| buffer.as_slice().len() as u64).sum(),
             Buffers::Raw(raw) => raw.segments.iter().map(|segment| segment.len() as u64).sum(),
-            Buffers::None => 0,
         }
     }
 
     /// No bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Not one buffer, not even of no bytes.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        match self {
+            Buffers::Owned(_) => false,
+            Buffers::Vec(buffers) => buffers.is_empty(),
+            Buffers::Raw(raw) => raw.segments.is_empty(),
+        }
     }
 
     /// Copies the bytes to the front of `to`, as many as fit; returns how many.
@@ -71,8 +76,15 @@ impl Buffers {
             Buffers::Owned(buffer) => slice(buffer, 0, to),
             Buffers::Vec(buffers) => buffers.iter().fold(0, |at, buffer| slice(buffer, at, to)),
             Buffers::Raw(raw) => gather(&raw.segments, to),
-            Buffers::None => 0,
         }
+    }
+
+    /// A copy of all bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len() as usize];
+        let copied = self.copy_to(&mut bytes);
+        debug_assert_eq!(copied, bytes.len(), "bytes of a scatter list were left out");
+        bytes
     }
 
     /// The buffer of [`Buffers::Owned`].
@@ -115,7 +127,6 @@ impl Buffers {
             Buffers::Owned(buffer) => Segments::from_iter([one(buffer)]),
             Buffers::Vec(buffers) => buffers.iter_mut().map(one).collect(),
             Buffers::Raw(raw) => raw.segments.clone(),
-            Buffers::None => Segments::new(),
         }
     }
 }

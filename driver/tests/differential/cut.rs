@@ -139,7 +139,7 @@ fn qemu_reads_what_was_flushed_before_a_kill() {
     qemu::io(&path, &["-r"], &["read -P 0x5a 1000000 100000".into()], "read only");
     assert!(Reader::open(&path).need_check(), "a reader changed it");
     let mut session = Session::open(&path, OpenOptions::new().write(true)).unwrap();
-    let report = session.info().unwrap().layers[0].report.clone();
+    let report = session.info().unwrap().layers()[0].report.clone();
     assert!(report.is_some_and(|report| report.is_sound()));
     let mut bytes = vec![0; 100_000];
     session.read(1_000_000, &mut bytes).unwrap();

@@ -3,8 +3,8 @@
 use super::qemu::Run;
 use super::random::Random;
 use quod::{
-    Buffer, Buffers, Completion, Config, DiskId, Driver, Error, Extent, Format, Kind, OpenOptions, Refusal,
-    Request, Status,
+    Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Extent, Format, OpenOptions,
+    Refusal, Request, Status,
 };
 use std::collections::HashMap;
 use std::fs::File;
@@ -79,12 +79,8 @@ fn scattered(bytes: &[u8], random: &mut Random) -> Buffers {
     Buffers::Vec([&bytes[..a], &bytes[a..b], &bytes[b..]].map(Buffer::from).into())
 }
 
-fn collected(buffers: &Buffers) -> Vec<u8> {
-    match buffers {
-        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
-        Buffers::Vec(list) => list.iter().flat_map(|buffer| buffer.as_slice().iter().copied()).collect(),
-        _ => Vec::new(),
-    }
+fn collected(kind: &CompletionKind) -> Vec<u8> {
+    kind.buffers().map_or_else(Vec::new, Buffers::to_vec)
 }
 
 /// An open disk.
@@ -153,7 +149,7 @@ impl Ours {
             let story = &self.story;
             assert_eq!(completion.result, Ok(()), "{story}: {op:?}");
             if let Op::Read(range) = op {
-                let bytes = collected(&completion.buffers);
+                let bytes = collected(&completion.kind);
                 assert_eq!(bytes.len(), range.len());
                 let wrong = bytes
                     .iter()
@@ -167,7 +163,7 @@ impl Ours {
     /// The whole disk, read with many requests in flight.
     pub fn disk_bytes(&mut self) -> Vec<u8> {
         const CHUNK: usize = 192 << 10;
-        let size = self.driver.disk_info(self.disk).unwrap().virtual_size as usize;
+        let size = self.driver.disk_info(self.disk).unwrap().virtual_size() as usize;
         let mut bytes = vec![0xdd; size];
         let mut done = Vec::new();
         let mut begun = 0;
@@ -183,7 +179,7 @@ impl Ours {
         for completion in done {
             assert_eq!(completion.result, Ok(()), "{}", self.story);
             let at = completion.user as usize;
-            let read = collected(&completion.buffers);
+            let read = collected(&completion.kind);
             bytes[at..at + read.len()].copy_from_slice(&read);
         }
         bytes
@@ -200,22 +196,21 @@ impl Ours {
 
     fn extent(&mut self, layer: usize, start: u64, length: u64) -> Extent {
         let done = self.one(Request::map(layer, start, length, 0)).unwrap();
-        assert_eq!(done.kind, quod::CompletionKind::Request(Kind::Map));
-        done.extent.expect("map gives an extent")
+        done.kind.extent().expect("map gives an extent")
     }
 
     /// The map of the whole chain, as `qemu-img map` tells it.
     pub fn map(&mut self) -> Vec<Run> {
         let info = self.driver.disk_info(self.disk).unwrap().clone();
         let sizes: Vec<u64> =
-            info.layers.iter().map(|layer| layer.info.virtual_size.next_multiple_of(512)).collect();
+            info.layers().iter().map(|layer| layer.info.virtual_size.next_multiple_of(512)).collect();
         let mut runs: Vec<Run> = Vec::new();
         let mut at = 0;
-        while at < info.virtual_size {
-            let (mut depth, mut length) = (0, info.virtual_size - at);
+        while at < info.virtual_size() {
+            let (mut depth, mut length) = (0, info.virtual_size() - at);
             let run = loop {
-                if info.layers[depth].info.format == Format::Raw {
-                    break raw_run(&info.layers[depth].path, depth, at, length);
+                if info.layers()[depth].info.format == Format::Raw {
+                    break raw_run(&info.layers()[depth].path, depth, at, length);
                 }
                 let extent = self.extent(depth, at, length);
                 length = length.min(extent.len);

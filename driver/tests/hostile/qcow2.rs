@@ -93,7 +93,7 @@ impl Case {
     }
 
     fn read(&self, session: &mut Session) -> Disk {
-        let (unit, size) = (self.sample.cluster, session.info().unwrap().virtual_size);
+        let (unit, size) = (self.sample.cluster, session.info().unwrap().virtual_size());
         let len = size.min(READ_MAX as u64) as usize;
         let mut disk = Disk { bytes: vec![0xee; len], bad: Vec::new() };
         for start in (0..len).step_by(1 << 20) {
@@ -148,7 +148,7 @@ impl Case {
     /// Writes, in place and into new space, discards, zeroes, flushes; closes.
     fn write(&self, mut session: Session, before: &Disk) -> Written {
         let (unit, per) = (self.sample.cluster as u64, self.sample.per() as u64);
-        let size = session.info().unwrap().virtual_size;
+        let size = session.info().unwrap().virtual_size();
         let bytes = before.bytes.clone();
         let mut written =
             Written { error: None, bytes, touched: Vec::new(), certain: true, unsure: Vec::new() };

@@ -120,7 +120,7 @@ pub struct Story {
 /// Reads all of the disk, cluster by cluster where more at once fails.
 fn read_all(path: &Path, session: &mut Session, story: &mut Story) {
     const STEP: usize = 1 << 20;
-    let size = session.info().unwrap().virtual_size.min(16 << 20) as usize;
+    let size = session.info().unwrap().virtual_size().min(16 << 20) as usize;
     story.disk = vec![0xee; size];
     for at in (0..size).step_by(STEP) {
         let end = size.min(at + STEP);
@@ -147,7 +147,7 @@ fn read_all(path: &Path, session: &mut Session, story: &mut Story) {
 /// Writes here and there, over what is allocated and what is not; false if something failed. A sound image
 /// gives back what was written.
 fn write_some(path: &Path, mut session: Session, sound: bool) -> bool {
-    let size = session.info().unwrap().virtual_size;
+    let size = session.info().unwrap().virtual_size();
     let good = |result: Result<(), Error>| result.map_err(|error| names_its_file(path, &error)).is_ok();
     let mut all = true;
     for guest in [0, 1, 3, ZERO, 700, 1023, 1024, 1500, 2047] {
@@ -502,7 +502,7 @@ fn need_check_and_autoclear_bits_change_hands_only_for_writers() {
     };
     let visit = |path: &Path, write: bool| {
         let session = opened(path, options().write(write)).unwrap();
-        let report = session.info().unwrap().layers[0].report.clone();
+        let report = session.info().unwrap().layers()[0].report.clone();
         session.close().unwrap();
         report
     };

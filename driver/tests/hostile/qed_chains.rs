@@ -97,7 +97,7 @@ fn chains_that_lead_back_or_on_and_on_are_refused() {
     }
     // named as raw, it is not looked into: no loop comes of it
     let raw = folder.put("raw.qed", &Sample::backed(b"1.qed", 4));
-    assert_eq!(opened(&raw, all()).unwrap().info().unwrap().layers.len(), 2);
+    assert_eq!(opened(&raw, all()).unwrap().info().unwrap().layers().len(), 2);
     // 33 files; 32 are allowed
     folder.put("c0.qed", &Sample::new());
     for number in 1..=32 {
@@ -111,7 +111,7 @@ fn chains_that_lead_back_or_on_and_on_are_refused() {
         let mut session = opened(&path, all().write(true)).unwrap();
         // a write at the top that copies through all of them
         session.write(3 * CLUSTER as u64 + 5, &[9; 10]).unwrap();
-        let layers = session.info().unwrap().layers.len();
+        let layers = session.info().unwrap().layers().len();
         session.close().unwrap();
         layers
     });

@@ -2,8 +2,8 @@
 //! that say whose they are.
 
 use quod::{
-    AllowAll, Buffer, Buffers, Completion, Config, DiskId, Driver, Error, Format, OpenOptions, Refusal,
-    Request,
+    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format,
+    OpenOptions, Refusal, Request,
 };
 use quod_backend::sim::{Choice, Chooser, FileOptions, Kind as OpKind, PendingOp, Seeded, Sim};
 use quod_tools::{self as tools, CreateOptions};
@@ -53,12 +53,8 @@ pub fn version(number: u64, bytes: &[u8]) -> Option<u32> {
     (bytes == sector(number, version)).then_some(version)
 }
 
-pub fn bytes_of(buffers: &Buffers) -> Vec<u8> {
-    match buffers {
-        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
-        Buffers::Vec(list) => list.iter().flat_map(|buffer| buffer.as_slice().to_vec()).collect(),
-        _ => Vec::new(),
-    }
+pub fn bytes_of(kind: &CompletionKind) -> Vec<u8> {
+    kind.buffers().map_or_else(Vec::new, Buffers::to_vec)
 }
 
 /// An open disk on a simulated device.
@@ -104,7 +100,7 @@ impl World {
 
     pub fn try_open(sim: Sim, options: OpenOptions, seed: u64) -> Result<World, Error> {
         let config = Config::default().requests(600);
-        let mut driver = Driver::with_backend(sim, config);
+        let mut driver = Driver::with_backend(sim, config).unwrap();
         let disk = driver.open("disk", options).unwrap();
         let mut world = World { driver, disk, order: Seeded::new(seed), late: None, watch: |_| () };
         let opened = world.next().result;
@@ -178,7 +174,7 @@ impl World {
 
     pub fn read(&mut self, offset: u64, len: usize) -> Vec<u8> {
         let done = self.one(Request::read(offset, Buffer::from(&vec![0xdd; len][..]), 0));
-        bytes_of(&done.buffers)
+        bytes_of(&done.kind)
     }
 
     /// Takes the device's files as they are.

@@ -7,8 +7,8 @@
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
 
 use quod::error::FileOp;
-use quod::{Error, FileRole, Request};
-use quod_states::{Format, Kind, probe};
+use quod::{Error, FileRole, Request, RequestKind};
+use quod_states::{Format, probe};
 use std::path::{Path, PathBuf};
 
 const SECTOR: usize = probe::HEAD;
@@ -32,17 +32,24 @@ impl FirstSector {
 
     /// May this request be submitted? EPERM: it would make another format of the disk.
     pub fn admit(&mut self, request: &Request) -> Result<(), Error> {
-        let changes = matches!(request.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
-        if !changes || request.offset >= SECTOR as u64 {
+        // a discard may leave what was there: then nothing changes, and that was admitted before
+        let (offset, len, source) = match &request.kind {
+            RequestKind::Write { offset, buffers, .. } => (*offset, buffers.len(), Some(buffers)),
+            RequestKind::WriteZeroes { offset, len, .. } | RequestKind::Discard { offset, len } => {
+                (*offset, *len, None)
+            }
+            _ => return Ok(()),
+        };
+        if offset >= SECTOR as u64 {
             return Ok(());
         }
-        let from = request.offset as usize;
-        let len = request.len.min((SECTOR - from) as u64) as usize;
+        let from = offset as usize;
+        let len = len.min((SECTOR - from) as u64) as usize;
         let mut after = self.bytes;
-        match request.kind {
-            Kind::Write => drop(request.buffers.copy_to(&mut after[from..from + len])),
-            // a discard may leave what was there: then nothing changes, and that was admitted before
-            _ => after[from..from + len].fill(0),
+        let range = &mut after[from..from + len];
+        match source {
+            Some(buffers) => drop(buffers.copy_to(range)),
+            None => range.fill(0),
         }
         if probe::head(&after) != Ok(Format::Raw) {
             return Err(Error::io(&self.path, FileRole::Image, FileOp::WriteHeader, libc::EPERM));

@@ -67,7 +67,7 @@ impl Mapper {
     /// Opens an image.
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Mapper, Error> {
         let session = Session::open(path, options)?;
-        let layers = session.info().map(|info| info.layers.clone()).ok_or(Error::Closed)?;
+        let layers = session.info().map(|info| info.layers().to_vec()).ok_or(Error::Closed)?;
         let layers = layers.into_iter().map(|info| {
             let file = File::open(info.data_file.as_ref().unwrap_or(&info.path)).ok();
             Layer { info, file, preallocated: None }

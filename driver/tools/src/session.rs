@@ -37,8 +37,8 @@ impl Session {
         let disk = driver.open(path.as_ref(), options)?;
         let mut session = Session { driver, disk, first: None, ended: Vec::new() };
         session.next()?.result?;
-        if let Some(info) = session.info().filter(|info| guess && info.format == Format::Raw) {
-            let mut bytes = vec![0; info.virtual_size.min(512) as usize];
+        if let Some(info) = session.info().filter(|info| guess && info.format() == Format::Raw) {
+            let mut bytes = vec![0; info.virtual_size().min(512) as usize];
             session.read(0, &mut bytes)?;
             session.first = Some(FirstSector::new(path.as_ref(), &bytes));
         }
@@ -126,8 +126,8 @@ impl Session {
     /// Reads into `bytes` from `offset` on.
     pub fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let done = self.run(Request::read(offset, Buffer::zeroed(bytes.len()), 0))?;
-        if let Some(buffer) = done.buffers.into_owned() {
-            bytes.copy_from_slice(buffer.as_slice());
+        if let Some(buffers) = done.kind.buffers() {
+            buffers.copy_to(bytes);
         }
         Ok(())
     }
@@ -155,7 +155,8 @@ impl Session {
 
     /// The first run of the range in this layer.
     pub fn map(&mut self, layer: usize, offset: u64, len: u64) -> Result<Extent, Error> {
-        self.run(Request::map(layer, offset, len, 0))?.extent.ok_or(Error::Misuse("map gave no extent"))
+        let done = self.run(Request::map(layer, offset, len, 0))?;
+        done.kind.extent().ok_or(Error::Misuse("map gave no extent"))
     }
 
     /// Sets the size of the guest disk.

@@ -9,7 +9,9 @@
 use crate::image;
 use crate::probe::Probe;
 use crate::world::TOP;
-use quod::{AllowAll, Buffer, CompletionKind, Config, DiskId, Driver, OpenOptions, Refusal, Request};
+use quod::{
+    AllowAll, Buffer, CompletionKind, Config, DiskId, DiskInfo, Driver, OpenOptions, Refusal, Request,
+};
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::snapshot::{Parsed, Snapshot};
@@ -150,7 +152,8 @@ impl Bench {
     fn open(input: &[u8], write: bool) -> Checked<Option<Bench>> {
         let mut sim = Sim::new();
         sim.insert_file(TOP, input, FileOptions::default());
-        let mut driver = Driver::with_backend(Probe::new(sim), Config::default().requests(4));
+        let mut driver = Driver::with_backend(Probe::new(sim), Config::default().requests(4))
+            .map_err(|error| Failure(format!("set up: {error}")))?;
         let options = OpenOptions::new().write(write).cache_bytes(64 << 10).grow_step(0).open_gate(AllowAll);
         let disk = driver.open(TOP, options).map_err(|error| Failure(format!("open: {error}")))?;
         let mut bench = Bench { driver, disk };
@@ -201,7 +204,7 @@ impl Bench {
 pub(super) fn open(input: &[u8]) -> Checked {
     for write in [false, true] {
         let Some(mut bench) = Bench::open(input, write)? else { continue };
-        let size = bench.driver.disk_info(bench.disk).map_or(0, |info| info.virtual_size);
+        let size = bench.driver.disk_info(bench.disk).map_or(0, DiskInfo::virtual_size);
         let place = |at: u64| (at.min(size) / 512 * 512, (size - at.min(size) / 512 * 512).min(5000));
         let mut places = [0, 4096, 70_000, size / 2, size.saturating_sub(3000)].map(place).to_vec();
         places.retain(|(_, len)| *len > 0);

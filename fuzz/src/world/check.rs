@@ -5,7 +5,7 @@
 use super::{Session, Subject, TOP, World};
 use crate::image;
 use crate::image::Form;
-use quod::{Buffer, DiskId, OpenOptions, Request};
+use quod::{Buffer, Buffers, DiskId, OpenOptions, Request};
 use quod_backend::Backend;
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 use quod_bench::contract::exact::View;
@@ -181,7 +181,7 @@ impl World {
                 }
             };
             done.result.map_err(|error| Failure(format!("read at {offset:#x}: {error}")))?;
-            let buffer = done.buffers.into_owned();
+            let buffer = done.kind.into_buffers().and_then(Buffers::into_owned);
             let buffer = buffer.ok_or_else(|| Failure("a read came back without its buffer".into()))?;
             content.extend_from_slice(buffer.as_slice());
         }

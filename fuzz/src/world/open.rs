@@ -35,7 +35,7 @@ impl World {
             self.see_cut();
             if let Some(done) = self.driver.next_completion() {
                 self.see_faults();
-                if done.disk != disk || done.kind != CompletionKind::Opened {
+                if done.disk != disk || !matches!(done.kind, CompletionKind::Opened) {
                     return fail(format!("opening answered {done:?}"));
                 }
                 self.note(|| format!("opened: {:?}", done.result));
@@ -74,17 +74,17 @@ impl World {
     pub(super) fn opened(&mut self, disk: DiskId) -> Checked {
         let info = self.driver.disk_info(disk).cloned();
         let info = info.ok_or_else(|| Failure("an open disk without info".into()))?;
-        if self.sizes.contains(&info.virtual_size) {
-            self.model.resize(info.virtual_size);
+        if self.sizes.contains(&info.virtual_size()) {
+            self.model.resize(info.virtual_size());
         }
-        if info.virtual_size != self.model.len() {
+        if info.virtual_size() != self.model.len() {
             return fail(format!(
                 "the disk has {} bytes, it should have {}",
-                info.virtual_size,
+                info.virtual_size(),
                 self.model.len()
             ));
         }
-        if let Some(report) = &info.layers[0].report {
+        if let Some(report) = &info.image().report {
             self.tally.repairs += 1;
             if !report.is_sound() && self.subject.checks() {
                 return fail(format!("the repair left {report:?}"));

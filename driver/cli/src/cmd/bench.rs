@@ -212,7 +212,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     }
     let hold = Hold::of(session.driver().hold());
     let backend = quod::Backend::name(session.driver().backend());
-    let format = session.info().map_or("", |info| format::name(info.format));
+    let format = session.info().map_or("", |info| format::name(info.format()));
     let closing = Instant::now();
     session.close().map_err(|error| format!("Could not close '{image}': {error}"))?;
     let closed = closing.elapsed();

@@ -226,11 +226,11 @@ fn look_at_backing(args: &Args, file: &Path, values: &mut Values) -> Result<Opti
     let info = session.info().cloned().ok_or_else(|| could_not(Error::Closed.to_string()))?;
     session.close().map_err(|error| could_not(error.to_string()))?;
     if format.is_none() {
-        let found = format::name(info.format);
+        let found = format::name(info.format());
         return Err(format!("Backing file specified without backing format\nDetected format of {found}."));
     }
     if values.text("size").is_none() {
-        values.set("size", info.virtual_size.to_string());
+        values.set("size", info.virtual_size().to_string());
     }
     Ok(format)
 }

@@ -73,7 +73,7 @@ fn resize(args: &Args) -> Result<(), String> {
     }
     let (format, old) = session
         .info()
-        .map_or((Format::Raw, 0), |info| (info.format, info.virtual_size.next_multiple_of(512)));
+        .map_or((Format::Raw, 0), |info| (info.format(), info.virtual_size().next_multiple_of(512)));
     let new = if relative { i128::from(old) + amount } else { amount };
     let new =
         u64::try_from(new).ok().filter(|new| (1..=i64::MAX as u64).contains(new)).ok_or(NOT_POSITIVE)?;

@@ -2,30 +2,34 @@
 //!
 //! Knows: buffers and requests. Must never know: commands, the tool.
 
-use quod::{Buffer, Buffers, Request};
+use quod::{Buffer, Buffers, Completion, Request};
 
 /// Buffers of these lengths.
 pub fn buffers(lengths: &[u64]) -> Vec<Buffer> {
-    lengths.iter().filter(|&&length| length > 0).map(|&length| Buffer::zeroed(length as usize)).collect()
+    filled(lengths, Buffer::zeroed)
 }
 
-/// All bytes of a scatter list.
-pub fn gather(buffers: &Buffers) -> Vec<u8> {
-    match buffers {
-        Buffers::Owned(buffer) => buffer.as_slice().to_vec(),
-        Buffers::Vec(buffers) => buffers.iter().flat_map(|buffer| buffer.as_slice()).copied().collect(),
-        Buffers::Raw(_) | Buffers::None => Vec::new(),
-    }
+/// All bytes that a read or a write brought back.
+pub fn gather(done: &Completion) -> Vec<u8> {
+    done.kind.buffers().map_or_else(Vec::new, Buffers::to_vec)
 }
 
 /// Cuts bytes into buffers of these lengths.
 pub fn fill(lengths: &[u64], bytes: &[u8]) -> Vec<Buffer> {
     let mut rest = bytes;
-    let mut buffers = Vec::new();
-    for &length in lengths.iter().filter(|&&length| length > 0) {
-        let (now, later) = rest.split_at(length as usize);
-        buffers.push(Buffer::from(now));
+    filled(lengths, |length| {
+        let (now, later) = rest.split_at(length);
         rest = later;
+        Buffer::from(now)
+    })
+}
+
+/// A buffer for each length that is none; at least one, as a request has to have.
+fn filled(lengths: &[u64], mut make: impl FnMut(usize) -> Buffer) -> Vec<Buffer> {
+    let mut buffers: Vec<Buffer> =
+        lengths.iter().filter(|&&length| length > 0).map(|&length| make(length as usize)).collect();
+    if buffers.is_empty() {
+        buffers.push(Buffer::zeroed(0));
     }
     buffers
 }

@@ -93,7 +93,7 @@ pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let Some(target) = tool.target.as_ref() else { return Err(Failed) };
     let (mut mode, path): (Mode, PathBuf) = (target.mode.clone(), target.path.clone());
     let layers =
-        target.info().map(|info| info.layers.iter().map(|layer| layer.info.format).collect::<Vec<_>>());
+        target.info().map(|info| info.layers().iter().map(|layer| layer.info.format).collect::<Vec<_>>());
     let layers = layers.unwrap_or_default();
     let (mut writable, mut cache, mut options) = (None, false, Vec::new());
     for item in found {

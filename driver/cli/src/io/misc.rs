@@ -11,7 +11,7 @@ use crate::words::failure::resize_rule;
 use crate::words::getopt::Found;
 use crate::words::numbers::c_integer;
 use crate::words::{format, qcow2, sizes};
-use quod::{Format, Request, Status};
+use quod::{DiskInfo, Format, Request, Status};
 use quod_tools as tools;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         return Err(tool.complain(&format!("Unsupported preallocation mode '{preallocation}'")));
     }
     let target = tool.target.as_ref().ok_or(Failed)?;
-    let format = target.info().map_or(Format::Raw, |info| info.format);
+    let format = target.info().map_or(Format::Raw, |info| info.format());
     if let Some(text) = resize_rule(format, target.size(), length) {
         return Err(tool.complain(text));
     }
@@ -105,7 +105,7 @@ pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
     let target = tool.target.as_ref().ok_or(Failed)?;
     let (format, cluster, file) = target
         .info()
-        .and_then(|info| info.layers.first())
+        .map(DiskInfo::image)
         .map(|top| (top.info.format, top.info.cluster_size, top.path.clone()))
         .ok_or(Failed)?;
     // the driver has no word for these; what another program changes meanwhile does not matter here
@@ -126,7 +126,7 @@ pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
 /// The first run of a range in the top layer: its length, and whether it is allocated there.
 fn allocated(tool: &mut Tool, offset: u64, len: u64) -> Result<(u64, bool), i32> {
     let target = tool.target.as_ref().ok_or(libc::EBADF)?;
-    if target.info().is_some_and(|info| info.format == Format::Raw) {
+    if target.info().is_some_and(|info| info.format() == Format::Raw) {
         return Ok((len, true));
     }
     let extent = tool.with(|target| target.map(offset, len))?;

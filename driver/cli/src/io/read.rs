@@ -130,5 +130,5 @@ fn fetch(tool: &mut Tool, offset: u64, lengths: &[u64]) -> Result<Vec<u8>, i32> 
         tool.with(|target| target.populate(offset, total))?;
     }
     let done = tool.run(|user| Request::read(offset, buffers(lengths), user))?;
-    Ok(gather(&done.buffers))
+    Ok(gather(&done))
 }

@@ -119,7 +119,7 @@ pub fn outcome(memo: &Aio, done: &Completion) -> String {
     }
     let mut text = String::new();
     if memo.dump || memo.pattern.is_some() {
-        let bytes = gather(&done.buffers);
+        let bytes = gather(done);
         if let Some(pattern) = memo.pattern {
             text += &mismatch(&bytes, pattern, memo.offset).unwrap_or_default();
         }

@@ -6,8 +6,8 @@
 
 use super::open::Mode;
 use crate::words::failure::{warn_about_bitmaps, why_not_opened};
-use quod::{AllowAll, Bitmaps, Buffer, Completion, Config, DiskInfo, Driver, Error, Extent, Format};
-use quod::{OpenOptions, Refusal, Request, Status};
+use quod::{AllowAll, Bitmaps, Buffer, Buffers, Completion, Config, DiskInfo, Driver};
+use quod::{Error, Extent, Format, OpenOptions, Refusal, Request, Status};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -65,8 +65,8 @@ impl<T> Target<T> {
         }
         let session = Session::with_config(&file, options, config).map_err(describe)?;
         let info = session.info().ok_or("the disk is not open")?;
-        let (size, top) = (info.virtual_size, info.layers.first());
-        let bitmaps = top.and_then(|layer| layer.info.bitmaps.clone());
+        let size = info.virtual_size();
+        let bitmaps = info.image().info.bitmaps.clone();
         let mut target = Target {
             session,
             mode,
@@ -108,7 +108,7 @@ impl<T> Target<T> {
     /// Can the range become zeros without a byte written? A raw file can promise it where the file system
     /// helps, a qcow2 image of version 3 for whole clusters; QED never promises it to QEMU's tools.
     pub fn zeros_cost_nothing(&self, offset: u64, len: u64) -> bool {
-        let Some(top) = self.info().and_then(|info| info.layers.first()) else { return false };
+        let Some(top) = self.info().map(DiskInfo::image) else { return false };
         let cluster = u64::from(top.info.cluster_size.max(1));
         let end = offset + len;
         let whole = offset.is_multiple_of(cluster) && (end.is_multiple_of(cluster) || end == self.size());
@@ -138,7 +138,7 @@ impl<T> Target<T> {
         let user = self.next_user;
         self.next_user += 1;
         let mut request = request(user);
-        if request.kind.changes() {
+        if request.kind.name().changes() {
             self.warn();
         }
         loop {
@@ -209,12 +209,12 @@ impl<T> Target<T> {
     /// The first run of a range, in the top layer.
     pub fn map(&mut self, offset: u64, len: u64) -> Result<Extent, Error> {
         let done = self.run(|user| Request::map(0, offset, len, user))?;
-        done.extent.ok_or(Error::Misuse("map gave no extent"))
+        done.kind.extent().ok_or(Error::Misuse("map gave no extent"))
     }
 
     /// Bytes that hold data or do not: a cluster, or one of its subclusters.
     fn unit(&self) -> u64 {
-        let Some(top) = self.info().and_then(|info| info.layers.first()) else { return 512 };
+        let Some(top) = self.info().map(DiskInfo::image) else { return 512 };
         u64::from(top.info.unit).max(512)
     }
 
@@ -232,7 +232,8 @@ impl<T> Target<T> {
             }
             let take = take.min(COPY_STEP);
             let read = self.run(|user| Request::read(at, Buffer::zeroed(take as usize), user))?;
-            let buffer = read.buffers.into_owned().ok_or(Error::Misuse("a read lost its buffer"))?;
+            let buffer = read.kind.into_buffers().and_then(Buffers::into_owned);
+            let buffer = buffer.ok_or(Error::Misuse("a read lost its buffer"))?;
             if buffer.as_slice().iter().all(|&byte| byte == 0) {
                 self.run(|user| Request::write_zeroes(at, take, user))?;
             } else {

@@ -256,7 +256,7 @@ pub fn warn_about_bitmaps(path: &Path, bitmaps: &Bitmaps) {
 
 /// The same of a disk that was just opened, which is about to be changed.
 pub fn warn_of_change(path: &Path, disk: Option<&DiskInfo>) {
-    if let Some(bitmaps) = disk.and_then(|disk| disk.layers.first()?.info.bitmaps.as_ref()) {
+    if let Some(bitmaps) = disk.and_then(|disk| disk.image().info.bitmaps.as_ref()) {
         warn_about_bitmaps(path, bitmaps);
     }
 }

@@ -27,13 +27,13 @@ fn driver(contents: &[u8]) -> (Driver<Sim>, u32) {
     file.extend(&packed);
     file.resize(1 << 20, 0x77);
     sim.insert_file("disk", &file, FileOptions::default());
-    let mut driver = Driver::with_backend(sim, Config::default());
+    let mut driver = Driver::with_backend(sim, Config::default()).unwrap();
     driver.open("disk", OpenOptions::new().format(Some(Format::Raw))).unwrap();
     run_dry(&mut driver);
     assert!(matches!(driver.engine.disks[0].phase, Phase::Open));
     let info = Info {
         cluster_size: SIZE as u32,
-        ..driver.engine.disks[0].info.as_ref().unwrap().layers[0].info.clone()
+        ..driver.engine.disks[0].info.as_ref().unwrap().layers()[0].info.clone()
     };
     driver.engine.disks[0].layers[0].clusters = Clusters::new(&info);
     (driver, packed.len() as u32)
