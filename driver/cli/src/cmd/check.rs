@@ -2,16 +2,15 @@
 //!
 //! Knows: exit codes and texts. Must never know: how a check is made.
 
+use super::common::{Asked, LAST};
 use crate::interrupt;
 use crate::out::fail;
-use crate::words::errno::strerror;
-use crate::words::failure::could_not_open;
 use crate::words::format::Output;
 use crate::words::{failure, format, json};
+use quod::error::describe;
 use quod::{Error, ErrorKind, Format};
 use quod_tools::{CheckReport, Checker, Repair};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 mod finding;
@@ -27,31 +26,23 @@ const NO_CHECK: u8 = 63;
 ///
 /// Exit codes: 0 clean, 1 the check failed, 2 corrupt, 3 leaks only, 63 the format has no check
 #[derive(clap::Args)]
+#[command(mut_arg("force_share", |arg| arg.help("Check even if a writer has the image open")))]
 pub struct Args {
-    /// Format of the image (default: probe)
-    #[arg(short, long, value_name = "FMT")]
-    format: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// Repair what was found: leaks, or all
     #[arg(short, long, value_name = "WHAT")]
     repair: Option<String>,
-    /// How to answer
-    #[arg(long, value_enum, value_name = "OFMT", default_value_t)]
-    output: Output,
-    /// Check even if a writer has the image open
-    #[arg(short = 'U', long)]
-    force_share: bool,
     /// Print errors only
-    #[arg(short, long)]
+    #[arg(short, long, display_order = LAST)]
     quiet: bool,
-    /// The image
-    file: PathBuf,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let format = match args.format.as_deref().map(format::parse).transpose() {
+    let format = match args.asked.format() {
         Ok(format) => format,
-        Err(text) => return fail(format!("Could not open '{}': {text}", args.file.display())),
+        Err(code) => return code,
     };
     let repair = match args.repair.as_deref() {
         None => None,
@@ -61,25 +52,24 @@ pub fn run(args: Args) -> ExitCode {
             return fail(format!("--repair (-r) expects 'leaks' or 'all' not '{other}'"));
         }
     };
-    if args.force_share && repair.is_some() {
-        let text = "force-share=on can only be used with read-only images";
-        return fail(format!("Could not open '{}': {text}", args.file.display()));
+    if args.asked.force_share && repair.is_some() {
+        return args.asked.cannot_open("force-share=on can only be used with read-only images");
     }
     if repair.is_some() {
         interrupt::watch();
     }
     let open = |repair| {
-        let checker = Checker::open(&args.file, format, repair, !args.force_share);
+        let checker = Checker::open(&args.asked.file, format, repair, !args.asked.force_share);
         checker.map(|checker| checker.until(interrupt::asked))
     };
     let checker = match open(repair) {
         Ok(checker) => checker,
-        Err(error) => return could_not_open(&args.file, &error),
+        Err(error) => return args.asked.not_opened(&error),
     };
     let format = checker.format();
     if format == Format::Raw {
-        if args.format.is_none() && repair.is_some() {
-            failure::warn_about_probing(&args.file);
+        if args.asked.format.is_none() && repair.is_some() {
+            failure::warn_about_probing(&args.asked.file);
         }
         fail("This image format does not support checks");
         return ExitCode::from(NO_CHECK);
@@ -101,7 +91,7 @@ pub fn run(args: Args) -> ExitCode {
         Err(Error::Cancelled) => {
             fail("interrupted: the repair is not finished; nothing is lost, but check the image again")
         }
-        Err(error) => fail(format!("Check failed: {}", strerror(why(&error)))),
+        Err(error) => fail(format!("Check failed: {}", describe(why(&error)))),
     }
 }
 
@@ -117,7 +107,7 @@ fn why(error: &Error) -> i32 {
 
 fn answer(args: &Args, format: Format, report: &CheckReport) -> ExitCode {
     if !args.quiet {
-        match args.output {
+        match args.asked.output {
             Output::Human => say!("{}", human(report)),
             Output::Json => sayln!("{}", json::pretty(&object(args, format, report))),
         }
@@ -193,7 +183,7 @@ fn object(args: &Args, format: Format, report: &CheckReport) -> Value {
     add("leaks", report.leaks, false);
     add("leaks-fixed", report.leaks_fixed, false);
     add("allocated-clusters", report.allocated_clusters, false);
-    fields.insert("filename".into(), args.file.display().to_string().into());
+    fields.insert("filename".into(), args.asked.file.display().to_string().into());
     fields.insert("format".into(), format::name(format).into());
     if report.fragmented_clusters > 0 {
         fields.insert("fragmented-clusters".into(), report.fragmented_clusters.into());

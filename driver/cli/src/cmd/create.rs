@@ -4,13 +4,13 @@
 
 use crate::interrupt;
 use crate::out::{fail, note};
-use crate::words::errno::strerror;
 use crate::words::failure::why_not_opened;
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
 use options::Refused;
 pub use options::Values;
 use quod::error::DeviceOp;
+use quod::error::describe;
 use quod::fault::{Fault, NewFault};
 use quod::{AllowAll, Error, ErrorKind, Format, Named, OpenOptions, Role};
 use quod_tools::{self as tools, CreateOptions, Qcow2Options, Session};
@@ -133,7 +133,7 @@ pub fn image_options(
 /// QEMU's words, if it has some, and the image's name is not said yet.
 fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
     let file = error.path().unwrap_or(Path::new(""));
-    let named = |errno| format!("Could not create '{}': {}", file.display(), strerror(errno));
+    let named = |errno| format!("Could not create '{}': {}", file.display(), describe(errno));
     let kind = match error {
         Error::Cancelled => return Some("interrupted; what was made is removed".into()),
         Error::Backend { errno, .. } => return Some(named(*errno)),
@@ -162,7 +162,7 @@ fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
 fn why_not_assigned(options: &CreateOptions) -> Option<String> {
     let (name, format) = options.backing.as_ref()?;
     let format = format.map_or("", Format::name);
-    let why = strerror(if name.len() > NAME_MAX { libc::EINVAL } else { libc::ENOSPC });
+    let why = describe(if name.len() > NAME_MAX { libc::EINVAL } else { libc::ENOSPC });
     Some(format!("Could not assign backing file '{name}' with format '{format}': {why}"))
 }
 

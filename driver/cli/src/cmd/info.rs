@@ -2,6 +2,7 @@
 //!
 //! Knows: the facts of `quod_tools::info`, and how they are printed. Must never know: headers.
 
+use super::common::{Asked, BEHIND_OUTPUT};
 use crate::out::fail;
 use crate::words::failure::could_not_open;
 use crate::words::format::Output;
@@ -9,7 +10,7 @@ use crate::words::{format, json, luks, qcow2, sizes};
 use quod::{Error, ErrorKind, Foreign, Format};
 use quod_tools::{self as tools, Below, ForeignInfo, ImageInfo};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// A chain longer than this is refused; a loop is found before.
@@ -18,34 +19,25 @@ const LAYERS_MAX: usize = 200;
 /// Show what an image file is
 #[derive(clap::Args)]
 pub struct Args {
-    /// Format of the image (default: probe)
-    #[arg(short, long, value_name = "FMT")]
-    format: Option<String>,
-    /// How to answer
-    #[arg(long, value_enum, value_name = "OFMT", default_value_t)]
-    output: Output,
+    #[command(flatten)]
+    asked: Asked,
     /// Show every image of the backing chain
-    #[arg(long)]
+    #[arg(long, display_order = BEHIND_OUTPUT)]
     backing_chain: bool,
-    /// Look even if a writer has the image open
-    #[arg(short = 'U', long)]
-    force_share: bool,
-    /// The image
-    file: PathBuf,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let format = match args.format.as_deref().map(format::parse).transpose() {
+    let format = match args.asked.format() {
         Ok(format) => format,
-        Err(text) => return fail(format!("Could not open '{}': {text}", args.file.display())),
+        Err(code) => return code,
     };
-    let top = match tools::info(&args.file, format, args.force_share) {
+    let top = match tools::info(&args.asked.file, format, args.asked.force_share) {
         Ok(layer) => layer,
         Err(Error::File { kind: ErrorKind::Foreign(format), .. }) if !args.backing_chain => {
             return tell_foreign(&args, format);
         }
-        Err(error) => return could_not_open(&args.file, &error),
+        Err(error) => return args.asked.not_opened(&error),
     };
     let mut layers = vec![top];
     while let Some(next) = next_layer(&layers, &args) {
@@ -72,7 +64,7 @@ fn next_layer(layers: &[ImageInfo], args: &Args) -> Option<Result<ImageInfo, Exi
         let text = format!("Backing file '{}' creates an infinite loop.", path.display());
         return Some(Err(fail(text)));
     }
-    Some(tools::info(path, *format, args.force_share).map_err(|error| could_not_open(path, &error)))
+    Some(tools::info(path, *format, args.asked.force_share).map_err(|error| could_not_open(path, &error)))
 }
 
 fn same_file(one: &Path, other: &Path) -> bool {
@@ -83,7 +75,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 }
 
 fn print(args: &Args, layers: &[ImageInfo]) {
-    match args.output {
+    match args.asked.output {
         Output::Human => {
             let texts: Vec<String> = layers.iter().map(human).collect();
             say!("{}", texts.join("\n"));
@@ -235,11 +227,11 @@ fn object(layer: &ImageInfo) -> Value {
 
 /// A file of a format that quod does not read: its name, and what its header says plainly.
 fn tell_foreign(args: &Args, format: Foreign) -> ExitCode {
-    let facts = match tools::foreign(&args.file, format, args.force_share) {
+    let facts = match tools::foreign(&args.asked.file, format, args.asked.force_share) {
         Ok(facts) => facts,
-        Err(error) => return could_not_open(&args.file, &error),
+        Err(error) => return args.asked.not_opened(&error),
     };
-    match args.output {
+    match args.asked.output {
         Output::Human => say!("{}", foreign_human(&facts)),
         Output::Json => sayln!("{}", json::pretty(&foreign_object(&facts))),
     }

@@ -2,44 +2,35 @@
 //!
 //! Knows: runs, and how they are printed. Must never know: layers' extents, tables.
 
+use super::common::Asked;
 use crate::out;
 use crate::out::fail;
-use crate::words::failure::could_not_open;
 use crate::words::format::Output;
+use crate::words::sizes;
 use crate::words::sizes::SizeError;
-use crate::words::{format, sizes};
 use quod::{AllowAll, Error, OpenOptions};
 use quod_tools::{MapRun, Mapper};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Show where the data of an image lies
 #[derive(clap::Args)]
 pub struct Args {
-    /// Format of the image (default: probe)
-    #[arg(short, long, value_name = "FMT")]
-    format: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// Start at this guest offset
     #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true)]
     start_offset: Option<String>,
     /// Look at this many bytes at most
     #[arg(short = 'l', long, value_name = "LEN", allow_hyphen_values = true)]
     max_length: Option<String>,
-    /// How to answer
-    #[arg(long, value_enum, value_name = "OFMT", default_value_t)]
-    output: Output,
-    /// Look even if a writer has the image open
-    #[arg(short = 'U', long)]
-    force_share: bool,
-    /// The image
-    file: PathBuf,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let format = match args.format.as_deref().map(format::parse).transpose() {
+    let format = match args.asked.format() {
         Ok(format) => format,
-        Err(text) => return fail(format!("Could not open '{}': {text}", args.file.display())),
+        Err(code) => return code,
     };
     let start = size_argument(args.start_offset.as_deref(), "start offset");
     let length = size_argument(args.max_length.as_deref(), "max length");
@@ -47,13 +38,16 @@ pub fn run(args: Args) -> ExitCode {
         (Ok(start), Ok(length)) => (start.unwrap_or(0), length.unwrap_or(u64::MAX)),
         (Err(text), _) | (_, Err(text)) => return fail(text),
     };
-    let options =
-        OpenOptions::new().format(format).lock(!args.force_share).tolerate_writers(true).open_gate(AllowAll);
-    let mut mapper = match Mapper::open(&args.file, options) {
+    let options = OpenOptions::new()
+        .format(format)
+        .lock(!args.asked.force_share)
+        .tolerate_writers(true)
+        .open_gate(AllowAll);
+    let mut mapper = match Mapper::open(&args.asked.file, options) {
         Ok(mapper) => mapper,
-        Err(error) => return could_not_open(&args.file, &error),
+        Err(error) => return args.asked.not_opened(&error),
     };
-    let result = match args.output {
+    let result = match args.asked.output {
         Output::Human => print_human(&mut mapper, start, length),
         Output::Json => print_json(&mut mapper, start, length),
     };

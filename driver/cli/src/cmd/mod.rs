@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod check;
+mod common;
 pub mod create;
 pub mod info;
 pub mod map;

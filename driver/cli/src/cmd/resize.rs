@@ -4,10 +4,10 @@
 
 use crate::interrupt;
 use crate::out::{fail, note, program};
-use crate::words::errno::strerror;
 use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change, why_not_opened};
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
+use quod::error::describe;
 use quod::{AllowAll, Error, ErrorKind, Format, OpenOptions};
 use quod_tools::Session;
 use std::path::PathBuf;
@@ -124,7 +124,7 @@ fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
 }
 
 fn why(format: Format, error: &Error) -> String {
-    let file = |errno| format!("Could not resize file: {}", strerror(errno));
+    let file = |errno| format!("Could not resize file: {}", describe(errno));
     match error {
         Error::Misuse(_) if format == Format::Raw => file(libc::EFBIG),
         Error::Misuse(_) if format == Format::Qed => "Invalid image size specified".into(),

@@ -7,8 +7,8 @@ use super::bytes::{buffers, durable, fill, zeroes};
 use super::report::Aio;
 use super::tool::{Failed, Tool};
 use super::{read, write};
-use crate::words::errno::strerror;
 use quod::Request;
+use quod::error::describe;
 use std::time::Instant;
 
 /// `aio_read off len...`
@@ -98,7 +98,7 @@ fn start(tool: &mut Tool, memo: Aio, request: impl FnOnce(u64) -> Request) {
         Err(errno) => Err(errno),
     };
     if let Err(errno) = result {
-        tool.late += &format!("{failure} failed: {}\n", strerror(errno));
+        tool.late += &format!("{failure} failed: {}\n", describe(errno));
     }
 }
 

@@ -5,11 +5,11 @@
 use super::open::{Mode, image_options};
 use super::target::Target;
 use super::tool::{Failed, Tool};
-use crate::words::errno::strerror;
 use crate::words::failure::{warn_about_probing, why_not_opened};
 use crate::words::getopt::Found;
 use crate::words::{format, keyval};
 use quod::Format;
+use quod::error::describe;
 use quod_tools as tools;
 use std::path::{Path, PathBuf};
 
@@ -227,5 +227,5 @@ pub fn wait_break(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 
 /// Breakpoints are a matter of QEMU's blkdebug.
 fn no_breakpoints(tool: &mut Tool, what: &str) -> Failed {
-    tool.refuse(&format!("Could not {what}: {}", strerror(libc::ENOTSUP)))
+    tool.refuse(&format!("Could not {what}: {}", describe(libc::ENOTSUP)))
 }

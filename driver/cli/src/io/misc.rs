@@ -6,11 +6,11 @@ use super::arguments::BYTES_MAX;
 use super::report::{self, Transfer};
 use super::tool::{Failed, Tool};
 use crate::interrupt;
-use crate::words::errno::strerror;
 use crate::words::failure::resize_rule;
 use crate::words::getopt::Found;
 use crate::words::numbers::c_integer;
 use crate::words::{format, qcow2, sizes};
+use quod::error::describe;
 use quod::{DiskInfo, Format, Request, Status};
 use quod_tools as tools;
 use rustix::process::Signal;
@@ -87,7 +87,7 @@ pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     tool.with(|target| target.resize(length)).map_err(|errno| {
         let text = match errno {
             libc::EINVAL => "Invalid image size specified".to_string(),
-            other => format!("Could not resize the image: {}", strerror(other)),
+            other => format!("Could not resize the image: {}", describe(other)),
         };
         tool.complain(&text)
     })
@@ -140,7 +140,7 @@ pub fn map(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
     let mut kind = None;
     while at < size {
         let (len, is_allocated) = allocated(tool, at, size - at).map_err(|errno| {
-            tool.complain(&format!("Failed to get allocation status: {}", strerror(errno)))
+            tool.complain(&format!("Failed to get allocation status: {}", describe(errno)))
         })?;
         if let Some(before) = kind.filter(|&before| before != is_allocated) {
             tool.say(&report::map_line(at - begin, before, begin));
@@ -167,7 +167,7 @@ pub fn alloc(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let (mut at, mut sum) = (0, 0);
     while at < count {
         let (len, is_allocated) = allocated(tool, offset + at, count - at)
-            .map_err(|errno| tool.complain(&format!("is_allocated failed: {}", strerror(errno))))?;
+            .map_err(|errno| tool.complain(&format!("is_allocated failed: {}", describe(errno))))?;
         sum += if is_allocated { len } else { 0 };
         at += len.max(1);
     }

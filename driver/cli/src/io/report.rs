@@ -4,9 +4,9 @@
 //! Invariant: the text is qemu-io's, to the byte, because its tests compare it.
 
 use super::bytes::gather;
-use crate::words::errno::strerror;
 use crate::words::sizes;
 use quod::Completion;
+use quod::error::describe;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ pub struct Aio {
 /// What is printed when a request has ended.
 pub fn outcome(memo: &Aio, done: &Completion) -> String {
     if let Err(error) = &done.result {
-        return format!("{} failed: {}\n", memo.failure, strerror(error.errno()));
+        return format!("{} failed: {}\n", memo.failure, describe(error.errno()));
     }
     let mut text = String::new();
     if memo.dump || memo.pattern.is_some() {

@@ -43,10 +43,10 @@ impl<T> Target<T> {
             true => make_overlay(path, &mode).map(|(file, folder)| (file, Some(folder)))?,
             false => (path.to_path_buf(), None),
         };
-        let describe = |error: Error| why_not_opened(path, &error);
+        let reason = |error: Error| why_not_opened(path, &error);
         let cache_bytes = match mode.needs_facts() {
             // the options are looked at before anything is changed
-            true => mode.fit(&tools::info(path, mode.format, true).map_err(describe)?)?,
+            true => mode.fit(&tools::info(path, mode.format, true).map_err(reason)?)?,
             false => None,
         };
         let config = Config::default().backend(mode.engine);
@@ -63,7 +63,7 @@ impl<T> Target<T> {
         if let Some(data_file) = &mode.data_file {
             options = options.data_file(data_file);
         }
-        let session = Session::with_config(&file, options, config).map_err(describe)?;
+        let session = Session::with_config(&file, options, config).map_err(reason)?;
         let info = session.info().ok_or("the disk is not open")?;
         let size = info.virtual_size();
         let bitmaps = info.image().info.bitmaps.clone();

@@ -6,11 +6,11 @@
 use super::report::{Aio, outcome};
 use super::target::Target;
 use crate::out::{Stream, program};
-use crate::words::errno::strerror;
 use crate::words::getopt::{Found, Spec};
 use crate::words::numbers::c_integer;
 use crate::words::sizes::SizeError;
 use crate::words::{getopt, sizes};
+use quod::error::describe;
 use quod::{Completion, Error, Request};
 use std::io::{BufWriter, IsTerminal, Write};
 
@@ -75,7 +75,7 @@ impl Tool {
 
     /// Says that an operation failed, on stdout.
     pub fn failed(&mut self, what: &str, errno: i32) -> Failed {
-        self.refuse(&format!("{what} failed: {}", strerror(errno)))
+        self.refuse(&format!("{what} failed: {}", describe(errno)))
     }
 
     /// The command was not used as it must be: how it is used will be said last.

@@ -6,9 +6,9 @@ use super::arguments::{BYTES_MAX, sectors, vector};
 use super::bytes::{durable, fill, zeroes};
 use super::report::Transfer;
 use super::tool::{Failed, Tool};
-use crate::words::errno::strerror;
 use crate::words::getopt::Found;
 use quod::Request;
+use quod::error::describe;
 use std::time::{Duration, Instant};
 
 /// What is written if nothing else is said.
@@ -135,7 +135,7 @@ fn contents(tool: &mut Tool, flags: &Flags, count: u64) -> Result<Vec<u8>, Faile
         Ok(source) => source,
         Err(error) => {
             tool.show();
-            complain!("{name}: {}", strerror(error.raw_os_error().unwrap_or(libc::EIO)));
+            complain!("{name}: {}", describe(error.raw_os_error().unwrap_or(libc::EIO)));
             return Err(Failed);
         }
     };

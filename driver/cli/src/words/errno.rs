@@ -2,9 +2,9 @@
 //!
 //! Knows: error numbers. Must never know: which file, which command.
 
-pub use quod::error::describe as strerror;
+use quod::error::describe;
 
 /// An error's text, without Rust's "(os error N)".
 pub fn words(error: &std::io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), strerror)
+    error.raw_os_error().map_or_else(|| error.to_string(), describe)
 }

@@ -3,8 +3,8 @@
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
 use crate::out::{fail, program};
-use crate::words::errno::strerror;
 use quod::error::FileOp;
+use quod::error::describe;
 use quod::fault::{ExtensionFault, Fault, HeaderFault, Lack as FormatLack, QedFault};
 use quod::{Bitmaps, DiskInfo, Error, ErrorKind, FileRole, Format, Lack};
 use std::path::Path;
@@ -26,7 +26,7 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
         }
         ErrorKind::Io { errno, .. } => {
             let hint = if *errno == libc::ENOENT { namesake(image, file) } else { None };
-            Some(format!("Could not open '{shown}': {}{}", strerror(*errno), hint.unwrap_or_default()))
+            Some(format!("Could not open '{shown}': {}{}", describe(*errno), hint.unwrap_or_default()))
         }
         ErrorKind::Locked(lock) => {
             let lock = lock.name();
