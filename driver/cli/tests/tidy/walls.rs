@@ -99,6 +99,12 @@ fn dependencies(manifest: &str) -> Vec<&str> {
     found
 }
 
+/// The name that a manifest gives its package.
+fn package_name(manifest: &str) -> Option<String> {
+    let name = manifest.lines().find_map(|line| line.strip_prefix("name = \""))?;
+    Some(name.trim_end_matches('"').to_string())
+}
+
 /// Nothing that an embedder links blocks, but `Driver::wait`.
 fn blocks(name: &str, source: &str) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -129,6 +135,22 @@ fn what_an_embedder_links_does_not_block() {
         name.starts_with("driver/src/") && name.ends_with(".rs") && !name.ends_with("/tests.rs")
     });
     none(&sources.flat_map(|name| blocks(&name, &read(&name).unwrap_or_default())).collect::<Vec<String>>());
+}
+
+/// The backend stands alone: what moves bytes knows no image, and may be taken without one.
+#[test]
+fn the_backend_links_no_package_of_the_tree() {
+    let names = tracked();
+    let manifests = packages(&names).into_iter().filter_map(|package| read(&format!("{package}/Cargo.toml")));
+    let ours: Vec<String> = manifests.filter_map(|manifest| package_name(&manifest)).collect();
+    assert!(ours.len() > 5 && ours.iter().any(|name| name == "quod-backend"), "{ours:?}");
+    let manifest = read("backend/Cargo.toml").expect("the package has a manifest");
+    // what its tests link, too
+    let manifest = manifest.replace("dev-dependencies", "dependencies");
+    let linked = dependencies(&manifest);
+    assert!(linked.contains(&"libc") && linked.contains(&"tempfile"), "{linked:?}");
+    let wrong = linked.iter().filter(|name| ours.iter().any(|package| package == *name));
+    none(&wrong.map(|name| format!("backend links {name}")).collect::<Vec<String>>());
 }
 
 /// Files that give a machine the bytes of a table: the driver, the tools' blocking file, and the embedder in
