@@ -55,6 +55,6 @@ pub use quod_states::{
 };
 
 /// The example of the README, compiled and run.
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 pub struct ReadmeDoctests;

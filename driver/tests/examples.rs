@@ -2,10 +2,14 @@
 
 #[path = "../examples/epoll_loop.rs"]
 mod epoll_loop;
+#[path = "../examples/guest_memory.rs"]
+mod guest_memory;
 #[path = "../examples/mio_loop.rs"]
 mod mio_loop;
 #[path = "../examples/readme.rs"]
 mod readme;
+#[path = "../examples/tokio_loop.rs"]
+mod tokio_loop;
 
 use std::path::PathBuf;
 
@@ -33,6 +37,23 @@ fn epoll_loop_moves_a_raw_image() {
     let path = raw_image(&folder);
     epoll_loop::run(&path).unwrap();
     assert!(std::fs::read(&path).unwrap()[100..].starts_with(b"written, read and flushed"));
+}
+
+#[test]
+fn tokio_loop_moves_a_raw_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = raw_image(&folder);
+    tokio_loop::run(&path).unwrap();
+    assert!(std::fs::read(&path).unwrap()[5000..].starts_with(b"written and read back under tokio"));
+}
+
+#[test]
+fn guest_memory_is_moved_without_a_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = raw_image(&folder);
+    guest_memory::run(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes[512..8704].chunks(32).enumerate().all(|(i, b)| b.iter().all(|&x| x == i as u8)));
 }
 
 /// The kernel takes rings down behind the back of the thread that had them, and interrupts its next wait.

@@ -51,13 +51,17 @@ const COLUMNS_MAX: usize = 110;
 /// What a comment says that proves why an `unwrap()` or `expect()` never panics.
 const PROOF: &str = "cannot fail:";
 /// Files and folders that may have `unsafe` code.
-const UNSAFE: [&str; 8] = [
+const UNSAFE: [&str; 10] = [
     // system calls and memory that the kernel writes to
     "backend/",
     // guest buffers as scatter lists
     "driver/src/memory/buffers.rs",
     // epoll(7) without a library: what the example is about
     "driver/examples/epoll_loop.rs",
+    // addresses of a guest's memory
+    "driver/examples/guest_memory.rs",
+    // a descriptor registered with tokio
+    "driver/examples/tokio_loop.rs",
     // getrusage(2)
     "bench/src/measure/usage.rs",
     // segments given to a bare backend

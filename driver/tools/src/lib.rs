@@ -30,3 +30,8 @@ pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;
 pub use quod_states::qcow2::{Compression, Encryption, Preallocation};
 pub use session::Session;
+
+/// The example of the README, compiled.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+pub struct ReadmeDoctests;
