@@ -2,9 +2,7 @@
 //!
 //! `cargo run -p quod --example guest_memory -- disk.img`
 
-use quod::{
-    Buffers, Completion, CompletionKind, Config, DiskId, Driver, OpenOptions, RawBuffers, Request, Segment,
-};
+use quod::{Buffers, Completion, Config, DiskId, Driver, OpenOptions, RawBuffers, Request, Segment};
 use std::error::Error;
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -21,8 +19,8 @@ fn buffers(memory: &GuestMemoryMmap, chain: &[Descriptor]) -> Answer<Buffers> {
         // one descriptor may reach over several regions
         for slice in memory.get_slices(address, len) {
             let slice = slice?;
-            // SAFETY: `run` keeps the memory mapped until after the driver is gone. Nobody on our side touches
-            // it before the completion; the guest may.
+            // SAFETY: `run` keeps the memory mapped until after the driver is gone. Nobody on our side
+            // touches it before the completion; the guest may.
             segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
         }
     }
@@ -41,10 +39,10 @@ fn finish(driver: &mut Driver) -> Answer<Completion> {
 }
 
 fn request(driver: &mut Driver, disk: DiskId, request: Request) -> Answer<()> {
-    let kind = request.kind;
+    let kind = request.kind.name();
     driver.submit(disk, request)?;
     let done = finish(driver)?;
-    if done.kind == CompletionKind::Request(kind) { Ok(()) } else { Err("another one ended".into()) }
+    if done.kind.request() == Some(kind) { Ok(()) } else { Err("another one ended".into()) }
 }
 
 /// A guest with two regions of memory writes from one end to the other, and reads it elsewhere.

@@ -1,4 +1,4 @@
-//! The first sector of an image, as text: all that a program needs that has no loop of its own.
+//! The first sector of an image: all that a program needs that has no loop of its own.
 //!
 //! `cargo run -p quod --example hello -- disk.qcow2`
 #![allow(missing_docs, reason = "as short as it can be")]
@@ -13,13 +13,13 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
         driver.wait(None)?; // a loop of its own would call `turn` when the descriptor is readable
         while let Some(done) = driver.next_completion() {
             done.result?;
-            if done.kind == CompletionKind::Opened {
+            let CompletionKind::Read(bytes) = done.kind else {
                 driver.submit(disk, Request::read(0, Buffer::zeroed(512), 1))?;
-            } else if let Some(buffer) = done.buffers.into_owned() {
-                let text = String::from_utf8_lossy(buffer.as_slice());
-                println!("{}", text.trim_end_matches('\0'));
-                return Ok(());
-            }
+                continue;
+            };
+            let bytes = bytes.into_owned().ok_or("the buffer comes back")?;
+            println!("{}", String::from_utf8_lossy(bytes.as_slice()).trim_end_matches('\0'));
+            return Ok(());
         }
     }
 }

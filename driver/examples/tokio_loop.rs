@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p quod --example tokio_loop -- disk.img`
 
-use quod::{Buffer, Completion, CompletionKind, Config, DiskId, Driver, OpenOptions, Request};
+use quod::{Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, OpenOptions, Request};
 use std::error::Error;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -45,8 +45,8 @@ async fn serve(mut driver: Driver, disk: DiskId, most: usize, mut jobs: mpsc::Re
                     done.result?;
                     open = true;
                 }
-                CompletionKind::Request(quod::Kind::Close) => return Ok(()),
-                CompletionKind::Request(_) => {
+                CompletionKind::Close => return Ok(()),
+                _ => {
                     if let Some(answer) = waiting[done.user as usize].take() {
                         answer.send(done).ok(); // whoever asked may have gone
                     }
@@ -76,7 +76,8 @@ async fn guest(disk: Handle) -> Answer<()> {
     disk.ask(Request::write(5000, Buffer::from(TEXT), 0)).await?;
     let reads = [0, 1, 2].map(|_| disk.ask(Request::read(5000, Buffer::zeroed(TEXT.len()), 0)));
     for read in reads {
-        let buffer = read.await?.buffers.into_owned().ok_or("the buffer comes back")?;
+        let buffer =
+            read.await?.kind.into_buffers().and_then(Buffers::into_owned).ok_or("the buffer comes back")?;
         if buffer.as_slice() != TEXT {
             return Err("it reads back differently".into());
         }

@@ -16,6 +16,28 @@ const TEXTS: [&str; 5] = ["Cargo.toml", "README.md", "CHANGELOG.md", "LICENSE-MI
 /// What every manifest says.
 const KEYS: [&str; 7] =
     ["description", "license", "readme", "keywords", "categories", "rust-version", "version"];
+/// The crate outside, but for where the packages are.
+const MANIFEST: &str = r#"[package]
+name = "outside"
+version = "0.0.0"
+edition = "2024"
+
+[workspace]
+
+[profile.dev]
+debug = false
+
+[features]
+deflate = ["quod/deflate"]
+
+[dependencies]
+libc = "0.2"
+mio = { version = "1", default-features = false, features = ["os-poll"] }
+quod = { version = "0.1", default-features = false, features = ["mio"] }
+quod-tools = { version = "0.1", default-features = false }
+tokio = { version = "1", features = ["macros", "net", "rt", "sync", "time"] }
+vm-memory = { version = "0.18", features = ["backend-mmap"] }
+"#;
 /// The programs of the crate outside: the examples, word for word.
 const PROGRAMS: [&str; 5] = ["hello", "mio_loop", "epoll_loop", "tokio_loop", "guest_memory"];
 
@@ -83,15 +105,7 @@ fn outside(folder: &Path, packages: &Path) {
     let patches: String = PACKAGES
         .map(|name| format!("{name} = {{ path = \"{}\" }}\n", packages.join(name).display()))
         .concat();
-    let manifest = format!(
-        "[package]\nname = \"outside\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n\
-         [features]\ndeflate = [\"quod/deflate\"]\n\n\
-         [profile.dev]\ndebug = false\n\n[dependencies]\nlibc = \"0.2\"\nquod = {{ version = \"0.1\", default-features = false, \
-         features = [\"mio\"] }}\nquod-tools = {{ version = \"0.1\", default-features = false }}\n\
-         mio = {{ version = \"1\", default-features = false, features = [\"os-poll\"] }}\n\
-         tokio = {{ version = \"1\", features = [\"macros\", \"net\", \"rt\", \"sync\", \"time\"] }}\n\
-         vm-memory = {{ version = \"0.18\", features = [\"backend-mmap\"] }}\n\n[patch.crates-io]\n{patches}"
-    );
+    let manifest = format!("{MANIFEST}\n[patch.crates-io]\n{patches}");
     let programs = folder.join("src/bin");
     fs::create_dir_all(&programs).unwrap();
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
