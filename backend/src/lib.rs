@@ -22,7 +22,7 @@ pub mod uring;
 
 pub use any::{AnyBackend, BackendKind};
 pub use buffer::{Buffer, Segment, Segments};
-pub use op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Output, Stat, Token};
+pub use op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Output, Proven, Stat, Store, Token};
 
 pub use threads::Threads;
 pub use uring::Uring;

@@ -91,7 +91,8 @@ pub enum Op {
         file: FileId,
     },
     /// Make the range read as zeros without writing data if the file system can (fallocate ZERO_RANGE, or
-    /// PUNCH_HOLE with `unmap`); falls back to writing zeros where it cannot.
+    /// PUNCH_HOLE with `unmap`); falls back to writing zeros where it cannot, or is not believed
+    /// ([`Op::Prove`]).
     ZeroRange {
         /// Which file.
         file: FileId,
@@ -102,7 +103,7 @@ pub enum Op {
         /// Host space may be given back.
         unmap: bool,
     },
-    /// Punch a hole; where the file system cannot, completes with EOPNOTSUPP.
+    /// Punch a hole; where the file system cannot, or is not believed, completes with EOPNOTSUPP.
     PunchHole {
         /// Which file.
         file: FileId,
@@ -112,7 +113,7 @@ pub enum Op {
         len: u64,
     },
     /// Grow the file to `to` bytes: by allocating (fallocate mode 0) if `allocate`, falling back to a sparse
-    /// extension.
+    /// extension where the file system cannot, or is not believed.
     Grow {
         /// Which file.
         file: FileId,
@@ -130,6 +131,44 @@ pub enum Op {
         /// New length.
         len: u64,
     },
+    /// Believe what fallocate answers for this file from now on: completes with [`Output::Proven`]. A file of
+    /// a file system that is not known starts with nothing believed, see [`Stat::store`].
+    Prove {
+        /// Which file.
+        file: FileId,
+        /// What a proof on the same file system has shown. None: do it now, on a file of its own in the same
+        /// folder, of which nothing is left afterwards; the file itself is not touched.
+        shown: Option<Proven>,
+    },
+}
+
+/// Whose answers a file's operations get.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Store {
+    /// A file system of the kernel, or a device: known to do what it answers.
+    Known,
+    /// FUSE: whatever program serves it, a distributed store among others.
+    Fuse,
+    /// Any other: on a network, stacked, or new.
+    Unknown,
+}
+
+/// Which answers of fallocate are believed: what was seen to be so, not what was said.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Proven {
+    /// A punched hole reads as zeros.
+    pub punch_hole: bool,
+    /// A zeroed range reads as zeros.
+    pub zero_range: bool,
+    /// A file that was given space is longer, and its new part reads as zeros.
+    pub allocate: bool,
+}
+
+impl Proven {
+    /// All of them.
+    pub const ALL: Proven = Proven { punch_hole: true, zero_range: true, allocate: true };
+    /// None of them: zeros are written, files grow by ftruncate, no holes are punched.
+    pub const NONE: Proven = Proven { punch_hole: false, zero_range: false, allocate: false };
 }
 
 /// What a file is.
@@ -145,6 +184,8 @@ pub struct Stat {
     pub memory_align: u32,
     /// It is a block device (cannot grow).
     pub block_device: bool,
+    /// What its answers are worth.
+    pub store: Store,
 }
 
 /// What came out of an operation.
@@ -156,6 +197,8 @@ pub enum Output {
     Stat(Stat),
     /// [`Op::Read`] and [`Op::Write`]: bytes moved.
     Bytes(u64),
+    /// [`Op::Prove`]: what is believed from now on.
+    Proven(Proven),
     /// Everything else.
     Done,
 }

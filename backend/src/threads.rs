@@ -72,7 +72,8 @@ impl Threads {
             | Op::ZeroRange { file, .. }
             | Op::PunchHole { file, .. }
             | Op::Grow { file, .. }
-            | Op::SetLen { file, .. } => Some(file.0 as usize),
+            | Op::SetLen { file, .. }
+            | Op::Prove { file, .. } => Some(file.0 as usize),
         };
         match (op, id) {
             (Op::Open { path, flags }, _) => Ok(Task::Open { path, flags }),

@@ -27,7 +27,11 @@ pub struct Probe {
 fn summary(op: &Op) -> [u64; 4] {
     let (file, offset, len) = match op {
         Op::Open { .. } => (FileId(u32::MAX), 0, 0),
-        Op::Stat { file } | Op::Lock { file, .. } | Op::Close { file } | Op::Sync { file } => (*file, 0, 0),
+        Op::Stat { file }
+        | Op::Lock { file, .. }
+        | Op::Close { file }
+        | Op::Sync { file }
+        | Op::Prove { file, .. } => (*file, 0, 0),
         Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
             (*file, *offset, segments.iter().map(|segment| segment.len() as u64).sum())
         }

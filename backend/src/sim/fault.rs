@@ -19,11 +19,12 @@ pub enum Kind {
     PunchHole,
     Grow,
     SetLen,
+    Prove,
 }
 
 impl Kind {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// All that change a file's content or length.
     pub const CHANGES: [Kind; 5] = [Kind::Write, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];
@@ -45,6 +46,7 @@ impl Kind {
             Op::PunchHole { .. } => Kind::PunchHole,
             Op::Grow { .. } => Kind::Grow,
             Op::SetLen { .. } => Kind::SetLen,
+            Op::Prove { .. } => Kind::Prove,
         }
     }
 

@@ -5,7 +5,8 @@
 //! prefix of the log durable, namely what had completed when the sync was submitted.
 
 use super::digest::Digest;
-use super::store::{Change, Store};
+use super::store::{Change, Store as Content};
+use crate::op::Store;
 use std::collections::VecDeque;
 
 /// What a simulated file is like.
@@ -19,11 +20,22 @@ pub struct FileOptions {
     pub block_device: bool,
     /// Holes can be punched; otherwise PunchHole answers EOPNOTSUPP.
     pub holes: bool,
+    /// What the file system says of itself.
+    pub store: Store,
+    /// Its fallocate answers that ranges are zeroed, holes punched, and does nothing.
+    pub lies: bool,
 }
 
 impl Default for FileOptions {
     fn default() -> FileOptions {
-        FileOptions { offset_align: 512, memory_align: 512, block_device: false, holes: true }
+        FileOptions {
+            offset_align: 512,
+            memory_align: 512,
+            block_device: false,
+            holes: true,
+            store: Store::Known,
+            lies: false,
+        }
     }
 }
 
@@ -53,9 +65,9 @@ impl Entry {
 pub(super) struct File {
     pub(super) path: Vec<u8>,
     pub(super) options: FileOptions,
-    pub(super) durable: Store,
+    pub(super) durable: Content,
     pub(super) durable_len: u64,
-    pub(super) visible: Store,
+    pub(super) visible: Content,
     pub(super) len: u64,
     /// Completed, not durable, oldest first.
     pub(super) log: VecDeque<Entry>,
@@ -64,7 +76,7 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn new(path: &[u8], content: Store, len: u64, options: FileOptions) -> File {
+    pub(super) fn new(path: &[u8], content: Content, len: u64, options: FileOptions) -> File {
         File {
             path: path.to_vec(),
             options,

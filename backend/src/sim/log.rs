@@ -25,9 +25,11 @@ impl PendingOp {
     pub(super) fn of(token: Token, op: &Op) -> PendingOp {
         let (file, offset, len) = match op {
             Op::Open { .. } => (None, 0, 0),
-            Op::Stat { file } | Op::Lock { file, .. } | Op::Close { file } | Op::Sync { file } => {
-                (Some(*file), 0, 0)
-            }
+            Op::Stat { file }
+            | Op::Lock { file, .. }
+            | Op::Close { file }
+            | Op::Sync { file }
+            | Op::Prove { file, .. } => (Some(*file), 0, 0),
             Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
                 (Some(*file), *offset, segments.iter().map(|s| s.len() as u64).sum())
             }

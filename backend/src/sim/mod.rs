@@ -35,7 +35,7 @@ pub use file::FileOptions;
 pub use log::{Counters, Logged, PendingOp};
 
 use crate::buffer::{Segment, Segments};
-use crate::op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Token};
+use crate::op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Proven, Token};
 use crate::{Backend, Full};
 use file::{Entry, File};
 use slab::Slab;
@@ -52,6 +52,7 @@ struct Handle {
     file: usize,
     flags: OpenFlags,
     lock: LockMode,
+    believed: Proven,
 }
 
 /// What a pending operation will do.
@@ -65,6 +66,7 @@ enum Action {
     Read { file: usize, segments: Segments },
     Change { file: usize, entry: Entry },
     Sync { file: usize, mark: u64 },
+    Prove { handle: usize, shown: Option<Proven> },
 }
 
 #[derive(Clone)]
@@ -214,18 +216,28 @@ impl Sim {
             Op::Sync { file } => Action::Sync { file: self.handle(file)?.file, mark: 0 },
             Op::ZeroRange { file, offset, len, unmap } => {
                 let end = end(offset, len)?;
+                let (number, believed) = (self.writable(file)?, self.handle(file)?.believed);
+                let punched = unmap && believed.punch_hole;
+                // zeros are written where nothing is believed
+                let done = !self.files[number].options.lies || !punched && !believed.zero_range;
+                let zeros = if done { Change::Zero(offset..end) } else { Change::Nothing };
                 // punching keeps the length, zeroing extends: as fallocate does
-                let reach = if unmap || len == 0 { 0 } else { end };
-                change(self.writable(file)?, Change::Zero(offset..end), reach, None)
+                let reach = if punched || len == 0 { 0 } else { end };
+                change(number, zeros, reach, None)
             }
             Op::PunchHole { file, offset, len } => {
                 let number = self.writable(file)?;
-                if !self.files[number].options.holes {
+                let options = self.files[number].options;
+                if !options.holes || !self.handle(file)?.believed.punch_hole {
                     return Err(Errno(libc::EOPNOTSUPP));
                 }
-                change(number, Change::Zero(offset..end(offset, len)?), 0, None)
+                let zeros = Change::Zero(offset..end(offset, len)?);
+                change(number, if options.lies { Change::Nothing } else { zeros }, 0, None)
             }
             Op::Grow { file, to, .. } => change(self.writable(file)?, Change::Nothing, end(0, to)?, None),
+            Op::Prove { file, shown } => {
+                self.writable(file).map(|_| Action::Prove { handle: file.0 as usize, shown })?
+            }
             Op::SetLen { file, len } => change(self.writable(file)?, Change::Nothing, 0, Some(end(0, len)?)),
         })
     }

@@ -7,7 +7,7 @@ use super::chooser::{Choice, Chooser, pick};
 use super::fault::{Aftermath, Fault};
 use super::log::Logged;
 use super::{Action, Handle, Pending, Sim};
-use crate::op::{Completion, Errno, FileId, LockMode, OpenFlags, Output, Stat};
+use crate::op::{Completion, Errno, FileId, LockMode, OpenFlags, Output, Proven, Stat, Store};
 use std::os::raw::c_int;
 
 fn error(errno: c_int) -> Result<Output, Errno> {
@@ -122,12 +122,22 @@ impl Sim {
                 self.files[file].sync(mark);
                 Ok(Output::Done)
             }
+            Action::Prove { handle, shown } => {
+                let Some(handle) = self.handles.get_mut(handle) else { return error(libc::EBADF) };
+                let options = self.files[handle.file].options;
+                let (holes, zeros) = (options.holes && !options.lies, !options.lies);
+                let found = Proven { punch_hole: holes, zero_range: zeros, allocate: true };
+                handle.believed = shown.unwrap_or(found);
+                Ok(Output::Proven(handle.believed))
+            }
         }
     }
 
     fn open(&mut self, path: &[u8], flags: OpenFlags) -> Result<Output, Errno> {
         let Some(file) = self.find(path) else { return error(libc::ENOENT) };
-        let handle = self.handles.insert(Handle { file, flags, lock: LockMode::None });
+        let known = self.files[file].options.store == Store::Known;
+        let believed = if known { Proven::ALL } else { Proven::NONE };
+        let handle = self.handles.insert(Handle { file, flags, lock: LockMode::None, believed });
         Ok(Output::Opened(FileId(handle as u32)))
     }
 
@@ -140,6 +150,7 @@ impl Sim {
             offset_align: align(file.options.offset_align),
             memory_align: align(file.options.memory_align),
             block_device: file.options.block_device,
+            store: file.options.store,
         }
     }
 

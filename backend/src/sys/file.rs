@@ -1,15 +1,16 @@
-//! An open image file: opening, kind, length, alignment.
+//! An open image file: opening, kind, length, alignment, which of its answers are believed.
 //!
-//! Knows: open(2), statx(2). Must never know: who asks.
+//! Knows: open(2), statx(2), statfs(2). Must never know: who asks.
 //! Invariants: only regular files and block devices become an [`OpenFile`] (a FIFO or a terminal named by an
 //! untrusted image would block for ever); locks are given back before the descriptor is closed.
 
 use super::call::retry;
 use super::lock;
-use crate::op::{Errno, LockMode, OpenFlags, Stat};
+use crate::op::{Errno, LockMode, OpenFlags, Proven, Stat, Store};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Not in every libc that we build for.
 const STATX_DIOALIGN: u32 = 0x2000;
@@ -18,10 +19,42 @@ const BLKGETSIZE64: u64 = 0x8008_1272;
 /// What O_DIRECT needs where the kernel does not say: a page satisfies every device.
 const DIRECT_ALIGN: u32 = 4096;
 
+/// File systems whose fallocate does what it answers; libc has most of the numbers. A stacked one (overlayfs)
+/// is only as good as what lies below, so none is here.
+const KNOWN: [i64; 6] = [
+    libc::EXT4_SUPER_MAGIC as i64,
+    libc::XFS_SUPER_MAGIC as i64,
+    libc::BTRFS_SUPER_MAGIC as i64,
+    libc::TMPFS_MAGIC as i64,
+    libc::F2FS_SUPER_MAGIC as i64,
+    0xca45_1a4e, // bcachefs
+];
+const FUSE: i64 = libc::FUSE_SUPER_MAGIC as i64;
+
+fn store_of(magic: i64) -> Store {
+    match magic & 0xffff_ffff {
+        FUSE => Store::Fuse,
+        magic if KNOWN.contains(&magic) => Store::Known,
+        _ => Store::Unknown,
+    }
+}
+
+const PUNCH_HOLE: u8 = 1;
+const ZERO_RANGE: u8 = 2;
+const ALLOCATE: u8 = 4;
+
+fn bits(proven: Proven) -> u8 {
+    let bit = |on, bit| if on { bit } else { 0 };
+    bit(proven.punch_hole, PUNCH_HOLE) | bit(proven.zero_range, ZERO_RANGE) | bit(proven.allocate, ALLOCATE)
+}
+
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     fd: OwnedFd,
     direct: bool,
+    store: Store,
+    /// What fallocate answers is believed: bits.
+    believed: AtomicU8,
     held: Mutex<LockMode>,
 }
 
@@ -35,7 +68,8 @@ impl OpenFile {
         OpenFile::adopt(fd, flags, &statx)
     }
 
-    /// Takes over a descriptor that was opened with [`open_flags`]. Does one quick fcntl.
+    /// Takes over a descriptor that was opened with [`open_flags`]. Asks the file system who it is, which may
+    /// take as long as any other question.
     pub(crate) fn adopt(fd: OwnedFd, flags: OpenFlags, statx: &libc::statx) -> Result<OpenFile, Errno> {
         match u32::from(statx.stx_mode) & libc::S_IFMT {
             libc::S_IFREG | libc::S_IFBLK => {}
@@ -46,7 +80,19 @@ impl OpenFile {
         let status = if flags.direct { libc::O_DIRECT } else { 0 };
         // SAFETY: no pointers.
         retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, status) })?;
-        Ok(OpenFile { fd, direct: flags.direct, held: Mutex::new(LockMode::None) })
+        let store = match u32::from(statx.stx_mode) & libc::S_IFMT {
+            // statfs would answer for the file system of its node
+            libc::S_IFBLK => Store::Known,
+            _ => store_of(magic(fd.as_raw_fd())?),
+        };
+        let believed = if store == Store::Known { Proven::ALL } else { Proven::NONE };
+        Ok(OpenFile {
+            fd,
+            direct: flags.direct,
+            store,
+            believed: AtomicU8::new(bits(believed)),
+            held: Mutex::new(LockMode::None),
+        })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -61,8 +107,27 @@ impl OpenFile {
         self.direct
     }
 
+    pub(crate) fn store(&self) -> Store {
+        self.store
+    }
+
+    /// FUSE answers a direct transfer inside the system call: it must not be made where nobody may wait.
+    pub(crate) fn holds_the_caller(&self) -> bool {
+        self.direct && self.store == Store::Fuse
+    }
+
+    pub(crate) fn believed(&self) -> Proven {
+        let bits = self.believed.load(Ordering::Relaxed);
+        let has = |bit| bits & bit != 0;
+        Proven { punch_hole: has(PUNCH_HOLE), zero_range: has(ZERO_RANGE), allocate: has(ALLOCATE) }
+    }
+
+    pub(crate) fn believe(&self, proven: Proven) {
+        self.believed.store(bits(proven), Ordering::Relaxed);
+    }
+
     pub(crate) fn stat(&self) -> Result<Stat, Errno> {
-        let mut stat = to_stat(&statx(self.fd())?, self.direct);
+        let mut stat = to_stat(&statx(self.fd())?, self.direct, self.store);
         if stat.block_device {
             stat.len = device_len(self.fd())?;
         }
@@ -109,15 +174,19 @@ pub(crate) fn blank_statx() -> libc::statx {
 }
 
 fn statx(fd: RawFd) -> Result<libc::statx, Errno> {
+    ask(fd, libc::AT_EMPTY_PATH)
+}
+
+fn ask(fd: RawFd, flags: i32) -> Result<libc::statx, Errno> {
     let mut buffer = blank_statx();
     let pointer = &raw mut buffer;
     // SAFETY: an empty path with AT_EMPTY_PATH names the descriptor itself; the buffer is ours.
-    retry(|| unsafe { libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MASK, pointer) })?;
+    retry(|| unsafe { libc::statx(fd, c"".as_ptr(), flags, STATX_MASK, pointer) })?;
     Ok(buffer)
 }
 
 /// Everything but a block device's length, which takes [`device_len`].
-pub(crate) fn to_stat(statx: &libc::statx, direct: bool) -> Stat {
+pub(crate) fn to_stat(statx: &libc::statx, direct: bool, store: Store) -> Stat {
     let (memory_align, offset_align) = match direct {
         false => (1, 1),
         true if statx.stx_mask & STATX_DIOALIGN != 0 && statx.stx_dio_offset_align != 0 => {
@@ -132,7 +201,34 @@ pub(crate) fn to_stat(statx: &libc::statx, direct: bool) -> Stat {
     } else {
         (libc::makedev(statx.stx_dev_major, statx.stx_dev_minor), statx.stx_ino)
     };
-    Stat { len: statx.stx_size, identity, offset_align, memory_align, block_device }
+    Stat { len: statx.stx_size, identity, offset_align, memory_align, block_device, store }
+}
+
+/// The length that the file system gives when it is asked anew.
+pub(crate) fn true_len(fd: RawFd) -> Result<u64, Errno> {
+    Ok(ask(fd, libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC)?.stx_size)
+}
+
+/// Number of the device that a file is on.
+pub(crate) fn device_of(fd: RawFd) -> Result<u64, Errno> {
+    let statx = statx(fd)?;
+    Ok(libc::makedev(statx.stx_dev_major, statx.stx_dev_minor))
+}
+
+/// What was read or written is to be read from the file system again: best effort.
+pub(crate) fn forget_pages(fd: RawFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
+/// Which file system a file is on.
+fn magic(fd: RawFd) -> Result<i64, Errno> {
+    // SAFETY: all zero bytes are a valid statfs, which the call overwrites.
+    let mut buffer: libc::statfs = unsafe { std::mem::zeroed() };
+    let pointer = &raw mut buffer;
+    // SAFETY: the buffer is ours.
+    retry(|| unsafe { libc::fstatfs(fd, pointer) })?;
+    Ok(buffer.f_type)
 }
 
 fn device_len(fd: RawFd) -> Result<u64, Errno> {
@@ -141,4 +237,26 @@ fn device_len(fd: RawFd) -> Result<u64, Errno> {
     // SAFETY: BLKGETSIZE64 writes one u64.
     retry(|| unsafe { libc::ioctl(fd, BLKGETSIZE64 as _, pointer) })?;
     Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_file_system_is_decides_what_it_is_believed() {
+        assert_eq!(store_of(0x6573_5546), Store::Fuse);
+        assert_eq!(store_of(0xef53), Store::Known);
+        for magic in [0x6969, 0x00c3_6400, 0x794c_7630, 0x2fc1_2fc1] {
+            assert_eq!(store_of(magic), Store::Unknown, "NFS, Ceph, overlayfs, ZFS: {magic:#x}");
+        }
+        for proven in [Proven::ALL, Proven::NONE, Proven { zero_range: false, ..Proven::ALL }] {
+            let file = std::fs::File::open("/dev/null").unwrap();
+            let (direct, held) = (false, Mutex::new(LockMode::None));
+            let believed = AtomicU8::new(0);
+            let file = OpenFile { fd: file.into(), direct, store: Store::Fuse, believed, held };
+            file.believe(proven);
+            assert_eq!(file.believed(), proven);
+        }
+    }
 }

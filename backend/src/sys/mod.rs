@@ -9,12 +9,14 @@ pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod lock;
 pub(crate) mod pool;
+pub(crate) mod proof;
 pub(crate) mod space;
 pub(crate) mod transfer;
 
 use crate::op::{Errno, Op, OpenFlags, Output};
 use file::OpenFile;
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Blocking work that a worker does.
@@ -22,6 +24,12 @@ pub(crate) enum Task {
     Open {
         path: CString,
         flags: OpenFlags,
+    },
+    /// A descriptor that the ring has opened.
+    Adopt {
+        fd: OwnedFd,
+        flags: OpenFlags,
+        statx: Box<libc::statx>,
     },
     /// Any operation but Open and Close.
     On {
@@ -43,6 +51,7 @@ pub(crate) enum Outcome {
 pub(crate) fn perform(task: Task) -> Result<Outcome, Errno> {
     match task {
         Task::Open { path, flags } => OpenFile::open(&path, flags).map(Outcome::Opened),
+        Task::Adopt { fd, flags, statx } => OpenFile::adopt(fd, flags, &statx).map(Outcome::Opened),
         Task::Close { file } => {
             file.unlock();
             Ok(Outcome::Done(Output::Done))
@@ -71,5 +80,10 @@ fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
         Op::PunchHole { offset, len, .. } => space::punch_hole(file, offset, len).map(|()| Output::Done),
         Op::Grow { from, to, allocate, .. } => space::grow(file, from, to, allocate).map(|()| Output::Done),
         Op::SetLen { len, .. } => space::set_len(file.fd(), len).map(|()| Output::Done),
+        Op::Prove { shown, .. } => {
+            let proven = shown.map_or_else(|| proof::prove(file), Ok)?;
+            file.believe(proven);
+            Ok(Output::Proven(proven))
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! Length and allocation: fdatasync, ftruncate, fallocate, and what to do where the file system cannot.
+//! Length and allocation: fdatasync, ftruncate, fallocate, and what to do where the file system cannot, or
+//! says that it has and is not believed.
 //!
-//! Knows: which errors mean "cannot". Must never know: who asks.
+//! Knows: which errors mean "cannot". Must never know: who asks, who is believed.
 
 use super::call::{retry, signed};
 use super::file::OpenFile;
@@ -63,7 +64,7 @@ pub(crate) fn set_len(fd: RawFd, len: u64) -> Result<(), Errno> {
     retry(|| unsafe { libc::ftruncate(fd, len) }).map(drop)
 }
 
-fn fallocate(fd: RawFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
+pub(crate) fn fallocate(fd: RawFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
     let (offset, len) = (signed(offset)?, signed(len)?);
     // SAFETY: no pointers.
     retry(|| unsafe { libc::fallocate(fd, mode, offset, len) }).map(drop)
@@ -71,6 +72,9 @@ fn fallocate(fd: RawFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
 
 pub(crate) fn punch_hole(file: &OpenFile, offset: u64, len: u64) -> Result<(), Errno> {
     let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+    if !file.believed().punch_hole {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
     if len == 0 {
         return Ok(());
     }
@@ -121,8 +125,9 @@ fn zero(file: &OpenFile, offset: u64, len: u64, unmap: bool) -> Result<(), Errno
     if len == 0 {
         return Ok(());
     }
-    let modes: &[i32] = if unmap { &[PUNCH_MODE, ZERO_MODE] } else { &[ZERO_MODE] };
-    for &mode in modes {
+    let believed = file.believed();
+    let ways = [(PUNCH_MODE, unmap && believed.punch_hole), (ZERO_MODE, believed.zero_range)];
+    for (mode, _) in ways.into_iter().filter(|way| way.1) {
         match fallocate(file.fd(), mode, offset, len) {
             Err(errno) if unsupported(errno) => {}
             other => return other,
@@ -135,7 +140,7 @@ pub(crate) fn grow(file: &OpenFile, from: u64, to: u64, allocate: bool) -> Resul
     if to <= from {
         return Ok(());
     }
-    if allocate {
+    if allocate && file.believed().allocate {
         match fallocate(file.fd(), 0, from, to - from) {
             Err(errno) if unsupported(errno) => {}
             other => return other,

@@ -59,7 +59,7 @@ impl Context {
             },
             Work::Stat { file, statx } => {
                 let open = result.and_then(|_| self.files.get(FileId(file))).map_err(Err)?;
-                match file::to_stat(&statx, open.direct()) {
+                match file::to_stat(&statx, open.direct(), open.store()) {
                     // its length takes an ioctl
                     stat if stat.block_device => {
                         self.on_worker(FileId(file), Op::Stat { file: FileId(file) }).map_err(Err)
@@ -75,8 +75,8 @@ impl Context {
             }
             Work::Examine { fd, flags, statx } => {
                 result.map_err(Err)?;
-                let file = OpenFile::adopt(fd, flags, &statx).map_err(Err)?;
-                self.opened(file)
+                // the file system is asked who it is: no operation of the ring does that
+                Ok(Some(Work::help(Task::Adopt { fd, flags, statx })))
             }
             Work::Register { index, .. } => {
                 // refused: its plain descriptor does too
@@ -103,7 +103,8 @@ impl Context {
         way: Way,
         result: Result<u32, Errno>,
     ) -> Result<Option<Work>, Errno> {
-        let direct = self.files.get(FileId(file))?.direct();
+        let open = self.files.get(FileId(file))?;
+        let (direct, believed) = (open.direct(), open.believed());
         let (offset, way) = match (way, result) {
             (Way::Write(mut transfer), result) => match transfer.after(result.map(u64::from)) {
                 Progress::Again => (offset, Way::Write(transfer)),
@@ -114,9 +115,11 @@ impl Context {
                 }
                 Progress::Ended(Err(errno)) => return Err(errno),
             },
-            (Way::Punch, Err(errno)) if space::unsupported(errno) => (offset, Way::Zero),
+            (Way::Punch, Err(errno)) if space::unsupported(errno) => {
+                (offset, self.other_way(file, offset, end, believed.zero_range)?)
+            }
             (Way::Zero, Err(errno)) if space::unsupported(errno) => {
-                (offset, Way::Write(space::zeros(direct, offset, end - offset)))
+                (offset, self.other_way(file, offset, end, false)?)
             }
             (_, other) => return other.map(|_| None),
         };

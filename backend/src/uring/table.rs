@@ -29,6 +29,8 @@ struct Entry {
     file: Arc<OpenFile>,
     fixed: bool,
     closing: bool,
+    /// Transfers must not be tried inside the system call.
+    slow: bool,
 }
 
 /// Open files.
@@ -44,7 +46,13 @@ impl Files {
     }
 
     pub(super) fn insert(&mut self, file: OpenFile) -> u32 {
-        self.entries.insert(Entry { file: Arc::new(file), fixed: false, closing: false }) as u32
+        let slow = file.holds_the_caller();
+        self.entries.insert(Entry { file: Arc::new(file), fixed: false, closing: false, slow }) as u32
+    }
+
+    /// Transfers of this file would be made while the system call holds the ring's thread.
+    pub(super) fn holds_the_caller(&self, index: u32) -> bool {
+        self.entries.get(index as usize).is_some_and(|entry| entry.slow)
     }
 
     /// The ring's table has room for this file.

@@ -8,7 +8,7 @@
 use super::setup::Supported;
 use super::table::{Buffers, Files, Target};
 use crate::buffer::Segment;
-use crate::op::{Errno, FileId, Op, OpenFlags, Output};
+use crate::op::{Errno, FileId, Op, OpenFlags, Output, Proven};
 use crate::sys::call::signed;
 use crate::sys::file;
 use crate::sys::transfer::Transfer;
@@ -131,15 +131,21 @@ impl Context {
             }
             Op::PunchHole { file: FileId(file), offset, len } if self.fallocates(file, offset, len) => {
                 checked(offset, len)?;
+                if !self.believed(file).punch_hole {
+                    return Err(Errno(libc::EOPNOTSUPP));
+                }
                 Work::Punch { file, offset, len }
             }
             Op::ZeroRange { file: FileId(file), offset, len, unmap }
                 if self.fallocates(file, offset, len) =>
             {
                 let end = checked(offset, len)?;
-                Work::Zero { file, offset, end, way: if unmap { Way::Punch } else { Way::Zero } }
+                let way = self.first_way(file, offset, end, unmap)?;
+                Work::Zero { file, offset, end, way }
             }
-            Op::Grow { file: FileId(file), from, to, allocate: true } if supported.fallocate && from < to => {
+            Op::Grow { file: FileId(file), from, to, allocate: true }
+                if supported.fallocate && from < to && self.believed(file).allocate =>
+            {
                 checked(to, 0)?;
                 Work::Allocate { file, from, to }
             }
@@ -150,7 +156,8 @@ impl Context {
             | Op::SetLen { file, .. }
             | Op::PunchHole { file, .. }
             | Op::ZeroRange { file, .. }
-            | Op::Grow { file, .. } => Work::help(Task::On { file: Arc::clone(self.files.get(file)?), op }),
+            | Op::Grow { file, .. }
+            | Op::Prove { file, .. } => Work::help(Task::On { file: Arc::clone(self.files.get(file)?), op }),
         })
     }
 
@@ -159,6 +166,27 @@ impl Context {
         let whole = space::whole_blocks(offset, len);
         let fits = whole || self.files.get(FileId(file)).is_ok_and(|file| !file.direct());
         self.supported.fallocate && len > 0 && fits
+    }
+
+    fn believed(&self, file: u32) -> Proven {
+        self.files.get(FileId(file)).map_or(Proven::NONE, |file| file.believed())
+    }
+
+    fn first_way(&self, file: u32, offset: u64, end: u64, unmap: bool) -> Result<Way, Errno> {
+        let believed = self.believed(file);
+        match unmap && believed.punch_hole {
+            true => Ok(Way::Punch),
+            false => self.other_way(file, offset, end, believed.zero_range),
+        }
+    }
+
+    /// Where no hole can be punched.
+    pub(super) fn other_way(&self, file: u32, offset: u64, end: u64, zero_range: bool) -> Result<Way, Errno> {
+        let direct = self.files.get(FileId(file))?.direct();
+        Ok(match zero_range {
+            true => Way::Zero,
+            false => Way::Write(space::zeros(direct, offset, end - offset)),
+        })
     }
 
     fn transfer(
@@ -215,7 +243,7 @@ impl Context {
         };
         match work {
             Work::Move { transfer, .. } if transfer.is_empty() => Ok(None),
-            Work::Move { file, transfer } => Ok(Some(self.move_entry(target(*file)?, transfer))),
+            Work::Move { file, transfer } => Ok(Some(self.move_entry(*file, target(*file)?, transfer))),
             Work::Sync { file } => {
                 let flags = types::FsyncFlags::DATASYNC;
                 Ok(Some(on!(target(*file)?, |fd| opcode::Fsync::new(fd).flags(flags).build())))
@@ -227,7 +255,7 @@ impl Context {
             Work::Zero { file, offset, end, way } => match way {
                 Way::Punch => fallocate(*file, space::PUNCH_MODE, *offset, *end - *offset),
                 Way::Zero => fallocate(*file, space::ZERO_MODE, *offset, *end - *offset),
-                Way::Write(transfer) => Ok(Some(self.move_entry(target(*file)?, transfer))),
+                Way::Write(transfer) => Ok(Some(self.move_entry(*file, target(*file)?, transfer))),
             },
             Work::Allocate { file, from, to } => fallocate(*file, 0, *from, *to - *from),
             Work::Stat { file, statx } => {
@@ -247,7 +275,15 @@ impl Context {
         }
     }
 
-    fn move_entry(&self, target: Target, transfer: &Transfer) -> squeue::Entry {
+    fn move_entry(&self, file: u32, target: Target, transfer: &Transfer) -> squeue::Entry {
+        let entry = self.plain_entry(target, transfer);
+        match self.files.holds_the_caller(file) {
+            true => entry.flags(squeue::Flags::ASYNC),
+            false => entry,
+        }
+    }
+
+    fn plain_entry(&self, target: Target, transfer: &Transfer) -> squeue::Entry {
         let (offset, rest) = (transfer.offset(), transfer.rest());
         if let [segment] = rest {
             return self.single_entry(target, transfer.write, offset, *segment);

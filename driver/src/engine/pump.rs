@@ -255,7 +255,7 @@ fn destination(layer: &mut Layer, arena: &Arena, dest: Dest, len: u64) -> Option
 fn bytes_of(output: Output) -> u64 {
     match output {
         Output::Bytes(bytes) => bytes,
-        Output::Opened(_) | Output::Stat(_) | Output::Done => 0,
+        Output::Opened(_) | Output::Stat(_) | Output::Proven(_) | Output::Done => 0,
     }
 }
 

@@ -1,10 +1,17 @@
 //! Alignment.
 
 use super::*;
-use quod_backend::Buffer;
+use quod_backend::{Buffer, Store};
 
 fn stat(offset_align: u32, memory_align: u32) -> Stat {
-    Stat { len: 1 << 20, identity: (1, 1), offset_align, memory_align, block_device: false }
+    Stat {
+        len: 1 << 20,
+        identity: (1, 1),
+        offset_align,
+        memory_align,
+        block_device: false,
+        store: Store::Known,
+    }
 }
 
 #[test]
