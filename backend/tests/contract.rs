@@ -155,6 +155,46 @@ fn zeroing_and_punching() {
 }
 
 #[test]
+fn what_is_not_believed_is_not_asked_for() {
+    each(|b, dir| {
+        for direct in [false, true] {
+            let path = dir.join(format!("f{direct}"));
+            std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+            let f = open(b, &path, true, direct);
+            assert_eq!(stat(b, f).store, Store::Known);
+            let none = Some(Proven::NONE);
+            let believed = run(b, Op::Prove { file: f, shown: none });
+            assert_eq!(believed, Ok(Output::Proven(Proven::NONE)));
+            let hole = Op::PunchHole { file: f, offset: 65536, len: 65536 };
+            assert_eq!(run(b, hole.clone()), Err(Errno(libc::EOPNOTSUPP)));
+            for unmap in [false, true] {
+                let zeros = Op::ZeroRange { file: f, offset: 131_072, len: 400 << 10, unmap };
+                assert_eq!(run(b, zeros), Ok(Output::Done));
+            }
+            let zeros = Op::ZeroRange { file: f, offset: 4096 - 512, len: 1024, unmap: true };
+            assert_eq!(run(b, zeros), Ok(Output::Done));
+            let mut want = vec![7; 1 << 20];
+            want[131_072..131_072 + (400 << 10)].fill(0);
+            want[3584..4608].fill(0);
+            assert!(std::fs::read(&path).unwrap() == want, "direct {direct}");
+            let grow = Op::Grow { file: f, from: 1 << 20, to: 8 << 20, allocate: true };
+            assert_eq!(run(b, grow), Ok(Output::Done));
+            let meta = std::fs::metadata(&path).unwrap();
+            let blocks = meta.blocks();
+            assert!(meta.len() == 8 << 20 && blocks * 512 < 2 << 20, "no fallocate: {blocks} blocks");
+            assert!(blocks * 512 >= 1 << 20, "zeros were written: {blocks} blocks");
+            // this file system does what it answers, and the file is not touched by the proof
+            assert_eq!(run(b, Op::Prove { file: f, shown: None }), Ok(Output::Proven(Proven::ALL)));
+            assert_eq!(run(b, hole), Ok(Output::Done));
+            want[65536..131_072].fill(0);
+            assert!(std::fs::read(&path).unwrap()[..1 << 20] == want, "direct {direct}");
+            assert!(std::fs::metadata(&path).unwrap().blocks() < blocks, "a hole");
+        }
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 2, "nothing is left of the proofs");
+    });
+}
+
+#[test]
 fn a_full_queue_gives_the_operation_back() {
     for mut backend in backends(4) {
         let b = &mut *backend;

@@ -100,10 +100,17 @@ pub enum ErrorKind {
         /// The operating system's error number.
         errno: i32,
     },
+    /// What holds the file is gone, or was for a while: what it has answered before may be lost. From then on
+    /// the image only reads until it is opened again (docs/distributed.md).
+    Gone {
+        /// The error number that said so.
+        errno: i32,
+    },
     /// The host's file system is full.
     NoSpace,
-    /// An earlier metadata write or sync failed, or an entry of the image contradicted the format: it only
-    /// reads until it is opened again. (In the second case flushes go on, for what was answered before.)
+    /// An earlier metadata write or sync failed, what holds the file has gone, or an entry of the image
+    /// contradicted the format: it only reads until it is opened again. (In the last case flushes go on, for
+    /// what was answered before.)
     Poisoned,
     /// The open gate refused a backing file, or a data file, that the image names.
     NotAllowed {
@@ -179,6 +186,7 @@ impl Error {
             Core::Device { op, offset, errno } => {
                 ErrorKind::Device { op: DeviceOp::Machine(*op), offset: *offset, errno: *errno }
             }
+            Core::Gone(errno) => ErrorKind::Gone { errno: *errno },
             Core::NoSpace => ErrorKind::NoSpace,
             Core::Poisoned => ErrorKind::Poisoned,
         };
@@ -241,7 +249,9 @@ impl Error {
 impl ErrorKind {
     fn errno(&self) -> i32 {
         match self {
-            ErrorKind::Device { errno, .. } | ErrorKind::Io { errno, .. } => *errno,
+            ErrorKind::Device { errno, .. } | ErrorKind::Io { errno, .. } | ErrorKind::Gone { errno } => {
+                *errno
+            }
             ErrorKind::NoSpace => libc::ENOSPC,
             ErrorKind::Unsupported(_) | ErrorKind::Foreign(_) => libc::ENOTSUP,
             ErrorKind::Locked(_) => libc::EAGAIN,
@@ -288,6 +298,10 @@ impl ErrorKind {
             ErrorKind::Corrupt(fault) => write!(f, "{path}: corrupt image: {fault}"),
             ErrorKind::Device { op, offset, errno } => {
                 write!(f, "{path}: {op} at host offset {offset:#x} failed: {}", describe(*errno))
+            }
+            ErrorKind::Gone { errno } => {
+                let why = describe(*errno);
+                write!(f, "{path}: what holds it has gone ({why}); it only reads until it is opened again")
             }
             ErrorKind::NoSpace => write!(f, "{path}: no space left on the host device"),
             ErrorKind::Poisoned => write!(

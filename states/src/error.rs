@@ -24,10 +24,12 @@ pub enum Error {
         /// The operating system's error number.
         errno: i32,
     },
+    /// What holds the file is gone, says the embedder, who got this error number from it.
+    Gone(i32),
     /// The host's file system is full.
     NoSpace,
-    /// An earlier metadata write or sync failed, or an entry of the image contradicted the format: it only
-    /// reads until it is opened again.
+    /// An earlier metadata write or sync failed, what holds the file has gone, or an entry of the image
+    /// contradicted the format: it only reads until it is opened again.
     Poisoned,
     /// The image is closed or closing.
     Closed,
@@ -45,6 +47,7 @@ impl fmt::Display for Error {
             Error::Device { op, offset, errno } => {
                 write!(f, "device error {errno} in {op} at host offset {offset:#x}")
             }
+            Error::Gone(errno) => write!(f, "what holds the image is gone (device error {errno})"),
             Error::NoSpace => f.write_str("no space left on the host device"),
             Error::Poisoned => f.write_str(
                 "the image is poisoned: metadata could not be written, or contradicted itself, earlier",

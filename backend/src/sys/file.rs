@@ -22,14 +22,14 @@ const DIRECT_ALIGN: u32 = 4096;
 /// File systems whose fallocate does what it answers; libc has most of the numbers. A stacked one (overlayfs)
 /// is only as good as what lies below, so none is here.
 const KNOWN: [i64; 6] = [
-    libc::EXT4_SUPER_MAGIC as i64,
-    libc::XFS_SUPER_MAGIC as i64,
-    libc::BTRFS_SUPER_MAGIC as i64,
-    libc::TMPFS_MAGIC as i64,
-    libc::F2FS_SUPER_MAGIC as i64,
+    libc::EXT4_SUPER_MAGIC,
+    libc::XFS_SUPER_MAGIC,
+    libc::BTRFS_SUPER_MAGIC,
+    libc::TMPFS_MAGIC,
+    libc::F2FS_SUPER_MAGIC,
     0xca45_1a4e, // bcachefs
 ];
-const FUSE: i64 = libc::FUSE_SUPER_MAGIC as i64;
+const FUSE: i64 = libc::FUSE_SUPER_MAGIC;
 
 fn store_of(magic: i64) -> Store {
     match magic & 0xffff_ffff {

@@ -16,7 +16,7 @@ use crate::layer::{Layer, LayerFile};
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
 use crate::transform::inflate::is_built_in;
-use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Stat};
+use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Proven, Stat, Store};
 use quod_states::qcow2::Compression;
 use quod_states::{Format, Machine, Met, Opened};
 use std::ffi::CString;
@@ -36,6 +36,7 @@ impl<B: Backend> Engine<B> {
         let options = &opener.options;
         let below = options.backing_direct.unwrap_or(options.direct);
         let direct = if depth == 0 { options.direct } else { below };
+        opener.proven = None;
         let flags = OpenFlags { write: depth == 0 && options.write, direct };
         (opener.lock, opener.shares) = opener.wanted_lock(depth);
         opener.refused = None;
@@ -97,6 +98,8 @@ impl<B: Backend> Engine<B> {
                 }
                 return Ok(Next::Wait);
             }
+            // what could not be tried is not believed
+            Err(_) if opener.step == Step::Prove => Output::Done,
             Err(errno) => return Err(step_error(opener, errno)),
         };
         match (opener.step, output) {
@@ -108,10 +111,10 @@ impl<B: Backend> Engine<B> {
             }
             (Step::Stat, Output::Stat(stat)) => {
                 opener.refuse_loop(&disk.layers, &stat)?;
-                opener.stat = Some(stat);
                 if !opener.options.lock {
-                    return Ok(opener.ready(depth, stat, &config));
+                    return Ok(self.found(index, stat));
                 }
+                opener.stat = Some(stat);
                 opener.step = Step::Lock;
                 self.ask_lock(index);
                 Ok(Next::Wait)
@@ -122,12 +125,46 @@ impl<B: Backend> Engine<B> {
                 self.step_op(index, Op::Stat { file });
                 Ok(Next::Wait)
             }
-            (Step::StatAgain, Output::Stat(stat)) => {
-                opener.stat = Some(stat);
+            (Step::StatAgain, Output::Stat(stat)) => Ok(self.found(index, stat)),
+            (Step::Prove, output) => {
+                let Some(stat) = opener.stat else { return Ok(Next::Wait) };
+                opener.proven = match output {
+                    Output::Proven(proven) => Some(proven),
+                    _ => None,
+                };
                 Ok(opener.ready(depth, stat, &config))
             }
             _ => Err(opener.error(ErrorKind::Io { op: FileOp::Open, errno: libc::EIO })),
         }
+    }
+
+    /// The file's length is known. If it may be written, and it is not known what its file system's answers
+    /// are worth, that is found out, unless an open file there has told it already.
+    fn found(&mut self, index: u32, stat: Stat) -> Next {
+        let config = self.config;
+        let disk = &mut self.disks[index as usize];
+        let depth = disk.layers.len();
+        let Phase::Opening(opener) = &mut disk.phase else { return Next::Wait };
+        opener.stat = Some(stat);
+        let writes = depth == 0 && opener.options.write;
+        if !writes || stat.store == Store::Known {
+            return opener.ready(depth, stat, &config);
+        }
+        opener.step = Step::Prove;
+        let (file, direct) = (opener.file, opener.direct);
+        let shown = self.shown(&stat, direct);
+        self.step_op(index, Op::Prove { file, shown });
+        Next::Wait
+    }
+
+    /// What the opening of a file on the same file system has shown. Only files that are open count: when the
+    /// last is closed another file system may get the number.
+    fn shown(&self, stat: &Stat, direct: bool) -> Option<Proven> {
+        let layers = self.disks.iter().filter_map(|disk| disk.layers.first());
+        let mut files = layers.flat_map(|layer| [Some(&layer.file), layer.data.as_ref()]).flatten();
+        files
+            .find(|f| f.stat.identity.0 == stat.identity.0 && f.direct == direct && f.proven.is_some())?
+            .proven
     }
 
     fn ask_lock(&mut self, index: u32) {
@@ -151,8 +188,9 @@ impl<B: Backend> Engine<B> {
         let disk = &mut self.disks[index as usize];
         let depth = disk.layers.len();
         let Phase::Opening(opener) = &mut disk.phase else { return };
-        let (Some(machine), Some(stat)) = (&mut opener.machine, opener.stat) else { return };
-        let file = LayerFile { id: opener.file, stat, path: PathBuf::new(), role: opener.role };
+        let Some(stat) = opener.stat else { return };
+        let file = opener.layer_file(stat, PathBuf::new());
+        let Some(machine) = &mut opener.machine else { return };
         let target = Target::Opener(depth as u16);
         while let Some(io) = machine.poll_io() {
             match plain(machine, &mut self.port.arena, &file, opener.options.allocate_ahead, &io) {
@@ -192,7 +230,7 @@ impl<B: Backend> Engine<B> {
             let error = opener.error(ErrorKind::Unsupported(Lack::Decoder(Compression::Zstd)));
             return self.fail_open(index, error);
         }
-        let file = LayerFile { id: opener.file, stat, path: opener.path.clone(), role: opener.role };
+        let file = opener.layer_file(stat, opener.path.clone());
         match (&opened.info.data_file, opener.data.take()) {
             (Some(name), None) => {
                 let next = opener.next_data(depth, name);
@@ -218,9 +256,9 @@ impl<B: Backend> Engine<B> {
         let Some(image) = opener.image.take() else { return };
         let (opened, file) = *image;
         let path = std::mem::replace(&mut opener.path, file.path.clone());
-        let role = std::mem::replace(&mut opener.role, file.role);
-        let data = LayerFile { id: opener.file, stat, path, role };
-        (opener.file, opener.stat) = (file.id, Some(file.stat));
+        let data = opener.layer_file(stat, path);
+        (opener.file, opener.stat, opener.role) = (file.id, Some(file.stat), file.role);
+        (opener.direct, opener.proven) = (file.direct, file.proven);
         if stat.offset_align <= file.stat.offset_align {
             return self.layer_complete(index, opened, file, Some(data));
         }

@@ -190,6 +190,7 @@ impl<B: Backend> Engine<B> {
     pub(super) fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
         let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
         let arena = &mut self.port.arena;
+        let lost = result.err().filter(|errno| place.layer == 0 && layer.is_lost(*errno));
         match flight.task {
             Task::Read { dest, len, bounce, skip } => {
                 let moved = result.map(|output| bytes_of(output).saturating_sub(u64::from(skip)).min(len));
@@ -229,6 +230,10 @@ impl<B: Backend> Engine<B> {
                 }
             }
             task => land_plain(&mut layer.image, arena, flight.io, task, result),
+        }
+        if let Some(errno) = lost {
+            let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+            layer.image.poison(quod_states::Error::Gone(errno.0));
         }
         self.settle(place);
     }

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, FileRole};
 use crate::memory::fill::Fill;
 use crate::request::{CompletionKind, RequestKind};
 use clusters::Clusters;
-use quod_backend::{Errno, FileId, Segments, Stat};
+use quod_backend::{Errno, FileId, Proven, Segments, Stat, Store};
 use quod_states::{AcbId, Image, Info, IoId, Options, Part, RequestId, Timer};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -29,6 +29,10 @@ pub(crate) struct LayerFile {
     pub stat: Stat,
     pub path: PathBuf,
     pub role: FileRole,
+    /// Opened with O_DIRECT.
+    pub direct: bool,
+    /// What was seen of its file system, if it had to be.
+    pub proven: Option<Proven>,
 }
 
 impl LayerFile {
@@ -40,6 +44,19 @@ impl LayerFile {
     /// What is the matter with it.
     pub(crate) fn fault(&self, kind: ErrorKind) -> Error {
         Error::of(&self.path, self.role, kind)
+    }
+}
+
+/// This answer says that the store which gave it is gone, or cannot reach what it keeps: what it has answered
+/// before may be lost, and a later success proves nothing.
+pub(crate) fn is_gone(errno: Errno, store: Store) -> bool {
+    match errno.0 {
+        libc::ENOTCONN | libc::ESTALE | libc::ESHUTDOWN => true,
+        // of a disk these may be about one bad place, and are the request's alone
+        libc::EIO | libc::EREMOTEIO | libc::ETIMEDOUT | libc::ENOLINK => store != Store::Known,
+        libc::ECONNABORTED | libc::ECONNREFUSED | libc::ECONNRESET | libc::EBADFD => store != Store::Known,
+        libc::EHOSTDOWN | libc::EHOSTUNREACH | libc::ENETDOWN | libc::ENETUNREACH => store != Store::Known,
+        _ => false,
     }
 }
 
@@ -143,6 +160,11 @@ impl Layer {
     /// Where guest data is.
     pub(crate) fn data(&self) -> &LayerFile {
         self.data.as_ref().unwrap_or(&self.file)
+    }
+
+    /// A file of this layer has answered so, which ends the writing of its image.
+    pub(crate) fn is_lost(&self, errno: Errno) -> bool {
+        [Some(&self.file), self.data.as_ref()].into_iter().flatten().any(|f| is_gone(errno, f.stat.store))
     }
 
     /// A guest's request enters its slot.

@@ -9,7 +9,7 @@ use crate::config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 use crate::error::{Error, ErrorKind, FileOp, FileRole, Lack, Lock};
 use crate::gate::{Named, Role};
 use crate::request::LayerInfo;
-use quod_backend::{Errno, FileId, LockMode, Stat};
+use quod_backend::{Errno, FileId, LockMode, Proven, Stat};
 use quod_states::{Backing, Format, Opened, Opening};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub(crate) enum Step {
     Lock,
     /// The length may have changed until we had the lock.
     StatAgain,
+    /// What its file system answers is tried before it is believed.
+    Prove,
     Machine,
 }
 
@@ -36,6 +38,8 @@ pub(crate) struct Opener {
     pub(crate) format: Option<Format>,
     pub(crate) step: Step,
     pub(crate) direct: bool,
+    /// What was seen of its file system, if it had to be.
+    pub(crate) proven: Option<Proven>,
     pub(crate) file: FileId,
     pub(crate) stat: Option<Stat>,
     pub(crate) lock: LockMode,
@@ -64,6 +68,7 @@ impl Opener {
             format,
             step: Step::Open,
             direct: false,
+            proven: None,
             file: FileId(u32::MAX),
             stat: None,
             lock: LockMode::None,
@@ -89,6 +94,12 @@ pub(crate) enum Next {
 }
 
 impl Opener {
+    /// The file at hand.
+    pub(crate) fn layer_file(&self, stat: Stat, path: PathBuf) -> LayerFile {
+        let Opener { file: id, role, direct, proven, .. } = *self;
+        LayerFile { id, stat, path, role, direct, proven }
+    }
+
     /// What is the matter with the file at hand.
     pub(crate) fn error(&self, kind: ErrorKind) -> Error {
         Error::of(&self.path, self.role, kind)
@@ -210,7 +221,7 @@ pub(crate) fn step_error(opener: &Opener, errno: Errno) -> Error {
             return opener.error(ErrorKind::Locked(lock));
         }
         Step::Lock => FileOp::Lock,
-        Step::Machine => FileOp::Read,
+        Step::Prove | Step::Machine => FileOp::Read,
     };
     opener.error(ErrorKind::Io { op, errno: errno.0 })
 }

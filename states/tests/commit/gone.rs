@@ -7,7 +7,6 @@ use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Kind, Options, Timer};
 
 const CLUSTER: u64 = 65536;
-const ENOTCONN: i32 = 107;
 
 fn writes(op: &IoOp) -> bool {
     !matches!(
@@ -17,7 +16,7 @@ fn writes(op: &IoOp) -> bool {
 }
 
 fn gone() -> Error {
-    Error::Device { op: quod_states::fault::Op::WriteData, offset: 0, errno: ENOTCONN }
+    Error::Gone(107) // ENOTCONN
 }
 
 fn options() -> Options {

@@ -43,6 +43,7 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
         ErrorKind::Corrupt(fault) => of_fault(fault),
         ErrorKind::Unsupported(lack) => of_lack(lack),
         ErrorKind::Device { .. }
+        | ErrorKind::Gone { .. }
         | ErrorKind::NoSpace
         | ErrorKind::Poisoned
         | ErrorKind::NotAllowed { .. }
@@ -63,6 +64,7 @@ fn is_its_own(kind: &ErrorKind) -> bool {
         | ErrorKind::Foreign(_)
         | ErrorKind::Corrupt(_)
         | ErrorKind::Device { .. }
+        | ErrorKind::Gone { .. }
         | ErrorKind::NoSpace
         | ErrorKind::Poisoned
         | ErrorKind::Locked(_)
