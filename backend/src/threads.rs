@@ -8,8 +8,8 @@ use crate::buffer::Segment;
 use crate::op::{Completion, Errno, FileId, Op, Output, Token};
 use crate::sys::event::EventFd;
 use crate::sys::file::OpenFile;
-use crate::sys::pool::{Finished, Job, Pool};
-use crate::sys::{Outcome, Task};
+use crate::sys::pool::{Finished, SysJob, SysPool};
+use crate::sys::{SysOutcome, SysTask};
 use crate::{Backend, Full};
 use slab::Slab;
 use std::io;
@@ -23,10 +23,10 @@ const WORKERS: usize = 8;
 /// The worker pool. Memory of operations in flight is free again when it is dropped: drop waits for what
 /// runs.
 pub struct Threads {
-    pool: Pool,
+    pool: SysPool,
     event: Arc<EventFd>,
     files: Slab<Arc<OpenFile>>,
-    queued: Vec<Job>,
+    queued: Vec<SysJob>,
     /// Answers that needed no worker, given at the next reap.
     early: Vec<Completion>,
     finished: Vec<Finished>,
@@ -47,7 +47,7 @@ impl Threads {
         let event = Arc::new(EventFd::new()?);
         let capacity = queue_depth.max(1) as usize;
         Ok(Threads {
-            pool: Pool::with_event(Arc::clone(&event), workers, workers)?,
+            pool: SysPool::with_event(Arc::clone(&event), workers, workers)?,
             event,
             files: Slab::new(),
             queued: Vec::with_capacity(capacity),
@@ -60,7 +60,7 @@ impl Threads {
         })
     }
 
-    fn task(&mut self, op: Op) -> Result<Task, Errno> {
+    fn task(&mut self, op: Op) -> Result<SysTask, Errno> {
         let id = match &op {
             Op::Open { .. } => None,
             Op::Stat { file }
@@ -76,14 +76,14 @@ impl Threads {
             | Op::Prove { file, .. } => Some(file.0 as usize),
         };
         match (op, id) {
-            (Op::Open { path, flags }, _) => Ok(Task::Open { path, flags }),
+            (Op::Open { path, flags }, _) => Ok(SysTask::Open { path, flags }),
             (Op::Close { .. }, Some(id)) => {
                 let file = self.files.try_remove(id).ok_or(Errno(libc::EBADF))?;
-                Ok(Task::Close { file })
+                Ok(SysTask::Close { file })
             }
             (op, id) => {
                 let file = id.and_then(|id| self.files.get(id)).ok_or(Errno(libc::EBADF))?;
-                Ok(Task::On { file: Arc::clone(file), op })
+                Ok(SysTask::On { file: Arc::clone(file), op })
             }
         }
     }
@@ -100,7 +100,7 @@ impl Backend for Threads {
         }
         self.in_flight += 1;
         match self.task(op) {
-            Ok(task) => self.queued.push(Job { id: token.0, task }),
+            Ok(task) => self.queued.push(SysJob { id: token.0, task }),
             Err(errno) => self.early.push(Completion { token, result: Err(errno) }),
         }
         Ok(())
@@ -124,8 +124,8 @@ impl Backend for Threads {
         self.pool.collect(&mut self.finished);
         for Finished { id, result } in self.finished.drain(..) {
             let result = result.map(|outcome| match outcome {
-                Outcome::Opened(file) => Output::Opened(FileId(self.files.insert(Arc::new(file)) as u32)),
-                Outcome::Done(output) => output,
+                SysOutcome::Opened(file) => Output::Opened(FileId(self.files.insert(Arc::new(file)) as u32)),
+                SysOutcome::Done(output) => output,
             });
             out.push(Completion { token: Token(id), result });
         }

@@ -246,7 +246,7 @@ fn a_failing_sync_keeps_or_drops() {
         (Aftermath::All, 1, images(&[&[1]])),
     ] {
         let mut d = disk(512);
-        d.sim.set_faults(Fault::new(&[Kind::Sync], When::Nth(0), libc::EIO).leaving(aftermath).into());
+        d.sim.set_faults(Fault::new(&[OpKind::Sync], When::Nth(0), libc::EIO).leaving(aftermath).into());
         d.write(0, &sectors(&[1]));
         assert_eq!(d.sync(), Err(Errno(libc::EIO)));
         assert_eq!(d.sim.file_bytes("f"), sectors(&[visible]));
@@ -260,8 +260,8 @@ fn faults_fire_when_told() {
     let mut d = disk(512);
     d.sim.set_faults(
         FaultPlan::none()
-            .and(Fault::new(&[Kind::Write], When::Nth(1), libc::EIO))
-            .and(Fault::new(&Kind::CHANGES, When::From(3), libc::ENOSPC).extending()),
+            .and(Fault::new(&[OpKind::Write], When::Nth(1), libc::EIO))
+            .and(Fault::new(&OpKind::CHANGES, When::From(3), libc::ENOSPC).extending()),
     );
     let results: Vec<_> = (0..7)
         .map(|i| {
@@ -274,8 +274,8 @@ fn faults_fire_when_told() {
     assert_eq!(results, [ok, Err(libc::EIO), ok, ok, full, full, full]);
     d.push_write(0, &sectors(&[9]));
     assert_eq!(d.finish(), ok.map_err(Errno), "not extending");
-    assert_eq!(d.sim.counters().failed(Kind::Write), 4);
-    assert_eq!(d.sim.counters().completed(Kind::Write), 8);
+    assert_eq!(d.sim.counters().failed(OpKind::Write), 4);
+    assert_eq!(d.sim.counters().completed(OpKind::Write), 8);
     assert_eq!(d.sim.file_len("f"), Some(2048));
 }
 
@@ -286,7 +286,7 @@ fn the_chooser_decides_chance_and_tearing() {
         for torn in 0..4 {
             let mut d = disk(1536);
             d.sim.set_faults(
-                Fault::new(&[Kind::Write], When::OneIn(2), libc::EIO).leaving(Aftermath::Torn).into(),
+                Fault::new(&[OpKind::Write], When::OneIn(2), libc::EIO).leaving(Aftermath::Torn).into(),
             );
             d.push_write(0, &sectors(&[1, 1, 1]));
             d.sim.step(&mut Script::new(vec![script, torn]));
@@ -302,7 +302,7 @@ fn a_write_stops_between_units_of_the_file() {
     let stops: BTreeSet<Vec<u8>> = (0..4)
         .map(|torn| {
             let mut d = disk(1536);
-            let torn_write = Fault::new(&[Kind::Write], When::Nth(0), libc::EIO).leaving(Aftermath::Torn);
+            let torn_write = Fault::new(&[OpKind::Write], When::Nth(0), libc::EIO).leaving(Aftermath::Torn);
             d.sim.set_faults(torn_write.into());
             d.push_write(300, &[1; 900]);
             d.sim.step(&mut Script::new(vec![torn]));
@@ -361,7 +361,7 @@ fn the_digest_tells_futures_apart_and_nothing_else() {
     assert!(seen.insert(digest(&|d| _ = d.push(Op::Sync { file: d.file }))));
     assert!(seen.insert(digest(&|d| d.write(4096, &[0]))));
     assert!(seen.insert(digest(&|d| {
-        d.sim.set_faults(Fault::new(&[Kind::Read], When::Nth(5), 5).into());
+        d.sim.set_faults(Fault::new(&[OpKind::Read], When::Nth(5), 5).into());
     })));
     // a sync that covers the write and one that does not
     let covered = digest(&|d| {
@@ -383,7 +383,7 @@ fn same_seed_same_run() {
         let mut chooser = Seeded::new(seed);
         let mut d = disk(65536);
         d.sim.record_log(true);
-        let plan = FaultPlan::none().and(Fault::new(&Kind::DATA, When::OneIn(10), libc::EIO));
+        let plan = FaultPlan::none().and(Fault::new(&OpKind::DATA, When::OneIn(10), libc::EIO));
         d.sim.set_faults(plan);
         let mut digests = Vec::new();
         for i in 0..200u64 {

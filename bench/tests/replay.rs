@@ -5,8 +5,8 @@
 use quod::{BackendKind, Config, Format, OpenOptions};
 use quod_bench::contract::blocks::Initial;
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
-use quod_bench::replay::{self, Error, Observer, Options, Speed};
-use quod_bench::report::Report;
+use quod_bench::replay::{self, Observer, Options, ReplayError, Speed};
+use quod_bench::report::ReplayReport;
 use quod_bench::trace::{Choice, Op, Record, Source, Version, Writer};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn trace(count: u64, step_us: u64, version: Version) -> Source {
     Source::Text(writer.finish().unwrap())
 }
 
-fn play(path: &Path, source: &Source, options: &Options) -> Report {
+fn play(path: &Path, source: &Source, options: &Options) -> ReplayReport {
     let summary = replay::examine(source, &Choice::default()).unwrap();
     replay::run(path, source, &summary, options, &mut ()).unwrap()
 }
@@ -163,7 +163,7 @@ fn a_trace_that_changes_is_not_trusted() {
         std::fs::write(&path, format!("fio version 3 iolog\n{line}\n")).unwrap();
         let options = Options { format: Some(Format::Raw), ..Options::default() };
         let result = replay::run(&fixture.path, &source, &summary, &options, &mut ());
-        assert!(matches!(result, Err(Error::Trace(_))), "{line}: {result:?}");
+        assert!(matches!(result, Err(ReplayError::Trace(_))), "{line}: {result:?}");
     }
 }
 
@@ -173,7 +173,7 @@ fn a_small_image_is_refused() {
     let source = Source::Text(format!("fio version 3 iolog\n0 d read {SIZE} 512\n").into_bytes());
     let summary = replay::examine(&source, &Choice::default()).unwrap();
     let result = replay::run(&fixture.path, &source, &summary, &Options::default(), &mut ());
-    assert!(matches!(result, Err(Error::Size(_))), "{result:?}");
+    assert!(matches!(result, Err(ReplayError::Size(_))), "{result:?}");
 }
 
 #[test]

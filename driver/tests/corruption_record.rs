@@ -19,7 +19,7 @@ use quod::{
 };
 use quod_backend::Backend;
 use quod_backend::sim::{
-    Aftermath, Choice, Chooser, Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When,
+    Aftermath, Choice, Chooser, Fault, FaultPlan, FileOptions, OpKind, Seeded, Sim, When,
 };
 use quod_tools::{self as tools, CreateOptions, Session};
 use simulated::{

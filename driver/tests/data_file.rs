@@ -10,7 +10,7 @@ use quod::{
     AllowAll, Config, Driver, Error, ErrorKind, FileRole, Lack, Named, OpenOptions, Role, SameDirectory,
 };
 use quod_backend::FileId;
-use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};
+use quod_backend::sim::{FileOptions, OpKind, Seeded, Sim};
 use quod_tools::Session;
 use std::path::{Path, PathBuf};
 
@@ -207,7 +207,7 @@ fn the_stricter_alignment_of_the_two_counts() {
         done.result.unwrap();
         // the machine that runs is the last that read the header, a block of it at first
         let log = driver.backend().log().iter().map(|entry| entry.op);
-        let reads = log.filter(|op| (op.kind, op.file, op.offset) == (Kind::Read, Some(FileId(0)), 0));
+        let reads = log.filter(|op| (op.kind, op.file, op.offset) == (OpKind::Read, Some(FileId(0)), 0));
         let lens: Vec<u64> = reads.map(|op| op.len).collect();
         assert_eq!(lens[lens.len() - 2], want, "{mine} {theirs}: {lens:?}");
         assert_eq!(lens.len(), if want == u64::from(mine) { 2 } else { 4 });

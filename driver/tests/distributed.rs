@@ -11,7 +11,7 @@ mod simulated;
 
 use quod::{Buffer, Error, ErrorKind, Format, OpenOptions, Request};
 use quod_backend::Store;
-use quod_backend::sim::{Fault, FileOptions, Kind as OpKind, Sim, When};
+use quod_backend::sim::{Fault, FileOptions, OpKind, Sim, When};
 use simulated::{World, image, writable};
 
 const SIZE: u64 = 2 << 20;

@@ -7,7 +7,7 @@ use quod::{
     FileRole, Format, Kind, OpenOptions, RawBuffers, Refusal, Request,
 };
 use quod_backend::Backend;
-use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind as OpKind, Seeded, Sim, When};
+use quod_backend::sim::{Fault, FaultPlan, FileOptions, OpKind, Seeded, Sim, When};
 use quod_tools::{self as tools, CreateOptions};
 use std::time::Duration;
 

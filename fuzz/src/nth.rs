@@ -8,15 +8,22 @@
 use crate::image::{self, Form, Part, Qcow2, Shape};
 use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
 use quod::{Format, OpenOptions};
-use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, Kind, Seeded, Sim, When};
+use quod_backend::sim::{Aftermath, Fault, Fifo, FileOptions, OpKind, Seeded, Sim, When};
 use quod_bench::contract::payload;
 use quod_bench::contract::{Checked, Failure, fail};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Lines of a story.
 const TOLD: usize = 80;
-const ANY: [Kind; 7] =
-    [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];
+const ANY: [OpKind; 7] = [
+    OpKind::Read,
+    OpKind::Write,
+    OpKind::Sync,
+    OpKind::ZeroRange,
+    OpKind::PunchHole,
+    OpKind::Grow,
+    OpKind::SetLen,
+];
 
 /// The ways in which the n-th operation may fail.
 pub fn faults(n: u64) -> Vec<Fault> {
@@ -25,22 +32,22 @@ pub fn faults(n: u64) -> Vec<Fault> {
         once(Aftermath::Nothing),
         Fault::new(&ANY, When::From(n), libc::ENOSPC),
         once(Aftermath::All),
-        Fault::new(&[Kind::Sync], When::Nth(n), libc::EIO).leaving(Aftermath::DropUnsynced),
-        Fault::new(&[Kind::Write], When::Nth(n), libc::EIO).leaving(Aftermath::Torn),
+        Fault::new(&[OpKind::Sync], When::Nth(n), libc::EIO).leaving(Aftermath::DropUnsynced),
+        Fault::new(&[OpKind::Write], When::Nth(n), libc::EIO).leaving(Aftermath::Torn),
     ]
 }
 
 /// The ways in which the next operation may fail, if it is of this kind.
-pub fn ways(kind: Kind) -> Vec<Fault> {
+pub fn ways(kind: OpKind) -> Vec<Fault> {
     let mut ways = faults(0);
     // that a read has happened makes no difference
-    ways.retain(|fault| fault.concerns(kind) && (kind, fault.aftermath) != (Kind::Read, Aftermath::All));
+    ways.retain(|fault| fault.concerns(kind) && (kind, fault.aftermath) != (OpKind::Read, Aftermath::All));
     ways
 }
 
 /// What the workload did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Report {
+pub struct NthReport {
     /// The first n that no operation had, of each image.
     pub operations: u64,
     /// Workloads run.
@@ -148,8 +155,8 @@ fn once(world: &mut World, fault: Fault, cut: bool, at_once: usize) -> Checked<b
 }
 
 /// The loop, for each image of a format.
-pub fn run(format: Format, tweak: Tweak) -> Checked<Report> {
-    let mut sum = Report::default();
+pub fn run(format: Format, tweak: Tweak) -> Checked<NthReport> {
+    let mut sum = NthReport::default();
     for ground in grounds(format) {
         let report = run_on(&ground, tweak).map_err(|failure| Failure(format!("{ground:?}: {failure}")))?;
         sum.operations += report.operations;
@@ -158,8 +165,8 @@ pub fn run(format: Format, tweak: Tweak) -> Checked<Report> {
     Ok(sum)
 }
 
-fn run_on(ground: &Ground, tweak: Tweak) -> Checked<Report> {
-    let mut report = Report::default();
+fn run_on(ground: &Ground, tweak: Tweak) -> Checked<NthReport> {
+    let mut report = NthReport::default();
     for n in 0..10_000 {
         let mut any = false;
         for (index, fault) in faults(n).into_iter().enumerate() {

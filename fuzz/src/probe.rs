@@ -7,7 +7,7 @@
 //! Knows: operations' summaries, tokens. Must never know: contents' meaning, formats.
 //! Invariant: names of operations in flight are unique; a completion goes back under the token it came with.
 
-use quod_backend::sim::{Chooser, Kind, Logged, Sim};
+use quod_backend::sim::{Chooser, Logged, OpKind, Sim};
 use quod_backend::{Backend, Completion, FileId, Full, Op, Segment, Token};
 use quod_bench::contract::hash::{hash_bytes, hash_words};
 use std::os::fd::BorrowedFd;
@@ -41,7 +41,7 @@ fn summary(op: &Op) -> [u64; 4] {
         Op::Grow { file, from, to, .. } => (*file, *from, *to),
         Op::SetLen { file, len } => (*file, 0, *len),
     };
-    [Kind::of(op) as u64, u64::from(file.0), offset, len]
+    [OpKind::of(op) as u64, u64::from(file.0), offset, len]
 }
 
 impl Probe {
@@ -82,7 +82,7 @@ impl Probe {
     }
 
     fn look(&mut self, logged: &Logged) {
-        let (Kind::Read, Some(file)) = (logged.op.kind, logged.op.file) else { return };
+        let (OpKind::Read, Some(file)) = (logged.op.kind, logged.op.file) else { return };
         let Some(path) = self.sim.path_of(file) else { return };
         let bytes = self.sim.file_range(path, logged.op.offset, logged.op.len as usize);
         let place = hash_words(1, [u64::from(file.0), logged.op.offset]);
@@ -96,20 +96,20 @@ impl Probe {
 
     /// All operations that failed since the disk was made.
     pub fn failed(&self) -> u64 {
-        const KINDS: [Kind; 8] = [
-            Kind::Open,
-            Kind::Stat,
-            Kind::Read,
-            Kind::Write,
-            Kind::Sync,
-            Kind::ZeroRange,
-            Kind::Grow,
-            Kind::SetLen,
+        const KINDS: [OpKind; 8] = [
+            OpKind::Open,
+            OpKind::Stat,
+            OpKind::Read,
+            OpKind::Write,
+            OpKind::Sync,
+            OpKind::ZeroRange,
+            OpKind::Grow,
+            OpKind::SetLen,
         ];
         let counters = self.sim.counters();
         KINDS.iter().map(|kind| counters.failed(*kind)).sum::<u64>()
-            + counters.failed(Kind::Lock)
-            + counters.failed(Kind::Close)
+            + counters.failed(OpKind::Lock)
+            + counters.failed(OpKind::Close)
     }
 }
 

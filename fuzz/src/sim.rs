@@ -11,14 +11,14 @@ pub(crate) mod setup;
 use crate::schedule::{Recorder, Schedule, Told, shrink};
 use crate::world::{Ask, Session, Tally, Tweak, World};
 use dice::{ask, chance};
-use quod_backend::sim::{Aftermath, Chooser, Fault, Kind, Script, Seeded, When};
+use quod_backend::sim::{Aftermath, Chooser, Fault, OpKind, Script, Seeded, When};
 use quod_bench::contract::{Checked, Failure, fail};
 use setup::Place;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A run that ended well.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Report {
+pub struct SimReport {
     /// What it covered.
     pub tally: Tally,
     /// Of everything that the guest could see at the end of each life, and of the disk.
@@ -26,7 +26,7 @@ pub struct Report {
 }
 
 /// A run. `tell`: write down what happens.
-pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Told<Report> {
+pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Told<SimReport> {
     let built = setup::build(chooser, tweak);
     let (mut world, place) = built.map_err(|failure| (failure, Vec::new()))?;
     if tell {
@@ -37,7 +37,7 @@ pub fn run(chooser: &mut dyn Chooser, tweak: Tweak, tell: bool) -> Told<Report> 
     // what was written down before a panic is worth reading
     let lives = catch_unwind(AssertUnwindSafe(|| live(chooser, &mut world, &place, tweak, &mut digest)));
     match lives.unwrap_or_else(|panic| fail(format!("panic: {}", panic_text(&*panic)))) {
-        Ok(()) => Ok(Report { tally: world.tally, digest }),
+        Ok(()) => Ok(SimReport { tally: world.tally, digest }),
         Err(failure) => Err((failure, world.told().to_vec())),
     }
 }
@@ -68,7 +68,7 @@ fn live(
 
 /// What may fail in this life.
 fn arm(chooser: &mut dyn Chooser, world: &mut World) {
-    use Kind::{Grow, Read, SetLen, Sync, Write, ZeroRange};
+    use OpKind::{Grow, Read, SetLen, Sync, Write, ZeroRange};
     let nth = |chooser: &mut dyn Chooser| When::Nth(ask(chooser, 40) as u64);
     let fault = match ask(chooser, 12) {
         0..=4 => None,
@@ -77,7 +77,7 @@ fn arm(chooser: &mut dyn Chooser, world: &mut World) {
         7 => Some(Fault::new(&[Write, Grow], When::From(ask(chooser, 30) as u64), libc::ENOSPC).extending()),
         8 => Some(Fault::new(&[Sync], nth(chooser), libc::EIO).leaving(Aftermath::DropUnsynced)),
         9 => Some(Fault::new(&[Sync, Write, Read], nth(chooser), libc::EIO)),
-        10 => Some(Fault::new(&Kind::CHANGES, When::OneIn(40), libc::EIO).leaving(Aftermath::All)),
+        10 => Some(Fault::new(&OpKind::CHANGES, When::OneIn(40), libc::EIO).leaving(Aftermath::All)),
         _ => Some(Fault::new(&[Read], When::OneIn(8), libc::EIO)),
     };
     world.arm(fault);
@@ -160,7 +160,7 @@ pub(crate) fn recover(
 }
 
 /// One seed. A failure, or a panic anywhere in the code under test, comes back as a schedule.
-pub fn seed(seed: u64, tweak: Tweak) -> Result<Report, Box<(Failure, Schedule)>> {
+pub fn seed(seed: u64, tweak: Tweak) -> Result<SimReport, Box<(Failure, Schedule)>> {
     let mut recorder = Recorder::new(Seeded::new(seed.wrapping_mul(0xA076_1D64_78BD_642F)));
     let outcome = guarded(&mut |tell| run(&mut recorder, tweak, tell));
     outcome.map_err(|failure| {
@@ -170,12 +170,12 @@ pub fn seed(seed: u64, tweak: Tweak) -> Result<Report, Box<(Failure, Schedule)>>
 }
 
 /// Runs a list of choices; the story of what happened comes with a failure.
-pub fn replay(choices: &[u32], tweak: Tweak) -> Told<Report> {
+pub fn replay(choices: &[u32], tweak: Tweak) -> Told<SimReport> {
     run(&mut Script::new(choices.to_vec()), tweak, true)
 }
 
 /// A panic is a failure like another.
-fn guarded(run: &mut dyn FnMut(bool) -> Told<Report>) -> Checked<Report> {
+fn guarded(run: &mut dyn FnMut(bool) -> Told<SimReport>) -> Checked<SimReport> {
     match catch_unwind(AssertUnwindSafe(|| run(false))) {
         Ok(outcome) => outcome.map_err(|(failure, _)| failure),
         Err(panic) => Err(Failure(format!("panic: {}", panic_text(&*panic)))),

@@ -20,7 +20,7 @@ use crate::probe::Probe;
 use ask::request;
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, ErrorKind, Format, Refusal, Rejected};
 use quod_backend::Backend;
-use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, Kind as OpKind, Sim};
+use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, OpKind, Sim};
 use quod_bench::contract::exact::{Fill, Model, View};
 use quod_bench::contract::hash::hash_words;
 use quod_bench::contract::{Checked, Failure, fail};

@@ -3,7 +3,7 @@
 //! Checks: one finding a test.
 
 use quod::{Format, OpenOptions};
-use quod_backend::sim::{Fault, Fifo, FileOptions, Kind, Sim, When};
+use quod_backend::sim::{Fault, Fifo, FileOptions, OpKind, Sim, When};
 use quod_fuzz::image::{self, Form, Part, Qcow2, Shape};
 use quod_fuzz::world::{Ask, Session, Subject, TOP, World};
 
@@ -20,7 +20,8 @@ fn a_disk_that_fails_for_ever_is_not_read_for_ever() {
         let subject = Subject { snapshots: start.snapshots, ..Subject::new(shape.form) };
         let mut world = World::new(sim, start.content, session.clone(), subject);
         world.open(&mut Fifo).unwrap();
-        let kinds = [Kind::Read, Kind::Write, Kind::Sync, Kind::ZeroRange, Kind::Grow, Kind::SetLen];
+        let kinds =
+            [OpKind::Read, OpKind::Write, OpKind::Sync, OpKind::ZeroRange, OpKind::Grow, OpKind::SetLen];
         world.arm(Some(Fault::new(&kinds, When::From(from), libc::ENOSPC)));
         for ask in [Ask::Flush, Ask::Write { offset: 65_024, len: 512, fua: false }] {
             world.ask(ask).unwrap();

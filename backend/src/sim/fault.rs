@@ -7,7 +7,7 @@ use crate::op::{Errno, FileId, Op};
 /// An operation without its operands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[allow(missing_docs)] // they are those of `Op`
-pub enum Kind {
+pub enum OpKind {
     Open,
     Stat,
     Lock,
@@ -22,31 +22,32 @@ pub enum Kind {
     Prove,
 }
 
-impl Kind {
+impl OpKind {
     /// How many there are.
     pub const COUNT: usize = 12;
 
     /// All that change a file's content or length.
-    pub const CHANGES: [Kind; 5] = [Kind::Write, Kind::ZeroRange, Kind::PunchHole, Kind::Grow, Kind::SetLen];
+    pub const CHANGES: [OpKind; 5] =
+        [OpKind::Write, OpKind::ZeroRange, OpKind::PunchHole, OpKind::Grow, OpKind::SetLen];
 
     /// All that move data or order it.
-    pub const DATA: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Sync];
+    pub const DATA: [OpKind; 3] = [OpKind::Read, OpKind::Write, OpKind::Sync];
 
     /// The kind of an operation.
-    pub fn of(op: &Op) -> Kind {
+    pub fn of(op: &Op) -> OpKind {
         match op {
-            Op::Open { .. } => Kind::Open,
-            Op::Stat { .. } => Kind::Stat,
-            Op::Lock { .. } => Kind::Lock,
-            Op::Close { .. } => Kind::Close,
-            Op::Read { .. } => Kind::Read,
-            Op::Write { .. } => Kind::Write,
-            Op::Sync { .. } => Kind::Sync,
-            Op::ZeroRange { .. } => Kind::ZeroRange,
-            Op::PunchHole { .. } => Kind::PunchHole,
-            Op::Grow { .. } => Kind::Grow,
-            Op::SetLen { .. } => Kind::SetLen,
-            Op::Prove { .. } => Kind::Prove,
+            Op::Open { .. } => OpKind::Open,
+            Op::Stat { .. } => OpKind::Stat,
+            Op::Lock { .. } => OpKind::Lock,
+            Op::Close { .. } => OpKind::Close,
+            Op::Read { .. } => OpKind::Read,
+            Op::Write { .. } => OpKind::Write,
+            Op::Sync { .. } => OpKind::Sync,
+            Op::ZeroRange { .. } => OpKind::ZeroRange,
+            Op::PunchHole { .. } => OpKind::PunchHole,
+            Op::Grow { .. } => OpKind::Grow,
+            Op::SetLen { .. } => OpKind::SetLen,
+            Op::Prove { .. } => OpKind::Prove,
         }
     }
 
@@ -98,7 +99,7 @@ pub struct Fault {
 
 impl Fault {
     /// Operations of these kinds fail, when `when` says so, with `errno`.
-    pub fn new(kinds: &[Kind], when: When, errno: i32) -> Fault {
+    pub fn new(kinds: &[OpKind], when: When, errno: i32) -> Fault {
         let kinds = kinds.iter().fold(0, |set, kind| set | kind.bit());
         Fault {
             kinds,
@@ -127,7 +128,7 @@ impl Fault {
     }
 
     /// Operations of this kind may fail.
-    pub fn concerns(&self, kind: Kind) -> bool {
+    pub fn concerns(&self, kind: OpKind) -> bool {
         self.kinds & kind.bit() != 0
     }
 
@@ -140,7 +141,7 @@ impl Fault {
     /// not ask".
     pub(super) fn alternatives(
         &mut self,
-        kind: Kind,
+        kind: OpKind,
         file: Option<FileId>,
         extends: bool,
     ) -> Result<usize, ()> {

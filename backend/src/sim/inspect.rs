@@ -1,8 +1,8 @@
 //! Looking at a simulated disk: content, pending operations, counters, digest. Changes nothing.
 
 use super::digest::Digest;
-use super::fault::Kind;
-use super::log::{Counters, Logged, PendingOp};
+use super::fault::OpKind;
+use super::log::{Logged, OpCounts, PendingOp};
 use super::{Action, Pending, Sim};
 use crate::op::{Errno, FileId, LockMode, OpenFlags, Output, Proven};
 
@@ -63,7 +63,7 @@ impl Sim {
     }
 
     /// How much was done so far.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &OpCounts {
         &self.counters
     }
 
@@ -79,7 +79,7 @@ impl Sim {
 
     /// Completed writes of the log.
     pub fn writes_log(&self) -> impl Iterator<Item = &Logged> {
-        self.log().iter().filter(|logged| logged.op.kind == Kind::Write)
+        self.log().iter().filter(|logged| logged.op.kind == OpKind::Write)
     }
 
     /// Of everything that decides what may happen from here on: content, open files, pending operations (as a

@@ -2,7 +2,7 @@
 //!
 //! Knows: operations and their answers. Must never know: the disk.
 
-use super::fault::Kind;
+use super::fault::OpKind;
 use crate::op::{Errno, FileId, Op, Output, Token};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct PendingOp {
     /// Its token.
     pub token: Token,
     /// What it does.
-    pub kind: Kind,
+    pub kind: OpKind,
     /// To which file; none for Open.
     pub file: Option<FileId>,
     /// From where on; 0 if it has no offset. Of Grow: the old length.
@@ -39,7 +39,7 @@ impl PendingOp {
             Op::Grow { file, from, to, .. } => (Some(*file), *from, to.saturating_sub(*from)),
             Op::SetLen { file, len } => (Some(*file), 0, *len),
         };
-        PendingOp { token, kind: Kind::of(op), file, offset, len }
+        PendingOp { token, kind: OpKind::of(op), file, offset, len }
     }
 }
 
@@ -56,33 +56,33 @@ pub struct Logged {
 
 /// How much was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    completed: [u64; Kind::COUNT],
-    failed: [u64; Kind::COUNT],
+pub struct OpCounts {
+    completed: [u64; OpKind::COUNT],
+    failed: [u64; OpKind::COUNT],
     /// Bytes that reads moved.
     pub bytes_read: u64,
     /// Bytes that writes moved.
     pub bytes_written: u64,
 }
 
-impl Counters {
-    pub(super) fn count(&mut self, kind: Kind, result: &Result<Output, Errno>) {
+impl OpCounts {
+    pub(super) fn count(&mut self, kind: OpKind, result: &Result<Output, Errno>) {
         self.completed[kind as usize] += 1;
         match result {
             Err(_) => self.failed[kind as usize] += 1,
-            Ok(Output::Bytes(bytes)) if kind == Kind::Read => self.bytes_read += bytes,
+            Ok(Output::Bytes(bytes)) if kind == OpKind::Read => self.bytes_read += bytes,
             Ok(Output::Bytes(bytes)) => self.bytes_written += bytes,
             Ok(_) => {}
         }
     }
 
     /// Completed operations of a kind, failed ones included.
-    pub fn completed(&self, kind: Kind) -> u64 {
+    pub fn completed(&self, kind: OpKind) -> u64 {
         self.completed[kind as usize]
     }
 
     /// Those that failed.
-    pub fn failed(&self, kind: Kind) -> u64 {
+    pub fn failed(&self, kind: OpKind) -> u64 {
         self.failed[kind as usize]
     }
 }

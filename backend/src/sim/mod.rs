@@ -30,9 +30,9 @@ mod store;
 
 pub use chooser::{Choice, Chooser, Fifo, Script, Seeded, pick};
 pub use crash::{Candidate, CrashPlan, Volatile};
-pub use fault::{Aftermath, Fault, FaultPlan, Kind, When};
+pub use fault::{Aftermath, Fault, FaultPlan, OpKind, When};
 pub use file::FileOptions;
-pub use log::{Counters, Logged, PendingOp};
+pub use log::{Logged, OpCounts, PendingOp};
 
 use crate::buffer::{Segment, Segments};
 use crate::op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Proven, Token};
@@ -88,7 +88,7 @@ pub struct Sim {
     crash_unit: usize,
     capacity: usize,
     now: Duration,
-    counters: Counters,
+    counters: OpCounts,
     log: Option<Vec<Logged>>,
 }
 
@@ -111,7 +111,7 @@ impl Sim {
             crash_unit: 512,
             capacity: CAPACITY,
             now: Duration::ZERO,
-            counters: Counters::default(),
+            counters: OpCounts::default(),
             log: None,
         }
     }
@@ -260,7 +260,7 @@ impl Sim {
             offset.is_multiple_of(align) && len.is_multiple_of(align) && segments.iter().all(aligned),
             "misaligned O_DIRECT {:?} of {:?}: offset {offset} len {len} align {align}, \
              memory align {memory}: {segments:?}",
-            Kind::of(op),
+            OpKind::of(op),
             String::from_utf8_lossy(&file.path),
         );
     }

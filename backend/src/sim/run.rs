@@ -109,12 +109,12 @@ impl Sim {
             Action::Change { file, entry } => {
                 let file = &mut self.files[file];
                 if file.options.block_device && entry.len_after(file.len) != file.len {
-                    let write = pending.op.kind == super::Kind::Write;
+                    let write = pending.op.kind == super::OpKind::Write;
                     return error(if write { libc::ENOSPC } else { libc::EINVAL });
                 }
                 file.complete(entry);
                 match pending.op.kind {
-                    super::Kind::Write => Ok(Output::Bytes(pending.op.len)),
+                    super::OpKind::Write => Ok(Output::Bytes(pending.op.len)),
                     _ => Ok(Output::Done),
                 }
             }

@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Blocking work that a worker does.
-pub(crate) enum Task {
+pub(crate) enum SysTask {
     Open {
         path: CString,
         flags: OpenFlags,
@@ -43,20 +43,20 @@ pub(crate) enum Task {
 }
 
 /// What came out of a task.
-pub(crate) enum Outcome {
+pub(crate) enum SysOutcome {
     Opened(OpenFile),
     Done(Output),
 }
 
-pub(crate) fn perform(task: Task) -> Result<Outcome, Errno> {
+pub(crate) fn perform(task: SysTask) -> Result<SysOutcome, Errno> {
     match task {
-        Task::Open { path, flags } => OpenFile::open(&path, flags).map(Outcome::Opened),
-        Task::Adopt { fd, flags, statx } => OpenFile::adopt(fd, flags, &statx).map(Outcome::Opened),
-        Task::Close { file } => {
+        SysTask::Open { path, flags } => OpenFile::open(&path, flags).map(SysOutcome::Opened),
+        SysTask::Adopt { fd, flags, statx } => OpenFile::adopt(fd, flags, &statx).map(SysOutcome::Opened),
+        SysTask::Close { file } => {
             file.unlock();
-            Ok(Outcome::Done(Output::Done))
+            Ok(SysOutcome::Done(Output::Done))
         }
-        Task::On { file, op } => perform_on(&file, op).map(Outcome::Done),
+        SysTask::On { file, op } => perform_on(&file, op).map(SysOutcome::Done),
     }
 }
 

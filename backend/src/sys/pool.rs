@@ -3,20 +3,20 @@
 //!
 //! Knows: tasks by number. Must never know: tokens, capacity, threads (those are [`crate::pool`]'s).
 
-use super::{Outcome, Task, perform};
+use super::{SysOutcome, SysTask, perform};
 use crate::op::Errno;
 use crate::pool::Worker;
 
 /// A task and the number that comes back with its result.
-pub(crate) struct Job {
+pub(crate) struct SysJob {
     pub(crate) id: u64,
-    pub(crate) task: Task,
+    pub(crate) task: SysTask,
 }
 
 /// A job's result.
 pub(crate) struct Finished {
     pub(crate) id: u64,
-    pub(crate) result: Result<Outcome, Errno>,
+    pub(crate) result: Result<SysOutcome, Errno>,
 }
 
 /// Makes system calls.
@@ -24,14 +24,14 @@ pub(crate) struct Finished {
 pub(crate) struct Caller;
 
 impl Worker for Caller {
-    type Task = Job;
+    type Task = SysJob;
     type Answer = Finished;
     const NAME: &'static str = "quod-io";
     const STACK: usize = 256 << 10;
 
-    fn perform(&mut self, Job { id, task }: Job) -> Finished {
+    fn perform(&mut self, SysJob { id, task }: SysJob) -> Finished {
         Finished { id, result: perform(task) }
     }
 }
 
-pub(crate) type Pool = crate::pool::Pool<Caller>;
+pub(crate) type SysPool = crate::pool::Pool<Caller>;

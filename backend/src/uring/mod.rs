@@ -23,7 +23,7 @@ pub use enter::is_wrong_thread;
 use crate::buffer::Segment;
 use crate::op::{Completion, Errno, Op, Output, Token};
 use crate::sys::event::EventFd;
-use crate::sys::pool::{Finished, Job, Pool};
+use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::{Backend, Full};
 use io_uring::IoUring;
 use slab::Slab;
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use table::{Buffers, Files};
 use work::{Context, Next, Work};
 
-struct Slot {
+struct OpSlot {
     token: Token,
     work: Work,
 }
@@ -43,11 +43,11 @@ struct Slot {
 struct Core {
     context: Context,
     /// Never reallocates: pointers into slots are with the kernel.
-    slots: Slab<Slot>,
+    slots: Slab<OpSlot>,
     /// Answers not yet reaped.
     done: Vec<Completion>,
     /// For the worker, at the next submit.
-    jobs: Vec<Job>,
+    jobs: Vec<SysJob>,
 }
 
 /// The ring. Must be submitted to and dropped by one and the same thread; which one, the first submit
@@ -56,7 +56,7 @@ pub struct Uring {
     ring: IoUring,
     core: Core,
     /// Started when first needed.
-    helper: Option<Pool>,
+    helper: Option<SysPool>,
     finished: Vec<Finished>,
     /// Jobs that the worker has.
     helped: usize,
@@ -124,7 +124,7 @@ impl Uring {
                 // one entry a slot, and no more slots than entries
                 assert!(pushed.is_ok(), "the submission queue holds one entry a slot");
             }
-            Next::Job(task) => self.core.jobs.push(Job { id: key as u64, task }),
+            Next::Job(task) => self.core.jobs.push(SysJob { id: key as u64, task }),
             Next::Done(result) => {
                 self.core.answer(key, result);
                 self.unannounced = true;
@@ -152,7 +152,7 @@ impl Uring {
             return Ok(());
         }
         if self.helper.is_none() {
-            self.helper = Some(Pool::with_event(Arc::clone(&self.event), 1, 1)?);
+            self.helper = Some(SysPool::with_event(Arc::clone(&self.event), 1, 1)?);
         }
         self.helped += self.core.jobs.len();
         if let Some(helper) = &mut self.helper {
@@ -177,7 +177,7 @@ impl Backend for Uring {
         match self.core.context.begin(op) {
             Ok(work) => {
                 // fewer than its capacity: does not reallocate
-                let key = self.core.slots.insert(Slot { token, work });
+                let key = self.core.slots.insert(OpSlot { token, work });
                 let next = self.core.context.issue(&mut self.core.slots[key].work);
                 self.go(key, next);
             }

@@ -7,7 +7,7 @@ use super::work::{Context, Next, Way, Work};
 use crate::op::{Errno, FileId, Op, Output};
 use crate::sys::file::{self, OpenFile};
 use crate::sys::transfer::Progress;
-use crate::sys::{Outcome, Task, space};
+use crate::sys::{SysOutcome, SysTask, space};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ impl Context {
             Work::Examine { fd, flags, statx } => {
                 result.map_err(Err)?;
                 // the file system is asked who it is: no operation of the ring does that
-                Ok(Some(Work::help(Task::Adopt { fd, flags, statx })))
+                Ok(Some(Work::help(SysTask::Adopt { fd, flags, statx })))
             }
             Work::Register { index, .. } => {
                 // refused: its plain descriptor does too
@@ -128,7 +128,7 @@ impl Context {
 
     fn on_worker(&self, file: FileId, op: Op) -> Result<Option<Work>, Errno> {
         let file = Arc::clone(self.files.get(file)?);
-        Ok(Some(Work::help(Task::On { file, op })))
+        Ok(Some(Work::help(SysTask::On { file, op })))
     }
 
     fn opened(&mut self, file: OpenFile) -> Result<Option<Work>, Result<Output, Errno>> {
@@ -141,11 +141,11 @@ impl Context {
     }
 
     /// A worker answered.
-    pub(super) fn helped(&mut self, work: &mut Work, result: Result<Outcome, Errno>) -> Next {
+    pub(super) fn helped(&mut self, work: &mut Work, result: Result<SysOutcome, Errno>) -> Next {
         match result {
             Err(errno) => Next::Done(Err(errno)),
-            Ok(Outcome::Done(output)) => Next::Done(Ok(output)),
-            Ok(Outcome::Opened(file)) => match self.opened(file) {
+            Ok(SysOutcome::Done(output)) => Next::Done(Ok(output)),
+            Ok(SysOutcome::Opened(file)) => match self.opened(file) {
                 Ok(Some(next)) => {
                     *work = next;
                     self.issue(work)

@@ -12,7 +12,7 @@ use crate::op::{Errno, FileId, Op, OpenFlags, Output, Proven};
 use crate::sys::call::signed;
 use crate::sys::file;
 use crate::sys::transfer::Transfer;
-use crate::sys::{Task, space};
+use crate::sys::{SysTask, space};
 use io_uring::{opcode, squeue, types};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -74,7 +74,7 @@ pub(super) enum Work {
     },
     /// A worker does it; the task is taken when handed over.
     Help {
-        task: Option<Task>,
+        task: Option<SysTask>,
     },
 }
 
@@ -88,7 +88,7 @@ pub(super) enum Way {
 /// What to do for an operation now.
 pub(super) enum Next {
     Entry(squeue::Entry),
-    Job(Task),
+    Job(SysTask),
     Done(Result<Output, Errno>),
 }
 
@@ -121,7 +121,7 @@ impl Context {
             Op::Write { file, offset, segments } => self.transfer(true, file, offset, segments)?,
             Op::Sync { file: FileId(file) } => Work::Sync { file },
             Op::Open { path, flags } if supported.open && supported.statx => Work::Open { path, flags },
-            Op::Open { path, flags } => Work::help(Task::Open { path, flags }),
+            Op::Open { path, flags } => Work::help(SysTask::Open { path, flags }),
             Op::Stat { file: FileId(file) } if supported.statx => {
                 Work::Stat { file, statx: Box::new(file::blank_statx()) }
             }
@@ -157,7 +157,9 @@ impl Context {
             | Op::PunchHole { file, .. }
             | Op::ZeroRange { file, .. }
             | Op::Grow { file, .. }
-            | Op::Prove { file, .. } => Work::help(Task::On { file: Arc::clone(self.files.get(file)?), op }),
+            | Op::Prove { file, .. } => {
+                Work::help(SysTask::On { file: Arc::clone(self.files.get(file)?), op })
+            }
         })
     }
 
@@ -214,12 +216,12 @@ impl Context {
     pub(super) fn let_go(&mut self, index: u32) -> Result<Work, Errno> {
         let file = self.files.remove(index).ok_or(Errno(libc::EBADF))?;
         if file.locked() || !self.supported.close {
-            return Ok(Work::help(Task::Close { file }));
+            return Ok(Work::help(SysTask::Close { file }));
         }
         match Arc::try_unwrap(file) {
             Ok(file) => Ok(Work::Close { fd: file.into_fd() }),
             // a worker is still using it, and the last user closes
-            Err(file) => Ok(Work::help(Task::Close { file })),
+            Err(file) => Ok(Work::help(SysTask::Close { file })),
         }
     }
 
@@ -234,7 +236,7 @@ impl Context {
     }
 
     /// `Ok(None)`: nothing to move; `Err(task)`: not for the ring; `Err(None)`: no such file.
-    fn entry(&self, work: &mut Work) -> Result<Option<squeue::Entry>, Option<Task>> {
+    fn entry(&self, work: &mut Work) -> Result<Option<squeue::Entry>, Option<SysTask>> {
         let target = |file: u32| self.files.target(file).map_err(|_| None);
         let fallocate = |file, mode, offset, len| {
             let entry =
@@ -320,7 +322,7 @@ fn statx_entry(fd: i32, statx: &mut libc::statx) -> squeue::Entry {
 }
 
 impl Work {
-    pub(super) fn help(task: Task) -> Work {
+    pub(super) fn help(task: SysTask) -> Work {
         Work::Help { task: Some(task) }
     }
 }

@@ -41,7 +41,7 @@ pub struct Load {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct LoadOutcome {
     /// From the first submission to the last completion (flushes after the last request not included, as in
     /// QEMU).
     pub elapsed: Duration,
@@ -81,7 +81,7 @@ struct Run<'a, B: Backend> {
 
 /// Runs a load on an open disk that is idle. The driver must take `depth` requests and
 /// [`FLUSHES_MAX`] besides.
-pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Result<Outcome, Error> {
+pub fn run<B: Backend>(driver: &mut Driver<B>, disk: DiskId, load: &Load) -> Result<LoadOutcome, Error> {
     run_guarded(driver, disk, load, None, &|| false)
 }
 
@@ -93,7 +93,7 @@ pub fn run_guarded<B: Backend>(
     load: &Load,
     first: Option<FirstSector>,
     stops: &dyn Fn() -> bool,
-) -> Result<Outcome, Error> {
+) -> Result<LoadOutcome, Error> {
     let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size();
     let depth = u64::from(load.depth).min(load.count) as usize;
     let mut buffers: Vec<Buffer> = (0..depth).map(|_| Buffer::zeroed(load.size)).collect();
@@ -129,7 +129,13 @@ pub fn run_guarded<B: Backend>(
     while run.flushes_in_flight > 0 || run.flushes_owed > 0 {
         run.turn()?;
     }
-    Ok(Outcome { elapsed, cpu, latencies: run.latencies, flushes: run.flushes, done: load.count - run.cut })
+    Ok(LoadOutcome {
+        elapsed,
+        cpu,
+        latencies: run.latencies,
+        flushes: run.flushes,
+        done: load.count - run.cut,
+    })
 }
 
 impl<B: Backend> Run<'_, B> {

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 /// Why a replay could not be carried through. What merely came out wrong is in the report.
 #[derive(Debug)]
-pub enum Error {
+pub enum ReplayError {
     /// The trace.
-    Trace(trace::Error),
+    Trace(trace::TraceError),
     /// The driver.
     Driver(quod::Error),
     /// The timeline's file.
@@ -20,29 +20,29 @@ pub enum Error {
     Size(String),
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Trace(error) => error.fmt(f),
-            Error::Driver(error) => error.fmt(f),
-            Error::Timeline(path, error) => {
+            ReplayError::Trace(error) => error.fmt(f),
+            ReplayError::Driver(error) => error.fmt(f),
+            ReplayError::Timeline(path, error) => {
                 write!(f, "cannot write the timeline '{}': {error}", path.display())
             }
-            Error::Size(what) => f.write_str(what),
+            ReplayError::Size(what) => f.write_str(what),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for ReplayError {}
 
-impl From<trace::Error> for Error {
-    fn from(error: trace::Error) -> Error {
-        Error::Trace(error)
+impl From<trace::TraceError> for ReplayError {
+    fn from(error: trace::TraceError) -> ReplayError {
+        ReplayError::Trace(error)
     }
 }
 
-impl From<quod::Error> for Error {
-    fn from(error: quod::Error) -> Error {
-        Error::Driver(error)
+impl From<quod::Error> for ReplayError {
+    fn from(error: quod::Error) -> ReplayError {
+        ReplayError::Driver(error)
     }
 }

@@ -18,7 +18,7 @@ mod pool;
 mod scan;
 mod tally;
 
-pub use error::Error;
+pub use error::ReplayError;
 pub use observer::Observer;
 pub use options::{Options, Speed, TRANSFER_MAX};
 
@@ -26,7 +26,7 @@ use crate::contract::blocks::{DISK_MAX, Model};
 use crate::contract::payload::BLOCK;
 use crate::contract::verdict::Verdict;
 use crate::measure::timeline::Timeline;
-use crate::report::{Hold, Report, Verification};
+use crate::report::{Hold, ReplayReport, Verification};
 use crate::trace::{self, Choice, Source, Summary};
 use quod::{Config, Format, OpenOptions};
 use quod_backend::Backend as _;
@@ -41,9 +41,9 @@ const READ_BACK: &str = "read back";
 const COMPARE: &str = "compare";
 
 /// The size of a fresh disk for a trace: its furthest extent, rounded up to whole MiB.
-pub fn disk_size(summary: &Summary) -> Result<u64, Error> {
+pub fn disk_size(summary: &Summary) -> Result<u64, ReplayError> {
     if summary.max_extent > DISK_MAX {
-        return Err(Error::Size(format!(
+        return Err(ReplayError::Size(format!(
             "the trace reaches to byte {}; the limit is {DISK_MAX}",
             summary.max_extent
         )));
@@ -52,7 +52,7 @@ pub fn disk_size(summary: &Summary) -> Result<u64, Error> {
 }
 
 /// Reads a trace once and tells what it amounts to, or why it cannot be played.
-pub fn examine(source: &Source, choice: &Choice) -> Result<Summary, Error> {
+pub fn examine(source: &Source, choice: &Choice) -> Result<Summary, ReplayError> {
     let summary = trace::summarise(source, choice, TRANSFER_MAX)?;
     disk_size(&summary).map(|_| summary)
 }
@@ -64,7 +64,7 @@ pub fn run(
     summary: &Summary,
     options: &Options,
     observer: &mut dyn Observer,
-) -> Result<Report, Error> {
+) -> Result<ReplayReport, ReplayError> {
     let timeline = options.timeline.as_deref().map(create_timeline).transpose()?;
     let follow = options.follow || timeline.is_some();
     let mut session = open(path, options, true, follow)?;
@@ -105,7 +105,7 @@ fn verify(
     verification: &mut Verification,
     verdict: &mut Verdict,
     observer: &mut dyn Observer,
-) -> Result<Option<&'static str>, Error> {
+) -> Result<Option<&'static str>, ReplayError> {
     let (format, size) = session.info().map_or((Format::Raw, 0), |info| (info.format(), info.virtual_size()));
     observer.phase(READ_BACK, model.blocks());
     let back = scan::touched(&mut session, model, options.depth, observer)?;
@@ -131,8 +131,8 @@ fn verify(
     Ok(None)
 }
 
-fn create_timeline(path: &Path) -> Result<Timeline, Error> {
-    Timeline::create(path).map_err(|error| Error::Timeline(path.to_path_buf(), error))
+fn create_timeline(path: &Path) -> Result<Timeline, ReplayError> {
+    Timeline::create(path).map_err(|error| ReplayError::Timeline(path.to_path_buf(), error))
 }
 
 fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Session, quod::Error> {
@@ -146,18 +146,27 @@ fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Sess
     Session::with_config(path, open, config)
 }
 
-fn check_size(summary: &Summary, size: u64) -> Result<(), Error> {
+fn check_size(summary: &Summary, size: u64) -> Result<(), ReplayError> {
     if summary.max_extent > size {
         let extent = summary.max_extent;
-        return Err(Error::Size(format!("the trace reaches to byte {extent}, the image has only {size}")));
+        return Err(ReplayError::Size(format!(
+            "the trace reaches to byte {extent}, the image has only {size}"
+        )));
     }
     if size > DISK_MAX {
-        return Err(Error::Size(format!("the image has {size} bytes; a replay models {DISK_MAX}")));
+        return Err(ReplayError::Size(format!("the image has {size} bytes; a replay models {DISK_MAX}")));
     }
     Ok(())
 }
 
-fn describe(report: &mut Report, path: &Path, source: &Source, options: &Options, format: Format, size: u64) {
+fn describe(
+    report: &mut ReplayReport,
+    path: &Path,
+    source: &Source,
+    options: &Options,
+    format: Format,
+    size: u64,
+) {
     report.trace = source.name();
     report.image = path.display().to_string();
     report.format = crate::options::format_name(format).to_owned();
@@ -170,7 +179,7 @@ fn describe(report: &mut Report, path: &Path, source: &Source, options: &Options
     report.seed = options.seed;
 }
 
-fn check(path: &Path, format: Format, verification: &mut Verification) -> Result<(), Error> {
+fn check(path: &Path, format: Format, verification: &mut Verification) -> Result<(), ReplayError> {
     if format == Format::Raw {
         return Ok(());
     }

@@ -2,10 +2,10 @@
 //!
 //! Knows: what is in flight, what is due. Must never know: what comes after the trace.
 
-use super::error::Error;
+use super::error::ReplayError;
 use super::observer::Observer;
 use super::options::{Options, Speed, TRANSFER_MAX};
-use super::pool::Pool;
+use super::pool::BufferPool;
 use super::tally::Tally;
 use crate::contract::blocks::{Change, Model, Ticket};
 use crate::contract::payload::{self, BLOCK};
@@ -13,7 +13,7 @@ use crate::contract::verdict::Verdict;
 use crate::measure::dwell::Dwell;
 use crate::measure::timeline::Timeline;
 use crate::measure::usage::cpu_time;
-use crate::report::Report;
+use crate::report::ReplayReport;
 use crate::trace::{self, Op, Reader, Record, Source, Summary};
 use quod::{Buffers, Completion, Refusal, Request};
 use quod_tools::Session;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 /// What came of playing.
 pub struct Played {
-    pub report: Report,
+    pub report: ReplayReport,
     pub verdict: Verdict,
     /// The observer stopped it.
     pub interrupted: bool,
@@ -49,7 +49,7 @@ struct Player<'a> {
     head: Option<Record>,
     flights: Vec<Option<Flight>>,
     free: Vec<usize>,
-    pool: Pool,
+    pool: BufferPool,
     seed: u64,
     /// Times as fast; None: no times.
     factor: Option<f64>,
@@ -81,7 +81,7 @@ pub fn play(
     options: &Options,
     timeline: Option<Timeline>,
     observer: &mut dyn Observer,
-) -> Result<Played, Error> {
+) -> Result<Played, ReplayError> {
     let depth = options.depth.max(1) as usize;
     let mut player = Player {
         session,
@@ -91,7 +91,7 @@ pub fn play(
         head: None,
         flights: (0..depth).map(|_| None).collect(),
         free: (0..depth).rev().collect(),
-        pool: Pool::default(),
+        pool: BufferPool::default(),
         seed: options.seed,
         factor: match options.speed {
             Speed::Max => None,
@@ -111,7 +111,7 @@ pub fn play(
     let (elapsed, cpu) = (player.began.elapsed(), cpu_time().saturating_sub(cpu));
     player.follow();
     if let (Some(timeline), Some(path)) = (player.timeline, &options.timeline) {
-        timeline.finish().map_err(|error| Error::Timeline(path.clone(), error))?;
+        timeline.finish().map_err(|error| ReplayError::Timeline(path.clone(), error))?;
     }
     let mut report = player.tally.report(options, elapsed, cpu);
     report.states = player.dwell.rows();
@@ -125,7 +125,7 @@ fn blocks(record: &Record) -> Range<u64> {
 }
 
 impl Player<'_> {
-    fn play(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+    fn play(&mut self, observer: &mut dyn Observer) -> Result<(), ReplayError> {
         loop {
             self.stopped = self.stopped || observer.stops();
             let stop = if self.stopped { Stop::End } else { self.fill()? };
@@ -140,7 +140,7 @@ impl Player<'_> {
             let timeout = due.into_iter().chain(timer).min();
             if idle && timeout.is_none() {
                 // nothing will ever happen: the driver refuses though nothing is in flight
-                return Err(Error::Driver(quod::Error::Busy));
+                return Err(ReplayError::Driver(quod::Error::Busy));
             }
             driver.wait(if idle { timeout.map(|time| time.min(NAP)) } else { timeout })?;
             while let Some(done) = self.session.driver().next_completion() {
@@ -151,7 +151,7 @@ impl Player<'_> {
         }
     }
 
-    fn fill(&mut self) -> Result<Stop, Error> {
+    fn fill(&mut self) -> Result<Stop, ReplayError> {
         loop {
             if self.head.is_none() {
                 self.head = self.next_record()?;
@@ -170,7 +170,7 @@ impl Player<'_> {
     }
 
     /// The next operation on the file that is played.
-    fn next_record(&mut self) -> Result<Option<Record>, Error> {
+    fn next_record(&mut self) -> Result<Option<Record>, ReplayError> {
         while let Some(record) = self.input.next_record()? {
             if record.file != self.summary.file {
                 continue;
@@ -179,7 +179,7 @@ impl Player<'_> {
             trace::check(&record, TRANSFER_MAX)?;
             if record.offset + record.len > self.summary.max_extent {
                 return Err(
-                    trace::Error::line(record.line, "reaches further than it did a moment ago").into()
+                    trace::TraceError::line(record.line, "reaches further than it did a moment ago").into()
                 );
             }
             return Ok(Some(record));
@@ -203,7 +203,7 @@ impl Player<'_> {
     }
 
     /// False: the driver is busy, the record stays at the head.
-    fn submit(&mut self, record: Record, due: Duration, now: Duration) -> Result<bool, Error> {
+    fn submit(&mut self, record: Record, due: Duration, now: Duration) -> Result<bool, ReplayError> {
         let Some(slot) = self.free.pop() else { return Ok(false) };
         let (request, ticket) = self.request(&record, slot as u64);
         match self.session.submit(request) {

@@ -10,12 +10,12 @@ const IDLE_MAX: usize = 64 << 20;
 
 /// Idle buffers by their size.
 #[derive(Debug, Default)]
-pub struct Pool {
+pub struct BufferPool {
     idle: HashMap<usize, Vec<Buffer>>,
     bytes: usize,
 }
 
-impl Pool {
+impl BufferPool {
     /// A buffer of this size; its content is arbitrary.
     pub fn take(&mut self, len: usize) -> Buffer {
         match self.idle.get_mut(&len).and_then(Vec::pop) {

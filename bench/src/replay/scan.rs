@@ -3,7 +3,7 @@
 //! Knows: reads. Must never know: how the disk came to be.
 
 use super::observer::Observer;
-use super::pool::Pool;
+use super::pool::BufferPool;
 use crate::contract::blocks::Model;
 use crate::contract::payload::{self, BLOCK};
 use crate::contract::verdict::Verdict;
@@ -53,7 +53,7 @@ fn scan(
     observer: &mut dyn Observer,
     mut next: impl FnMut() -> Option<Range<u64>>,
 ) -> Result<Option<Verdict>, Error> {
-    let (mut pool, mut verdict) = (Pool::default(), Verdict::default());
+    let (mut pool, mut verdict) = (BufferPool::default(), Verdict::default());
     let (disk, driver) = (session.disk(), session.driver());
     let mut in_flight = 0;
     let mut pending = next();

@@ -4,7 +4,7 @@
 
 use super::options::{Options, Speed};
 use crate::measure::histogram::Latencies;
-use crate::report::{Pacing, Report, Row};
+use crate::report::{Pacing, ReplayReport, Row};
 use crate::trace::Op;
 use quod::{Met, PathClass};
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Tally {
     }
 
     /// The numbers of a report.
-    pub fn report(self, options: &Options, elapsed: Duration, cpu: Duration) -> Report {
+    pub fn report(self, options: &Options, elapsed: Duration, cpu: Duration) -> ReplayReport {
         let operations = self.kinds.iter().map(Latencies::count).sum::<u64>() + self.failed;
         let seconds = elapsed.as_secs_f64().max(1e-9);
         let row = |name: &str, latencies: &Latencies| {
@@ -93,7 +93,7 @@ impl Tally {
             late_share: self.lateness.count_above(LATE) as f64 / self.lateness.count().max(1) as f64,
             response: self.response.summary(),
         });
-        let mut report = Report {
+        let mut report = ReplayReport {
             operations,
             elapsed_s: elapsed.as_secs_f64(),
             operations_per_s: operations as f64 / seconds,
@@ -104,7 +104,7 @@ impl Tally {
             kinds: kinds.collect(),
             paths: paths.collect(),
             pacing,
-            ..Report::default()
+            ..ReplayReport::default()
         };
         report.verification.operations_failed = self.failed;
         report.verification.failures = self.failures;

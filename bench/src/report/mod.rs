@@ -10,7 +10,7 @@ use std::fmt;
 /// The whole report of a replay.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and the keys of the JSON")]
-pub struct Report {
+pub struct ReplayReport {
     pub trace: String,
     pub image: String,
     pub format: String,
@@ -34,7 +34,7 @@ pub struct Report {
     pub pacing: Option<Pacing>,
     pub hold: Hold,
     pub states: Vec<StateRow>,
-    pub counters: Counters,
+    pub counters: ReplayCounters,
     pub verification: Verification,
     /// How the trace was understood.
     pub notes: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Report {
     pub interrupted: Option<&'static str>,
 }
 
-impl Report {
+impl ReplayReport {
     /// It ran to its end, and everything came out right.
     pub fn passed(&self) -> bool {
         self.interrupted.is_none() && self.verification.passed()
@@ -95,7 +95,7 @@ impl Hold {
 /// What the machines counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "the names are those of the driver's counters")]
-pub struct Counters {
+pub struct ReplayCounters {
     pub hits: u64,
     pub misses: u64,
     pub allocations: u64,
@@ -108,9 +108,9 @@ pub struct Counters {
     pub grows: u64,
 }
 
-impl From<quod::Counters> for Counters {
-    fn from(c: quod::Counters) -> Counters {
-        Counters {
+impl From<quod::Counters> for ReplayCounters {
+    fn from(c: quod::Counters) -> ReplayCounters {
+        ReplayCounters {
             hits: c.hits,
             misses: c.misses,
             allocations: c.allocations,
@@ -209,7 +209,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, row: &Percentiles) -> fmt::Resul
     writeln!(f)
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ReplayReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let access = if self.direct { "O_DIRECT" } else { "buffered" };
         writeln!(f, "trace   {}: {} operations, speed {}", self.trace, self.operations, self.speed)?;
@@ -245,7 +245,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl ReplayReport {
     fn fmt_states(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.states.is_empty() {
             return Ok(());

@@ -12,7 +12,7 @@
 //!
 //! Knows: the text of one line. Must never know: what becomes of a record.
 
-use super::record::{Error, Op, Record};
+use super::record::{Op, Record, TraceError};
 use std::io::{self, BufRead, Read, Write};
 
 /// Longest line, as in fio.
@@ -82,12 +82,12 @@ enum Action {
 
 impl<R: BufRead> Reader<R> {
     /// Reads the header line.
-    pub fn new(input: R) -> Result<Reader<R>, Error> {
+    pub fn new(input: R) -> Result<Reader<R>, TraceError> {
         Reader::with_waits(input, Waits::default())
     }
 
     /// As [`Reader::new`], with what `wait` means.
-    pub fn with_waits(input: R, waits: Waits) -> Result<Reader<R>, Error> {
+    pub fn with_waits(input: R, waits: Waits) -> Result<Reader<R>, TraceError> {
         let mut reader = Reader {
             input,
             version: Version::V3,
@@ -101,20 +101,23 @@ impl<R: BufRead> Reader<R> {
             buffer: Vec::with_capacity(128),
         };
         if !reader.read_line()? {
-            return Err(Error::line(1, "empty; expected `fio version 2 iolog` or `fio version 3 iolog`"));
+            return Err(TraceError::line(
+                1,
+                "empty; expected `fio version 2 iolog` or `fio version 3 iolog`",
+            ));
         }
         reader.header()?;
         Ok(reader)
     }
 
     /// Takes the line that begins a log.
-    fn header(&mut self) -> Result<(), Error> {
+    fn header(&mut self) -> Result<(), TraceError> {
         self.version = match self.buffer.trim_ascii() {
             b"fio version 2 iolog" => Version::V2,
             b"fio version 3 iolog" => Version::V3,
             other => {
                 let what = "not `fio version 2 iolog` or `fio version 3 iolog`";
-                return Err(Error::line(self.line, format!("{what}: {}", shown(other))));
+                return Err(TraceError::line(self.line, format!("{what}: {}", shown(other))));
             }
         };
         (self.base_us, self.clock_us) = (self.latest_us, self.latest_us);
@@ -144,7 +147,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The next operation, or None at the end. File actions and waits are taken in silence.
-    pub fn next_record(&mut self) -> Result<Option<Record>, Error> {
+    pub fn next_record(&mut self) -> Result<Option<Record>, TraceError> {
         while self.read_line()? {
             let line = self.buffer.trim_ascii();
             if line.is_empty() {
@@ -162,7 +165,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Fills `buffer` with one line; false at the end.
-    fn read_line(&mut self) -> Result<bool, Error> {
+    fn read_line(&mut self) -> Result<bool, TraceError> {
         self.buffer.clear();
         let limit = LINE_MAX as u64 + 1;
         let count = (&mut self.input).take(limit).read_until(b'\n', &mut self.buffer)?;
@@ -172,14 +175,15 @@ impl<R: BufRead> Reader<R> {
         self.line += 1;
         if self.buffer.last() != Some(&b'\n') && count > LINE_MAX {
             let what = format!("longer than {LINE_MAX} bytes: {}", shown(&self.buffer));
-            return Err(Error::line(self.line, what));
+            return Err(TraceError::line(self.line, what));
         }
         Ok(true)
     }
 
-    fn parse_line(&mut self) -> Result<Option<Record>, Error> {
+    fn parse_line(&mut self) -> Result<Option<Record>, TraceError> {
         let line = self.line;
-        self.parse().map_err(|what| Error::line(line, format!("{what}: {}", shown(self.buffer.trim_ascii()))))
+        self.parse()
+            .map_err(|what| TraceError::line(line, format!("{what}: {}", shown(self.buffer.trim_ascii()))))
     }
 
     fn parse(&mut self) -> Result<Option<Record>, String> {

@@ -10,7 +10,7 @@ mod record;
 mod source;
 
 pub use iolog::{Extras, Reader, Version, Waits, Writer};
-pub use record::{Error, Op, Record};
+pub use record::{Op, Record, TraceError};
 pub use source::{SHIPPED, SHIPPED_NAME, Source};
 
 /// Which part of a trace is played, and how it is read.
@@ -87,7 +87,7 @@ fn list(files: &[(String, u64)]) -> String {
 
 /// Reads a trace once, refusing what a replay on one disk cannot do: ranges off the 512-byte grid, and
 /// transfers above `transfer_max`.
-pub fn summarise(source: &Source, choice: &Choice, transfer_max: u64) -> Result<Summary, Error> {
+pub fn summarise(source: &Source, choice: &Choice, transfer_max: u64) -> Result<Summary, TraceError> {
     let mut summary = Summary { waits: choice.waits, ..Summary::default() };
     let mut reader = source.open(choice.waits)?;
     // operations of each file
@@ -123,9 +123,9 @@ pub fn summarise(source: &Source, choice: &Choice, transfer_max: u64) -> Result<
     summary.others = others.map(|(file, count)| (reader.file_name(file), count)).collect();
     match (&choice.file, chosen) {
         (Some(name), None) if summary.others.is_empty() => {
-            Err(Error::File(format!("no operation at all, so none of the file '{name}'")))
+            Err(TraceError::File(format!("no operation at all, so none of the file '{name}'")))
         }
-        (Some(name), None) => Err(Error::File(format!(
+        (Some(name), None) => Err(TraceError::File(format!(
             "no operation of the file '{name}'; there are: {}",
             list(&summary.others)
         ))),
@@ -134,17 +134,17 @@ pub fn summarise(source: &Source, choice: &Choice, transfer_max: u64) -> Result<
 }
 
 /// Can a replay do this?
-pub(crate) fn check(record: &Record, transfer_max: u64) -> Result<(), Error> {
+pub(crate) fn check(record: &Record, transfer_max: u64) -> Result<(), TraceError> {
     if !record.offset.is_multiple_of(512) || !record.len.is_multiple_of(512) {
         let what = format!("offset {} or length {} is not a multiple of 512", record.offset, record.len);
-        return Err(Error::line(record.line, what));
+        return Err(TraceError::line(record.line, what));
     }
     if matches!(record.op, Op::Read | Op::Write) && record.len == 0 {
-        return Err(Error::line(record.line, "a transfer of no bytes"));
+        return Err(TraceError::line(record.line, "a transfer of no bytes"));
     }
     if record.op != Op::Trim && record.len > transfer_max {
         let what = format!("a transfer of {} bytes; the limit is {transfer_max}", record.len);
-        return Err(Error::line(record.line, what));
+        return Err(TraceError::line(record.line, what));
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ pub struct Record {
 
 /// Why a trace cannot be read.
 #[derive(Debug)]
-pub enum Error {
+pub enum TraceError {
     /// The trace's file failed.
     Io(io::Error),
     /// A line makes no sense.
@@ -58,26 +58,26 @@ pub enum Error {
     File(String),
 }
 
-impl Error {
-    pub(crate) fn line(line: u64, what: impl Into<String>) -> Error {
-        Error::Line { line, what: what.into() }
+impl TraceError {
+    pub(crate) fn line(line: u64, what: impl Into<String>) -> TraceError {
+        TraceError::Line { line, what: what.into() }
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Io(error) => write!(f, "cannot read the trace: {error}"),
-            Error::Line { line, what } => write!(f, "trace line {line}: {what}"),
-            Error::File(what) => write!(f, "the trace has {what}"),
+            TraceError::Io(error) => write!(f, "cannot read the trace: {error}"),
+            TraceError::Line { line, what } => write!(f, "trace line {line}: {what}"),
+            TraceError::File(what) => write!(f, "the trace has {what}"),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for TraceError {}
 
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Error {
-        Error::Io(error)
+impl From<io::Error> for TraceError {
+    fn from(error: io::Error) -> TraceError {
+        TraceError::Io(error)
     }
 }

@@ -7,7 +7,7 @@
 //! [`COPY_MAX`].
 
 use super::iolog::{Reader, Waits};
-use super::record::Error;
+use super::record::TraceError;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -39,7 +39,7 @@ pub enum Source {
 
 impl Source {
     /// What `path` leads to: a file, a pipe, or stdin if it is `-`.
-    pub fn of_path(path: &Path) -> Result<Source, Error> {
+    pub fn of_path(path: &Path) -> Result<Source, TraceError> {
         if path.as_os_str() == "-" {
             return Source::copy_of(io::stdin().lock(), "stdin".to_owned());
         }
@@ -50,7 +50,7 @@ impl Source {
     }
 
     /// Reads all of something that can be read once.
-    pub fn copy_of(input: impl Read, name: String) -> Result<Source, Error> {
+    pub fn copy_of(input: impl Read, name: String) -> Result<Source, TraceError> {
         let file = tempfile::tempfile()?;
         let tee = Tee { input, output: BufWriter::new(&file), left: COPY_MAX };
         let mut reader = Reader::new(BufReader::new(tee))?;
@@ -60,7 +60,7 @@ impl Source {
     }
 
     /// A reader at the beginning.
-    pub fn open(&self, waits: Waits) -> Result<Reader<Box<dyn BufRead + '_>>, Error> {
+    pub fn open(&self, waits: Waits) -> Result<Reader<Box<dyn BufRead + '_>>, TraceError> {
         let input: Box<dyn BufRead + '_> = match self {
             Source::Shipped => Box::new(SHIPPED),
             Source::File(path) => Box::new(BufReader::new(File::open(path)?)),

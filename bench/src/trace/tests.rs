@@ -4,7 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn read_all(text: &[u8]) -> Result<Vec<Record>, Error> {
+fn read_all(text: &[u8]) -> Result<Vec<Record>, TraceError> {
     let mut reader = Reader::new(text)?;
     let mut records = Vec::new();
     while let Some(record) = reader.next_record()? {
@@ -15,7 +15,7 @@ fn read_all(text: &[u8]) -> Result<Vec<Record>, Error> {
 
 fn fails_at(text: &str, wanted: u64) {
     match read_all(text.as_bytes()) {
-        Err(Error::Line { line, .. }) => assert_eq!(line, wanted, "{text}"),
+        Err(TraceError::Line { line, .. }) => assert_eq!(line, wanted, "{text}"),
         other => panic!("{text}: {other:?}"),
     }
 }
@@ -111,7 +111,7 @@ fn one_file_of_several_is_played() {
     assert_eq!((summary.operations, summary.max_extent, summary.file_name.as_str()), (2, 1024, "b"));
     assert_eq!(summary.notes(), ["file b; left out: c (1 operation), d (1 operation)"]);
     assert_eq!(choose(Some("d")).unwrap().operations, 1);
-    assert!(matches!(choose(Some("c")), Err(Error::Line { line: 6, .. })));
+    assert!(matches!(choose(Some("c")), Err(TraceError::Line { line: 6, .. })));
     for (name, there) in [("a", "c (1 operation)"), ("nobody", "b (2 operations)")] {
         let error = choose(Some(name)).unwrap_err().to_string();
         assert!(
@@ -166,7 +166,7 @@ fn a_replay_refuses_what_it_cannot_play() {
     {
         let text = format!("fio version 3 iolog\n{lines}\n").into_bytes();
         match summarise(&Source::Text(text), &Choice::default(), 2048) {
-            Err(Error::Line { line: found, .. }) => assert_eq!(found, line),
+            Err(TraceError::Line { line: found, .. }) => assert_eq!(found, line),
             other => panic!("{other:?}"),
         }
     }

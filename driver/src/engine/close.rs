@@ -5,7 +5,7 @@
 
 use super::Engine;
 use crate::layer::disk::{Closing, Phase};
-use crate::layer::flight::{Flight, NO_IO, Target, Task};
+use crate::layer::flight::{Flight, FlightTask, NO_IO, Target};
 use crate::request::Completion;
 use quod_backend::{Backend, Op};
 
@@ -33,7 +33,7 @@ impl<B: Backend> Engine<B> {
             return self.closed(index);
         }
         for (file, _) in &disk.files {
-            let flight = Flight { disk: index, target: Target::Close, io: NO_IO, task: Task::Close };
+            let flight = Flight { disk: index, target: Target::Close, io: NO_IO, task: FlightTask::Close };
             self.port.send(flight, Op::Close { file: *file });
         }
     }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::layer::Layer;
 use crate::layer::disk::Disk;
 use crate::layer::flight::Place;
-use crate::layer::out::{Job, Out};
+use crate::layer::out::{LayerJob, Out};
 use crate::layer::port::Port;
 use crate::request::Completion;
 use crate::trace::Transitions;
@@ -35,7 +35,7 @@ pub(crate) struct Engine<B> {
     pub(crate) port: Port<B>,
     pub(crate) disks: Vec<Disk>,
     pub(crate) vacant: Vec<u32>,
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<LayerJob>,
     pub(crate) done: VecDeque<Completion>,
     pub(crate) transitions: Transitions,
     /// The earliest deadline of any timer, or an earlier moment.

@@ -10,8 +10,8 @@ use super::Engine;
 use super::translate::{land_plain, plain};
 use crate::error::{Error, ErrorKind, FileOp, Lack};
 use crate::layer::disk::{Disk, Phase};
-use crate::layer::flight::{Flight, NO_IO, Place, Target, Task};
-use crate::layer::opener::{Next, Opener, Step, is_conflict, step_error, stricter};
+use crate::layer::flight::{Flight, FlightTask, NO_IO, Place, Target};
+use crate::layer::opener::{Next, OpenStep, Opener, is_conflict, step_error, stricter};
 use crate::layer::{Layer, LayerFile};
 use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
 use crate::stats::Stats;
@@ -40,7 +40,7 @@ impl<B: Backend> Engine<B> {
         let flags = OpenFlags { write: depth == 0 && options.write, direct };
         (opener.lock, opener.shares) = opener.wanted_lock(depth);
         opener.refused = None;
-        (opener.step, opener.direct) = (Step::Open, direct);
+        (opener.step, opener.direct) = (OpenStep::Open, direct);
         self.step_op(index, Op::Open { path, flags });
     }
 
@@ -48,7 +48,7 @@ impl<B: Backend> Engine<B> {
         let disk = &mut self.disks[index as usize];
         disk.flights += 1;
         let target = Target::Opener(disk.layers.len() as u16);
-        self.port.send(Flight { disk: index, target, io: NO_IO, task: Task::Step }, op);
+        self.port.send(Flight { disk: index, target, io: NO_IO, task: FlightTask::Step }, op);
     }
 
     /// An operation of an opening came back.
@@ -61,13 +61,13 @@ impl<B: Backend> Engine<B> {
     ) {
         let disk = &mut self.disks[index as usize];
         let current = disk.layers.len() == usize::from(depth);
-        if let (Task::Step, Ok(Output::Opened(file))) = (&flight.task, result) {
+        if let (FlightTask::Step, Ok(Output::Opened(file))) = (&flight.task, result) {
             let path = opener(disk).map(|opener| opener.path.clone()).unwrap_or_default();
             disk.files.push((file, path));
         }
         match (opener(disk).filter(|_| current), flight.task) {
             (None, task) => self.port.discard(task),
-            (Some(_), Task::Step) => match self.step(index, result) {
+            (Some(_), FlightTask::Step) => match self.step(index, result) {
                 Ok(Next::Wait) => {}
                 Ok(Next::Machine) => self.pump_opening(index),
                 Ok(Next::Data(stat)) => self.data_opened(index, stat),
@@ -91,7 +91,7 @@ impl<B: Backend> Engine<B> {
         let depth = disk.layers.len();
         let output = match result {
             Ok(output) => output,
-            Err(errno) if opener.step == Step::Lock && is_conflict(errno) && opener.waits(now) => {
+            Err(errno) if opener.step == OpenStep::Lock && is_conflict(errno) && opener.waits(now) => {
                 match opener.retry {
                     Some(_) => self.earliest = [self.earliest, opener.retry].into_iter().flatten().min(),
                     None => self.ask_lock(index),
@@ -99,34 +99,34 @@ impl<B: Backend> Engine<B> {
                 return Ok(Next::Wait);
             }
             // what could not be tried is not believed
-            Err(_) if opener.step == Step::Prove => Output::Done,
+            Err(_) if opener.step == OpenStep::Prove => Output::Done,
             Err(errno) => return Err(step_error(opener, errno)),
         };
         match (opener.step, output) {
-            (Step::Open, Output::Opened(file)) => {
+            (OpenStep::Open, Output::Opened(file)) => {
                 opener.file = file;
-                opener.step = Step::Stat;
+                opener.step = OpenStep::Stat;
                 self.step_op(index, Op::Stat { file });
                 Ok(Next::Wait)
             }
-            (Step::Stat, Output::Stat(stat)) => {
+            (OpenStep::Stat, Output::Stat(stat)) => {
                 opener.refuse_loop(&disk.layers, &stat)?;
                 if !opener.options.lock {
                     return Ok(self.found(index, stat));
                 }
                 opener.stat = Some(stat);
-                opener.step = Step::Lock;
+                opener.step = OpenStep::Lock;
                 self.ask_lock(index);
                 Ok(Next::Wait)
             }
-            (Step::Lock, _) => {
-                opener.step = Step::StatAgain;
+            (OpenStep::Lock, _) => {
+                opener.step = OpenStep::StatAgain;
                 let file = opener.file;
                 self.step_op(index, Op::Stat { file });
                 Ok(Next::Wait)
             }
-            (Step::StatAgain, Output::Stat(stat)) => Ok(self.found(index, stat)),
-            (Step::Prove, output) => {
+            (OpenStep::StatAgain, Output::Stat(stat)) => Ok(self.found(index, stat)),
+            (OpenStep::Prove, output) => {
                 let Some(stat) = opener.stat else { return Ok(Next::Wait) };
                 opener.proven = match output {
                     Output::Proven(proven) => Some(proven),
@@ -150,7 +150,7 @@ impl<B: Backend> Engine<B> {
         if !writes || stat.store == Store::Known {
             return opener.ready(depth, stat, &config);
         }
-        opener.step = Step::Prove;
+        opener.step = OpenStep::Prove;
         let (file, direct) = (opener.file, opener.direct);
         let shown = self.shown(&stat, direct);
         self.step_op(index, Op::Prove { file, shown });
@@ -205,7 +205,7 @@ impl<B: Backend> Engine<B> {
         let raw = matches!(&result, Some(Ok(opened)) if opened.info.format == Format::Raw);
         if result.is_some() && opener.lock == LockMode::Share && !raw {
             // another format: its tables are read while nobody writes them
-            (opener.machine, opener.lock, opener.step) = (None, LockMode::Read, Step::Lock);
+            (opener.machine, opener.lock, opener.step) = (None, LockMode::Read, OpenStep::Lock);
             return self.ask_lock(index);
         }
         match result {

@@ -8,9 +8,9 @@ use super::Engine;
 use super::translate::{land_plain, translate};
 use crate::error::Error;
 use crate::layer::disk::Disk;
-use crate::layer::flight::{Dest, Flight, Place, Task};
-use crate::layer::out::{Job, plain_outcome};
-use crate::layer::{Child, Layer, Origin, Owner, Slot, timer_index};
+use crate::layer::flight::{Dest, Flight, FlightTask, Place};
+use crate::layer::out::{LayerJob, plain_outcome};
+use crate::layer::{Child, Layer, Origin, Owner, RequestSlot, timer_index};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
 use crate::memory::fill::side;
@@ -38,8 +38,8 @@ impl<B: Backend> Engine<B> {
         self.drain(place);
         while let Some(job) = self.jobs.pop_front() {
             match job {
-                Job::Submit { place, child } => self.submit_child(place, child),
-                Job::Answer { place, io, origin, result } => self.answer(place, io, origin, result),
+                LayerJob::Submit { place, child } => self.submit_child(place, child),
+                LayerJob::Answer { place, io, origin, result } => self.answer(place, io, origin, result),
             }
         }
     }
@@ -85,16 +85,16 @@ impl<B: Backend> Engine<B> {
         let slot = &mut layer.slots[done.request.index as usize];
         // a buffer must not go back to its owner while an operation uses it
         assert_eq!(slot.busy, 0, "the machine ended a request whose buffer is in use");
-        let Slot { owner, cause, .. } = std::mem::take(slot);
+        let RequestSlot { owner, cause, .. } = std::mem::take(slot);
         let result = done.result.as_ref().map_err(|error| blame(layer, cause, error)).copied();
         if let Some(child) = layer.parked.pop_front() {
-            self.jobs.push_back(Job::Submit { place, child });
+            self.jobs.push_back(LayerJob::Submit { place, child });
         }
         match owner {
             Some(Owner::Child { io, origin }) => {
                 let above = Place { disk: place.disk, layer: place.layer - 1 };
                 let result = result.map_err(Box::new);
-                self.jobs.push_back(Job::Answer { place: above, io, origin, result });
+                self.jobs.push_back(LayerJob::Answer { place: above, io, origin, result });
             }
             Some(Owner::Guest { kind: mut ended, len, started }) => {
                 let kind = ended.request();
@@ -143,7 +143,12 @@ impl<B: Backend> Engine<B> {
             debug_assert!(false, "a machine without a backing layer read from it");
             let result = Err(Box::new(Error::Misuse("there is no backing layer")));
             let above = Place { disk: place.disk, layer: place.layer - 1 };
-            self.jobs.push_back(Job::Answer { place: above, io: child.io, origin: child.origin, result });
+            self.jobs.push_back(LayerJob::Answer {
+                place: above,
+                io: child.io,
+                origin: child.origin,
+                result,
+            });
             return;
         };
         let (offset, len) = (child.offset, child.len);
@@ -151,7 +156,7 @@ impl<B: Backend> Engine<B> {
         match layer.image.submit(request) {
             Ok(id) => {
                 let owner = Some(Owner::Child { io: child.io, origin: child.origin });
-                let slot = Slot { owner, segments: child.segments, ..Slot::default() };
+                let slot = RequestSlot { owner, segments: child.segments, ..RequestSlot::default() };
                 layer.slots[id.index as usize] = slot;
                 self.drain(place);
             }
@@ -159,7 +164,12 @@ impl<B: Backend> Engine<B> {
             Err(Refused::Invalid(error)) => {
                 let result = Err(Box::new(layer.file.error(&error)));
                 let above = Place { disk: place.disk, layer: place.layer - 1 };
-                self.jobs.push_back(Job::Answer { place: above, io: child.io, origin: child.origin, result });
+                self.jobs.push_back(LayerJob::Answer {
+                    place: above,
+                    io: child.io,
+                    origin: child.origin,
+                    result,
+                });
             }
         }
     }
@@ -192,7 +202,7 @@ impl<B: Backend> Engine<B> {
         let arena = &mut self.port.arena;
         let lost = result.err().filter(|errno| place.layer == 0 && layer.is_lost(*errno));
         match flight.task {
-            Task::Read { dest, len, bounce, skip } => {
+            FlightTask::Read { dest, len, bounce, skip } => {
                 let moved = result.map(|output| bytes_of(output).saturating_sub(u64::from(skip)).min(len));
                 if let Some(segments) = destination(layer, arena, dest, len)
                     && let Ok(moved) = moved
@@ -209,7 +219,7 @@ impl<B: Backend> Engine<B> {
                 bounce.into_iter().for_each(|loan| arena.give_back(loan));
                 layer.image.handle_completion(flight.io, plain_outcome(result));
             }
-            Task::Write { acb, request, bounce } => {
+            FlightTask::Write { acb, request, bounce } => {
                 bounce.into_iter().for_each(|loan| arena.give_back(loan));
                 layer.slots[request as usize].busy -= 1;
                 for part in [Part::Head, Part::Tail] {
@@ -217,13 +227,13 @@ impl<B: Backend> Engine<B> {
                 }
                 layer.image.handle_completion(flight.io, plain_outcome(result));
             }
-            Task::HalfSync => {
+            FlightTask::HalfSync => {
                 if let Some(both) = layer.half_synced(flight.io, result.map(drop)) {
                     let outcome = both.map_or_else(|errno| Outcome::Failed(errno.0), |()| Outcome::Done);
                     layer.image.handle_completion(flight.io, outcome);
                 }
             }
-            task @ Task::ReadCompressed { .. } => {
+            task @ FlightTask::ReadCompressed { .. } => {
                 let got = result.map(bytes_of).map_err(|errno| errno.0);
                 if let Some((mut out, layer, transform)) = self.at(place) {
                     transform.compressed_read(&mut out, layer, task, got);

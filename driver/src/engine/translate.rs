@@ -7,7 +7,7 @@
 //! Invariant: writes are never rounded out (the machine aligned them).
 
 use crate::layer::clusters::Want;
-use crate::layer::flight::{Dest, Task};
+use crate::layer::flight::{Dest, FlightTask};
 use crate::layer::out::{Out, fits, plain_outcome, round_out};
 use crate::layer::{Child, Layer, LayerFile, Origin};
 use crate::memory::arena::Arena;
@@ -24,7 +24,7 @@ pub(super) fn plain<M: Machine>(
     file: &LayerFile,
     allocate: bool,
     io: &Io,
-) -> Option<(Task, Op)> {
+) -> Option<(FlightTask, Op)> {
     let id = file.id;
     let op = match io.op {
         IoOp::ReadTable { offset, len } => {
@@ -32,7 +32,7 @@ pub(super) fn plain<M: Machine>(
             let loan = arena.take(span as usize);
             let segments = Segments::from_iter([arena.segment(&loan, 0, span as usize)]);
             return Some((
-                Task::ReadTable { loan, skip, len },
+                FlightTask::ReadTable { loan, skip, len },
                 Op::Read { file: id, offset: start, segments },
             ));
         }
@@ -40,7 +40,7 @@ pub(super) fn plain<M: Machine>(
             let loan = arena.take(len as usize);
             machine.encode(io.id, arena.bytes_mut(&loan, len as usize));
             let segments = Segments::from_iter([arena.segment(&loan, 0, len as usize)]);
-            return Some((Task::WriteTable { loan }, Op::Write { file: id, offset, segments }));
+            return Some((FlightTask::WriteTable { loan }, Op::Write { file: id, offset, segments }));
         }
         IoOp::ZeroRange { host, len, unmap } => Op::ZeroRange { file: id, offset: host, len, unmap },
         IoOp::PunchHole { host, len } => Op::PunchHole { file: id, offset: host, len },
@@ -57,7 +57,7 @@ pub(super) fn plain<M: Machine>(
         | IoOp::ReadFill { .. }
         | IoOp::WriteData { .. } => return None,
     };
-    Some((Task::Plain, op))
+    Some((FlightTask::Plain, op))
 }
 
 /// The way back of [`plain`].
@@ -65,11 +65,11 @@ pub(super) fn land_plain<M: Machine>(
     machine: &mut M,
     arena: &mut Arena,
     io: IoId,
-    task: Task,
+    task: FlightTask,
     result: Result<Output, Errno>,
 ) {
     match task {
-        Task::ReadTable { loan, skip, len } => {
+        FlightTask::ReadTable { loan, skip, len } => {
             let (skip, end) = (skip as usize, skip as usize + len as usize);
             match result {
                 Ok(Output::Bytes(bytes)) => {
@@ -82,7 +82,7 @@ pub(super) fn land_plain<M: Machine>(
             }
             arena.give_back(loan);
         }
-        Task::WriteTable { loan } => {
+        FlightTask::WriteTable { loan } => {
             arena.give_back(loan);
             machine.handle_completion(io, plain_outcome(result));
         }
@@ -136,11 +136,15 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
         IoOp::Yield => out.port.yielded.push((out.place, io.id)),
         IoOp::Sync if layer.data.is_some() => {
             for file in [layer.data().id, layer.file.id] {
-                out.send(io.id, Task::HalfSync, Op::Sync { file });
+                out.send(io.id, FlightTask::HalfSync, Op::Sync { file });
             }
         }
         IoOp::ZeroRange { host, len, unmap } => {
-            out.send(io.id, Task::Plain, Op::ZeroRange { file: layer.data().id, offset: host, len, unmap });
+            out.send(
+                io.id,
+                FlightTask::Plain,
+                Op::ZeroRange { file: layer.data().id, offset: host, len, unmap },
+            );
         }
         _ => {
             let (image, file) = (&mut layer.image, &layer.file);
@@ -185,7 +189,7 @@ fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
         bounce = Some(loan);
     }
     let op = Op::Write { file: layer.data().id, offset, segments };
-    out.send(io.id, Task::Write { acb, request: request.index, bounce }, op);
+    out.send(io.id, FlightTask::Write { acb, request: request.index, bounce }, op);
 }
 
 fn append_fill(layer: &Layer, arena: &mut Arena, acb: AcbId, part: Part, len: u32, out: &mut Segments) {

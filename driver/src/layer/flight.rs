@@ -34,7 +34,7 @@ pub(crate) enum Dest {
 
 /// What to do when it is back.
 #[derive(Debug)]
-pub(crate) enum Task {
+pub(crate) enum FlightTask {
     /// Hand `len` bytes from `skip` on to the machine.
     ReadTable {
         loan: Loan,
@@ -79,7 +79,7 @@ pub(crate) struct Flight {
     pub disk: u32,
     pub target: Target,
     pub io: IoId,
-    pub task: Task,
+    pub task: FlightTask,
 }
 
 /// The id of flights that no machine waits for.

@@ -97,7 +97,7 @@ pub(crate) enum Owner {
 
 /// A request slot of a machine.
 #[derive(Debug, Default)]
-pub(crate) struct Slot {
+pub(crate) struct RequestSlot {
     pub owner: Option<Owner>,
     pub segments: Segments,
     /// Operations and children that use the segments.
@@ -116,7 +116,7 @@ pub(crate) struct Layer {
     /// Syncs of two files of which one has ended, and how.
     pub half_syncs: Vec<(IoId, Result<(), Errno>)>,
     pub allocate_ahead: bool,
-    pub slots: Vec<Slot>,
+    pub slots: Vec<RequestSlot>,
     /// By acb index.
     pub fills: Vec<[Fill; 2]>,
     /// Children that found every slot in use. Bounded by the acbs of the layer above.
@@ -139,7 +139,7 @@ impl Layer {
         allocate_ahead: bool,
     ) -> Layer {
         let mut slots = Vec::new();
-        slots.resize_with(options.requests as usize, Slot::default);
+        slots.resize_with(options.requests as usize, RequestSlot::default);
         let mut fills = Vec::new();
         fills.resize_with(options.acbs as usize, Default::default);
         Layer {
@@ -175,7 +175,7 @@ impl Layer {
             _ => Segments::new(),
         };
         let owner = Some(Owner::Guest { kind, len, started });
-        self.slots[id.index as usize] = Slot { owner, segments, ..Slot::default() };
+        self.slots[id.index as usize] = RequestSlot { owner, segments, ..RequestSlot::default() };
     }
 
     /// One of the two syncs of an I/O has ended. With the second: how both have.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// What an opening is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Step {
+pub(crate) enum OpenStep {
     Open,
     Stat,
     Lock,
@@ -36,7 +36,7 @@ pub(crate) struct Opener {
     /// Which file of the disk that is.
     pub(crate) role: FileRole,
     pub(crate) format: Option<Format>,
-    pub(crate) step: Step,
+    pub(crate) step: OpenStep,
     pub(crate) direct: bool,
     /// What was seen of its file system, if it had to be.
     pub(crate) proven: Option<Proven>,
@@ -66,7 +66,7 @@ impl Opener {
             path,
             role: FileRole::Image,
             format,
-            step: Step::Open,
+            step: OpenStep::Open,
             direct: false,
             proven: None,
             file: FileId(u32::MAX),
@@ -154,7 +154,7 @@ impl Opener {
 
     pub(crate) fn begin(&mut self, depth: usize, stat: Stat, config: &Config) {
         let options = self.options.core(config, depth, stricter(&stat, self.data.as_ref()));
-        self.step = Step::Machine;
+        self.step = OpenStep::Machine;
         self.machine = Some(Opening::new(self.format, stat.len, options));
     }
 
@@ -213,15 +213,15 @@ pub(crate) fn is_conflict(errno: Errno) -> bool {
 
 pub(crate) fn step_error(opener: &Opener, errno: Errno) -> Error {
     let op = match opener.step {
-        Step::Open if opener.direct && errno.0 == libc::EINVAL => FileOp::OpenDirect,
-        Step::Open => FileOp::Open,
-        Step::Stat | Step::StatAgain => FileOp::Examine,
-        Step::Lock if is_conflict(errno) => {
+        OpenStep::Open if opener.direct && errno.0 == libc::EINVAL => FileOp::OpenDirect,
+        OpenStep::Open => FileOp::Open,
+        OpenStep::Stat | OpenStep::StatAgain => FileOp::Examine,
+        OpenStep::Lock if is_conflict(errno) => {
             let lock = if opener.lock == LockMode::Write { Lock::Write } else { Lock::Read };
             return opener.error(ErrorKind::Locked(lock));
         }
-        Step::Lock => FileOp::Lock,
-        Step::Prove | Step::Machine => FileOp::Read,
+        OpenStep::Lock => FileOp::Lock,
+        OpenStep::Prove | OpenStep::Machine => FileOp::Read,
     };
     opener.error(ErrorKind::Io { op, errno: errno.0 })
 }

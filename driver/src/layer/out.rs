@@ -4,7 +4,7 @@
 //! Invariant: a direct transfer satisfies the file's alignment in offset, lengths and addresses; a read that
 //! does not is rounded out and goes through a bounce buffer.
 
-use super::flight::{Dest, Flight, Place, Target, Task};
+use super::flight::{Dest, Flight, FlightTask, Place, Target};
 use super::port::Port;
 use super::{Child, LayerFile, Origin};
 use crate::error::Error;
@@ -18,7 +18,7 @@ const MOST_PIECES: usize = 1000;
 
 /// One change of one machine that another machine asked for.
 #[derive(Debug)]
-pub(crate) enum Job {
+pub(crate) enum LayerJob {
     /// The layer above wants bytes.
     Submit { place: Place, child: Child },
     /// The layer below has answered.
@@ -60,14 +60,14 @@ pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
 /// Everything else that a translation touches.
 pub(crate) struct Out<'a, B> {
     pub port: &'a mut Port<B>,
-    pub jobs: &'a mut VecDeque<Job>,
+    pub jobs: &'a mut VecDeque<LayerJob>,
     /// Operations of this disk in flight.
     pub flights: &'a mut usize,
     pub place: Place,
 }
 
 impl<B: Backend> Out<'_, B> {
-    pub(crate) fn send(&mut self, io: IoId, task: Task, op: Op) {
+    pub(crate) fn send(&mut self, io: IoId, task: FlightTask, op: Op) {
         *self.flights += 1;
         let target = Target::Layer(self.place.layer);
         self.port.send(Flight { disk: self.place.disk, target, io, task }, op);
@@ -76,19 +76,19 @@ impl<B: Backend> Out<'_, B> {
     pub(crate) fn read(&mut self, file: &LayerFile, io: IoId, host: u64, dest: Dest, segments: Segments) {
         let len = buffers::total(&segments);
         if fits(&file.stat, host, &segments) {
-            let task = Task::Read { dest, len, bounce: None, skip: 0 };
+            let task = FlightTask::Read { dest, len, bounce: None, skip: 0 };
             return self.send(io, task, Op::Read { file: file.id, offset: host, segments });
         }
         let (start, span, skip) = round_out(&file.stat, host, len);
         let loan = self.port.arena.take(span as usize);
         let segments = Segments::from_iter([self.port.arena.segment(&loan, 0, span as usize)]);
-        let task = Task::Read { dest, len, bounce: Some(loan), skip };
+        let task = FlightTask::Read { dest, len, bounce: Some(loan), skip };
         self.send(io, task, Op::Read { file: file.id, offset: start, segments });
     }
 
     pub(crate) fn child(&mut self, child: Child) {
         let place = Place { disk: self.place.disk, layer: self.place.layer + 1 };
-        self.jobs.push_back(Job::Submit { place, child });
+        self.jobs.push_back(LayerJob::Submit { place, child });
     }
 }
 

@@ -5,7 +5,7 @@
 //! generation; operations leave in the order in which they were named, none is lost. Both tables are bounded
 //! by the machines' slabs.
 
-use super::flight::{Flight, Place, Task};
+use super::flight::{Flight, FlightTask, Place};
 use crate::memory::arena::Arena;
 use quod_backend::{Backend, Op, Token};
 use quod_states::IoId;
@@ -90,15 +90,17 @@ impl<B: Backend> Port<B> {
     }
 
     /// Takes back what a task holds when nobody waits for it any more.
-    pub(crate) fn discard(&mut self, task: Task) {
+    pub(crate) fn discard(&mut self, task: FlightTask) {
         match task {
-            Task::ReadTable { loan, .. } | Task::WriteTable { loan } | Task::ReadCompressed { loan, .. } => {
+            FlightTask::ReadTable { loan, .. }
+            | FlightTask::WriteTable { loan }
+            | FlightTask::ReadCompressed { loan, .. } => {
                 self.arena.give_back(loan);
             }
-            Task::Read { bounce, .. } | Task::Write { bounce, .. } => {
+            FlightTask::Read { bounce, .. } | FlightTask::Write { bounce, .. } => {
                 bounce.into_iter().for_each(|loan| self.arena.give_back(loan));
             }
-            Task::Plain | Task::HalfSync | Task::Step | Task::Close => {}
+            FlightTask::Plain | FlightTask::HalfSync | FlightTask::Step | FlightTask::Close => {}
         }
     }
 

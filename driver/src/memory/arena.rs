@@ -23,7 +23,7 @@ const ZEROS: usize = 1 << 20;
 pub(crate) struct Loan(u32);
 
 #[derive(Debug)]
-struct Slot {
+struct LoanSlot {
     class: usize,
     memory: Segment,
     /// None: the memory is part of the first piece, or gone.
@@ -35,7 +35,7 @@ struct Slot {
 pub(crate) struct Arena {
     first: Buffer,
     zeros: Buffer,
-    slots: Vec<Slot>,
+    slots: Vec<LoanSlot>,
     /// Free slots per class.
     idle: [Vec<u32>; CLASSES.len()],
     /// Slots without memory.
@@ -49,7 +49,7 @@ impl Arena {
         let mut slots = Vec::with_capacity(4 * FIRST);
         for index in 0..FIRST {
             let memory = buffers::part(&mut first, index * CLASSES[0], CLASSES[0]);
-            slots.push(Slot { class: 0, memory, owner: None });
+            slots.push(LoanSlot { class: 0, memory, owner: None });
         }
         let mut idle = IDLE.map(Vec::with_capacity);
         idle[0].extend((0..FIRST as u32).rev());
@@ -77,7 +77,7 @@ impl Arena {
         }
         let mut owner = Buffer::zeroed(class.map_or(len, |class| CLASSES[class]));
         let memory = buffers::whole(&mut owner);
-        let slot = Slot { class: class.unwrap_or(CLASSES.len()), memory, owner: Some(owner) };
+        let slot = LoanSlot { class: class.unwrap_or(CLASSES.len()), memory, owner: Some(owner) };
         match self.gone.pop() {
             Some(index) => {
                 self.slots[index as usize] = slot;

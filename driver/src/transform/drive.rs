@@ -8,11 +8,11 @@
 
 use super::inflate::{Progress, Stream};
 use super::work::{Made, Work};
-use super::workers::{Task as Sent, Workers};
+use super::workers::{StreamTask, Workers};
 use super::{SLICE, Transform};
 use crate::error::{DeviceOp, ErrorKind};
 use crate::layer::Layer;
-use crate::layer::flight::{Place, Task};
+use crate::layer::flight::{FlightTask, Place};
 use crate::layer::out::Out;
 use crate::memory::arena::Arena;
 use quod_backend::Backend;
@@ -24,10 +24,10 @@ impl Transform {
         &mut self,
         out: &mut Out<'_, B>,
         layer: &mut Layer,
-        task: Task,
+        task: FlightTask,
         got: Result<u64, i32>,
     ) {
-        let Task::ReadCompressed { cluster, loan, skip, bytes } = task else { return };
+        let FlightTask::ReadCompressed { cluster, loan, skip, bytes } = task else { return };
         let got = match got {
             Ok(got) => got,
             Err(errno) => {
@@ -54,7 +54,7 @@ impl Transform {
             Some(workers) => {
                 let size = layer.clusters.size();
                 let contents = std::mem::take(layer.clusters.contents(cluster));
-                workers.send(Sent { stream, input, contents, size, progress: Progress::More, work });
+                workers.send(StreamTask { stream, input, contents, size, progress: Progress::More, work });
             }
             None => self.queue.push_back((work, stream)),
         }
@@ -63,7 +63,7 @@ impl Transform {
     /// The next cluster that workers have made.
     pub(crate) fn next_made(&mut self) -> Option<Made> {
         let Some(Some(workers)) = &mut self.workers else { return None };
-        let Some(Sent { contents, progress, work, .. }) = workers.next() else {
+        let Some(StreamTask { contents, progress, work, .. }) = workers.next() else {
             workers.reinforce();
             return None;
         };

@@ -8,8 +8,8 @@ use super::inflate::is_built_in;
 use super::work::Copying;
 use crate::error::{Error, ErrorKind, Lack};
 use crate::layer::clusters::{Stage, Want};
-use crate::layer::flight::{Dest, Place, Task};
-use crate::layer::out::{Job, Out, round_out};
+use crate::layer::flight::{Dest, FlightTask, Place};
+use crate::layer::out::{LayerJob, Out, round_out};
 use crate::layer::{Layer, Origin};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
@@ -51,7 +51,7 @@ impl Transform {
             let (start, span, skip) = round_out(&layer.file.stat, want.host, u64::from(want.bytes));
             let loan = out.port.arena.take(span as usize);
             let segments = Segments::from_iter([out.port.arena.segment(&loan, 0, span as usize)]);
-            let task = Task::ReadCompressed { cluster: index, loan, skip, bytes: want.bytes };
+            let task = FlightTask::ReadCompressed { cluster: index, loan, skip, bytes: want.bytes };
             out.send(want.io, task, Op::Read { file: layer.file.id, offset: start, segments });
         }
         true
@@ -138,10 +138,10 @@ fn copy(arena: &Arena, layer: &Layer, index: usize, want: &Want, at: u64, len: u
     buffers::scatter(layer.clusters.bytes(index, from, len as usize), &segments);
 }
 
-fn answer(place: Place, want: &Want, result: Result<(), Box<Error>>) -> Job {
+fn answer(place: Place, want: &Want, result: Result<(), Box<Error>>) -> LayerJob {
     let origin = match want.dest {
         Dest::Request { index, .. } => Origin::Request(index),
         Dest::Fill { acb, part, .. } => Origin::Fill(acb, part),
     };
-    Job::Answer { place, io: want.io, origin, result }
+    LayerJob::Answer { place, io: want.io, origin, result }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// One cluster to decompress.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct StreamTask {
     pub(super) stream: Stream,
     /// Memory that nobody writes to and that stays valid until the task is taken or the pool dropped.
     pub(super) input: Segment,
@@ -37,15 +37,15 @@ struct Inflater {
 }
 
 impl Worker for Inflater {
-    type Task = Task;
-    type Answer = Task;
+    type Task = StreamTask;
+    type Answer = StreamTask;
     const NAME: &'static str = "quod-unzip";
     const STACK: usize = 512 << 10;
 
-    fn perform(&mut self, mut task: Task) -> Task {
+    fn perform(&mut self, mut task: StreamTask) -> StreamTask {
         let decoders = &mut self.decoders;
         let run = || {
-            let Task { stream, input, contents, size, work, .. } = &mut task;
+            let StreamTask { stream, input, contents, size, work, .. } = &mut task;
             contents.resize(*size, 0);
             let input = buffers::view(work, *input, stream.end());
             stream.run(decoders, input, contents)
@@ -63,9 +63,9 @@ impl Worker for Inflater {
 pub(super) struct Workers {
     pool: Pool<Inflater>,
     /// Empty: its memory serves again.
-    sending: Vec<Task>,
+    sending: Vec<StreamTask>,
     /// What was collected, until it is taken; the first to finish is the last.
-    collected: Vec<Task>,
+    collected: Vec<StreamTask>,
 }
 
 impl Workers {
@@ -75,7 +75,7 @@ impl Workers {
         Ok(Workers { pool: Pool::new(notify, 1, most)?, sending: Vec::new(), collected: Vec::new() })
     }
 
-    pub(super) fn send(&mut self, task: Task) {
+    pub(super) fn send(&mut self, task: StreamTask) {
         self.sending.push(task);
         self.pool.submit(&mut self.sending);
     }
@@ -91,7 +91,7 @@ impl Workers {
     }
 
     /// The next finished task.
-    pub(super) fn next(&mut self) -> Option<Task> {
+    pub(super) fn next(&mut self) -> Option<StreamTask> {
         if self.collected.is_empty() {
             self.pool.collect(&mut self.collected);
             self.collected.reverse();

@@ -5,7 +5,7 @@ use quod::{
     AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, Format,
     OpenOptions, Refusal, Request,
 };
-use quod_backend::sim::{Choice, Chooser, FileOptions, Kind as OpKind, PendingOp, Seeded, Sim};
+use quod_backend::sim::{Choice, Chooser, FileOptions, OpKind, PendingOp, Seeded, Sim};
 use quod_tools::{self as tools, CreateOptions};
 use std::path::Path;
 use std::process::Command;

@@ -6,8 +6,7 @@ use crate::host::{Host, unsupported};
 use crate::info::read_qcow2;
 use quod::{Error, Lack};
 use quod_states::qcow2::{self, Purpose};
-use quod_states::qed::{Check, Header};
-use quod_states::{Format, Report};
+use quod_states::{Format, Report, qed};
 use std::path::Path;
 
 pub use quod_states::Repair;
@@ -106,7 +105,7 @@ pub struct Checker {
 /// Where a check starts from.
 enum Start {
     Raw,
-    Qed(Header),
+    Qed(qed::Header),
     Qcow2(Box<qcow2::Header>),
 }
 
@@ -124,7 +123,7 @@ impl Checker {
             Format::Raw => Start::Raw,
             Format::Qed => {
                 let block = host.head(4096)?;
-                let header = Header::parse(&block, host.len());
+                let header = qed::Header::parse(&block, host.len());
                 Start::Qed(header.map_err(|error| host.error(&error))?)
             }
             Format::Qcow2 => Start::Qcow2(Box::new(read_qcow2(&mut host, Purpose::Check)?)),
@@ -181,8 +180,8 @@ fn run_qcow2(
 }
 
 /// Runs the check of a QED image.
-pub(crate) fn run(host: &mut Host, header: Header, repair: Option<Repair>) -> Result<Report, Error> {
-    let mut check = Check::new(header, host.len(), repair);
-    let result = host.pump(&mut check, Check::poll_result)?;
+pub(crate) fn run(host: &mut Host, header: qed::Header, repair: Option<Repair>) -> Result<Report, Error> {
+    let mut check = qed::Check::new(header, host.len(), repair);
+    let result = host.pump(&mut check, qed::Check::poll_result)?;
     result.map_err(|error| host.error(&error))
 }

@@ -24,7 +24,7 @@ pub use create::{CreateOptions, Qcow2Options, create, create_until};
 pub use first_sector::FirstSector;
 pub use foreign::{ForeignInfo, foreign};
 pub use info::{FormatInfo, ImageInfo, Qcow2Info, info, probe};
-pub use luks::{Luks, Slot};
+pub use luks::{KeySlot, Luks};
 pub use map::{MapRun, Mapper};
 pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;

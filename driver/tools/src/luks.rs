@@ -31,12 +31,12 @@ pub struct Luks {
     /// Where the encrypted bytes begin, counted from the header.
     pub payload_offset: u64,
     /// The key slots.
-    pub slots: [Slot; SLOTS],
+    pub slots: [KeySlot; SLOTS],
 }
 
 /// A key slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Slot {
+pub struct KeySlot {
     /// It holds a key.
     pub active: bool,
     /// Rounds that derive a key from the password.
@@ -66,7 +66,7 @@ impl Luks {
         let slot = |index: usize| {
             let at = 208 + index * SLOT_BYTES;
             let active = word(at) == ACTIVE;
-            Slot { active, rounds: word(at + 4), key_offset: sectors(at + 40), stripes: word(at + 44) }
+            KeySlot { active, rounds: word(at + 4), key_offset: sectors(at + 40), stripes: word(at + 44) }
         };
         Some(Luks {
             cipher: text(8, 40),

@@ -42,20 +42,20 @@ impl Store for Visible<'_> {
 }
 
 /// The check of either format.
-enum Check {
+enum CheckMachine {
     Qed(Box<qed::Check>),
     Qcow2(Box<format::Check>),
 }
 
-impl Check {
-    fn new(sim: &Sim, path: &str, len: u64, repair: Option<Repair>) -> Checked<Check> {
+impl CheckMachine {
+    fn new(sim: &Sim, path: &str, len: u64, repair: Option<Repair>) -> Checked<CheckMachine> {
         match probe(sim, path) {
             Format::Qed => {
-                Ok(Check::Qed(Box::new(qed::Check::new(qed_file::header(sim, path)?, len, repair))))
+                Ok(CheckMachine::Qed(Box::new(qed::Check::new(qed_file::header(sim, path)?, len, repair))))
             }
             Format::Qcow2 => {
                 let header = qcow2_file::header(sim, path)?;
-                Ok(Check::Qcow2(Box::new(format::Check::new(header, len, repair))))
+                Ok(CheckMachine::Qcow2(Box::new(format::Check::new(header, len, repair))))
             }
             Format::Raw => fail(format!("{path}: nothing to check in a raw image")),
         }
@@ -63,22 +63,22 @@ impl Check {
 
     fn machine(&mut self) -> &mut dyn Machine {
         match self {
-            Check::Qed(check) => &mut **check,
-            Check::Qcow2(check) => &mut **check,
+            CheckMachine::Qed(check) => &mut **check,
+            CheckMachine::Qcow2(check) => &mut **check,
         }
     }
 
     /// Runs to the end.
     fn run(&mut self, file: &mut dyn Store, admit: fn(&IoOp) -> Checked) -> Checked<Report> {
-        let ended = |check: &mut Check| match check {
-            Check::Qed(check) => check.poll_result(),
-            Check::Qcow2(check) => check.poll_result(),
+        let ended = |check: &mut CheckMachine| match check {
+            CheckMachine::Qed(check) => check.poll_result(),
+            CheckMachine::Qcow2(check) => check.poll_result(),
         };
         run(self, file, ended, admit)?.map_err(|error| Failure(format!("the check failed: {error}")))
     }
 }
 
-impl Machine for Check {
+impl Machine for CheckMachine {
     fn poll_io(&mut self) -> Option<Io> {
         self.machine().poll_io()
     }
@@ -129,11 +129,11 @@ pub fn leaks(sim: &Sim, path: &str) -> Checked<u64> {
 
 /// A check of the first `len` bytes, and where it says that the image ends (QED: at the end of the file).
 fn checked(sim: &Sim, path: &str, len: u64) -> Checked<(Report, u64)> {
-    let mut check = Check::new(sim, path, len, None)?;
+    let mut check = CheckMachine::new(sim, path, len, None)?;
     let report = check.run(&mut Visible { sim, path }, reads)?;
     let end = match &check {
-        Check::Qed(_) => sim.file_len(path).unwrap_or(0),
-        Check::Qcow2(check) => check.image_end(),
+        CheckMachine::Qed(_) => sim.file_len(path).unwrap_or(0),
+        CheckMachine::Qcow2(check) => check.image_end(),
     };
     Ok((report, end))
 }
@@ -146,7 +146,7 @@ pub fn used(sim: &Sim, path: &str) -> Checked<u64> {
 /// A repaired copy of a file, and what the repair says that it left.
 pub fn repaired(sim: &Sim, path: &str) -> Checked<(Vec<u8>, Report)> {
     let mut file = sim.file_bytes(path);
-    let mut check = Check::new(sim, path, file.len() as u64, Some(Repair::All))?;
+    let mut check = CheckMachine::new(sim, path, file.len() as u64, Some(Repair::All))?;
     let report = check.run(&mut file, repairs)?;
     Ok((file, report))
 }

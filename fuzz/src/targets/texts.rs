@@ -30,7 +30,7 @@ pub(super) fn schedule(input: &[u8]) -> Checked {
     Ok(())
 }
 
-fn records(text: &[u8]) -> Result<Vec<Record>, quod_bench::trace::Error> {
+fn records(text: &[u8]) -> Result<Vec<Record>, quod_bench::trace::TraceError> {
     let (mut reader, mut records) = (Reader::new(text)?, Vec::new());
     while let Some(record) = reader.next_record()? {
         records.push(record);

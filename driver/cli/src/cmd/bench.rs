@@ -8,7 +8,7 @@ use crate::words::failure::{warn_about_probing, warn_of_change, why_not_opened};
 use crate::words::{format, sizes};
 use crate::{interrupt, out};
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
-use quod_bench::load::sequential::{self, FLUSHES_MAX, Load, Outcome};
+use quod_bench::load::sequential::{self, FLUSHES_MAX, Load, LoadOutcome};
 use quod_bench::options;
 use quod_bench::report::Hold;
 use quod_tools::Session;
@@ -250,14 +250,14 @@ fn announce(load: &Load) {
     }
 }
 
-fn rate(load: &Load, outcome: &Outcome) -> (f64, f64, f64) {
+fn rate(load: &Load, outcome: &LoadOutcome) -> (f64, f64, f64) {
     let seconds = outcome.elapsed.as_secs_f64().max(1e-9);
     let iops = outcome.done as f64 / seconds;
     let mib = iops * load.size as f64 / f64::from(1 << 20);
     (iops, mib, outcome.cpu.as_secs_f64() * 1e6 / outcome.done.max(1) as f64)
 }
 
-fn print(load: &Load, outcome: &Outcome, hold: &Hold, backend: &str, closed: Duration) {
+fn print(load: &Load, outcome: &LoadOutcome, hold: &Hold, backend: &str, closed: Duration) {
     let (iops, mib, cpu) = rate(load, outcome);
     sayln!("{iops:.0} IOPS, {mib:.1} MiB/s, {cpu:.2} us CPU per request ({backend})");
     let rows =
@@ -274,7 +274,7 @@ fn print(load: &Load, outcome: &Outcome, hold: &Hold, backend: &str, closed: Dur
     sayln!("Closed in {:.3} seconds.", closed.as_secs_f64());
 }
 
-fn figures(load: &Load, outcome: &Outcome, hold: &Hold, closed: Duration) -> serde_json::Value {
+fn figures(load: &Load, outcome: &LoadOutcome, hold: &Hold, closed: Duration) -> serde_json::Value {
     let (iops, mib, cpu) = rate(load, outcome);
     json!({
         "write": load.write,

@@ -14,7 +14,7 @@ use quod::{BackendKind, DiskInfo, Format, Policy};
 use quod_bench::contract::blocks::Initial;
 use quod_bench::options;
 use quod_bench::replay::{self, Observer, Options, Speed};
-use quod_bench::report::Report;
+use quod_bench::report::ReplayReport;
 use quod_bench::trace::{self, Choice, Source, Summary, Waits};
 use quod_tools as tools;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ fn formats(name: &str) -> Result<Formats, String> {
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match play(&args) {
-        Ok(reports) if reports.iter().all(Report::passed) => ExitCode::SUCCESS,
+        Ok(reports) if reports.iter().all(ReplayReport::passed) => ExitCode::SUCCESS,
         // the signal decides how it ends
         Ok(reports) if reports.iter().any(|report| report.interrupted.is_some()) => ExitCode::FAILURE,
         Ok(reports) => fail(format_args!("replay: {}", complaint(&reports))),
@@ -115,13 +115,13 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 /// Why not all came out right, in a line.
-fn complaint(reports: &[Report]) -> String {
+fn complaint(reports: &[ReplayReport]) -> String {
     let bad = reports.iter().find(|report| !report.verification.passed());
     bad.map_or_else(String::new, |report| report.verification.complaint())
 }
 
 /// Plays on one format after the other; what is found wrong with one does not keep the next from its turn.
-fn play(args: &Args) -> Result<Vec<Report>, String> {
+fn play(args: &Args) -> Result<Vec<ReplayReport>, String> {
     let json = args.json.as_deref().map(Output::open).transpose()?;
     let (source, summary) = read_trace(args)?;
     // until here nothing is lost
@@ -139,7 +139,7 @@ fn play(args: &Args) -> Result<Vec<Report>, String> {
     };
     let several = formats.len() > 1;
     formats.iter().try_for_each(|format| timeline(args, *format, several).map(drop))?;
-    let mut reports: Vec<Report> = Vec::new();
+    let mut reports: Vec<ReplayReport> = Vec::new();
     for format in &formats {
         let target = target(args, &summary, *format, several)?;
         let report = play_on(args, &source, &summary, &target)?;
@@ -177,12 +177,12 @@ fn read_trace(args: &Args) -> Result<(Source, Summary), String> {
     let source = Source::of_path(path).map_err(|error| why_not_read(path, &error))?;
     match replay::examine(&source, &choice) {
         Ok(summary) => Ok((source, summary)),
-        Err(replay::Error::Trace(error)) => Err(why_not_read(path, &error)),
+        Err(replay::ReplayError::Trace(error)) => Err(why_not_read(path, &error)),
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> Result<Report, String> {
+fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> Result<ReplayReport, String> {
     let options = Options {
         speed: args.speed,
         depth: args.depth,
@@ -203,16 +203,16 @@ fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> 
 }
 
 /// An error, with the file that it is about.
-fn why_not(source: &Source, error: &replay::Error) -> String {
+fn why_not(source: &Source, error: &replay::ReplayError) -> String {
     match (error, source) {
-        (replay::Error::Trace(error), Source::File(path)) => why_not_read(path, error),
-        (replay::Error::Trace(error), _) => format!("{}: {error}", source.name()),
+        (replay::ReplayError::Trace(error), Source::File(path)) => why_not_read(path, error),
+        (replay::ReplayError::Trace(error), _) => format!("{}: {error}", source.name()),
         _ => error.to_string(),
     }
 }
 
 /// Why it is no trace.
-fn why_not_read(path: &Path, error: &trace::Error) -> String {
+fn why_not_read(path: &Path, error: &trace::TraceError) -> String {
     let shown = path.display();
     match if path.is_file() { tools::probe(path) } else { Ok(Format::Raw) } {
         Ok(Format::Raw) | Err(_) => format!("{shown}: {error}"),

@@ -3,7 +3,7 @@
 //! Knows: how qemu-img prints it. Must never know: where it lies in the file.
 
 use crate::words::json::nested;
-use quod_tools::{Luks, Slot};
+use quod_tools::{KeySlot, Luks};
 use serde_json::{Map, Value, json};
 
 /// The fields of a LUKS header, in the order in which qemu-img prints them. `format`: what it is called where
@@ -30,7 +30,7 @@ pub fn luks(header: &Luks, format: Option<&str>) -> Value {
     Value::Object(fields)
 }
 
-fn slot(slot: &Slot) -> Value {
+fn slot(slot: &KeySlot) -> Value {
     match slot.active {
         false => json!({"active": false, "key-offset": slot.key_offset}),
         true => json!({

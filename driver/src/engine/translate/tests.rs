@@ -1,10 +1,10 @@
 //! Which of an image's two files an operation goes to.
 
 use super::*;
-use crate::layer::Slot;
+use crate::layer::RequestSlot;
 use crate::layer::flight::Place;
 use crate::{Buffers, Config, Driver, Format, OpenOptions};
-use quod_backend::sim::{Fault, FaultPlan, FileOptions, Kind, Seeded, Sim, When};
+use quod_backend::sim::{Fault, FaultPlan, FileOptions, OpKind, Seeded, Sim, When};
 use quod_backend::{Buffer, FileId};
 
 const PLACE: Place = Place { disk: 0, layer: 0 };
@@ -26,7 +26,8 @@ fn two_files() -> (Driver<Sim>, Buffers, FileId, FileId) {
         (driver.engine.disks[0].layers[0].file.id, driver.engine.disks[1].layers[0].file.clone());
     let layer = &mut driver.engine.disks[0].layers[0];
     let mut buffer = Buffers::from(Buffer::from(&[7; 4096][..]));
-    layer.slots[REQUEST.index as usize] = Slot { segments: buffer.scatter_list(), ..Slot::default() };
+    layer.slots[REQUEST.index as usize] =
+        RequestSlot { segments: buffer.scatter_list(), ..RequestSlot::default() };
     let id = data.id;
     layer.data = Some(data);
     (driver, buffer, disk, id)
@@ -43,7 +44,7 @@ fn run_dry(driver: &mut Driver<Sim>, seed: u64) {
 }
 
 /// Names an operation; what the backend is asked for.
-fn ask(driver: &mut Driver<Sim>, op: IoOp) -> Vec<(Kind, FileId, u64)> {
+fn ask(driver: &mut Driver<Sim>, op: IoOp) -> Vec<(OpKind, FileId, u64)> {
     let (mut out, layer, transform) = driver.engine.at(PLACE).unwrap();
     translate(&mut out, layer, Io { id: IoId { index: u32::MAX, generation: 1 }, op });
     transform.serve(&mut out, layer);
@@ -61,27 +62,27 @@ fn guest_data_goes_to_its_own_file_and_the_rest_does_not() {
     let fill = |source| IoOp::ReadFill { acb, part: Part::Head, part_len: 512, at: 0, len: 512, source };
     let (buffer_offset, len, host, bytes, within) = (0, 512, 4096, 512, 0);
     let cases = [
-        (IoOp::ReadData { request, buffer_offset, len, host }, Kind::Read, true),
-        (fill(FillSource::Host(host)), Kind::Read, true),
+        (IoOp::ReadData { request, buffer_offset, len, host }, OpKind::Read, true),
+        (fill(FillSource::Host(host)), OpKind::Read, true),
         (
             IoOp::WriteData { acb, request, buffer_offset, len, host, head: 0, tail: 0, zero: false },
-            Kind::Write,
+            OpKind::Write,
             true,
         ),
-        (IoOp::ZeroRange { host, len, unmap: true }, Kind::ZeroRange, true),
-        (IoOp::ReadTable { offset: host, len: 512 }, Kind::Read, false),
-        (IoOp::ReadCompressed { request, buffer_offset, len, host, bytes, within }, Kind::Read, false),
-        (fill(FillSource::Compressed { host, bytes, within }), Kind::Read, false),
-        (IoOp::PunchHole { host, len }, Kind::PunchHole, false),
-        (IoOp::Grow { from: host, to: 1 << 20 }, Kind::Grow, false),
-        (IoOp::SetLen { len: 1 << 20 }, Kind::SetLen, false),
+        (IoOp::ZeroRange { host, len, unmap: true }, OpKind::ZeroRange, true),
+        (IoOp::ReadTable { offset: host, len: 512 }, OpKind::Read, false),
+        (IoOp::ReadCompressed { request, buffer_offset, len, host, bytes, within }, OpKind::Read, false),
+        (fill(FillSource::Compressed { host, bytes, within }), OpKind::Read, false),
+        (IoOp::PunchHole { host, len }, OpKind::PunchHole, false),
+        (IoOp::Grow { from: host, to: 1 << 20 }, OpKind::Grow, false),
+        (IoOp::SetLen { len: 1 << 20 }, OpKind::SetLen, false),
     ];
     for (op, kind, guest) in cases {
         let (mut driver, _buffer, disk, data) = two_files();
         let asked = ask(&mut driver, op);
         assert_eq!(asked.len(), 1, "{op:?}");
         assert_eq!((asked[0].0, asked[0].1), (kind, if guest { data } else { disk }), "{op:?}");
-        assert!(asked[0].2 == host || kind == Kind::SetLen, "{op:?}");
+        assert!(asked[0].2 == host || kind == OpKind::SetLen, "{op:?}");
         run_dry(&mut driver, 0);
         assert_eq!(answers(&driver), 1, "{op:?}");
     }
@@ -115,7 +116,7 @@ fn a_sync_is_both_files_and_one_answer() {
     for seed in 0..8 {
         let (mut driver, _buffer, disk, data) = two_files();
         let asked = ask(&mut driver, IoOp::Sync);
-        assert_eq!(asked, [(Kind::Sync, data, 0), (Kind::Sync, disk, 0)]);
+        assert_eq!(asked, [(OpKind::Sync, data, 0), (OpKind::Sync, disk, 0)]);
         let mut order = Seeded::new(seed);
         driver.turn().unwrap();
         assert!(driver.backend_mut().step(&mut order));
@@ -131,7 +132,7 @@ fn a_sync_is_both_files_and_one_answer() {
 fn a_sync_fails_if_either_file_fails() {
     let failed = |which: usize, seed| {
         let (mut driver, _buffer, disk, data) = two_files();
-        let fault = Fault::new(&[Kind::Sync], When::From(0), libc::EIO).on([disk, data][which]);
+        let fault = Fault::new(&[OpKind::Sync], When::From(0), libc::EIO).on([disk, data][which]);
         driver.backend_mut().set_faults(FaultPlan::none().and(fault));
         // the first half alone says nothing
         let layer = &mut driver.engine.disks[0].layers[0];

@@ -2,7 +2,7 @@
 //! them.
 
 use crate::engine::translate::translate;
-use crate::layer::Slot;
+use crate::layer::RequestSlot;
 use crate::layer::clusters::{Clusters, Stage};
 use crate::layer::disk::Phase;
 use crate::layer::flight::Place;
@@ -11,7 +11,7 @@ use crate::memory::fill::side;
 use crate::transform::tests::{deflated, text};
 use crate::{Buffers, Config, Driver, Error, ErrorKind, Format, OpenOptions};
 use quod_backend::Buffer;
-use quod_backend::sim::{FileOptions, Kind, Seeded, Sim};
+use quod_backend::sim::{FileOptions, OpKind, Seeded, Sim};
 use quod_states::{AcbId, Fault, FillSource, Info, Io, IoId, IoOp, Part, RequestId};
 
 const SIZE: usize = 64 << 10;
@@ -80,7 +80,7 @@ fn answers(driver: &Driver<Sim>) -> u64 {
 }
 
 fn reads(driver: &Driver<Sim>) -> u64 {
-    driver.backend().counters().completed(Kind::Read)
+    driver.backend().counters().completed(OpKind::Read)
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn fills_and_requests_share_a_decompression() {
     let (mut driver, packed) = driver(&bytes);
     let mut buffer = Buffers::from(Buffer::zeroed(1000));
     let layer = &mut driver.engine.disks[0].layers[0];
-    layer.slots[5] = Slot { segments: buffer.scatter_list(), ..Slot::default() };
+    layer.slots[5] = RequestSlot { segments: buffer.scatter_list(), ..RequestSlot::default() };
     let request = RequestId { index: 5, generation: 0 };
     let (host, within) = (HOST, 60_000);
     ask(&mut driver, fill(2, packed, 1000, 5000));

@@ -19,7 +19,7 @@ fn workers_finish_what_they_were_sent_and_say_so() {
         let end = if number.is_multiple_of(3) { packed.len() / 2 } else { packed.len() };
         let loan = arena.take(end);
         arena.bytes_mut(&loan, end).copy_from_slice(&packed[..end]);
-        pool.send(Task {
+        pool.send(StreamTask {
             stream: Stream::new(Compression::Deflate, 0, end),
             input: arena.segment(&loan, 0, end),
             contents: Vec::new(),
@@ -70,7 +70,7 @@ fn workers_get_no_signals() {
     let mut workers = Workers::new(backend.notify_fd().unwrap(), 4).unwrap();
     let mut arena = Arena::new();
     let loan = arena.take(1);
-    workers.send(Task {
+    workers.send(StreamTask {
         stream: Stream::new(Compression::Deflate, 0, 1),
         input: arena.segment(&loan, 0, 1),
         contents: Vec::new(),

@@ -11,7 +11,7 @@ use quod::Format;
 
 /// What the value of an option is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum OptionKind {
     Text,
     Size,
     Number,
@@ -23,66 +23,71 @@ enum Kind {
 /// One option.
 struct Desc {
     name: &'static str,
-    kind: Kind,
+    kind: OptionKind,
     /// What is printed, and meant, when nothing is said.
     default: Option<&'static str>,
     help: &'static str,
 }
 
-const fn desc(name: &'static str, kind: Kind, default: Option<&'static str>, help: &'static str) -> Desc {
+const fn desc(
+    name: &'static str,
+    kind: OptionKind,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Desc {
     Desc { name, kind, default, help }
 }
 
-const SIZE: Desc = desc("size", Kind::Size, None, "Virtual disk size");
-const BACKING_FILE: Desc = desc("backing_file", Kind::Text, None, "File name of a base image");
-const BACKING_FMT: Desc = desc("backing_fmt", Kind::Text, None, "Image format of the base image");
-const NOCOW: Desc = desc("nocow", Kind::Refused, None, "");
-const EXTENT_SIZE_HINT: Desc = desc("extent_size_hint", Kind::Refused, None, "");
+const SIZE: Desc = desc("size", OptionKind::Size, None, "Virtual disk size");
+const BACKING_FILE: Desc = desc("backing_file", OptionKind::Text, None, "File name of a base image");
+const BACKING_FMT: Desc = desc("backing_fmt", OptionKind::Text, None, "Image format of the base image");
+const NOCOW: Desc = desc("nocow", OptionKind::Refused, None, "");
+const EXTENT_SIZE_HINT: Desc = desc("extent_size_hint", OptionKind::Refused, None, "");
 
-const RAW: &[Desc] = &[SIZE, desc("preallocation", Kind::Text, None, ""), NOCOW, EXTENT_SIZE_HINT];
+const RAW: &[Desc] = &[SIZE, desc("preallocation", OptionKind::Text, None, ""), NOCOW, EXTENT_SIZE_HINT];
 
 const QED: &[Desc] = &[
     SIZE,
     BACKING_FILE,
     BACKING_FMT,
-    desc("cluster_size", Kind::Size, Some("65536"), "Cluster size (in bytes)"),
-    desc("table_size", Kind::Size, None, "L1/L2 table size (in clusters)"),
+    desc("cluster_size", OptionKind::Size, Some("65536"), "Cluster size (in bytes)"),
+    desc("table_size", OptionKind::Size, None, "L1/L2 table size (in clusters)"),
     NOCOW,
     EXTENT_SIZE_HINT,
 ];
 
 const QCOW2: &[Desc] = &[
-    desc("encryption", Kind::Refused, None, ""),
-    desc("encrypt.format", Kind::Refused, None, ""),
-    desc("encrypt.key-secret", Kind::Refused, None, ""),
-    desc("encrypt.cipher-alg", Kind::Refused, None, ""),
-    desc("encrypt.cipher-mode", Kind::Refused, None, ""),
-    desc("encrypt.ivgen-alg", Kind::Refused, None, ""),
-    desc("encrypt.ivgen-hash-alg", Kind::Refused, None, ""),
-    desc("encrypt.hash-alg", Kind::Refused, None, ""),
-    desc("encrypt.iter-time", Kind::Refused, None, ""),
-    desc("cluster_size", Kind::Size, Some("65536"), "qcow2 cluster size"),
-    desc("extended_l2", Kind::Switch, Some("off"), "Extended L2 tables"),
+    desc("encryption", OptionKind::Refused, None, ""),
+    desc("encrypt.format", OptionKind::Refused, None, ""),
+    desc("encrypt.key-secret", OptionKind::Refused, None, ""),
+    desc("encrypt.cipher-alg", OptionKind::Refused, None, ""),
+    desc("encrypt.cipher-mode", OptionKind::Refused, None, ""),
+    desc("encrypt.ivgen-alg", OptionKind::Refused, None, ""),
+    desc("encrypt.ivgen-hash-alg", OptionKind::Refused, None, ""),
+    desc("encrypt.hash-alg", OptionKind::Refused, None, ""),
+    desc("encrypt.iter-time", OptionKind::Refused, None, ""),
+    desc("cluster_size", OptionKind::Size, Some("65536"), "qcow2 cluster size"),
+    desc("extended_l2", OptionKind::Switch, Some("off"), "Extended L2 tables"),
     desc(
         "preallocation",
-        Kind::Text,
+        OptionKind::Text,
         None,
         "Preallocation mode (allowed values: off, metadata, falloc, full)",
     ),
     desc(
         "compression_type",
-        Kind::Text,
+        OptionKind::Text,
         Some("zlib"),
         "Compression method used for image cluster compression",
     ),
     SIZE,
-    desc("compat", Kind::Text, None, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    desc("compat", OptionKind::Text, None, "Compatibility level (v2 [0.10] or v3 [1.1])"),
     BACKING_FILE,
     BACKING_FMT,
-    desc("data_file", Kind::Text, None, "File name of an external data file"),
-    desc("data_file_raw", Kind::Switch, None, "The external data file must stay valid as a raw image"),
-    desc("lazy_refcounts", Kind::Switch, Some("off"), "Postpone refcount updates"),
-    desc("refcount_bits", Kind::Number, Some("16"), "Width of a reference count entry in bits"),
+    desc("data_file", OptionKind::Text, None, "File name of an external data file"),
+    desc("data_file_raw", OptionKind::Switch, None, "The external data file must stay valid as a raw image"),
+    desc("lazy_refcounts", OptionKind::Switch, Some("off"), "Postpone refcount updates"),
+    desc("refcount_bits", OptionKind::Number, Some("16"), "Width of a reference count entry in bits"),
     NOCOW,
     EXTENT_SIZE_HINT,
 ];
@@ -102,10 +107,10 @@ pub fn help(format: Format) -> String {
     let mut text = format!("Supported {} options:\n", format.name());
     for Desc { name, kind, help, .. } in descs {
         let kind = match kind {
-            Kind::Text | Kind::Refused => "str",
-            Kind::Size => "size",
-            Kind::Number => "num",
-            Kind::Switch => "bool (on/off)",
+            OptionKind::Text | OptionKind::Refused => "str",
+            OptionKind::Size => "size",
+            OptionKind::Number => "num",
+            OptionKind::Switch => "bool (on/off)",
         };
         let shape = format!("{name}=<{kind}>");
         text += &format!("  {shape:<22} - {help}\n");
@@ -154,11 +159,11 @@ impl Values {
         let desc = descs(self.format).iter().find(|desc| desc.name == name);
         let desc = desc.ok_or_else(|| format!("Invalid parameter '{name}'"))?;
         match desc.kind {
-            Kind::Text => {}
-            Kind::Size => drop(size(name, &value)?),
-            Kind::Number => drop(number(name, &value)?),
-            Kind::Switch => drop(switch(name, &value)?),
-            Kind::Refused => return Err(format!("The option '{name}' is not supported")),
+            OptionKind::Text => {}
+            OptionKind::Size => drop(size(name, &value)?),
+            OptionKind::Number => drop(number(name, &value)?),
+            OptionKind::Switch => drop(switch(name, &value)?),
+            OptionKind::Refused => return Err(format!("The option '{name}' is not supported")),
         }
         self.set(desc.name, value);
         Ok(())
@@ -200,11 +205,11 @@ impl Values {
             let Some(text) = self.text(name) else { continue };
             let value = match kind {
                 // as it would be typed: commas doubled
-                Kind::Text => text.replace(',', ",,"),
-                Kind::Size => self.size(name).unwrap_or(0).to_string(),
+                OptionKind::Text => text.replace(',', ",,"),
+                OptionKind::Size => self.size(name).unwrap_or(0).to_string(),
                 // QEMU prints it with a sign
-                Kind::Number => (self.number(name).unwrap_or(0) as i64).to_string(),
-                Kind::Switch | Kind::Refused => text.to_string(),
+                OptionKind::Number => (self.number(name).unwrap_or(0) as i64).to_string(),
+                OptionKind::Switch | OptionKind::Refused => text.to_string(),
             };
             line += &format!(" {name}={value}");
         }
