@@ -27,7 +27,7 @@ pub struct OpenFlags {
 /// and 200.. that QEMU uses (one byte a permission).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LockMode {
-    /// We read, and tolerate who writes, as QEMU does with raw files.
+    /// We read, and tolerate writers, as QEMU does with raw files.
     Share,
     /// We read and tolerate no writer.
     Read,

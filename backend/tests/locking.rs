@@ -72,7 +72,7 @@ fn each(test: impl Fn(&mut dyn Backend, &Path)) {
     for mut backend in backends(8) {
         let dir = temp_dir();
         let path = dir.path().join("image");
-        // a raw image would not do: who only reads one does not mind writers
+        // a raw image would not do: whoever only reads one does not mind writers
         works(tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "size=1M"], &path));
         test(&mut *backend, &path);
     }

@@ -241,7 +241,7 @@ impl OpenOptions {
         self
     }
 
-    /// Who may be opened as a backing or data file; nobody by default. See [`crate::gate`].
+    /// Which files may be opened as a backing or data file; none by default. See [`crate::gate`].
     pub fn open_gate(mut self, gate: impl OpenGate + Send + 'static) -> Self {
         self.open_gate = Arc::new(Mutex::new(gate));
         self

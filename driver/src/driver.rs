@@ -314,7 +314,7 @@ fn check(disk: &Disk, request: &Request) -> Result<(), Error> {
     }
 }
 
-/// Whose machine takes it: the image's, but for a map.
+/// The layer whose machine takes it: the image's, but for a map.
 fn layer_of(kind: &RequestKind) -> usize {
     match kind {
         RequestKind::Map { layer, .. } => *layer,

@@ -56,8 +56,8 @@ impl<'a> Named<'a> {
         }
     }
 
-    /// The file of this name beside the image, if that is another than [`Named::path`]: what somebody may
-    /// have meant who made the image in its folder.
+    /// The file of this name beside the image, if that is another than [`Named::path`]: what may have been
+    /// meant by whoever made the image in its folder.
     pub fn beside(&self) -> Option<PathBuf> {
         let path = self.path()?;
         let beside = beside(self.image, path.as_os_str().as_bytes());

@@ -286,7 +286,7 @@ fn a_raw_image_that_somebody_writes_is_read_by_those_who_say_so() {
         ));
     }
     writer.close().unwrap();
-    // and who only looks at one keeps nobody from writing it
+    // and whoever only looks at one keeps nobody from writing it
     let reader = Session::open(&path, tolerant().format(raw)).unwrap();
     Session::open(&path, OpenOptions::new().write(true).format(raw)).unwrap().close().unwrap();
     reader.close().unwrap();

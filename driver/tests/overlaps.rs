@@ -189,7 +189,7 @@ fn a_larger_write_over_smaller_ones() {
     shape(&[(CLUSTER + 4096, 4096), (CLUSTER - 8192, CLUSTER), (CLUSTER, CLUSTER)], compressed);
 }
 
-/// Bytes, not sectors: those who share a sector modify it one after the other.
+/// Bytes, not sectors: requests that share a sector modify it one after the other.
 #[test]
 fn pieces_of_sectors() {
     let writes: Vec<_> = (0..30).map(|n| (CLUSTER - 2000 + n * 100, 100)).collect();

@@ -302,7 +302,7 @@ fn bitmaps_do_not_look_valid_after_we_wrote() {
     assert!(info.contains("changes"), "{info}");
     let facts = |image: &Path| std::fs::metadata(image).map(|facts| (facts.modified().unwrap(), facts.len()));
     let (before, touched) = (std::fs::read(&image).unwrap(), facts(&image).unwrap());
-    // who changes nothing leaves the file alone, though it may be written
+    // whoever changes nothing leaves the file alone, though it may be written
     for write in [false, true] {
         let mut session = Session::open(&image, OpenOptions::new().write(write)).unwrap();
         let disk = session.disk();

@@ -14,7 +14,7 @@ const BOUNDS: Bounds = Bounds { states: 20_000, images: 64 };
 /// Seeds that a rule may need.
 const SEEDS: u64 = 400;
 
-/// Who must notice.
+/// What must notice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Explorer,
@@ -54,7 +54,7 @@ fn is_noticed(rule: Rule, names: &str, by: By, tweak: Tweak) {
     }
 }
 
-/// A line is a test: its name, the rule, the scenarios, who notices.
+/// A line is a test: its name, the rule, the scenarios, and what notices.
 macro_rules! noticed {
     ($(fn $name:ident() $rule:ident $names:literal $by:ident)+) => {
         $(

@@ -154,7 +154,7 @@ impl Sim {
         }
     }
 
-    /// Readers share; a writer shares with those who tolerate writers, and not with writers.
+    /// Readers share; a writer shares with readers that tolerate it, and not with writers.
     fn lock(&mut self, index: usize, mode: LockMode) -> Result<Output, Errno> {
         let Some(handle) = self.handles.get(index) else { return error(libc::EBADF) };
         let writes = |mode| mode == LockMode::Write;

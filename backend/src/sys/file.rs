@@ -68,8 +68,8 @@ impl OpenFile {
         OpenFile::adopt(fd, flags, &statx)
     }
 
-    /// Takes over a descriptor that was opened with [`open_flags`]. Asks the file system who it is, which may
-    /// take as long as any other question.
+    /// Takes over a descriptor that was opened with [`open_flags`]. Asks the file system which it is, and
+    /// that may take as long as any other question.
     pub(crate) fn adopt(fd: OwnedFd, flags: OpenFlags, statx: &libc::statx) -> Result<OpenFile, Errno> {
         match u32::from(statx.stx_mode) & libc::S_IFMT {
             libc::S_IFREG | libc::S_IFBLK => {}

@@ -1,5 +1,5 @@
-//! The pool of those who make blocking system calls: all of `threads`, and the few things that a ring cannot
-//! do.
+//! The pool of threads that make blocking system calls: all of `threads`, and the few things that a ring
+//! cannot do.
 //!
 //! Knows: tasks by number. Must never know: tokens, capacity, threads (those are [`crate::pool`]'s).
 

@@ -75,7 +75,7 @@ impl Context {
             }
             Work::Examine { fd, flags, statx } => {
                 result.map_err(Err)?;
-                // the file system is asked who it is: no operation of the ring does that
+                // the file system is asked which it is: no operation of the ring does that
                 Ok(Some(Work::help(SysTask::Adopt { fd, flags, statx })))
             }
             Work::Register { index, .. } => {

@@ -1,4 +1,4 @@
-//! Who is told how a replay comes along, and may end it.
+//! Whoever is told how a replay comes along, and may end it.
 //!
 //! Knows: phases and their steps. Must never know: terminals.
 

@@ -120,7 +120,7 @@ pub fn end(code: ExitCode) -> ExitCode {
     }
 }
 
-/// Stdout for those who want a stream. It never fails: `end` tells.
+/// Stdout for code that wants a stream. It never fails: `end` tells.
 pub struct Stream;
 
 impl Write for Stream {

@@ -5,6 +5,7 @@
 //! * every source file starts with a `//!` header;
 //! * no `unwrap()`, no `expect()` outside tests, unless a comment on the same line or the line before it says
 //!   `cannot fail:` and why; no macros or words in comments for what is still to be done;
+//! * comments outside states/ call no request, thread or want a person;
 //! * `print!` and its like, which panic if nobody reads, only where [`PRINTS`] allows them;
 //! * `unsafe` only where [`UNSAFE`] allows it;
 //! * the top level holds what the plan of the house names and nothing more;
@@ -74,6 +75,8 @@ const UNSAFE: [&str; 10] = [
 ];
 /// Programs whose output only their authors read. The command has `out.rs`.
 const PRINTS: [&str; 2] = ["driver/examples/", "bench/examples/"];
+/// Where comments still call requests people.
+const PEOPLE: &str = "states/";
 const PRINTING: [&str; 5] = ["print!(", "println!(", "eprint!(", "eprintln!(", "dbg!("];
 const TOP_LEVEL: [&str; 14] = [
     "CHANGELOG.md",
@@ -169,6 +172,9 @@ fn words(name: &str, lines: &[Line]) -> Vec<String> {
         }
         if has_word(&line.comment, "TODO") || has_word(&line.comment, "FIXME") {
             say("unfinished, says its comment");
+        }
+        if line.comment.contains("those who") && !name.starts_with(PEOPLE) {
+            say("`those who` are people: a request, a thread, a want is what it is, or `those that`");
         }
         let prints = PRINTING.iter().any(|print| calls(&line.code, print));
         if prints && !line.in_test && !is_test(name) && !PRINTS.iter().any(|place| name.starts_with(place)) {
@@ -354,6 +360,7 @@ fn f<'a>(text: &'a str) -> char {
             "fn f() { unimplemented!() }",
             "// TODO: later",
             "/// FIXME",
+            "/// Wakes those who wait for it.",
             "fn f() { unsafe { g() } }",
             "unsafe fn f() {}",
             "fn f() { println!(); }",

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 /// See the module's header.
 pub(crate) struct Engine<B> {
-    // Fields are dropped in this order: the workers of the transforms end first, who read the arena's
+    // Fields are dropped in this order: the workers of the transforms end first, which read the arena's
     // buffers; the port's first field is the backend, which waits for everything in
     // flight, so the buffers in the port's arena and in the disks' request slots go only when nothing uses
     // them any more.

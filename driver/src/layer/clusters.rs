@@ -1,14 +1,14 @@
 //! The compressed clusters of one layer: those that are wanted, in progress, and kept for the next read of
 //! them.
 //!
-//! Knows: clusters by the host offset of their data, who waits for which. Must never know: how one is read
-//! and decompressed, table entries, requests beyond the buffer that is to be filled.
+//! Knows: clusters by the host offset of their data, which I/O waits for which. Must never know: how one is
+//! read and decompressed, table entries, requests beyond the buffer that is to be filled.
 //!
 //! Invariants:
 //! * concurrent reads of one cluster share one decompression; what a read waits for is bounded by the
 //!   machine's acbs, the clusters kept by [`KEEP`] and [`FEWEST`];
 //! * what is kept is never stale: the machine says which host ranges may be used again, and a cluster that
-//!   lies there is dropped, or, in progress, serves those who wait for it and nobody else.
+//!   lies there is dropped, or, in progress, serves those that wait for it and nothing else.
 
 use super::flight::Dest;
 use quod_states::qcow2::Compression;
@@ -196,7 +196,7 @@ impl Clusters {
         self.clusters[index].contents.get(from..from + len).unwrap_or_default()
     }
 
-    /// The cluster is there: those who waited for it, a copy for each of whom is to be made.
+    /// The cluster is there: those that waited for it, for each of which a copy is to be made.
     pub(crate) fn ready(&mut self, index: usize) -> Drain<'_, Want> {
         let cluster = &mut self.clusters[index];
         cluster.stage = Stage::Ready;
@@ -204,7 +204,7 @@ impl Clusters {
         cluster.wants.drain(..)
     }
 
-    /// The cluster will not come: those who waited for it.
+    /// The cluster will not come: those that waited for it.
     pub(crate) fn broken(&mut self, index: usize) -> Drain<'_, Want> {
         let cluster = &mut self.clusters[index];
         cluster.stage = Stage::Empty;

@@ -70,7 +70,7 @@ impl Transform {
         Some(Made { work, progress, contents: Some(contents) })
     }
 
-    /// Whose cluster has waited longest for a slice.
+    /// The layer whose cluster has waited longest for a slice.
     pub(crate) fn next_slice(&self) -> Option<Place> {
         self.queue.front().map(|(work, _)| work.place)
     }
@@ -89,7 +89,7 @@ impl Transform {
         self.queue.pop_front().map(|(work, _)| Made { work, progress, contents: None })
     }
 
-    /// A stream has ended: those who wait for its cluster are served. It is no operation of its disk any
+    /// A stream has ended: those that wait for its cluster are served. It is no operation of its disk any
     /// more, as soon as the caller has counted it down.
     pub(crate) fn made<B: Backend>(&mut self, out: &mut Out<'_, B>, layer: &mut Layer, made: Made) {
         let Made { work, progress, contents } = made;

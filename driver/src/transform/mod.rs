@@ -29,7 +29,7 @@ use workers::Workers;
 
 /// Bytes that one slice takes or makes at most.
 const SLICE: usize = 32 << 10;
-/// Bytes that a turn copies to those who wait, at most.
+/// Bytes that a turn copies to those that wait, at most.
 pub(crate) const COPY: u64 = 64 << 10;
 
 /// What waits for its turn on this thread, and the workers.

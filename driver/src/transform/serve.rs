@@ -81,7 +81,7 @@ impl Transform {
         }
     }
 
-    /// Whose copy is the next to be made.
+    /// The layer whose copy is the next to be made.
     pub(crate) fn next_copy(&self) -> Option<Place> {
         self.copies.front().map(|copying| copying.place)
     }

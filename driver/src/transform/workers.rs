@@ -1,4 +1,4 @@
-//! The pool of those who decompress, where there is a descriptor that can wake the event loop.
+//! The pool of threads that decompress, where there is a descriptor that can wake the event loop.
 //!
 //! Knows: streams and the memory they move between, the backend's notification descriptor. Must never know:
 //! disks, wants, threads (those are [`quod_backend::pool`]'s).

@@ -101,8 +101,8 @@ fn vhdx(host: &mut Host) -> Result<Option<u64>, Error> {
     Ok(le64(&host.read(offset + u64::from(item), 8)?, 0))
 }
 
-/// Virtual PC counts cylinders, heads and sectors; those who came later, and disks too large for that, say
-/// the size itself.
+/// Virtual PC counts cylinders, heads and sectors; programs that came later, and disks too large for that,
+/// say the size itself.
 fn vhd(footer: &[u8]) -> Option<u64> {
     const PLAIN: [&[u8]; 6] = [b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS", b"wa\0\0"];
     let (creator, geometry) = (footer.get(28..32)?, footer.get(56..60)?);

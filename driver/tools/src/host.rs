@@ -49,7 +49,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Opens a file for reading, as QEMU's tools do: who writes to it is refused, unless it is raw.
+    /// Opens a file for reading, as QEMU's tools do: whoever writes to it is refused, unless it is raw.
     pub(crate) fn open_shared(path: &Path, format: Option<Format>) -> Result<Host, Error> {
         let mut host = Host::open(path, false, false)?;
         host.lock(LockMode::Share)?;

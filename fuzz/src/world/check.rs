@@ -34,7 +34,7 @@ impl World {
         Ok(())
     }
 
-    /// Who waits for what.
+    /// Which requests wait for what.
     pub fn describe(&self) -> String {
         let image = self.disk.and_then(|disk| self.driver.image(disk, 0));
         image.map_or_else(|| String::from("closed"), |image| image.describe())
@@ -76,8 +76,8 @@ impl World {
         Ok(())
     }
 
-    /// QE12: who is killed now, with nothing in flight, leaves a QED image that asks for a check, or has no
-    /// space behind its data.
+    /// QE12: a writer that is killed now, with nothing in flight, leaves a QED image that asks for a check,
+    /// or has no space behind its data.
     pub fn killed(&self) -> Checked {
         let at_rest = self.tickets.is_empty() && self.driver.backend().in_flight() == 0;
         match at_rest && self.disk.is_some() && !self.faulted {
