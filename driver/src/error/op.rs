@@ -49,6 +49,8 @@ pub enum FileOp {
     Examine,
     /// To lock it.
     Lock,
+    /// To lock it, where its file system has no locks.
+    LockWithout,
     /// To read it while it is opened.
     Read,
     /// To create it.
@@ -59,6 +61,16 @@ pub enum FileOp {
     WriteHeader,
 }
 
+impl FileOp {
+    /// To lock it, if the operating system answered so.
+    pub const fn locking(errno: i32) -> FileOp {
+        match errno {
+            libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK => FileOp::LockWithout,
+            _ => FileOp::Lock,
+        }
+    }
+}
+
 impl fmt::Display for FileOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -66,6 +78,10 @@ impl fmt::Display for FileOp {
             FileOp::OpenDirect => "open with O_DIRECT, which its file system may not have",
             FileOp::Examine => "examine",
             FileOp::Lock => "lock",
+            FileOp::LockWithout => {
+                "lock: its file system has no locks (OpenOptions::lock(false), file.locking=off on the command \
+                 line, opens it without; then nothing keeps two writers apart)"
+            }
             FileOp::Read => "read",
             FileOp::Create => "create",
             FileOp::ReadSnapshots => "read the snapshot table",

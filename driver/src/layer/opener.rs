@@ -220,7 +220,7 @@ pub(crate) fn step_error(opener: &Opener, errno: Errno) -> Error {
             let lock = if opener.lock == LockMode::Write { Lock::Write } else { Lock::Read };
             return opener.error(ErrorKind::Locked(lock));
         }
-        OpenStep::Lock => FileOp::Lock,
+        OpenStep::Lock => FileOp::locking(errno.0),
         OpenStep::Prove | OpenStep::Machine => FileOp::Read,
     };
     opener.error(ErrorKind::Io { op, errno: errno.0 })

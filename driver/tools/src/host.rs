@@ -84,7 +84,7 @@ impl Host {
                     let lock = if mode == LockMode::Write { Lock::Write } else { Lock::Read };
                     return Err(self.fault(ErrorKind::Locked(lock)));
                 }
-                Err(errno) => return Err(self.io(FileOp::Lock, errno)),
+                Err(errno) => return Err(self.io(FileOp::locking(errno.0), errno)),
             }
         }
     }

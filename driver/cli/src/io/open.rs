@@ -31,8 +31,10 @@ pub struct Mode {
     pub snapshot: bool,
     /// What is read from a backing file is written to the image.
     pub copy_on_read: bool,
-    /// No locks.
+    /// No locks, though a writer may have the image open.
     pub force_share: bool,
+    /// No locks: for stores that have none.
+    pub unlocked: bool,
     /// `native` was asked for, which needs `direct`.
     pub native: bool,
     /// The engine.
@@ -69,6 +71,16 @@ impl Mode {
         Ok(())
     }
 
+    /// As QEMU takes it; `auto` takes locks where the kernel has them, which is everywhere.
+    fn set_locking(&mut self, name: &str) -> Result<(), String> {
+        self.unlocked = match name {
+            "on" | "auto" => false,
+            "off" => true,
+            _ => return Err(format!("invalid parameter value: {name}")),
+        };
+        Ok(())
+    }
+
     fn set_detect_zeroes(&mut self, name: &str) -> Result<(), String> {
         self.detect_zeroes = match name {
             "off" => None,
@@ -88,6 +100,11 @@ impl Mode {
             _ => return Err(format!("Invalid aio option: {name}")),
         };
         Ok(())
+    }
+
+    /// Files are locked when they are opened.
+    pub fn takes_locks(&self) -> bool {
+        !self.force_share && !self.unlocked
     }
 
     /// Modes that exclude each other.
@@ -170,6 +187,8 @@ pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result
             "file.filename" if !file_driver => file = Some(PathBuf::from(value)),
             "filename" if file_driver => file = Some(PathBuf::from(value)),
             "data-file.driver" if value == "file" => {}
+            "file.locking" if !file_driver => mode.set_locking(value)?,
+            "locking" if file_driver => mode.set_locking(value)?,
             "data-file.filename" => mode.data_file = Some(PathBuf::from(value)),
             "force-share" => mode.force_share = switch(name, value)?,
             "file" => return Err(format!("Cannot find device='{value}' nor node-name='{value}'")),
@@ -211,6 +230,15 @@ mod tests {
         assert_eq!(read("driver=qed,file.driver=file,file.filename=a,,b"), Ok(("a,b".into(), qed, false)));
         assert_eq!(read("file.filename=x,read-only=on"), Ok(("x".into(), None, true)));
         assert_eq!(read("driver=file,filename=x"), Ok(("x".into(), Some(Format::Raw), false)));
+        let unlocked = |text: &str| {
+            let mut mode = Mode::default();
+            image_options(text, None, &mut mode).map(|_| mode.unlocked)
+        };
+        for (value, off) in [("on", false), ("auto", false), ("off", true)] {
+            assert_eq!(unlocked(&format!("driver=qcow2,file.filename=x,file.locking={value}")), Ok(off));
+            assert_eq!(unlocked(&format!("file.filename=x,file.locking={value}")), Ok(off));
+            assert_eq!(unlocked(&format!("driver=file,filename=x,locking={value}")), Ok(off));
+        }
         let refused = [
             ("driver=qed,file.filename=x,foo=1", "Block format 'qed' does not support the option 'foo'"),
             (
@@ -220,6 +248,11 @@ mod tests {
             ("driver=vmdk,file.filename=x", "Unknown driver 'vmdk'"),
             ("driver=qed,file.driver=blkdebug", "Unknown driver 'blkdebug'"),
             ("filename=x", "Must specify either driver or file"),
+            ("driver=qed,file.filename=x,file.locking=maybe", "invalid parameter value: maybe"),
+            (
+                "driver=qed,file.filename=x,locking=off",
+                "Block format 'qed' does not support the option 'locking'",
+            ),
         ];
         for (text, error) in refused {
             assert_eq!(read(text), Err(error.to_string()), "{text}");

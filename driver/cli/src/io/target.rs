@@ -54,7 +54,7 @@ impl<T> Target<T> {
             .format(mode.format.filter(|_| overlay.is_none()))
             .write(!mode.read_only)
             .direct(mode.direct)
-            .lock(!mode.force_share)
+            .lock(mode.takes_locks())
             .tolerate_writers(true)
             .open_gate(AllowAll);
         if let Some(bytes) = cache_bytes {
@@ -256,7 +256,7 @@ impl<T> Target<T> {
 fn make_overlay(path: &Path, mode: &Mode) -> Result<(PathBuf, TempDir), String> {
     let words = |error: std::io::Error| format!("Could not make a temporary overlay: {error}");
     let info =
-        tools::info(path, mode.format, mode.force_share).map_err(|error| why_not_opened(path, &error))?;
+        tools::info(path, mode.format, !mode.takes_locks()).map_err(|error| why_not_opened(path, &error))?;
     let folder = tempfile::tempdir().map_err(words)?;
     let file = folder.path().join("overlay.qed");
     let full = std::path::absolute(path).map_err(words)?.display().to_string();
