@@ -79,8 +79,8 @@ impl fmt::Display for FileOp {
             FileOp::Examine => "examine",
             FileOp::Lock => "lock",
             FileOp::LockWithout => {
-                "lock: its file system has no locks (OpenOptions::lock(false), file.locking=off on the command \
-                 line, opens it without; then nothing keeps two writers apart)"
+                "lock: its file system has no locks (OpenOptions::lock(false), file.locking=off on the \
+                 command line, opens it without; then nothing keeps two writers apart)"
             }
             FileOp::Read => "read",
             FileOp::Create => "create",

@@ -25,8 +25,8 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
             Some(format!("Could not open '{shown}': filesystem does not support O_DIRECT"))
         }
         ErrorKind::Io { op: FileOp::LockWithout, .. } => Some(format!(
-            "Could not open '{shown}': its file system has no locks; file.locking=off (--image-opts) opens it \
-             without, and then nothing keeps two writers apart"
+            "Could not open '{shown}': its file system has no locks; file.locking=off (--image-opts) opens \
+             it without, and then nothing keeps two writers apart"
         )),
         ErrorKind::Io { errno, .. } => {
             let hint = if *errno == libc::ENOENT { namesake(image, file) } else { None };
