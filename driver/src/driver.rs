@@ -60,13 +60,7 @@ impl<B: Backend> Driver<B> {
         if path.as_ref().as_os_str().is_empty() {
             return Err(Error::Misuse("an empty path"));
         }
-        let index = match self.engine.vacant.pop() {
-            Some(index) => index,
-            None => {
-                self.engine.disks.push(Disk::vacant());
-                self.engine.disks.len() as u32 - 1
-            }
-        };
+        let index = self.engine.vacant();
         let disk = &mut self.engine.disks[index as usize];
         disk.phase =
             Phase::Opening(Box::new(Opener::new(path.as_ref().to_path_buf(), options, self.engine.now)));
@@ -110,31 +104,28 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    /// Begins nothing more for the disk's requests with this `user` value. Returns how many are left undone,
-    /// or in part: each of those ends with [`Error::Cancelled`], when what is in flight for it, or what it
-    /// waits for, has ended; its buffers come back then. Of the range of a write any part may have been done,
-    /// as after an error. A flush, quiesce, close or resize runs to its end, and so does an opening.
+    /// Begins nothing more for the disk's requests with this `user` value: also not what `submit` accepted
+    /// and no `turn` has handed over. Returns how many are left undone, or in part: each of those ends with
+    /// [`Error::Cancelled`], when what is in flight for it, or what it waits for, has ended; its buffers come
+    /// back then. Of the range of a write any part may have been done, as after an error. A flush, quiesce,
+    /// close or resize runs to its end, and so does an opening.
     ///
     /// Never blocks. Costs a look at every control block of the disk ([`OpenOptions::acbs`]).
     pub fn cancel(&mut self, disk: DiskId, user: u64) -> usize {
-        let disk = self
-            .engine
-            .disks
-            .get_mut(disk.index as usize)
-            .filter(|found| found.generation == disk.generation);
-        match disk.and_then(|disk| disk.layers.first_mut()) {
-            Some(layer) => layer.image.cancel(user),
-            None => 0,
+        if self.engine.disk(disk).is_none() {
+            return 0;
         }
+        self.begins();
+        let cancelled = self.engine.cancel(disk.index, user);
+        self.measured();
+        cancelled
     }
 
     /// Puts a request into its machine.
     fn admit(&mut self, id: DiskId, request: Request) -> Result<Place, Box<Rejected>> {
         let reject = |reason, request| Err(Box::new(Rejected { reason, request }));
-        let most = self.engine.config.requests;
-        let Some(disk) =
-            self.engine.disks.get_mut(id.index as usize).filter(|disk| disk.generation == id.generation)
-        else {
+        let (most, now) = (self.engine.config.requests, self.engine.now);
+        let Some(disk) = self.engine.disk_mut(id) else {
             return reject(Refusal::Error(Error::Closed), request);
         };
         if let Err(error) = check(disk, &request) {
@@ -148,7 +139,7 @@ impl<B: Backend> Driver<B> {
         let core = request.kind.to_core(request.user);
         match layer.image.submit(core) {
             Ok(slot) => {
-                layer.occupy(slot, request.kind, core.len, self.engine.now);
+                layer.occupy(slot, request, core.len, now);
                 disk.outstanding += 1;
                 self.engine.accepted += 1;
                 Ok(Place { disk: id.index, layer: index as u16 })
@@ -185,9 +176,7 @@ impl<B: Backend> Driver<B> {
     /// The next thing that ended. Only takes it from a queue.
     pub fn next_completion(&mut self) -> Option<Completion> {
         let completion = self.engine.done.pop_front()?;
-        if let Some(disk) = self.engine.disks.get_mut(completion.disk.index as usize)
-            && disk.generation == completion.disk.generation
-        {
+        if let Some(disk) = self.engine.disk_mut(completion.disk) {
             disk.outstanding -= 1;
         }
         Some(completion)
@@ -201,7 +190,7 @@ impl<B: Backend> Driver<B> {
     }
 
     fn disk(&self, id: DiskId) -> Option<&Disk> {
-        self.engine.disks.get(id.index as usize).filter(|disk| disk.generation == id.generation)
+        self.engine.disk(id)
     }
 
     /// Facts about a disk, once it is open.

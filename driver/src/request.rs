@@ -9,9 +9,12 @@ use quod_states::{Extent, Flags, Format, Info, Kind, Met, Report};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Names an open disk. Never reused: a closed disk's id stays invalid.
+/// Names an open disk of one driver. Never reused: a closed disk's id stays invalid, and to another driver of
+/// the process it is that of a closed disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct DiskId {
+    /// Which driver of the process.
+    pub(crate) driver: u32,
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }

@@ -450,6 +450,75 @@ fn transitions_are_recorded_when_asked_for() {
 }
 
 #[test]
+fn what_no_turn_has_handed_over_is_not_done() {
+    for (below, write) in [(false, false), (false, true), (true, false)] {
+        let mut sim = Sim::new();
+        sim.insert_file("disk", &qed(1 << 20, below.then_some("base")), FileOptions::default());
+        sim.insert_file("base", &pattern(SIZE), FileOptions::default());
+        let mut driver = driver_on(sim);
+        let options = OpenOptions::new().write(true).open_gate(AllowAll);
+        let (disk, result) = open(&mut driver, options);
+        result.unwrap();
+        let mut order = Seeded::new(1);
+        if !below {
+            submit(&mut driver, disk, Request::write(0, Buffer::from(&[1; 1024][..]), 0));
+            next(&mut driver, &mut order).result.unwrap();
+        }
+        // the table is there now, or is not needed
+        submit(&mut driver, disk, Request::read(0, Buffer::zeroed(512), 0));
+        next(&mut driver, &mut order).result.unwrap();
+        let before = *driver.backend().counters();
+        for user in [1, 2] {
+            let buffer = Buffer::from(&[9; 512][..]);
+            let offset = 512 * (user - 1);
+            let request = match write {
+                true => Request::write(offset, buffer, user),
+                false => Request::read(offset, buffer, user),
+            };
+            submit(&mut driver, disk, request);
+        }
+        assert_eq!((driver.cancel(disk, 2), driver.cancel(disk, 2)), (1, 0));
+        let mut done = [next(&mut driver, &mut order), next(&mut driver, &mut order)];
+        done.sort_by_key(|done| done.user);
+        assert_eq!(done[0].result, Ok(()), "its neighbour is left alone");
+        assert_eq!(done[1].result, Err(Error::Cancelled));
+        assert_eq!(done[1].kind.buffers().map(Buffers::len), Some(512));
+        let after = driver.backend().counters();
+        let read = after.bytes_read - before.bytes_read;
+        let written = after.bytes_written - before.bytes_written;
+        assert_eq!((read, written), if write { (0, 512) } else { (512, 0) }, "below: {below}");
+        submit(&mut driver, disk, Request::read(0, Buffer::zeroed(1024), 3));
+        let read = next(&mut driver, &mut order);
+        let mut bytes = [0; 1024];
+        read.kind.buffers().unwrap().copy_to(&mut bytes);
+        if write {
+            assert_eq!((bytes[0], bytes[512]), (9, 1));
+        }
+        assert_eq!(driver.poisoned(disk), None);
+        submit(&mut driver, disk, Request::close(4));
+        next(&mut driver, &mut order).result.unwrap();
+    }
+}
+
+#[test]
+fn a_disk_belongs_to_its_driver() {
+    let make = || {
+        let mut sim = Sim::new();
+        sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+        let mut driver = driver_on(sim);
+        let (disk, result) = open(&mut driver, raw());
+        result.unwrap();
+        (driver, disk)
+    };
+    let ((mut one, disk), (mut other, _)) = (make(), make());
+    let refused = other.submit(disk, Request::read(0, Buffer::zeroed(512), 1)).unwrap_err();
+    assert_eq!(refused.reason, Refusal::Error(Error::Closed));
+    assert!(other.disk_info(disk).is_none() && other.stats(disk).is_none() && other.cancel(disk, 1) == 0);
+    submit(&mut one, disk, Request::read(0, Buffer::zeroed(512), 1));
+    next(&mut one, &mut Seeded::new(1)).result.unwrap();
+}
+
+#[test]
 fn a_cancelled_request_is_answered_with_its_buffers() {
     let mut sim = Sim::new();
     sim.insert_file("disk", &qed(1 << 20, None), FileOptions::default());

@@ -5,6 +5,7 @@
 //! Invariant: the number of accepted requests and of undelivered completions is bounded by
 //! [`Config::requests`] per disk.
 
+mod cancel;
 mod close;
 mod open;
 mod pump;
@@ -18,11 +19,12 @@ use crate::layer::disk::Disk;
 use crate::layer::flight::Place;
 use crate::layer::out::{LayerJob, Out};
 use crate::layer::port::Port;
-use crate::request::Completion;
+use crate::request::{Completion, DiskId};
 use crate::trace::Transitions;
 use crate::transform::Transform;
 use quod_backend::{Backend, Completion as Landed};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// See the module's header.
@@ -34,7 +36,7 @@ pub(crate) struct Engine<B> {
     pub(crate) transform: Transform,
     pub(crate) port: Port<B>,
     pub(crate) disks: Vec<Disk>,
-    pub(crate) vacant: Vec<u32>,
+    vacant: Vec<u32>,
     jobs: VecDeque<LayerJob>,
     pub(crate) done: VecDeque<Completion>,
     pub(crate) transitions: Transitions,
@@ -48,7 +50,12 @@ pub(crate) struct Engine<B> {
     /// In `submit`: what ends now gets its time when the call ends.
     pub(crate) submitting: bool,
     reaped: Vec<Landed>,
+    /// Which driver of the process this is: so that nobody takes the id of another one's disk for his own's.
+    number: u32,
 }
+
+/// Drivers made so far.
+static DRIVERS: AtomicU32 = AtomicU32::new(0);
 
 impl<B: Backend> Engine<B> {
     pub(crate) fn new(backend: B, config: Config) -> Engine<B> {
@@ -67,7 +74,26 @@ impl<B: Backend> Engine<B> {
             config,
             submitting: false,
             reaped: Vec::with_capacity(room),
+            number: DRIVERS.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// A slot for a disk, which is vacant.
+    pub(crate) fn vacant(&mut self) -> u32 {
+        self.vacant.pop().unwrap_or_else(|| {
+            self.disks.push(Disk::vacant(self.number));
+            self.disks.len() as u32 - 1
+        })
+    }
+
+    /// The disk of this name.
+    pub(crate) fn disk(&self, id: DiskId) -> Option<&Disk> {
+        self.disks.get(id.index as usize).filter(|disk| disk.has(id))
+    }
+
+    /// As `disk`, to change.
+    pub(crate) fn disk_mut(&mut self, id: DiskId) -> Option<&mut Disk> {
+        self.disks.get_mut(id.index as usize).filter(|disk| disk.has(id))
     }
 
     /// A layer, the ways out of it, and the transforms.

@@ -7,14 +7,13 @@
 use super::Engine;
 use super::translate::{land_plain, translate};
 use crate::error::Error;
-use crate::layer::disk::Disk;
 use crate::layer::flight::{Dest, Flight, FlightTask, Place};
 use crate::layer::out::{LayerJob, plain_outcome};
 use crate::layer::{Child, Layer, Origin, Owner, RequestSlot, timer_index};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::request::{Completion, CompletionKind, DiskId};
+use crate::request::{Completion, CompletionKind};
 use crate::trace::TimedTransition;
 use quod_backend::{Backend, Errno, Output, Segments};
 use quod_states::{
@@ -52,18 +51,18 @@ impl<B: Backend> Engine<B> {
                 transform.serve(&mut out, layer);
             }
         }
-        let Disk { layers, generation, .. } = &mut self.disks[place.disk as usize];
-        let layer = &mut layers[place.layer as usize];
+        let disk = &mut self.disks[place.disk as usize];
+        let id = disk.id(place.disk);
+        let layer = &mut disk.layers[place.layer as usize];
         while let Some(alarm) = layer.image.poll_timeout() {
             let deadline = alarm.after_ms.map(|ms| self.now + Duration::from_millis(u64::from(ms)));
             layer.deadlines[timer_index(alarm.timer)] = deadline;
             self.earliest = [self.earliest, deadline].into_iter().flatten().min();
         }
         if self.config.trace {
-            let disk = DiskId { index: place.disk, generation: *generation };
             while let Some(transition) = layer.image.poll_transition() {
                 let layer = usize::from(place.layer);
-                self.transitions.push(TimedTransition { disk, layer, at: self.now, transition });
+                self.transitions.push(TimedTransition { disk: id, layer, at: self.now, transition });
             }
         }
         while let Some(event) = self.next_event(place) {
@@ -96,7 +95,7 @@ impl<B: Backend> Engine<B> {
                 let result = result.map_err(Box::new);
                 self.jobs.push_back(LayerJob::Answer { place: above, io, origin, result });
             }
-            Some(Owner::Guest { kind: mut ended, len, started }) => {
+            Some(Owner::Guest { kind: mut ended, len, started, .. }) => {
                 let kind = ended.request();
                 if let CompletionKind::Map(extent) = &mut ended {
                     *extent = done.extent;

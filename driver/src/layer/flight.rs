@@ -82,5 +82,17 @@ pub(crate) struct Flight {
     pub task: FlightTask,
 }
 
+impl Flight {
+    /// The layer, and in it the slot of the request, whose own bytes it moves.
+    pub(crate) fn moves(&self) -> Option<(u16, u32)> {
+        let Target::Layer(layer) = self.target else { return None };
+        match self.task {
+            FlightTask::Read { dest: Dest::Request { index, .. }, .. } => Some((layer, index)),
+            FlightTask::Write { request, .. } => Some((layer, request)),
+            _ => None,
+        }
+    }
+}
+
 /// The id of flights that no machine waits for.
 pub(crate) const NO_IO: IoId = IoId { index: u32::MAX, generation: 0 };

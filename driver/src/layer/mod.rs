@@ -14,7 +14,7 @@ pub(crate) mod port;
 
 use crate::error::{Error, ErrorKind, FileRole};
 use crate::memory::fill::Fill;
-use crate::request::{CompletionKind, RequestKind};
+use crate::request::{CompletionKind, Request};
 use clusters::Clusters;
 use quod_backend::{Errno, FileId, Proven, Segments, Stat, Store};
 use quod_states::{AcbId, Image, Info, IoId, Options, Part, RequestId, Timer};
@@ -86,6 +86,7 @@ pub(crate) enum Owner {
     /// What will come back, the guest's buffers in it.
     Guest {
         kind: CompletionKind,
+        user: u64,
         len: u64,
         started: Duration,
     },
@@ -168,13 +169,14 @@ impl Layer {
     }
 
     /// A guest's request enters its slot.
-    pub(crate) fn occupy(&mut self, id: RequestId, kind: RequestKind, len: u64, started: Duration) {
+    pub(crate) fn occupy(&mut self, id: RequestId, request: Request, len: u64, started: Duration) {
+        let Request { kind, user } = request;
         let mut kind = kind.into_answer();
         let segments = match &mut kind {
             CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => buffers.scatter_list(),
             _ => Segments::new(),
         };
-        let owner = Some(Owner::Guest { kind, len, started });
+        let owner = Some(Owner::Guest { kind, user, len, started });
         self.slots[id.index as usize] = RequestSlot { owner, segments, ..RequestSlot::default() };
     }
 

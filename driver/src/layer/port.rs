@@ -1,4 +1,5 @@
-//! The way to the backend: the table of what is in flight, and the queue of what the backend had no room for.
+//! The way to the backend: the table of what is in flight, and the queue of what it was not given yet: until
+//! the next submission, or because it had no room.
 //!
 //! Knows: tokens, operations, which machine asked. Must never know: why.
 //! Invariants: every operation sent comes back once (the backend's promise) and finds its flight by slot and
@@ -48,17 +49,22 @@ impl<B: Backend> Port<B> {
         }
     }
 
-    /// Sends an operation, now or when there is room.
+    /// Sends an operation with the next submission, or when there is room.
     pub(crate) fn send(&mut self, flight: Flight, op: Op) {
         let token = self.enter(flight);
         self.unsent = true;
-        if self.pending.is_empty() {
-            if let Err(full) = self.backend.push(token, op) {
-                self.pending.push_back((token, full.0));
-            }
-        } else {
-            self.pending.push_back((token, op));
-        }
+        self.pending.push_back((token, op));
+    }
+
+    /// The first flight of the queue that is `wanted`: no longer in flight, and its operation is not done.
+    pub(crate) fn take_back(&mut self, wanted: impl Fn(&Flight) -> bool) -> Option<Flight> {
+        let is_wanted = |(token, _): &(Token, Op)| {
+            let entry = self.entries.get(token.0 as u32 as usize);
+            entry.and_then(|entry| entry.flight.as_ref()).is_some_and(&wanted)
+        };
+        let at = self.pending.iter().position(is_wanted)?;
+        let (token, _) = self.pending.remove(at)?;
+        self.land(token)
     }
 
     fn enter(&mut self, flight: Flight) -> Token {

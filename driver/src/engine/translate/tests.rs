@@ -48,6 +48,7 @@ fn ask(driver: &mut Driver<Sim>, op: IoOp) -> Vec<(OpKind, FileId, u64)> {
     let (mut out, layer, transform) = driver.engine.at(PLACE).unwrap();
     translate(&mut out, layer, Io { id: IoId { index: u32::MAX, generation: 1 }, op });
     transform.serve(&mut out, layer);
+    out.port.push_pending();
     let pending = driver.backend().pending();
     pending.map(|op| (op.kind, op.file.unwrap(), op.offset)).collect()
 }
