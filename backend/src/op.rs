@@ -5,6 +5,8 @@
 
 use crate::buffer::Segments;
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Chosen by the caller, given back with the completion.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -47,6 +49,14 @@ pub enum Op {
         /// Path.
         path: CString,
         /// How.
+        flags: OpenFlags,
+    },
+    /// Takes over a descriptor that is open; completes with [`Output::Opened`]. What it may do must include
+    /// what the flags want (EACCES), and it must not append (EINVAL). It may have O_DIRECT already.
+    Adopt {
+        /// Closed with the last of its owners.
+        fd: Arc<OwnedFd>,
+        /// How it is used.
         flags: OpenFlags,
     },
     /// Length, kind and alignment; completes with [`Output::Stat`].

@@ -62,7 +62,7 @@ impl Threads {
 
     fn task(&mut self, op: Op) -> Result<SysTask, Errno> {
         let id = match &op {
-            Op::Open { .. } => None,
+            Op::Open { .. } | Op::Adopt { .. } => None,
             Op::Stat { file }
             | Op::Lock { file, .. }
             | Op::Close { file }
@@ -76,6 +76,7 @@ impl Threads {
             | Op::Prove { file, .. } => Some(file.0 as usize),
         };
         match (op, id) {
+            (Op::Adopt { fd, flags }, _) => Ok(SysTask::Receive { fd, flags }),
             (Op::Open { path, flags }, _) => Ok(SysTask::Open { path, flags }),
             (Op::Close { .. }, Some(id)) => {
                 let file = self.files.try_remove(id).ok_or(Errno(libc::EBADF))?;

@@ -4,7 +4,7 @@
 //! Invariant: every number here is a hard bound; nothing in the driver grows beyond it.
 
 use crate::error::Error;
-use crate::gate::{DenyBacking, Named, OpenGate};
+use crate::gate::{Allowed, DenyBacking, Named, OpenGate};
 use quod_backend::BackendKind;
 use quod_states::{AllocationGate, Format, Options, Policy};
 use std::fmt;
@@ -274,8 +274,8 @@ impl OpenOptions {
     }
 
     /// Asks the gate.
-    pub(crate) fn ask_gate(&self, named: &Named<'_>) -> Option<PathBuf> {
-        self.open_gate.lock().unwrap_or_else(PoisonError::into_inner).allow(named)
+    pub(crate) fn ask_gate(&self, named: &Named<'_>) -> Option<Allowed> {
+        self.open_gate.lock().unwrap_or_else(PoisonError::into_inner).give(named)
     }
 
     /// The machine's settings for the layer at `depth` (0: the image) of a file with this alignment.

@@ -15,6 +15,7 @@ use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request, R
 use crate::stats::{Stats, add_counters};
 use quod_backend::{AnyBackend, Backend};
 use quod_states::{Counters, Refused};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,15 +56,45 @@ impl<B: Backend> Driver<B> {
 
     /// Starts to open an image and its backing files; ends as a completion of kind `Opened`. Until then the
     /// disk takes no requests.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for an empty path. What goes wrong with the files is the completion's result.
     pub fn open(&mut self, path: impl AsRef<Path>, options: OpenOptions) -> Result<DiskId, Error> {
+        self.start(path.as_ref(), None, options)
+    }
+
+    /// As [`Driver::open`], of a file that is open already: for processes that may open none, and for
+    /// embedders that get descriptors from others. `name` need not lead anywhere: errors and
+    /// [`LayerInfo::path`](crate::LayerInfo) call the file by it, and relative names of backing files start
+    /// in its folder. Those of a chain that is wholly given come from a gate
+    /// ([`OpenGate::give`](crate::OpenGate::give)).
+    ///
+    /// The descriptor belongs to the driver from now on, which closes it with the disk, or when the opening
+    /// has failed. It must be open for reading, and for writing if the options say so (EACCES), without
+    /// O_APPEND (EINVAL). With O_DIRECT, or [`OpenOptions::direct`], transfers bypass the page cache. The
+    /// driver changes flags (O_DIRECT, O_NONBLOCK) and takes locks, both of which belong to the open file
+    /// description: duplicates share them, and two disks on duplicates of one descriptor do not lock each
+    /// other out.
+    ///
+    /// # Errors
+    /// As of [`Driver::open`]. What is the matter with the descriptor is said by the completion.
+    pub fn open_fd(
+        &mut self,
+        fd: impl Into<OwnedFd>,
+        name: impl AsRef<Path>,
+        options: OpenOptions,
+    ) -> Result<DiskId, Error> {
+        self.start(name.as_ref(), Some(fd.into()), options)
+    }
+
+    fn start(&mut self, path: &Path, fd: Option<OwnedFd>, options: OpenOptions) -> Result<DiskId, Error> {
         self.begins();
-        if path.as_ref().as_os_str().is_empty() {
+        if path.as_os_str().is_empty() {
             return Err(Error::Misuse("an empty path"));
         }
         let index = self.engine.vacant();
         let disk = &mut self.engine.disks[index as usize];
-        disk.phase =
-            Phase::Opening(Box::new(Opener::new(path.as_ref().to_path_buf(), options, self.engine.now)));
+        disk.phase = Phase::Opening(Box::new(Opener::new(path.to_path_buf(), fd, options, self.engine.now)));
         disk.outstanding = 1;
         self.engine.accepted += 1;
         let id = disk.id(index);

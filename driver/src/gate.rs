@@ -7,6 +7,7 @@
 //! where it leads QEMU, or nowhere.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -75,6 +76,28 @@ pub trait OpenGate {
     /// Answers the path to open, [`Named::path`] or another one, or None: refused. It is not asked about
     /// names that are no file's.
     fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf>;
+
+    /// What the driver asks: as [`OpenGate::allow`], for a gate that has files open already. With one that
+    /// only answers descriptors the driver opens no file by itself.
+    fn give(&mut self, named: &Named<'_>) -> Option<Allowed> {
+        self.allow(named).map(Allowed::Path)
+    }
+}
+
+/// A file that a gate allows.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Allowed {
+    /// It is opened by this path.
+    Path(PathBuf),
+    /// It is open (see [`Driver::open_fd`](crate::Driver::open_fd) for what is asked of a descriptor).
+    Fd {
+        /// The driver's from now on.
+        fd: OwnedFd,
+        /// What errors and [`LayerInfo::path`](crate::LayerInfo) call it, and where the relative names in it
+        /// start.
+        name: PathBuf,
+    },
 }
 
 impl<F: FnMut(&Named<'_>) -> Option<PathBuf>> OpenGate for F {

@@ -39,7 +39,7 @@ mod transform;
 pub use config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 pub use driver::{Driver, TimedTransition};
 pub use error::{Error, ErrorKind, FileRole, Lack};
-pub use gate::{AllowAll, DenyBacking, Named, OpenGate, Role, SameDirectory};
+pub use gate::{AllowAll, Allowed, DenyBacking, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
 pub use request::{

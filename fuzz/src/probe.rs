@@ -26,7 +26,7 @@ pub struct Probe {
 
 fn summary(op: &Op) -> [u64; 4] {
     let (file, offset, len) = match op {
-        Op::Open { .. } => (FileId(u32::MAX), 0, 0),
+        Op::Open { .. } | Op::Adopt { .. } => (FileId(u32::MAX), 0, 0),
         Op::Stat { file }
         | Op::Lock { file, .. }
         | Op::Close { file }

@@ -36,7 +36,7 @@ impl OpKind {
     /// The kind of an operation.
     pub fn of(op: &Op) -> OpKind {
         match op {
-            Op::Open { .. } => OpKind::Open,
+            Op::Open { .. } | Op::Adopt { .. } => OpKind::Open,
             Op::Stat { .. } => OpKind::Stat,
             Op::Lock { .. } => OpKind::Lock,
             Op::Close { .. } => OpKind::Close,

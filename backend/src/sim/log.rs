@@ -24,7 +24,7 @@ pub struct PendingOp {
 impl PendingOp {
     pub(super) fn of(token: Token, op: &Op) -> PendingOp {
         let (file, offset, len) = match op {
-            Op::Open { .. } => (None, 0, 0),
+            Op::Open { .. } | Op::Adopt { .. } => (None, 0, 0),
             Op::Stat { file }
             | Op::Lock { file, .. }
             | Op::Close { file }

@@ -195,6 +195,8 @@ impl Sim {
             offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno(libc::EFBIG))
         };
         Ok(match op {
+            // descriptors are the operating system's
+            Op::Adopt { .. } => return Err(Errno(libc::EOPNOTSUPP)),
             Op::Open { path, flags } => Action::Open { path: path.into_bytes(), flags },
             Op::Stat { file } => {
                 let handle = self.handle(file)?;

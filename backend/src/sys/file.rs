@@ -9,6 +9,7 @@ use super::lock;
 use crate::op::{Errno, LockMode, OpenFlags, Proven, Stat, Store};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -66,6 +67,31 @@ impl OpenFile {
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let statx = statx(fd.as_raw_fd())?;
         OpenFile::adopt(fd, flags, &statx)
+    }
+
+    /// Takes over a descriptor of somebody else's making.
+    pub(crate) fn receive(fd: Arc<OwnedFd>, flags: OpenFlags) -> Result<OpenFile, Errno> {
+        let fd = match Arc::try_unwrap(fd) {
+            Ok(fd) => fd,
+            Err(shared) => {
+                shared.try_clone().map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?
+            }
+        };
+        // SAFETY: no pointers.
+        let status = retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as i32;
+        match status & libc::O_ACCMODE {
+            _ if status & libc::O_PATH != 0 => return Err(Errno(libc::EBADF)),
+            libc::O_RDWR => {}
+            libc::O_RDONLY if !flags.write => {}
+            _ => return Err(Errno(libc::EACCES)),
+        }
+        // Linux would write at the end, whatever the offset
+        if status & libc::O_APPEND != 0 {
+            return Err(Errno(libc::EINVAL));
+        }
+        let statx = statx(fd.as_raw_fd())?;
+        let direct = flags.direct || status & libc::O_DIRECT != 0;
+        OpenFile::adopt(fd, OpenFlags { direct, ..flags }, &statx)
     }
 
     /// Takes over a descriptor that was opened with [`open_flags`]. Asks the file system which it is, and

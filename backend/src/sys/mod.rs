@@ -31,7 +31,12 @@ pub(crate) enum SysTask {
         flags: OpenFlags,
         statx: Box<libc::statx>,
     },
-    /// Any operation but Open and Close.
+    /// A descriptor of somebody else's making.
+    Receive {
+        fd: Arc<OwnedFd>,
+        flags: OpenFlags,
+    },
+    /// Any operation on a file that is open, but Close.
     On {
         file: Arc<OpenFile>,
         op: Op,
@@ -51,6 +56,7 @@ pub(crate) enum SysOutcome {
 pub(crate) fn perform(task: SysTask) -> Result<SysOutcome, Errno> {
     match task {
         SysTask::Open { path, flags } => OpenFile::open(&path, flags).map(SysOutcome::Opened),
+        SysTask::Receive { fd, flags } => OpenFile::receive(fd, flags).map(SysOutcome::Opened),
         SysTask::Adopt { fd, flags, statx } => OpenFile::adopt(fd, flags, &statx).map(SysOutcome::Opened),
         SysTask::Close { file } => {
             file.unlock();
@@ -62,7 +68,9 @@ pub(crate) fn perform(task: SysTask) -> Result<SysOutcome, Errno> {
 
 fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
     match op {
-        Op::Open { .. } | Op::Close { .. } => unreachable!("not an operation on an open file"),
+        Op::Open { .. } | Op::Adopt { .. } | Op::Close { .. } => {
+            unreachable!("not an operation on an open file")
+        }
         Op::Stat { .. } => file.stat().map(Output::Stat),
         Op::Lock { mode, .. } => file.lock(mode).map(|()| Output::Done),
         Op::Read { offset, segments, .. } => {

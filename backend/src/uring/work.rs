@@ -121,6 +121,7 @@ impl Context {
             Op::Write { file, offset, segments } => self.transfer(true, file, offset, segments)?,
             Op::Sync { file: FileId(file) } => Work::Sync { file },
             Op::Open { path, flags } if supported.open && supported.statx => Work::Open { path, flags },
+            Op::Adopt { fd, flags } => Work::help(SysTask::Receive { fd, flags }),
             Op::Open { path, flags } => Work::help(SysTask::Open { path, flags }),
             Op::Stat { file: FileId(file) } if supported.statx => {
                 Work::Stat { file, statx: Box::new(file::blank_statx()) }

@@ -41,7 +41,11 @@ impl<B: Backend> Engine<B> {
         (opener.lock, opener.shares) = opener.wanted_lock(depth);
         opener.refused = None;
         (opener.step, opener.direct) = (OpenStep::Open, direct);
-        self.step_op(index, Op::Open { path, flags });
+        let op = match opener.given.take() {
+            Some(fd) => Op::Adopt { fd, flags },
+            None => Op::Open { path, flags },
+        };
+        self.step_op(index, op);
     }
 
     fn step_op(&mut self, index: u32, op: Op) {

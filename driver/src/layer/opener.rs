@@ -7,11 +7,13 @@
 use super::{Layer, LayerFile};
 use crate::config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 use crate::error::{Error, ErrorKind, FileOp, FileRole, Lack, Lock};
-use crate::gate::{Named, Role};
+use crate::gate::{Allowed, Named, Role};
 use crate::request::LayerInfo;
 use quod_backend::{Errno, FileId, LockMode, Proven, Stat};
 use quod_states::{Backing, Format, Opened, Opening};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an opening is waiting for.
@@ -33,6 +35,8 @@ pub(crate) struct Opener {
     pub(crate) started: Duration,
     /// The file that is being opened.
     pub(crate) path: PathBuf,
+    /// Its descriptor, if it was given one, until that is taken over.
+    pub(crate) given: Option<Arc<OwnedFd>>,
     /// Which file of the disk that is.
     pub(crate) role: FileRole,
     pub(crate) format: Option<Format>,
@@ -58,12 +62,19 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    pub(crate) fn new(path: PathBuf, options: OpenOptions, started: Duration) -> Opener {
+    pub(crate) fn new(
+        path: PathBuf,
+        given: Option<OwnedFd>,
+        options: OpenOptions,
+        started: Duration,
+    ) -> Opener {
+        let given = given.map(Arc::new);
         let format = options.format;
         Opener {
             options,
             started,
             path,
+            given,
             role: FileRole::Image,
             format,
             step: OpenStep::Open,
@@ -163,7 +174,7 @@ impl Opener {
         if depth + 1 >= self.options.max_depth as usize {
             return Err(self.error(ErrorKind::TooDeep { limit: self.options.max_depth }));
         }
-        self.path = self.allowed(Role::Backing, &backing.name)?;
+        (self.path, self.given) = self.allowed(Role::Backing, &backing.name)?;
         self.role = FileRole::image(depth + 1);
         self.format = backing.format;
         self.stat = None;
@@ -172,8 +183,8 @@ impl Opener {
 
     /// Sets out for the data file that the layer at `depth` names.
     pub(crate) fn next_data(&mut self, depth: usize, name: &[u8]) -> Result<(), Error> {
-        self.path = match self.options.data_file.clone().filter(|_| depth == 0) {
-            Some(path) => path,
+        (self.path, self.given) = match self.options.data_file.clone().filter(|_| depth == 0) {
+            Some(path) => (path, None),
             None if name.is_empty() => {
                 return Err(self.error(ErrorKind::Unsupported(Lack::UnnamedDataFile)));
             }
@@ -184,20 +195,22 @@ impl Opener {
         Ok(())
     }
 
-    /// The path of a file that the image names, if it may be opened.
-    pub(crate) fn allowed(&self, role: Role, name: &[u8]) -> Result<PathBuf, Error> {
+    /// The path of a file that the image names, if it may be opened, and its descriptor, if the gate has one.
+    fn allowed(&self, role: Role, name: &[u8]) -> Result<(PathBuf, Option<Arc<OwnedFd>>), Error> {
         let named = Named { image: &self.path, name, role };
         let shown = String::from_utf8_lossy(name).into_owned();
         let Some(here) = named.path() else {
             let lack = Lack::Protocol { role, name: shown };
             return Err(self.error(ErrorKind::Unsupported(lack)));
         };
-        self.options.ask_gate(&named).ok_or_else(|| {
-            self.error(match named.beside() {
+        match self.options.ask_gate(&named) {
+            Some(Allowed::Path(path)) => Ok((path, None)),
+            Some(Allowed::Fd { fd, name }) => Ok((name, Some(Arc::new(fd)))),
+            None => Err(self.error(match named.beside() {
                 Some(beside) => ErrorKind::Ambiguous { name: shown, here, beside },
                 None => ErrorKind::NotAllowed { name: shown },
-            })
-        })
+            })),
+        }
     }
 }
 
