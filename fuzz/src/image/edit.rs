@@ -11,7 +11,7 @@ use flate2::write::DeflateEncoder;
 use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::entry::{COPIED, OFFSET};
 use quod_states::qcow2::header::Compression;
-use quod_states::qcow2::refcount::Layout;
+use quod_states::qcow2::refcount::BlockShape;
 use quod_states::qcow2::snapshot::Snapshot;
 use quod_states::qcow2::{Header, L2, Purpose, Shape, Sub, Subclusters};
 use std::io::Write;
@@ -30,7 +30,7 @@ pub struct Editor {
     bytes: Vec<u8>,
     header: Header,
     shape: Shape,
-    counts: Layout,
+    counts: BlockShape,
     snapshots: Vec<Snapshot>,
     /// Of the table that lists them.
     snapshot_clusters: u64,

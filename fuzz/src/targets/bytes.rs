@@ -15,7 +15,7 @@ use quod::{
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::qcow2::snapshot::{Parsed, Snapshot};
-use quod_states::qcow2::{self, Purpose, Shape, bitmap, refcount::Layout};
+use quod_states::qcow2::{self, Purpose, Shape, bitmap, refcount::BlockShape};
 use quod_states::qed;
 
 /// Completions in a row in which nothing is answered.
@@ -121,7 +121,7 @@ pub(super) fn entries(input: &[u8]) -> Checked {
         }
         let _ = shape.decode_reftable(0, a);
         let _ = bitmap::decode_piece(0, a, shape);
-        let layout = Layout { cluster_bits: shape.cluster_bits, order: u32::from(flags >> 3) % 7 };
+        let layout = BlockShape { cluster_bits: shape.cluster_bits, order: u32::from(flags >> 3) % 7 };
         let (mut block, index) = (vec![0; 1 << shape.cluster_bits], layout.block_index(a));
         layout.set(&mut block, index, b & layout.max());
         same("refcount", b & layout.max(), layout.get(&block, index))?;

@@ -18,7 +18,7 @@ use super::be;
 use super::bitmap::{self, Bitmap, Piece};
 use super::entry::{COMPRESSED, OFFSET, Shape, ZERO};
 use super::header::Header;
-use super::refcount::Layout;
+use super::refcount::BlockShape;
 use super::snapshot::{Snapshot, TABLE_MAX};
 use crate::check::{Repair, Report};
 use crate::error::Error;
@@ -105,7 +105,7 @@ struct Job {
 pub struct Check {
     header: Header,
     shape: Shape,
-    layout: Layout,
+    layout: BlockShape,
     /// The file's length in bytes, and in clusters.
     len: u64,
     clusters: u64,

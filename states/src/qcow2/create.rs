@@ -9,7 +9,7 @@
 
 use super::entry::COPIED;
 use super::header::{Compression, Header, LAZY_REFCOUNTS, RAW_DATA_FILE, incompatible};
-use super::refcount::Layout;
+use super::refcount::BlockShape;
 use crate::error::Error;
 use crate::fault::{Fault, NewFault};
 use alloc::vec;
@@ -50,7 +50,7 @@ pub struct Created {
 /// Lays out a new image.
 pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
     options::check_options(options)?;
-    let layout = Layout {
+    let layout = BlockShape {
         cluster_bits: options.cluster_size.trailing_zeros(),
         order: options.refcount_bits.trailing_zeros(),
     };

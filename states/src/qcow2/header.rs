@@ -11,7 +11,7 @@
 use super::be;
 use super::bitmap;
 use super::entry::Shape;
-use super::refcount::Layout;
+use super::refcount::BlockShape;
 use crate::error::Error;
 use crate::fault::{ExtensionFault, Fault, HeaderFault, Lack};
 use alloc::vec::Vec;

@@ -8,14 +8,14 @@
 
 /// Where the refcounts of an image lie.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Layout {
+pub struct BlockShape {
     /// 9 to 21.
     pub cluster_bits: u32,
     /// The width in bits is this power of two: 0 to 6.
     pub order: u32,
 }
 
-impl Layout {
+impl BlockShape {
     /// Bits of a counter.
     pub const fn bits(self) -> u32 {
         1 << self.order
@@ -83,8 +83,8 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    fn layout(order: u32) -> Layout {
-        Layout { cluster_bits: 16, order }
+    fn layout(order: u32) -> BlockShape {
+        BlockShape { cluster_bits: 16, order }
     }
 
     #[test]
@@ -113,8 +113,8 @@ mod tests {
         assert_eq!((usual.table_index(32768), usual.block_index(32769)), (1, 1));
         assert_eq!(layout(6).max(), u64::MAX);
         assert_eq!(layout(0).max(), 1);
-        assert_eq!(Layout { cluster_bits: 9, order: 6 }.block_entries(), 64);
-        assert_eq!(Layout { cluster_bits: 21, order: 0 }.block_entries(), 1 << 24);
+        assert_eq!(BlockShape { cluster_bits: 9, order: 6 }.block_entries(), 64);
+        assert_eq!(BlockShape { cluster_bits: 21, order: 0 }.block_entries(), 1 << 24);
     }
 
     proptest! {

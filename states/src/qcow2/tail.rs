@@ -9,7 +9,7 @@
 //! * where a block cannot be read, or its entry is bad, the search ends: nothing there is called free.
 
 use super::Shape;
-use super::refcount::Layout;
+use super::refcount::BlockShape;
 
 /// Bytes of a refcount block that are read at once.
 const PIECE: u64 = 64 << 10;
@@ -19,7 +19,7 @@ const READS_MAX: u32 = 64;
 /// See the module's header.
 #[derive(Clone, Debug)]
 pub(crate) struct Tail {
-    counts: Layout,
+    counts: BlockShape,
     shape: Shape,
     /// Whole clusters of the file.
     clusters: u64,
@@ -39,7 +39,7 @@ pub(crate) enum Next {
 
 impl Tail {
     /// Of a file of so many whole clusters.
-    pub(crate) fn new(counts: Layout, shape: Shape, clusters: u64) -> Tail {
+    pub(crate) fn new(counts: BlockShape, shape: Shape, clusters: u64) -> Tail {
         Tail { counts, shape, clusters, at: clusters, reads: READS_MAX }
     }
 
@@ -106,7 +106,7 @@ mod tests {
     /// Clusters of 512 bytes, counts of 16 bits: 256 a block.
     fn tail(clusters: u64) -> Tail {
         let shape = Shape { version: 3, cluster_bits: 9, extended: false, data_file: false };
-        Tail::new(Layout { cluster_bits: 9, order: 4 }, shape, clusters)
+        Tail::new(BlockShape { cluster_bits: 9, order: 4 }, shape, clusters)
     }
 
     fn counts(used: &[usize]) -> [u8; 512] {
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn large_blocks_are_read_in_pieces() {
         let shape = Shape { version: 3, cluster_bits: 21, extended: false, data_file: false };
-        let mut search = Tail::new(Layout { cluster_bits: 21, order: 4 }, shape, 40_000);
+        let mut search = Tail::new(BlockShape { cluster_bits: 21, order: 4 }, shape, 40_000);
         let table = [4 << 21];
         assert_eq!(search.next(&table), Next::Read { offset: (4 << 21) + (64 << 10), len: 64 << 10 });
         let mut bytes = [0; 64 << 10];

@@ -2,7 +2,7 @@
 //!
 //! Knows: counts. Must never know: what they are for.
 
-use super::super::refcount::Layout;
+use super::super::refcount::BlockShape;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec;
@@ -13,12 +13,12 @@ const PAGE: u64 = 1 << PAGE_BITS;
 
 #[derive(Clone, Debug)]
 pub(super) struct Counts {
-    layout: Layout,
+    layout: BlockShape,
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
 impl Counts {
-    pub(super) const fn new(layout: Layout) -> Counts {
+    pub(super) const fn new(layout: BlockShape) -> Counts {
         Counts { layout, pages: BTreeMap::new() }
     }
 
@@ -88,7 +88,7 @@ mod tests {
             bits in 9..=12u32,
             at in prop::collection::vec(0..3000u64, 1..20),
         ) {
-            let layout = Layout { cluster_bits: bits, order };
+            let layout = BlockShape { cluster_bits: bits, order };
             let mut counts = Counts::new(layout);
             at.iter().for_each(|cluster| counts.set(*cluster, 1));
             let mut again = Counts::new(layout);

@@ -28,7 +28,7 @@ pub(super) struct Hidden {
 }
 
 impl Hidden {
-    pub(super) fn new(layout: Layout) -> Hidden {
+    pub(super) fn new(layout: BlockShape) -> Hidden {
         Hidden {
             problems: Vec::new(),
             count: 0,

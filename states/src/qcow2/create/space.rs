@@ -8,7 +8,7 @@
 //! * clusters in use have a refcount of one, the others of zero;
 //! * every cluster in use has a refcount block, and blocks and table are in use themselves.
 
-use super::super::refcount::Layout;
+use super::super::refcount::BlockShape;
 use crate::error::Error;
 use crate::fault::{Fault, NewFault};
 use alloc::collections::BTreeMap;
@@ -81,7 +81,7 @@ impl Runs {
 /// See the module's header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Space {
-    pub(super) layout: Layout,
+    pub(super) layout: BlockShape,
     pub(super) used: Runs,
     /// Where each refcount block lies, in clusters; 0: nowhere.
     pub(super) table: Vec<u64>,
@@ -98,7 +98,7 @@ struct Again;
 
 impl Space {
     /// Header, refcount table and its first block.
-    pub(super) fn new(layout: Layout) -> Space {
+    pub(super) fn new(layout: BlockShape) -> Space {
         let mut table = vec![0; 1 << (layout.cluster_bits - 3)];
         if let Some(first) = table.first_mut() {
             *first = 2;
@@ -267,7 +267,7 @@ mod tests {
             order in 0..=6u32,
             counts in prop::collection::vec(1..3000u64, 1..60),
         ) {
-            let mut space = Space::new(Layout { cluster_bits, order });
+            let mut space = Space::new(BlockShape { cluster_bits, order });
             let mut taken = Runs::default();
             for count in counts {
                 let first = space.alloc(count).unwrap();

@@ -47,8 +47,8 @@ impl Header {
     }
 
     /// How refcounts are to be read.
-    pub const fn refcounts(&self) -> Layout {
-        Layout { cluster_bits: self.cluster_bits, order: self.refcount_order }
+    pub const fn refcounts(&self) -> BlockShape {
+        BlockShape { cluster_bits: self.cluster_bits, order: self.refcount_order }
     }
 
     /// The dirty bit: refcounts may be wrong.
