@@ -241,7 +241,7 @@ fn a_page_that_is_not_true_is_noticed() {
         ("`a_cluster_is_linked_last`", "", "no rule of LinkLast names its test a_cluster_is_linked_last"),
         ("`driver/tests/qcow2_write.rs`", "`driver/tests/qcow3.rs`", "there is no driver/tests/qcow3.rs"),
         ("* **Where:** `find.rs`:", "* **Where:** `nowhere.rs`:", "where is nowhere.rs?"),
-        ("`Space::new`", "`Space::no_such_function`", "where is no_such_function?"),
+        ("`Append::new`", "`Space::no_such_function`", "where is no_such_function?"),
         ("* **Where:** `qcow2/check/beyond.rs`", "* **Where:** somewhere", "where is a file?"),
         ("### `GrowFile`", "### growth", "no rule tells what GrowFile waits for"),
         ("# Ordering", &format!("# {}", "Ordering ".repeat(20)), "a line is too wide"),

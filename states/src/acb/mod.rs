@@ -6,9 +6,11 @@
 
 pub(crate) mod block;
 pub mod edges;
+pub(crate) mod job;
 pub mod request;
 pub(crate) mod requests;
 pub mod state;
+pub(crate) mod waits;
 
 pub use block::AcbId;
 pub(crate) use block::{Acb, Source, Want};

@@ -74,6 +74,12 @@ impl Kind {
     pub const fn changes(self) -> bool {
         matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize)
     }
+
+    /// It is a job on the whole image: its steps follow each other, one acb takes them.
+    #[inline]
+    pub(crate) const fn is_job(self) -> bool {
+        matches!(self, Kind::Close | Kind::Resize)
+    }
 }
 
 /// One request.

@@ -9,7 +9,7 @@
 //! * an acb is in one list at most;
 //! * `set_state` and `set_state_through` are the only assignments of a state.
 
-use super::block::{Acb, AcbId};
+use super::block::{Acb, AcbId, Source};
 use super::edges::{EdgeCounts, EdgeTable, Transition};
 use super::request::{Event, Extent, Flags, Kind, Met, Request, RequestId};
 use super::state::State;
@@ -160,8 +160,7 @@ impl Requests {
             return;
         }
         let acb = self.acb_mut(a);
-        // the steps of a change of size follow each other: one acb takes them
-        if acb.kind == Kind::Resize {
+        if acb.kind.is_job() {
             return;
         }
         let (sibling, request) = (acb.split(), acb.request.index);
@@ -222,6 +221,28 @@ impl Requests {
     /// The members of a list, first to last.
     pub(crate) fn members<'a>(&'a self, queue: &'a Queue) -> impl Iterator<Item = u32> + 'a {
         queue.iter(&self.acbs)
+    }
+
+    /// Does a request in flight use host bytes of `[start, end)`?
+    pub(crate) fn use_host(&self, start: u64, end: u64) -> bool {
+        debug_assert!(start < end);
+        let overlaps = |low: u64, high: u64| low < end && start < high;
+        self.iter().filter(|(_, acb)| acb.pending != 0).any(|(_, acb)| {
+            let own = match acb.state {
+                State::ReadData => overlaps(acb.host, acb.host + (acb.run_end - acb.pos)),
+                State::WriteData | State::ZeroData | State::ReadModify | State::CopyOnWrite => {
+                    let (low, high) = acb.host_range();
+                    overlaps(low, high)
+                }
+                _ => false,
+            };
+            let source = match acb.source {
+                Source::Host(old) => overlaps(old, old + (acb.fill_end - acb.fill_start)),
+                Source::Compressed(host, len) => overlaps(host, host + u64::from(len)),
+                Source::Zeros | Source::Backing => false,
+            };
+            own || source
+        })
     }
 
     /// The acb goes on when its request is the only one.

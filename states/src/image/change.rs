@@ -16,13 +16,14 @@
 //!   of an image without such bits, pay for no more than that one test;
 //! * the corrupt bit goes out with a round's header, so that one header is in flight at a time.
 
-use super::Image;
-use crate::acb::State;
-use crate::acb::Want;
-use crate::acb::request::{Event, Kind, Met};
+use super::next::Next;
+use super::value::Image;
+use crate::acb::request::{Event, Met};
 use crate::error::Error;
+use crate::outbox::Due;
 use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
 use crate::rule::Rule;
+use crate::space::kind::ClusterRun;
 use alloc::boxed::Box;
 
 impl Image {
@@ -31,46 +32,32 @@ impl Image {
         self.refcounted.as_deref().is_some_and(|counted| counted.header.bitmaps().is_some())
     }
 
-    /// What holds the file is gone, or cannot be trusted any more, says the embedder: from now on reads only,
-    /// as after a failed sync. Nothing happens to an image that is so already, or is open for reading.
-    pub fn poison(&mut self, error: Error) {
-        if !self.health.is_poisoned() && !self.options.read_only {
-            self.poison_with(error);
-            self.run_ready();
-        }
-    }
-
-    /// May the acb change the image now? If not, it waits or has ended.
+    /// May the acb change the image now? If not, what becomes of it.
     #[cold]
-    pub(super) fn may_change(&mut self, a: u32) -> bool {
+    pub(super) fn may_change(&mut self, a: u32) -> Option<Next> {
+        debug_assert!(self.health.is_held());
         if self.health.is_halted() {
-            self.finish(a, Err(Error::Poisoned));
-            return false;
+            return Some(Next::fail(Error::Poisoned));
         }
         if self.health.is_stale() {
             self.clear_autoclear();
         }
         if self.health.is_clear() {
-            return true;
+            return None;
         }
         self.requests.note(a, Met::WAITED);
-        self.requests.set_state(a, State::ClearAutoclear);
-        self.requests.acb_mut(a).want = Want::Header;
-        self.requests.wait_in(&mut self.commit.waiters, a);
-        self.kick();
-        false
+        self.commit.wait_for_header(&mut self.requests, a, &mut self.outbox);
+        Some(Next::Wait)
     }
 
-    /// A bad pointer, or one to metadata, was found by this acb. If the image may be written nothing else
-    /// changes in it, and (version 3) it says so.
-    pub(super) fn fail_lookup(&mut self, a: u32, error: Box<Error>) {
-        if matches!(*error, Error::Corrupt(_))
-            && !self.health.is_halted()
-            && self.refcounted.as_deref().is_some()
-        {
+    /// A bad pointer, or one to metadata, was found. If the image may be written nothing else changes in it,
+    /// and (version 3) it says so.
+    #[cold]
+    pub(super) fn fail_lookup(&mut self, error: Box<Error>) -> Next {
+        if matches!(*error, Error::Corrupt(_)) && !self.health.is_halted() && self.refcounted.is_some() {
             self.found_corrupt(&error);
         }
-        self.fail(a, error);
+        Next::Fail(error)
     }
 
     fn found_corrupt(&mut self, error: &Error) {
@@ -82,43 +69,61 @@ impl Image {
             counted.header.set_corrupt(true);
             // no guest data changes: bitmaps stay right
             counted.header.clear_autoclear(BITMAPS | RAW_DATA_FILE);
-            self.commit.header_dirty = true;
+            self.commit.header_changed(&mut self.outbox);
         }
         if self.options.sabotaged(Rule::CommitAfterCorruption) {
             return self.poison_with(error.clone());
         }
-        self.kick();
+        self.outbox.due |= Due::ROUND | Due::SLOTS;
         // what some of them wait for will not come any more
         if !self.space.is_growing() {
-            self.answer_waiters(&Error::Poisoned);
+            self.space.answer(&mut self.requests, &Error::Poisoned);
         }
-        self.wake_slot_waiters();
+    }
+
+    /// From now on reads only: memory knows mappings that the file may never have got.
+    pub(super) fn poison_with(&mut self, error: Error) {
+        self.health.poison(error.clone());
+        self.outbox.events.push_back(Event::Poisoned(error.clone()));
+        self.commit.fail(&mut self.requests, &error);
+        if !self.space.is_growing() {
+            self.space.answer(&mut self.requests, &Error::Poisoned);
+        }
+        self.outbox.due |= Due::SLOTS;
     }
 
     /// The bits are cleared in memory; the next round writes the header.
     fn clear_autoclear(&mut self) {
         self.clear_autoclear_bits();
-        self.commit.header_dirty = true;
+        self.commit.header_changed(&mut self.outbox);
         self.health.ask();
         if self.options.sabotaged(Rule::AutoclearFirst) {
             self.health.clear_at_once();
-            self.kick();
         }
     }
 
-    /// `ClearAutoclear`: the bits are clear, durably, and the acb begins.
-    pub(super) fn cleared(&mut self, a: u32) {
-        let acb = self.requests.acb_mut(a);
-        if let Some(error) = acb.error.take() {
-            return self.fail(a, error);
+    /// Nothing points to these clusters once the tables of `window` are durable (0: nothing ever did).
+    pub(super) fn free_clusters(&mut self, run: ClusterRun, window: u64) {
+        self.free(run, window, false);
+    }
+
+    /// Of several entries of the active tables that lead to a cluster one less does, once the tables of
+    /// `window` are durable.
+    pub(super) fn free_shared(&mut self, first: u64, window: u64) {
+        self.free(ClusterRun::new(first, 1), window, true);
+    }
+
+    fn free(&mut self, run: ClusterRun, window: u64, shared: bool) {
+        #[cfg(feature = "sabotage")]
+        if window > 0 && self.options.sabotaged(Rule::PunchAfterRemoval) {
+            self.punch_early(run);
         }
-        acb.want = Want::Written;
-        match acb.kind {
-            Kind::Resize => {
-                let size = acb.origin;
-                self.resize(a, size);
-            }
-            _ => self.look(a),
+        let window = if self.options.sabotaged(Rule::FreeAfterRemoval) { 0 } else { window };
+        if self.health.is_halted() {
+            return;
+        }
+        if let Some(counted) = self.refcounted.as_deref_mut() {
+            counted.free(run, window, shared, &mut self.outbox);
         }
     }
 }

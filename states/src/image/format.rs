@@ -3,15 +3,10 @@
 //! Knows: how each names clusters, encodes words, says that it is dirty, and what sizes it may have. Must
 //! never know: requests, and when anything is asked.
 //!
-//! Invariant: `refcounted` is there if, and only if, the layout is qcow2's and the image may be written.
+//! Invariant: counts are there if, and only if, the layout is qcow2's and the image may be written.
 
-use super::Image;
-use super::run::decode::{decode_qcow2, decode_qed};
-use super::run::find::Run;
-use super::space::Space;
 use crate::acb::edges::EdgeTable;
-use crate::acb::request::Refused;
-use crate::base::geometry::{Geometry, L1_BYTES_MAX};
+use crate::base::geometry::{Geometry, L1_BYTES_MAX, SliceNumber};
 use crate::error::Error;
 use crate::fault::Lack;
 use crate::options::Options;
@@ -19,6 +14,11 @@ use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, L1, Shape, entry::COPIED};
 use crate::qed;
 use crate::rule::Rule;
+use crate::space::append::Append;
+use crate::space::counts::Refcounted;
+use crate::tables::dangling::Pointers;
+use crate::tables::decode::{decode_qcow2, decode_qed};
+use crate::tables::mapping::Run;
 use alloc::boxed::Box;
 
 /// What stands between guest and host offsets.
@@ -35,7 +35,7 @@ pub(super) enum Layout {
 /// What an image begins with.
 pub(super) struct Start {
     pub(super) edges: EdgeTable,
-    pub(super) space: Space,
+    pub(super) space: Append,
     /// Slices that its tables have.
     pub(super) slices: u64,
     /// So many slots of the cache at least: an L1 slice and an L2 slice must fit; with qcow2 those that count
@@ -66,16 +66,16 @@ impl Layout {
         debug_assert!(align.is_power_of_two() && align <= self.cluster_size().max(65536));
         match self {
             Layout::Raw => {
-                Start { edges: EdgeTable::RAW, space: Space::fixed(file_len), slices: 1, slots_min: 2 }
+                Start { edges: EdgeTable::RAW, space: Append::fixed(file_len), slices: 1, slots_min: 2 }
             }
             Layout::Qed(geometry, _) => {
                 let cluster = geometry.cluster_size();
-                let space = Space::new(file_end(cluster), cluster, options.grow_step).whole_clusters();
+                let space = Append::new(file_end(cluster), cluster, options.grow_step).whole_clusters();
                 Start { edges: EdgeTable::QED, space, slices: geometry.slice_count(size), slots_min: 2 }
             }
             Layout::Qcow2(geometry, _) => {
                 let cluster = geometry.cluster_size();
-                let space = Space::new(file_end(cluster), cluster, options.grow_step);
+                let space = Append::new(file_end(cluster), cluster, options.grow_step);
                 Start { edges: EdgeTable::QCOW2, space, slices: geometry.slice_count(size), slots_min: 16 }
             }
         }
@@ -167,7 +167,7 @@ impl Layout {
     pub(super) fn decode(
         &self,
         entries: &[u64],
-        space: &Space,
+        space: &Append,
         entry: usize,
         pos: u64,
         end: u64,
@@ -190,43 +190,53 @@ impl Layout {
             L1::Table { host, copied } => Ok((host, !copied)),
         }
     }
-}
 
-impl Image {
-    /// May the disk get this size?
-    pub(super) fn admit_resize(&self, size: u64) -> Result<(), Refused> {
-        let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
-        let unsupported = |lack| Err(Refused::Invalid(Error::Unsupported(lack)));
-        match &self.layout {
-            Layout::Raw if size > 1 << 62 => misuse("the size is beyond what a file can hold"),
+    /// How the entries of a slice say where they point to; None: they do not, into this file.
+    pub(super) fn pointers(&self, number: SliceNumber) -> Option<Pointers> {
+        let geometry = self.geometry()?;
+        match self.shape() {
+            _ if geometry.is_refcount(number) => None,
+            Some(shape) if shape.data_file => None,
+            Some(_) if geometry.is_l1(number) => Some(Pointers::L1),
+            Some(shape) => Some(Pointers::L2(shape)),
+            None => Some(Pointers::Plain),
+        }
+    }
+
+    /// May the disk, of size `now` over a backing layer of so many bytes, get this size?
+    pub(super) fn admit_resize(
+        &self,
+        counted: Option<&Refcounted>,
+        (now, backing_len): (u64, Option<u64>),
+        size: u64,
+    ) -> Result<(), Error> {
+        match self {
+            Layout::Raw if size > 1 << 62 => Err(Error::Misuse("the size is beyond what a file can hold")),
             Layout::Raw => Ok(()),
             Layout::Qed(..) | Layout::Qcow2(..) if !size.is_multiple_of(512) => {
-                misuse("the size of an image with tables is a multiple of 512")
+                Err(Error::Misuse("the size of an image with tables is a multiple of 512"))
             }
-            Layout::Qed(..) if size < self.size => unsupported(Lack::ShrinkQed),
+            Layout::Qed(..) if size < now => Err(Error::Unsupported(Lack::ShrinkQed)),
             Layout::Qed(_, header) if size > header.size_max() => {
-                misuse("the size is beyond what tables of this geometry map")
+                Err(Error::Misuse("the size is beyond what tables of this geometry map"))
             }
             // the new part would show what the backing file holds behind the old end; QEMU refuses it too
-            Layout::Qed(..) if size > self.size && self.backing_len.is_some_and(|len| len > self.size) => {
-                unsupported(Lack::GrowQed)
+            Layout::Qed(..) if size > now && backing_len.is_some_and(|len| len > now) => {
+                Err(Error::Unsupported(Lack::GrowQed))
             }
             Layout::Qed(..) => Ok(()),
             Layout::Qcow2(_, shape) => {
-                let Some(counted) = self.refcounted.as_deref() else {
-                    return misuse("the image is open for reading only");
+                let Some(counted) = counted else {
+                    return Err(Error::Misuse("the image is open for reading only"));
                 };
-                if self.resizing.is_some() {
-                    return Err(Refused::Busy);
+                if size != now && counted.header.snapshots > 0 && shape.version < 3 {
+                    return Err(Error::Unsupported(Lack::ResizeVersion2));
                 }
-                if size != self.size && counted.header.snapshots > 0 && shape.version < 3 {
-                    return unsupported(Lack::ResizeVersion2);
-                }
-                if shape.data_file && size != self.size {
-                    return unsupported(Lack::ResizeDataFile);
+                if shape.data_file && size != now {
+                    return Err(Error::Unsupported(Lack::ResizeDataFile));
                 }
                 if shape.l1_entries(size) * 8 > L1_BYTES_MAX {
-                    return misuse("the size is beyond what an L1 table of 32 MiB maps");
+                    return Err(Error::Misuse("the size is beyond what an L1 table of 32 MiB maps"));
                 }
                 Ok(())
             }
@@ -234,58 +244,86 @@ impl Image {
     }
 
     /// Does this image's dirty bit allow what is not in order to be written?
-    pub(super) fn uses_dirty_bit(&self) -> bool {
-        match &self.layout {
+    pub(super) fn uses_dirty_bit(&self, counted: Option<&Refcounted>) -> bool {
+        match self {
             Layout::Raw => false,
             Layout::Qed(..) => true,
-            Layout::Qcow2(..) => self
-                .refcounted
-                .as_deref()
-                .is_some_and(|counted| counted.header.version >= 3 && counted.header.lazy_refcounts()),
+            Layout::Qcow2(..) => {
+                counted.is_some_and(|counted| counted.header.version >= 3 && counted.header.lazy_refcounts())
+            }
         }
     }
 
-    /// Sets the bit that says so, in memory.
-    pub(super) fn set_dirty_bit(&mut self, set: bool) {
-        match (&mut self.layout, self.refcounted.as_deref_mut()) {
-            (Layout::Qed(_, header), _) => header.set_need_check(set),
-            (_, Some(counted)) => counted.header.set_dirty(set),
-            _ => {}
-        }
-    }
-
-    /// The bit, in memory.
-    pub(super) fn dirty_bit(&self) -> bool {
-        match (&self.layout, self.refcounted.as_deref()) {
-            (Layout::Qed(_, header), _) => header.need_check(),
-            (_, Some(counted)) => counted.header.is_dirty(),
-            _ => false,
-        }
-    }
-
-    /// Clears the autoclear bits that are not kept up, in memory.
-    pub(super) fn clear_autoclear_bits(&mut self) {
-        match (&mut self.layout, self.refcounted.as_deref_mut()) {
-            (Layout::Qed(_, header), _) => header.autoclear_features = 0,
-            (_, Some(counted)) => counted.header.clear_autoclear(RAW_DATA_FILE),
-            _ => {}
-        }
-    }
-
-    /// Bytes of the block that a change of the header writes.
-    pub(super) fn header_len(&self) -> Option<u32> {
-        match (&self.layout, self.refcounted.as_deref()) {
-            (Layout::Qed(_, header), _) => Some(header.block_len()),
-            (_, Some(counted)) => Some(counted.header.block_len()),
+    /// The header, to be changed in memory.
+    pub(super) fn header_mut<'a>(&'a mut self, counted: Option<&'a mut Refcounted>) -> Option<HeaderMut<'a>> {
+        match (self, counted) {
+            (Layout::Qed(_, header), _) => Some(HeaderMut::Qed(header)),
+            (_, Some(counted)) => Some(HeaderMut::Qcow2(&mut counted.header)),
             _ => None,
         }
     }
 
-    pub(super) fn encode_header_block(&self, buf: &mut [u8]) {
-        match (&self.layout, self.refcounted.as_deref()) {
-            (Layout::Qed(_, header), _) => header.encode_block(buf),
-            (_, Some(counted)) => counted.header.encode_block(buf),
-            _ => {}
+    /// The header, as it shall be.
+    pub(super) fn header<'a>(&'a self, counted: Option<&'a Refcounted>) -> Option<HeaderRef<'a>> {
+        match (self, counted) {
+            (Layout::Qed(_, header), _) => Some(HeaderRef::Qed(header)),
+            (_, Some(counted)) => Some(HeaderRef::Qcow2(&counted.header)),
+            _ => None,
+        }
+    }
+}
+
+/// A header of either format.
+pub(super) enum HeaderRef<'a> {
+    Qed(&'a qed::Header),
+    Qcow2(&'a qcow2::Header),
+}
+
+/// The same, to be changed.
+pub(super) enum HeaderMut<'a> {
+    Qed(&'a mut qed::Header),
+    Qcow2(&'a mut qcow2::Header),
+}
+
+impl HeaderMut<'_> {
+    /// Sets the dirty bit.
+    pub(super) fn set_dirty_bit(self, set: bool) {
+        match self {
+            HeaderMut::Qed(header) => header.set_need_check(set),
+            HeaderMut::Qcow2(header) => header.set_dirty(set),
+        }
+    }
+
+    /// Clears the autoclear bits that are not kept up.
+    pub(super) fn clear_autoclear(self) {
+        match self {
+            HeaderMut::Qed(header) => header.autoclear_features = 0,
+            HeaderMut::Qcow2(header) => header.clear_autoclear(RAW_DATA_FILE),
+        }
+    }
+}
+
+impl HeaderRef<'_> {
+    /// The dirty bit.
+    pub(super) fn dirty_bit(&self) -> bool {
+        match self {
+            HeaderRef::Qed(header) => header.need_check(),
+            HeaderRef::Qcow2(header) => header.is_dirty(),
+        }
+    }
+
+    /// Bytes of the block that a change of the header writes.
+    pub(super) fn block_len(&self) -> u32 {
+        match self {
+            HeaderRef::Qed(header) => header.block_len(),
+            HeaderRef::Qcow2(header) => header.block_len(),
+        }
+    }
+
+    pub(super) fn encode_block(&self, buf: &mut [u8]) {
+        match self {
+            HeaderRef::Qed(header) => header.encode_block(buf),
+            HeaderRef::Qcow2(header) => header.encode_block(buf),
         }
     }
 }

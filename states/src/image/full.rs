@@ -10,15 +10,69 @@
 //!   system gets it;
 //! * as long as the file cannot grow, extents are one cluster: the free ones may be single.
 
-use super::Image;
+use super::value::Image;
 use crate::error::Error;
+use crate::outbox::Due;
+use crate::rule::Rule;
+use crate::space::append::Grown;
+use crate::space::kind::Punching;
 
 /// So many looks, each at a few slices, are enough for one call.
 const LOOKS: u32 = 64;
 
 impl Image {
+    /// A growth ended.
+    pub(super) fn grown(&mut self, result: Result<(), Error>) {
+        match self.space.grown(result, &mut self.outbox) {
+            Grown::Longer => {
+                if let Some(counted) = self.refcounted.as_deref_mut() {
+                    counted.starving = false;
+                }
+                // the new length must be durable before a pointer into it is (QE4)
+                if !self.options.sabotaged(Rule::LengthBeforePointer) {
+                    self.commit.wrote();
+                }
+                self.space.wake(&mut self.requests);
+            }
+            Grown::Less => {}
+            Grown::Not(error) if self.refcounted.is_some() => self.search_all(error),
+            Grown::Not(error) => self.space.answer(&mut self.requests, &error),
+        }
+        // the dirty bit is not cleared before the growth in flight has ended
+        self.outbox.due |= Due::ROUND;
+    }
+
+    /// A piece of the free end reads as zeros, or will not: then the file grows instead.
+    pub(super) fn space_cleared(&mut self, result: &Result<(), Error>) {
+        // durable before a pointer to it, as a hole is (QC6)
+        self.hole_made();
+        self.space.cleared(result.is_ok());
+        self.space.wake(&mut self.requests);
+    }
+
+    /// The sync that comes before the next pointer to it makes the hole durable too.
+    fn hole_made(&mut self) {
+        if !self.options.sabotaged(Rule::HoleBeforePointer) {
+            self.commit.wrote();
+        }
+    }
+
+    /// A hole is there, or will not be.
+    pub(super) fn punched(&mut self, hole: Punching, result: &Result<(), Error>) {
+        self.hole_made();
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
+        match self.options.sabotaged(Rule::PunchedFirst) && result.is_ok() {
+            true => counted.quarantine.forget_hole(hole),
+            false => {
+                let good = result.is_ok() || self.options.sabotaged(Rule::UnpunchedStays);
+                counted.quarantine.punched(hole, good, counted.starving);
+            }
+        }
+        self.outbox.due |= Due::PUNCH | Due::LOOK;
+    }
+
     /// The file could not grow, for this reason.
-    pub(super) fn search_all(&mut self, error: Error) {
+    fn search_all(&mut self, error: Error) {
         let first = !self.space.is_full();
         self.space.set_full(error);
         let (begun, lies) = (self.space.next(), self.space.was_left());
@@ -31,11 +85,11 @@ impl Image {
                 counted.unseen.1 = counted.unseen.1.max(begun >> counted.header.cluster_bits);
             }
         }
-        if first && counted.quarantine.total() > 0 {
+        match first && counted.quarantine.total() > 0 {
             // enough for somebody who asks for less
-            return self.wake_waiters();
+            true => self.space.wake(&mut self.requests),
+            false => self.outbox.due |= Due::FEED,
         }
-        self.feed();
     }
 
     /// Something has happened that may have made space, or may go on making it.
@@ -49,9 +103,9 @@ impl Image {
             counted.starving = false;
             return;
         }
-        // who looks again is told what is wrong with the counts
+        // those who look again are told what is wrong with the counts
         if counted.quarantine.take_news() || counted.broken.is_some() {
-            return self.wake_waiters();
+            return self.space.wake(&mut self.requests);
         }
         if !self.health.is_halted() && self.search_on() {
             return;
@@ -60,36 +114,33 @@ impl Image {
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.starving = false;
         }
-        self.answer_waiters(&error);
+        self.space.answer(&mut self.requests, &error);
     }
 
     /// Looks at counts until something is on its way, has to be loaded, or nothing is left.
     fn look_on_for_all(&mut self) {
+        let Some((counted, mut cx)) = self.counting() else { return };
         for _ in 0..LOOKS {
-            let before = self.refcounted.as_deref().map(|counted| counted.unseen.0);
-            self.look_for_free();
-            let Some(counted) = self.refcounted.as_deref() else { return };
-            if counted.quarantine.is_punching() || before == Some(counted.unseen.0) {
+            let before = counted.unseen.0;
+            counted.look_for_free(&mut cx);
+            if counted.quarantine.is_punching() || before == counted.unseen.0 {
                 return;
             }
         }
         // the rest in the embedder's next turn
-        self.pause_counting();
+        counted.pause_counting(cx.out);
     }
 
     /// Goes on with the search; can it still find something?
     fn search_on(&mut self) -> bool {
-        if let Some(window) = self.refcounted.as_deref().and_then(|counted| counted.quarantine.window()) {
-            self.commit.demand_durable(window);
-        }
-        let synced = self.commit.durable() > 0;
+        self.demand_removals();
+        let synced = self.commit.windows.durable() > 0;
         if !synced {
-            self.commit.demand_sync();
+            self.commit.windows.demand_sync();
         }
         self.look_on_for_all();
         // a slot that the search lacks comes free with a round
-        self.commit_soon();
-        self.kick();
+        self.outbox.due |= Due::SOON | Due::ROUND;
         self.refcounted.as_deref().is_some_and(|counted| {
             let on_its_way = counted.quarantine.is_punching() || counted.quarantine.has_work();
             on_its_way || !synced || counted.unseen.0 < counted.unseen.1

@@ -19,7 +19,7 @@ use crate::base::geometry::align_up;
 use crate::check::{Repair, Report};
 use crate::error::Error;
 use crate::fault::{Fault, HeaderFault, Lack, Op};
-use crate::image::{Image, Tables};
+use crate::image::Image;
 use crate::info::{Backing, Bitmaps, Info};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
@@ -29,6 +29,7 @@ use crate::qcow2::snapshot::{FIXED, Parsed, Snapshot};
 use crate::qcow2::tail::{Next, Tail};
 use crate::qcow2::{Check, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
+use crate::space::counts::OpenedMetadata;
 use alloc::boxed::Box;
 use alloc::string::String;
 
@@ -66,7 +67,7 @@ pub(crate) struct Opening {
     report: Option<Report>,
     /// Entries of the snapshot table that were read, where the next one begins, and how much of it is read.
     snapshots: (u32, u64, usize),
-    tables: Tables,
+    tables: OpenedMetadata,
     /// Entries of the L1 table that were read.
     l1_done: u64,
     result: Option<Result<Box<Opened>, Error>>,
@@ -95,7 +96,7 @@ impl Opening {
             info,
             report: None,
             snapshots: (0, header.snapshots_offset, FIXED),
-            tables: Tables::default(),
+            tables: OpenedMetadata::default(),
             l1_done: 0,
             result: None,
             header,

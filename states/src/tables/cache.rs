@@ -9,9 +9,10 @@
 use crate::base::directory::Directory;
 use crate::base::geometry::{HostOffset, SliceNumber};
 use crate::options::Options;
-#[cfg(feature = "sabotage")]
 use crate::rule::Rule;
 use crate::tables::slice::{CHANCES_MAX, Slice, SliceState};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
@@ -139,6 +140,30 @@ impl TableCache {
         }
     }
 
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (mut dirty, mut young) = (0, 0);
+        for (slot, slice) in self.slots.iter().enumerate() {
+            if slice.state == SliceState::Empty {
+                continue;
+            }
+            dirty += usize::from(slice.is_dirty());
+            young += slice.young.len();
+            let found = self.find(SliceNumber(slice.number));
+            if found != Some(slot as u32) {
+                return Err(format!("slot {slot} holds slice {}, found in {found:?}", slice.number));
+            }
+            slice.check().map_err(|said| format!("slot {slot}: {said}"))?;
+        }
+        match (dirty, young) == (self.dirty, self.young) {
+            true => Ok(()),
+            false => {
+                let counts = (self.dirty, self.young);
+                Err(format!("dirty and young are {:?}, counted as {counts:?}", (dirty, young)))
+            }
+        }
+    }
+
     /// Forgets a slice that could not be loaded.
     pub(crate) fn drop_slot(&mut self, slot: u32) {
         self.forget(slot);
@@ -170,9 +195,13 @@ impl TableCache {
         self.removed != 0
     }
 
+    pub(super) const fn is_removed(&self, rule: Rule) -> bool {
+        self.removed & rule as u64 != 0
+    }
+
     fn robs(&self, slot: usize) -> bool {
         let slice = &self.slots[slot];
-        let removed = |rule: Rule| self.removed & rule as u64 != 0;
+        let removed = |rule| self.is_removed(rule);
         slice.pins == 0
             && match slice.state {
                 SliceState::Empty => false,
@@ -201,6 +230,11 @@ impl TableCache {
 
     #[inline]
     const fn is_broken(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    pub(super) const fn is_removed(&self, _rule: Rule) -> bool {
         false
     }
 

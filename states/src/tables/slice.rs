@@ -10,6 +10,8 @@
 //! * `dirty` marks blocks with changes that may be written; `young` lists those that may not, newest first.
 
 use crate::base::queue::Queue;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// A slice that is in steady use survives this many turns of the cache's clock.
@@ -102,10 +104,21 @@ impl Slice {
     }
 
     /// Changes whose data became durable (`window <= durable`) may be written from now on.
-    pub(crate) fn settle(&mut self, durable: u64, entries_per_block: usize) {
-        let settled = self.young.iter().take_while(|young| young.window <= durable).count();
-        for young in self.young.drain(..settled) {
+    pub(crate) fn age(&mut self, durable: u64, entries_per_block: usize) {
+        let aged = self.young.iter().take_while(|young| young.window <= durable).count();
+        for young in self.young.drain(..aged) {
             self.dirty |= block_mask(young.first as usize, young.count as usize, entries_per_block);
+        }
+    }
+
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !self.young.is_sorted_by_key(|young| young.window) {
+            return Err(String::from("young changes are out of order"));
+        }
+        match (self.state == SliceState::Writing) == (self.writing != 0) {
+            true => Ok(()),
+            false => Err(format!("state {:?} with writing {:#x}", self.state, self.writing)),
         }
     }
 
@@ -143,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn young_changes_stay_out_of_the_snapshot_until_they_settle() {
+    fn young_changes_stay_out_of_the_snapshot_until_their_data_is_durable() {
         let mut slice = Slice::empty();
         slice.entries = alloc::vec![0; 8];
         // entry 3: 0 -> zero cluster (needs no data) -> 0x3000 -> and entry 4 later
@@ -157,10 +170,10 @@ mod tests {
         slice.snapshot(&mut buf);
         assert_eq!((buf[3], buf[4]), (1, 0));
         slice.dirty = 0;
-        slice.settle(5, 8);
+        slice.age(5, 8);
         slice.snapshot(&mut buf);
         assert_eq!((buf[3], buf[4], slice.dirty), (0x3000, 0, 1));
-        slice.settle(6, 8);
+        slice.age(6, 8);
         slice.snapshot(&mut buf);
         assert_eq!((buf[3], buf[4], slice.young.len()), (0x3000, 0x4000, 0));
     }

@@ -14,18 +14,21 @@ use super::{assertions, is_test, none, read, tracked};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Files of the biggest ring.
-const RING_MAX: usize = 21;
+const RING_MAX: usize = 0;
 /// Assertions in a hundred functions of `states/src/`.
 const ASSERTIONS_MIN: usize = 11;
 const IMAGE: &str = "states/src/image/";
 const FORMAT: &str = "states/src/image/format.rs";
 /// Parts that are values of their own.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 8] = [
     "states/src/acb/",
     "states/src/base/",
+    "states/src/commit/",
     "states/src/fault/",
+    "states/src/space/",
     "states/src/tables/",
     "states/src/health.rs",
+    "states/src/outbox.rs",
 ];
 
 /// Names and sources of the machine's files.
@@ -140,7 +143,9 @@ fn one_file_asks_for_the_format() {
 }
 
 fn names_the_image(name: &str, source: &str) -> Vec<String> {
-    let naming = code(source).into_iter().filter(|line| has_word(line, "Image") || has_word(line, "Layout"));
+    // one of the gates of 2010 has the name
+    let names = |line: &String| has_word(&line.replace("AllocationGate::Image", ""), "Image");
+    let naming = code(source).into_iter().filter(|line| names(line) || has_word(line, "Layout"));
     naming.map(|line| format!("{name}: {}", line.trim())).collect()
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 /// Files that stand in a circle today, by the folder of their package. The numbers may only shrink, and a
 /// folder that is not named has none.
-const IN_CIRCLES: [(&str, usize); 2] = [("driver", 9), ("states", 21)];
+const IN_CIRCLES: [(&str, usize); 2] = [("driver", 9), ("states", 7)];
 
 /// Folders whose files are the roots of crates of their own; in `tests`, folders with a `main.rs` too.
 const ROOTS: [&str; 4] = ["tests", "benches", "examples", "fuzz_targets"];

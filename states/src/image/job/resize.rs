@@ -13,108 +13,85 @@
 //! * a new L1 table is complete and durable before the header leads to it; the old one's clusters are freed
 //!   when that is durable (QC11).
 
-use crate::acb::State;
-use crate::acb::Want;
+use crate::acb::job::{Copying, Resizing};
 use crate::acb::request::Met;
+use crate::acb::{State, Want};
 use crate::base::geometry::{HostOffset, SliceNumber, align_up};
 use crate::base::queue::Queue;
 use crate::error::Error;
-use crate::fault::Op;
-use crate::image::{Image, Purpose};
-use crate::io::{IoOp, Outcome, Part};
+use crate::image::next::Next;
+use crate::image::value::Image;
+use crate::io::{IoOp, Part};
 use crate::rule::Rule;
+use crate::space::kind::ClusterRun;
+use crate::tables::mapping::Run;
 use alloc::vec::Vec;
 
-/// Bytes of the L1 table that are copied at once.
-const CHUNK: u64 = 64 << 10;
-
-/// How far a change of size has got (qcow2).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Resizing {
-    /// All that was written is made durable; then the L1 table moves.
-    Settle,
-    /// Space for the new L1 table.
-    Place,
-    Copy(Copying),
-    /// The new table is made durable: place, and bytes.
-    CopySync(u64, u64),
-    /// The header leads to it: place and bytes of the old one.
-    Switch(u64, u64),
-    /// What comes to light or goes.
-    Range,
-    /// That is made durable.
-    RangeSync,
-    /// The header with the new size.
-    Size,
-}
-
-/// The L1 table on its way.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Copying {
-    to: u64,
-    bytes: u64,
-    done: u64,
-    chunk: Vec<u8>,
-    pub(crate) waiter: Queue,
-}
-
 impl Image {
-    pub(crate) fn start_resize(&mut self, a: u32) {
-        // a resize has no range: its offset is the size
-        let size = self.requests.acb(a).origin;
+    pub(super) fn start_resize(&mut self, a: u32) -> Next {
         if self.health.is_halted() {
-            return self.finish(a, Err(Error::Poisoned));
+            return Next::fail(Error::Poisoned);
         }
         // others must know of it before it waits for anything
-        self.announce_resize(size);
-        if !self.health.is_held() || self.may_change(a) {
-            self.resize(a, size);
-        }
+        self.announce_resize(a);
+        let held = if self.health.is_held() { self.may_change(a) } else { None };
+        held.unwrap_or_else(|| self.resize(a))
+    }
+
+    /// The new size.
+    fn resize_to(&self, a: u32) -> u64 {
+        // a resize has no range: its offset is the size
+        self.requests.acb(a).origin
     }
 
     /// It may change the image now.
-    pub(crate) fn resize(&mut self, a: u32, size: u64) {
+    pub(super) fn resize(&mut self, a: u32) -> Next {
+        let size = self.resize_to(a);
         if self.layout.is_raw() {
-            self.commit.unsynced = true;
+            self.commit.wrote();
             self.requests.set_state(a, State::Resize);
-            return self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
+            self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
+            return Next::Wait;
         }
-        let Some(header) = self.layout.qed_header_mut() else { return self.resize_counted(a, size) };
+        let Some(header) = self.layout.qed_header_mut() else { return self.resize_counted(a) };
         // admitted before, but a resize in flight may have been larger
         header.image_size = header.image_size.max(size);
-        self.commit.header_dirty = true;
-        self.join_commit(a, Want::Durable);
+        self.commit.header_changed(&mut self.outbox);
+        Next::Join(Want::Durable)
     }
 
     /// A qcow2 image gets another size: no other one until that is done, and nothing at all if it has to be
     /// alone.
-    fn announce_resize(&mut self, size: u64) {
+    fn announce_resize(&mut self, a: u32) {
+        let size = self.resize_to(a);
         let (Some(shape), Some(counted)) = (self.layout.shape(), self.refcounted.as_deref()) else { return };
-        debug_assert!(self.resizing.is_none(), "one at a time was admitted");
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
-        self.resizing = Some(if moves { Resizing::Settle } else { Resizing::Range });
-        self.exclusive = moves || size < self.size;
+        let first = if moves { Resizing::Settle } else { Resizing::Range };
+        self.jobs.resize(first, moves || size < self.size);
     }
 
     /// Alone, if it has to be; else at once.
-    fn resize_counted(&mut self, a: u32, size: u64) {
-        let Some(geometry) = self.layout.geometry().copied() else { return };
+    fn resize_counted(&mut self, a: u32) -> Next {
+        let size = self.resize_to(a);
+        let Some(geometry) = self.layout.geometry().copied() else { return Next::Look };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
-        if self.resizing == Some(Resizing::Range) {
-            self.set_resize_range(a, size);
+        if self.jobs.resizing() == Some(&Resizing::Range) {
+            self.set_resize_range(a);
         }
-        if !self.exclusive {
-            return self.look(a);
+        if !self.jobs.is_alone() {
+            return Next::Look;
         }
         self.requests.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests) {
-            return self.look(a);
+            return Next::Look;
         }
         self.requests.wait_for_others(a);
+        Next::Wait
     }
 
     /// The part that comes or goes becomes the acb's range.
-    fn set_resize_range(&mut self, a: u32, size: u64) {
+    fn set_resize_range(&mut self, a: u32) {
+        let size = self.resize_to(a);
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let (start, end) = if size < self.size {
             (geometry.cluster_end(size), self.size.max(geometry.cluster_end(size)))
@@ -123,63 +100,71 @@ impl Image {
             let shows = self.backing_len.unwrap_or(0).min(size);
             (self.size, geometry.cluster_end(self.size).min(size).max(shows).max(self.size))
         };
+        debug_assert!(start <= end);
         let acb = self.requests.acb_mut(a);
         (acb.pos, acb.run_end, acb.end) = (start, start, end);
     }
 
+    /// The next run of it: what comes to light reads as zeros, what goes is given up.
+    pub(super) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+        if self.resize_to(a) >= self.size {
+            return self.zero_counted(a, run, slot);
+        }
+        self.drop_run(a, run, slot)
+    }
+
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
-    pub(crate) fn range_resized(&mut self, a: u32) {
-        match self.resizing {
-            _ if self.health.is_halted() => self.finish(a, Err(Error::Poisoned)),
+    pub(super) fn range_resized(&mut self, a: u32) -> Next {
+        match self.jobs.resizing() {
+            _ if self.health.is_halted() => Next::fail(Error::Poisoned),
             Some(Resizing::Place) => self.place_l1(a),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
                 if self.requests.acb(a).window != 0 && !self.options.sabotaged(Rule::RangeBeforeSize) =>
             {
                 // durable first, then the header (QC17)
-                self.resizing = Some(Resizing::RangeSync);
-                self.join_commit(a, Want::Durable);
+                self.jobs.next(Resizing::RangeSync);
+                Next::Join(Want::Durable)
             }
             Some(Resizing::Range) => self.write_size(a),
-            _ => self.join_commit(a, Want::Durable),
+            _ => Next::Join(Want::Durable),
         }
     }
 
-    fn write_size(&mut self, a: u32) {
-        let acb = self.requests.acb_mut(a);
-        acb.window = 0;
-        let size = acb.origin;
+    fn write_size(&mut self, a: u32) -> Next {
+        self.requests.acb_mut(a).window = 0;
+        let size = self.resize_to(a);
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.header.size = size;
         }
-        self.resizing = Some(Resizing::Size);
-        self.commit.header_dirty = true;
+        self.jobs.next(Resizing::Size);
+        self.commit.header_changed(&mut self.outbox);
         if self.options.sabotaged(Rule::WaitResize) {
             return self.size_durable(a);
         }
-        self.join_commit(a, Want::Durable);
+        Next::Join(Want::Durable)
     }
 
     /// The pipeline answers: what the step wrote is durable.
-    pub(crate) fn size_durable(&mut self, a: u32) {
-        let size = self.requests.acb(a).origin;
-        match self.resizing.take() {
+    pub(super) fn size_durable(&mut self, a: u32) -> Next {
+        let size = self.resize_to(a);
+        match self.jobs.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
             Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync)
                 if self.health.is_halted() =>
             {
-                self.finish(a, Err(Error::Poisoned));
+                Next::fail(Error::Poisoned)
             }
             Some(Resizing::Settle) => {
-                self.resizing = Some(Resizing::Place);
-                self.look_again(a);
+                self.jobs.next(Resizing::Place);
+                self.look_again(a)
             }
             Some(Resizing::CopySync(to, bytes)) => self.switch_l1(a, to, bytes),
             Some(Resizing::Switch(from, bytes)) => {
                 self.l1_moved(from, bytes);
-                self.resizing = Some(Resizing::Range);
-                self.set_resize_range(a, size);
-                self.look_again(a);
+                self.jobs.next(Resizing::Range);
+                self.set_resize_range(a);
+                self.look_again(a)
             }
             Some(Resizing::RangeSync) => self.write_size(a),
             _ => {
@@ -187,13 +172,13 @@ impl Image {
                 if let Some(geometry) = self.layout.geometry().copied() {
                     self.tables.reserve(geometry.slice_count(self.size));
                 }
-                self.finish(a, Ok(()));
+                Next::Done
             }
         }
     }
 
     /// From the pipeline back to work.
-    fn look_again(&mut self, a: u32) {
+    fn look_again(&mut self, a: u32) -> Next {
         let acb = self.requests.acb_mut(a);
         acb.window = 0;
         // the last phases of a round with nothing to write pass without being shown
@@ -202,118 +187,56 @@ impl Image {
             State::MarkDirty => self.requests.set_state(a, State::SyncData),
             _ => {}
         }
-        self.look(a);
+        Next::Look
     }
 
     /// Space for a table that maps the new size.
-    fn place_l1(&mut self, a: u32) {
-        let (Some(geometry), Some(shape)) = (self.layout.geometry(), self.layout.shape()) else { return };
-        let acb = self.requests.acb(a);
-        let bytes = align_up(shape.l1_entries(acb.origin) * 8, geometry.cluster_size());
-        let Some(to) = self.allocate_counted(a, bytes, State::AllocL2) else { return };
+    fn place_l1(&mut self, a: u32) -> Next {
+        let (Some(geometry), Some(shape)) = (self.layout.geometry(), self.layout.shape()) else {
+            return Next::Done;
+        };
+        let bytes = align_up(shape.l1_entries(self.resize_to(a)) * 8, geometry.cluster_size());
+        let to = match self.allocate(a, bytes, State::AllocL2) {
+            Ok(to) => to,
+            Err(next) => return next,
+        };
         self.requests.set_state(a, State::AllocL2);
         let mut waiter = Queue::new();
         self.requests.wait_in(&mut waiter, a);
-        self.resizing = Some(Resizing::Copy(Copying { to, bytes, done: 0, chunk: Vec::new(), waiter }));
+        self.jobs.next(Resizing::Copy(Copying { to, bytes, done: 0, chunk: Vec::new(), waiter }));
         self.read_l1();
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::WaitAllocL2) {
-            self.leave_l1_copy(a);
+            return self.leave_l1_copy(a);
         }
+        Next::Wait
     }
 
-    /// Bytes of the old table, and how much of the file they take.
-    fn old_l1(&self) -> (u64, u64) {
-        let bytes = self.refcounted.as_deref().map_or(0, |counted| u64::from(counted.header.l1_entries) * 8);
-        (bytes, align_up(bytes, u64::from(self.options.align.max(512))))
-    }
-
-    fn read_l1(&mut self) {
-        let Some(from) = self.layout.geometry().map(|geometry| geometry.l1_offset.0) else { return };
-        let (_, whole) = self.old_l1();
-        let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
-        if copying.done >= whole {
-            // all of it is there
-            let mut waiter = core::mem::replace(&mut copying.waiter, Queue::new());
-            return self.requests.wake(&mut waiter);
-        }
-        let (offset, len) = (from + copying.done, (whole - copying.done).min(CHUNK) as u32);
-        self.outbox.emit(Purpose::L1Read, Op::ReadL1, offset, IoOp::ReadTable { offset, len });
-    }
-
-    /// A chunk of the old L1 table was read.
-    pub(crate) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
-        let (bytes, _) = self.old_l1();
-        let poisoned = self.health.is_halted();
-        let Some(Resizing::Copy(copying)) = &mut self.resizing else { return };
-        let Outcome::Table(read) = outcome else {
-            let error = result.err().unwrap_or(Error::Misuse("a table read was completed without its bytes"));
-            return self.l1_failed(&error);
-        };
-        if poisoned {
-            return self.l1_failed(&Error::Poisoned);
-        }
-        copying.chunk.clear();
-        copying.chunk.extend_from_slice(read);
-        // what lies behind the table in its last block is none of it
-        let keep = bytes.saturating_sub(copying.done).min(read.len() as u64) as usize;
-        copying.chunk.iter_mut().skip(keep).for_each(|byte| *byte = 0);
-        let (offset, len) = (copying.to + copying.done, copying.chunk.len() as u32);
-        self.outbox.emit(Purpose::L1Write, Op::WriteL1, offset, IoOp::WriteTable { offset, len });
-    }
-
-    pub(crate) fn encode_l1(&self, buf: &mut [u8]) {
-        let Some(Resizing::Copy(copying)) = &self.resizing else { return };
-        if let Some(bytes) = copying.chunk.get(..buf.len()) {
-            buf.copy_from_slice(bytes);
-        }
-    }
-
-    /// A chunk of the new L1 table was written.
-    pub(crate) fn l1_written(&mut self, result: Result<(), Error>) {
-        self.commit.unsynced = true;
-        if let Err(error) = result {
-            return self.l1_failed(&error);
-        }
-        if let Some(Resizing::Copy(copying)) = &mut self.resizing {
-            copying.done += copying.chunk.len() as u64;
-        }
-        self.read_l1();
-    }
-
-    fn l1_failed(&mut self, error: &Error) {
-        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
-        let Some(Resizing::Copy(mut copying)) = self.resizing.take() else { return };
-        self.requests.fail_all(&copying.waiter, error);
-        self.requests.wake(&mut copying.waiter);
-        self.free_clusters(copying.to >> bits, copying.bytes >> bits, 0);
-    }
-
-    pub(crate) fn l1_copied(&mut self, a: u32) {
-        if let Some(Resizing::Copy(copying)) = &self.resizing {
+    pub(super) fn l1_copied(&mut self, a: u32) -> Next {
+        if let Some(copying) = self.jobs.copying() {
             let (to, bytes) = (copying.to, copying.bytes);
-            self.resizing = Some(Resizing::CopySync(to, bytes));
+            self.jobs.next(Resizing::CopySync(to, bytes));
             if self.options.sabotaged(Rule::L1BeforeHeader) {
                 return self.switch_l1(a, to, bytes);
             }
         }
-        self.join_commit(a, Want::Durable);
+        Next::Join(Want::Durable)
     }
 
     /// The new table is durable: the header may lead to it.
-    fn switch_l1(&mut self, a: u32, to: u64, bytes: u64) {
-        let Some(counted) = self.refcounted.as_deref_mut() else { return };
+    fn switch_l1(&mut self, a: u32, to: u64, bytes: u64) -> Next {
+        let Some(counted) = self.refcounted.as_deref_mut() else { return Next::Done };
         let old = (counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
         counted.header.l1_offset = to;
         counted.header.l1_entries = (bytes / 8) as u32;
-        self.resizing = Some(Resizing::Switch(old.0, old.1));
+        self.jobs.next(Resizing::Switch(old.0, old.1));
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::SwitchBeforeFree) {
             self.free_l1_early(old.0, old.1);
         }
-        self.commit.header_dirty = true;
+        self.commit.header_changed(&mut self.outbox);
         self.requests.acb_mut(a).window = 0;
-        self.join_commit(a, Want::Durable);
+        Next::Join(Want::Durable)
     }
 
     /// The header leads to the new table, durably: so do the cached slices.
@@ -335,14 +258,13 @@ impl Image {
         }
         let clusters = bytes.div_ceil(geometry.cluster_size());
         if clusters > 0 {
-            self.free_clusters(from >> geometry.cluster_bits, clusters, 0);
+            self.free_clusters(ClusterRun::new(from >> geometry.cluster_bits, clusters), 0);
         }
     }
 
     /// The request has ended, well or not.
-    pub(crate) fn resize_ended(&mut self) {
-        self.resizing = None;
-        self.exclusive = false;
+    pub(super) fn resize_ended(&mut self) {
+        self.jobs.end_resize();
         let size = self.size;
         // a size that never became durable is not written by accident later
         if let Some(counted) = self.refcounted.as_deref_mut()
@@ -353,16 +275,10 @@ impl Image {
     }
 
     /// `Resize`: the file has its new length.
-    pub(crate) fn resized(&mut self, a: u32) {
-        let acb = self.requests.acb_mut(a);
-        if let Some(error) = acb.error.take() {
-            return self.fail(a, error);
-        }
-        acb.met |= Met::FLUSH;
-        // of the others only a close sets the file's length
-        if self.layout.is_raw() {
-            self.size = acb.origin.next_multiple_of(512);
-        }
-        self.finish(a, Ok(()));
+    pub(super) fn resized(&mut self, a: u32) -> Next {
+        debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
+        self.requests.note(a, Met::FLUSH);
+        self.size = self.resize_to(a).next_multiple_of(512);
+        Next::Done
     }
 }

@@ -9,11 +9,24 @@
 //! * what the entry pointed to before goes into quarantine with the change's window (QC4).
 
 use crate::base::geometry::Geometry;
-use crate::image::Image;
+use crate::image::value::Image;
 use crate::qcow2::entry::COPIED;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
+#[cfg(feature = "sabotage")]
+use crate::rule::Rule;
+use crate::space::kind::ClusterRun;
 
 impl Image {
+    /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
+    /// The change is young.
+    pub(crate) fn set_entries(&mut self, slot: u32, range: (usize, usize), values: (u64, u64)) {
+        let window = self.commit.windows.open();
+        if self.tables.set_entries(slot, range, values, window, &mut self.outbox) {
+            self.dangling.note_linked(self.tables.slot(slot).number);
+            self.commit.note_dirty(slot, self.options.commit_ms, &mut self.outbox);
+        }
+    }
+
     /// Makes the new clusters of an extent visible.
     pub(crate) fn link(&mut self, a: u32) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
@@ -29,14 +42,14 @@ impl Image {
         debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
         // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
         // writes until then
-        self.commit.unsynced = true;
+        self.commit.wrote();
         let Some(shape) = self.layout.shape() else {
-            return self.set_entries(slot, entry, count, host, geometry.cluster_size());
+            return self.set_entries(slot, (entry, count), (host, geometry.cluster_size()));
         };
         let words = self.tables.slot(slot).entries.get(entry..entry + count).unwrap_or_default();
         let fresh = !shape.extended && words.iter().all(|word| *word == 0);
         if fresh {
-            return self.set_entries(slot, entry, count, host | COPIED, geometry.cluster_size());
+            return self.set_entries(slot, (entry, count), (host | COPIED, geometry.cluster_size()));
         }
         for n in 0..count as u64 {
             let start = first + (n << geometry.cluster_bits);
@@ -60,7 +73,8 @@ impl Image {
         let first = geometry.cluster_start(acb.pos);
         let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
         let host = acb.host - (acb.pos - first);
-        self.free_clusters(host >> geometry.cluster_bits, (end - first) >> geometry.cluster_bits, 0);
+        let (first_host, count) = (host >> geometry.cluster_bits, (end - first) >> geometry.cluster_bits);
+        self.free_clusters(ClusterRun::new(first_host, count), 0);
     }
 
     /// The entry of the cluster at `start` leads to `host`, where the subclusters of `mask` have data.
@@ -92,11 +106,25 @@ impl Image {
         let (_, at) = geometry.l2_slice(start);
         let Some((old_word, old_bitmap)) = self.entry_words(slot, start) else { return };
         if old_word != word {
-            self.set_entries(slot, at, 1, word, 0);
+            self.set_entries(slot, (at, 1), (word, 0));
         }
         if old_bitmap != bitmap {
-            self.set_entries(slot, at + 1, 1, bitmap, 0);
+            self.set_entries(slot, (at + 1, 1), (bitmap, 0));
         }
+    }
+
+    /// Has the table to be copied before the entry at guest offset `pos` changes? (`pos` matters only where a
+    /// rule is removed.)
+    #[inline]
+    pub(crate) fn must_copy(&self, slot: u32, pos: u64) -> bool {
+        #[cfg(feature = "sabotage")]
+        if self.options.sabotaged(Rule::SharedTable)
+            || self.options.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos)
+        {
+            return false;
+        }
+        let _ = pos;
+        self.tables.slot(slot).shared
     }
 
     /// What an entry pointed to until now is one reference poorer, unless it is `kept`.
@@ -104,7 +132,7 @@ impl Image {
         if shape.data_file {
             return;
         }
-        let (window, bits) = (self.commit.window, shape.cluster_bits);
+        let (window, bits) = (self.commit.windows.open(), shape.cluster_bits);
         match old {
             L2::Normal { host, copied }
             | L2::ZeroAllocated { host, copied }
@@ -113,7 +141,7 @@ impl Image {
                     copied || self.refcounted.as_deref().is_some_and(|counted| counted.header.snapshots > 0);
                 match kept == Some(host) {
                     true => {}
-                    false if alone => self.free_clusters(host >> bits, 1, window),
+                    false if alone => self.free_clusters(ClusterRun::new(host >> bits, 1), window),
                     false => self.free_shared(host >> bits, window),
                 }
             }
@@ -124,7 +152,7 @@ impl Image {
                 let end = (host + u64::from(len)).min(ours).max(host + 1);
                 let first = host >> bits;
                 let last = ((end - 1) >> bits).max(first);
-                self.free_clusters(first, last - first + 1, window);
+                self.free_clusters(ClusterRun::new(first, last - first + 1), window);
             }
             L2::Unallocated | L2::ZeroPlain | L2::Split { host: None, .. } => {}
         }

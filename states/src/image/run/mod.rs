@@ -1,9 +1,12 @@
-//! Requests on their way: what each step of an acb does.
+//! What an acb does with a run of its range, step by step.
+//!
+//! Knows: one acb. Must never know: what comes after a step (`advance.rs`).
 
-mod control;
-pub(crate) mod decode;
-pub(crate) mod find;
-pub(crate) mod link;
+mod copy;
+mod find;
+mod link;
+mod read;
 mod unmap;
+mod wait;
 mod write;
 mod zero;

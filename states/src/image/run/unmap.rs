@@ -9,12 +9,15 @@
 use crate::acb::request::{Flags, Met};
 use crate::base::geometry::align_down;
 use crate::error::Error;
-use crate::image::Image;
-use crate::image::run::find::{Mapping, Run};
+use crate::image::next::Next;
 use crate::image::run::link::units;
+use crate::image::value::Image;
 use crate::io::{IoOp, Part};
 use crate::qcow2::entry::ZERO;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
+use crate::tables::dangling::check_dangling;
+use crate::tables::mapping::{Mapping, Run};
+use alloc::boxed::Box;
 
 /// So many changes of entries are enough for one call.
 const PAUSE: u32 = 256;
@@ -57,7 +60,6 @@ impl Unmap {
 
 impl Image {
     /// Changes the entries of guest range `[start, end)`; `len` bytes of the request are done with it.
-    /// True: look on; false: the acb waits or has ended.
     pub(crate) fn unmap(
         &mut self,
         a: u32,
@@ -65,47 +67,42 @@ impl Image {
         how: Unmap,
         run: Run,
         slot: Option<u32>,
-    ) -> bool {
-        let Some(geometry) = self.layout.geometry().copied() else { return false };
+    ) -> Next {
+        let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let (first, last) = (geometry.cluster_start(start), geometry.cluster_end(end));
         if !self.pass_gate(a, first, last, slot.is_none()) {
-            return false;
+            return Next::Wait;
         }
-        if self.tables.young >= crate::image::YOUNG_MAX {
-            self.wait_for_slot(a);
-            return false;
+        if self.tables.is_overfull() {
+            return self.wait_for_slot(a);
         }
         let Some(slot) = slot else {
             let hides = self.backing_len.is_some_and(|backing| backing > start);
             let nothing = how == Unmap::Drop || how == Unmap::Discard && !hides;
-            return if nothing { self.requests.skip(a, len) } else { self.new_table(a, start) };
+            return if nothing { self.skip(a, len) } else { self.new_table(a, start) };
         };
         debug_assert!(run.len > 0 && start < end);
         if self.must_copy(slot, start) {
-            self.copy_table(a, start);
-            return false;
+            return self.copy_table(a, start);
         }
         let (mut at, mut changed) = (first, 0);
         while at < last {
             let mask = units(&geometry, at, start, end);
             match self.unmap_one(slot, at, mask, how) {
                 Ok(one) => changed += u32::from(one),
-                Err(error) => {
-                    self.fail_lookup(a, alloc::boxed::Box::new(error));
-                    return false;
-                }
+                Err(error) => return self.fail_lookup(Box::new(error)),
             }
             at += geometry.cluster_size();
         }
         self.requests.note(a, Met::ZERO);
         self.note_written(a, true);
-        let go_on = self.requests.skip(a, len);
+        let go_on = self.skip(a, len);
         if changed < PAUSE || self.requests.acb(a).pos == self.requests.acb(a).end {
             return go_on;
         }
         // the embedder's thread is not held for as long as a large disk takes
         self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::Yield);
-        false
+        Next::Wait
     }
 
     /// Was there something to change?
@@ -113,7 +110,8 @@ impl Image {
         let Some(shape) = self.layout.shape() else { return Ok(false) };
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
         // the lookup has seen the first entry of the range alone
-        self.check_dangling(slot, self.layout.geometry().map_or(0, |geometry| geometry.l2_slice(start).1))?;
+        let at = self.layout.geometry().map_or(0, |geometry| geometry.l2_slice(start).1);
+        check_dangling(self.tables.slot(slot), at, self.space.found_used())?;
         let old = shape.decode_l2(start, words.0, words.1)?;
         let hides = self.backing_len.is_some_and(|backing| backing > start);
         let new = how.words(shape, old, words, mask, hides);
@@ -125,7 +123,9 @@ impl Image {
             L2::Split { host, .. } => host,
             _ => None,
         });
-        self.check_entry_place(start, old)?;
+        if let Some(counted) = self.refcounted.as_deref() {
+            counted.check_entry_place(start, old)?;
+        }
         self.change_entry(slot, start, new.0, new.1);
         self.release_old(shape, old, kept);
         Ok(true)
@@ -145,33 +145,33 @@ impl Image {
     }
 
     /// Discard of a run of qcow2: whole clusters.
-    pub(crate) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
-            return false;
+            return Next::On;
         };
         let (first, last) = (geometry.cluster_end(pos), geometry.cluster_start(whole));
-        let Some(counted) = self.refcounted.as_deref() else { return false };
+        let Some(counted) = self.refcounted.as_deref() else { return Next::On };
         // with a backing layer version 2 has no entry that hides it
         // nor has an image whose data file must stay a valid raw image one that says more than the file
         let cannot =
             counted.header.version < 3 && self.backing_len.is_some() || counted.header.data_file_raw();
         if first >= last || cannot {
-            return self.requests.skip(a, end - pos);
+            return self.skip(a, end - pos);
         }
         // what lies in front of `first` is done with it
         self.unmap(a, (first, last, end.min(last) - pos), Unmap::Discard, run, slot)
     }
 
     /// Write-zeroes of a run of qcow2.
-    pub(crate) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    pub(crate) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
-            return false;
+            return Next::On;
         };
-        let Some((shape, raw, free)) = self.zero_rules(a) else { return false };
+        let Some((shape, raw, free)) = self.zero_rules(a) else { return Next::On };
         let cluster = geometry.cluster_size();
         let unit = if shape.extended { cluster / u64::from(Subclusters::COUNT) } else { cluster };
         let compressed = matches!(run.mapping, Mapping::Compressed { .. });
@@ -198,7 +198,7 @@ impl Image {
     }
 
     /// Zeros in part of one unit.
-    fn zero_part(&mut self, a: u32, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> bool {
+    fn zero_part(&mut self, a: u32, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> Next {
         let pos = self.requests.acb(a).pos;
         let start = align_down(pos, unit);
         let len = run.len.min(start + unit - pos);
@@ -206,11 +206,11 @@ impl Image {
         let hidden = self.backing_len.is_none_or(|backing| backing <= start);
         match run.mapping {
             Mapping::Data(host) if run.private => self.zero_in_place(a, host, len),
-            Mapping::Zero | Mapping::ZeroAllocated(_) => self.requests.skip(a, len),
+            Mapping::Zero | Mapping::ZeroAllocated(_) => self.skip(a, len),
             Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) if hidden => match how {
                 // all of the unit reads as zeros already
                 Some(how @ Unmap::Zero { .. }) => self.unmap(a, (start, start + unit, len), how, run, slot),
-                _ => self.requests.skip(a, len),
+                _ => self.skip(a, len),
             },
             _ => self.write_run(a, run, slot),
         }
@@ -223,16 +223,13 @@ impl Image {
         Some((shape, self.refcounted.as_deref()?.header.data_file_raw(), free))
     }
 
-    /// The next run of a change of size: what comes to light reads as zeros, what goes is given up.
-    pub(crate) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    /// A run of what a smaller disk does not have any more.
+    pub(crate) fn drop_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
-            return false;
+            return Next::On;
         };
-        if self.requests.acb(a).origin >= self.size {
-            return self.zero_counted(a, run, slot);
-        }
         debug_assert_eq!(pos, geometry.cluster_start(pos));
         self.unmap(a, (pos, geometry.cluster_end(whole), end - pos), Unmap::Drop, run, slot)
     }

@@ -15,12 +15,16 @@ use crate::acb::State;
 use crate::acb::request::{Kind, Met};
 use crate::base::geometry::{Geometry, align_down, align_up};
 use crate::error::Error;
-use crate::image::run::find::{EXTENT_MAX, Mapping, Run};
-use crate::image::{Image, YOUNG_MAX};
+use crate::image::next::Next;
+use crate::image::run::read::EXTENT_MAX;
+use crate::image::value::Image;
 use crate::io::{FillSource, IoOp, Part};
+use crate::options::Policy;
 use crate::qcow2::Subclusters;
 use crate::qcow2::entry::COPIED;
 use crate::rule::Rule;
+use crate::tables::mapping::{Mapping, Run};
+use alloc::boxed::Box;
 
 /// Fill buffers are at most this large.
 const COPY_MAX: u64 = 1 << 20;
@@ -58,12 +62,13 @@ struct Piece {
 }
 
 impl Image {
-    /// A run of a write. True: look on; false: the acb waits or has ended.
-    pub(crate) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
+    /// A run of a write.
+    pub(crate) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
         let pos = self.requests.acb(a).pos;
-        if let Err(error) = self.check_run_place(pos, run) {
-            self.fail_lookup(a, error);
-            return false;
+        if let Some(counted) = self.refcounted.as_deref()
+            && let Err(error) = counted.check_run_place(pos, run)
+        {
+            return self.fail_lookup(Box::new(error));
         }
         if let Mapping::Data(host) = run.mapping
             && (run.private || self.options.sabotaged(Rule::CopiedOnly))
@@ -71,20 +76,19 @@ impl Image {
             return self.write_in_place(a, host, run.len);
         }
         if slot.is_some_and(|slot| self.must_copy(slot, pos)) {
-            self.copy_table(a, pos);
-            return false;
+            return self.copy_table(a, pos);
         }
         self.write_new(a, run, slot)
     }
 
-    pub(crate) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(crate) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> Next {
         let align = u64::from(self.options.align);
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
         let (start, end) = (align_down(host, align), align_up(host + len, align));
         let modifies = start != host || end != host + len;
         if !self.pass_sectors(a, start, end, modifies) {
-            return false;
+            return Next::Wait;
         }
         self.requests.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
         let acb = self.requests.acb_mut(a);
@@ -93,59 +97,63 @@ impl Image {
         acb.fill_at = acb.fill_start;
         (acb.unit_start, acb.unit_end) = (acb.pos, acb.run_end);
         (acb.source, acb.stale) = (Source::Zeros, false);
-        acb.modifies = modifies;
-        self.modifying += u32::from(modifies);
-        self.next_piece(a);
-        false
+        if modifies {
+            self.waits.modify(&mut self.requests, a);
+        }
+        self.next_piece(a)
     }
 
     /// New clusters, or new contents of clusters that hold nothing: gate, table, space, claim; each may
     /// make the acb wait and look again.
-    fn write_new(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        let Some(geometry) = self.layout.geometry().copied() else { return false };
-        let acb = self.requests.acb(a);
-        let pos = acb.pos;
+    fn write_new(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+        let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
+        let pos = self.requests.acb(a).pos;
         let plan = self.plan_new(&geometry, pos, run);
-        if self.tables.young >= YOUNG_MAX {
-            self.wait_for_slot(a);
-            return false;
+        if self.tables.is_overfull() {
+            return self.wait_for_slot(a);
         }
         if !self.pass_gate(a, plan.first, plan.last, slot.is_none()) {
-            return false;
+            return Next::Wait;
         }
         let Some(slot) = slot else { return self.new_table(a, pos) };
-        let Some(base) = self.place_new(a, slot, &plan) else { return false };
+        let base = match self.place_new(a, slot, &plan) {
+            Ok(base) => base,
+            Err(next) => return next,
+        };
         let made_table = self.requests.acb(a).met.contains(Met::NEW_TABLE);
-        self.claim(a, plan.first, plan.last, made_table);
-        self.pin(slot, Rule::PinLink);
+        self.waits.claim(&mut self.requests, a, (plan.first, plan.last), made_table);
+        self.tables.pin(slot, Rule::PinLink);
         self.requests.take_run(a, plan.cut - pos, base + (pos - plan.first), Met::ALLOCATE);
         let acb = self.requests.acb_mut(a);
         acb.pinned = Some(slot);
         (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.0, plan.fill.1, plan.fill.0);
         (acb.unit_start, acb.unit_end) = plan.unit;
         (acb.source, acb.stale) = (plan.source, plan.reuse.is_some());
-        acb.modifies = plan.modifies();
-        self.modifying += u32::from(plan.modifies());
+        if plan.modifies() {
+            self.waits.modify(&mut self.requests, a);
+        }
         if self.options.sabotaged(Rule::LinkLast) {
             self.link(a);
         }
-        self.next_piece(a);
-        false
+        self.next_piece(a)
     }
 
-    /// Host space for what is planned.
-    fn place_new(&mut self, a: u32, slot: u32, plan: &Plan) -> Option<u64> {
+    /// Host space for what is planned; or what becomes of the acb.
+    fn place_new(&mut self, a: u32, slot: u32, plan: &Plan) -> Result<u64, Next> {
         if let Some(base) = plan.reuse {
             let (start, end) = (base + plan.fill.0 - plan.first, base + plan.fill.1 - plan.first);
-            return self.pass_sectors(a, start, end, plan.modifies()).then_some(base);
+            return match self.pass_sectors(a, start, end, plan.modifies()) {
+                true => Ok(base),
+                false => Err(Next::Wait),
+            };
         }
         // what is allocated for may not leave the cache when counts are loaded
-        self.pin(slot, Rule::PinCount);
+        self.tables.pin(slot, Rule::PinCount);
         let base = self.allocate(a, plan.last - plan.first, State::GrowFile);
-        self.unpin_quietly(slot, Rule::PinCount);
-        if base.is_some() {
+        self.tables.unpin_quietly(slot, Rule::PinCount);
+        if base.is_ok() {
             let bits = self.layout.geometry().map_or(0, |geometry| geometry.cluster_bits);
-            self.observed.counters.allocations += (plan.last - plan.first) >> bits;
+            self.outbox.counters.allocations += (plan.last - plan.first) >> bits;
         }
         base
     }
@@ -204,20 +212,23 @@ impl Image {
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
     /// like any other, so it is written after a sync that made the file's new length durable (QE2, QE4).
-    pub(crate) fn new_table(&mut self, a: u32, pos: u64) -> bool {
-        let Some(geometry) = self.layout.geometry().copied() else { return false };
+    pub(crate) fn new_table(&mut self, a: u32, pos: u64) -> Next {
+        let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         // the lookup just read the entry from it
-        let Some(l1_slot) = self.tables.find(l1_number) else { return true };
-        self.pin(l1_slot, Rule::PinL1);
+        let Some(l1_slot) = self.tables.find(l1_number) else { return Next::On };
+        self.tables.pin(l1_slot, Rule::PinL1);
         let table = self.allocate(a, geometry.table_bytes, State::AllocL2);
-        self.unpin_quietly(l1_slot, Rule::PinL1);
-        let Some(table) = table else { return false };
+        self.tables.unpin_quietly(l1_slot, Rule::PinL1);
+        let table = match table {
+            Ok(table) => table,
+            Err(next) => return next,
+        };
         // a copied flag alone leads nowhere
         debug_assert_eq!(self.tables.slot(l1_slot).entries.get(l1_entry).map(|old| old & !COPIED), Some(0));
         let copied = if self.refcounted.is_some() { COPIED } else { 0 };
-        self.set_entries(l1_slot, l1_entry, 1, table | copied, 0);
+        self.set_entries(l1_slot, (l1_entry, 1), (table | copied, 0));
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::NewTableBeforeL1) {
             self.make_old(l1_slot);
@@ -225,27 +236,26 @@ impl Image {
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.l2_tables.add(table, l1_index, true);
         }
-        self.observed.counters.new_tables += 1;
+        self.outbox.counters.new_tables += 1;
         self.requests.note(a, Met::NEW_TABLE);
         // known to be zeros: the slice that is needed next need not be read
         let (number, _) = geometry.l2_slice(pos);
         let host = geometry.l2_slice_host(table, pos);
-        if self.tables.find(number).is_none()
-            && let Some(slot) = self.tables.claim(number, host, geometry.slice_words())
-        {
-            self.tables.slot_mut(slot).state = crate::tables::slice::SliceState::Present;
+        if self.tables.find(number).is_none() {
+            self.tables.claim_zeros(number, host, geometry.slice_words());
         }
-        true
+        Next::On
     }
 
-    /// The next piece of the extent: its fills are read, or it is written at once.
-    fn next_piece(&mut self, a: u32) {
+    /// The next piece of the extent (`WriteData`: one is written): its fills are read, or it is written at
+    /// once.
+    pub(crate) fn next_piece(&mut self, a: u32) -> Next {
         while let Some(piece) = self.piece(a) {
             if piece.start == piece.head_end && piece.tail_start == piece.end {
-                return self.name_write(a, piece);
+                return self.emit_write(a, &piece);
             }
             if self.read_neighbours(a, &piece) || self.read_sources(a, &piece) {
-                return;
+                return Next::Wait;
             }
             let acb = self.requests.acb_mut(a);
             if acb.stale || piece.head_end < piece.tail_start {
@@ -254,7 +264,7 @@ impl Image {
             // nothing shows through here: new space is zeros already
             acb.fill_at = piece.end;
         }
-        self.extent_written(a);
+        self.extent_written(a)
     }
 
     /// Reads what the write's first and last block hold that is not its own.
@@ -327,16 +337,13 @@ impl Image {
     }
 
     /// `ReadModify`: the neighbours are there; what else is needed?
-    pub(crate) fn neighbours_read(&mut self, a: u32) {
-        if let Some(error) = self.requests.acb_mut(a).error.take() {
-            return self.fail(a, error);
-        }
+    pub(crate) fn neighbours_read(&mut self, a: u32) -> Next {
         if let Some(piece) = self.piece(a)
             && self.read_sources(a, &piece)
         {
-            return;
+            return Next::Wait;
         }
-        self.write_piece(a);
+        self.write_piece(a)
     }
 
     /// The piece at `fill_at`; None when all is written.
@@ -364,16 +371,14 @@ impl Image {
     }
 
     /// Names the write of the piece, its fills being ready.
-    pub(crate) fn write_piece(&mut self, a: u32) {
-        let acb = self.requests.acb_mut(a);
-        if let Some(error) = acb.error.take() {
-            return self.fail(a, error);
+    pub(crate) fn write_piece(&mut self, a: u32) -> Next {
+        match self.piece(a) {
+            Some(piece) => self.emit_write(a, &piece),
+            None => self.extent_written(a),
         }
-        let Some(piece) = self.piece(a) else { return self.extent_written(a) };
-        self.name_write(a, piece);
     }
 
-    fn name_write(&mut self, a: u32, piece: Piece) {
+    fn emit_write(&mut self, a: u32, piece: &Piece) -> Next {
         let id = self.requests.id(a);
         let acb = self.requests.acb_mut(a);
         acb.fill_at = piece.end;
@@ -393,23 +398,15 @@ impl Image {
         };
         self.requests.set_state(a, State::WriteData);
         self.outbox.emit_own(&mut self.requests, a, Part::Head, op);
+        Next::Wait
     }
 
-    /// `WriteData`: a piece is written.
-    pub(crate) fn piece_written(&mut self, a: u32) {
-        let acb = self.requests.acb_mut(a);
-        if let Some(error) = acb.error.take() {
-            return self.fail(a, error);
-        }
-        self.next_piece(a);
-    }
-
-    /// All pieces are written: link new clusters, let the waiters go, look for the next run.
-    fn extent_written(&mut self, a: u32) {
+    /// All pieces are written: link new clusters, let those that wait go.
+    fn extent_written(&mut self, a: u32) -> Next {
         let allocated = self.requests.acb(a).claims;
         if allocated {
             if self.health.is_halted() {
-                return self.finish(a, Err(Error::Poisoned));
+                return Next::fail(Error::Poisoned);
             }
             if !self.options.sabotaged(Rule::LinkLast) {
                 self.link(a);
@@ -419,15 +416,14 @@ impl Image {
         acb.pos = acb.run_end;
         self.let_go(a);
         self.note_written(a, allocated);
-        self.next_run(a);
+        Next::Extent
     }
 
-    /// The extent is done; what is left of the acb's range?
-    pub(crate) fn next_run(&mut self, a: u32) {
-        let acb = self.requests.acb(a);
-        if acb.pos == acb.end {
-            return self.range_done(a);
-        }
-        self.look(a);
+    /// After a write: does its completion have to wait for the pipeline?
+    pub(crate) fn note_written(&mut self, a: u32, allocated: bool) {
+        self.commit.wrote();
+        let acb = self.requests.acb_mut(a);
+        acb.window = self.commit.windows.open();
+        acb.uncommitted |= allocated && self.options.policy == Policy::Writethrough;
     }
 }

@@ -6,18 +6,17 @@
 use crate::acb::State;
 use crate::acb::request::{Flags, Met};
 use crate::base::geometry::{align_down, align_up};
-use crate::image::Image;
-use crate::image::run::find::{Mapping, Run, ZERO_ENTRY};
+use crate::image::next::Next;
+use crate::image::value::Image;
 use crate::io::{IoOp, Part};
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
+use crate::tables::mapping::{Mapping, Run, ZERO_ENTRY};
+use alloc::boxed::Box;
 
 impl Image {
-    /// Write-zeroes of a run. True: look on; false: the acb waits or has ended.
-    pub(crate) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        if self.refcounted.is_some() {
-            return self.zero_counted(a, run, slot);
-        }
+    /// Write-zeroes of a run.
+    pub(crate) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
         let Run { mapping, len, .. } = run;
         let acb = self.requests.acb(a);
         let (pos, end) = (acb.pos, acb.pos + len);
@@ -25,7 +24,7 @@ impl Image {
             #[cfg(feature = "sabotage")]
             Mapping::Data(_) if self.options.sabotaged(Rule::KeptClusters) => self.zero_entry(a, run, slot),
             Mapping::Data(host) => self.zero_in_place(a, host, len),
-            Mapping::Zero => self.requests.skip(a, len),
+            Mapping::Zero => self.skip(a, len),
             Mapping::ZeroAllocated(_) | Mapping::Reserved(_) | Mapping::Compressed { .. } => {
                 debug_assert!(false, "only qcow2 has them");
                 self.write_run(a, run, slot)
@@ -35,10 +34,10 @@ impl Image {
                 if self.backing_len.is_none_or(|backing| backing <= pos) =>
             {
                 self.requests.note(a, Met::ZERO);
-                self.requests.skip(a, len)
+                self.skip(a, len)
             }
             Mapping::NoTable | Mapping::Unallocated => {
-                let Some(geometry) = self.layout.geometry().copied() else { return false };
+                let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
                 let whole = |offset: u64| offset == geometry.cluster_start(offset);
                 let first = geometry.cluster_end(pos);
                 // a cluster that is zeroed to the end of the disk is zeroed whole
@@ -56,6 +55,22 @@ impl Image {
         }
     }
 
+    /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.
+    #[cfg(feature = "sabotage")]
+    fn zero_entry(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+        let Some(cluster) = self.layout.geometry().map(|geometry| geometry.cluster_size()) else {
+            return Next::On;
+        };
+        let pos = self.requests.acb(a).pos;
+        match run.mapping {
+            _ if pos.is_multiple_of(cluster) && run.len >= cluster => {
+                self.set_zero_entries(a, pos, pos + cluster, cluster, slot)
+            }
+            Mapping::Data(host) => self.zero_in_place(a, host, run.len.min(cluster - pos % cluster)),
+            _ => self.skip(a, run.len),
+        }
+    }
+
     pub(crate) fn set_zero_entries(
         &mut self,
         a: u32,
@@ -63,32 +78,32 @@ impl Image {
         end: u64,
         len: u64,
         slot: Option<u32>,
-    ) -> bool {
+    ) -> Next {
         let new_table = slot.is_none();
         if !self.pass_gate(a, start, end, new_table) {
-            return false;
+            return Next::Wait;
         }
         let Some(slot) = slot else { return self.new_table(a, start) };
-        let Some(geometry) = self.layout.geometry().copied() else { return false };
-        if self.tables.young >= crate::image::YOUNG_MAX {
-            self.wait_for_slot(a);
-            return false;
+        let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
+        if self.tables.is_overfull() {
+            return self.wait_for_slot(a);
         }
         let (_, first) = geometry.l2_slice(start);
         let count = ((end - start) >> geometry.cluster_bits) as usize;
         debug_assert!(first + count <= geometry.slice_words(), "a run ends with its slice");
-        self.set_entries(slot, first, count, ZERO_ENTRY, 0);
+        self.set_entries(slot, (first, count), (ZERO_ENTRY, 0));
         self.requests.note(a, Met::ZERO);
         self.note_written(a, true);
-        self.requests.skip(a, len)
+        self.skip(a, len)
     }
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
-    pub(crate) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> bool {
+    pub(crate) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> Next {
         let pos = self.requests.acb(a).pos;
-        if let Err(error) = self.check_data_place(pos, host, len) {
-            self.fail_lookup(a, error);
-            return false;
+        if let Some(counted) = self.refcounted.as_deref()
+            && let Err(error) = counted.check_data_place(pos, host, len)
+        {
+            return self.fail_lookup(Box::new(error));
         }
         let align = u64::from(self.options.align);
         let (first, last) = (align_up(host, align), align_down(host + len, align));
@@ -102,46 +117,46 @@ impl Image {
         self.zero_host(a, host, last - first, unmap)
     }
 
-    fn zero_host(&mut self, a: u32, host: u64, len: u64, unmap: bool) -> bool {
+    fn zero_host(&mut self, a: u32, host: u64, len: u64, unmap: bool) -> Next {
         if !self.pass_sectors(a, host, host + len, false) {
-            return false;
+            return Next::Wait;
         }
         let len = self.requests.take_run(a, len, host, Met::HIT);
         let acb = self.requests.acb_mut(a);
         (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
         self.requests.set_state(a, State::ZeroData);
         self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::ZeroRange { host, len, unmap });
-        false
+        Next::Wait
+    }
+
+    /// The acb's next `len` bytes need nothing more.
+    pub(crate) fn skip(&mut self, a: u32, len: u64) -> Next {
+        self.requests.skip(a, len);
+        Next::On
     }
 
     /// `ZeroData`: the range reads as zeros.
-    pub(crate) fn extent_zeroed(&mut self, a: u32) {
+    pub(crate) fn extent_zeroed(&mut self, a: u32) -> Next {
         let acb = self.requests.acb_mut(a);
-        if let Some(error) = acb.error.take() {
-            return self.fail(a, error);
-        }
         acb.pos = acb.run_end;
         self.let_go(a);
         self.note_written(a, false);
-        self.next_run(a);
+        Next::Extent
     }
 
     /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
-    pub(crate) fn discard_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> bool {
-        if self.refcounted.is_some() {
-            return self.discard_counted(a, run, slot);
-        }
+    pub(crate) fn discard_run(&mut self, a: u32, run: Run) -> Next {
         let Run { mapping, len, .. } = run;
         let (true, Mapping::Data(host)) = (self.layout.is_raw(), mapping) else {
-            return self.requests.skip(a, len);
+            return self.skip(a, len);
         };
         let align = u64::from(self.options.align).max(crate::base::geometry::SECTOR);
         let (first, last) = (align_up(host, align), align_down(host + len, align));
         if first >= last {
-            return self.requests.skip(a, len);
+            return self.skip(a, len);
         }
         if host < first {
-            return self.requests.skip(a, first - host);
+            return self.skip(a, first - host);
         }
         self.zero_host(a, host, last - first, true)
     }

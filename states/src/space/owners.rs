@@ -25,11 +25,11 @@ impl Owners {
     }
 
     /// The last table in the file.
-    pub(super) fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<u64> {
         self.0.last_key_value().map(|((table, _), _)| *table)
     }
 
-    pub(super) fn remove(&mut self, table: u64, index: u64) {
+    pub(crate) fn remove(&mut self, table: u64, index: u64) {
         self.0.remove(&(table, index));
     }
 
@@ -42,17 +42,17 @@ impl Owners {
     }
 
     /// So many other entries lead there.
-    pub(super) fn shared_with(&self, table: u64, index: u64) -> usize {
+    pub(crate) fn shared_with(&self, table: u64, index: u64) -> usize {
         self.others(table, index).count()
     }
 
     /// Does a table begin in `[start, end)`?
-    pub(super) fn any(&self, start: u64, end: u64) -> bool {
+    pub(crate) fn any(&self, start: u64, end: u64) -> bool {
         start < end && self.0.range((start, 0)..(end, 0)).next().is_some()
     }
 
     /// Each table once, with the first entry that leads there.
-    pub(super) fn tables(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut last = None;
         self.0.keys().copied().filter(move |(table, _)| last.replace(*table) != Some(*table))
     }

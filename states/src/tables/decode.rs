@@ -4,12 +4,13 @@
 //!
 //! Invariants: every entry that a run covers was checked (trap Q6); a run ends with its slice at the latest.
 
+use super::mapping::{Mapping, Run, ZERO_ENTRY};
 use crate::base::geometry::Geometry;
 use crate::error::Error;
 use crate::fault::{Fault, PointerFault};
-use crate::image::run::find::{Mapping, Run, ZERO_ENTRY};
-use crate::image::space::Space;
+
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
+use crate::space::append::Append;
 use alloc::boxed::Box;
 
 type Decoded = Result<Run, Box<Error>>;
@@ -19,7 +20,7 @@ type Decoded = Result<Run, Box<Error>>;
 pub(crate) fn decode_qed(
     geometry: &Geometry,
     entries: &[u64],
-    space: &Space,
+    space: &Append,
     first: usize,
     pos: u64,
     end: u64,
@@ -184,7 +185,7 @@ mod tests {
     /// The run from byte `pos` on, decoded up to `end`: what it is and where it ends.
     fn qed(entries: &[u64], pos: u64, end: u64) -> Result<(Mapping, u64), Box<Error>> {
         let geometry = Geometry::new(16, 8192, CLUSTER, CLUSTER, CLUSTER);
-        let space = Space::new(END, CLUSTER, 0);
+        let space = Append::new(END, CLUSTER, 0);
         let run = decode_qed(&geometry, entries, &space, (pos / CLUSTER) as usize, pos, end)?;
         assert!(run.private);
         Ok((run.mapping, pos + run.len))

@@ -20,14 +20,17 @@
 //! * space that a failed write got is not handed out again from here: it may hold bytes (QED: a leak; qcow2
 //!   punches a hole first, in `quarantine.rs`).
 
-use super::{Image, Purpose};
-use crate::acb::State;
+use crate::acb::requests::Requests;
 use crate::base::geometry::{align_down, align_up};
 use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::IoOp;
+use crate::options::Options;
+use crate::outbox::{Due, Outbox, Purpose};
 use crate::rule::Rule;
+use alloc::format;
+use alloc::string::String;
 
 /// Blocks of file systems have at most so many bytes, as a rule.
 const BLOCK: u64 = 4096;
@@ -41,7 +44,7 @@ const HOST_MAX: u64 = 1 << 62;
 const NOWHERE: u64 = 1 << 63;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Space {
+pub(crate) struct Append {
     /// Where the next cluster comes from.
     append: u64,
     /// First byte behind all that the file had, and all that was handed out since.
@@ -67,15 +70,17 @@ pub(super) struct Space {
     smallest: bool,
     /// Bytes that the waiters need.
     wanted: u64,
+    /// Somebody came to wait, or took much of it, since that was last looked at.
+    asked: bool,
     waiters: Queue,
     /// Why the file could not grow, the last time that somebody waited for it.
     full: Option<Error>,
 }
 
-impl Space {
+impl Append {
     /// A file in which nothing is allocated.
-    pub(super) fn fixed(len: u64) -> Space {
-        Space {
+    pub(crate) fn fixed(len: u64) -> Append {
+        Append {
             append: len,
             end: len,
             torn: NOWHERE,
@@ -90,25 +95,26 @@ impl Space {
             growing: None,
             smallest: false,
             wanted: 0,
+            asked: false,
             waiters: Queue::new(),
             full: None,
         }
     }
 
-    pub(super) fn new(file_len: u64, cluster: u64, step_max: u64) -> Space {
+    pub(crate) fn new(file_len: u64, cluster: u64, step_max: u64) -> Append {
         // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed
         // the file's length, so the first growth starts from there
         let (append, len) = (align_up(file_len, cluster), file_len);
-        Space { append, grown: append.min(len), found_end: 0, cluster, step_max, ..Space::fixed(append) }
+        Append { append, grown: append.min(len), found_end: 0, cluster, step_max, ..Append::fixed(append) }
             .with_len(len)
     }
 
-    fn with_len(self, len: u64) -> Space {
-        Space { len, ..self }
+    fn with_len(self, len: u64) -> Append {
+        Append { len, ..self }
     }
 
     /// Nothing of the file is in use from `tail` on, whole clusters.
-    pub(super) fn begin_at(&mut self, tail: u64) {
+    pub(crate) fn begin_at(&mut self, tail: u64) {
         debug_assert!(tail.is_multiple_of(self.cluster));
         let end = align_down(self.len, self.cluster);
         if tail < end {
@@ -117,17 +123,22 @@ impl Space {
     }
 
     /// There is something left of a free end that was found.
-    pub(super) fn has_found(&self) -> bool {
+    pub(crate) fn has_found(&self) -> bool {
         self.grown < self.found_end
     }
 
     /// Of the free end that was found: where it begins, and up to where it was taken.
-    pub(super) fn found(&self) -> (u64, u64) {
+    pub(crate) fn found(&self) -> (u64, u64) {
         self.found
     }
 
+    /// Some of it was taken.
+    pub(crate) fn found_used(&self) -> bool {
+        self.found.0 < self.found.1
+    }
+
     /// Entries lead into the free end that was found: what is left of it is left alone.
-    pub(super) fn distrust_found(&mut self) {
+    pub(crate) fn distrust_found(&mut self) {
         self.distrusted = true;
         if self.has_found() {
             self.leave_found();
@@ -135,7 +146,7 @@ impl Space {
     }
 
     /// That happened.
-    pub(super) fn was_left(&self) -> bool {
+    pub(crate) fn was_left(&self) -> bool {
         self.distrusted
     }
 
@@ -147,7 +158,7 @@ impl Space {
 
     /// Metadata that will be written reaches up to `end`, maybe beyond the end of the file: space is handed
     /// out behind it, and when the file is as long.
-    pub(super) fn reach(&mut self, end: u64) {
+    pub(crate) fn reach(&mut self, end: u64) {
         let end = align_up(end, self.cluster);
         if end > self.append {
             (self.append, self.end, self.floor) = (end, self.end.max(end), end);
@@ -155,58 +166,51 @@ impl Space {
     }
 
     /// Metadata that will be written lies beyond the end of the file.
-    pub(super) fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.len < self.floor
     }
 
     /// First byte behind everything that is, or was, allocated.
     #[inline]
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// Where the next cluster comes from.
-    pub(super) fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.append
     }
 
     /// A format whose clusters lie wholly inside the file (QED): one that the file cuts off holds nothing.
-    pub(super) fn whole_clusters(self) -> Space {
+    pub(crate) fn whole_clusters(self) -> Append {
         let torn = if self.len < self.append { align_down(self.len, self.cluster) } else { NOWHERE };
-        Space { torn, ..self }
+        Append { torn, ..self }
     }
 
     /// The end that a reference to `len` bytes at `offset` must keep: the file's, or its whole clusters'.
     #[inline]
-    pub(super) fn end_for(&self, offset: u64, len: u64) -> u64 {
+    pub(crate) fn end_for(&self, offset: u64, len: u64) -> u64 {
         if offset <= self.torn && self.torn - offset < len { self.torn } else { self.end }
     }
 
     /// Is it the cluster that the file cuts off?
     #[inline]
-    pub(super) fn is_torn(&self, cluster: u64) -> bool {
+    pub(crate) fn is_torn(&self, cluster: u64) -> bool {
         cluster == self.torn
     }
 
-    /// As if the file had grown.
-    #[cfg(feature = "sabotage")]
-    pub(super) fn believe(&mut self, grown: u64) {
-        self.grown = self.grown.max(grown);
-        self.len = self.len.max(grown);
-    }
-
     /// The file grows, or its free end is being cleared.
-    pub(super) fn is_growing(&self) -> bool {
+    pub(crate) fn is_growing(&self) -> bool {
         self.growing.is_some()
     }
 
     /// The file's length.
-    pub(super) fn file_len(&self) -> u64 {
+    pub(crate) fn file_len(&self) -> u64 {
         self.len
     }
 
     /// The file is about to be cut behind what was handed out: how long it will be, if it is longer.
-    pub(super) fn cut(&mut self) -> Option<u64> {
+    pub(crate) fn cut(&mut self) -> Option<u64> {
         if self.len <= self.append || self.has_found() {
             return None;
         }
@@ -214,41 +218,29 @@ impl Space {
         Some(self.append)
     }
 
-    pub(super) fn waiters(&self) -> &Queue {
+    pub(crate) fn waiters(&self) -> &Queue {
         &self.waiters
     }
 
     /// The file cannot grow, or could not when somebody waited for it last.
     #[inline]
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.full.is_some()
     }
 
-    pub(super) fn set_full(&mut self, error: Error) {
+    pub(crate) fn set_full(&mut self, error: Error) {
         self.full = Some(error);
     }
 
-    pub(super) fn take_full(&mut self) -> Option<Error> {
+    pub(crate) fn take_full(&mut self) -> Option<Error> {
         self.full.take()
     }
 
     /// What lies before `offset` is not used, though it may be free.
-    pub(super) fn skip_to(&mut self, offset: u64) {
+    pub(crate) fn skip_to(&mut self, offset: u64) {
         debug_assert!(offset >= self.append);
         self.append = offset;
         self.end = self.end.max(offset);
-    }
-
-    fn take(&mut self, len: u64) -> Option<u64> {
-        debug_assert!(len.is_multiple_of(self.cluster));
-        let end = self.append.checked_add(len)?;
-        if end > self.grown {
-            return None;
-        }
-        let offset = self.append;
-        self.append = end;
-        self.end = self.end.max(end);
-        Some(offset)
     }
 
     /// A length at a border of clusters, and of the blocks of file systems: where a file ends within a
@@ -259,7 +251,7 @@ impl Space {
     }
 
     /// The next length to grow to, `need` bytes behind `append` at least.
-    pub(super) fn target(&self, need: u64) -> u64 {
+    fn target(&self, need: u64) -> u64 {
         self.whole(self.append.saturating_add(need).saturating_add(self.step()))
     }
 
@@ -302,171 +294,187 @@ impl Space {
     }
 }
 
-impl Image {
-    /// `len` bytes of space, or None: then the acb waits in `state` for the file to grow (or has failed).
-    pub(super) fn allocate(&mut self, a: u32, len: u64, state: State) -> Option<u64> {
-        if self.refcounted.is_some() {
-            return self.allocate_counted(a, len, state);
+/// What a lack of space asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ask {
+    Nothing,
+    /// A sync: see the module's header.
+    Sync,
+    /// The free end of the file is cleared, from here to there.
+    Clear(u64, u64),
+    /// The file grows, by so many bytes behind `append` at least.
+    Grow(u64),
+}
+
+/// How a growth ended.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Grown {
+    /// The file is longer.
+    Longer,
+    /// Not as long as was tried: less is tried, if anybody waits for it.
+    Less,
+    /// It cannot grow.
+    Not(Error),
+}
+
+impl Append {
+    /// Is there so much space behind what is in use? Err: no file is as long.
+    pub(crate) fn has(&mut self, len: u64, options: &Options, out: &mut Outbox) -> Result<bool, Error> {
+        if self.append.checked_add(len).is_some_and(|end| end <= self.grown) {
+            return Ok(true);
         }
-        if !self.has_space(a, len, state) {
-            return None;
+        if options.sabotaged(Rule::WaitGrowFile) {
+            // space that the file does not have yet
+            let target = self.target(len);
+            if !self.is_growing() {
+                self.grow(target, false, out);
+            }
+            (self.grown, self.len) = (self.grown.max(target), self.len.max(target));
+            return Ok(true);
         }
-        let offset = self.space.append;
-        self.take_space(len);
+        match self.append.checked_add(len).is_none_or(|end| end > HOST_MAX) {
+            true => Err(Error::NoSpace),
+            false => Ok(false),
+        }
+    }
+
+    /// Takes space that is there, and asks for more in time.
+    pub(crate) fn take(&mut self, len: u64, out: &mut Outbox) -> Option<u64> {
+        debug_assert!(len.is_multiple_of(self.cluster));
+        let offset = self.append;
+        let end = offset.checked_add(len).filter(|end| *end <= self.grown)?;
+        self.append = end;
+        self.end = self.end.max(end);
+        if self.runs_low() {
+            self.asked = true;
+            out.due |= Due::SPACE;
+        }
         Some(offset)
     }
 
-    /// Takes space that is there.
-    pub(super) fn take_space(&mut self, len: u64) {
-        let taken = self.space.take(len);
-        debug_assert!(taken.is_some());
-        if self.space.runs_low() {
-            self.more_space(0);
+    /// The acb waits for so much more.
+    pub(crate) fn wait(&mut self, requests: &mut Requests, a: u32, len: u64, out: &mut Outbox) {
+        requests.wait_in(&mut self.waiters, a);
+        self.wanted = self.wanted.saturating_add(len);
+        self.asked = true;
+        out.due |= Due::SPACE;
+    }
+
+    /// So many bytes are waited for, or 0 if space runs low; None: no more is wanted now. Where the file
+    /// could not grow, that is tried again only when more is asked for.
+    pub(crate) fn need(&mut self) -> Option<u64> {
+        let asked = core::mem::take(&mut self.asked);
+        match self.waiters.is_empty() {
+            _ if self.is_growing() => None,
+            true => (asked && self.runs_low()).then_some(0),
+            false => (asked || !self.is_full()).then_some(self.wanted),
         }
     }
 
-    /// Is there so much space behind what is in use? If not, the acb waits in `state` for the file to grow
-    /// (or has failed).
-    pub(super) fn has_space(&mut self, a: u32, len: u64, state: State) -> bool {
-        if self.space.append.checked_add(len).is_some_and(|end| end <= self.space.grown) {
-            return true;
+    /// How `need` bytes behind what is in use (0: nobody waits for them) are to be had: what the file has
+    /// there, and when that is used up, more of a file. `synced`: what was counted down before us is durable.
+    pub(crate) fn ask(&mut self, need: u64, synced: bool) -> Ask {
+        debug_assert!(!self.is_growing());
+        if self.has_found() && !synced {
+            return if need > 0 { Ask::Sync } else { Ask::Nothing };
         }
-        #[cfg(feature = "sabotage")]
-        if self.options.sabotaged(Rule::WaitGrowFile) {
-            return self.use_before_growth(len);
+        if need == 0 && self.stops_short() {
+            return Ask::Nothing;
         }
-        if self.space.append.checked_add(len).is_none_or(|end| end > HOST_MAX) {
-            self.finish(a, Err(Error::NoSpace));
-            return false;
-        }
-        self.requests.set_state(a, state);
-        self.requests.wait_in(&mut self.space.waiters, a);
-        self.space.wanted = self.space.wanted.saturating_add(len);
-        if self.space.growing.is_none() {
-            self.more_space(self.space.wanted);
-        }
-        false
-    }
-
-    /// Space behind what is in use, `need` bytes of it at least (0: nobody waits for it): what the file has
-    /// there, and when that is used up, more of a file.
-    fn more_space(&mut self, need: u64) {
-        debug_assert!(self.space.growing.is_none());
-        if self.health.is_halted() {
-            return self.answer_waiters(&Error::Poisoned);
-        }
-        if self.space.has_found() && self.commit.durable() == 0 {
-            // a sync first: see the module's header
-            if need > 0 {
-                self.commit.demand_sync();
-                self.kick();
-            }
-            return;
-        }
-        if need == 0 && self.space.stops_short() {
-            return;
-        }
-        if let Some((from, to)) = self.space.next_found(need) {
-            if self.options.sabotaged(Rule::ClearBeforeUse) {
-                self.space.grown = to;
-                return self.wake_waiters();
-            }
-            self.space.growing = Some(to);
-            let op = IoOp::Clear { host: from, len: to - from };
-            return self.outbox.emit(Purpose::Clear, Op::Clear, from, op);
-        }
-        if !self.may_grow(need > 0) {
-            return;
-        }
-        let target = self.space.target(need).min(HOST_MAX);
-        self.grow(target, false);
-    }
-
-    /// Something that those who wait for space waited for has happened.
-    pub(super) fn space_on(&mut self) {
-        if !self.space.waiters.is_empty() && self.space.growing.is_none() && !self.space.is_full() {
-            self.more_space(self.space.wanted);
+        match self.next_found(need) {
+            Some((from, to)) => Ask::Clear(from, to),
+            None => Ask::Grow(need),
         }
     }
 
-    pub(super) fn grow(&mut self, to: u64, smallest: bool) {
-        debug_assert!(self.space.growing.is_none());
-        let from = self.space.len;
+    /// A piece of the free end is being cleared.
+    pub(crate) fn clear(&mut self, from: u64, to: u64, out: &mut Outbox) {
+        debug_assert!(from < to && !self.is_growing());
+        self.growing = Some(to);
+        out.emit(Purpose::Clear, Op::Clear, from, IoOp::Clear { host: from, len: to - from });
+    }
+
+    /// As if it had been: only where that rule is removed.
+    pub(crate) fn skip_clear(&mut self, to: u64) {
+        self.grown = to;
+    }
+
+    /// The file grows, for `need` bytes and what will be wanted next.
+    pub(crate) fn grow_for(&mut self, need: u64, out: &mut Outbox) {
+        let target = self.target(need).min(HOST_MAX);
+        self.grow(target, false, out);
+    }
+
+    fn grow(&mut self, to: u64, smallest: bool, out: &mut Outbox) {
+        debug_assert!(!self.is_growing());
+        let from = self.len;
         // up to metadata that lies far behind the end there is a hole
-        let (to, op) = match self.space.is_short() {
-            true => (self.space.floor, IoOp::SetLen { len: self.space.floor }),
+        let (to, op) = match self.is_short() {
+            true => (self.floor, IoOp::SetLen { len: self.floor }),
             false => (to, IoOp::Grow { from, to }),
         };
         if to <= from {
             return;
         }
-        self.space.growing = Some(to);
-        self.space.smallest = smallest;
-        self.observed.counters.grows += 1;
-        self.outbox.emit(Purpose::Grow, Op::Grow, from, op);
+        (self.growing, self.smallest) = (Some(to), smallest);
+        out.counters.grows += 1;
+        out.emit(Purpose::Grow, Op::Grow, from, op);
     }
 
     /// A growth ended.
-    pub(super) fn grown(&mut self, result: Result<(), Error>) {
-        let Some(to) = self.space.growing.take() else { return };
+    pub(crate) fn grown(&mut self, result: Result<(), Error>, out: &mut Outbox) -> Grown {
+        debug_assert!(self.is_growing());
+        let Some(to) = self.growing.take() else { return Grown::Less };
         match result {
             Ok(()) => {
-                (self.space.grown, self.space.len, self.space.full) = (to, to, None);
-                if let Some(counted) = self.refcounted.as_deref_mut() {
-                    counted.starving = false;
-                }
-                // the new length must be durable before a pointer into it is (QE4)
-                self.commit.unsynced |= !self.options.sabotaged(Rule::LengthBeforePointer);
-                self.wake_waiters();
+                (self.grown, self.len, self.full) = (to, to, None);
+                Grown::Longer
             }
-            Err(_) if !self.space.smallest => {
+            Err(_) if !self.smallest => {
                 // a large step failed: what is needed may still fit (nothing, if nobody waits)
-                let need = self.space.whole(self.space.append.saturating_add(self.space.wanted));
-                self.grow(need, true);
-                if self.space.is_growing() {
-                    return;
-                }
+                let need = self.whole(self.append.saturating_add(self.wanted));
+                self.grow(need, true, out);
+                Grown::Less
             }
-            Err(error) => {
-                let error = match error {
-                    // ENOSPC, EDQUOT; a limit of a file's size (EFBIG) says so itself
-                    Error::Device { errno: 28 | 122, .. } => Error::NoSpace,
-                    other => other,
-                };
-                match self.refcounted.is_some() {
-                    true => self.search_all(error),
-                    false => self.answer_waiters(&error),
-                }
-            }
+            // ENOSPC, EDQUOT; a limit of a file's size (EFBIG) says so itself
+            Err(Error::Device { errno: 28 | 122, .. }) => Grown::Not(Error::NoSpace),
+            Err(error) => Grown::Not(error),
         }
-        // the dirty bit is not cleared before the growth in flight has ended
-        self.kick();
     }
 
     /// A piece of the free end reads as zeros, or will not: then the file grows instead.
-    pub(super) fn space_cleared(&mut self, result: &Result<(), Error>) {
-        let Some(to) = self.space.growing.take() else { return };
-        // durable before a pointer to it, as a hole is (QC6)
-        self.commit.unsynced |= !self.options.sabotaged(Rule::HoleBeforePointer);
-        match result {
+    pub(crate) fn cleared(&mut self, good: bool) {
+        let Some(to) = self.growing.take() else { return };
+        match good {
             // it was left alone meanwhile
-            _ if !self.space.has_found() => {}
-            Ok(()) => self.space.grown = to,
-            Err(_) => self.space.leave_found(),
+            _ if !self.has_found() => {}
+            true => self.grown = to,
+            false => self.leave_found(),
         }
-        self.wake_waiters();
     }
 
-    /// Who waits for space looks again.
-    pub(super) fn wake_waiters(&mut self) {
-        self.space.wanted = 0;
-        self.requests.wake(&mut self.space.waiters);
+    /// Those who wait for space look again.
+    pub(crate) fn wake(&mut self, requests: &mut Requests) {
+        self.wanted = 0;
+        requests.wake(&mut self.waiters);
     }
 
-    /// Who waits for space gets this answer.
-    pub(super) fn answer_waiters(&mut self, error: &Error) {
-        self.requests.fail_all(&self.space.waiters, error);
-        self.wake_waiters();
+    /// Those who wait for space get this answer.
+    pub(crate) fn answer(&mut self, requests: &mut Requests, error: &Error) {
+        requests.fail_all(&self.waiters, error);
+        self.wake(requests);
+    }
+
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("space: {what} ({self:?})"));
+        match self {
+            _ if self.append > self.end => wrong("something is handed out behind the end"),
+            _ if self.asked => wrong("somebody asked, and nobody looked"),
+            _ if self.has_found() && self.found_end > self.len => wrong("a free end behind the file"),
+            _ if self.growing.is_some_and(|to| to <= self.grown) => wrong("it grows to less than it has"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -479,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_cluster_that_the_file_cuts_off_is_torn() {
-        let cut = Space::new(10 * CLUSTER + 700, CLUSTER, 0);
+        let cut = Append::new(10 * CLUSTER + 700, CLUSTER, 0);
         assert_eq!((cut.end(), cut.file_len()), (11 * CLUSTER, 10 * CLUSTER + 700));
         assert!(!cut.is_torn(10 * CLUSTER), "not yet");
         let cut = cut.whole_clusters();
@@ -493,14 +501,14 @@ mod tests {
             );
         }
         assert_eq!([9, 10, 11].map(|n| cut.is_torn(n * CLUSTER)), [false, true, false]);
-        let whole = Space::new(10 * CLUSTER, CLUSTER, 0).whole_clusters();
+        let whole = Append::new(10 * CLUSTER, CLUSTER, 0).whole_clusters();
         assert_eq!([9, 10, 11].map(|n| whole.is_torn(n * CLUSTER)), [false; 3]);
         assert_eq!([9, 10, 11].map(|n| whole.end_for(n * CLUSTER, CLUSTER)), [10 * CLUSTER; 3]);
     }
 
     #[test]
     fn the_file_grows_by_half_of_what_it_has_within_limits() {
-        let step = |len, step_max| Space::new(len, CLUSTER, step_max).step();
+        let step = |len, step_max| Append::new(len, CLUSTER, step_max).step();
         for (len, step_max, expected) in [
             (0, 64 * MIB, 8 * MIB),
             (17 * MIB, 64 * MIB, 17 * MIB / 2),
@@ -511,15 +519,15 @@ mod tests {
         ] {
             assert_eq!(step(len, step_max), expected, "{len} bytes, at most {step_max}");
         }
-        let space = Space::new(100 * MIB, CLUSTER, 64 * MIB);
+        let space = Append::new(100 * MIB, CLUSTER, 64 * MIB);
         assert_eq!(space.target(CLUSTER), 150 * MIB + CLUSTER);
         assert_eq!(space.target(1), 150 * MIB + CLUSTER, "whole clusters");
-        assert_eq!(Space::new(MIB, 512, 0).target(1), MIB + 4096, "and whole blocks");
+        assert_eq!(Append::new(MIB, 512, 0).target(1), MIB + 4096, "and whole blocks");
     }
 
     #[test]
     fn space_runs_low_at_half_a_step() {
-        let mut space = Space::new(100 * MIB, CLUSTER, 8 * MIB);
+        let mut space = Append::new(100 * MIB, CLUSTER, 8 * MIB);
         assert!(space.runs_low());
         space.grown = space.append + 4 * MIB;
         assert!(!space.runs_low(), "half a step is left");
@@ -528,7 +536,7 @@ mod tests {
         space.growing = Some(200 * MIB);
         assert!(!space.runs_low(), "it grows already");
         // small steps are not taken ahead
-        let space = Space::new(100 * MIB, CLUSTER, 8 * MIB - 1);
+        let space = Append::new(100 * MIB, CLUSTER, 8 * MIB - 1);
         assert!(!space.runs_low());
     }
 }

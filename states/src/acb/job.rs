@@ -1,0 +1,172 @@
+//! Jobs on the whole image: which one runs, how far it is, and what it admits beside it.
+//!
+//! Knows: steps, the L1 table on its way. Must never know: what a step does (`image/job/`).
+//!
+//! Invariants:
+//! * one change of size at a time; a close may come while it runs, and waits for it;
+//! * nothing is accepted beside a job that has to be alone, and nothing at all once a close was.
+
+use super::request::{Kind, Refused};
+use crate::base::queue::Queue;
+use crate::error::Error;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// How far a change of size has got (qcow2).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Resizing {
+    /// All that was written is made durable; then the L1 table moves.
+    Settle,
+    /// Space for the new L1 table.
+    Place,
+    Copy(Copying),
+    /// The new table is made durable: place, and bytes.
+    CopySync(u64, u64),
+    /// The header leads to it: place and bytes of the old one.
+    Switch(u64, u64),
+    /// What comes to light or goes.
+    Range,
+    /// That is made durable.
+    RangeSync,
+    /// The header with the new size.
+    Size,
+}
+
+/// The L1 table on its way.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Copying {
+    pub(crate) to: u64,
+    pub(crate) bytes: u64,
+    pub(crate) done: u64,
+    pub(crate) chunk: Vec<u8>,
+    pub(crate) waiter: Queue,
+}
+
+/// See the module's header.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Jobs {
+    closing: bool,
+    resizing: Option<Resizing>,
+    /// Nothing is accepted until it is done.
+    exclusive: bool,
+}
+
+impl Jobs {
+    /// A job refuses something: the common case at one glance.
+    #[inline]
+    pub(crate) const fn refuse(&self) -> bool {
+        self.closing || self.exclusive
+    }
+
+    /// Is a request of this kind taken? `alone`: the rule that a job may be alone holds.
+    pub(crate) fn admits(&self, kind: Kind, alone: bool) -> Result<(), Refused> {
+        match kind {
+            _ if self.closing => Err(Refused::Invalid(Error::Closed)),
+            _ if self.exclusive && alone => Err(Refused::Busy),
+            Kind::Resize if self.resizing.is_some() => Err(Refused::Busy),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing new is accepted from now on.
+    pub(crate) fn close(&mut self) {
+        debug_assert!(!self.closing, "one close was admitted");
+        self.closing = true;
+    }
+
+    pub(crate) const fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// A change of size begins; `alone`: beside nothing else.
+    pub(crate) fn resize(&mut self, first: Resizing, alone: bool) {
+        debug_assert!(self.resizing.is_none(), "one at a time was admitted");
+        (self.resizing, self.exclusive) = (Some(first), alone);
+    }
+
+    pub(crate) const fn is_alone(&self) -> bool {
+        self.exclusive
+    }
+
+    pub(crate) const fn resizing(&self) -> Option<&Resizing> {
+        self.resizing.as_ref()
+    }
+
+    /// The next step of the change of size.
+    pub(crate) fn next(&mut self, step: Resizing) {
+        self.resizing = Some(step);
+    }
+
+    /// The step that has been done.
+    pub(crate) const fn take(&mut self) -> Option<Resizing> {
+        self.resizing.take()
+    }
+
+    /// The L1 table on its way, if it is.
+    pub(crate) const fn copying(&mut self) -> Option<&mut Copying> {
+        match &mut self.resizing {
+            Some(Resizing::Copy(copying)) => Some(copying),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn copying_ref(&self) -> Option<&Copying> {
+        match &self.resizing {
+            Some(Resizing::Copy(copying)) => Some(copying),
+            _ => None,
+        }
+    }
+
+    /// The acb that waits for it.
+    pub(crate) fn waiters(&self) -> Option<&Queue> {
+        self.copying_ref().map(|copying| &copying.waiter)
+    }
+
+    /// The change of size has ended, well or not.
+    pub(crate) fn end_resize(&mut self) {
+        (self.resizing, self.exclusive) = (None, false);
+    }
+
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.resizing {
+            Some(Resizing::Copy(copying)) if copying.done > copying.bytes => {
+                Err(format!("{} bytes of an L1 table of {} are copied", copying.done, copying.bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_admits_what_may_run_beside_it() {
+        let mut jobs = Jobs::default();
+        assert!(!jobs.refuse() && jobs.admits(Kind::Resize, true).is_ok());
+        jobs.resize(Resizing::Range, false);
+        assert_eq!(jobs.admits(Kind::Write, true), Ok(()));
+        assert_eq!(jobs.admits(Kind::Resize, true), Err(Refused::Busy));
+        jobs.end_resize();
+        jobs.resize(Resizing::Settle, true);
+        assert_eq!(jobs.admits(Kind::Read, true), Err(Refused::Busy));
+        assert_eq!(jobs.admits(Kind::Read, false), Ok(()), "where the rule is removed");
+        jobs.end_resize();
+        jobs.close();
+        assert!(jobs.refuse());
+        assert_eq!(jobs.admits(Kind::Read, true), Err(Refused::Invalid(Error::Closed)));
+    }
+
+    #[test]
+    fn the_check_sees_more_copied_than_there_is() {
+        let mut jobs = Jobs::default();
+        let copying = Copying { to: 0, bytes: 512, done: 512, chunk: Vec::new(), waiter: Queue::new() };
+        jobs.resize(Resizing::Copy(copying), true);
+        assert_eq!(jobs.check(), Ok(()));
+        jobs.copying().unwrap().done = 1024;
+        assert_eq!(jobs.check(), Err(String::from("1024 bytes of an L1 table of 512 are copied")));
+    }
+}

@@ -1,0 +1,299 @@
+//! Acbs that wait for each other: for clusters that are being allocated, for sectors that are being
+//! modified, for room in the cache.
+//!
+//! Two writers of one sector under O_DIRECT: one that covers it only partly reads it, changes its bytes and
+//! writes it back, so whatever another writes in between would be lost. Rule: while an acb modifies sectors,
+//! no other write in place touches them, and it starts only when no write that touches them is in flight.
+//!
+//! Knows: ranges of writes in flight, the gates of the 2010 discussion. Must never know: their data, where
+//! space comes from.
+//!
+//! Invariants:
+//! * two claims never overlap; a claim lives from before the first byte is written until the clusters are
+//!   linked in memory (or the write failed); whoever waits for a claim looks again when it goes;
+//! * `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it; without any,
+//!   writes pay one comparison.
+
+use super::block::Source;
+use super::request::Met;
+use super::requests::Requests;
+use super::state::State;
+use crate::base::queue::Queue;
+use crate::options::{AllocationGate, Options};
+use crate::rule::Rule;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Claim {
+    acb: u32,
+    start: u64,
+    end: u64,
+    /// It had to allocate an L2 table.
+    new_table: bool,
+    waiters: Queue,
+}
+
+/// Guest bytes `[start, end)`, whole clusters, that a request wants to change entries of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// An L2 table has to be allocated.
+    pub(crate) new_table: bool,
+    /// Guest bytes that one L2 table maps.
+    pub(crate) table_span: u64,
+}
+
+/// See the module's header.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Waits {
+    claims: Vec<Claim>,
+    /// Acbs that wait for a sector.
+    sectors: Queue,
+    /// Acbs that write only parts of sectors just now.
+    modifying: u32,
+    /// Acbs that wait for room in the cache.
+    slots: Queue,
+}
+
+impl Waits {
+    /// Room for the claims of so many acbs.
+    pub(crate) fn new(acbs: u32) -> Waits {
+        let claims = Vec::with_capacity(acbs as usize);
+        Waits { claims, sectors: Queue::new(), modifying: 0, slots: Queue::new() }
+    }
+
+    /// Nothing is being allocated.
+    pub(crate) const fn has_no_claims(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    /// May an allocating write start, by the gate in force? If not, the acb waits for the claim in its way.
+    pub(crate) fn pass_gate(
+        &mut self,
+        requests: &mut Requests,
+        a: u32,
+        wanted: Wanted,
+        options: &Options,
+    ) -> bool {
+        debug_assert!(wanted.start < wanted.end);
+        if self.claims.is_empty() {
+            return true;
+        }
+        let Wanted { start, end, new_table, table_span } = wanted;
+        let blocks = |claim: &Claim| {
+            let overlaps = claim.start < end && start < claim.end;
+            overlaps
+                || match options.allocation_gate {
+                    AllocationGate::Image => true,
+                    AllocationGate::NewTable => new_table || claim.new_table,
+                    AllocationGate::Table => claim.start / table_span == start / table_span,
+                    AllocationGate::Cluster => false,
+                }
+        };
+        if options.sabotaged(Rule::ClusterClaim) {
+            return true;
+        }
+        let Some(claim) = self.claims.iter_mut().find(|claim| blocks(claim)) else { return true };
+        debug_assert_ne!(claim.acb, a);
+        requests.wait_in(&mut claim.waiters, a);
+        requests.note(a, Met::WAITED);
+        requests.set_state(a, State::WaitCluster);
+        false
+    }
+
+    /// The acb allocates the clusters of `[start, end)`.
+    pub(crate) fn claim(
+        &mut self,
+        requests: &mut Requests,
+        a: u32,
+        (start, end): (u64, u64),
+        new_table: bool,
+    ) {
+        debug_assert!(start < end && !requests.acb(a).claims);
+        self.claims.push(Claim { acb: a, start, end, new_table, waiters: Queue::new() });
+        requests.acb_mut(a).claims = true;
+    }
+
+    /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
+    pub(crate) fn pass_sectors(
+        &mut self,
+        requests: &mut Requests,
+        a: u32,
+        (start, end): (u64, u64),
+        modifies: bool,
+        options: &Options,
+    ) -> bool {
+        debug_assert!(start <= end);
+        if self.modifying == 0 && !modifies {
+            return true;
+        }
+        let conflict = requests.iter().any(|(other, acb)| {
+            // one that modifies may read its surroundings (`CopyOnWrite`) after its neighbours
+            let writes =
+                acb.modifies || matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
+            if other == a || !writes || !(modifies || acb.modifies) {
+                return false;
+            }
+            let (low, high) = acb.host_range();
+            low < end && start < high
+        });
+        let conflict = conflict && !options.sabotaged(Rule::SectorWait);
+        if conflict {
+            requests.note(a, Met::WAITED);
+            requests.set_state(a, State::WaitSector);
+            requests.wait_in(&mut self.sectors, a);
+        }
+        !conflict
+    }
+
+    /// The acb's write covers sectors only partly.
+    pub(crate) fn modify(&mut self, requests: &mut Requests, a: u32) {
+        debug_assert!(!requests.acb(a).modifies);
+        requests.acb_mut(a).modifies = true;
+        self.modifying += 1;
+    }
+
+    /// No slot of the cache is free, or too many mappings are uncommitted: the acb waits for a commit, a load
+    /// or an unpin.
+    pub(crate) fn wait_for_slot(&mut self, requests: &mut Requests, a: u32) {
+        requests.note(a, Met::WAITED);
+        requests.set_state(a, State::WaitSlot);
+        requests.wait_in(&mut self.slots, a);
+    }
+
+    /// There may be room in the cache: those that wait for it look again.
+    pub(crate) fn wake_slots(&mut self, requests: &mut Requests) {
+        requests.wake(&mut self.slots);
+    }
+
+    /// Gives back what an acb holds: its claim, its part in sector waits. Wakes those that waited for them.
+    /// What is left: the slot that it pinned.
+    pub(crate) fn let_go(&mut self, requests: &mut Requests, a: u32) -> Option<u32> {
+        let acb = requests.acb_mut(a);
+        let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
+        let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
+        (acb.claims, acb.modifies, acb.source) = (false, false, Source::Zeros);
+        if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
+            let mut claim = self.claims.swap_remove(index);
+            requests.wake(&mut claim.waiters);
+        }
+        if modifies {
+            debug_assert!(self.modifying > 0);
+            self.modifying -= 1;
+        }
+        if wrote || modifies {
+            requests.wake(&mut self.sectors);
+        }
+        pinned
+    }
+
+    /// The lists that acbs stand in here, and which state they are in.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (&Queue, State)> {
+        let claims = self.claims.iter().map(|claim| (&claim.waiters, State::WaitCluster));
+        claims.chain([(&self.sectors, State::WaitSector), (&self.slots, State::WaitSlot)])
+    }
+
+    /// The first invariant that does not hold. `removed`: claims may overlap.
+    pub(crate) fn check(&self, requests: &Requests, removed: bool) -> Result<(), String> {
+        for (index, claim) in self.claims.iter().enumerate() {
+            if !requests.find(claim.acb).is_some_and(|acb| acb.claims) {
+                return Err(format!("claim of acb {} that does not know of it", claim.acb));
+            }
+            let overlaps = |other: &Claim| claim.start < other.end && other.start < claim.end;
+            if self.claims.iter().skip(index + 1).any(overlaps) && !removed {
+                return Err(format!("claims overlap at {:#x}", claim.start));
+            }
+        }
+        let modifying = requests.iter().filter(|(_, acb)| acb.modifies).count();
+        match modifying == self.modifying as usize {
+            true => Ok(()),
+            false => Err(format!("{modifying} acbs modify sectors, counted as {}", self.modifying)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acb::edges::EdgeTable;
+    use crate::acb::request::{Flags, Kind, Request};
+
+    /// Three writers, and nothing in their way.
+    fn writers() -> (Waits, Requests) {
+        let mut requests = Requests::new(EdgeTable::QCOW2, 3, 3, false);
+        for user in 0..3 {
+            let request = Request { kind: Kind::Write, offset: 0, len: 512, flags: Flags::empty(), user };
+            let (a, _) = requests.begin(&request, 0, 512).unwrap();
+            requests.set_state(a, State::FindCluster);
+        }
+        (Waits::new(3), requests)
+    }
+
+    fn wanted(start: u64, end: u64) -> Wanted {
+        Wanted { start, end, new_table: false, table_span: 1 << 20 }
+    }
+
+    #[test]
+    fn each_gate_lets_through_what_it_says() {
+        use AllocationGate::{Cluster, Image, NewTable, Table};
+        let near = wanted(65536, 131_072);
+        let far = Wanted { start: 1 << 20, end: (1 << 20) + 65536, ..near };
+        let makes = Wanted { new_table: true, ..far };
+        for (gate, claim_makes, wanted, passes) in [
+            (Cluster, false, near, true),
+            (Cluster, true, makes, true),
+            (Table, false, near, false),
+            (Table, true, makes, true),
+            (NewTable, false, near, true),
+            (NewTable, false, makes, false),
+            (NewTable, true, near, false),
+            (Image, false, far, false),
+            (Cluster, false, Wanted { start: 65535, ..near }, false),
+        ] {
+            let (mut waits, mut requests) = writers();
+            let options = Options { allocation_gate: gate, ..Options::default() };
+            waits.claim(&mut requests, 0, (0, 65536), claim_makes);
+            assert_eq!(waits.pass_gate(&mut requests, 1, wanted, &options), passes, "{gate:?} {wanted:?}");
+            assert_eq!(requests.acb(1).state == State::WaitCluster, !passes);
+            assert_eq!(waits.let_go(&mut requests, 0), None);
+            assert_eq!(requests.next_ready(), (!passes).then_some(1), "the claim goes");
+            assert_eq!(waits.check(&requests, false), Ok(()));
+        }
+    }
+
+    #[test]
+    fn whoever_modifies_a_sector_writes_alone() {
+        let (mut waits, mut requests) = writers();
+        let options = Options::default();
+        assert!(waits.pass_sectors(&mut requests, 0, (0, 512), true, &options));
+        waits.modify(&mut requests, 0);
+        let acb = requests.acb_mut(0);
+        (acb.host, acb.fill_end) = (0, 512);
+        assert!(waits.pass_sectors(&mut requests, 1, (512, 1024), true, &options), "another sector");
+        assert!(!waits.pass_sectors(&mut requests, 2, (0, 4096), false, &options));
+        assert_eq!(waits.check(&requests, false), Ok(()));
+        waits.let_go(&mut requests, 0);
+        assert_eq!((requests.next_ready(), waits.modifying), (Some(2), 0));
+    }
+
+    #[test]
+    fn the_check_sees_what_is_counted_wrong() {
+        let (mut waits, mut requests) = writers();
+        waits.claim(&mut requests, 0, (4096, 8192), false);
+        for (second, overlaps) in [(0, false), (512, true), (4096, true), (8191, true), (8192, false)] {
+            let (mut waits, mut requests) = (waits.clone(), requests.clone());
+            waits.claim(&mut requests, 1, (second, second + 4096), false);
+            assert_eq!(waits.check(&requests, false).is_err(), overlaps, "{second}");
+            assert_eq!(waits.check(&requests, true), Ok(()));
+        }
+        waits.modifying = 1;
+        let said = |waits: &Waits, requests: &Requests| waits.check(requests, false).unwrap_err();
+        assert_eq!(said(&waits, &requests), "0 acbs modify sectors, counted as 1");
+        requests.acb_mut(0).claims = false;
+        assert_eq!(said(&waits, &requests), "claim of acb 0 that does not know of it");
+    }
+}

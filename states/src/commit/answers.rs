@@ -1,0 +1,105 @@
+//! Acbs that wait for the pipeline: what they want, when they have it, what their state says meanwhile.
+//!
+//! Knows: windows and wants. Must never know: what an acb does with its answer.
+//!
+//! Invariant: whoever waits here wants something that is demanded: a round answers it, or a failure.
+
+use super::pipeline::{Commit, Phase};
+use crate::acb::requests::Requests;
+use crate::acb::{State, Want};
+use crate::base::queue::Queue;
+use crate::error::Error;
+use crate::outbox::{Due, Outbox};
+
+impl Commit {
+    /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it
+    /// wants it.
+    pub(crate) fn join(&mut self, requests: &mut Requests, a: u32, want: Want, out: &mut Outbox) {
+        debug_assert!(want != Want::Header);
+        if requests.acb(a).state != State::SyncData {
+            requests.set_state(a, State::SyncData);
+        }
+        let acb = requests.acb_mut(a);
+        // the acb may have waited since it wrote, but its own window is the one that counts
+        if acb.window == 0 {
+            acb.window = self.windows.open();
+        }
+        acb.want = want;
+        self.windows.demand(acb.window, want >= Want::Durable);
+        if want == Want::Clean {
+            self.windows.demand_clean();
+        }
+        requests.wait_in(&mut self.waiters, a);
+        out.due |= Due::ROUND | Due::SHOW;
+    }
+
+    /// The acb waits until the header's autoclear bits are cleared, durably.
+    pub(crate) fn wait_for_header(&mut self, requests: &mut Requests, a: u32, out: &mut Outbox) {
+        requests.set_state(a, State::ClearAutoclear);
+        requests.acb_mut(a).want = Want::Header;
+        requests.wait_in(&mut self.waiters, a);
+        out.due |= Due::ROUND;
+    }
+
+    /// Readies the acbs that have what they want. `clean`: the dirty bit is cleared, or was never set;
+    /// `autoclear`: so are the autoclear bits.
+    pub(crate) fn release(&mut self, requests: &mut Requests, clean: bool, autoclear: bool) {
+        let mut waiters = core::mem::replace(&mut self.waiters, Queue::new());
+        let mut left = Queue::new();
+        let mut clean_wanted = false;
+        let (written, durable) = (self.windows.written(), self.windows.tables_durable());
+        while let Some(a) = requests.take_first(&mut waiters) {
+            let acb = requests.acb(a);
+            let satisfied = match acb.want {
+                Want::Header => autoclear,
+                Want::Written => acb.window <= written,
+                Want::Durable => acb.window <= durable,
+                Want::Clean => clean && acb.window <= durable,
+            };
+            clean_wanted |= acb.want == Want::Clean && !satisfied;
+            if satisfied { requests.ready(a) } else { requests.wait_in(&mut left, a) }
+        }
+        if clean {
+            self.windows.still_clean(clean_wanted);
+        }
+        self.waiters = left;
+    }
+
+    /// Sets the states of those that wait to what they wait for now. `has_tables`: the image has some.
+    pub(crate) fn show(&mut self, requests: &mut Requests, has_tables: bool) {
+        let mut waiters = core::mem::replace(&mut self.waiters, Queue::new());
+        let mut kept = Queue::new();
+        while let Some(a) = requests.take_first(&mut waiters) {
+            requests.wait_in(&mut kept, a);
+            let acb = requests.acb(a);
+            let next = if acb.window > self.windows.round() || self.is_idle() || acb.want == Want::Header {
+                acb.state
+            } else if has_tables && acb.window <= self.windows.written() {
+                State::SyncTables
+            } else {
+                match self.phase {
+                    Phase::Mark | Phase::MarkAhead | Phase::Refcounts => State::MarkDirty,
+                    Phase::Tables => State::UpdateL2,
+                    _ => State::SyncData,
+                }
+            };
+            if next != acb.state {
+                requests.set_state(a, next);
+            }
+        }
+        self.waiters = kept;
+    }
+
+    /// Nothing is written any more: all that wait get this answer.
+    pub(crate) fn fail(&mut self, requests: &mut Requests, error: &Error) {
+        self.stop();
+        requests.fail_all(&self.waiters, error);
+        requests.wake(&mut self.waiters);
+        debug_assert!(self.waiters.is_empty());
+    }
+
+    /// Those that wait.
+    pub(crate) const fn waiters(&self) -> &Queue {
+        &self.waiters
+    }
+}

@@ -1,0 +1,153 @@
+//! All the control flow: how an acb gets from step to step.
+//!
+//! Knows: which step an acb takes when the thing that its state waits for has happened, and what becomes of
+//! it after that. Must never know: what a step does.
+//!
+//! Invariants:
+//! * nothing recurses: a step says what comes next (`Next`), and is left before that begins;
+//! * an error met while waiting ends the acb, whatever it waited for.
+
+use super::next::Next;
+use super::value::Image;
+use crate::acb::State;
+use crate::acb::Want;
+use crate::acb::request::{Flags, Kind, Met};
+use crate::error::Error;
+use alloc::boxed::Box;
+
+impl Image {
+    /// The first step of a new acb.
+    pub(super) fn start(&mut self, a: u32, kind: Kind) {
+        let next = match kind {
+            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => Next::Look,
+            Kind::Flush | Kind::Quiesce if self.options.read_only => Next::Done,
+            Kind::Flush => Next::Join(Want::Durable),
+            Kind::Quiesce => Next::Join(Want::Clean),
+            Kind::Close | Kind::Resize => self.start_job(a),
+        };
+        self.go_on(a, next);
+    }
+
+    /// Empties the ready queue.
+    #[inline]
+    pub(super) fn run_ready(&mut self) {
+        while let Some(a) = self.requests.next_ready() {
+            self.advance(a);
+        }
+    }
+
+    /// The thing that the acb's state waits for has happened.
+    pub(super) fn advance(&mut self, a: u32) {
+        let acb = self.requests.acb_mut(a);
+        debug_assert_eq!(acb.pending, 0);
+        let next = match acb.error.take() {
+            Some(error) => Next::Fail(error),
+            None => self.step(a),
+        };
+        self.go_on(a, next);
+    }
+
+    fn step(&mut self, a: u32) -> Next {
+        match self.requests.acb(a).state {
+            // nothing of it is written yet: look again, the world may have changed
+            State::Free
+            | State::ReadL2
+            | State::WaitCluster
+            | State::WaitSector
+            | State::WaitSlot
+            | State::GrowFile
+            | State::AllocL2
+            | State::AllocRefcount => Next::Look,
+            State::FindCluster => Next::On,
+            State::ReadData | State::ReadBacking | State::ReadCompressed => self.extent_read(a),
+            State::ReadModify => self.neighbours_read(a),
+            State::CopyOnWrite => self.write_piece(a),
+            State::WriteData => self.next_piece(a),
+            State::ZeroData => self.extent_zeroed(a),
+            State::ClearAutoclear => self.cleared(a),
+            State::MarkDirty | State::SyncData | State::UpdateL2 | State::SyncTables => self.committed(a),
+            State::WaitRequests => self.job_alone(a),
+            State::Resize => self.length_set(a),
+            State::Done => Next::Done,
+        }
+    }
+
+    fn go_on(&mut self, a: u32, mut next: Next) {
+        loop {
+            next = match next {
+                Next::Wait => return,
+                Next::Look => {
+                    self.requests.set_state(a, State::FindCluster);
+                    Next::On
+                }
+                Next::On => self.find_cluster(a),
+                Next::Extent => {
+                    let acb = self.requests.acb(a);
+                    if acb.pos == acb.end { Next::Range } else { Next::Look }
+                }
+                Next::Range => self.range_done(a),
+                Next::Join(want) => self.join(a, want),
+                Next::Done => return self.end_acb(a, None),
+                Next::Fail(error) => return self.end_acb(a, Some(error)),
+            };
+        }
+    }
+
+    /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
+    #[inline]
+    pub(super) fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
+        let acb = self.requests.acb(a);
+        if acb.state == State::ReadData {
+            debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
+        } else {
+            let kind = acb.kind;
+            if error.is_some() {
+                self.give_back(a);
+            }
+            self.let_go(a);
+            if kind.is_job() {
+                self.job_ended(kind);
+            }
+        }
+        self.requests.set_state_through(a, State::Done, State::Free);
+        self.requests.end(a, error, &mut self.outbox.events);
+    }
+
+    /// `ClearAutoclear`: the bits are clear, durably, and the acb begins.
+    fn cleared(&mut self, a: u32) -> Next {
+        let acb = self.requests.acb_mut(a);
+        debug_assert!(acb.want == Want::Header);
+        acb.want = Want::Written;
+        if acb.kind.is_job() { self.job_may_change(a) } else { Next::Look }
+    }
+
+    /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait
+    /// for it.
+    fn committed(&mut self, a: u32) -> Next {
+        if self.requests.acb(a).kind.is_job() { self.job_committed(a) } else { Next::Done }
+    }
+
+    /// The acb's range is done: complete, or first through the commit pipeline.
+    fn range_done(&mut self, a: u32) -> Next {
+        let acb = self.requests.acb(a);
+        if acb.kind.is_job() {
+            return self.job_range_done(a);
+        }
+        // what the range already was may not be durable yet, even if nothing had to be written
+        let fua = acb.flags.contains(Flags::FUA) && matches!(acb.kind, Kind::Write | Kind::WriteZeroes);
+        match acb.uncommitted {
+            _ if fua => Next::Join(Want::Durable),
+            true => Next::Join(acb.want),
+            false => Next::Done,
+        }
+    }
+
+    fn join(&mut self, a: u32, want: Want) -> Next {
+        if self.health.is_poisoned() {
+            return Next::fail(Error::Poisoned);
+        }
+        self.requests.note(a, Met::FLUSH);
+        self.commit.join(&mut self.requests, a, want, &mut self.outbox);
+        Next::Wait
+    }
+}

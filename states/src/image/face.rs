@@ -1,0 +1,248 @@
+//! The face of an image: requests go in, I/O and answers come out.
+//!
+//! Knows: what a caller may ask, whom an I/O that ended belongs to. Must never know: what follows from it.
+//!
+//! Invariants: every mutator ends with nothing ready and nothing due; a stale id is counted and changes
+//! nothing.
+
+use super::value::Image;
+use crate::acb::State;
+use crate::acb::Transition;
+use crate::acb::request::{Event, Kind, Refused, Request, RequestId};
+use crate::error::Error;
+use crate::io::{Io, IoId, Outcome};
+use crate::machine::Machine;
+use crate::outbox::{Alarm, Due, Purpose, Timer};
+use crate::rule::Rule;
+use alloc::boxed::Box;
+
+impl Image {
+    /// Takes a request, or says why not.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
+        // the common case at one glance, the reasons for a refusal apart
+        let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
+        if !inside || self.jobs.refuse() || request.kind as u8 > Kind::Write as u8 || self.options.read_only {
+            self.admit(&request)?;
+        }
+        if self.requests.is_full() {
+            return Err(Refused::Busy);
+        }
+        let (pos, end) = match request.kind {
+            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
+                (request.offset, request.offset + request.len)
+            }
+            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => (0, 0),
+        };
+        // room was checked above
+        let Some((acb, id)) = self.requests.begin(&request, pos, end) else { return Err(Refused::Busy) };
+        // the hot path: a read within one cluster that is there
+        if request.kind == Kind::Read
+            && let Some(host) = self.hit(pos, end)
+        {
+            self.read_hit(acb, id, request.len, host);
+            return Ok(id);
+        }
+        self.start(acb, request.kind);
+        self.settle();
+        Ok(id)
+    }
+
+    fn admit(&self, request: &Request) -> Result<(), Refused> {
+        let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
+        if self.jobs.is_closing() {
+            return Err(Refused::Invalid(Error::Closed));
+        }
+        if request.kind.changes() && self.options.read_only {
+            return misuse("the image is open for reading only");
+        }
+        let (now, counted) = ((self.size, self.backing_len), self.refcounted.as_deref());
+        match request.kind {
+            Kind::Flush | Kind::Quiesce | Kind::Close => {}
+            Kind::Resize => {
+                self.layout.admit_resize(counted, now, request.offset).map_err(Refused::Invalid)?;
+            }
+            _ if request.offset.checked_add(request.len).is_some_and(|end| end <= self.size) => {}
+            _ => return misuse("the range lies beyond the end of the disk"),
+        }
+        self.jobs.admits(request.kind, !self.options.sabotaged(Rule::Exclusive))
+    }
+
+    /// Begins nothing more for the requests with this `user` value: reads, writes, write-zeroes, discards and
+    /// maps; the others run to their end. One that is left undone, or in part, ends with
+    /// [`Error::Cancelled`]: of its range any part may have been done. How many are so.
+    pub fn cancel(&mut self, user: u64) -> usize {
+        self.requests.cancel(user)
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.outbox.events.pop_front()
+    }
+
+    /// The next change of a timer.
+    pub fn poll_timeout(&mut self) -> Option<Alarm> {
+        self.outbox.alarms.pop_front()
+    }
+
+    /// The next transition, if tracing is on: from a ring of 4096, whose oldest go first.
+    pub fn poll_transition(&mut self) -> Option<Transition> {
+        self.requests.poll_transition()
+    }
+
+    /// A timer ran out.
+    pub fn handle_timeout(&mut self, timer: Timer) {
+        if self.health.is_poisoned() {
+            return;
+        }
+        self.commit.disarm(timer);
+        match timer {
+            Timer::Commit => {
+                // removals are durable only with the sync after the next
+                self.demand_removals();
+                self.outbox.due |= Due::SOON;
+            }
+            // an allocation in flight would set it again at once
+            Timer::NeedCheck if self.waits.has_no_claims() && !self.is_due() => {
+                self.commit.windows.demand_clean();
+                self.outbox.due |= Due::ROUND;
+            }
+            Timer::NeedCheck => self.commit.arm_check(self.options.need_check_ms, &mut self.outbox),
+        }
+        self.settle();
+    }
+
+    /// What holds the file is gone, or cannot be trusted any more, says the embedder: from now on reads only,
+    /// as after a failed sync. Nothing happens to an image that is so already, or is open for reading.
+    pub fn poison(&mut self, error: Error) {
+        if !self.health.is_poisoned() && !self.options.read_only {
+            self.poison_with(error);
+            self.settle();
+        }
+    }
+
+    /// An acb's own I/O ended; with its last the acb goes on.
+    #[inline]
+    fn own_io_ended(&mut self, id: IoId, outcome: Outcome<'_>) {
+        let (a, bit) = (id.index / 2, 1 << (id.index % 2));
+        let known = self
+            .requests
+            .find(a)
+            .is_some_and(|acb| acb.io_generation == id.generation && acb.pending & bit != 0);
+        if !known {
+            self.outbox.counters.stale_completions += 1;
+            return;
+        }
+        let acb = self.requests.acb_mut(a);
+        acb.pending &= !bit;
+        if let Outcome::Failed(errno) = outcome {
+            let error = Error::Device { op: acb.state.operation(), offset: acb.host, errno };
+            acb.error.get_or_insert_with(|| Box::new(error));
+        }
+        if acb.pending != 0 {
+            if !self.options.sabotaged(Rule::WaitAllParts) {
+                return;
+            }
+            acb.pending = 0;
+        }
+        if acb.state == State::ReadData && acb.run_end == acb.end && acb.error.is_none() {
+            // the hot path: what `advance` would do
+            return self.end_acb(a, None);
+        }
+        self.advance(a);
+    }
+
+    /// Are there clusters that wait for requests in flight, or does anybody wait for clusters?
+    #[inline]
+    fn has_dead(&self) -> bool {
+        self.refcounted.as_deref().is_some_and(|counted| counted.starving || counted.quarantine.has_dead())
+    }
+
+    fn encode_reftable(&self, at: u64, buf: &mut [u8]) {
+        if let Some(counted) = self.refcounted.as_deref() {
+            counted.encode_table(at, self.commit.windows.durable(), buf);
+        }
+    }
+
+    /// The embedder's next turn: the rest of the counts go down.
+    fn count_on(&mut self) {
+        if let Some(counted) = self.refcounted.as_deref_mut() {
+            counted.quarantine.resume();
+        }
+        self.outbox.due |= Due::COUNT;
+    }
+}
+
+impl Machine for Image {
+    fn poll_io(&mut self) -> Option<Io> {
+        self.outbox.io.pop_front()
+    }
+
+    fn encode(&mut self, id: IoId, buf: &mut [u8]) {
+        let Some(io) = self.outbox.shared(id) else { return };
+        match io.purpose {
+            Purpose::Header => self.encode_header(buf),
+            Purpose::Reftable(at) => self.encode_reftable(at, buf),
+            #[cfg(feature = "sabotage")]
+            Purpose::Spill(at) => self.encode_reftable(at, buf),
+            Purpose::CopyWrite(l1_index) => {
+                if let Some(counted) = self.refcounted.as_deref() {
+                    counted.copies.encode(l1_index, buf);
+                }
+            }
+            Purpose::L1Write => self.encode_l1(buf),
+            Purpose::Table(slot) => {
+                let encode = self.layout.encoding();
+                let slice = self.tables.slot(slot);
+                let skip = ((io.offset - slice.host) / 8) as usize;
+                slice.snapshot(&mut self.scratch);
+                #[cfg(feature = "sabotage")]
+                self.break_snapshot(slot);
+                let entries = self.scratch.iter().skip(skip).copied().chain(core::iter::repeat(0));
+                for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
+                    bytes.copy_from_slice(&encode(entry));
+                }
+            }
+            _ => debug_assert!(false, "only table writes are encoded"),
+        }
+    }
+
+    fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        if self.outbox.is_own(id) {
+            self.own_io_ended(id, outcome);
+            if self.has_dead() {
+                self.outbox.due |= Due::PUNCH | Due::FEED;
+            }
+            return self.settle();
+        }
+        let Some(io) = self.outbox.take_shared(id) else {
+            self.outbox.counters.stale_completions += 1;
+            return;
+        };
+        let result = match outcome {
+            #[cfg(feature = "sabotage")]
+            Outcome::Failed(_) if self.ignores_failure(&io.purpose) => Ok(()),
+            Outcome::Failed(errno) => Err(Error::Device { op: io.tried, offset: io.offset, errno }),
+            Outcome::Done | Outcome::Table(_) => Ok(()),
+        };
+        match io.purpose {
+            Purpose::Load(slot) => self.loaded(slot, outcome, result),
+            Purpose::Table(slot) => self.table_written(slot, result),
+            Purpose::Header => self.header_written(result),
+            Purpose::Sync => self.synced(result),
+            Purpose::Grow => self.grown(result),
+            Purpose::Clear => self.space_cleared(&result),
+            Purpose::Cut => self.cut_off(),
+            Purpose::Reftable(_) => self.reftable_written(result),
+            #[cfg(feature = "sabotage")]
+            Purpose::Spill(_) => self.commit.wrote(),
+            Purpose::CountDown => self.count_on(),
+            Purpose::Punch(hole) => self.punched(hole, &result),
+            Purpose::CopyRead(l1_index) => self.copy_read(l1_index, outcome, result),
+            Purpose::CopyWrite(l1_index) => self.copy_written(l1_index, result),
+            Purpose::L1Read => self.l1_read(outcome, result),
+            Purpose::L1Write => self.l1_written(result),
+        }
+        self.outbox.due |= Due::FEED;
+        self.settle();
+    }
+}

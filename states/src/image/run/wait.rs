@@ -1,0 +1,151 @@
+//! What an acb waits for before it can do anything: slices, room for them, space, sectors, clusters.
+//!
+//! Knows: which list an acb stands in. Must never know: why it needs what it waits for.
+//!
+//! Invariant: whoever waits here has written nothing yet: it looks again when it is woken.
+
+use crate::acb::State;
+use crate::acb::request::Met;
+use crate::acb::waits::Wanted;
+use crate::base::geometry::SliceNumber;
+use crate::error::Error;
+use crate::image::next::Next;
+use crate::image::value::Image;
+use crate::io::Outcome;
+use crate::outbox::Due;
+use crate::rule::Rule;
+use crate::space::allocate::Stop;
+use alloc::boxed::Box;
+
+impl Image {
+    /// A slice is being loaded.
+    pub(crate) fn wait_for_slice(&mut self, a: u32, slot: u32) -> Next {
+        self.requests.note(a, Met::MISS);
+        self.outbox.counters.misses += 1;
+        self.requests.set_state(a, State::ReadL2);
+        self.requests.wait_in(&mut self.tables.slot_mut(slot).waiters, a);
+        Next::Wait
+    }
+
+    /// A load ended. Its waiters use the slice before anything can evict it: they go to the head of the ready
+    /// queue.
+    pub(crate) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
+        let number = SliceNumber(self.tables.slot(slot).number);
+        let result = match (result, outcome) {
+            (Ok(()), Outcome::Table(bytes)) => {
+                self.tables.fill(slot, bytes, self.layout.decoding());
+                self.cut_l1(slot, number);
+                self.find_dangling(slot, number)
+            }
+            (Ok(()), _) => Err(Error::Misuse("a table read was completed without its bytes")),
+            (Err(error), _) => Err(error),
+        };
+        let slice = self.tables.slot_mut(slot);
+        if let Err(error) = &result {
+            self.requests.fail_all(&slice.waiters, error);
+        }
+        self.requests.wake_first(&mut slice.waiters);
+        if result.is_err() {
+            self.tables.drop_slot(slot);
+            if self.layout.geometry().is_some_and(|geometry| geometry.is_refcount(number))
+                && let Some(counted) = self.refcounted.as_deref_mut()
+            {
+                counted.give_up_counting();
+            }
+        }
+        self.outbox.due |= Due::SLOTS | Due::PUNCH | Due::LOOK | Due::ROUND;
+    }
+
+    /// The last slice of an L1 table may be read from beyond its end.
+    fn cut_l1(&mut self, slot: u32, number: SliceNumber) {
+        let (Some(geometry), Some(counted)) = (self.layout.geometry(), self.refcounted.as_deref()) else {
+            return;
+        };
+        if geometry.is_l1(number) {
+            let entries = u64::from(counted.header.l1_entries);
+            self.tables.cut(slot, entries.saturating_sub(number.0 << geometry.l1_slice_bits));
+        }
+    }
+
+    /// A slice of an image that may be written was just loaded: does it lead beyond the end of the file?
+    fn find_dangling(&mut self, slot: u32, number: SliceNumber) -> Result<(), Error> {
+        let Some(pointers) = self.layout.pointers(number) else { return Ok(()) };
+        if self.options.read_only || self.options.sabotaged(Rule::DanglingStaysDead) {
+            return Ok(());
+        }
+        if self.dangling.search(self.tables.slot_mut(slot), pointers, self.space.found())? {
+            self.space.distrust_found();
+        }
+        Ok(())
+    }
+
+    /// No slot of the cache is free, or too many mappings are uncommitted.
+    pub(crate) fn wait_for_slot(&mut self, a: u32) -> Next {
+        if self.health.is_poisoned() {
+            // dirty slices stay in memory for ever now: nothing will come free
+            return Next::fail(Error::Poisoned);
+        }
+        self.waits.wait_for_slot(&mut self.requests, a);
+        self.outbox.due |= Due::SOON;
+        Next::Wait
+    }
+
+    /// May the acb change entries of `[start, end)` now, by the gate in force? If not, it waits.
+    pub(crate) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
+        let table_span = self.layout.geometry().map_or(1 << 63, |geometry| geometry.table_span());
+        let wanted = Wanted { start, end, new_table, table_span };
+        self.waits.pass_gate(&mut self.requests, a, wanted, &self.options)
+    }
+
+    /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
+    pub(crate) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
+        self.waits.pass_sectors(&mut self.requests, a, (start, end), modifies, &self.options)
+    }
+
+    /// `len` bytes of space; or what becomes of the acb: it waits, in `state` if it is for the file to grow,
+    /// or has failed.
+    pub(crate) fn allocate(&mut self, a: u32, len: u64, state: State) -> Result<u64, Next> {
+        let Some((counted, mut cx)) = self.counting() else { return self.append(a, len, state) };
+        let bits = counted.header.cluster_bits;
+        match counted.allocate(len, &mut cx) {
+            Ok(space) => Ok(space.run().first << bits),
+            Err(Stop::Grow { len, counts }) => {
+                let state = if counts { State::AllocRefcount } else { state };
+                Err(self.wait_for_space(a, len, state))
+            }
+            Err(Stop::Load(slot)) => {
+                self.requests.set_state(a, State::AllocRefcount);
+                self.requests.wait_in(&mut self.tables.slot_mut(slot).waiters, a);
+                Err(Next::Wait)
+            }
+            Err(Stop::Slot) => Err(self.wait_for_slot(a)),
+            Err(Stop::NoSpace) => Err(Next::fail(Error::NoSpace)),
+            Err(Stop::Bad(error)) => Err(self.fail_lookup(Box::new(error))),
+        }
+    }
+
+    /// Where nobody counts clusters: what lies behind all others.
+    fn append(&mut self, a: u32, len: u64, state: State) -> Result<u64, Next> {
+        match self.space.has(len, &self.options, &mut self.outbox) {
+            Ok(true) => {}
+            Ok(false) => return Err(self.wait_for_space(a, len, state)),
+            Err(error) => return Err(Next::fail(error)),
+        }
+        let offset = self.space.take(len, &mut self.outbox);
+        debug_assert!(offset.is_some());
+        offset.ok_or_else(|| Next::fail(Error::NoSpace))
+    }
+
+    fn wait_for_space(&mut self, a: u32, len: u64, state: State) -> Next {
+        self.requests.set_state(a, state);
+        self.space.wait(&mut self.requests, a, len, &mut self.outbox);
+        Next::Wait
+    }
+
+    /// Gives back what an acb holds: its claim, its pin, its part in sector waits.
+    pub(crate) fn let_go(&mut self, a: u32) {
+        if let Some(slot) = self.waits.let_go(&mut self.requests, a) {
+            self.tables.unpin(slot, Rule::PinLink, &mut self.outbox);
+        }
+    }
+}

@@ -1,4 +1,0 @@
-//! Requests that wait for each other.
-
-pub(crate) mod claims;
-mod sectors;
