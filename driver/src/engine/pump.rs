@@ -140,15 +140,7 @@ impl<B: Backend> Engine<B> {
     fn submit_child(&mut self, place: Place, child: Child) {
         let Some(layer) = self.disks[place.disk as usize].layers.get_mut(place.layer as usize) else {
             debug_assert!(false, "a machine without a backing layer read from it");
-            let result = Err(Box::new(Error::Misuse("there is no backing layer")));
-            let above = Place { disk: place.disk, layer: place.layer - 1 };
-            self.jobs.push_back(LayerJob::Answer {
-                place: above,
-                io: child.io,
-                origin: child.origin,
-                result,
-            });
-            return;
+            return self.refuse_child(place, &child, Error::Misuse("there is no backing layer"));
         };
         let (offset, len) = (child.offset, child.len);
         let request = Request { kind: Kind::Read, offset, len, flags: Flags::empty(), user: 0 };
@@ -161,16 +153,17 @@ impl<B: Backend> Engine<B> {
             }
             Err(Refused::Busy) => layer.parked.push_back(child),
             Err(Refused::Invalid(error)) => {
-                let result = Err(Box::new(layer.file.error(&error)));
-                let above = Place { disk: place.disk, layer: place.layer - 1 };
-                self.jobs.push_back(LayerJob::Answer {
-                    place: above,
-                    io: child.io,
-                    origin: child.origin,
-                    result,
-                });
+                let error = layer.file.error(&error);
+                self.refuse_child(place, &child, error);
             }
         }
+    }
+
+    /// A child that its layer does not take fails in the layer above.
+    fn refuse_child(&mut self, place: Place, child: &Child, error: Error) {
+        let (io, origin, result) = (child.io, child.origin, Err(Box::new(error)));
+        let above = Place { disk: place.disk, layer: place.layer - 1 };
+        self.jobs.push_back(LayerJob::Answer { place: above, io, origin, result });
     }
 
     fn answer(&mut self, place: Place, io: IoId, origin: Origin, result: Result<(), Box<Error>>) {
