@@ -22,16 +22,18 @@ pub const LOCK_RETRY: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// How bytes are moved.
+    /// How bytes are moved; default [`BackendKind::Auto`].
     pub backend: BackendKind,
-    /// Backend operations in flight.
+    /// Backend operations in flight, of all disks together; default 256. What is more waits in the driver.
     pub queue_depth: u32,
-    /// Guest requests that may be open at once, per disk; at least 1.
+    /// Guest requests that may be open at once, per disk; default 128, at least 1. One more is
+    /// refused as busy.
     pub requests: u32,
     /// Worker threads that decompress, at most; never more than the host has processors, and none before
-    /// they are needed. 0: decompression is done in slices of `turn`.
+    /// they are needed; default 4. 0: decompression is done in slices of `turn`, 32 KiB each.
     pub decompressors: u32,
-    /// Record every state transition; take them with `Driver::drain_transitions`.
+    /// Record every state transition; take them with `Driver::drain_transitions`, which keeps 65,536
+    /// at most; default off.
     pub trace: bool,
 }
 
@@ -135,40 +137,39 @@ impl OpenOptions {
         }
     }
 
-    /// Given back as `Completion::user` when the opening ends.
+    /// Given back as `Completion::user` when the opening ends; default 0.
     pub fn user(mut self, user: u64) -> Self {
         self.user = user;
         self
     }
 
-    /// Open for writing.
+    /// Open for writing; default off.
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
         self
     }
 
-    /// Bypass the page cache (O_DIRECT).
+    /// Bypass the page cache (O_DIRECT); default off. Requests may be of any alignment all the same.
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
         self
     }
 
-    /// Bypass the page cache for the backing files too; None: as the image.
+    /// Bypass the page cache for the backing files too; None, the default: as the image.
     pub fn backing_direct(mut self, direct: Option<bool>) -> Self {
         self.backing_direct = direct;
         self
     }
 
-    /// The image's format; None: probe.
+    /// The image's format; None, the default: probe. Name that of raw images: see docs/embedding.md.
     pub fn format(mut self, format: Option<Format>) -> Self {
         self.format = format;
         self
     }
 
     /// A raw image that is only read, a backing file too, may be written by others meanwhile, as for QEMU's
-    /// tools: what is read of
-    /// it may be neither the old bytes nor the new ones. Off by default: whoever writes is refused, or
-    /// refuses us.
+    /// tools: what is read of it may be neither the old bytes nor the new ones. Off by default: whoever
+    /// writes is refused, or refuses us.
     pub fn tolerate_writers(mut self, tolerate: bool) -> Self {
         self.tolerate_writers = tolerate;
         self
@@ -186,25 +187,25 @@ impl OpenOptions {
         self
     }
 
-    /// When an allocating write completes.
+    /// When an allocating write completes; default [`Policy::Writeback`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// What an allocating write waits for.
+    /// What an allocating write waits for; default [`AllocationGate::Cluster`].
     pub fn allocation_gate(mut self, gate: AllocationGate) -> Self {
         self.allocation_gate = gate;
         self
     }
 
-    /// Bytes of table cache, per layer.
+    /// Bytes of table cache, per layer; default 32 MiB, in slices of 4 KiB.
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;
         self
     }
 
-    /// The file grows ahead of the data in steps of this many bytes.
+    /// The file grows ahead of the data in steps of this many bytes; default 64 MiB.
     pub fn grow_step(mut self, bytes: u64) -> Self {
         self.grow_step = bytes;
         self
@@ -216,19 +217,20 @@ impl OpenOptions {
         self
     }
 
-    /// Dirty mappings are committed after this many milliseconds.
+    /// Dirty mappings are committed after this many milliseconds; default 1000.
     pub fn commit_ms(mut self, ms: u32) -> Self {
         self.commit_ms = ms;
         self
     }
 
-    /// QED's need-check bit is cleared after this many milliseconds without allocation.
+    /// QED's need-check bit is cleared after this many milliseconds without allocation; default 5000.
     pub fn need_check_ms(mut self, ms: u32) -> Self {
         self.need_check_ms = ms;
         self
     }
 
-    /// Control blocks: extents in progress at once, per layer.
+    /// Control blocks: extents in progress at once, per layer; default 256, at least 1. A request that needs
+    /// more goes on as they become free.
     pub fn acbs(mut self, acbs: u32) -> Self {
         self.acbs = acbs.max(1);
         self
@@ -253,13 +255,14 @@ impl OpenOptions {
         self.open_gate(gate)
     }
 
-    /// Do not open the backing file at all: what the image does not hold reads as zeros. For tools.
+    /// Do not open the backing file at all: what the image does not hold reads as zeros. For tools; default
+    /// off.
     pub fn no_backing(mut self, no_backing: bool) -> Self {
         self.follow_backing = !no_backing;
         self
     }
 
-    /// Layers a disk may have, the image itself included.
+    /// Layers a disk may have, the image itself included; default 32, at least 1.
     pub fn max_depth(mut self, depth: u32) -> Self {
         self.max_depth = depth.max(1);
         self

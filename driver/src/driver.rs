@@ -105,6 +105,12 @@ impl<B: Backend> Driver<B> {
 
     /// Takes a request, or gives it back. Never blocks, makes no system call: call `turn` after the last one
     /// of a batch.
+    ///
+    /// # Errors
+    /// [`Rejected`] has the request with its buffers, and why: [`Refusal::Busy`] while
+    /// [`Config::requests`](field@Config::requests) of this disk are open or not taken yet;
+    /// [`Error::Closed`] for a disk that is not open any more (or is another driver's); [`Error::Misuse`]
+    /// before it is open, for ranges past its end, and for writes to a disk that is open for reading.
     pub fn submit(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
         self.begins();
         let before = self.engine.done.len();
@@ -187,6 +193,11 @@ impl<B: Backend> Driver<B> {
     ///
     /// Call it when the descriptor is readable, when [`Driver::next_timeout`] has passed, and after
     /// submitting.
+    ///
+    /// # Errors
+    /// [`Error::WrongThread`] on io_uring, if another thread has used the driver before: nothing was done, and
+    /// nothing is lost. [`Error::Backend`] if the kernel refuses to take or give operations; try again later,
+    /// or drop the driver. What goes wrong with a request is its completion's result.
     pub fn turn(&mut self) -> Result<(), Error> {
         self.begins();
         let result = self.engine.turn();
@@ -196,6 +207,9 @@ impl<B: Backend> Driver<B> {
 
     /// As `turn`, but sleeps until something finished, a timer is due, or `timeout` ran out; returns at once
     /// when there is something to take, or nothing to wait for. For tools and tests.
+    ///
+    /// # Errors
+    /// As of [`Driver::turn`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         self.begins();
         self.engine.rest(timeout)?;

@@ -254,6 +254,7 @@ impl std::error::Error for Refusal {}
 
 /// What a completion is about, with all that comes back of this kind of request.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum CompletionKind {
     /// `Driver::open` ended; the disk takes requests now, or (with an error) its id is invalid.
     Opened,
@@ -321,6 +322,7 @@ impl CompletionKind {
 
 /// Something ended.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Completion {
     /// Whose.
     pub disk: DiskId,
@@ -376,6 +378,7 @@ impl DiskInfo {
 
 /// One layer of a disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct LayerInfo {
     /// Where it was opened.
     pub path: PathBuf,

@@ -101,6 +101,7 @@ fn kind_index(kind: Kind) -> usize {
 
 /// What a disk has done since it was opened.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Stats {
     /// Counters of the machines, summed over the layers.
     pub counters: Counters,

@@ -13,6 +13,7 @@ const KEPT: usize = 1 << 16;
 
 /// One step of one control block, with when and where.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct TimedTransition {
     /// Whose.
     pub disk: DiskId,

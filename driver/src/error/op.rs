@@ -7,6 +7,7 @@ use std::fmt;
 
 /// What was tried with the bytes of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum DeviceOp {
     /// What the image's machine wanted.
     Machine(Op),
@@ -40,6 +41,7 @@ impl fmt::Display for DeviceOp {
 
 /// What was tried with a file as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum FileOp {
     /// To open it.
     Open,
@@ -94,6 +96,7 @@ impl fmt::Display for FileOp {
 
 /// What was tried with the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum BackendOp {
     /// To set it up.
     SetUp,
