@@ -195,7 +195,8 @@ impl<B: Backend> Driver<B> {
     /// submitting.
     ///
     /// # Errors
-    /// [`Error::WrongThread`] on io_uring, if another thread has used the driver before: nothing was done, and
+    /// [`Error::WrongThread`] on io_uring, if another thread has used the driver before: nothing was
+    /// done, and
     /// nothing is lost. [`Error::Backend`] if the kernel refuses to take or give operations; try again later,
     /// or drop the driver. What goes wrong with a request is its completion's result.
     pub fn turn(&mut self) -> Result<(), Error> {
