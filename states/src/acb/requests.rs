@@ -212,6 +212,12 @@ impl Requests {
         self.ready.push(&mut self.acbs, a);
     }
 
+    /// Some are.
+    #[inline]
+    pub(crate) const fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next that is.
     #[inline]
     pub(crate) fn next_ready(&mut self) -> Option<u32> {

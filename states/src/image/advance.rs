@@ -76,14 +76,11 @@ impl Image {
         loop {
             next = match next {
                 Next::Wait => return,
-                Next::Look => {
-                    self.requests.set_state(a, State::FindCluster);
-                    Next::On
-                }
+                Next::Look => self.look(a),
                 Next::On => self.find_cluster(a),
                 Next::Extent => {
                     let acb = self.requests.acb(a);
-                    if acb.pos == acb.end { Next::Range } else { Next::Look }
+                    if acb.pos == acb.end { self.range_done(a) } else { self.look(a) }
                 }
                 Next::Range => self.range_done(a),
                 Next::Join(want) => self.join(a, want),
@@ -91,6 +88,13 @@ impl Image {
                 Next::Fail(error) => return self.end_acb(a, Some(error)),
             };
         }
+    }
+
+    /// To `FindCluster`, and on from there.
+    #[inline]
+    fn look(&mut self, a: u32) -> Next {
+        self.requests.set_state(a, State::FindCluster);
+        self.find_cluster(a)
     }
 
     /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
@@ -101,10 +105,14 @@ impl Image {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
         } else {
             let kind = acb.kind;
+            let holds = acb.claims || acb.modifies || acb.pinned.is_some();
             if error.is_some() {
                 self.give_back(a);
             }
-            self.let_go(a);
+            // whoever wrote without an error has let go before
+            if error.is_some() || holds {
+                self.let_go(a);
+            }
             if kind.is_job() {
                 self.job_ended(kind);
             }

@@ -24,6 +24,12 @@ impl Image {
     /// Sees to all that is ready and due.
     #[inline]
     pub(super) fn settle(&mut self) {
+        if self.requests.has_ready() || !self.outbox.due.is_empty() {
+            self.settle_all();
+        }
+    }
+
+    fn settle_all(&mut self) {
         self.run_ready();
         let mut turns = 0;
         while !self.outbox.due.is_empty() {

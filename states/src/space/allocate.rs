@@ -137,7 +137,7 @@ impl Refcounted {
             debug_assert_eq!(*entry, 0);
             *entry = block;
         }
-        self.blocks.insert(block);
+        self.map.add_block(block);
         self.changed.push((index as usize, window));
     }
 

@@ -15,6 +15,7 @@
 use super::Cx;
 use super::copies::Copies;
 use super::kind::{ClusterRun, Freed};
+use super::metadata_map::MetadataMap;
 use super::overlaps::{beyond_the_end, overlapping, two_entries};
 use super::owners::Owners;
 use super::quarantine::Quarantine;
@@ -27,7 +28,6 @@ use crate::qcow2::refcount::BlockShape;
 use crate::qcow2::{Header, entry};
 use crate::rule::Rule;
 use crate::tables::slice::{SliceState, block_mask};
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -71,12 +71,8 @@ pub(crate) struct Refcounted {
     /// Entries that the file lacks: index, and the window whose sync makes the block durable.
     pub(crate) changed: Vec<(usize, u64)>,
     pub(crate) moving: Option<Move>,
-    /// Offsets of all refcount blocks.
-    pub(crate) blocks: BTreeSet<u64>,
-    /// L2 tables that are known, and which L1 entries lead to them.
-    pub(crate) l2_tables: Owners,
-    /// Other metadata: first byte and the one behind.
-    pub(crate) fixed: Vec<(u64, u64)>,
+    /// Where metadata lies, but for the refcount table.
+    pub(crate) map: MetadataMap,
     /// Slots of refcount slices that may be dirty.
     pub(crate) dirty: Vec<u32>,
     pub(crate) quarantine: Quarantine,
@@ -116,15 +112,21 @@ impl Refcounted {
         let broken = beyond_the_end(&header, &table, end)
             .or_else(|| overlapping(&header, &table, &fixed, &l2))
             .or_else(|| twice.map(two_entries));
-        fixed.extend(header.bitmap_directory());
+        let mut map = MetadataMap::new(header.cluster_bits, fixed, l2);
+        if let Some((start, end)) = header.bitmap_directory() {
+            map.add_fixed(start, end);
+        }
+        table
+            .iter()
+            .map(|entry| entry & entry::OFFSET)
+            .filter(|entry| *entry != 0)
+            .for_each(|block| map.add_block(block));
         Refcounted {
             counts: header.refcounts(),
-            blocks: table.iter().map(|entry| entry & entry::OFFSET).filter(|entry| *entry != 0).collect(),
+            map,
             table,
             changed: Vec::new(),
             moving: None,
-            l2_tables: l2,
-            fixed,
             dirty: Vec::new(),
             quarantine: Quarantine::default(),
             copies: Copies::default(),
@@ -138,12 +140,8 @@ impl Refcounted {
 
     /// First byte behind the metadata whose place is known.
     pub(crate) fn metadata_end(&self) -> u64 {
-        let cluster = self.header.cluster_size();
-        let table = self.header.reftable_offset
-            + (u64::from(self.header.reftable_clusters) << self.header.cluster_bits);
-        let blocks = self.blocks.last().map_or(0, |block| block.saturating_add(cluster));
-        let tables = self.l2_tables.last().map_or(0, |table| table.saturating_add(cluster));
-        self.fixed.iter().map(|(_, end)| *end).chain([table, blocks, tables]).max().unwrap_or(0)
+        let bytes = u64::from(self.header.reftable_clusters) << self.header.cluster_bits;
+        self.map.end().max(self.header.reftable_offset + bytes)
     }
 
     /// Entries of the refcount table in the file.
@@ -377,6 +375,7 @@ impl Refcounted {
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         self.quarantine.check()?;
+        self.map.check()?;
         self.copies.check()?;
         let moved = self.moving.as_ref().map_or(0, |moving| moving.clusters << self.header.cluster_bits);
         if self.table.len() as u64 * 8 > moved.max(self.file_entries() as u64 * 8) {

@@ -1,110 +1,192 @@
-//! Overlaps: what may not lie on metadata, because writing it, or giving it up, would destroy that
-//! (formats.md 4.8).
+//! Where metadata lies that is known.
 //!
-//! Knows: where metadata lies that is known. Must never know: what it says.
+//! Knows: places. Must never know: what they say, who asks.
 //!
 //! Invariants:
-//! * a search costs a few steps in ordered sets, whatever the size of the image;
-//! * known are the header, the active L1 table, the refcount table and its blocks, snapshots' L1 tables and
-//!   their table; L2 tables of an L1 table that was read when the image was opened, and those that were met.
+//! * a search costs a few steps in ordered sets, whatever the size of the image; of data far from metadata a
+//!   few bits;
+//! * known are the header, the active L1 table, the refcount blocks, snapshots' L1 tables and their table;
+//!   L2 tables of an L1 table that was read when the image was opened, and those that were met. (The refcount
+//!   table's place is the header's.)
 
-use super::counts::Refcounted;
-use super::overlaps::two_entries;
-use crate::base::geometry::align_down;
-use crate::error::Error;
-use crate::fault::{By, Fault, Metadata};
-use crate::qcow2::L2;
-use crate::tables::mapping::{Mapping, Run};
+use super::owners::Owners;
+use crate::base::aside::Aside;
+use crate::fault::Metadata;
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-impl Refcounted {
-    /// Which metadata but L2 tables `[start, start + len)` overlaps.
-    fn overlap(&self, start: u64, len: u64) -> Option<Metadata> {
-        let end = start.saturating_add(len);
-        let hits = |low: u64, high: u64| low < high && low < end && start < high;
-        let table = self.header.reftable_offset;
-        if hits(table, table + self.file_entries() as u64 * 8) {
-            return Some(Metadata::RefcountTable);
+/// Clusters whose metadata is looked for one by one; of more, in the sets at once.
+const FEW: u64 = 8;
+
+/// A piece of metadata of so many clusters is near everything.
+const MANY: u64 = 1024;
+
+/// Which clusters hold no metadata: for each, by the last bits of its number, whether one with the same was
+/// ever told of. It only saves time.
+#[derive(Clone, Debug)]
+struct Near([u64; 64]);
+
+/// See the module's header.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct MetadataMap {
+    cluster_bits: u32,
+    /// Offsets of all refcount blocks.
+    blocks: BTreeSet<u64>,
+    /// L2 tables that are known, and which L1 entries lead to them.
+    l2_tables: Owners,
+    /// Other metadata: first byte and the one behind.
+    fixed: Vec<(u64, u64)>,
+    near: Aside<Near>,
+}
+
+impl Near {
+    /// The clusters of `[start, end)`: word and bit.
+    fn bits(cluster_bits: u32, start: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
+        let (first, last) = (start >> cluster_bits, end.saturating_sub(1) >> cluster_bits);
+        (first..=last).map(|cluster| ((cluster / 64 % 64) as usize, 1 << (cluster % 64)))
+    }
+
+    fn add(&mut self, cluster_bits: u32, start: u64, end: u64) {
+        if (end - start) >> cluster_bits >= MANY {
+            self.0 = [u64::MAX; 64];
+            return;
         }
+        Near::bits(cluster_bits, start, end).for_each(|(word, bit)| self.0[word] |= bit);
+    }
+}
+
+impl MetadataMap {
+    pub(crate) fn new(cluster_bits: u32, fixed: Vec<(u64, u64)>, l2_tables: Owners) -> MetadataMap {
+        let near = Aside(Near([0; 64]));
+        let mut map = MetadataMap { cluster_bits, blocks: BTreeSet::new(), l2_tables, fixed, near };
+        for (start, end) in map.fixed.iter().filter(|(start, end)| start < end) {
+            map.near.add(cluster_bits, *start, *end);
+        }
+        for (table, _) in map.l2_tables.tables() {
+            map.near.add(cluster_bits, table, table + 1);
+        }
+        map
+    }
+
+    /// Metadata of another kind lies at `[start, end)` from now on.
+    pub(crate) fn add_fixed(&mut self, start: u64, end: u64) {
+        debug_assert!(start <= end);
+        self.fixed.push((start, end));
+        if start < end {
+            self.near.add(self.cluster_bits, start, end);
+        }
+    }
+
+    /// What begins at `start` is none any more.
+    pub(crate) fn remove_fixed(&mut self, start: u64) {
+        self.fixed.retain(|range| range.0 != start);
+    }
+
+    pub(crate) fn add_block(&mut self, block: u64) {
+        self.blocks.insert(block);
+        self.near.add(self.cluster_bits, block, block + 1);
+    }
+
+    /// L1 entry `index` leads to `table`, and says whether that is `copied`. False: it is none of the owners.
+    pub(crate) fn add_l2_table(&mut self, table: u64, index: u64, copied: bool) -> bool {
+        self.near.add(self.cluster_bits, table, table + 1);
+        self.l2_tables.add(table, index, copied)
+    }
+
+    /// It leads there no more.
+    pub(crate) fn remove_l2_table(&mut self, table: u64, index: u64) {
+        self.l2_tables.remove(table, index);
+    }
+
+    /// So many other entries lead there.
+    pub(crate) fn shared_with(&self, table: u64, index: u64) -> usize {
+        self.l2_tables.shared_with(table, index)
+    }
+
+    /// Which metadata but L2 tables `[start, end)` overlaps.
+    pub(crate) fn overlap(&self, start: u64, end: u64) -> Option<Metadata> {
+        let hits = |low: u64, high: u64| low < high && low < end && start < high;
         if self.fixed.iter().any(|(low, high)| hits(*low, *high)) {
             return Some(Metadata::Fixed);
         }
         self.blocks.range(start..end).next().map(|_| Metadata::RefcountBlock)
     }
 
-    /// Which metadata `[start, start + len)` overlaps, from a cluster's start on.
-    fn any_overlap(&self, start: u64, len: u64) -> Option<Metadata> {
-        debug_assert!(start.is_multiple_of(self.header.cluster_size()));
-        self.overlap(start, len).or_else(|| {
-            let table = self.l2_tables.any(start, start.saturating_add(len));
-            table.then_some(Metadata::L2Table)
-        })
+    /// Which metadata `[start, end)` overlaps, from a cluster's start on.
+    #[inline]
+    pub(crate) fn any_overlap(&self, start: u64, end: u64) -> Option<Metadata> {
+        debug_assert!(start <= end);
+        let few = (end - start) >> self.cluster_bits < FEW;
+        if few && Near::bits(self.cluster_bits, start, end).all(|(word, bit)| self.near.0.0[word] & bit == 0)
+        {
+            debug_assert_eq!(self.search(start, end), None);
+            return None;
+        }
+        self.search(start, end)
     }
 
-    /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
-    pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
-        let bits = self.header.cluster_bits;
-        match self.any_overlap(first << bits, count << bits) {
+    fn search(&self, start: u64, end: u64) -> Option<Metadata> {
+        self.overlap(start, end).or_else(|| self.l2_tables.any(start, end).then_some(Metadata::L2Table))
+    }
+
+    /// First byte behind all of it.
+    pub(crate) fn end(&self) -> u64 {
+        let cluster = 1 << self.cluster_bits;
+        let blocks = self.blocks.last().map_or(0, |block| block.saturating_add(cluster));
+        let tables = self.l2_tables.last().map_or(0, |table| table.saturating_add(cluster));
+        self.fixed.iter().map(|(_, end)| *end).chain([tables, blocks]).max().unwrap_or(0)
+    }
+
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let places = self.blocks.iter().copied().chain(self.l2_tables.tables().map(|(table, _)| table));
+        let known = |place: u64| {
+            Near::bits(self.cluster_bits, place, place + 1).all(|(word, bit)| self.near.0.0[word] & bit != 0)
+        };
+        match places.into_iter().find(|place| !known(*place)) {
+            Some(place) => Err(alloc::format!("metadata at {place:#x} would not be found")),
             None => Ok(()),
-            Some(with) => Err(Error::Corrupt(Fault::Overlap { by: By::Free, index: first, at: 0, with })),
         }
     }
 }
 
-impl Refcounted {
-    /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry if one of them
-    /// would write it in place: that would destroy those.
-    pub(crate) fn check_l2_place(
-        &mut self,
-        l1_index: u64,
-        table: u64,
-        bytes: u64,
-        copied: bool,
-    ) -> Result<(), Error> {
-        if let Some(with) = self.overlap(table, bytes) {
-            let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
-            return Err(Error::Corrupt(fault));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: u64 = 512;
+
+    #[test]
+    fn metadata_is_found_wherever_it_lies() {
+        let mut l2 = Owners::default();
+        l2.add(6 * CLUSTER, 0, true);
+        let mut map = MetadataMap::new(9, alloc::vec![(0, CLUSTER), (CLUSTER, CLUSTER)], l2);
+        map.add_block(3 * CLUSTER);
+        map.add_fixed(4 * CLUSTER, 4 * CLUSTER + 8);
+        let of =
+            |map: &MetadataMap, cluster: u64| map.any_overlap(cluster * CLUSTER, (cluster + 1) * CLUSTER);
+        let (fixed, block, table) = (Metadata::Fixed, Metadata::RefcountBlock, Metadata::L2Table);
+        let expected = [Some(fixed), None, None, Some(block), Some(fixed), None, Some(table), None];
+        for (cluster, expected) in (0..).zip(expected) {
+            assert_eq!(of(&map, cluster), expected, "{cluster}");
+            // a cluster with the same last bits
+            assert_eq!(of(&map, cluster + 4096), None);
         }
-        if !self.l2_tables.add(table, l1_index, copied) {
-            return Err(two_entries((l1_index, table)));
-        }
-        Ok(())
+        assert_eq!(map.any_overlap(5 * CLUSTER, 60 * CLUSTER), Some(table), "many at once");
+        assert_eq!((map.overlap(6 * CLUSTER, 7 * CLUSTER), map.end()), (None, 7 * CLUSTER));
+        map.remove_fixed(4 * CLUSTER);
+        map.remove_l2_table(6 * CLUSTER, 0);
+        assert_eq!((of(&map, 4), of(&map, 6)), (None, None));
+        assert!(map.add_l2_table(9 * CLUSTER, 1, true) && !map.add_l2_table(9 * CLUSTER, 2, false));
+        assert_eq!((of(&map, 9), map.check()), (Some(table), Ok(())));
+        map.near.0.0[0] = 0;
+        assert_eq!(map.check(), Err(String::from("metadata at 0x600 would not be found")));
     }
 
-    /// Data at `[host, host + len)` may not lie on metadata.
-    pub(crate) fn check_data_place(&self, pos: u64, host: u64, len: u64) -> Result<(), Error> {
-        if self.header.has_data_file() {
-            return Ok(());
-        }
-        let start = align_down(host, self.header.cluster_size());
-        let Some(with) = self.any_overlap(start, host.saturating_add(len) - start) else {
-            return Ok(());
-        };
-        let index = pos >> self.header.cluster_bits;
-        Err(Error::Corrupt(Fault::Overlap { by: By::Data, index, at: host, with }))
-    }
-
-    /// The same for what a run points to.
-    pub(crate) fn check_run_place(&self, pos: u64, run: Run) -> Result<(), Error> {
-        match run.mapping {
-            Mapping::Data(host) | Mapping::ZeroAllocated(host) | Mapping::Reserved(host) => {
-                self.check_data_place(pos, host, run.len)
-            }
-            Mapping::Compressed { host, len } => self.check_data_place(pos, host, len.into()),
-            Mapping::NoTable | Mapping::Unallocated | Mapping::Zero => Ok(()),
-        }
-    }
-
-    /// The same for what an entry points to that is to be given up; its count must be there to go down.
-    pub(crate) fn check_entry_place(&self, start: u64, entry: L2) -> Result<(), Error> {
-        if let Some(error) = &self.broken {
-            return Err(error.clone());
-        }
-        match entry {
-            L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } | L2::Split { host: Some(host), .. } => {
-                self.check_data_place(start, host, self.header.cluster_size())
-            }
-            L2::Compressed { host, len } => self.check_data_place(start, host, len.into()),
-            L2::Unallocated | L2::ZeroPlain | L2::Split { host: None, .. } => Ok(()),
-        }
+    #[test]
+    fn a_long_table_is_near_everywhere() {
+        let map = MetadataMap::new(9, alloc::vec![(0, MANY * CLUSTER)], Owners::default());
+        assert!(map.near.0.0.iter().all(|word| *word == u64::MAX));
     }
 }

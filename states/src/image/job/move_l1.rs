@@ -94,7 +94,7 @@ impl Image {
             return;
         };
         if let Some(counted) = self.refcounted.as_deref_mut() {
-            counted.fixed.retain(|range| range.0 != from);
+            counted.map.remove_fixed(from);
         }
         self.free_clusters(ClusterRun::new(from >> bits, bytes.div_ceil(cluster).max(1)), 0);
     }

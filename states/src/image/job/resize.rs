@@ -253,8 +253,8 @@ impl Image {
         }
         if let Some(counted) = self.refcounted.as_deref_mut() {
             let end = to + u64::from(counted.header.l1_entries) * 8;
-            counted.fixed.retain(|range| range.0 != from);
-            counted.fixed.push((to, end));
+            counted.map.remove_fixed(from);
+            counted.map.add_fixed(to, end);
         }
         let clusters = bytes.div_ceil(geometry.cluster_size());
         if clusters > 0 {

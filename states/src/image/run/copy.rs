@@ -112,9 +112,9 @@ impl Image {
         let Some(mut copy) = counted.copies.end(l1_index) else { return };
         // the old table is a snapshot's alone, or that of other entries; where nobody else counts it, its
         // cluster comes free
-        counted.l2_tables.remove(copy.old, l1_index);
-        counted.l2_tables.add(copy.new, l1_index, true);
-        let shared = counted.header.snapshots == 0 && counted.l2_tables.shared_with(copy.old, l1_index) > 0;
+        counted.map.remove_l2_table(copy.old, l1_index);
+        counted.map.add_l2_table(copy.new, l1_index, true);
+        let shared = counted.header.snapshots == 0 && counted.map.shared_with(copy.old, l1_index) > 0;
         let (_, l1_entry) = geometry.l1_slice(l1_index);
         let window = self.commit.windows.open();
         let value = L1::Table { host: copy.new, copied: true }.encode();

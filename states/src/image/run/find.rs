@@ -34,6 +34,7 @@ enum Lookup {
 
 impl Image {
     /// `FindCluster`: goes on until the acb waits for something or is done.
+    #[inline(never)]
     pub(crate) fn find_cluster(&mut self, a: u32) -> Next {
         loop {
             let acb = self.requests.acb(a);

@@ -98,6 +98,7 @@ impl Image {
     }
 
     /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
+    #[inline]
     pub(crate) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
         self.waits.pass_sectors(&mut self.requests, a, (start, end), modifies, &self.options)
     }
@@ -143,6 +144,7 @@ impl Image {
     }
 
     /// Gives back what an acb holds: its claim, its pin, its part in sector waits.
+    #[inline]
     pub(crate) fn let_go(&mut self, a: u32) {
         if let Some(slot) = self.waits.let_go(&mut self.requests, a) {
             self.tables.unpin(slot, Rule::PinLink, &mut self.outbox);

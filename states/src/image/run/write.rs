@@ -97,9 +97,12 @@ impl Image {
         acb.fill_at = acb.fill_start;
         (acb.unit_start, acb.unit_end) = (acb.pos, acb.run_end);
         (acb.source, acb.stale) = (Source::Zeros, false);
-        if modifies {
-            self.waits.modify(&mut self.requests, a);
+        if !modifies {
+            // all of it is the guest's: one piece
+            let (start, end) = (acb.pos, acb.run_end);
+            return self.emit_write(a, &Piece { start, head_end: start, tail_start: end, end });
         }
+        self.waits.modify(&mut self.requests, a);
         self.next_piece(a)
     }
 
@@ -234,7 +237,7 @@ impl Image {
             self.make_old(l1_slot);
         }
         if let Some(counted) = self.refcounted.as_deref_mut() {
-            counted.l2_tables.add(table, l1_index, true);
+            counted.map.add_l2_table(table, l1_index, true);
         }
         self.outbox.counters.new_tables += 1;
         self.requests.note(a, Met::NEW_TABLE);
@@ -250,6 +253,10 @@ impl Image {
     /// The next piece of the extent (`WriteData`: one is written): its fills are read, or it is written at
     /// once.
     pub(crate) fn next_piece(&mut self, a: u32) -> Next {
+        let acb = self.requests.acb(a);
+        if acb.fill_at >= acb.fill_end {
+            return self.extent_written(a);
+        }
         while let Some(piece) = self.piece(a) {
             if piece.start == piece.head_end && piece.tail_start == piece.end {
                 return self.emit_write(a, &piece);

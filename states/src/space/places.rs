@@ -1,0 +1,107 @@
+//! What may not lie on metadata, because writing it, or giving it up, would destroy that (formats.md 4.8).
+//!
+//! Knows: what is about to be written, given up or handed out. Must never know: what it holds.
+//!
+//! Invariant: whatever is written in place, changed or freed was looked at here before.
+
+use super::counts::Refcounted;
+use super::overlaps::two_entries;
+use crate::base::geometry::align_down;
+use crate::error::Error;
+use crate::fault::{By, Fault, Metadata};
+use crate::qcow2::L2;
+use crate::tables::mapping::{Mapping, Run};
+
+impl Refcounted {
+    /// The refcount table in the file overlaps `[start, start + len)`.
+    #[inline]
+    fn hits_reftable(&self, start: u64, len: u64) -> bool {
+        let table = self.header.reftable_offset;
+        let bytes = self.file_entries() as u64 * 8;
+        bytes > 0 && table < start.saturating_add(len) && start < table + bytes
+    }
+
+    /// Which metadata but L2 tables `[start, start + len)` overlaps.
+    fn overlap(&self, start: u64, len: u64) -> Option<Metadata> {
+        if self.hits_reftable(start, len) {
+            return Some(Metadata::RefcountTable);
+        }
+        self.map.overlap(start, start.saturating_add(len))
+    }
+
+    /// Which metadata `[start, start + len)` overlaps, from a cluster's start on.
+    #[inline]
+    fn any_overlap(&self, start: u64, len: u64) -> Option<Metadata> {
+        debug_assert!(start.is_multiple_of(self.header.cluster_size()));
+        if self.hits_reftable(start, len) {
+            return Some(Metadata::RefcountTable);
+        }
+        self.map.any_overlap(start, start.saturating_add(len))
+    }
+
+    /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
+    pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
+        let bits = self.header.cluster_bits;
+        match self.any_overlap(first << bits, count << bits) {
+            None => Ok(()),
+            Some(with) => Err(Error::Corrupt(Fault::Overlap { by: By::Free, index: first, at: 0, with })),
+        }
+    }
+
+    /// An L2 table at `table` may not lie on other metadata, nor be that of another L1 entry if one of them
+    /// would write it in place: that would destroy those.
+    pub(crate) fn check_l2_place(
+        &mut self,
+        l1_index: u64,
+        table: u64,
+        bytes: u64,
+        copied: bool,
+    ) -> Result<(), Error> {
+        if let Some(with) = self.overlap(table, bytes) {
+            let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
+            return Err(Error::Corrupt(fault));
+        }
+        if !self.map.add_l2_table(table, l1_index, copied) {
+            return Err(two_entries((l1_index, table)));
+        }
+        Ok(())
+    }
+
+    /// Data at `[host, host + len)` may not lie on metadata.
+    pub(crate) fn check_data_place(&self, pos: u64, host: u64, len: u64) -> Result<(), Error> {
+        if self.header.has_data_file() {
+            return Ok(());
+        }
+        let start = align_down(host, self.header.cluster_size());
+        let Some(with) = self.any_overlap(start, host.saturating_add(len) - start) else {
+            return Ok(());
+        };
+        let index = pos >> self.header.cluster_bits;
+        Err(Error::Corrupt(Fault::Overlap { by: By::Data, index, at: host, with }))
+    }
+
+    /// The same for what a run points to.
+    pub(crate) fn check_run_place(&self, pos: u64, run: Run) -> Result<(), Error> {
+        match run.mapping {
+            Mapping::Data(host) | Mapping::ZeroAllocated(host) | Mapping::Reserved(host) => {
+                self.check_data_place(pos, host, run.len)
+            }
+            Mapping::Compressed { host, len } => self.check_data_place(pos, host, len.into()),
+            Mapping::NoTable | Mapping::Unallocated | Mapping::Zero => Ok(()),
+        }
+    }
+
+    /// The same for what an entry points to that is to be given up; its count must be there to go down.
+    pub(crate) fn check_entry_place(&self, start: u64, entry: L2) -> Result<(), Error> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        match entry {
+            L2::Normal { host, .. } | L2::ZeroAllocated { host, .. } | L2::Split { host: Some(host), .. } => {
+                self.check_data_place(start, host, self.header.cluster_size())
+            }
+            L2::Compressed { host, len } => self.check_data_place(start, host, len.into()),
+            L2::Unallocated | L2::ZeroPlain | L2::Split { host: None, .. } => Ok(()),
+        }
+    }
+}
