@@ -74,13 +74,13 @@ impl Extension {
         if data.len() != 24 {
             return corrupt(ExtensionFault::BitmapsLength, data.len() as u64);
         }
-        if be::word(data, 4) != 0 {
-            return corrupt(ExtensionFault::BitmapsReserved, be::word(data, 4).into());
+        if be::u32_at(data, 4) != 0 {
+            return corrupt(ExtensionFault::BitmapsReserved, be::u32_at(data, 4).into());
         }
         let extension = Extension {
-            count: be::word(data, 0),
-            directory_size: be::long(data, 8),
-            directory_offset: be::long(data, 16),
+            count: be::u32_at(data, 0),
+            directory_size: be::u64_at(data, 8),
+            directory_offset: be::u64_at(data, 16),
         };
         if extension.count > BITMAPS_MAX || extension.count == 0 {
             return corrupt(ExtensionFault::BitmapsCount, extension.count.into());
@@ -105,7 +105,7 @@ pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Res
             return corrupt(BitmapFault::MoreEntries, index, at as u64);
         }
         let entry = bytes.get(at..).unwrap_or(&[]);
-        let (name_len, extra_len) = (be::half(entry, 18), be::word(entry, 20));
+        let (name_len, extra_len) = (be::u16_at(entry, 18), be::u32_at(entry, 20));
         // the entry's end, without and with padding: 24 + 65535 + 2^32 fits
         let end = FIXED as u64 + u64::from(name_len) + u64::from(extra_len);
         if entry.len() < FIXED || end.next_multiple_of(8) > entry.len() as u64 {
@@ -116,9 +116,9 @@ pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Res
         }
         let name = entry.get(FIXED..FIXED + usize::from(name_len)).unwrap_or(&[]);
         let bitmap = Bitmap {
-            table_offset: be::long(entry, 0),
-            table_entries: be::word(entry, 8),
-            flags: be::word(entry, 12),
+            table_offset: be::u64_at(entry, 0),
+            table_entries: be::u32_at(entry, 8),
+            flags: be::u32_at(entry, 12),
             granularity_bits: entry.get(17).copied().unwrap_or(0),
             name: name.to_vec(),
             at,
@@ -139,12 +139,12 @@ pub fn names(bytes: &[u8], count: u32) -> (Vec<Vec<u8>>, u32) {
     let (mut names, mut invalid, mut at) = (Vec::new(), 0, 0);
     for _ in 0..count {
         let entry = bytes.get(at..).unwrap_or(&[]);
-        let (name_len, extra_len) = (be::half(entry, 18), be::word(entry, 20));
+        let (name_len, extra_len) = (be::u16_at(entry, 18), be::u32_at(entry, 20));
         let Some(name) = entry.get(FIXED..FIXED + usize::from(name_len)) else { break };
         if extra_len != 0 || name_len == 0 || name_len > NAME_MAX {
             break;
         }
-        match be::word(entry, 12) & IN_USE {
+        match be::u32_at(entry, 12) & IN_USE {
             0 => names.push(name.to_vec()),
             _ => invalid += 1,
         }
@@ -223,9 +223,9 @@ mod tests {
 
     fn entry(name: &[u8], flags: u32) -> Vec<u8> {
         let mut entry = vec![0; 24];
-        be::put_long(&mut entry, 0, 0x7_0000);
-        be::put_word(&mut entry, 8, 1);
-        be::put_word(&mut entry, 12, flags);
+        be::put_u64(&mut entry, 0, 0x7_0000);
+        be::put_u32(&mut entry, 8, 1);
+        be::put_u32(&mut entry, 12, flags);
         entry[16] = 1;
         entry[17] = 16;
         entry[19] = name.len() as u8;
@@ -316,13 +316,13 @@ mod tests {
             let shape = Shape { cluster_bits: 9, ..SHAPE };
             parse_directory(&bytes, 1, shape, size).map(|bitmaps| bitmaps[0].name.len())
         };
-        let entries = |count| parse(&move |e| be::put_word(e, 8, count), 0);
+        let entries = |count| parse(&move |e| be::put_u32(e, 8, count), 0);
         // 512 MiB of bits
         assert_eq!(entries(1 << 20), Ok(4));
         assert_eq!(entries((1 << 20) + 1), bad(BitmapFault::TooLarge, (1 << 29) + 512));
         assert_eq!(entries(TABLE_MAX), bad(BitmapFault::TooLarge, 1 << 36));
         assert_eq!(entries(TABLE_MAX + 1), bad(BitmapFault::TableSize, 0x0800_0001));
-        let offset = |offset| parse(&move |e| be::put_long(e, 0, offset), 0);
+        let offset = |offset| parse(&move |e| be::put_u64(e, 0, offset), 0);
         assert_eq!(offset(512), Ok(4));
         for value in [0, 511, 513] {
             assert_eq!(offset(value), bad(BitmapFault::TableUnaligned, value));
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(parse(&|_| {}, 4096 << 16), Ok(4));
         assert_eq!(parse(&|_| {}, (4096 << 16) + 1), bad(BitmapFault::TooSmall, 512));
         assert_eq!(parse(&|e| e[15] = 1, (4096 << 16) + 1), Ok(4), "in use: it is not trusted anyway");
-        let flags = |flags| parse(&move |e| be::put_word(e, 12, flags), 0);
+        let flags = |flags| parse(&move |e| be::put_u32(e, 12, flags), 0);
         assert_eq!((flags(3), flags(7)), (Ok(4), bad(BitmapFault::Flags, 7)));
         let mut short = entry(b"eight by", 1);
         assert_eq!(short.len(), 32);
@@ -357,8 +357,8 @@ mod tests {
     fn limits_of_the_extension() {
         let parse = |count, size| {
             let mut data = vec![0; 24];
-            be::put_word(&mut data, 0, count);
-            be::put_long(&mut data, 8, size);
+            be::put_u32(&mut data, 0, count);
+            be::put_u64(&mut data, 8, size);
             Extension::parse(&data, 512).is_ok()
         };
         assert_eq!([0, 1, 65535, 65536].map(|count| parse(count, 32)), [false, true, true, false]);

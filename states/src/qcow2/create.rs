@@ -304,7 +304,7 @@ impl Created {
             for guest in extent.guest.max(first)..(extent.guest + extent.count).min(end) {
                 let host = (extent.host + guest - extent.guest) << shape.cluster_bits;
                 let at = ((guest - first) * shape.l2_entry_bytes()) as usize;
-                super::be::put_long(&mut table, at, host | COPIED);
+                super::be::put_u64(&mut table, at, host | COPIED);
             }
         }
         table

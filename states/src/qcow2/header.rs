@@ -157,13 +157,13 @@ fn check_table(faults: TableFaults, offset: u64, bytes: u64, max: u64, cluster: 
 impl Header {
     /// Does the file start with qcow2's magic?
     pub fn probe(bytes: &[u8]) -> bool {
-        bytes.len() >= 72 && be::word(bytes, 0) == MAGIC
+        bytes.len() >= 72 && be::u32_at(bytes, 0) == MAGIC
     }
 
     /// How many bytes from the start of the file `parse` needs: found from its first 512, at most 2 MiB.
     pub fn region(bytes: &[u8]) -> usize {
-        let cluster = 1usize << be::word(bytes, 20).clamp(9, 21);
-        match usize::try_from(be::long(bytes, 8)) {
+        let cluster = 1usize << be::u32_at(bytes, 20).clamp(9, 21);
+        match usize::try_from(be::u64_at(bytes, 8)) {
             Ok(0) => cluster,
             Ok(offset) => offset.saturating_add(NAME_MAX).clamp(REGION_MIN, cluster),
             Err(_) => REGION_MIN,
@@ -188,13 +188,13 @@ impl Header {
 
     fn fields(bytes: &[u8]) -> Result<Header, Error> {
         if !Header::probe(bytes) {
-            return corrupt(HeaderFault::Magic, be::word(bytes, 0).into());
+            return corrupt(HeaderFault::Magic, be::u32_at(bytes, 0).into());
         }
-        let version = be::word(bytes, 4);
+        let version = be::u32_at(bytes, 4);
         if !(2..=3).contains(&version) {
             return Err(Error::Unsupported(Lack::Version(version)));
         }
-        let cluster_bits = be::word(bytes, 20);
+        let cluster_bits = be::u32_at(bytes, 20);
         if !(9..=21).contains(&cluster_bits) {
             return corrupt(HeaderFault::ClusterBits, cluster_bits.into());
         }
@@ -202,21 +202,21 @@ impl Header {
         let header = Header {
             version,
             cluster_bits,
-            size: be::long(bytes, 24),
-            l1_entries: be::word(bytes, 36),
-            l1_offset: be::long(bytes, 40),
-            reftable_offset: be::long(bytes, 48),
-            reftable_clusters: be::word(bytes, 56),
-            snapshots: be::word(bytes, 60),
-            snapshots_offset: be::long(bytes, 64),
-            incompatible: v3(be::long(bytes, 72)),
-            compatible: v3(be::long(bytes, 80)),
-            autoclear: v3(be::long(bytes, 88)),
-            refcount_order: if version == 3 { be::word(bytes, 96) } else { 4 },
+            size: be::u64_at(bytes, 24),
+            l1_entries: be::u32_at(bytes, 36),
+            l1_offset: be::u64_at(bytes, 40),
+            reftable_offset: be::u64_at(bytes, 48),
+            reftable_clusters: be::u32_at(bytes, 56),
+            snapshots: be::u32_at(bytes, 60),
+            snapshots_offset: be::u64_at(bytes, 64),
+            incompatible: v3(be::u64_at(bytes, 72)),
+            compatible: v3(be::u64_at(bytes, 80)),
+            autoclear: v3(be::u64_at(bytes, 88)),
+            refcount_order: if version == 3 { be::u32_at(bytes, 96) } else { 4 },
             compression: Compression::Deflate,
             encryption: None,
-            header_length: if version == 3 { be::word(bytes, 100) } else { 72 },
-            backing_offset: be::long(bytes, 8),
+            header_length: if version == 3 { be::u32_at(bytes, 100) } else { 72 },
+            backing_offset: be::u64_at(bytes, 8),
             backing: None,
             extensions: Vec::new(),
             bitmaps: None,
@@ -272,7 +272,7 @@ impl Header {
     }
 
     fn check_encryption(&mut self, bytes: &[u8], purpose: Purpose) -> Result<(), Error> {
-        let number = be::word(bytes, 32);
+        let number = be::u32_at(bytes, 32);
         self.encryption = match number {
             1 => Some(Encryption::Aes),
             // where its header lies stands in an extension
@@ -329,7 +329,7 @@ impl Header {
                     let Some(Encryption::Luks { .. }) = self.encryption else {
                         return wrong(ExtensionFault::NotLuks, len);
                     };
-                    let (offset, bytes) = (be::long(data, 0), be::long(data, 8));
+                    let (offset, bytes) = (be::u64_at(data, 0), be::u64_at(data, 8));
                     if len != 16 || !offset.is_multiple_of(1 << self.cluster_bits) {
                         return wrong(ExtensionFault::Luks, offset);
                     }
@@ -351,7 +351,7 @@ impl Header {
         if self.backing_offset == 0 {
             return Ok(());
         }
-        let len = be::word(bytes, 16);
+        let len = be::u32_at(bytes, 16);
         if u64::from(len) > (self.cluster_size() - self.backing_offset).min(NAME_MAX as u64) {
             return corrupt(HeaderFault::BackingTooLong, len.into());
         }

@@ -62,8 +62,8 @@ impl Snapshot {
         if bytes.len() < FIXED {
             return Ok(Parsed::Needs(FIXED));
         }
-        let (id_len, name_len) = (usize::from(be::half(bytes, 12)), usize::from(be::half(bytes, 14)));
-        let extra_len = be::word(bytes, 36);
+        let (id_len, name_len) = (usize::from(be::u16_at(bytes, 12)), usize::from(be::u16_at(bytes, 14)));
+        let extra_len = be::u32_at(bytes, 36);
         if extra_len > EXTRA_MAX && !trim {
             let (value, why) = (extra_len.into(), SnapshotFault::ExtraTooLong);
             return Err(Error::Corrupt(Fault::Snapshot { index, value, why }));
@@ -83,12 +83,12 @@ impl Snapshot {
             return Ok(Parsed::Needs(end));
         };
         let snapshot = Snapshot {
-            l1_offset: be::long(bytes, 0),
-            l1_entries: be::word(bytes, 8),
-            date_sec: be::word(bytes, 16),
-            date_nsec: be::word(bytes, 20),
-            vm_clock_nsec: be::long(bytes, 24),
-            vm_state_size_field: be::word(bytes, 32),
+            l1_offset: be::u64_at(bytes, 0),
+            l1_entries: be::u32_at(bytes, 8),
+            date_sec: be::u32_at(bytes, 16),
+            date_nsec: be::u32_at(bytes, 20),
+            vm_clock_nsec: be::u64_at(bytes, 24),
+            vm_state_size_field: be::u32_at(bytes, 32),
             extra: extra.to_vec(),
             id: id.to_vec(),
             name: name.to_vec(),
@@ -98,17 +98,17 @@ impl Snapshot {
 
     /// Bytes of VM state.
     pub fn vm_state_size(&self) -> u64 {
-        if self.extra.len() >= 8 { be::long(&self.extra, 0) } else { self.vm_state_size_field.into() }
+        if self.extra.len() >= 8 { be::u64_at(&self.extra, 0) } else { self.vm_state_size_field.into() }
     }
 
     /// Bytes of the guest disk when the snapshot was taken; old entries do not say it.
     pub fn disk_size(&self) -> Option<u64> {
-        (self.extra.len() >= 16).then(|| be::long(&self.extra, 8))
+        (self.extra.len() >= 16).then(|| be::u64_at(&self.extra, 8))
     }
 
     /// Instructions that the guest had executed, if it was recorded.
     pub fn icount(&self) -> Option<u64> {
-        (self.extra.len() >= 24).then(|| be::long(&self.extra, 16)).filter(|count| *count != u64::MAX)
+        (self.extra.len() >= 24).then(|| be::u64_at(&self.extra, 16)).filter(|count| *count != u64::MAX)
     }
 
     /// It says all that version 3 asks for.
@@ -121,8 +121,8 @@ impl Snapshot {
         let (state, size) = (self.vm_state_size(), self.disk_size().unwrap_or(disk_size));
         let len = self.extra.len().max(EXTRA_V3);
         self.extra.resize(len, 0);
-        be::put_long(&mut self.extra, 0, state);
-        be::put_long(&mut self.extra, 8, size);
+        be::put_u64(&mut self.extra, 0, state);
+        be::put_u64(&mut self.extra, 8, size);
     }
 
     /// Appends the entry with its padding.
@@ -186,7 +186,7 @@ mod tests {
         assert!(Snapshot::parse(&table, 0, false).is_err());
         let Ok(Parsed::Entry(cut, len)) = Snapshot::parse(&table, 0, true) else { panic!("refused") };
         assert_eq!((cut.extra.len(), cut.name, len), (1024, long.name, table.len()));
-        be::put_word(&mut table, 36, u32::MAX);
+        be::put_u32(&mut table, 36, u32::MAX);
         assert!(Snapshot::parse(&table, 0, true).is_err());
     }
 
@@ -194,14 +194,14 @@ mod tests {
     fn limits() {
         let mut entry = vec![0; FIXED];
         let error = |value, why| Err(Error::Corrupt(Fault::Snapshot { index: 3, value, why }));
-        be::put_word(&mut entry, 36, EXTRA_MAX);
+        be::put_u32(&mut entry, 36, EXTRA_MAX);
         assert_eq!(Snapshot::parse(&entry, 3, false), Ok(Parsed::Needs(FIXED + 1024)));
-        be::put_word(&mut entry, 36, EXTRA_MAX + 1);
+        be::put_u32(&mut entry, 36, EXTRA_MAX + 1);
         assert_eq!(Snapshot::parse(&entry, 3, false), error(1025, SnapshotFault::ExtraTooLong));
         let most = TABLE_MAX as usize - FIXED;
-        be::put_word(&mut entry, 36, most as u32);
+        be::put_u32(&mut entry, 36, most as u32);
         assert_eq!(Snapshot::parse(&entry, 3, true), Ok(Parsed::Needs(TABLE_MAX as usize)));
-        be::put_word(&mut entry, 36, most as u32 + 1);
+        be::put_u32(&mut entry, 36, most as u32 + 1);
         assert_eq!(Snapshot::parse(&entry, 3, true), error(TABLE_MAX + 1, SnapshotFault::TooLong));
     }
 
@@ -214,7 +214,7 @@ mod tests {
             (vec![0xff; 24], None),
         ] {
             let mut entry = vec![0; FIXED];
-            be::put_word(&mut entry, 36, extra.len() as u32);
+            be::put_u32(&mut entry, 36, extra.len() as u32);
             entry.extend(extra);
             let Ok(Parsed::Entry(snapshot, _)) = Snapshot::parse(&entry, 0, false) else { panic!("refused") };
             assert_eq!(snapshot.icount(), expected);
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn an_old_entry_is_completed() {
         let mut table = vec![0; 40];
-        be::put_word(&mut table, 32, 77);
+        be::put_u32(&mut table, 32, 77);
         let Ok(Parsed::Entry(mut old, 40)) = Snapshot::parse(&table, 0, false) else { panic!("refused") };
         assert_eq!((old.vm_state_size(), old.disk_size(), old.is_complete()), (77, None, false));
         old.complete(1 << 30);

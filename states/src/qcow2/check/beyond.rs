@@ -231,8 +231,8 @@ impl Check {
         let (step, mut dropped) = (self.shape.l2_entry_bytes() as usize, false);
         self.beyond.writable = self.l2_is_alone();
         for at in (0..bytes.len()).step_by(step) {
-            let entry = be::long(&bytes, at);
-            let bitmap = if self.shape.extended { be::long(&bytes, at + 8) } else { 0 };
+            let entry = be::u64_at(&bytes, at);
+            let bitmap = if self.shape.extended { be::u64_at(&bytes, at + 8) } else { 0 };
             let (offset, len) = match kind(self.shape, entry) {
                 Kind::Compressed if bitmap == 0 => {
                     let (offset, len) = self.shape.compressed_range(entry);
@@ -250,9 +250,9 @@ impl Check {
             }
             // what it says without its space; version 2 knows no zeros
             let plain = self.shape.version >= 3 && !self.shape.extended && entry & COMPRESSED == 0;
-            be::put_long(&mut bytes, at, if plain { entry & ZERO } else { 0 });
+            be::put_u64(&mut bytes, at, if plain { entry & ZERO } else { 0 });
             if self.shape.extended {
-                be::put_long(&mut bytes, at + 8, bitmap & Subclusters::ALL_ZERO.0);
+                be::put_u64(&mut bytes, at + 8, bitmap & Subclusters::ALL_ZERO.0);
             }
             dropped = true;
         }

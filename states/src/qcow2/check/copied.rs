@@ -80,7 +80,7 @@ impl Check {
         let step = self.shape.l2_entry_bytes() as usize;
         let mut fixed = false;
         for at in (0..bytes.len()).step_by(step) {
-            let entry = be::long(&bytes, at);
+            let entry = be::u64_at(&bytes, at);
             if kind(self.shape, entry) != Kind::Allocated {
                 continue;
             }
@@ -94,7 +94,7 @@ impl Check {
                 Fault::L2Walk { index: (at / step) as u64, entry, why },
             );
             if corrects {
-                be::put_long(&mut bytes, at, entry ^ COPIED);
+                be::put_u64(&mut bytes, at, entry ^ COPIED);
                 fixed = true;
                 self.repaired();
             }

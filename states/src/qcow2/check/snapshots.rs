@@ -42,7 +42,7 @@ impl Check {
             }
             match parsed {
                 Some(snapshot) => {
-                    self.judge_snapshot(index, be::word(entry, 36), snapshot.is_complete());
+                    self.judge_snapshot(index, be::u32_at(entry, 36), snapshot.is_complete());
                     self.snapshots.push(snapshot);
                     at += len;
                     self.snapshots_len = end;

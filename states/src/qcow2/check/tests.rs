@@ -93,9 +93,9 @@ proptest! {
             if cluster == 0 && !(4..9).contains(&word) {
                 continue;
             }
-            let old = be::long(&file, at);
+            let old = be::u64_at(&file, at);
             let new = if shift < 32 { old ^ (value & 0xff) << shift } else { value >> (shift - 32) };
-            be::put_long(&mut file, at, new);
+            be::put_u64(&mut file, at, new);
         }
         let repair = [None, Some(Repair::Leaks), Some(Repair::All)][repair];
         if check(&mut file, repair).is_ok() && repair == Some(Repair::All) {

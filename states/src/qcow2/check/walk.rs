@@ -178,16 +178,16 @@ impl Check {
         let step = self.shape.l2_entry_bytes() as usize;
         let (mut expected, mut fixed) = (0, false);
         for at in (0..bytes.len()).step_by(step) {
-            let entry = be::long(&bytes, at);
-            let bitmap = if self.shape.extended { be::long(&bytes, at + 8) } else { 0 };
+            let entry = be::u64_at(&bytes, at);
+            let bitmap = if self.shape.extended { be::u64_at(&bytes, at + 8) } else { 0 };
             if entry == 0 && bitmap == 0 {
                 continue;
             }
             let zeroed = self.count_entry((at / step) as u64, entry, bitmap, &mut expected);
             if let Some((entry, bitmap)) = zeroed {
-                be::put_long(&mut bytes, at, entry);
+                be::put_u64(&mut bytes, at, entry);
                 if self.shape.extended {
-                    be::put_long(&mut bytes, at + 8, bitmap);
+                    be::put_u64(&mut bytes, at + 8, bitmap);
                 }
                 fixed = true;
             }

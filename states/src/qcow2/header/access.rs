@@ -158,17 +158,17 @@ impl Header {
     }
 
     fn put_fields(&self, block: &mut [u8]) {
-        be::put_long(block, 24, self.size);
-        be::put_word(block, 36, self.l1_entries);
-        be::put_long(block, 40, self.l1_offset);
-        be::put_long(block, 48, self.reftable_offset);
-        be::put_word(block, 56, self.reftable_clusters);
-        be::put_word(block, 60, self.snapshots);
-        be::put_long(block, 64, self.snapshots_offset);
+        be::put_u64(block, 24, self.size);
+        be::put_u32(block, 36, self.l1_entries);
+        be::put_u64(block, 40, self.l1_offset);
+        be::put_u64(block, 48, self.reftable_offset);
+        be::put_u32(block, 56, self.reftable_clusters);
+        be::put_u32(block, 60, self.snapshots);
+        be::put_u64(block, 64, self.snapshots_offset);
         if self.version == 3 {
-            be::put_long(block, 72, self.incompatible);
-            be::put_long(block, 80, self.compatible);
-            be::put_long(block, 88, self.autoclear);
+            be::put_u64(block, 72, self.incompatible);
+            be::put_u64(block, 80, self.compatible);
+            be::put_u64(block, 88, self.autoclear);
         }
     }
 
@@ -231,8 +231,8 @@ impl Header {
         if block.len() as u64 > self.cluster_size() {
             return Err(Error::NoSpace);
         }
-        be::put_long(&mut block, 8, self.backing_offset);
-        be::put_word(&mut block, 16, self.backing.as_ref().map_or(0, |name| name.len() as u32));
+        be::put_u64(&mut block, 8, self.backing_offset);
+        be::put_u32(&mut block, 16, self.backing.as_ref().map_or(0, |name| name.len() as u32));
         let len = block.len().next_multiple_of(self.cluster_size().min(4096) as usize).max(self.block.len());
         block.resize(len, 0);
         self.block = block;
@@ -242,12 +242,12 @@ impl Header {
     /// The fields that never change, in a block of `len` bytes.
     fn fixed(&self, len: usize) -> Vec<u8> {
         let mut block = alloc::vec![0; len];
-        be::put_word(&mut block, 0, MAGIC);
-        be::put_word(&mut block, 4, self.version);
-        be::put_word(&mut block, 20, self.cluster_bits);
+        be::put_u32(&mut block, 0, MAGIC);
+        be::put_u32(&mut block, 4, self.version);
+        be::put_u32(&mut block, 20, self.cluster_bits);
         if self.version == 3 {
-            be::put_word(&mut block, 96, self.refcount_order);
-            be::put_word(&mut block, 100, self.header_length);
+            be::put_u32(&mut block, 96, self.refcount_order);
+            be::put_u32(&mut block, 100, self.header_length);
             be::put(&mut block, 104, &[u8::from(self.compression == Compression::Zstd)]);
         }
         self.put_fields(&mut block);

@@ -57,7 +57,7 @@ pub(super) fn parse(bytes: &[u8], start: usize, end: usize) -> Result<Vec<Extens
     let mut extensions = Vec::new();
     let mut at = start;
     while at < end {
-        let (kind, len) = (be::word(bytes, at), be::word(bytes, at + 4));
+        let (kind, len) = (be::u32_at(bytes, at), be::u32_at(bytes, at + 4));
         at += 8;
         if at > end || len as usize > end - at {
             let fault = Fault::Extension { value: len.into(), why: ExtensionFault::TooLong };
@@ -79,7 +79,7 @@ pub(super) fn parse(bytes: &[u8], start: usize, end: usize) -> Result<Vec<Extens
 pub(super) fn end(bytes: &[u8], start: usize, end: usize) -> usize {
     let mut at = start;
     while at < end {
-        let (kind, len) = (be::word(bytes, at), be::word(bytes, at + 4) as usize);
+        let (kind, len) = (be::u32_at(bytes, at), be::u32_at(bytes, at + 4) as usize);
         at += 8;
         if kind == Extension::END {
             break;

@@ -133,8 +133,8 @@ fn limits_are_where_they_should_be() {
 fn a_name_may_end_with_its_cluster() {
     let parse = |offset: u64, len: u32| {
         let mut block = valid(2);
-        be::put_long(&mut block, 8, offset);
-        be::put_word(&mut block, 16, len);
+        be::put_u64(&mut block, 8, offset);
+        be::put_u32(&mut block, 16, len);
         Header::parse(&block, Purpose::Write)
     };
     assert_eq!(parse(65536, 0).map(|header| header.backing), Ok(Some(vec![])), "at the end of the cluster");
@@ -151,11 +151,11 @@ fn a_name_may_end_with_its_cluster() {
 #[test]
 fn the_purpose_decides() {
     let mut block = valid(3);
-    be::put_word(&mut block, 56, 0);
-    be::put_word(&mut block, 60, 70_000);
+    be::put_u32(&mut block, 56, 0);
+    be::put_u32(&mut block, 60, 70_000);
     assert!(Header::parse(&block, Purpose::Check).is_ok_and(|header| header.check_snapshots().is_err()));
     let mut block = valid(3);
-    be::put_long(&mut block, 72, incompatible::CORRUPT | incompatible::DIRTY);
+    be::put_u64(&mut block, 72, incompatible::CORRUPT | incompatible::DIRTY);
     let header = Header::parse(&block, Purpose::Read).unwrap();
     assert!(header.is_corrupt() && header.is_dirty());
     assert!(Header::parse(&block, Purpose::Check).is_ok());
@@ -172,7 +172,7 @@ fn extended_entries_need_large_clusters() {
 #[test]
 fn unknown_incompatible_bits_are_named() {
     let mut block = valid(3);
-    be::put_long(&mut block, 72, 1 << 40 | 1 << 50 | 1);
+    be::put_u64(&mut block, 72, 1 << 40 | 1 << 50 | 1);
     let error = refusal(&block, Purpose::Read);
     assert_eq!(error, "unsupported: qcow2 feature(s): unknown incompatible bits 0x4010000000000");
     let at = block.windows(9).position(|bytes| bytes == b"dirty bit").unwrap();
@@ -195,16 +195,16 @@ fn with_extension(kind: u32, data: &[u8]) -> Vec<u8> {
 fn extensions_are_checked() {
     assert!(refusal(&with_extension(Extension::ENCRYPTION, &[0; 16]), Purpose::Read).contains("encryption"));
     let mut block = valid(3);
-    be::put_word(&mut block, 116, 60_000);
+    be::put_u32(&mut block, 116, 60_000);
     assert!(refusal(&block, Purpose::Read).contains("beyond"));
     let block16 = with_extension(Extension::BACKING_FORMAT, &[b'a'; 16]);
     assert!(refusal(&block16, Purpose::Read).contains("backing format"));
-    be::put_word(&mut block, 116, u32::MAX);
+    be::put_u32(&mut block, 116, u32::MAX);
     assert!(refusal(&block, Purpose::Read).contains("beyond"));
     let mut block = valid(3);
-    be::put_word(&mut block, 112, Extension::BITMAPS);
+    be::put_u32(&mut block, 112, Extension::BITMAPS);
     assert!(Header::parse(&block, Purpose::Read).is_ok_and(|header| header.bitmaps().is_none()));
-    be::put_long(&mut block, 88, BITMAPS);
+    be::put_u64(&mut block, 88, BITMAPS);
     assert!(refusal(&block, Purpose::Read).contains("bitmaps"));
 }
 
@@ -216,9 +216,9 @@ fn unknown_things_survive_a_new_layout() {
         block.splice(112..112, vec![0xee; length.max(112) - 112]);
         block.drain(length.min(112)..112);
         block.resize(65536, 0);
-        be::put_word(&mut block, 100, length as u32);
-        let offset = be::long(&block, 8) + length as u64 - 112;
-        be::put_long(&mut block, 8, offset);
+        be::put_u32(&mut block, 100, length as u32);
+        let offset = be::u64_at(&block, 8) + length as u64 - 112;
+        be::put_u64(&mut block, 8, offset);
         let mut header = Header::parse(&block, Purpose::Write).unwrap();
         let same = header.encode();
         assert_eq!(same, block[..same.len()]);
@@ -322,7 +322,7 @@ fn a_long_extension_belongs_to_the_header() {
     let header = Header::parse(&block, Purpose::Write).unwrap();
     assert_eq!(header.encode(), block[..12288]);
     // without the name behind it likewise
-    be::put_long(&mut block, 8, 0);
+    be::put_u64(&mut block, 8, 0);
     let header = Header::parse(&block, Purpose::Write).unwrap();
     assert_eq!((header.backing(), header.block_len()), (None, 12288));
     let fields = with_extension(0x1234_5678, &[7; 3000]);
@@ -332,9 +332,9 @@ fn a_long_extension_belongs_to_the_header() {
 #[test]
 fn bitmaps_and_a_data_file_stay_where_they_are_known() {
     let mut directory = vec![0; 24];
-    be::put_word(&mut directory, 0, 2);
-    be::put_long(&mut directory, 8, 64);
-    be::put_long(&mut directory, 16, 0x5_0000);
+    be::put_u32(&mut directory, 0, 2);
+    be::put_u64(&mut directory, 8, 64);
+    be::put_u64(&mut directory, 16, 0x5_0000);
     let mut block = with_extension(Extension::BITMAPS, &directory);
     // the bitmaps were left out of the layout: they were not valid
     assert_eq!(Header::parse(&block, Purpose::Write).unwrap().extension(Extension::BITMAPS), None);
@@ -358,7 +358,7 @@ fn bitmaps_and_a_data_file_stay_where_they_are_known() {
     for (offset, good) in [(65536, true), (512, false), (32768, false)] {
         let at = block.windows(8).position(|bytes| bytes == 0x5_0000u64.to_be_bytes()).unwrap();
         let mut block = block.clone();
-        be::put_long(&mut block, at, offset);
+        be::put_u64(&mut block, at, offset);
         assert_eq!(Header::parse(&block, Purpose::Write).is_ok(), good, "{offset}");
     }
     let features = [incompatible::DATA_FILE, 0, 0];
