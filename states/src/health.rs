@@ -2,7 +2,7 @@
 //! written first.
 //!
 //! Knows: what went wrong first, and how far the autoclear bits are that quod does not keep up. Must never
-//! know: what is changed, or who waits.
+//! know: what is changed, or which requests wait.
 //!
 //! Invariants:
 //! * `held` is set whenever a change has to wait or cannot be made: requests that change nothing, and those
@@ -34,7 +34,7 @@ pub(crate) struct Health {
     /// The first corruption that a request has met, of an image that counts its clusters.
     corrupt: Option<Error>,
     autoclear: Autoclear,
-    /// Who wants to change the image has to ask.
+    /// Whoever wants to change the image has to ask.
     held: bool,
 }
 

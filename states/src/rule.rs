@@ -63,7 +63,7 @@ pub enum Rule {
     RangeBeforeSize = 1 << 26,
     /// A new cluster becomes visible only when all of it is written.
     LinkLast = 1 << 27,
-    /// Who was woken looks its cluster up again.
+    /// An acb that was woken looks its cluster up again.
     LookAgain = 1 << 28,
     /// After a failed write of metadata or sync nothing more is written.
     Poison = 1 << 29,

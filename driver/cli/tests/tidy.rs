@@ -5,7 +5,7 @@
 //! * every source file starts with a `//!` header;
 //! * no `unwrap()`, no `expect()` outside tests, unless a comment on the same line or the line before it says
 //!   `cannot fail:` and why; no macros or words in comments for what is still to be done;
-//! * comments outside states/ call no request, thread or want a person;
+//! * comments call no request, thread or want a person;
 //! * `print!` and its like, which panic if nobody reads, only where [`PRINTS`] allows them;
 //! * `unsafe` only where [`UNSAFE`] allows it;
 //! * the top level holds what the plan of the house names and nothing more;
@@ -77,8 +77,6 @@ const UNSAFE: [&str; 11] = [
 ];
 /// Programs whose output only their authors read. The command has `out.rs`.
 const PRINTS: [&str; 2] = ["driver/examples/", "bench/examples/"];
-/// Where comments still call requests people.
-const PEOPLE: &str = "states/";
 const PRINTING: [&str; 5] = ["print!(", "println!(", "eprint!(", "eprintln!(", "dbg!("];
 const TOP_LEVEL: [&str; 14] = [
     "CHANGELOG.md",
@@ -175,7 +173,7 @@ fn words(name: &str, lines: &[Line]) -> Vec<String> {
         if has_word(&line.comment, "TODO") || has_word(&line.comment, "FIXME") {
             say("unfinished, says its comment");
         }
-        if line.comment.contains("those who") && !name.starts_with(PEOPLE) {
+        if line.comment.contains("those who") {
             say("`those who` are people: a request, a thread, a want is what it is, or `those that`");
         }
         let prints = PRINTING.iter().any(|print| calls(&line.code, print));

@@ -4,7 +4,7 @@
 //! where bytes lie.
 //!
 //! Invariants:
-//! * an index that is kept anywhere names a live acb: who asks for it gets it;
+//! * an index that is kept anywhere names a live acb: whoever asks for it gets it;
 //! * a request has as many acbs as it counts, one at least; with its last it ends, and is told once;
 //! * an acb is in one list at most;
 //! * `set_state` and `set_state_through` are the only assignments of a state.
@@ -395,7 +395,7 @@ impl Acb {
         if matches!(self.kind, Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize) {
             return false;
         }
-        // who waits has no extent in progress: woken, it looks again, and finds nothing left to do
+        // an acb that waits has no extent in progress: woken, it looks again, and finds nothing left to do
         let more = self.run_end < self.end;
         self.end = self.run_end;
         if more {

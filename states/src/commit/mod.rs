@@ -7,8 +7,8 @@
 //! (`bit.rs`), the slices and the refcount table on their way (`progress.rs`, `writing.rs`, `reftable.rs`),
 //! and those that wait (`answers.rs`). Which step follows which is `image/round.rs`.
 //!
-//! Knows: which slices are dirty, who waits for what. Must never know: what the pointers mean, requests but
-//! as those that wait.
+//! Knows: which slices are dirty, which acb waits for what. Must never know: what the pointers mean, requests
+//! but as those that wait.
 //!
 //! Invariants (docs/ordering.md):
 //! * a pointer is written only when a sync submitted after its data was written has completed (QE3, QE2,

@@ -2,7 +2,7 @@
 //! failed at.
 //!
 //! Knows: the places of an image and what may be wrong with each. Must never know: how it was found, what
-//! anybody says of it: prose is in `why` and `prose`, and in the command line for those who expect QEMU's.
+//! anybody says of it: prose is in `why` and `prose`, and in the command line for people that expect QEMU's.
 //! Invariant: nothing decides by a text, and no text is parsed: whoever tells faults apart matches these.
 
 mod foreign;

@@ -1,10 +1,10 @@
 //! The file cannot grow: what is free inside it is looked for, all of it, before anybody is told "no space".
 //!
-//! Knows: who waits for space, what may still come free. Must never know: why the file cannot grow.
+//! Knows: that acbs wait for space, what may still come free. Must never know: why the file cannot grow.
 //!
 //! Invariants:
-//! * those who wait for space are woken when something has come free, and are answered when nothing can come
-//!   any more: all counts were looked at, no removal waits to be durable, nothing is on its way through
+//! * the acbs that wait for space are woken when something has come free, and are answered when nothing can
+//!   come any more: all counts were looked at, no removal waits to be durable, nothing is on its way through
 //!   quarantine; each look is bounded, and the next follows something that was loaded, written or cleared;
 //! * what is found is cleared, not punched: its space stays the file's, so nobody else on the full file
 //!   system gets it;
@@ -86,7 +86,7 @@ impl Image {
             }
         }
         match first && counted.quarantine.total() > 0 {
-            // enough for somebody who asks for less
+            // enough for an acb that asks for less
             true => self.space.wake(&mut self.requests),
             false => self.outbox.due |= Due::FEED,
         }
@@ -103,7 +103,7 @@ impl Image {
             counted.starving = false;
             return;
         }
-        // those who look again are told what is wrong with the counts
+        // the acbs that look again are told what is wrong with the counts
         if counted.quarantine.take_news() || counted.broken.is_some() {
             return self.space.wake(&mut self.requests);
         }

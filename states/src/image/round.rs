@@ -6,7 +6,8 @@
 //! given back by the next opening. (A power cut may keep the length and not the bit: what nobody waits for,
 //! a sync in front of the first growth, is not worth its time. `check -r` finds that space.)
 //!
-//! Knows: the order of steps, what each needs of the parts. Must never know: who waits for a round, and why.
+//! Knows: the order of steps, what each needs of the parts. Must never know: which acbs wait for a round, and
+//! why.
 //!
 //! Invariants (docs/ordering.md):
 //! * counts of what a round's pointers point to are written before the round's sync (QC1), unless the dirty
@@ -195,8 +196,8 @@ impl Image {
         self.start_reftable();
     }
 
-    /// The bit was cleared for someone who wants the image in order now. What has space and is not linked, or
-    /// linked in memory alone, is behind the end of what a check would find.
+    /// The bit was cleared for a request that wants the image in order now. What has space and is not linked,
+    /// or linked in memory alone, is behind the end of what a check would find.
     fn mark_again(&mut self) {
         let qed = self.layout.marks_growth() && !self.jobs.is_closing();
         if qed && (!self.waits.has_no_claims() || self.tables.dirty > 0) {

@@ -75,7 +75,7 @@ impl Image {
         }
     }
 
-    /// "Look again": to who has waited, the cluster is as it was before.
+    /// "Look again": to an acb that has waited, the cluster is as it was before.
     pub(super) fn as_it_was(&self, a: u32, run: Run) -> Run {
         let waited = self.requests.acb(a).met.contains(Met::WAITED);
         let mapping = if waited { Mapping::Unallocated } else { run.mapping };

@@ -39,7 +39,7 @@ impl Image {
         self.refcounted.as_deref().map_or(Ok(()), Refcounted::check)
     }
 
-    /// Who waits for what, for a person to read.
+    /// Which acb waits for what, for a person to read.
     pub fn describe(&self) -> String {
         let acbs = self.requests.iter().map(|(a, acb)| {
             format!("acb {a}: {:?} [{:#x}, {:#x}) window {} ", acb.state, acb.pos, acb.end, acb.window)
@@ -112,7 +112,7 @@ impl Image {
         Ok(())
     }
 
-    /// A slice counts as many pins as there are who hold it.
+    /// A slice counts as many pins as there are acbs and copies that hold it.
     fn check_pins(&self) -> Result<(), String> {
         if self.options.sabotaged(Rule::PinLink) || self.options.sabotaged(Rule::PinCopy) {
             return Ok(());

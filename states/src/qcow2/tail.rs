@@ -1,5 +1,6 @@
-//! The free end of a file: from where on the counts of its clusters are all 0. Who was killed left the space
-//! that the file had grown ahead; it is looked for from the end on, in a few pieces of refcount blocks.
+//! The free end of a file: from where on the counts of its clusters are all 0. A program that was killed left
+//! the space that the file had grown ahead; it is looked for from the end on, in a few pieces of refcount
+//! blocks.
 //!
 //! Knows: the refcount table, how counts lie in a block. Must never know: what clusters hold.
 //!

@@ -1,6 +1,6 @@
 //! Allocation of counted clusters, and of what counts them: refcount blocks, and a larger refcount table.
 //!
-//! Knows: counts, free runs, the end of the file. Must never know: who wants space, and how it waits.
+//! Knows: counts, free runs, the end of the file. Must never know: which acb wants space, and how it waits.
 //!
 //! Invariants: as those of `counts.rs`; whatever stops an allocation has changed nothing but what the next
 //! attempt finds done already.

@@ -1,9 +1,9 @@
 //! Space in the file: an append pointer, and a file that grows in large steps ahead of it.
 //!
-//! The pointer begins at the end of the file; or, where counts say that nothing is in use there (qcow2: who
-//! was killed left the space that the file had grown ahead), at the begin of that free end. Nobody knows
-//! what bytes it holds, so it is cleared step by step before it is handed out, as if the file grew. When it
-//! is used up, the file grows.
+//! The pointer begins at the end of the file; or, where counts say that nothing is in use there (qcow2: a
+//! program that was killed left the space that the file had grown ahead), at the begin of that free end.
+//! Nobody knows what bytes it holds, so it is cleared step by step before it is handed out, as if the file
+//! grew. When it is used up, the file grows.
 //!
 //! Knows: host offsets, the file's length. Must never know: what is stored where.
 //!
@@ -453,13 +453,13 @@ impl Append {
         }
     }
 
-    /// Those who wait for space look again.
+    /// The acbs that wait for space look again.
     pub(crate) fn wake(&mut self, requests: &mut Requests) {
         self.wanted = 0;
         requests.wake(&mut self.waiters);
     }
 
-    /// Those who wait for space get this answer.
+    /// The acbs that wait for space get this answer.
     pub(crate) fn answer(&mut self, requests: &mut Requests, error: &Error) {
         requests.fail_all(&self.waiters, error);
         self.wake(requests);

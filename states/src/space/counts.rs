@@ -362,7 +362,7 @@ impl Refcounted {
         Some(old)
     }
 
-    /// Entries from byte `at` of the refcount table on; those whose blocks are not `durable` are left out.
+    /// Entries from byte `at` of the refcount table on; entries whose blocks are not `durable` are left out.
     pub(crate) fn encode_table(&self, at: u64, durable: u64, buf: &mut [u8]) {
         let first = (at / 8) as usize;
         for (index, bytes) in (first..).zip(buf.chunks_exact_mut(8)) {

@@ -4,7 +4,7 @@
 //! flight found it earlier, QC5) -> Punching -> (the hole is there, QC6) -> Zeroed. Only `Zeroed` is handed
 //! out, and each step takes the kind before: what was not waited for does not compile.
 //!
-//! Knows: runs of clusters. Must never know: what they held, who waits.
+//! Knows: runs of clusters. Must never know: what they held, which acbs wait.
 
 /// `count` host clusters from `first` on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

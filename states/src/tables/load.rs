@@ -1,6 +1,7 @@
 //! Slices on their way into the cache, and what keeps them there while they change.
 //!
-//! Knows: slots, and I/O for slices. Must never know: what an entry means, who waits for a slice and why.
+//! Knows: slots, and I/O for slices. Must never know: what an entry means, which acbs wait for a slice, and
+//! why.
 //!
 //! Invariants:
 //! * concurrent misses of one slice share one load: whoever looks finds the slot that is being loaded;

@@ -1,8 +1,8 @@
 //! Tables in memory: slices of L1 and L2 tables and of refcount blocks, and the cache that holds them; what
 //! their entries say, and which of those must not be followed.
 //!
-//! Knows: words, which of them changed, who waits for a slice. Must never know: requests, when a change is
-//! written, what a change is for.
+//! Knows: words, which of them changed, which acbs wait for a slice. Must never know: requests, when a change
+//! is written, what a change is for.
 
 pub(crate) mod cache;
 pub(crate) mod dangling;

@@ -183,7 +183,7 @@ fn an_l1_table_is_reached_by_a_longer_file() {
     }
 }
 
-/// What is known of places is bounded: who has too many builds nothing new.
+/// What is known of places is bounded: a check that has too many builds nothing new.
 #[test]
 fn too_many_places_are_too_many() {
     // 65 bitmaps of which each entry but every second one leads to a cluster of its own

@@ -1,8 +1,8 @@
-//! What the rounds of the commit pipeline promise to those who wait, and what they leave undone.
+//! What the rounds of the commit pipeline promise to the acbs that wait, and what they leave undone.
 //!
 //! Checks:
-//! * who waits shows the step that it waits for; a quiesce ends when the cleared bit is durable, and no
-//!   sooner, and clears it once;
+//! * an acb that waits shows the step that it waits for; a quiesce ends when the cleared bit is durable, and
+//!   no sooner, and clears it once;
 //! * the dirty bit is set by the round that writes pointers, and by no other (QE1, QC12);
 //! * after a failure nothing is written, whatever was on its way; the corrupt bit waits for its turn;
 //! * counts that a round leaves behind have their timer.

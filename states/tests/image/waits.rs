@@ -1,4 +1,4 @@
-//! Who waits for whom, who does not, and who is told what.
+//! Which request waits for which, which does not, and what each is told.
 //!
 //! Checks: neighbours that touch do not wait for each other; the gate of new tables; a writer of whole blocks
 //! wakes one that modifies a block; completions that come twice or late change nothing; the first failure of
@@ -62,7 +62,7 @@ fn the_gate_of_new_tables_holds_both_ways() {
     write(&mut disk, &mut image, CLUSTER, 512, 2);
     assert_eq!(pending(&disk, |op| !is_write(op)), 0, "the other does not even ask for space");
     disk.settle(&mut image, &mut Rng(1));
-    // one without, in flight: who wants a table waits
+    // one without, in flight: whichever wants a table waits
     write(&mut disk, &mut image, 5 * CLUSTER, 512, 3);
     complete_to(&mut disk, &mut image, is_write);
     write(&mut disk, &mut image, 3 << 30, 512, 4);

@@ -1,4 +1,5 @@
-//! What the file has behind its last cluster in use, and what is free inside it: who was killed leaves space.
+//! What the file has behind its last cluster in use, and what is free inside it: a program that was killed
+//! leaves space.
 //!
 //! Checks:
 //! * the free end of a qcow2 file is used before the file grows, cleared first, durably before a pointer to
@@ -226,7 +227,7 @@ fn every_free_cluster_is_used_before_there_is_no_space() {
     }
 }
 
-/// Who waits for space is answered when the image is poisoned.
+/// An acb that waits for space is answered when the image is poisoned.
 #[test]
 fn nobody_waits_for_space_in_a_poisoned_image() {
     for at in 0..12 {

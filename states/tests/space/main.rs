@@ -1,4 +1,4 @@
-//! Clusters: who may have them, from when on, and where metadata lies.
+//! Clusters: which requests may have them, from when on, and where metadata lies.
 
 #[path = "../common/mod.rs"]
 mod common;

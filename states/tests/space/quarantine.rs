@@ -1,5 +1,5 @@
-//! Clusters on their way back to the allocator: who holds them up, who does not, and what must be durable
-//! before they have a new owner.
+//! Clusters on their way back to the allocator: which requests hold them up, which do not, and what must be
+//! durable before they have a new owner.
 //!
 //! Checks:
 //! * a hole waits for requests that use its cluster, whether they read it or copy from it, and for no others
@@ -89,7 +89,7 @@ fn a_hole_waits_for_who_reads_its_cluster_and_for_no_other() {
     }
 }
 
-/// Guest clusters 1 and 2 are those that others share, by their flags: who writes there copies.
+/// Guest clusters 1 and 2 are those that others share, by their flags: whoever writes there copies.
 #[test]
 fn a_hole_waits_for_who_copies_from_its_cluster_and_for_no_other() {
     for (freed, waits) in [(1, true), (2, true), (3, false), (4, false), (9, false)] {

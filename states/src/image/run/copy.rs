@@ -1,7 +1,7 @@
 //! Copies of tables that are shared with a snapshot, from the wish to change one to the L1 entry that leads
 //! to the copy.
 //!
-//! Knows: who wants a copy, what follows when it is there. Must never know: how its bytes move
+//! Knows: which acb wants a copy, what follows when it is there. Must never know: how its bytes move
 //! (`space/copies.rs`).
 //!
 //! Invariant: the L1 entry changes when the copy is written, and is young like any other: it is written after

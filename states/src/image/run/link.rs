@@ -60,7 +60,7 @@ impl Image {
     }
 
     /// The acb failed before its new clusters were linked: nothing ever pointed to them. (Those of QED are a
-    /// leak: there is nobody who counts them.)
+    /// leak: nobody counts them.)
     #[cold]
     pub(crate) fn give_back(&mut self, a: u32) {
         let Some(geometry) = self.layout.geometry().copied() else { return };

@@ -10,7 +10,7 @@
 //! * what is dropped is durable before a count goes down or anything is written where the repair has placed
 //!   it (QC20): else a power cut in between would leave an entry that leads to refcounts, and they would be
 //!   the guest's data;
-//! * memory is bounded: who has more than `KEPT_MAX` places in mind does not build new structures.
+//! * memory is bounded: a check that has more than `KEPT_MAX` places in mind does not build new structures.
 
 use super::super::entry::{COMPRESSED, Subclusters, ZERO};
 use super::walk::{Kind, decode, kind, overlap};

@@ -1,7 +1,8 @@
 //! What a check says while it runs, finding by finding.
 //!
 //! Knows: the numbers of a finding. Must never know: how it is told to people.
-//! Invariant: bounded: who does not listen loses the later ones, and how many they were is the last finding.
+//! Invariant: bounded: whoever does not listen loses the later ones, and how many they were is the last
+//! finding.
 
 use crate::fault::Fault;
 use alloc::collections::VecDeque;
