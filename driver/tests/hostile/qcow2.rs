@@ -1,7 +1,7 @@
 //! The judge of hostile qcow2 images: what is done to each of them, and what must come of it.
 
 use crate::judge::{Row, ends, names_its_file, report, words};
-use crate::qcow2_sample::{Base, Sample};
+use crate::qcow2_sample::{Base, Image, Sample};
 use crate::qemu::{self, arg};
 use crate::{qcow2_entries, qcow2_headers};
 use quod::{Config, Error, ErrorKind, Format, Named, OpenOptions};
@@ -10,25 +10,6 @@ use std::path::PathBuf;
 
 /// More of a disk is not read.
 const READ_MAX: usize = 40 << 20;
-
-/// A hand-made bad image.
-pub struct Image {
-    pub name: String,
-    pub about: String,
-    pub base: Base,
-    pub spoil: Box<dyn Fn(&mut Sample) + Send + Sync>,
-}
-
-/// Adds to a list.
-pub fn add(
-    list: &mut Vec<Image>,
-    base: Base,
-    name: &str,
-    about: &str,
-    spoil: impl Fn(&mut Sample) + Send + Sync + 'static,
-) {
-    list.push(Image { name: name.to_string(), about: about.to_string(), base, spoil: Box::new(spoil) });
-}
 
 pub fn images() -> Vec<Image> {
     let mut list = Vec::new();

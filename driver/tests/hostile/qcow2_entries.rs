@@ -1,9 +1,8 @@
 //! qcow2 images with bad tables: L1 and L2 entries, compressed clusters, refcounts, snapshots.
 
-use crate::qcow2::{Image, add};
 use crate::qcow2_sample::{
-    Base, COPIED, DATA, END, KEPT, L1, L2A, L2B, PACKED, REFBLOCK, REFTABLE, SMALL, SNAPSHOT_L1, SNAPSHOTS,
-    Sample, ZERO_KEPT, compressed,
+    Base, COPIED, DATA, END, Image, KEPT, L1, L2A, L2B, PACKED, REFBLOCK, REFTABLE, SMALL, SNAPSHOT_L1,
+    SNAPSHOTS, Sample, ZERO_KEPT, add, compressed,
 };
 
 const K4: u64 = 4096;

@@ -1,7 +1,8 @@
 //! qcow2 images with bad headers: fields, extensions, names of other files; files that end early.
 
-use crate::qcow2::{Image, add};
-use crate::qcow2_sample::{Base, DATA, DIRECTORY, END, L1, L2A, L2B, PACKED, REFBLOCK, REFTABLE, Sample};
+use crate::qcow2_sample::{
+    Base, DATA, DIRECTORY, END, Image, L1, L2A, L2B, PACKED, REFBLOCK, REFTABLE, Sample, add,
+};
 
 const MAX: u64 = u64::MAX;
 const WORD: u64 = u32::MAX as u64;

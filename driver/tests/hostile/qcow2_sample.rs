@@ -1,4 +1,4 @@
-//! A sound qcow2 image of which every byte is known, to be spoiled.
+//! A sound qcow2 image of which every byte is known, and how it is spoiled.
 
 use std::io::Write;
 
@@ -272,4 +272,23 @@ pub fn compressed(bytes: &[u8], zstd: bool) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+/// A hand-made bad image.
+pub struct Image {
+    pub name: String,
+    pub about: String,
+    pub base: Base,
+    pub spoil: Box<dyn Fn(&mut Sample) + Send + Sync>,
+}
+
+/// Adds to a list.
+pub fn add(
+    list: &mut Vec<Image>,
+    base: Base,
+    name: &str,
+    about: &str,
+    spoil: impl Fn(&mut Sample) + Send + Sync + 'static,
+) {
+    list.push(Image { name: name.to_string(), about: about.to_string(), base, spoil: Box::new(spoil) });
 }

@@ -14,218 +14,31 @@
 //! * with repair, the file ends with its last cluster in use, if the image is sound: cut when all else is
 //!   durable.
 
-use super::be;
-use super::bitmap::{self, Bitmap, Piece};
-use super::entry::{COMPRESSED, OFFSET, Shape, ZERO};
-use super::header::Header;
-use super::refcount::BlockShape;
-use super::snapshot::{Snapshot, TABLE_MAX};
-use crate::check::{Repair, Report};
-use crate::error::Error;
-use crate::fault::{Fault, Lack, Op};
-use crate::io::{Io, IoId, IoOp, Outcome};
-use crate::machine::Machine;
-use alloc::collections::BTreeSet;
-use alloc::vec::Vec;
-
 mod beyond;
 mod copied;
 mod counts;
 mod finding;
 mod hidden;
+mod places;
 mod refcounts;
 mod snapshots;
+mod state;
+mod suspects;
 mod walk;
-use beyond::Beyond;
-use counts::Counts;
+
 pub use finding::Finding;
-use finding::Findings;
-use hidden::Hidden;
-use snapshots::After;
-use walk::decode;
+pub use state::Check;
 
-/// Bytes read or written at once.
-const CHUNK: usize = 64 << 10;
-/// QEMU counts clusters in 31 bits.
-const CLUSTERS_MAX: u64 = i32::MAX as u64;
-
-/// What is being read or written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    Snapshots,
-    Reftable,
-    L1,
-    ExtendL1,
-    L2,
-    FixL2,
-    DropL1,
-    DropL2,
-    StoreL1,
-    StoreL2,
-    SyncDropped,
-    Directory,
-    BitmapTable,
-    Extend,
-    Block,
-    FixBlock,
-    NewBlock,
-    SyncNewBlocks,
-    NewReftable,
-    SyncNewReftable,
-    Switch,
-    SyncSwitch,
-    CopiedL1,
-    CopiedL2,
-    FixCopiedL2,
-    FixCopiedL1,
-    NewSnapshots,
-    SyncNewSnapshots,
-    SwitchSnapshots,
-    SyncSwitchSnapshots,
-    SyncRepairs,
-    WriteHeader,
-    MarkCorrupt,
-    SyncHeader,
-    Cut,
-    Ended,
-}
-
-/// A table on its way: read or written a chunk at a time.
-#[derive(Clone, Debug, Default)]
-struct Job {
-    offset: u64,
-    len: usize,
-    done: usize,
-    bytes: Vec<u8>,
-    write: bool,
-}
-
-/// See the module's header.
-#[derive(Clone, Debug)]
-pub struct Check {
-    header: Header,
-    shape: Shape,
-    layout: BlockShape,
-    /// The file's length in bytes, and in clusters.
-    len: u64,
-    clusters: u64,
-    /// What this run may repair; the last run never repairs.
-    fix: Option<Repair>,
-    /// The free end of the file is to be cut off.
-    cut: bool,
-    step: Step,
-    id: u32,
-    out: Option<IoOp>,
-    job: Job,
-    report: Report,
-    findings: Findings,
-    result: Option<Result<Report, Error>>,
-    /// Repaired by the run before this one: corruptions, leaks.
-    fixed: Option<(u64, u64, u64)>,
-    snapshots: Vec<Snapshot>,
-    /// Bytes of the snapshot table.
-    snapshots_len: u64,
-    snapshot_corruptions: u64,
-    /// References found, and refcounts stored.
-    computed: Counts,
-    stored: Counts,
-    /// References to L2 tables by L1 entries, when entries may be dropped.
-    tables: Counts,
-    /// What is wrong though all counts are right.
-    hidden: Hidden,
-    reftable: Vec<u64>,
-    /// Refcount blocks that cannot be read, because of their place in the refcount table.
-    bad_blocks: BTreeSet<u64>,
-    /// Which L1 table: 0 is the active one, n the snapshot n - 1.
-    which: usize,
-    l1: Vec<u64>,
-    l1_offset: u64,
-    l1_next: usize,
-    l1_fixed: bool,
-    l1_overlaps: bool,
-    l1_writable: bool,
-    l2_offset: u64,
-    bitmaps: Vec<Bitmap>,
-    next: usize,
-    beyond: Beyond,
-    /// The refcount structures have to be rebuilt.
-    rebuild: bool,
-    /// They have been: corruptions and leaks before that.
-    rebuilt: Option<(u64, u64)>,
-    /// Blocks to be written.
-    dirty: BTreeSet<u64>,
-    after: After,
-    wrote: bool,
-    highest: u64,
-}
+use crate::check::{Repair, Report};
+use crate::error::Error;
+use crate::fault::{Lack, Op};
+use crate::io::{Io, IoId, IoOp, Outcome};
+use crate::machine::Machine;
+use alloc::vec::Vec;
+use places::Beyond;
+use state::{After, CHUNK, CLUSTERS_MAX, Job, Step, decode};
 
 impl Check {
-    /// A check of the image with this header, read for [`super::Purpose::Check`], in a file of `len` bytes.
-    pub fn new(header: Header, len: u64, repair: Option<Repair>) -> Check {
-        let (shape, layout) = (header.shape(), header.refcounts());
-        let mut check = Check {
-            shape,
-            layout,
-            len: len.next_multiple_of(512),
-            clusters: len.div_ceil(shape.cluster_size()),
-            fix: repair,
-            cut: repair.is_some(),
-            step: Step::Ended,
-            id: 0,
-            out: None,
-            job: Job::default(),
-            report: Report::default(),
-            findings: Findings::default(),
-            result: None,
-            fixed: None,
-            snapshots: Vec::new(),
-            snapshots_len: 0,
-            snapshot_corruptions: 0,
-            computed: Counts::new(layout),
-            stored: Counts::new(layout),
-            tables: Counts::new(layout),
-            hidden: Hidden::new(layout),
-            reftable: Vec::new(),
-            bad_blocks: BTreeSet::new(),
-            which: 0,
-            l1: Vec::new(),
-            l1_offset: 0,
-            l1_next: 0,
-            l1_fixed: false,
-            l1_overlaps: false,
-            l1_writable: false,
-            l2_offset: 0,
-            bitmaps: Vec::new(),
-            next: 0,
-            beyond: Beyond::default(),
-            rebuild: false,
-            rebuilt: None,
-            dirty: BTreeSet::new(),
-            after: After::Copied,
-            wrote: false,
-            highest: 0,
-            header,
-        };
-        check.run();
-        check
-    }
-
-    /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
-    /// report.
-    pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
-        self.result.take()
-    }
-
-    /// The header as it is now, and the file's length.
-    pub fn into_parts(self) -> (Header, u64) {
-        (self.header, self.len)
-    }
-
-    /// Where the last used cluster ends: qemu-img's image-end-offset.
-    pub const fn image_end(&self) -> u64 {
-        (self.highest + 1) << self.shape.cluster_bits
-    }
-
     /// One pass over everything.
     fn run(&mut self) {
         let total_clusters = self.header.guest_size().div_ceil(self.shape.cluster_size());
@@ -246,76 +59,6 @@ impl Check {
         self.after = After::Copied;
         self.job = Job::default();
         self.parse_snapshots();
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.step = Step::Ended;
-        self.result = Some(Err(error));
-    }
-
-    /// The next finding, in the order in which qemu-img tells them. After a repair those of the second run
-    /// follow.
-    pub fn poll_finding(&mut self) -> Option<Finding> {
-        self.findings.next()
-    }
-
-    fn say(&mut self, finding: Finding) {
-        self.findings.push(finding);
-    }
-
-    /// Counts a corruption whose finding has a form of its own.
-    fn wrong(&mut self, finding: Finding, fault: Fault) {
-        self.say(finding);
-        self.report.corruptions += 1;
-        self.report.problem(Error::Corrupt(fault));
-    }
-
-    fn corrupt(&mut self, fault: Fault) {
-        self.wrong(Finding::Fault(fault), fault);
-    }
-
-    /// Makes the one just counted a repaired one.
-    fn repaired(&mut self) {
-        self.report.corruptions -= 1;
-        self.report.corruptions_fixed += 1;
-    }
-
-    fn emit(&mut self, step: Step, op: IoOp) {
-        debug_assert!(self.out.is_none());
-        self.step = step;
-        self.id = self.id.wrapping_add(1);
-        self.out = Some(op);
-    }
-
-    /// Reads a table whole; `len` is bounded by the format's limits.
-    fn load(&mut self, step: Step, offset: u64, len: usize) {
-        debug_assert!(len > 0 && len as u64 <= TABLE_MAX);
-        self.job = Job { offset, len, done: 0, bytes: Vec::new(), write: false };
-        self.go_on(step);
-    }
-
-    fn store(&mut self, step: Step, offset: u64, bytes: Vec<u8>) {
-        debug_assert!(self.fix.is_some() && !bytes.is_empty());
-        self.wrote = true;
-        self.job = Job { offset, len: bytes.len(), done: 0, bytes, write: true };
-        self.go_on(step);
-    }
-
-    fn write_header(&mut self, step: Step) {
-        // a job without bytes: they come from the header when they are asked for
-        self.job = Job { write: true, ..Job::default() };
-        let len = self.header.block_len();
-        self.emit(step, IoOp::WriteTable { offset: 0, len });
-    }
-
-    fn go_on(&mut self, step: Step) {
-        let offset = self.job.offset + self.job.done as u64;
-        let len = (self.job.len - self.job.done).min(CHUNK) as u32;
-        let write = self.job.write;
-        self.emit(
-            step,
-            if write { IoOp::WriteTable { offset, len } } else { IoOp::ReadTable { offset, len } },
-        );
     }
 
     /// Everything is looked at: make repairs durable, clear the bits, look again.

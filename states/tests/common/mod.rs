@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod faults;
+mod packed;
 pub mod qcow2;
 
 use quod_memory::{Memory, encode, outcome};
@@ -104,9 +105,9 @@ impl DerefMut for Disk {
     }
 }
 
-/// Eight bytes are a compressed cluster (see `qcow2::decompress`).
+/// Eight bytes are a compressed cluster (see `packed.rs`).
 fn inflate(file: &[u8], host: u64, within: u64, to: &mut [u8]) {
-    to.copy_from_slice(&qcow2::decompress(&file[host as usize..], within, to.len() as u64));
+    to.copy_from_slice(&packed::decompress(&file[host as usize..], within, to.len() as u64));
 }
 
 impl Disk {

@@ -1,9 +1,10 @@
 //! qcow2 images as bytes: new ones, such with compressed clusters and snapshots, and what a check says of
 //! them.
 //!
-//! The disk of these tests has a compression of its own: eight bytes are a cluster (see `decompress`).
+//! The disk of these tests has a compression of its own: eight bytes are a cluster (see `packed.rs`).
 
 use super::Disk;
+use super::packed::decompress;
 use quod_memory::run;
 use quod_states::qcow2::{Check, CreateOptions, Header, Purpose, create};
 use quod_states::{Error, Image, IoOp, Opened, Options, Repair, Report};
@@ -27,12 +28,6 @@ pub fn try_header(file: &[u8]) -> Option<Header> {
     let mut region = file[..file.len().min(Header::region(file))].to_vec();
     region.resize(Header::region(file), 0);
     Header::parse(&region, Purpose::Check).ok()
-}
-
-/// What these eight bytes stand for, from byte `within` of the cluster on.
-pub fn decompress(seed: &[u8], within: u64, len: u64) -> Vec<u8> {
-    let seed = u64::from_le_bytes(seed[..8].try_into().unwrap());
-    (within..within + len).map(|at| (seed.wrapping_mul(at / 512 + 3) >> 8) as u8).collect()
 }
 
 fn be(file: &[u8], at: u64) -> u64 {

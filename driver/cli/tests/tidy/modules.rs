@@ -166,11 +166,13 @@ impl Reader<'_> {
         let line = self.tokens[self.at].line;
         match self.text(self.at + 2) {
             ";" => {
-                // the text of a literal is not in the tokens
-                let before = line.checked_sub(2).and_then(|index| self.raw.get(index)).unwrap_or(&"");
-                let path =
-                    before.trim().strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]"));
-                module.children.push(Child { name, path: path.map(String::from), test: false });
+                // the text of a literal is not in the tokens; other attributes may stand between
+                let before = self.raw.iter().take(line.saturating_sub(1)).rev().map(|text| text.trim());
+                let path = before.take_while(|text| text.starts_with("#[")).find_map(|text| {
+                    text.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]"))
+                });
+                let path = path.map(String::from);
+                module.children.push(Child { name, path, test: false });
                 self.at += 3;
             }
             "{" => {

@@ -12,74 +12,21 @@
 //!   the guest's data;
 //! * memory is bounded: a check that has more than `KEPT_MAX` places in mind does not build new structures.
 
-use super::super::entry::{COMPRESSED, Subclusters, ZERO};
-use super::walk::{Kind, decode, kind, overlap};
-use super::*;
-use crate::fault::ReferenceFault;
-use alloc::collections::BTreeMap;
+use super::finding::Finding;
+use super::state::{CLUSTERS_MAX, Check, Step, decode};
+use super::walk::{Kind, kind, overlap};
+use crate::check::Repair;
+use crate::error::Error;
+use crate::fault::{Fault, ReferenceFault};
+use crate::io::IoOp;
+use crate::qcow2::be;
+use crate::qcow2::entry::{COMPRESSED, OFFSET, Subclusters, ZERO};
+use alloc::vec::Vec;
 
-/// Places that are kept in mind at most.
-const KEPT_MAX: usize = 1 << 16;
 /// Bytes of a device's block at most, as a rule.
 const BLOCK: u64 = 4096;
 /// Clusters behind twice the file where nothing is ever put.
 const REACH: u64 = 1 << 20;
-
-/// See the module's header.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Beyond {
-    /// Bytes of the file when this run began.
-    end: u64,
-    /// Entries of L1 and L2 tables that lead beyond it, and those of them that cannot be dropped.
-    told: u64,
-    stay: u64,
-    /// Where something leads to still, or where it lies: first cluster, and the one behind.
-    kept: BTreeMap<u64, u64>,
-    too_many: bool,
-    /// A cluster has more references than can be counted.
-    pub(super) overflow: bool,
-    /// May the table that is being looked at be changed?
-    writable: bool,
-    /// This run has dropped what it could.
-    dropped: bool,
-}
-
-impl Beyond {
-    /// A run begins, in a file of `end` bytes.
-    pub(super) fn new(end: u64) -> Beyond {
-        Beyond { end, ..Beyond::default() }
-    }
-
-    /// References are counted anew.
-    pub(super) fn forget(&mut self) {
-        *self = Beyond { end: self.end, dropped: self.dropped, ..Beyond::default() };
-    }
-
-    /// Entries of L1 or L2 tables lead there still.
-    pub(super) fn entries_stay(&self) -> bool {
-        self.told > 0
-    }
-
-    /// Where the last kept place that reaches into these clusters ends.
-    pub(super) fn kept_until(&self, first: u64, count: u64) -> Option<u64> {
-        let (_, &end) = self.kept.range(..first.saturating_add(count)).next_back()?;
-        (end > first).then_some(end)
-    }
-
-    fn keep(&mut self, mut first: u64, mut end: u64) {
-        while let Some((&start, &until)) = self.kept.range(..=end).next_back()
-            && until >= first
-        {
-            self.kept.remove(&start);
-            (first, end) = (first.min(start), end.max(until));
-        }
-        if self.kept.len() < KEPT_MAX {
-            self.kept.insert(first, end);
-        } else {
-            self.too_many = true;
-        }
-    }
-}
 
 impl Check {
     /// Does a range go beyond `end` by a cluster or more? The last cluster may be there in part.

@@ -3,10 +3,14 @@
 //!
 //! Knows: the refcounts as they are stored now. Must never know: how they came about.
 
-use super::super::entry::COPIED;
+use super::finding::Finding;
+use super::state::{Check, Step, decode};
 use super::walk::{Kind, kind};
-use super::*;
-use crate::fault::{L1Fault, WalkFault};
+use crate::check::Repair;
+use crate::fault::{Fault, L1Fault, WalkFault};
+use crate::qcow2::be;
+use crate::qcow2::entry::{COPIED, OFFSET};
+use alloc::vec::Vec;
 
 impl Check {
     pub(super) fn check_copied(&mut self) {

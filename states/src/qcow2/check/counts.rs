@@ -70,7 +70,7 @@ impl Counts {
         let (bits, bytes) = (self.layout.block_bits() - PAGE_BITS, self.page_bytes());
         for (page, from) in self.pages.range(index << bits..(index + 1) << bits) {
             let at = (page - (index << bits)) as usize * bytes;
-            super::be::put(&mut block, at, from);
+            crate::qcow2::be::put(&mut block, at, from);
         }
         block
     }

@@ -8,43 +8,12 @@
 //! Invariant: it is told of images alone that are sound otherwise: what else is wrong explains it mostly, and
 //! has QEMU's numbers.
 
-use super::super::entry::COPIED;
-use super::*;
-use crate::check::PROBLEMS_MAX;
-use crate::fault::{ClusterFault, WalkFault};
-
-/// See the module's header.
-#[derive(Clone, Debug)]
-pub(super) struct Hidden {
-    /// Entries: the first of them, and how many.
-    problems: Vec<Fault>,
-    count: u64,
-    /// Metadata that nothing else may refer to: first byte and bytes.
-    alone: Vec<(u64, u64)>,
-    /// References to L2 tables.
-    tables: Counts,
-    /// L1 entries that are a flag alone, and counted as if they led to the header.
-    only_flags: u64,
-}
-
-impl Hidden {
-    pub(super) fn new(layout: BlockShape) -> Hidden {
-        Hidden {
-            problems: Vec::new(),
-            count: 0,
-            alone: Vec::new(),
-            tables: Counts::new(layout),
-            only_flags: 0,
-        }
-    }
-
-    fn problem(&mut self, fault: Fault) {
-        self.count += 1;
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(fault);
-        }
-    }
-}
+use super::finding::Finding;
+use super::state::Check;
+use super::suspects::Hidden;
+use crate::error::Error;
+use crate::fault::{ClusterFault, Fault, WalkFault};
+use crate::qcow2::entry::{COMPRESSED, COPIED, OFFSET, ZERO};
 
 impl Check {
     /// An entry that only the machine refuses.

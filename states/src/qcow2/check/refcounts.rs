@@ -2,8 +2,14 @@
 //!
 //! Knows: both counts of every cluster. Must never know: who refers to a cluster.
 
-use super::*;
-use crate::fault::ReftableFault;
+use super::finding::Finding;
+use super::state::{After, Check, Step};
+use crate::check::Repair;
+use crate::error::Error;
+use crate::fault::{Fault, ReftableFault};
+use crate::io::IoOp;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 impl Check {
     /// The refcount blocks, read once: a block that several entries lead to counts for the first of them.

@@ -7,20 +7,14 @@
 //! * the new table and its refcounts are durable before the header leads to it, and that before the old one
 //!   is free.
 
-use super::super::snapshot::{EXTRA_MAX, Parsed};
-use super::*;
-use crate::fault::SnapshotFault;
-
-/// What comes when the corrected refcount blocks are written.
-#[derive(Clone, Debug)]
-pub(super) enum After {
-    /// The look at the copied flags.
-    Copied,
-    /// The new snapshot table: its offset and bytes.
-    Snapshots(u64, Vec<u8>),
-    /// The end of the run.
-    Finish,
-}
+use super::finding::Finding;
+use super::state::{After, Check, Job, Step};
+use crate::check::Repair;
+use crate::error::Error;
+use crate::fault::{Fault, SnapshotFault};
+use crate::qcow2::be;
+use crate::qcow2::snapshot::{EXTRA_MAX, Parsed, Snapshot, TABLE_MAX};
+use alloc::vec::Vec;
 
 impl Check {
     /// Snapshot entries from what was read of their table so far.

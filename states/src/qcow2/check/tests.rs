@@ -1,7 +1,8 @@
 //! A new image is clean; hostile images end the check without a panic and without much memory.
 
+use super::super::be;
 use super::super::create::{CreateOptions, Preallocation, create};
-use super::super::header::Purpose;
+use super::super::header::{Header, Purpose};
 use super::*;
 use alloc::vec;
 use proptest::prelude::*;

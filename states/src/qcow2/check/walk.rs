@@ -2,9 +2,20 @@
 //!
 //! Knows: what each table's entries refer to. Must never know: the stored refcounts.
 
-use super::super::entry::{COPIED, L1_RESERVED, L2_RESERVED, REFTABLE_RESERVED, Subclusters};
-use super::*;
-use crate::fault::{BitmapFault, ClusterFault, L1Fault, ReftableFault, SnapshotFault, WalkFault};
+use super::counts::Counts;
+use super::finding::Finding;
+use super::state::{CLUSTERS_MAX, Check, Step, decode};
+use super::suspects::Hidden;
+use crate::check::Repair;
+use crate::error::Error;
+use crate::fault::{BitmapFault, ClusterFault, Fault, L1Fault, ReftableFault, SnapshotFault, WalkFault};
+use crate::io::IoOp;
+use crate::qcow2::bitmap::Piece;
+use crate::qcow2::entry::{
+    COMPRESSED, COPIED, L1_RESERVED, L2_RESERVED, OFFSET, REFTABLE_RESERVED, Shape, Subclusters, ZERO,
+};
+use crate::qcow2::{be, bitmap};
+use alloc::vec::Vec;
 
 /// What an L2 entry is, told by its bits alone, right or wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,11 +35,6 @@ pub(super) fn kind(shape: Shape, entry: u64) -> Kind {
         0 => Kind::Unallocated,
         _ => Kind::Allocated,
     }
-}
-
-/// The words of a table.
-pub(super) fn decode(bytes: &[u8]) -> Vec<u64> {
-    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
 }
 
 /// Do two ranges (first byte, bytes) overlap?
