@@ -5,6 +5,8 @@
 //!   through the image's methods;
 //! * one file asks which format an image has;
 //! * parts of the machine name neither the image nor its layout;
+//! * what starts by itself is started by one file, at the end of a mutator;
+//! * the general paths have no branch for one job on the whole image;
 //! * assertions a function, on average, are [`ASSERTIONS_MIN`] hundredths at least.
 //!
 //! That number may only rise.
@@ -28,6 +30,29 @@ const PARTS: [&str; 8] = [
     "states/src/health.rs",
     "states/src/outbox.rs",
 ];
+
+/// What starts by itself, and the file that starts it; that it may be due others say by a bit.
+const STARTS: [&str; 11] = [
+    "see_to_due",
+    "see_to_rounds",
+    "next_round",
+    "count_down",
+    "look_on",
+    "punch_dead",
+    "more_space",
+    "feed",
+    "wake_slots",
+    "show",
+    "write_tables",
+];
+const SETTLE: &str = "states/src/image/settle.rs";
+/// It goes on with the tables that it writes; and it alone is a face, whose mutators end with `settle`.
+const ROUND: &str = "states/src/image/round.rs";
+const FACE: &str = "states/src/image/face.rs";
+/// Files that every request goes through; in these of them, each kind of request and each state is named once
+/// in a `match` of all.
+const PATHS: [&str; 5] = [FACE, "states/src/image/advance.rs", SETTLE, ROUND, "states/src/image/run/"];
+const MATCHES: [&str; 3] = [FACE, "states/src/image/advance.rs", "states/src/image/run/find.rs"];
 
 /// Names and sources of the machine's files.
 fn sources() -> Vec<(String, String)> {
@@ -156,6 +181,51 @@ fn parts_know_no_image() {
     none(&parts.flat_map(|(name, source)| names_the_image(name, source)).collect::<Vec<String>>());
 }
 
+/// Calls of what starts by itself, where it may not be called.
+fn starts(name: &str, source: &str) -> Vec<String> {
+    let may = |method: &str| match method {
+        "settle" => name == FACE,
+        "write_tables" => name == SETTLE || name == ROUND,
+        _ => name == SETTLE,
+    };
+    let code = code(source);
+    let calls = |method: &&str| code.iter().any(|line| line.contains(&format!(".{method}(")));
+    let wrong = STARTS.iter().copied().chain(["settle"]).filter(|method| !may(method)).filter(calls);
+    wrong.map(|method| format!("{name}: calls `{method}`, which {SETTLE} has to start")).collect()
+}
+
+#[test]
+fn one_file_starts_what_starts_by_itself() {
+    let files = sources();
+    none(&files.iter().flat_map(|(name, source)| starts(name, source)).collect::<Vec<String>>());
+    let settle = files.iter().find(|(name, _)| name == SETTLE).map(|(_, source)| source.as_str());
+    let called = starts("another file", settle.unwrap_or_default());
+    assert_eq!(called.len(), STARTS.len(), "{SETTLE} starts all of it: {called:#?}");
+}
+
+/// Lines of a general path that know one job: a change of size.
+fn branches(name: &str, source: &str) -> Vec<String> {
+    let known = |line: &String| {
+        let listed = line.contains("=>") || line.trim_start().starts_with('|');
+        let whole = listed && !has_word(line, "if") && MATCHES.contains(&name);
+        let line =
+            if whole { line.replace("Kind::Resize", "").replace("State::Resize", "") } else { line.clone() };
+        // a question that the format answers
+        line.replace("layout.admit_resize(", "").to_lowercase().contains("resiz")
+    };
+    let wrong = code(source).into_iter().filter(known);
+    wrong.map(|line| format!("{name}: a job's own branch: {}", line.trim())).collect()
+}
+
+#[test]
+fn general_paths_know_no_job() {
+    let files = sources();
+    let of = |path: &&str| files.iter().any(|(name, _)| name.starts_with(path));
+    assert!(PATHS.iter().chain(&MATCHES).all(|path| of(path)), "the paths are there");
+    let general = files.iter().filter(|(name, _)| PATHS.iter().any(|path| name.starts_with(path)));
+    none(&general.flat_map(|(name, source)| branches(name, source)).collect::<Vec<String>>());
+}
+
 #[test]
 fn assertions_per_function_only_rise() {
     let mut counts: Vec<usize> = sources().iter().flat_map(|(_, source)| assertions(source)).collect();
@@ -201,5 +271,49 @@ mod samples {
         assert_eq!(names_the_image("a", "fn f(image: &Image) {}\n").len(), 1);
         assert_eq!(names_the_image("a", "use super::Layout;\n").len(), 1);
         assert_eq!(names_the_image("a", "//! An Image.\nfn f(image: &ImageInfo) {}\n"), [""; 0]);
+    }
+
+    #[test]
+    fn starts_outside_settle_are_found() {
+        for (name, call) in [
+            (FACE, "self.next_round()"),
+            (FACE, "self.write_tables()"),
+            (ROUND, "self.commit.show(&mut self.requests, true)"),
+            (ROUND, "self.next_round()"),
+            (SETTLE, "self.settle()"),
+            ("states/src/acb/waits.rs", "self.wake_slots(requests)"),
+        ] {
+            assert_eq!(starts(name, &format!("fn f() {{ {call} }}\n")).len(), 1, "{name}: {call}");
+        }
+        for (name, good) in [
+            (SETTLE, "self.next_round(); self.feed()"),
+            (ROUND, "self.write_tables()"),
+            (FACE, "self.settle()"),
+            (FACE, "self.outbox.due |= Due::ROUND; // self.next_round()"),
+            ("a", "self.next_rounds(); next_round(); self.shown()"),
+        ] {
+            assert_eq!(starts(name, &format!("fn f() {{ {good} }}\n")), [""; 0], "{name}: {good}");
+        }
+    }
+
+    #[test]
+    fn branches_for_one_job_are_found() {
+        let run = "states/src/image/run/write.rs";
+        for (name, line) in [
+            (FACE, "if self.resizing.is_some() {}"),
+            (FACE, "if kind == Kind::Resize {}"),
+            (FACE, "Kind::Close if self.jobs.resizing() => {}"),
+            (run, "Kind::Close | Kind::Resize => {}"),
+            (run, "self.resize_run(a)"),
+        ] {
+            assert_eq!(branches(name, &format!("fn f() {{\n{line}\n}}\n")).len(), 1, "{name}: {line}");
+        }
+        for (name, line) in [
+            (FACE, "Kind::Close | Kind::Resize => self.start_job(a),"),
+            (FACE, "self.layout.admit_resize(counted)"),
+            (run, "// a resize"),
+        ] {
+            assert_eq!(branches(name, &format!("fn f() {{\n{line}\n}}\n")), [""; 0], "{name}: {line}");
+        }
     }
 }
