@@ -19,14 +19,6 @@ pub const REFCOUNT_BLOCKS_MAX: u64 = (8 << 20) / 8;
 /// Bytes that no power cut tears.
 pub const SECTOR: u64 = 512;
 
-/// A byte of the guest disk.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct GuestOffset(pub u64);
-
-/// A byte of the image file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct HostOffset(pub u64);
-
 /// Names a table slice by what it maps: first all slices of the L1 table, then those of each possible L2
 /// table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -51,10 +43,10 @@ pub struct Geometry {
     pub entry_word_bits: u32,
     /// Bytes that one L2 table takes in the file.
     pub table_bytes: u64,
-    /// Where the L1 table lies.
-    pub l1_offset: HostOffset,
+    /// Where the L1 table lies, a host offset.
+    pub l1_offset: u64,
     /// First host byte that is not the header's.
-    pub data_start: HostOffset,
+    pub data_start: u64,
 }
 
 impl Geometry {
@@ -72,8 +64,8 @@ impl Geometry {
             l2_base: 1 << (table_bits - slice_bits),
             entry_word_bits: 0,
             table_bytes,
-            l1_offset: HostOffset(l1),
-            data_start: HostOffset(data_start),
+            l1_offset: l1,
+            data_start,
         }
     }
 
@@ -94,8 +86,8 @@ impl Geometry {
             l2_base: l1_slices + REFCOUNT_BLOCKS_MAX * block_slices,
             entry_word_bits,
             table_bytes: 1 << cluster_bits,
-            l1_offset: HostOffset(l1),
-            data_start: HostOffset(1),
+            l1_offset: l1,
+            data_start: 1,
         }
     }
 
@@ -183,15 +175,15 @@ impl Geometry {
     }
 
     /// Byte offset of an L1 slice in the file.
-    pub const fn l1_slice_host(&self, slice: SliceNumber) -> HostOffset {
-        HostOffset(self.l1_offset.0 + slice.0 * self.l1_slice_bytes() as u64)
+    pub const fn l1_slice_host(&self, slice: SliceNumber) -> u64 {
+        self.l1_offset + slice.0 * self.l1_slice_bytes() as u64
     }
 
     /// Byte offset in the file of the L2 slice that maps `guest`, in a table at `table`.
-    pub const fn l2_slice_host(&self, table: u64, guest: u64) -> HostOffset {
+    pub const fn l2_slice_host(&self, table: u64, guest: u64) -> u64 {
         let cluster = guest >> self.cluster_bits;
         let within = (cluster >> self.slice_bits) & (self.slices_per_table() - 1);
-        HostOffset(table + within * self.slice_bytes() as u64)
+        table + within * self.slice_bytes() as u64
     }
 
     /// How many slice numbers a guest disk of `size` bytes can need.
@@ -205,7 +197,7 @@ impl Geometry {
         if entry & (self.cluster_size() - 1) != 0 {
             return bad(L1Fault::QedUnaligned);
         }
-        if entry < self.data_start.0 {
+        if entry < self.data_start {
             return bad(L1Fault::InHeader);
         }
         if entry.checked_add(self.table_bytes).is_none_or(|table_end| table_end > end) {
@@ -220,7 +212,7 @@ impl Geometry {
         let aligned = entry & (self.cluster_size() - 1) == 0;
         // `end` is at most 2^63, so the sum only wraps for an entry that is too large anyway
         let inside = entry < end && entry + self.cluster_size() <= end;
-        if aligned && entry >= self.data_start.0 && inside { Ok(()) } else { self.bad_data(guest, entry) }
+        if aligned && entry >= self.data_start && inside { Ok(()) } else { self.bad_data(guest, entry) }
     }
 
     #[cold]
@@ -230,7 +222,7 @@ impl Geometry {
         if entry & (self.cluster_size() - 1) != 0 {
             return bad(PointerFault::Unaligned);
         }
-        if entry < self.data_start.0 {
+        if entry < self.data_start {
             return bad(PointerFault::InHeader);
         }
         bad(PointerFault::Beyond)
@@ -269,7 +261,7 @@ mod tests {
             prop_assert!(!g.is_l1(slice) && entry < g.slice_words());
             prop_assert_eq!(slice.0, g.slices_per_table()
                 + g.l1_index(guest) * g.slices_per_table() + (guest % g.table_span()) / g.slice_span());
-            let host = g.l2_slice_host(1 << 40, guest).0;
+            let host = g.l2_slice_host(1 << 40, guest);
             prop_assert!(host >= 1 << 40 && host + u64::from(g.slice_bytes()) <= (1 << 40) + table);
             prop_assert_eq!((host - (1 << 40)) / 8 + entry as u64, (guest % g.table_span()) >> cluster_bits);
         }

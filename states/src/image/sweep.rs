@@ -236,7 +236,7 @@ mod tests {
         sees(waiting(), unsorted, "young changes are out of order");
         // a slot that holds nothing is not looked at
         let mut image = waiting();
-        let empty = image.tables.claim(SliceNumber(9), crate::base::geometry::HostOffset(0), 8).unwrap();
+        let empty = image.tables.claim(SliceNumber(9), 0, 8).unwrap();
         image.tables.drop_slot(empty);
         assert_eq!(image.check_invariants(), Ok(()));
     }

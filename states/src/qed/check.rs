@@ -119,7 +119,7 @@ impl Check {
             repaired: false,
             header,
         };
-        let l1 = check.geometry.l1_offset.0;
+        let l1 = check.geometry.l1_offset;
         check.mark_used(l1, u64::from(check.header.table_size));
         check.read_l1();
         check
@@ -168,7 +168,7 @@ impl Check {
     }
 
     fn read_l1(&mut self) {
-        let offset = self.geometry.l1_offset.0 + self.l1_at * 8;
+        let offset = self.geometry.l1_offset + self.l1_at * 8;
         self.emit(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
     }
 
@@ -196,7 +196,7 @@ impl Check {
             return self.read_l2();
         }
         if core::mem::take(&mut self.l1_fixed) {
-            let offset = self.geometry.l1_offset.0 + self.l1_at * 8;
+            let offset = self.geometry.l1_offset + self.l1_at * 8;
             return self.emit(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
         }
         self.next_l1_chunk();
@@ -361,7 +361,7 @@ impl Machine for Check {
                 // the space is a leak as before
                 Step::Trim => return self.clear(),
                 _ => {
-                    let error = Error::Device { op: Op::Check, offset: self.geometry.l1_offset.0, errno };
+                    let error = Error::Device { op: Op::Check, offset: self.geometry.l1_offset, errno };
                     self.step = Step::Ended;
                     self.result = Some(Err(error));
                     return;

@@ -8,7 +8,6 @@
 use super::Cx;
 use super::counts::{Counted, Move, Refcounted};
 use super::kind::{ClusterRun, Zeroed};
-use crate::base::geometry::HostOffset;
 use crate::error::Error;
 
 /// Bytes of a refcount table at most (formats.md 3.12).
@@ -125,7 +124,7 @@ impl Refcounted {
         let number = cx.geometry.refcount_slice(index, byte);
         let block = cluster << counts.cluster_bits;
         let words = cx.geometry.slice_words();
-        cx.tables.claim_zeros(number, HostOffset(block + byte), words).ok_or(Stop::Slot)?;
+        cx.tables.claim_zeros(number, block + byte, words).ok_or(Stop::Slot)?;
         take_space(cluster_size, cx);
         self.add_block(index, block, cx.window);
         self.set_counts(ClusterRun::new(cluster, 1), 1, cx);

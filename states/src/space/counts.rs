@@ -19,7 +19,7 @@ use super::metadata_map::MetadataMap;
 use super::overlaps::{beyond_the_end, overlapping, two_entries};
 use super::owners::Owners;
 use super::quarantine::Quarantine;
-use crate::base::geometry::{Geometry, HostOffset};
+use crate::base::geometry::Geometry;
 use crate::error::Error;
 use crate::fault::{Fault, Op, ReftableFault};
 use crate::io::IoOp;
@@ -243,7 +243,7 @@ impl Refcounted {
         let number = cx.geometry.refcount_slice(index, byte);
         let slot = match cx.tables.find(number) {
             Some(slot) => slot,
-            None => match cx.tables.load(number, HostOffset(block + byte), cx.geometry, cx.out) {
+            None => match cx.tables.load(number, block + byte, cx.geometry, cx.out) {
                 Some(slot) => slot,
                 None => return Err(Counted::NoSlot),
             },

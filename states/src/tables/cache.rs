@@ -7,7 +7,7 @@
 //! Invariants: at most `capacity` slots; a slice has one slot at most; only idle slices are evicted.
 
 use crate::base::directory::Directory;
-use crate::base::geometry::{HostOffset, SliceNumber};
+use crate::base::geometry::SliceNumber;
 use crate::options::Options;
 use crate::rule::Rule;
 use crate::tables::slice::{CHANCES_MAX, Slice, SliceState};
@@ -84,13 +84,13 @@ impl TableCache {
 
     /// A slot for a slice that is not cached, in state `Loading` with `entries` zero entries; None when none
     /// is idle.
-    pub(crate) fn claim(&mut self, number: SliceNumber, host: HostOffset, entries: usize) -> Option<u32> {
+    pub(crate) fn claim(&mut self, number: SliceNumber, host: u64, entries: usize) -> Option<u32> {
         debug_assert!(self.find(number).is_none());
         let (slot, broken) = (self.free_slot()?, self.is_broken());
         let slice = &mut self.slots[slot as usize];
         debug_assert!(broken || !slice.is_dirty() && slice.waiters.is_empty() && slice.pins == 0);
         slice.number = number.0;
-        slice.host = host.0;
+        slice.host = host;
         slice.state = SliceState::Loading;
         slice.chances = 0;
         slice.fresh = true;
@@ -266,7 +266,7 @@ mod tests {
         if let Some(slot) = cache.find(SliceNumber(number)) {
             return slot;
         }
-        let slot = cache.claim(SliceNumber(number), HostOffset(number << 12), 8).unwrap();
+        let slot = cache.claim(SliceNumber(number), number << 12, 8).unwrap();
         cache.slot_mut(slot).state = SliceState::Present;
         slot
     }
@@ -324,9 +324,9 @@ mod tests {
         for slot in 0..16 {
             cache.slot_mut(slot).pins = 1;
         }
-        assert_eq!(cache.claim(SliceNumber(102), HostOffset(0), 8), None);
+        assert_eq!(cache.claim(SliceNumber(102), 0, 8), None);
         cache.slot_mut(9).pins = 0;
-        assert_eq!(cache.claim(SliceNumber(102), HostOffset(0), 8), Some(9));
+        assert_eq!(cache.claim(SliceNumber(102), 0, 8), Some(9));
         // a slice that could not be loaded leaves its slot to the next one
         cache.drop_slot(9);
         assert_eq!(cache.find(SliceNumber(102)), None);

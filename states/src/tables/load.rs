@@ -10,7 +10,7 @@
 
 use super::cache::TableCache;
 use super::slice::{SliceState, Young};
-use crate::base::geometry::{Geometry, HostOffset, SliceNumber};
+use crate::base::geometry::{Geometry, SliceNumber};
 use crate::fault::Op;
 use crate::io::IoOp;
 use crate::outbox::{Due, Outbox, Purpose};
@@ -24,7 +24,7 @@ impl TableCache {
     pub(crate) fn load(
         &mut self,
         number: SliceNumber,
-        host: HostOffset,
+        host: u64,
         geometry: &Geometry,
         out: &mut Outbox,
     ) -> Option<u32> {
@@ -39,7 +39,7 @@ impl TableCache {
         };
         let slot = self.claim(number, host, words)?;
         out.counters.table_reads += 1;
-        out.emit(Purpose::Load(slot), op, host.0, IoOp::ReadTable { offset: host.0, len });
+        out.emit(Purpose::Load(slot), op, host, IoOp::ReadTable { offset: host, len });
         Some(slot)
     }
 
@@ -62,7 +62,7 @@ impl TableCache {
     }
 
     /// A slot for a slice that is known to be zeros: of a table that is new.
-    pub(crate) fn claim_zeros(&mut self, number: SliceNumber, host: HostOffset, words: usize) -> Option<u32> {
+    pub(crate) fn claim_zeros(&mut self, number: SliceNumber, host: u64, words: usize) -> Option<u32> {
         let slot = self.claim(number, host, words)?;
         self.slot_mut(slot).state = SliceState::Present;
         Some(slot)

@@ -25,7 +25,7 @@ impl Image {
     }
 
     pub(super) fn read_l1(&mut self) {
-        let Some(from) = self.layout.geometry().map(|geometry| geometry.l1_offset.0) else { return };
+        let Some(from) = self.layout.geometry().map(|geometry| geometry.l1_offset) else { return };
         let (_, whole) = self.old_l1();
         let Some(copying) = self.jobs.copying() else { return };
         if copying.done >= whole {

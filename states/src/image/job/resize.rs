@@ -16,7 +16,7 @@
 use crate::acb::job::{Copying, Resizing};
 use crate::acb::request::Met;
 use crate::acb::{State, Want};
-use crate::base::geometry::{HostOffset, SliceNumber, align_up};
+use crate::base::geometry::{SliceNumber, align_up};
 use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::image::next::Next;
@@ -243,12 +243,12 @@ impl Image {
     fn l1_moved(&mut self, from: u64, bytes: u64) {
         let Some(to) = self.refcounted.as_deref().map(|counted| counted.header.l1_offset) else { return };
         let Some(geometry) = self.layout.geometry_mut() else { return };
-        geometry.l1_offset = HostOffset(to);
+        geometry.l1_offset = to;
         let geometry = *geometry;
         let slices = bytes.div_ceil(u64::from(geometry.l1_slice_bytes()));
         for number in (0..slices).map(SliceNumber) {
             if let Some(slot) = self.tables.find(number) {
-                self.tables.slot_mut(slot).host = geometry.l1_slice_host(number).0;
+                self.tables.slot_mut(slot).host = geometry.l1_slice_host(number);
             }
         }
         if let Some(counted) = self.refcounted.as_deref_mut() {

@@ -79,7 +79,7 @@ fn limits_are_where_they_should_be() {
         };
         let mut block = vec![0; 512];
         block[..64].copy_from_slice(&header.encode());
-        Header::parse(&block, len).map(|header| header.geometry().data_start.0)
+        Header::parse(&block, len).map(|header| header.geometry().data_start)
     };
     assert_eq!(large(3, 4 << 12), Ok(3 << 12), "what lies behind the header is data");
     assert!(large(3, (4 << 12) - 1).is_err());
