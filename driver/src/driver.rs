@@ -196,9 +196,8 @@ impl<B: Backend> Driver<B> {
     ///
     /// # Errors
     /// [`Error::WrongThread`] on io_uring, if another thread has used the driver before: nothing was
-    /// done, and
-    /// nothing is lost. [`Error::Backend`] if the kernel refuses to take or give operations; try again later,
-    /// or drop the driver. What goes wrong with a request is its completion's result.
+    /// done, and nothing is lost. [`Error::Backend`] if the kernel refuses to take or give operations; try
+    /// again later, or drop the driver. What goes wrong with a request is its completion's result.
     pub fn turn(&mut self) -> Result<(), Error> {
         self.begins();
         let result = self.engine.turn();
