@@ -451,7 +451,7 @@ fn transitions_are_recorded_when_asked_for() {
 
 #[test]
 fn what_no_turn_has_handed_over_is_not_done() {
-    for (below, write) in [(false, false), (false, true), (true, false)] {
+    for below in [false, true] {
         let mut sim = Sim::new();
         sim.insert_file("disk", &qed(1 << 20, below.then_some("base")), FileOptions::default());
         sim.insert_file("base", &pattern(SIZE), FileOptions::default());
@@ -470,12 +470,7 @@ fn what_no_turn_has_handed_over_is_not_done() {
         let before = *driver.backend().counters();
         for user in [1, 2] {
             let buffer = Buffer::from(&[9; 512][..]);
-            let offset = 512 * (user - 1);
-            let request = match write {
-                true => Request::write(offset, buffer, user),
-                false => Request::read(offset, buffer, user),
-            };
-            submit(&mut driver, disk, request);
+            submit(&mut driver, disk, Request::read(512 * (user - 1), buffer, user));
         }
         assert_eq!((driver.cancel(disk, 2), driver.cancel(disk, 2)), (1, 0));
         let mut done = [next(&mut driver, &mut order), next(&mut driver, &mut order)];
@@ -486,14 +481,7 @@ fn what_no_turn_has_handed_over_is_not_done() {
         let after = driver.backend().counters();
         let read = after.bytes_read - before.bytes_read;
         let written = after.bytes_written - before.bytes_written;
-        assert_eq!((read, written), if write { (0, 512) } else { (512, 0) }, "below: {below}");
-        submit(&mut driver, disk, Request::read(0, Buffer::zeroed(1024), 3));
-        let read = next(&mut driver, &mut order);
-        let mut bytes = [0; 1024];
-        read.kind.buffers().unwrap().copy_to(&mut bytes);
-        if write {
-            assert_eq!((bytes[0], bytes[512]), (9, 1));
-        }
+        assert_eq!((read, written), (512, 0), "below: {below}");
         assert_eq!(driver.poisoned(disk), None);
         submit(&mut driver, disk, Request::close(4));
         next(&mut driver, &mut order).result.unwrap();

@@ -1,7 +1,8 @@
 //! What was accepted and not handed to the backend yet is taken back for who cancels it.
 //!
 //! Knows: the port's queue, which request an operation is for. Must never know: what a machine left unbegun.
-//! Invariant: only reads and writes of guest data are taken back; a machine is told of each as of a failure.
+//! Invariant: only reads of guest data are taken back; a machine is told of each as of a failure. A write goes
+//! to its end: the clusters that it has would be lost where nobody counts them (QED).
 
 use super::Engine;
 use crate::error::Error;
@@ -31,7 +32,7 @@ impl<B: Backend> Engine<B> {
             .port
             .take_back(|flight| flight.disk == index && disk.request_of(flight).is_some_and(ours))?;
         let request = disk.request_of(&flight)?;
-        let (layer, slot) = flight.moves()?;
+        let (layer, slot) = flight.reads()?;
         let disk = &mut self.disks[index as usize];
         disk.layers[usize::from(layer)].slots[slot as usize].cause = Some(Box::new(Error::Cancelled));
         disk.flights -= 1;

@@ -78,11 +78,11 @@ impl Disk {
         (self.driver, self.generation) == (id.driver, id.generation)
     }
 
-    /// The guest request, by its slot in the image's layer, that a read or write of guest data is for:
+    /// The guest request, by its slot in the image's layer, that a read of guest data is for:
     /// through the layers above, if it is one of a backing file. None: another kind of operation, or one
     /// whose bytes others may need.
     pub(crate) fn request_of(&self, flight: &Flight) -> Option<u32> {
-        let (mut layer, mut slot) = flight.moves()?;
+        let (mut layer, mut slot) = flight.reads()?;
         loop {
             match self.layers.get(usize::from(layer))?.slots.get(slot as usize)?.owner.as_ref()? {
                 Owner::Guest { .. } => return Some(slot),

@@ -83,12 +83,11 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    /// The layer, and in it the slot of the request, whose own bytes it moves.
-    pub(crate) fn moves(&self) -> Option<(u16, u32)> {
+    /// The layer, and in it the slot of the request, whose own bytes it reads.
+    pub(crate) fn reads(&self) -> Option<(u16, u32)> {
         let Target::Layer(layer) = self.target else { return None };
         match self.task {
             FlightTask::Read { dest: Dest::Request { index, .. }, .. } => Some((layer, index)),
-            FlightTask::Write { request, .. } => Some((layer, request)),
             _ => None,
         }
     }
