@@ -141,11 +141,11 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    /// Begins nothing more for the disk's requests with this `user` value: also no reads that `submit` accepted
-    /// and no `turn` has handed over. Returns how many are left undone, or in part: each of those ends with
-    /// [`Error::Cancelled`], when what is in flight for it, or what it waits for, has ended; its buffers come
-    /// back then. Of the range of a write any part may have been done, as after an error. A flush, quiesce,
-    /// close or resize runs to its end, and so does an opening.
+    /// Begins nothing more for the disk's requests with this `user` value: also no reads that `submit`
+    /// accepted and no `turn` has handed over. Returns how many are left undone, or in part: each of those
+    /// ends with [`Error::Cancelled`], when what is in flight for it, or what it waits for, has ended; its
+    /// buffers come back then. Of the range of a write any part may have been done, as after an error. A
+    /// flush, quiesce, close or resize runs to its end, and so does an opening.
     ///
     /// Never blocks. Costs a look at every control block of the disk ([`OpenOptions::acbs`]).
     pub fn cancel(&mut self, disk: DiskId, user: u64) -> usize {

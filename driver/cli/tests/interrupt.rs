@@ -12,7 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn quod(args: &[&str], folder: &Path) -> Command {
-    // whoever runs the tests may ignore signals (nohup, a shell's background): the command begins without that
+    // whoever runs the tests may ignore signals (nohup, a shell's background): the command begins without
+    // that
     let mut command = Command::new("env");
     command.args(["--default-signal", env!("CARGO_BIN_EXE_quod")]);
     command.args(args).current_dir(folder).env("TMPDIR", folder);

@@ -1,8 +1,8 @@
 //! What was accepted and not handed to the backend yet is taken back for who cancels it.
 //!
 //! Knows: the port's queue, which request an operation is for. Must never know: what a machine left unbegun.
-//! Invariant: only reads of guest data are taken back; a machine is told of each as of a failure. A write goes
-//! to its end: the clusters that it has would be lost where nobody counts them (QED).
+//! Invariant: only reads of guest data are taken back; a machine is told of each as of a failure. A write
+//! goes to its end: the clusters that it has would be lost where nobody counts them (QED).
 
 use super::Engine;
 use crate::error::Error;
