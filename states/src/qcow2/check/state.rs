@@ -154,7 +154,8 @@ pub(super) fn decode(bytes: &[u8]) -> Vec<u64> {
 }
 
 impl Check {
-    /// A check of the image with this header, read for [`super::Purpose::Check`], in a file of `len` bytes.
+    /// A check of the image with this header, read for [`crate::qcow2::Purpose::Check`], in a file of `len`
+    /// bytes.
     pub fn new(header: Header, len: u64, repair: Option<Repair>) -> Check {
         let (shape, layout) = (header.shape(), header.refcounts());
         let mut check = Check {
