@@ -206,6 +206,13 @@ impl Outbox {
         id.index < self.own_ids
     }
 
+    /// What of this is due, and is seen to now; the rest stays due.
+    pub(crate) fn take_due(&mut self, which: Due) -> Due {
+        let taken = self.due & which;
+        self.due -= taken;
+        taken
+    }
+
     /// For the embedder to do, and nobody waits for it.
     pub(crate) fn tell(&mut self, op: IoOp) {
         self.io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });

@@ -191,10 +191,12 @@ impl Waits {
         pinned
     }
 
-    /// The lists that acbs stand in here, and which state they are in.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = (&Queue, State)> {
-        let claims = self.claims.iter().map(|claim| (&claim.waiters, State::WaitCluster));
-        claims.chain([(&self.sectors, State::WaitSector), (&self.slots, State::WaitSlot)])
+    /// The lists that acbs stand in here, and which states they are in.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
+        let claims = self.claims.iter().map(|claim| (&claim.waiters, &[State::WaitCluster] as &[State]));
+        let rest: [(&Queue, &'static [State]); 2] =
+            [(&self.sectors, &[State::WaitSector]), (&self.slots, &[State::WaitSlot])];
+        claims.chain(rest)
     }
 
     /// The first invariant that does not hold. `removed`: claims may overlap.

@@ -117,7 +117,7 @@ impl Windows {
 
     /// All that was written up to now shall be durable, though nothing may wait to be written.
     pub(crate) fn demand_sync(&mut self) {
-        self.demand = self.demand.max(self.open);
+        self.demand(self.open, false);
     }
 
     /// Everything shall be in order, and the header say so.

@@ -36,8 +36,7 @@ impl Image {
             self.demand_removals();
         }
         // counts that go down wait for a slice: a round does not help before it is there
-        let counting = self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.is_counting());
-        let held = counting || self.holds_clearing();
+        let held = self.is_counting() || self.holds_clearing();
         let mark = match self.commit.start(held, self.health.is_clearing()) {
             Start::Nothing => return,
             Start::Ahead => return self.mark_ahead(),
@@ -365,6 +364,11 @@ impl Image {
         self.set_dirty_bit(false);
         self.commit.set_phase(Phase::Clear, &mut self.outbox);
         self.write_header(Op::ClearDirty);
+    }
+
+    /// Counts go down, as far as their slices are there.
+    pub(super) fn is_counting(&self) -> bool {
+        self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.is_counting())
     }
 
     /// Nothing of the refcounts is left to do, as far as it can be done now.

@@ -41,13 +41,16 @@ impl Image {
     }
 
     fn see_to_due(&mut self) {
-        let mut due = core::mem::replace(&mut self.outbox.due, Due::empty());
+        let first = Due::WROTE | Due::SLOTS | Due::COUNT | Due::LOOK;
+        let mut due = self.outbox.take_due(Due::all());
         if due.contains(Due::WROTE) {
             self.commit.wrote();
         }
         if due.contains(Due::SLOTS) {
             self.waits.wake_slots(&mut self.requests);
-            due.set(Due::COUNT, due.contains(Due::COUNT) || self.is_counting());
+            if self.is_counting() {
+                due |= Due::COUNT;
+            }
         }
         if due.contains(Due::COUNT) {
             self.count_down();
@@ -57,7 +60,7 @@ impl Image {
             self.look_on();
         }
         // what was just counted, or found, may go at once
-        due |= core::mem::replace(&mut self.outbox.due, Due::empty());
+        due |= self.outbox.take_due(!first);
         if due.contains(Due::PUNCH) {
             self.punch_dead();
         }
@@ -71,9 +74,7 @@ impl Image {
     }
 
     fn see_to_rounds(&mut self, mut due: Due) {
-        let more = Due::ARM | Due::SOON | Due::ROUND | Due::REST | Due::SHOW;
-        due |= self.outbox.due & more;
-        self.outbox.due &= !more;
+        due |= self.outbox.take_due(Due::ARM | Due::SOON | Due::ROUND | Due::REST);
         if due.contains(Due::ARM) {
             self.commit.arm(self.options.commit_ms, &mut self.outbox);
         }
@@ -90,8 +91,7 @@ impl Image {
                 false => self.commit.arm_check(self.options.need_check_ms, &mut self.outbox),
             }
         }
-        due |= self.outbox.due & (Due::SHOW | Due::TABLES);
-        self.outbox.due &= !(Due::SHOW | Due::TABLES);
+        due |= self.outbox.take_due(Due::SHOW | Due::TABLES);
         if due.contains(Due::SHOW) {
             self.commit.show(&mut self.requests, !self.layout.is_raw());
         }
@@ -105,10 +105,6 @@ impl Image {
         if (self.tables.dirty > 0 || !self.refcounts_settled()) && !self.health.is_poisoned() {
             self.commit.windows.demand_sync();
         }
-    }
-
-    fn is_counting(&self) -> bool {
-        self.refcounted.as_deref().is_some_and(|counted| counted.quarantine.is_counting())
     }
 
     /// Lets counts go down whose pointers are gone, durably.

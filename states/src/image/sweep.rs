@@ -57,7 +57,7 @@ impl Image {
     fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
         use State::{
             AllocL2, AllocRefcount, ClearAutoclear, GrowFile, MarkDirty, ReadL2, SyncData, SyncTables,
-            UpdateL2, WaitCluster, WaitSector, WaitSlot,
+            UpdateL2,
         };
         let loads =
             self.tables.slots().iter().map(|slice| (&slice.waiters, &[ReadL2, AllocRefcount] as &[State]));
@@ -65,18 +65,10 @@ impl Image {
             (self.space.waiters(), &[GrowFile, AllocL2, AllocRefcount]),
             (self.commit.waiters(), &[ClearAutoclear, MarkDirty, SyncData, UpdateL2, SyncTables]),
         ];
-        let waits = self.waits.queues().map(|(queue, state)| {
-            let states: &[State] = match state {
-                WaitCluster => &[WaitCluster],
-                WaitSector => &[WaitSector],
-                _ => &[WaitSlot],
-            };
-            (queue, states)
-        });
         let copies = self.refcounted.as_deref().into_iter().flat_map(|counted| counted.copies.iter());
         let copies = copies.map(|copy| (&copy.waiters, &[AllocL2] as &[State]));
         let moving = self.jobs.waiters().map(|waiter| (waiter, &[AllocL2] as &[State]));
-        loads.chain(waits).chain(copies).chain(moving).chain(rest)
+        loads.chain(self.waits.queues()).chain(copies).chain(moving).chain(rest)
     }
 
     /// Each live acb is in exactly one place, and its state says which.
