@@ -179,6 +179,16 @@ impl Proven {
     pub const ALL: Proven = Proven { punch_hole: true, zero_range: true, allocate: true };
     /// None of them: zeros are written, files grow by ftruncate, no holes are punched.
     pub const NONE: Proven = Proven { punch_hole: false, zero_range: false, allocate: false };
+
+    /// As one number below 8.
+    pub(crate) fn bits(self) -> u8 {
+        u8::from(self.punch_hole) | u8::from(self.zero_range) << 1 | u8::from(self.allocate) << 2
+    }
+
+    /// And back.
+    pub(crate) const fn from_bits(bits: u8) -> Proven {
+        Proven { punch_hole: bits & 1 != 0, zero_range: bits & 2 != 0, allocate: bits & 4 != 0 }
+    }
 }
 
 /// What a file is.

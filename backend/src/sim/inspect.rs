@@ -98,7 +98,7 @@ impl Sim {
                 .word(flag_bits(handle.flags))
                 .word(lock_bits(handle.lock));
             if handle.believed != Proven::ALL {
-                digest.word(proven_bits(handle.believed));
+                digest.word(handle.believed.bits().into());
             }
         }
         let pending = self.pending.iter().enumerate();
@@ -124,7 +124,7 @@ impl Sim {
             Action::Open { path, flags } => drop(digest.bytes(path).word(flag_bits(*flags))),
             Action::Lock { mode, .. } => drop(digest.word(lock_bits(*mode))),
             Action::Change { entry, .. } => entry.digest(&mut digest),
-            Action::Prove { shown, .. } => drop(digest.word(shown.map_or(8, proven_bits))),
+            Action::Prove { shown, .. } => drop(digest.word(shown.map_or(8, |proven| proven.bits().into()))),
             Action::Sync { file, mark } => drop(digest.word(self.files[*file].covered(*mark) as u64)),
             Action::Stat { .. } | Action::Close { .. } | Action::Read { .. } => {}
         }
@@ -152,12 +152,8 @@ fn result_bits(result: &Result<Output, Errno>) -> u128 {
         Ok(Output::Bytes(bytes)) => u128::from(*bytes) << 8 | 3,
         Ok(Output::Stat(stat)) => u128::from(stat.len) << 8 | 4,
         Ok(Output::Done) => 5,
-        Ok(Output::Proven(proven)) => u128::from(proven_bits(*proven)) << 8 | 6,
+        Ok(Output::Proven(proven)) => u128::from(proven.bits()) << 8 | 6,
     }
-}
-
-fn proven_bits(proven: Proven) -> u64 {
-    u64::from(proven.punch_hole) | u64::from(proven.zero_range) << 1 | u64::from(proven.allocate) << 2
 }
 
 impl std::fmt::Debug for Sim {

@@ -4,9 +4,14 @@
 
 use crate::op::Errno;
 
+/// The error number of an error of the standard library.
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
 /// The calling thread's errno.
 pub(crate) fn last_errno() -> Errno {
-    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    errno_of(&std::io::Error::last_os_error())
 }
 
 /// Runs a system call until it is not interrupted.

@@ -4,7 +4,7 @@
 //! Invariants: only regular files and block devices become an [`OpenFile`] (a FIFO or a terminal named by an
 //! untrusted image would block for ever); locks are given back before the descriptor is closed.
 
-use super::call::retry;
+use super::call::{errno_of, retry};
 use super::lock;
 use crate::op::{Errno, LockMode, OpenFlags, Proven, Stat, Store};
 use std::ffi::CStr;
@@ -40,15 +40,6 @@ fn store_of(magic: i64) -> Store {
     }
 }
 
-const PUNCH_HOLE: u8 = 1;
-const ZERO_RANGE: u8 = 2;
-const ALLOCATE: u8 = 4;
-
-fn bits(proven: Proven) -> u8 {
-    let bit = |on, bit| if on { bit } else { 0 };
-    bit(proven.punch_hole, PUNCH_HOLE) | bit(proven.zero_range, ZERO_RANGE) | bit(proven.allocate, ALLOCATE)
-}
-
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     fd: OwnedFd,
@@ -73,9 +64,7 @@ impl OpenFile {
     pub(crate) fn receive(fd: Arc<OwnedFd>, flags: OpenFlags) -> Result<OpenFile, Errno> {
         let fd = match Arc::try_unwrap(fd) {
             Ok(fd) => fd,
-            Err(shared) => {
-                shared.try_clone().map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?
-            }
+            Err(shared) => shared.try_clone().map_err(|error| errno_of(&error))?,
         };
         // SAFETY: no pointers.
         let status = retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as i32;
@@ -116,7 +105,7 @@ impl OpenFile {
             fd,
             direct: flags.direct,
             store,
-            believed: AtomicU8::new(bits(believed)),
+            believed: AtomicU8::new(believed.bits()),
             held: Mutex::new(LockMode::None),
         })
     }
@@ -143,13 +132,11 @@ impl OpenFile {
     }
 
     pub(crate) fn believed(&self) -> Proven {
-        let bits = self.believed.load(Ordering::Relaxed);
-        let has = |bit| bits & bit != 0;
-        Proven { punch_hole: has(PUNCH_HOLE), zero_range: has(ZERO_RANGE), allocate: has(ALLOCATE) }
+        Proven::from_bits(self.believed.load(Ordering::Relaxed))
     }
 
     pub(crate) fn believe(&self, proven: Proven) {
-        self.believed.store(bits(proven), Ordering::Relaxed);
+        self.believed.store(proven.bits(), Ordering::Relaxed);
     }
 
     pub(crate) fn stat(&self) -> Result<Stat, Errno> {

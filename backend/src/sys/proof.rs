@@ -7,6 +7,7 @@
 //! Invariants: the image's file is not touched; the file that is tried on has no name any more when
 //! anything is written to it, and is closed at the end; what cannot be tried is not believed.
 
+use super::call::errno_of;
 use super::file::{OpenFile, device_of, forget_pages, true_len};
 use super::space::{PUNCH_MODE, ZERO_MODE, fallocate, unsupported};
 use crate::buffer::Buffer;
@@ -31,14 +32,10 @@ static NAMES: AtomicU32 = AtomicU32::new(0);
 
 /// What fallocate does on the file system of this file. An error: it could not be tried.
 pub(crate) fn prove(file: &OpenFile) -> Result<Proven, Errno> {
-    let proof = beside(file).map_err(errno)?;
+    let proof = beside(file).map_err(|error| errno_of(&error))?;
     let punch_hole = makes_zeros(&proof, file.direct(), PUNCH_MODE)?;
     let zero_range = makes_zeros(&proof, file.direct(), ZERO_MODE)?;
     Ok(Proven { punch_hole, zero_range, allocate: makes_longer(&proof)? })
-}
-
-fn errno(error: io::Error) -> Errno {
-    Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// A new file without a name in the folder of this one.
@@ -72,8 +69,8 @@ fn beside(file: &OpenFile) -> io::Result<File> {
 fn makes_zeros(proof: &File, direct: bool, mode: i32) -> Result<bool, Errno> {
     let mut memory = Buffer::zeroed(LEN);
     memory.as_mut_slice().fill(PATTERN);
-    proof.write_all_at(memory.as_slice(), 0).map_err(errno)?;
-    proof.sync_data().map_err(errno)?;
+    proof.write_all_at(memory.as_slice(), 0).map_err(|error| errno_of(&error))?;
+    proof.sync_data().map_err(|error| errno_of(&error))?;
     let ranges = if direct { vec![BLOCKS] } else { vec![BLOCKS, PARTS] };
     for range in &ranges {
         match fallocate(proof.as_raw_fd(), mode, range.start, range.end - range.start) {
@@ -81,10 +78,10 @@ fn makes_zeros(proof: &File, direct: bool, mode: i32) -> Result<bool, Errno> {
             other => other?,
         }
     }
-    proof.sync_data().map_err(errno)?;
+    proof.sync_data().map_err(|error| errno_of(&error))?;
     forget_pages(proof.as_raw_fd());
     memory.as_mut_slice().fill(1);
-    proof.read_exact_at(memory.as_mut_slice(), 0).map_err(errno)?;
+    proof.read_exact_at(memory.as_mut_slice(), 0).map_err(|error| errno_of(&error))?;
     let zero = |at: usize| ranges.iter().any(|range| range.contains(&(at as u64)));
     let right = |(at, byte): (usize, &u8)| *byte == if zero(at) { 0 } else { PATTERN };
     Ok(memory.as_slice().iter().enumerate().all(right))
@@ -96,7 +93,7 @@ fn makes_longer(proof: &File) -> Result<bool, Errno> {
         Err(errno) if unsupported(errno) => return Ok(false),
         other => other?,
     }
-    proof.sync_data().map_err(errno)?;
+    proof.sync_data().map_err(|error| errno_of(&error))?;
     forget_pages(proof.as_raw_fd());
     let mut memory = Buffer::zeroed(LEN);
     memory.as_mut_slice().fill(1);
