@@ -165,7 +165,7 @@ impl<B: Backend> Engine<B> {
     /// last is closed another file system may get the number.
     fn shown(&self, stat: &Stat, direct: bool) -> Option<Proven> {
         let layers = self.disks.iter().filter_map(|disk| disk.layers.first());
-        let mut files = layers.flat_map(|layer| [Some(&layer.file), layer.data.as_ref()]).flatten();
+        let mut files = layers.flat_map(Layer::files);
         files
             .find(|f| f.stat.identity.0 == stat.identity.0 && f.direct == direct && f.proven.is_some())?
             .proven

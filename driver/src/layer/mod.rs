@@ -163,9 +163,14 @@ impl Layer {
         self.data.as_ref().unwrap_or(&self.file)
     }
 
+    /// Its files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &LayerFile> {
+        core::iter::once(&self.file).chain(&self.data)
+    }
+
     /// A file of this layer has answered so, which ends the writing of its image.
     pub(crate) fn is_lost(&self, errno: Errno) -> bool {
-        [Some(&self.file), self.data.as_ref()].into_iter().flatten().any(|f| is_gone(errno, f.stat.store))
+        self.files().any(|file| is_gone(errno, file.stat.store))
     }
 
     /// A guest's request enters its slot.

@@ -119,8 +119,7 @@ impl Opener {
     /// No file may serve twice in one disk.
     pub(crate) fn refuse_loop(&self, layers: &[Layer], stat: &Stat) -> Result<(), Error> {
         let own = self.image.as_ref().map(|image| &image.1);
-        let above = layers.iter().flat_map(|layer| [Some(&layer.file), layer.data.as_ref()]);
-        let mut files = above.flatten().chain(own);
+        let mut files = layers.iter().flat_map(Layer::files).chain(own);
         if files.any(|file| file.stat.identity == stat.identity) {
             let image = own.or(layers.last().map(|layer| &layer.file));
             let kind = ErrorKind::BackingLoop { repeated: self.path.clone() };
