@@ -1,11 +1,16 @@
 //! Real files: QED images, their backing chains, the gate, the tools.
 
+#[path = "differential/random.rs"]
+#[allow(dead_code, reason = "shared with the differential tests")]
+mod random;
+
 use quod::error::{FileOp, Lock};
 use quod::{
     AllowAll, Config, Error, ErrorKind, FileRole, Foreign, Format, Lack, Named, OpenOptions, Policy,
     SameDirectory, Status,
 };
 use quod_tools::{self as tools, CreateOptions, FormatInfo, Repair, Session};
+use random::Random;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,17 +55,6 @@ fn failure(path: &Path, options: OpenOptions) -> Error {
 fn sound(path: &Path) {
     let report = tools::check(path, None, None).unwrap();
     assert!(report.is_sound() && report.leaks == 0, "{report:?}");
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
 }
 
 fn scribble(session: &mut Session, model: &mut [u8], seed: u64, steps: usize) {

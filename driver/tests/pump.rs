@@ -1,6 +1,10 @@
 //! The pump over the simulated disk: raw images, buffered and O_DIRECT, any order of completion, errors,
 //! opening.
 
+#[path = "differential/random.rs"]
+#[allow(dead_code, reason = "shared with the differential tests")]
+mod random;
+
 use quod::error::FileOp;
 use quod::{
     AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, ErrorKind,
@@ -9,6 +13,7 @@ use quod::{
 use quod_backend::Backend;
 use quod_backend::sim::{Fault, FaultPlan, FileOptions, OpKind, Seeded, Sim, When};
 use quod_tools::{self as tools, CreateOptions};
+use random::Random;
 use std::time::Duration;
 
 const SIZE: usize = 256 << 10;
@@ -74,16 +79,7 @@ fn raw() -> OpenOptions {
     OpenOptions::new().format(Some(Format::Raw)).write(true)
 }
 
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
     /// `len` bytes in up to three buffers, so that scatter lists are cut everywhere.
     fn buffers(&mut self, bytes: &[u8]) -> Buffers {
         let a = self.below(bytes.len() as u64 + 1) as usize;

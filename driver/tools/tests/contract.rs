@@ -1,27 +1,21 @@
 //! What the tools leave on a disk is what the contract between a disk and its guest allows: images that were
 //! made and written, copied to another format, grown, left without closing and repaired; and what `map` says.
 
+#[path = "../../tests/differential/random.rs"]
+#[allow(dead_code, reason = "shared with the differential tests")]
+mod random;
+
 use quod::{AllowAll, Buffer, Format, OpenOptions, Request};
 use quod_bench::contract::exact::{Fill, Model, View};
 use quod_bench::contract::payload;
 use quod_tools::{self as tools, CreateOptions, Mapper, Qcow2Options, Repair, Session};
+use random::Random;
 use std::path::{Path, PathBuf};
 
 const SIZE: u64 = 1 << 20;
 const GROWN: u64 = SIZE + 333 * 512;
 /// Bytes of the backing file: less than the disk.
 const BACKED: u64 = 300 * 1024;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
 
 /// An image on the host, and what it must hold.
 struct Disk {
