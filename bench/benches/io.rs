@@ -2,8 +2,8 @@
 //! trip, allocating writes under the four gates, the replay of the shipped trace.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quod::{AllocationGate, AnyBackend, BackendKind, Buffer, Config, Format, OpenOptions};
-use quod_backend::{Backend, Completion, FileId, Op, OpenFlags, Output, Token};
+use quod::{AllocationGate, BackendKind, Buffer, Config, Format, OpenOptions};
+use quod_backend::{AnyBackend, Backend, Completion, FileId, Op, OpenFlags, Output, Token};
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Options};
 use quod_bench::trace::{Choice, Source};

@@ -25,7 +25,7 @@ fn buffers(memory: &GuestMemoryMmap, chain: &[Descriptor]) -> Answer<Buffers> {
         }
     }
     // SAFETY: the same.
-    Ok(unsafe { RawBuffers::new(segments.into_iter().collect()) }.into())
+    Ok(unsafe { RawBuffers::new(segments) }.into())
 }
 
 fn finish(driver: &mut Driver) -> Answer<Completion> {

@@ -243,7 +243,7 @@ impl OpenOptions {
         self
     }
 
-    /// Which files may be opened as a backing or data file; none by default. See [`crate::gate`].
+    /// Which files may be opened as a backing or data file; none by default ([`DenyBacking`]).
     pub fn open_gate(mut self, gate: impl OpenGate + Send + 'static) -> Self {
         self.open_gate = Arc::new(Mutex::new(gate));
         self

@@ -13,13 +13,12 @@ use crate::layer::flight::Place;
 use crate::layer::opener::Opener;
 use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request, RequestKind};
 use crate::stats::{Stats, add_counters};
+use crate::trace::TimedTransition;
 use quod_backend::{AnyBackend, Backend};
 use quod_states::{Counters, Refused};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
-
-pub use crate::trace::TimedTransition;
 
 /// See the crate's documentation.
 ///
@@ -45,10 +44,11 @@ impl Driver<AnyBackend> {
 
 #[allow(clippy::result_large_err, reason = "a rejected request gives its buffers back")]
 impl<B: Backend> Driver<B> {
-    /// A driver on this backend.
+    /// A driver on this backend, which may be the simulated disk of `quod-backend`: for tests.
     ///
     /// # Errors
     /// [`Error::Misuse`] if the configuration allows no request at all.
+    #[doc(hidden)]
     pub fn with_backend(backend: B, config: Config) -> Result<Self, Error> {
         config.check()?;
         Ok(Driver { engine: Engine::new(backend, config), hold: Hold::new() })
@@ -302,12 +302,20 @@ impl<B: Backend> Driver<B> {
         self.engine.transitions.lost()
     }
 
-    /// The backend.
+    /// What moves the bytes: "io_uring" or "threads" ([`BackendKind::Auto`](crate::BackendKind::Auto) takes
+    /// what the host allows).
+    pub fn backend_name(&self) -> &'static str {
+        self.engine.port.backend.name()
+    }
+
+    /// The backend, to look at: for tests over the simulated disk.
+    #[doc(hidden)]
     pub fn backend(&self) -> &B {
         &self.engine.port.backend
     }
 
     /// The backend, to change.
+    #[doc(hidden)]
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.engine.port.backend
     }

@@ -60,6 +60,7 @@ pub enum FileRole {
 
 impl FileRole {
     /// Of the image at a depth of the chain.
+    #[doc(hidden)]
     pub const fn image(depth: usize) -> FileRole {
         match depth {
             0 => FileRole::Image,
@@ -68,6 +69,7 @@ impl FileRole {
     }
 
     /// Of its data file.
+    #[doc(hidden)]
     pub const fn data(depth: usize) -> FileRole {
         match depth {
             0 => FileRole::Data,
@@ -169,11 +171,13 @@ impl Lock {
 
 impl Error {
     /// Something about a file of a disk.
+    #[doc(hidden)]
     pub fn of(path: &Path, role: FileRole, kind: ErrorKind) -> Error {
         Error::File { path: path.to_path_buf(), role, kind }
     }
 
     /// Adds the file to what its machine said.
+    #[doc(hidden)]
     pub fn from_core(path: &Path, role: FileRole, error: &quod_states::Error) -> Error {
         use quod_states::Error as Core;
         let kind = match error {

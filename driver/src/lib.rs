@@ -25,9 +25,10 @@
 mod config;
 mod driver;
 mod engine;
-pub mod error;
+mod error;
 mod event_loop;
-pub mod gate;
+pub mod fault;
+mod gate;
 mod hold;
 mod layer;
 mod memory;
@@ -36,23 +37,29 @@ mod stats;
 mod trace;
 mod transform;
 
-pub use config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
-pub use driver::{Driver, TimedTransition};
-pub use error::{Error, ErrorKind, FileRole, Lack};
+pub use config::{Config, OpenOptions};
+pub use driver::Driver;
+pub use error::{BackendOp, DeviceOp, Error, ErrorKind, FileOp, FileRole, Lack, Lock};
 pub use gate::{AllowAll, Allowed, DenyBacking, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
 pub use request::{
     Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request, RequestKind,
 };
-pub use stats::{KINDS, PathClass, Stats};
+pub use stats::{PathClass, Stats};
+pub use trace::TimedTransition;
 
-pub use quod_backend::{AnyBackend, Backend, BackendKind, Buffer, Segment, Segments};
-pub use quod_states::fault::{self, Fault};
+pub use quod_backend::{BackendKind, Buffer, Segment};
 pub use quod_states::{
-    AllocationGate, Backing, Bitmaps, Counters, Extent, Foreign, Format, Info, Kind, Met, Policy, Report,
-    State, Status, Transition, qcow2::Compression,
+    AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Kind, Met,
+    Policy, Report, RequestId, State, Status, Transition, qcow2::Compression,
 };
+
+// for the crates of the workspace
+#[doc(hidden)]
+pub use config::{LOCK_PATIENCE, LOCK_RETRY};
+#[doc(hidden)]
+pub use error::describe;
 
 /// The example of the README, compiled and run.
 #[doc = include_str!("../README.md")]

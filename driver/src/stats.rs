@@ -73,7 +73,7 @@ impl PathClass {
 }
 
 /// The kinds of request, in the order of the histograms.
-pub const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 9] = [
     Kind::Read,
     Kind::Write,
     Kind::WriteZeroes,

@@ -5,9 +5,8 @@
 mod qemu;
 
 use qemu::{arg, good};
-use quod::error::Lock;
 use quod::{
-    AllowAll, Config, Driver, Error, ErrorKind, FileRole, Lack, Named, OpenOptions, Role, SameDirectory,
+    AllowAll, Config, Driver, Error, ErrorKind, FileRole, Lack, Lock, Named, OpenOptions, Role, SameDirectory,
 };
 use quod_backend::FileId;
 use quod_backend::sim::{FileOptions, OpKind, Seeded, Sim};

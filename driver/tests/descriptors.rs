@@ -5,8 +5,8 @@
 //! is opened; the descriptors are closed with the disk.
 
 use quod::{
-    Allowed, BackendKind, Buffer, CompletionKind, Config, DiskId, Driver, Error, ErrorKind, Format, Named,
-    OpenGate, OpenOptions, Request, error::FileOp,
+    Allowed, BackendKind, Buffer, CompletionKind, Config, DiskId, Driver, Error, ErrorKind, FileOp, Format,
+    Named, OpenGate, OpenOptions, Request,
 };
 use quod_tools::{self as tools, CreateOptions};
 use std::fs::{File, OpenOptions as FileOptions};

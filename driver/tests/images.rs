@@ -4,10 +4,9 @@
 #[allow(dead_code, reason = "shared with the differential tests")]
 mod random;
 
-use quod::error::{FileOp, Lock};
 use quod::{
-    AllowAll, Config, Error, ErrorKind, FileRole, Foreign, Format, Lack, Named, OpenOptions, Policy,
-    SameDirectory, Status,
+    AllowAll, Config, Error, ErrorKind, FileOp, FileRole, Foreign, Format, Lack, Lock, Named, OpenOptions,
+    Policy, SameDirectory, Status,
 };
 use quod_tools::{self as tools, CreateOptions, FormatInfo, Repair, Session};
 use random::Random;
@@ -299,7 +298,7 @@ fn another_thread_is_told_that_the_driver_is_not_its_own() {
     let folder = Folder::new();
     let path = folder.qed("a.qed", 65536, None);
     let mut session = Session::open(&path, writable()).unwrap();
-    let ring = quod::Backend::name(session.driver().backend()) == "io_uring";
+    let ring = session.driver().backend_name() == "io_uring";
     let elsewhere = std::thread::scope(|scope| scope.spawn(|| session.write(0, &[1; 512])).join().unwrap());
     if ring {
         let error = elsewhere.unwrap_err();

@@ -5,9 +5,8 @@
 #[allow(dead_code, reason = "shared with the differential tests")]
 mod random;
 
-use quod::error::FileOp;
 use quod::{
-    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, ErrorKind,
+    AllowAll, Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Driver, Error, ErrorKind, FileOp,
     FileRole, Format, Kind, OpenOptions, RawBuffers, Refusal, Request,
 };
 use quod_backend::Backend;

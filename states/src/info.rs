@@ -36,7 +36,7 @@ pub struct Backing {
     /// The format if the image names one; None: probe.
     pub format: Option<Format>,
     /// The format's name as it stands in the image. An image whose backing format is one that quod does not
-    /// read is not opened; only [`Info::of_qcow2`] tells of it.
+    /// read is not opened: only the tool that describes images tells of it.
     pub format_name: Option<Vec<u8>>,
 }
 
@@ -83,6 +83,7 @@ pub struct Info {
 
 impl Info {
     /// Of a raw file of this length: its last sector is whole.
+    #[doc(hidden)]
     pub const fn of_raw(file_len: u64) -> Info {
         Info {
             format: Format::Raw,
@@ -100,6 +101,7 @@ impl Info {
     }
 
     /// Of a QED image with this header and this name of a backing file, which stands beside the header.
+    #[doc(hidden)]
     pub fn of_qed(header: &Header, backing: Option<&[u8]>) -> Info {
         let format = header.backing_raw().then_some(Format::Raw);
         let format_name = format.map(|format| format.name().as_bytes().to_vec());
@@ -117,6 +119,7 @@ impl Info {
     }
 
     /// Of a qcow2 image with this header.
+    #[doc(hidden)]
     pub fn of_qcow2(header: &qcow2::Header) -> Info {
         let format_name = header.backing_format().map(<[u8]>::to_vec);
         let format = match header.backing_format() {

@@ -7,7 +7,8 @@
 
 use crate::measure::histogram::Latencies;
 use crate::measure::usage::cpu_time;
-use quod::{Backend, Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Refusal, Request};
+use quod::{Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Refusal, Request};
+use quod_backend::Backend;
 use quod_tools::FirstSector;
 use std::time::{Duration, Instant};
 

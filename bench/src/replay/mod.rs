@@ -29,7 +29,6 @@ use crate::measure::timeline::Timeline;
 use crate::report::{Hold, ReplayReport, Verification};
 use crate::trace::{self, Choice, Source, Summary};
 use quod::{Config, Format, OpenOptions};
-use quod_backend::Backend as _;
 use quod_tools::{self as tools, Session};
 use std::path::Path;
 
@@ -78,7 +77,7 @@ pub fn run(
     observer.phase(REPLAY, summary.operations);
     let played = player::play(&mut session, &mut model, source, summary, options, timeline, observer)?;
     let mut report = played.report;
-    report.backend = session.driver().backend().name().to_owned();
+    report.backend = session.driver().backend_name().to_owned();
     report.hold = Hold::of(session.driver().hold());
     report.counters = session.stats().map(|stats| stats.counters.into()).unwrap_or_default();
     report.notes = summary.notes();

@@ -65,6 +65,7 @@ pub enum FileOp {
 
 impl FileOp {
     /// To lock it, if the operating system answered so.
+    #[doc(hidden)]
     pub const fn locking(errno: i32) -> FileOp {
         match errno {
             libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK => FileOp::LockWithout,

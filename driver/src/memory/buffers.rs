@@ -20,8 +20,8 @@ impl RawBuffers {
     /// completion was taken (or the driver dropped), the segments keep the promise of [`Segment::new`]: they
     /// stay valid, and nobody else writes to them (reads from them, if the request is a read). Guest memory
     /// that the guest changes meanwhile is allowed.
-    pub unsafe fn new(segments: Segments) -> RawBuffers {
-        RawBuffers { segments }
+    pub unsafe fn new(segments: impl IntoIterator<Item = Segment>) -> RawBuffers {
+        RawBuffers { segments: segments.into_iter().collect() }
     }
 
     /// The segments.

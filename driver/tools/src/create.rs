@@ -4,8 +4,7 @@
 //! Invariant: a file that somebody else uses is not touched: the write lock comes first.
 
 use crate::host::{Host, unsupported};
-use quod::error::FileOp;
-use quod::{Error, FileRole, Lack, Named, Role};
+use quod::{Error, FileOp, FileRole, Lack, Named, Role};
 use quod_states::Format;
 use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed::{self, Header};

@@ -6,8 +6,7 @@
 //! Knows: what a write makes of the sector. Must never know: how a write is done.
 //! Invariant: `bytes` is the sector after all admitted writes, in the order in which they were admitted.
 
-use quod::error::FileOp;
-use quod::{Error, FileRole, Request, RequestKind};
+use quod::{Error, FileOp, FileRole, Request, RequestKind};
 use quod_states::{Format, probe};
 use std::path::{Path, PathBuf};
 

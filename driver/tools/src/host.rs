@@ -3,8 +3,7 @@
 //! Knows: the backend's blocking face, what a machine without guest bytes can name. Must never know: what is
 //! in the file.
 
-use quod::error::{BackendOp, DeviceOp, FileOp, Lock};
-use quod::{Error, ErrorKind, FileRole, LOCK_PATIENCE, LOCK_RETRY, Lack};
+use quod::{BackendOp, DeviceOp, Error, ErrorKind, FileOp, FileRole, LOCK_PATIENCE, LOCK_RETRY, Lack, Lock};
 use quod_backend::blocking::{Answer, BlockingFile};
 use quod_backend::{Errno, LockMode, OpenFlags};
 use quod_states::{Format, Io, IoOp, Machine, Outcome, probe};

@@ -5,8 +5,7 @@
 use crate::below::{Below, below};
 use crate::host::Host;
 use crate::luks::Luks;
-use quod::error::FileOp;
-use quod::{Error, FileRole, Named, Role};
+use quod::{Error, FileOp, FileRole, Named, Role};
 use quod_states::qcow2::bitmap::{self, Bitmap};
 use quod_states::qcow2::snapshot::{FIXED, Parsed, Snapshot};
 use quod_states::qcow2::{self, Encryption, Purpose};

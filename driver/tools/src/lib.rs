@@ -28,7 +28,7 @@ pub use luks::{KeySlot, Luks};
 pub use map::{MapRun, Mapper};
 pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;
-pub use quod_states::qcow2::{Compression, Encryption, Preallocation};
+pub use quod_states::qcow2::{Encryption, Preallocation};
 pub use session::Session;
 
 /// The example of the README, compiled.

@@ -211,7 +211,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
         sayln!("Run completed in {seconds:.3} seconds.");
     }
     let hold = Hold::of(session.driver().hold());
-    let backend = quod::Backend::name(session.driver().backend());
+    let backend = session.driver().backend_name();
     let format = session.info().map_or("", |info| format::name(info.format()));
     let closing = Instant::now();
     session.close().map_err(|error| format!("Could not close '{image}': {error}"))?;

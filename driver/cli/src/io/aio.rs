@@ -7,8 +7,7 @@ use super::bytes::{buffers, durable, fill, zeroes};
 use super::report::Aio;
 use super::tool::{Failed, Tool};
 use super::{read, write};
-use quod::Request;
-use quod::error::describe;
+use quod::{Request, describe};
 use std::time::Instant;
 
 /// `aio_read off len...`

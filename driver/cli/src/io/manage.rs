@@ -8,8 +8,7 @@ use super::tool::{Failed, Tool};
 use crate::words::failure::{warn_about_probing, why_not_opened};
 use crate::words::getopt::Found;
 use crate::words::{format, keyval};
-use quod::Format;
-use quod::error::describe;
+use quod::{Format, describe};
 use quod_tools as tools;
 use std::path::{Path, PathBuf};
 

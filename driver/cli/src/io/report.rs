@@ -5,8 +5,7 @@
 
 use super::bytes::gather;
 use crate::words::sizes;
-use quod::Completion;
-use quod::error::describe;
+use quod::{Completion, describe};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 

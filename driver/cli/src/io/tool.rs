@@ -10,8 +10,7 @@ use crate::words::getopt::{Found, Spec};
 use crate::words::numbers::c_integer;
 use crate::words::sizes::SizeError;
 use crate::words::{getopt, sizes};
-use quod::error::describe;
-use quod::{Completion, Error, Request};
+use quod::{Completion, Error, Request, describe};
 use std::io::{BufWriter, IsTerminal, Write};
 
 /// A command failed; what there was to say about it has been said.

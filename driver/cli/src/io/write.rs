@@ -7,8 +7,7 @@ use super::bytes::{durable, fill, zeroes};
 use super::report::Transfer;
 use super::tool::{Failed, Tool};
 use crate::words::getopt::Found;
-use quod::Request;
-use quod::error::describe;
+use quod::{Request, describe};
 use std::time::{Duration, Instant};
 
 /// What is written if nothing else is said.

@@ -2,7 +2,7 @@
 //!
 //! Knows: error numbers. Must never know: which file, which command.
 
-use quod::error::describe;
+use quod::describe;
 
 /// An error's text, without Rust's "(os error N)".
 pub fn words(error: &std::io::Error) -> String {

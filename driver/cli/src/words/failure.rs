@@ -3,10 +3,8 @@
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
 use crate::out::{fail, program};
-use quod::error::FileOp;
-use quod::error::describe;
-use quod::fault::{ExtensionFault, Fault, HeaderFault, Lack as FormatLack, QedFault};
-use quod::{Bitmaps, DiskInfo, Error, ErrorKind, FileRole, Format, Lack};
+use quod::fault::{ExtensionFault, FormatLack, HeaderFault, QedFault};
+use quod::{Bitmaps, DiskInfo, Error, ErrorKind, Fault, FileOp, FileRole, Format, Lack, describe};
 use std::path::Path;
 use std::process::ExitCode;
 

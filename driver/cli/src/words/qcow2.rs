@@ -3,7 +3,8 @@
 //! Knows: how qemu-img prints them. Must never know: where they lie in the file.
 
 use crate::words::{json, luks, sizes};
-use quod_tools::{Bitmap, Compression, ImageInfo, Qcow2Info, Snapshot};
+use quod::Compression;
+use quod_tools::{Bitmap, ImageInfo, Qcow2Info, Snapshot};
 use serde_json::{Map, Value, json};
 
 const NANOS: u64 = 1_000_000_000;

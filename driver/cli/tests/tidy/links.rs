@@ -1,8 +1,10 @@
-//! What an embedder links: how many crates, with which compiler, and none of the proof's switches.
+//! What an embedder links: how many crates, with which compiler, and none of the proof's switches; and what
+//! it sees of them.
 //!
-//! Knows: packages, features, Cargo's tree of them. Must never know: what a crate does.
+//! Knows: packages, features, Cargo's tree of them, the roots of the libraries. Must never know: what a crate
+//! does.
 
-use super::{first_word, output};
+use super::{first_word, output, read};
 
 /// Crates that the library is made of, itself included: all formats, in Rust alone.
 const CRATES_MOST: usize = 16;
@@ -51,4 +53,42 @@ fn no_user_s_build_can_remove_a_rule() {
     // the reader sees it where it is
     let proof = tree("quod-fuzz", &["-e", "features,all"]);
     assert!(proof.iter().any(|line| line.contains("\"sabotage\"")), "{proof:#?}");
+}
+
+/// What a root passes on beside names that are told one by one, each once, under a module of its own.
+fn loose_in_face(root: &str, modules: &[&str]) -> Vec<String> {
+    let mut wrong: Vec<String> = root
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .filter(|module| !modules.contains(module))
+        .map(|module| format!("the whole module {module}"))
+        .collect();
+    let mut names: Vec<&str> = root
+        .split("\npub use ")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(';'))
+        .flat_map(|(list, _)| list.split(['{', '}', ',']))
+        .filter_map(|path| path.split("::").last()?.split_whitespace().last())
+        .collect();
+    names.sort_unstable();
+    wrong.extend(names.windows(2).filter(|two| two[0] == two[1]).map(|two| format!("{} twice", two[0])));
+    wrong.extend(names.iter().filter(|name| ["*", "self"].contains(name)).map(|name| format!("`{name}`")));
+    wrong
+}
+
+#[test]
+fn the_face_of_a_library_is_a_list_of_names() {
+    for (name, modules) in [
+        ("driver/src/lib.rs", &["fault"][..]),
+        ("driver/src/fault.rs", &[]),
+        ("driver/tools/src/lib.rs", &[]),
+    ] {
+        let root = read(name).expect("UTF-8");
+        assert!(root.contains("\npub use "), "{name}");
+        assert_eq!(loose_in_face(&root, modules), [""; 0], "{name}");
+    }
+    // it sees what is loose
+    let root =
+        "mod a;\npub mod b;\npub mod c;\n\npub use a::{A, B as C};\npub use b::*;\npub use c::{self, C};\n";
+    assert_eq!(loose_in_face(root, &["b"]), ["the whole module c", "C twice", "`*`", "`self`"]);
 }

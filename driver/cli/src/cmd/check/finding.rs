@@ -2,7 +2,8 @@
 //!
 //! Knows: texts. Must never know: what an entry's bits mean.
 
-use quod::fault::{Fault, L1Fault, ReftableFault, WalkFault};
+use quod::Fault;
+use quod::fault::{L1Fault, ReftableFault, WalkFault};
 use quod_tools::Finding;
 
 /// One line.

@@ -3,7 +3,8 @@
 //! Knows: names of values, QEMU's complaints and their order. Must never know: how an image is laid out.
 
 use super::options::Values;
-use quod_tools::{Compression, Preallocation, Qcow2Options};
+use quod::Compression;
+use quod_tools::{Preallocation, Qcow2Options};
 
 /// Reads the options.
 pub fn options(values: &Values) -> Result<Qcow2Options, String> {
