@@ -33,6 +33,7 @@ pub mod qcow2;
 pub mod qed;
 pub mod rule;
 mod space;
+mod steps;
 mod tables;
 
 pub use acb::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId, Status};

@@ -27,6 +27,7 @@ use crate::probe;
 use crate::qcow2::Header as Qcow2Header;
 use crate::qed::{Check, Header};
 use crate::rule::Rule;
+use crate::steps::Steps;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -41,7 +42,6 @@ enum Step {
     SyncAutoclear(Header),
     Check(Box<Check>),
     Qcow2(Box<qcow2::Opening>),
-    Ended,
 }
 
 /// See the module's header.
@@ -50,15 +50,12 @@ pub struct Opening {
     format: Option<Format>,
     file_len: u64,
     options: Options,
-    step: Step,
-    id: u32,
-    out: Option<IoOp>,
+    steps: Steps<Step, Box<Opened>>,
     dirty: bool,
     /// The check is no repair.
     searches: bool,
     /// The name of the backing file.
     backing: Option<Vec<u8>>,
-    result: Option<Result<Box<Opened>, Error>>,
 }
 
 impl Opening {
@@ -69,69 +66,53 @@ impl Opening {
             format,
             file_len,
             options,
-            step: Step::ReadHeader,
-            id: 0,
-            out: None,
+            steps: Steps::new(),
             dirty: false,
             searches: false,
             backing: None,
-            result: None,
         };
         if format == Some(Format::Raw) {
             opening.finish_raw();
         } else {
             let len = options.align.max(512);
-            opening.emit(Step::ReadHeader, IoOp::ReadTable { offset: 0, len });
+            opening.steps.emit(Step::ReadHeader, IoOp::ReadTable { offset: 0, len });
         }
         opening
     }
 
     /// The outcome, once.
     pub fn poll_result(&mut self) -> Option<Result<Opened, Error>> {
-        self.result.take().map(|result| result.map(|opened| *opened))
-    }
-
-    fn emit(&mut self, step: Step, op: IoOp) {
-        self.step = step;
-        self.id = self.id.wrapping_add(1);
-        self.out = Some(op);
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.step = Step::Ended;
-        self.result = Some(Err(error));
+        self.steps.poll_result().map(|result| result.map(|opened| *opened))
     }
 
     fn finish_raw(&mut self) {
         let info = Info::of_raw(self.file_len);
         let image = Image::raw(self.file_len, &self.options);
-        self.step = Step::Ended;
-        self.result = Some(Ok(Box::new(Opened { image, info, report: None })));
+        self.steps.end(Ok(Box::new(Opened { image, info, report: None })));
     }
 
     fn finish(&mut self, header: Header, report: Option<Report>) {
         let info = Info { dirty: self.dirty, ..Info::of_qed(&header, self.backing.as_deref()) };
         let image = Image::qed(header, self.file_len, &self.options);
-        self.step = Step::Ended;
-        self.result = Some(Ok(Box::new(Opened { image, info, report })));
+        self.steps.end(Ok(Box::new(Opened { image, info, report })));
     }
 
     fn header_read(&mut self, bytes: &[u8]) {
         let format = match self.format.map_or_else(|| probe::head(bytes), Ok) {
             Ok(format) => format,
-            Err(foreign) => return self.fail(Error::Foreign(foreign)),
+            Err(foreign) => return self.steps.fail(Error::Foreign(foreign)),
         };
         match format {
             Format::Raw => match self.file_len.checked_sub(probe::TAIL as u64) {
                 None | Some(0) => self.finish_raw(),
                 Some(offset) => {
-                    self.emit(Step::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
+                    self.steps.emit(Step::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
                 }
             },
             Format::Qcow2 => self.read_region(bytes),
             Format::Qed => match Header::parse(bytes, self.file_len) {
                 Ok(header) => self.header_valid(header),
-                Err(error) => self.fail(error),
+                Err(error) => self.steps.fail(error),
             },
         }
     }
@@ -140,24 +121,23 @@ impl Opening {
     fn read_region(&mut self, bytes: &[u8]) {
         let align = u64::from(self.options.align.max(512));
         let len = align_up(Qcow2Header::region(bytes) as u64, align) as u32;
-        self.emit(Step::ReadRegion, IoOp::ReadTable { offset: 0, len });
+        self.steps.emit(Step::ReadRegion, IoOp::ReadTable { offset: 0, len });
     }
 
     fn region_read(&mut self, bytes: &[u8]) {
         match qcow2::Opening::new(bytes, self.file_len, self.options) {
             Ok(opening) => {
-                self.step = Step::Qcow2(Box::new(opening));
+                self.steps.enter(Step::Qcow2(Box::new(opening)));
                 self.qcow2_ended();
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.steps.fail(error),
         }
     }
 
     fn qcow2_ended(&mut self) {
-        let Step::Qcow2(opening) = &mut self.step else { return };
+        let Some(Step::Qcow2(opening)) = self.steps.step_mut() else { return };
         if let Some(result) = opening.poll_result() {
-            self.step = Step::Ended;
-            self.result = Some(result);
+            self.steps.end(result);
         }
     }
 
@@ -165,7 +145,7 @@ impl Opening {
         self.dirty = header.need_check();
         match header.backing_name() {
             Some((offset, len)) if len > 0 => {
-                self.emit(Step::ReadName(header), IoOp::ReadTable { offset, len });
+                self.steps.emit(Step::ReadName(header), IoOp::ReadTable { offset, len });
             }
             _ => self.put_in_order(header),
         }
@@ -178,7 +158,7 @@ impl Opening {
         }
         header.autoclear_features = 0;
         let len = header.block_len();
-        self.emit(Step::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
+        self.steps.emit(Step::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
     }
 
     fn check(&mut self, header: Header) {
@@ -189,7 +169,7 @@ impl Opening {
             return self.finish(header, None);
         }
         let repair = (!self.searches).then_some(Repair::All);
-        self.step = Step::Check(Box::new(Check::new(header, self.file_len, repair)));
+        self.steps.enter(Step::Check(Box::new(Check::new(header, self.file_len, repair))));
     }
 
     /// Whole clusters alone are written to the file: one that does not end so has lost its end. Nothing else
@@ -199,70 +179,66 @@ impl Opening {
             return self.finish(header, None);
         }
         let (value, index) = (self.file_len, self.file_len / u64::from(header.cluster_size));
-        self.fail(Error::Corrupt(Fault::Cluster { index, value, why: ClusterFault::CutOff }));
+        self.steps.fail(Error::Corrupt(Fault::Cluster { index, value, why: ClusterFault::CutOff }));
     }
 
     fn check_ended(&mut self) {
-        let Step::Check(check) = &mut self.step else { return };
+        let Some(Step::Check(check)) = self.steps.step_mut() else { return };
         let Some(result) = check.poll_result() else { return };
-        let step = core::mem::replace(&mut self.step, Step::Ended);
-        let Step::Check(check) = step else { return };
+        let Some(Step::Check(check)) = self.steps.leave() else { return };
         let (header, file_len) = check.into_parts();
         self.file_len = file_len;
         match result {
             Ok(report) if self.searches => self.search_ended(header, &report),
             Ok(report) => self.finish(header, Some(report)),
-            Err(error) => self.fail(error),
+            Err(error) => self.steps.fail(error),
         }
     }
 }
 
 impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
-        match &mut self.step {
-            Step::Check(check) => {
+        match self.steps.step_mut() {
+            Some(Step::Check(check)) => {
                 let io = check.poll_io()?;
                 if io.op == IoOp::Sync && self.options.sabotaged(Rule::RepairDurably) {
                     self.handle_completion(io.id, Outcome::Done);
                     return self.poll_io();
                 }
-                return Some(io);
+                Some(io)
             }
-            Step::Qcow2(opening) => return opening.poll_io(),
-            _ => {}
+            Some(Step::Qcow2(opening)) => opening.poll_io(),
+            _ => self.steps.poll_io(),
         }
-        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
     }
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
-        match &mut self.step {
-            Step::Check(check) => check.encode(id, buf),
-            Step::Qcow2(opening) => opening.encode(id, buf),
-            Step::ClearAutoclear(header) => header.encode_block(buf),
+        match self.steps.step_mut() {
+            Some(Step::Check(check)) => check.encode(id, buf),
+            Some(Step::Qcow2(opening)) => opening.encode(id, buf),
+            Some(Step::ClearAutoclear(header)) => header.encode_block(buf),
             _ => debug_assert!(false, "nothing to encode"),
         }
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        if let Step::Check(check) = &mut self.step {
+        if let Some(Step::Check(check)) = self.steps.step_mut() {
             check.handle_completion(id, outcome);
             return self.check_ended();
         }
-        if let Step::Qcow2(opening) = &mut self.step {
+        if let Some(Step::Qcow2(opening)) = self.steps.step_mut() {
             opening.handle_completion(id, outcome);
             return self.qcow2_ended();
         }
-        if id.generation != self.id {
-            return;
-        }
+        let Some(step) = self.steps.answered(id) else { return };
         if let Outcome::Failed(errno) = outcome {
-            return self.fail(Error::Device { op: Op::Open, offset: 0, errno });
+            return self.steps.fail(Error::Device { op: Op::Open, offset: 0, errno });
         }
-        match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
+        match (step, outcome) {
             (Step::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),
             (Step::ReadTail, Outcome::Table(bytes)) => match probe::tail(bytes) {
                 None => self.finish_raw(),
-                Some(foreign) => self.fail(Error::Foreign(foreign)),
+                Some(foreign) => self.steps.fail(Error::Foreign(foreign)),
             },
             (Step::ReadRegion, Outcome::Table(bytes)) => self.region_read(bytes),
             (Step::ReadName(header), Outcome::Table(bytes)) => {
@@ -272,9 +248,9 @@ impl Machine for Opening {
             (Step::ClearAutoclear(header), _) if self.options.sabotaged(Rule::AutoclearFirst) => {
                 self.check(header);
             }
-            (Step::ClearAutoclear(header), _) => self.emit(Step::SyncAutoclear(header), IoOp::Sync),
+            (Step::ClearAutoclear(header), _) => self.steps.emit(Step::SyncAutoclear(header), IoOp::Sync),
             (Step::SyncAutoclear(header), _) => self.check(header),
-            _ => self.fail(Error::Misuse("a completion that was not asked for")),
+            _ => self.steps.fail(Error::Misuse("a completion that was not asked for")),
         }
     }
 }

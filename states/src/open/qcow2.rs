@@ -30,6 +30,7 @@ use crate::qcow2::tail::{Next, Tail};
 use crate::qcow2::{Check, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
 use crate::space::counts::OpenedMetadata;
+use crate::steps::Steps;
 use alloc::boxed::Box;
 use alloc::string::String;
 
@@ -51,7 +52,6 @@ enum Step {
     L1,
     /// Counts of the last clusters of the file.
     Tail(Tail),
-    Ended,
 }
 
 /// See the module's header.
@@ -60,9 +60,7 @@ pub(crate) struct Opening {
     header: Header,
     file_len: u64,
     options: Options,
-    step: Step,
-    id: u32,
-    out: Option<IoOp>,
+    steps: Steps<Step, Box<Opened>>,
     info: Info,
     report: Option<Report>,
     /// Entries of the snapshot table that were read, where the next one begins, and how much of it is read.
@@ -70,7 +68,6 @@ pub(crate) struct Opening {
     tables: OpenedMetadata,
     /// Entries of the L1 table that were read.
     l1_done: u64,
-    result: Option<Result<Box<Opened>, Error>>,
 }
 
 impl Opening {
@@ -90,15 +87,12 @@ impl Opening {
         let mut opening = Opening {
             file_len,
             options,
-            step: Step::Ended,
-            id: 0,
-            out: None,
+            steps: Steps::new(),
             info,
             report: None,
             snapshots: (0, header.snapshots_offset, FIXED),
             tables: OpenedMetadata::default(),
             l1_done: 0,
-            result: None,
             header,
         };
         opening.begin();
@@ -107,18 +101,7 @@ impl Opening {
 
     /// The outcome, once.
     pub(crate) fn poll_result(&mut self) -> Option<Result<Box<Opened>, Error>> {
-        self.result.take()
-    }
-
-    fn emit(&mut self, step: Step, op: IoOp) {
-        self.step = step;
-        self.id = self.id.wrapping_add(1);
-        self.out = Some(op);
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.step = Step::Ended;
-        self.result = Some(Err(error));
+        self.steps.poll_result()
     }
 
     fn begin(&mut self) {
@@ -130,7 +113,7 @@ impl Opening {
         if len == 0 {
             return self.bitmaps_read(&[]);
         }
-        self.emit(Step::Bitmaps, IoOp::ReadTable { offset, len });
+        self.steps.emit(Step::Bitmaps, IoOp::ReadTable { offset, len });
     }
 
     /// What can be told of the bitmaps; a directory that is damaged, or cannot be read, is no reason not to
@@ -153,7 +136,7 @@ impl Opening {
             bitmaps.dropped = true;
         }
         let len = self.header.block_len();
-        self.emit(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
+        self.steps.emit(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
     }
 
     fn check(&mut self) {
@@ -161,21 +144,21 @@ impl Opening {
             return self.next_snapshot();
         }
         let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
-        self.step = Step::Check(Box::new(check));
+        self.steps.enter(Step::Check(Box::new(check)));
         self.check_ended();
     }
 
     fn check_ended(&mut self) {
-        let Step::Check(check) = &mut self.step else { return };
+        let Some(Step::Check(check)) = self.steps.step_mut() else { return };
         let Some(result) = check.poll_result() else { return };
-        let Step::Check(check) = core::mem::replace(&mut self.step, Step::Ended) else { return };
+        let Some(Step::Check(check)) = self.steps.leave() else { return };
         (self.header, self.file_len) = check.into_parts();
         self.snapshots.1 = self.header.snapshots_offset;
         match result {
-            Err(error) => self.fail(error),
+            Err(error) => self.steps.fail(error),
             Ok(report) if !report.is_sound() => {
                 let (value, why) = (self.header.incompatible, HeaderFault::NotRepaired);
-                self.fail(Error::Corrupt(Fault::Header { value, why }));
+                self.steps.fail(Error::Corrupt(Fault::Header { value, why }));
             }
             Ok(report) => {
                 self.report = Some(report);
@@ -188,7 +171,7 @@ impl Opening {
     fn next_snapshot(&mut self) {
         let (count, offset, len) = self.snapshots;
         if count < self.header.snapshots {
-            return self.emit(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
+            return self.steps.emit(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
         // of no bytes, if there are none
         self.tables.snapshots.push((self.header.snapshots_offset, offset));
@@ -197,12 +180,14 @@ impl Opening {
 
     fn snapshot_read(&mut self, bytes: &[u8]) {
         match Snapshot::parse(bytes, u64::from(self.snapshots.0), false) {
-            Err(error) => self.fail(error),
+            Err(error) => self.steps.fail(error),
             Ok(Parsed::Needs(len)) if len > self.snapshots.2 => {
                 self.snapshots.2 = len;
                 self.next_snapshot();
             }
-            Ok(Parsed::Needs(_)) => self.fail(Error::Misuse("a table read was completed with too few bytes")),
+            Ok(Parsed::Needs(_)) => {
+                self.steps.fail(Error::Misuse("a table read was completed with too few bytes"))
+            }
             Ok(Parsed::Entry(snapshot, len)) => {
                 let end = snapshot.l1_offset.saturating_add(u64::from(snapshot.l1_entries) * 8);
                 self.tables.snapshots.push((snapshot.l1_offset, end));
@@ -219,14 +204,14 @@ impl Opening {
             return self.next_l1();
         }
         let (offset, len) = (self.header.reftable_offset + done, (bytes - done).min(CHUNK) as u32);
-        self.emit(Step::Reftable, IoOp::ReadTable { offset, len });
+        self.steps.emit(Step::Reftable, IoOp::ReadTable { offset, len });
     }
 
     fn next_l1(&mut self) {
         let bytes = u64::from(self.header.l1_entries) * 8;
         if bytes > 0 && !self.header.l1_is_in_reach(self.file_len) {
             let (value, why) = (self.header.l1_offset, HeaderFault::L1Beyond);
-            return self.fail(Error::Corrupt(Fault::Header { value, why }));
+            return self.steps.fail(Error::Corrupt(Fault::Header { value, why }));
         }
         let done = self.l1_done * 8;
         if self.header.l1_entries > L1_MAX || done >= bytes {
@@ -235,7 +220,7 @@ impl Opening {
         // a cluster has at least so many bytes, and the table has whole ones
         let block = u64::from(self.options.align.max(512));
         let len = align_up(bytes - done, block).min(CHUNK) as u32;
-        self.emit(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
+        self.steps.emit(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
     }
 
     /// Where L2 tables lie is kept in mind, also beyond the end of the file: no space may be taken there.
@@ -267,7 +252,7 @@ impl Opening {
 
     fn next_tail(&mut self, mut tail: Tail) {
         match tail.next(&self.tables.reftable) {
-            Next::Read { offset, len } => self.emit(Step::Tail(tail), IoOp::ReadTable { offset, len }),
+            Next::Read { offset, len } => self.steps.emit(Step::Tail(tail), IoOp::ReadTable { offset, len }),
             Next::End(cluster) => self.tail_known(cluster),
         }
     }
@@ -287,15 +272,14 @@ impl Opening {
     fn finish(&mut self) {
         let written = (!self.options.read_only).then(|| core::mem::take(&mut self.tables));
         let image = Image::qcow2(&self.header, self.file_len, written, &self.options);
-        self.step = Step::Ended;
         let (info, report) = (self.info.clone(), self.report.take());
-        self.result = Some(Ok(Box::new(Opened { image, info, report })));
+        self.steps.end(Ok(Box::new(Opened { image, info, report })));
     }
 }
 
 impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
-        if let Step::Check(check) = &mut self.step {
+        if let Some(Step::Check(check)) = self.steps.step_mut() {
             let io = check.poll_io()?;
             let late = check.syncs_dropped() && self.options.sabotaged(Rule::DropBeforePlace);
             if io.op == IoOp::Sync && (late || self.options.sabotaged(Rule::RepairDurably)) {
@@ -304,38 +288,36 @@ impl Machine for Opening {
             }
             return Some(io);
         }
-        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+        self.steps.poll_io()
     }
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
-        match &mut self.step {
-            Step::Check(check) => check.encode(id, buf),
-            Step::ClearAutoclear => self.header.encode_block(buf),
+        match self.steps.step_mut() {
+            Some(Step::Check(check)) => check.encode(id, buf),
+            Some(Step::ClearAutoclear) => self.header.encode_block(buf),
             _ => debug_assert!(false, "nothing to encode"),
         }
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        if let Step::Check(check) = &mut self.step {
+        if let Some(Step::Check(check)) = self.steps.step_mut() {
             check.handle_completion(id, outcome);
             return self.check_ended();
         }
-        if id.generation != self.id {
-            return;
-        }
+        let Some(step) = self.steps.answered(id) else { return };
         if let Outcome::Failed(errno) = outcome {
-            return match core::mem::replace(&mut self.step, Step::Ended) {
+            return match step {
                 // names of bitmaps are told as far as they are known
                 Step::Bitmaps => self.bitmaps_read(&[]),
                 // what is wrong with counts is told when they are needed
                 Step::Tail(tail) => self.tail_known(tail.end()),
-                _ => self.fail(Error::Device { op: Op::Open, offset: 0, errno }),
+                _ => self.steps.fail(Error::Device { op: Op::Open, offset: 0, errno }),
             };
         }
-        match (core::mem::replace(&mut self.step, Step::Ended), outcome) {
+        match (step, outcome) {
             (Step::Bitmaps, Outcome::Table(bytes)) => self.bitmaps_read(bytes),
             (Step::ClearAutoclear, _) if self.options.sabotaged(Rule::AutoclearFirst) => self.check(),
-            (Step::ClearAutoclear, _) => self.emit(Step::SyncAutoclear, IoOp::Sync),
+            (Step::ClearAutoclear, _) => self.steps.emit(Step::SyncAutoclear, IoOp::Sync),
             (Step::SyncAutoclear, _) => self.check(),
             (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
             (Step::Reftable, Outcome::Table(bytes)) if bytes.len() >= 8 => {
@@ -346,7 +328,7 @@ impl Machine for Opening {
             }
             (Step::L1, Outcome::Table(bytes)) if bytes.len() >= 8 => self.l1_read(bytes),
             (Step::Tail(tail), Outcome::Table(bytes)) => self.tail_read(tail, bytes),
-            _ => self.fail(Error::Misuse("a completion that was not asked for")),
+            _ => self.steps.fail(Error::Misuse("a completion that was not asked for")),
         }
     }
 }

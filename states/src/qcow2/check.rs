@@ -109,8 +109,8 @@ impl Check {
         if core::mem::take(&mut self.cut) && self.report.is_sound() && self.image_end() < self.len {
             return self.emit(Step::Cut, IoOp::SetLen { len: self.image_end() });
         }
-        self.step = Step::Ended;
-        self.result = Some(Ok(core::mem::take(&mut self.report)));
+        let report = core::mem::take(&mut self.report);
+        self.steps.end(Ok(report));
     }
 
     /// The file ends with its last cluster in use; or does not, as a device that has the length it has.
@@ -176,11 +176,12 @@ impl Check {
 
 impl Machine for Check {
     fn poll_io(&mut self) -> Option<Io> {
-        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+        self.steps.poll_io()
     }
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
-        if matches!(self.step, Step::WriteHeader | Step::MarkCorrupt | Step::Switch | Step::SwitchSnapshots) {
+        let headers = [Step::WriteHeader, Step::MarkCorrupt, Step::Switch, Step::SwitchSnapshots];
+        if self.steps.step().is_some_and(|step| headers.contains(step)) {
             return self.header.encode_block(buf);
         }
         if let Some(bytes) = self.job.bytes.get(self.job.done..self.job.done + buf.len()) {
@@ -189,10 +190,7 @@ impl Machine for Check {
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        if id.generation != self.id || self.step == Step::Ended {
-            return;
-        }
-        let step = self.step;
+        let Some(step) = self.steps.answered(id) else { return };
         match outcome {
             Outcome::Failed(_) if step == Step::Extend => self.not_extended(),
             Outcome::Failed(_) if step == Step::ExtendL1 => self.l1_reached(false),

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::fault::{ClusterFault, Fault, Op};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
+use crate::steps::Steps;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -34,7 +35,6 @@ enum Step {
     SyncTrim,
     WriteHeader,
     SyncHeader,
-    Ended,
 }
 
 /// Referenced clusters, in pages of 4096 that exist only where something is referred to.
@@ -68,12 +68,9 @@ pub struct Check {
     len: u64,
     end: u64,
     repair: Option<Repair>,
-    step: Step,
-    id: u32,
-    out: Option<IoOp>,
+    steps: Steps<Step, Report>,
     used: Used,
     report: Report,
-    result: Option<Result<Report, Error>>,
     /// The chunk of the L1 table: entry index of its first, and entries.
     l1: Vec<u64>,
     l1_at: u64,
@@ -101,12 +98,9 @@ impl Check {
             geometry,
             len,
             repair,
-            step: Step::ReadL1,
-            id: 0,
-            out: None,
+            steps: Steps::new(),
             used: Used::default(),
             report,
-            result: None,
             l1: Vec::new(),
             l1_at: 0,
             l1_next: 0,
@@ -128,7 +122,7 @@ impl Check {
     /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
     /// report.
     pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
-        self.result.take()
+        self.steps.poll_result()
     }
 
     /// The header as the check left it, and the file's length.
@@ -151,13 +145,6 @@ impl Check {
         sound
     }
 
-    fn emit(&mut self, step: Step, op: IoOp) {
-        debug_assert!(self.out.is_none());
-        self.step = step;
-        self.id = self.id.wrapping_add(1);
-        self.out = Some(op);
-    }
-
     fn entries(&self) -> u64 {
         1 << self.geometry.table_bits
     }
@@ -169,7 +156,7 @@ impl Check {
 
     fn read_l1(&mut self) {
         let offset = self.geometry.l1_offset + self.l1_at * 8;
-        self.emit(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
+        self.steps.emit(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
     }
 
     /// Goes on with the next L1 entry of the chunk that has an L2 table to walk.
@@ -197,7 +184,9 @@ impl Check {
         }
         if core::mem::take(&mut self.l1_fixed) {
             let offset = self.geometry.l1_offset + self.l1_at * 8;
-            return self.emit(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
+            return self
+                .steps
+                .emit(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
         }
         self.next_l1_chunk();
     }
@@ -224,7 +213,7 @@ impl Check {
 
     fn read_l2(&mut self) {
         let offset = self.l2_table + self.l2_at * 8;
-        self.emit(Step::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
+        self.steps.emit(Step::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
     }
 
     fn walk_l2(&mut self) {
@@ -255,7 +244,9 @@ impl Check {
         }
         if core::mem::take(&mut self.l2_fixed) {
             let offset = self.l2_table + self.l2_at * 8;
-            return self.emit(Step::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
+            return self
+                .steps
+                .emit(Step::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
         }
         self.next_l2_chunk();
     }
@@ -276,7 +267,7 @@ impl Check {
             return self.end();
         }
         if self.repaired {
-            return self.emit(Step::SyncRepairs, IoOp::Sync);
+            return self.steps.emit(Step::SyncRepairs, IoOp::Sync);
         }
         self.repairs_durable();
     }
@@ -289,7 +280,7 @@ impl Check {
         let len = self.used.end << self.geometry.cluster_bits;
         // also a part of a cluster, which nothing may refer to
         match len < self.len {
-            true => self.emit(Step::Trim, IoOp::SetLen { len }),
+            true => self.steps.emit(Step::Trim, IoOp::SetLen { len }),
             false => self.clear(),
         }
     }
@@ -302,7 +293,7 @@ impl Check {
         self.report.leaks_fixed += given_back;
         self.len = len;
         match self.header.need_check() {
-            true => self.emit(Step::SyncTrim, IoOp::Sync),
+            true => self.steps.emit(Step::SyncTrim, IoOp::Sync),
             false => self.end(),
         }
     }
@@ -314,12 +305,12 @@ impl Check {
         }
         self.header.set_need_check(false);
         let len = self.header.block_len();
-        self.emit(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+        self.steps.emit(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
     }
 
     fn end(&mut self) {
-        self.step = Step::Ended;
-        self.result = Some(Ok(core::mem::take(&mut self.report)));
+        let report = core::mem::take(&mut self.report);
+        self.steps.end(Ok(report));
     }
 
     fn unreadable(&mut self, error: Error) {
@@ -335,13 +326,13 @@ fn decode(bytes: &[u8]) -> Vec<u64> {
 
 impl Machine for Check {
     fn poll_io(&mut self) -> Option<Io> {
-        self.out.take().map(|op| Io { id: IoId { index: 0, generation: self.id }, op })
+        self.steps.poll_io()
     }
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
-        let entries = match self.step {
-            Step::WriteHeader => return self.header.encode_block(buf),
-            Step::WriteL1 => &self.l1,
+        let entries = match self.steps.step() {
+            Some(Step::WriteHeader) => return self.header.encode_block(buf),
+            Some(Step::WriteL1) => &self.l1,
             _ => &self.l2,
         };
         for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
@@ -350,25 +341,21 @@ impl Machine for Check {
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        if id.generation != self.id || self.step == Step::Ended {
-            return;
-        }
+        let Some(step) = self.steps.answered(id) else { return };
         if let Outcome::Failed(errno) = outcome {
             let offset = self.l2_table + self.l2_at * 8;
             let error = |op| Error::Device { op, offset, errno };
-            match self.step {
+            match step {
                 Step::ReadL2 => return self.unreadable(error(Op::CheckL2)),
                 // the space is a leak as before
                 Step::Trim => return self.clear(),
                 _ => {
                     let error = Error::Device { op: Op::Check, offset: self.geometry.l1_offset, errno };
-                    self.step = Step::Ended;
-                    self.result = Some(Err(error));
-                    return;
+                    return self.steps.fail(error);
                 }
             }
         }
-        match (self.step, outcome) {
+        match (step, outcome) {
             (Step::ReadL1, Outcome::Table(bytes)) => {
                 self.l1 = decode(bytes);
                 self.next_table();
@@ -380,13 +367,12 @@ impl Machine for Check {
             (Step::WriteL2, _) => self.next_l2_chunk(),
             (Step::WriteL1, _) => self.next_l1_chunk(),
             (Step::SyncRepairs, _) => self.repairs_durable(),
-            (Step::WriteHeader, _) => self.emit(Step::SyncHeader, IoOp::Sync),
+            (Step::WriteHeader, _) => self.steps.emit(Step::SyncHeader, IoOp::Sync),
             (Step::Trim, _) => self.trimmed(),
             (Step::SyncTrim, _) => self.clear(),
             (Step::SyncHeader, _) => self.end(),
-            (Step::ReadL1 | Step::ReadL2 | Step::Ended, _) => {
-                self.step = Step::Ended;
-                self.result = Some(Err(Error::Misuse("a table read was completed without its bytes")));
+            (Step::ReadL1 | Step::ReadL2, _) => {
+                self.steps.fail(Error::Misuse("a table read was completed without its bytes"));
             }
         }
     }

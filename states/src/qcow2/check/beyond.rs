@@ -83,7 +83,7 @@ impl Check {
 
     /// Is it the sync that makes what was dropped durable?
     pub(crate) fn syncs_dropped(&self) -> bool {
-        self.step == Step::SyncDropped
+        matches!(self.steps.step(), Some(Step::SyncDropped))
     }
 
     /// All references are counted: drops the entries that lead beyond the end of the file, if there are some

@@ -4,7 +4,7 @@
 //! Knows: steps by their names, how a table is read and written a chunk at a time. Must never know: which
 //! step follows which (`check.rs`), what a step looks for.
 //!
-//! Invariant: one I/O is in flight at a time.
+//! Invariant: one I/O is in flight at a time (`steps.rs`).
 
 use super::counts::Counts;
 use super::finding::{Finding, Findings};
@@ -19,6 +19,7 @@ use crate::qcow2::entry::Shape;
 use crate::qcow2::header::Header;
 use crate::qcow2::refcount::BlockShape;
 use crate::qcow2::snapshot::{Snapshot, TABLE_MAX};
+use crate::steps::Steps;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
@@ -65,7 +66,6 @@ pub(super) enum Step {
     MarkCorrupt,
     SyncHeader,
     Cut,
-    Ended,
 }
 
 /// What comes when the corrected refcount blocks are written.
@@ -102,13 +102,10 @@ pub struct Check {
     pub(super) fix: Option<Repair>,
     /// The free end of the file is to be cut off.
     pub(super) cut: bool,
-    pub(super) step: Step,
-    pub(super) id: u32,
-    pub(super) out: Option<IoOp>,
+    pub(super) steps: Steps<Step, Report>,
     pub(super) job: Job,
     pub(super) report: Report,
     pub(super) findings: Findings,
-    pub(super) result: Option<Result<Report, Error>>,
     /// Repaired by the run before this one: corruptions, leaks.
     pub(super) fixed: Option<(u64, u64, u64)>,
     pub(super) snapshots: Vec<Snapshot>,
@@ -165,13 +162,10 @@ impl Check {
             clusters: len.div_ceil(shape.cluster_size()),
             fix: repair,
             cut: repair.is_some(),
-            step: Step::Ended,
-            id: 0,
-            out: None,
+            steps: Steps::new(),
             job: Job::default(),
             report: Report::default(),
             findings: Findings::default(),
-            result: None,
             fixed: None,
             snapshots: Vec::new(),
             snapshots_len: 0,
@@ -208,7 +202,7 @@ impl Check {
     /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
     /// report.
     pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
-        self.result.take()
+        self.steps.poll_result()
     }
 
     /// The header as it is now, and the file's length.
@@ -222,8 +216,7 @@ impl Check {
     }
 
     pub(super) fn fail(&mut self, error: Error) {
-        self.step = Step::Ended;
-        self.result = Some(Err(error));
+        self.steps.fail(error);
     }
 
     /// The next finding, in the order in which qemu-img tells them. After a repair those of the second run
@@ -254,10 +247,7 @@ impl Check {
     }
 
     pub(super) fn emit(&mut self, step: Step, op: IoOp) {
-        debug_assert!(self.out.is_none());
-        self.step = step;
-        self.id = self.id.wrapping_add(1);
-        self.out = Some(op);
+        self.steps.emit(step, op);
     }
 
     /// Reads a table whole; `len` is bounded by the format's limits.
