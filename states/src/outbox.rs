@@ -7,9 +7,9 @@
 //! head's fill, and its tail's), so that the hot path touches no second slab; between two mutators nothing
 //! is due.
 
-use crate::acb::Acb;
 use crate::acb::request::Event;
 use crate::acb::requests::Requests;
+use crate::acb::{Acb, AcbIndex};
 use crate::base::arena::Arena;
 use crate::base::aside::Aside;
 use crate::counters::Counters;
@@ -161,7 +161,7 @@ impl Outbox {
 
     /// An I/O of an acb's own: its only one, or the head's or the tail's fill.
     #[inline]
-    pub(crate) fn emit_own(&mut self, requests: &mut Requests, a: u32, part: Part, op: IoOp) {
+    pub(crate) fn emit_own(&mut self, requests: &mut Requests, a: AcbIndex, part: Part, op: IoOp) {
         let acb = requests.acb_mut(a);
         if acb.pending == 0 {
             self.generation.0 = self.generation.0.wrapping_add(1);
@@ -170,18 +170,18 @@ impl Outbox {
         let bit = part as u8;
         debug_assert_eq!(acb.pending & (1 << bit), 0);
         acb.pending |= 1 << bit;
-        let id = IoId { index: a * 2 + u32::from(bit), generation: acb.io_generation };
+        let id = IoId { index: a.slot() * 2 + u32::from(bit), generation: acb.io_generation };
         self.io.push_back(Io { id, op });
     }
 
     /// The first I/O of an acb that has none in flight, and will have no other.
     #[inline]
-    pub(crate) fn emit_first(&mut self, acb: &mut Acb, a: u32, op: IoOp) {
+    pub(crate) fn emit_first(&mut self, acb: &mut Acb, a: AcbIndex, op: IoOp) {
         debug_assert_eq!(acb.pending, 0);
         let generation = self.generation.0.wrapping_add(1);
         self.generation.0 = generation;
         (acb.pending, acb.io_generation) = (1, generation);
-        self.io.push_back(Io { id: IoId { index: a * 2, generation }, op });
+        self.io.push_back(Io { id: IoId { index: a.slot() * 2, generation }, op });
     }
 
     /// The I/O of shared objects that is in flight.

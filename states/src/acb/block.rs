@@ -23,6 +23,30 @@ pub struct AcbId {
     pub generation: u32,
 }
 
+/// Where a live acb lies in the slab: what the machine itself calls it by. It is kept no longer than the acb
+/// lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[repr(transparent)]
+pub(crate) struct AcbIndex(pub(super) u32);
+
+impl AcbIndex {
+    /// The first acb of an image.
+    #[cfg(test)]
+    pub(crate) const FIRST: AcbIndex = AcbIndex(0);
+
+    /// As a number below the configured number of acbs.
+    #[inline]
+    pub(crate) const fn slot(self) -> u32 {
+        self.0
+    }
+}
+
+impl core::fmt::Display for AcbIndex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// What an acb that waits for the commit pipeline needs to hear.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) enum Want {

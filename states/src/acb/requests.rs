@@ -9,7 +9,7 @@
 //! * an acb is in one list at most;
 //! * `set_state` and `set_state_through` are the only assignments of a state.
 
-use super::block::{Acb, AcbId, Source};
+use super::block::{Acb, AcbId, AcbIndex, Source};
 use super::edges::{EdgeCounts, EdgeTable, Transition};
 use super::request::{Event, Extent, Flags, Kind, Met, Request, RequestId};
 use super::state::State;
@@ -53,7 +53,7 @@ pub(crate) struct Requests {
     open: Arena<Open>,
     ready: Queue,
     /// The acb of the request that waits for all others: close, or a resize to less.
-    closer: Option<u32>,
+    closer: Option<AcbIndex>,
     steps: Aside<Steps>,
 }
 
@@ -81,56 +81,54 @@ impl Requests {
         self.open.is_empty()
     }
 
-    /// A request with its first acb, for `[pos, end)`; None when there is no room.
+    /// A request with its first acb, for `[pos, end)`. There is room, as the caller has seen (`is_full`).
     #[inline]
-    pub(crate) fn begin(&mut self, request: &Request, pos: u64, end: u64) -> Option<(u32, RequestId)> {
+    pub(crate) fn begin(&mut self, request: &Request, pos: u64, end: u64) -> (AcbIndex, RequestId) {
         debug_assert!(!self.is_full());
         let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
-        let (index, generation) = self.open.insert(open)?;
+        // cannot fail: there is room
+        let (index, generation) = self.open.insert(open).expect("room");
         let id = RequestId { index, generation };
-        let (a, _) = self.acbs.insert(Acb::new(id, request, pos, end))?;
-        Some((a, id))
+        // cannot fail: nor is this slab full
+        let (a, _) = self.acbs.insert(Acb::new(id, request, pos, end)).expect("room");
+        (AcbIndex(a), id)
     }
 
     #[inline]
-    pub(crate) fn acb(&self, a: u32) -> &Acb {
-        // cannot fail: an index is kept no longer than its acb lives
-        self.acbs.get(a).expect("a live acb")
+    pub(crate) fn acb(&self, a: AcbIndex) -> &Acb {
+        self.acbs.get(a.0)
     }
 
     #[inline]
-    pub(crate) fn acb_mut(&mut self, a: u32) -> &mut Acb {
-        // cannot fail: an index is kept no longer than its acb lives
-        self.acbs.get_mut(a).expect("a live acb")
+    pub(crate) fn acb_mut(&mut self, a: AcbIndex) -> &mut Acb {
+        self.acbs.get_mut(a.0)
     }
 
-    /// For an index that came from outside.
+    /// The live acb in a slot that was named from outside.
     #[inline]
-    pub(crate) fn find(&self, index: u32) -> Option<&Acb> {
-        self.acbs.find(index)
+    pub(crate) fn find(&self, slot: u32) -> Option<(AcbIndex, &Acb)> {
+        self.acbs.find(slot).map(|acb| (AcbIndex(slot), acb))
     }
 
     /// All acbs, by index.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Acb)> {
-        self.acbs.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (AcbIndex, &Acb)> {
+        self.acbs.iter().map(|(slot, acb)| (AcbIndex(slot), acb))
     }
 
     /// Names an acb to the outside.
-    pub(crate) fn id(&self, a: u32) -> AcbId {
-        AcbId { index: a, generation: self.acbs.generation(a) }
+    pub(crate) fn id(&self, a: AcbIndex) -> AcbId {
+        AcbId { index: a.0, generation: self.acbs.generation(a.0) }
     }
 
     /// What stands for the run that a `Map` asked for.
-    pub(crate) fn answer_map(&mut self, a: u32, extent: Extent) {
+    pub(crate) fn answer_map(&mut self, a: AcbIndex, extent: Extent) {
         let request = self.acb(a).request.index;
         debug_assert_eq!(self.acb(a).kind, Kind::Map);
-        if let Some(open) = self.open.get_mut(request) {
-            open.extent = Some(Box::new(extent));
-        }
+        self.open.get_mut(request).extent = Some(Box::new(extent));
     }
 
     /// The acb's next `len` bytes need nothing more.
-    pub(crate) fn skip(&mut self, a: u32, len: u64) -> bool {
+    pub(crate) fn skip(&mut self, a: AcbIndex, len: u64) -> bool {
         let acb = self.acb_mut(a);
         acb.pos += len;
         acb.run_end = acb.pos;
@@ -140,7 +138,7 @@ impl Requests {
 
     /// Makes `[pos, pos + len)` the acb's extent in progress. What lies behind it goes to a sibling acb, so
     /// that the extents of one request run concurrently, or stays for later when there is none.
-    pub(crate) fn take_run(&mut self, a: u32, len: u64, host: u64, met: Met) -> u64 {
+    pub(crate) fn take_run(&mut self, a: AcbIndex, len: u64, host: u64, met: Met) -> u64 {
         let acb = self.acb_mut(a);
         acb.met |= met;
         acb.run_end = acb.pos + len;
@@ -155,7 +153,7 @@ impl Requests {
     /// What lies behind the acb's extent in progress goes to a sibling, which is ready to go on; if there is
     /// room for one.
     #[cold]
-    fn split(&mut self, a: u32) {
+    fn split(&mut self, a: AcbIndex) {
         if self.acbs.is_full() {
             return;
         }
@@ -165,28 +163,27 @@ impl Requests {
         }
         let (sibling, request) = (acb.split(), acb.request.index);
         debug_assert!(sibling.pos < sibling.end);
-        let Some((sibling, _)) = self.acbs.insert(sibling) else { return };
-        if let Some(open) = self.open.get_mut(request) {
-            open.acbs += 1;
-        }
+        // cannot fail: there is room, as was seen above
+        let (sibling, _) = self.acbs.insert(sibling).expect("room");
+        self.open.get_mut(request).acbs += 1;
         self.ready.push(&mut self.acbs, sibling);
     }
 
     /// Marks what the acb met.
     #[inline]
-    pub(crate) fn note(&mut self, a: u32, met: Met) {
+    pub(crate) fn note(&mut self, a: AcbIndex, met: Met) {
         self.acb_mut(a).met |= met;
     }
 
     /// The acb stands in a list from now on.
-    pub(crate) fn wait_in(&mut self, queue: &mut Queue, a: u32) {
+    pub(crate) fn wait_in(&mut self, queue: &mut Queue, a: AcbIndex) {
         debug_assert_eq!(self.acb(a).pending, 0, "an acb waits for one thing at a time");
-        queue.push(&mut self.acbs, a);
+        queue.push(&mut self.acbs, a.0);
     }
 
     /// Takes the first out of a list.
-    pub(crate) fn take_first(&mut self, queue: &mut Queue) -> Option<u32> {
-        queue.pop(&mut self.acbs)
+    pub(crate) fn take_first(&mut self, queue: &mut Queue) -> Option<AcbIndex> {
+        queue.pop(&mut self.acbs).map(AcbIndex)
     }
 
     /// All of a list are ready.
@@ -207,9 +204,9 @@ impl Requests {
     }
 
     /// This one is ready.
-    pub(crate) fn ready(&mut self, a: u32) {
+    pub(crate) fn ready(&mut self, a: AcbIndex) {
         debug_assert_eq!(self.acb(a).pending, 0);
-        self.ready.push(&mut self.acbs, a);
+        self.ready.push(&mut self.acbs, a.0);
     }
 
     /// Some are.
@@ -220,13 +217,13 @@ impl Requests {
 
     /// The next that is.
     #[inline]
-    pub(crate) fn next_ready(&mut self) -> Option<u32> {
-        self.ready.pop(&mut self.acbs)
+    pub(crate) fn next_ready(&mut self) -> Option<AcbIndex> {
+        self.ready.pop(&mut self.acbs).map(AcbIndex)
     }
 
     /// The members of a list, first to last.
-    pub(crate) fn members<'a>(&'a self, queue: &'a Queue) -> impl Iterator<Item = u32> + 'a {
-        queue.iter(&self.acbs)
+    pub(crate) fn members<'a>(&'a self, queue: &'a Queue) -> impl Iterator<Item = AcbIndex> + 'a {
+        queue.iter(&self.acbs).map(AcbIndex)
     }
 
     /// Does a request in flight use host bytes of `[start, end)`?
@@ -252,19 +249,19 @@ impl Requests {
     }
 
     /// The acb goes on when its request is the only one.
-    pub(crate) fn wait_for_others(&mut self, a: u32) {
+    pub(crate) fn wait_for_others(&mut self, a: AcbIndex) {
         debug_assert!(self.closer.is_none());
         debug_assert_eq!(self.acb(a).state, State::WaitRequests);
         self.closer = Some(a);
     }
 
     /// The one that waits so.
-    pub(crate) fn closer(&self) -> Option<u32> {
+    pub(crate) fn closer(&self) -> Option<AcbIndex> {
         self.closer
     }
 
     #[inline]
-    pub(crate) fn set_state(&mut self, a: u32, next: State) {
+    pub(crate) fn set_state(&mut self, a: AcbIndex, next: State) {
         let acb = self.acb_mut(a);
         let from = core::mem::replace(&mut acb.state, next);
         debug_assert!(self.edges.allows(from, next), "no edge {from:?} -> {next:?}");
@@ -276,7 +273,7 @@ impl Requests {
 
     /// Two steps at once: through `via`, where nothing is waited for, to `next`.
     #[inline]
-    pub(crate) fn set_state_through(&mut self, a: u32, via: State, next: State) {
+    pub(crate) fn set_state_through(&mut self, a: AcbIndex, via: State, next: State) {
         let acb = self.acb_mut(a);
         let from = core::mem::replace(&mut acb.state, next);
         debug_assert!(self.edges.allows(from, via), "no edge {from:?} -> {via:?}");
@@ -290,7 +287,7 @@ impl Requests {
     }
 
     #[cold]
-    fn record(&mut self, a: u32, from: State, to: State) {
+    fn record(&mut self, a: AcbIndex, from: State, to: State) {
         let (acb, request) = (self.id(a), self.acb(a).request);
         let steps = &mut *self.steps;
         if steps.kept.len() == TRANSITIONS_MAX {
@@ -317,13 +314,13 @@ impl Requests {
 
     /// The acb goes; with its last acb the request ends, and says so.
     #[inline]
-    pub(crate) fn end(&mut self, a: u32, error: Option<Box<Error>>, events: &mut VecDeque<Event>) {
+    pub(crate) fn end(&mut self, a: AcbIndex, error: Option<Box<Error>>, events: &mut VecDeque<Event>) {
         let acb = self.acb(a);
         debug_assert_eq!(acb.state, State::Free);
         debug_assert!(acb.pending == 0 && !acb.claims && acb.pinned.is_none() && !acb.modifies);
         let (id, met) = (acb.request, acb.met);
-        self.acbs.discard(a);
-        let Some(open) = self.open.get_mut(id.index) else { return };
+        self.acbs.discard(a.0);
+        let open = self.open.get_mut(id.index);
         open.met |= met;
         if error.is_some() && open.error.is_none() {
             open.error = error;
@@ -343,7 +340,7 @@ impl Requests {
         if self.open.len() == 1
             && let Some(closer) = self.closer.take()
         {
-            self.ready.push(&mut self.acbs, closer);
+            self.ready.push(&mut self.acbs, closer.0);
         }
     }
 
@@ -354,13 +351,13 @@ impl Requests {
     /// has happened.
     pub(crate) fn cancel(&mut self, user: u64) -> usize {
         let mut cancelled = 0;
-        for a in 0..self.acbs.limit() {
-            let Some(acb) = self.acbs.find(a) else { continue };
+        for slot in 0..self.acbs.limit() {
+            let Some((a, acb)) = self.find(slot) else { continue };
             let index = acb.request.index;
-            if self.open.get(index).is_none_or(|open| open.user != user) || !self.acb_mut(a).cancel() {
+            if self.open.get(index).user != user || !self.acb_mut(a).cancel() {
                 continue;
             }
-            let Some(open) = self.open.get_mut(index) else { continue };
+            let open = self.open.get_mut(index);
             if open.error.is_none() {
                 open.error = Some(Box::new(Error::Cancelled));
                 cancelled += 1;
@@ -414,12 +411,12 @@ mod tests {
         Requests::new(EdgeTable::QCOW2, 3, 2, true)
     }
 
-    fn begin(requests: &mut Requests, user: u64, end: u64) -> u32 {
+    fn begin(requests: &mut Requests, user: u64, end: u64) -> AcbIndex {
         let request = Request { kind: Kind::Write, offset: 0, len: end, flags: Flags::FUA, user };
-        requests.begin(&request, 0, end).unwrap().0
+        requests.begin(&request, 0, end).0
     }
 
-    fn finish(requests: &mut Requests, a: u32, error: Option<Error>) -> VecDeque<Event> {
+    fn finish(requests: &mut Requests, a: AcbIndex, error: Option<Error>) -> VecDeque<Event> {
         let mut events = VecDeque::new();
         requests.set_state_through(a, State::Done, State::Free);
         requests.end(a, error.map(Box::new), &mut events);
@@ -481,13 +478,16 @@ mod tests {
             wrong(&mut requests);
             assert_eq!(requests.check(), Err(String::from(said)));
         };
-        sees(|requests| requests.ready(0), "the ready queue is not empty");
-        sees(|requests| requests.acb_mut(0).run_end = 4097, "acb 0 has a range that runs backwards");
-        sees(|requests| requests.acb_mut(0).pos = 1, "acb 0 has a range that runs backwards");
-        let counts = |requests: &mut Requests| requests.open.get_mut(0).unwrap().acbs = 2;
+        sees(|requests| requests.ready(AcbIndex::FIRST), "the ready queue is not empty");
+        sees(
+            |requests| requests.acb_mut(AcbIndex::FIRST).run_end = 4097,
+            "acb 0 has a range that runs backwards",
+        );
+        sees(|requests| requests.acb_mut(AcbIndex::FIRST).pos = 1, "acb 0 has a range that runs backwards");
+        let counts = |requests: &mut Requests| requests.open.get_mut(0).acbs = 2;
         sees(counts, "request 0 counts 2 acbs, there are 1");
         let lost = |requests: &mut Requests| {
-            let open = requests.open.get_mut(0).unwrap().clone();
+            let open = requests.open.get_mut(0).clone();
             requests.open.insert(Open { acbs: 0, ..open }).unwrap();
         };
         sees(lost, "request 1 counts 0 acbs, there are 0");

@@ -14,7 +14,7 @@
 //! * `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it; without any,
 //!   writes pay one comparison.
 
-use super::block::Source;
+use super::block::{AcbIndex, Source};
 use super::request::Met;
 use super::requests::Requests;
 use super::state::State;
@@ -28,7 +28,7 @@ use alloc::vec::Vec;
 /// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Claim {
-    acb: u32,
+    acb: AcbIndex,
     start: u64,
     end: u64,
     /// It had to allocate an L2 table.
@@ -75,7 +75,7 @@ impl Waits {
     pub(crate) fn pass_gate(
         &mut self,
         requests: &mut Requests,
-        a: u32,
+        a: AcbIndex,
         wanted: Wanted,
         options: &Options,
     ) -> bool {
@@ -109,7 +109,7 @@ impl Waits {
     pub(crate) fn claim(
         &mut self,
         requests: &mut Requests,
-        a: u32,
+        a: AcbIndex,
         (start, end): (u64, u64),
         new_table: bool,
     ) {
@@ -122,7 +122,7 @@ impl Waits {
     pub(crate) fn pass_sectors(
         &mut self,
         requests: &mut Requests,
-        a: u32,
+        a: AcbIndex,
         (start, end): (u64, u64),
         modifies: bool,
         options: &Options,
@@ -151,7 +151,7 @@ impl Waits {
     }
 
     /// The acb's write covers sectors only partly.
-    pub(crate) fn modify(&mut self, requests: &mut Requests, a: u32) {
+    pub(crate) fn modify(&mut self, requests: &mut Requests, a: AcbIndex) {
         debug_assert!(!requests.acb(a).modifies);
         requests.acb_mut(a).modifies = true;
         self.modifying += 1;
@@ -159,7 +159,7 @@ impl Waits {
 
     /// No slot of the cache is free, or too many mappings are uncommitted: the acb waits for a commit, a load
     /// or an unpin.
-    pub(crate) fn wait_for_slot(&mut self, requests: &mut Requests, a: u32) {
+    pub(crate) fn wait_for_slot(&mut self, requests: &mut Requests, a: AcbIndex) {
         requests.note(a, Met::WAITED);
         requests.set_state(a, State::WaitSlot);
         requests.wait_in(&mut self.slots, a);
@@ -172,7 +172,7 @@ impl Waits {
 
     /// Gives back what an acb holds: its claim, its part in sector waits. Wakes those that waited for them.
     /// What is left: the slot that it pinned.
-    pub(crate) fn let_go(&mut self, requests: &mut Requests, a: u32) -> Option<u32> {
+    pub(crate) fn let_go(&mut self, requests: &mut Requests, a: AcbIndex) -> Option<u32> {
         let acb = requests.acb_mut(a);
         let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
@@ -202,7 +202,7 @@ impl Waits {
     /// The first invariant that does not hold. `removed`: claims may overlap.
     pub(crate) fn check(&self, requests: &Requests, removed: bool) -> Result<(), String> {
         for (index, claim) in self.claims.iter().enumerate() {
-            if !requests.find(claim.acb).is_some_and(|acb| acb.claims) {
+            if !requests.find(claim.acb.slot()).is_some_and(|(_, acb)| acb.claims) {
                 return Err(format!("claim of acb {} that does not know of it", claim.acb));
             }
             let overlaps = |other: &Claim| claim.start < other.end && other.start < claim.end;
@@ -224,12 +224,16 @@ mod tests {
     use crate::acb::edges::EdgeTable;
     use crate::acb::request::{Flags, Kind, Request};
 
+    const FIRST: AcbIndex = AcbIndex(0);
+    const SECOND: AcbIndex = AcbIndex(1);
+    const THIRD: AcbIndex = AcbIndex(2);
+
     /// Three writers, and nothing in their way.
     fn writers() -> (Waits, Requests) {
         let mut requests = Requests::new(EdgeTable::QCOW2, 3, 3, false);
         for user in 0..3 {
             let request = Request { kind: Kind::Write, offset: 0, len: 512, flags: Flags::empty(), user };
-            let (a, _) = requests.begin(&request, 0, 512).unwrap();
+            let (a, _) = requests.begin(&request, 0, 512);
             requests.set_state(a, State::FindCluster);
         }
         (Waits::new(3), requests)
@@ -258,11 +262,15 @@ mod tests {
         ] {
             let (mut waits, mut requests) = writers();
             let options = Options { allocation_gate: gate, ..Options::default() };
-            waits.claim(&mut requests, 0, (0, 65536), claim_makes);
-            assert_eq!(waits.pass_gate(&mut requests, 1, wanted, &options), passes, "{gate:?} {wanted:?}");
-            assert_eq!(requests.acb(1).state == State::WaitCluster, !passes);
-            assert_eq!(waits.let_go(&mut requests, 0), None);
-            assert_eq!(requests.next_ready(), (!passes).then_some(1), "the claim goes");
+            waits.claim(&mut requests, FIRST, (0, 65536), claim_makes);
+            assert_eq!(
+                waits.pass_gate(&mut requests, SECOND, wanted, &options),
+                passes,
+                "{gate:?} {wanted:?}"
+            );
+            assert_eq!(requests.acb(SECOND).state == State::WaitCluster, !passes);
+            assert_eq!(waits.let_go(&mut requests, FIRST), None);
+            assert_eq!(requests.next_ready(), (!passes).then_some(SECOND), "the claim goes");
             assert_eq!(waits.check(&requests, false), Ok(()));
         }
     }
@@ -271,31 +279,31 @@ mod tests {
     fn whoever_modifies_a_sector_writes_alone() {
         let (mut waits, mut requests) = writers();
         let options = Options::default();
-        assert!(waits.pass_sectors(&mut requests, 0, (0, 512), true, &options));
-        waits.modify(&mut requests, 0);
-        let acb = requests.acb_mut(0);
+        assert!(waits.pass_sectors(&mut requests, FIRST, (0, 512), true, &options));
+        waits.modify(&mut requests, FIRST);
+        let acb = requests.acb_mut(FIRST);
         (acb.host, acb.fill_end) = (0, 512);
-        assert!(waits.pass_sectors(&mut requests, 1, (512, 1024), true, &options), "another sector");
-        assert!(!waits.pass_sectors(&mut requests, 2, (0, 4096), false, &options));
+        assert!(waits.pass_sectors(&mut requests, SECOND, (512, 1024), true, &options), "another sector");
+        assert!(!waits.pass_sectors(&mut requests, THIRD, (0, 4096), false, &options));
         assert_eq!(waits.check(&requests, false), Ok(()));
-        waits.let_go(&mut requests, 0);
-        assert_eq!((requests.next_ready(), waits.modifying), (Some(2), 0));
+        waits.let_go(&mut requests, FIRST);
+        assert_eq!((requests.next_ready(), waits.modifying), (Some(THIRD), 0));
     }
 
     #[test]
     fn the_check_sees_what_is_counted_wrong() {
         let (mut waits, mut requests) = writers();
-        waits.claim(&mut requests, 0, (4096, 8192), false);
+        waits.claim(&mut requests, FIRST, (4096, 8192), false);
         for (second, overlaps) in [(0, false), (512, true), (4096, true), (8191, true), (8192, false)] {
             let (mut waits, mut requests) = (waits.clone(), requests.clone());
-            waits.claim(&mut requests, 1, (second, second + 4096), false);
+            waits.claim(&mut requests, SECOND, (second, second + 4096), false);
             assert_eq!(waits.check(&requests, false).is_err(), overlaps, "{second}");
             assert_eq!(waits.check(&requests, true), Ok(()));
         }
         waits.modifying = 1;
         let said = |waits: &Waits, requests: &Requests| waits.check(requests, false).unwrap_err();
         assert_eq!(said(&waits, &requests), "0 acbs modify sectors, counted as 1");
-        requests.acb_mut(0).claims = false;
+        requests.acb_mut(FIRST).claims = false;
         assert_eq!(said(&waits, &requests), "claim of acb 0 that does not know of it");
     }
 }

@@ -76,23 +76,27 @@ impl<T> Arena<T> {
         Some((index as u32, generation))
     }
 
+    /// What an index that was kept names.
     #[inline]
-    pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        let slot = self.slots.get(index as usize)?;
+    pub(crate) fn get(&self, index: u32) -> &T {
+        // cannot fail: an index is kept no longer than its value lives
+        let slot = self.slots.get(index as usize).expect("a live value");
         debug_assert!(slot.live, "an index that is kept names a live value");
-        Some(&slot.value)
+        &slot.value
     }
 
-    /// As `get`, for an index that came from outside.
+    /// The same, for an index that came from outside.
     pub(crate) fn find(&self, index: u32) -> Option<&T> {
         self.slots.get(index as usize).filter(|slot| slot.live).map(|slot| &slot.value)
     }
 
+    /// As `get`.
     #[inline]
-    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        let slot = self.slots.get_mut(index as usize)?;
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut T {
+        // cannot fail: an index is kept no longer than its value lives
+        let slot = self.slots.get_mut(index as usize).expect("a live value");
         debug_assert!(slot.live, "an index that is kept names a live value");
-        Some(&mut slot.value)
+        &mut slot.value
     }
 
     #[inline]

@@ -41,13 +41,13 @@ impl Queue {
 
     /// Appends.
     pub(crate) fn push<T: Linked>(&mut self, items: &mut Arena<T>, index: u32) {
-        let Some(item) = items.get_mut(index) else { return };
+        let item = items.get_mut(index);
         debug_assert_eq!(item.link(), NONE, "an acb waits for one thing at a time");
         item.set_link(END);
         if self.first == END {
             self.first = index;
-        } else if let Some(last) = items.get_mut(self.last) {
-            last.set_link(index);
+        } else {
+            items.get_mut(self.last).set_link(index);
         }
         self.last = index;
     }
@@ -58,7 +58,7 @@ impl Queue {
             return None;
         }
         let index = self.first;
-        let item = items.get_mut(index)?;
+        let item = items.get_mut(index);
         self.first = item.link();
         item.set_link(NONE);
         if self.first == END {
@@ -74,8 +74,8 @@ impl Queue {
         }
         if self.first == END {
             self.first = other.first;
-        } else if let Some(last) = items.get_mut(self.last) {
-            last.set_link(other.first);
+        } else {
+            items.get_mut(self.last).set_link(other.first);
         }
         self.last = other.last;
         *other = Queue::new();
@@ -90,7 +90,8 @@ impl Queue {
     /// Tells every member what it waited for in vain; they stay in the list.
     pub(crate) fn fail<T: Linked>(&self, items: &mut Arena<T>, error: &Error) {
         let mut next = self.first;
-        while let Some(item) = items.get_mut(next) {
+        while next != END {
+            let item = items.get_mut(next);
             item.fail(error);
             next = item.link();
         }
@@ -104,7 +105,7 @@ impl Queue {
                 return None;
             }
             let index = next;
-            next = items.get(index).map_or(END, |item| item.link());
+            next = items.get(index).link();
             Some(index)
         })
     }

@@ -6,7 +6,7 @@
 
 use super::pipeline::{Commit, Phase};
 use crate::acb::requests::Requests;
-use crate::acb::{State, Want};
+use crate::acb::{AcbIndex, State, Want};
 use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::outbox::{Due, Outbox};
@@ -14,7 +14,7 @@ use crate::outbox::{Due, Outbox};
 impl Commit {
     /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it
     /// wants it.
-    pub(crate) fn join(&mut self, requests: &mut Requests, a: u32, want: Want, out: &mut Outbox) {
+    pub(crate) fn join(&mut self, requests: &mut Requests, a: AcbIndex, want: Want, out: &mut Outbox) {
         debug_assert!(want != Want::Header);
         if requests.acb(a).state != State::SyncData {
             requests.set_state(a, State::SyncData);
@@ -34,7 +34,7 @@ impl Commit {
     }
 
     /// The acb waits until the header's autoclear bits are cleared, durably.
-    pub(crate) fn wait_for_header(&mut self, requests: &mut Requests, a: u32, out: &mut Outbox) {
+    pub(crate) fn wait_for_header(&mut self, requests: &mut Requests, a: AcbIndex, out: &mut Outbox) {
         requests.set_state(a, State::ClearAutoclear);
         requests.acb_mut(a).want = Want::Header;
         requests.wait_in(&mut self.waiters, a);

@@ -9,15 +9,14 @@
 
 use super::next::Next;
 use super::value::Image;
-use crate::acb::State;
-use crate::acb::Want;
 use crate::acb::request::{Flags, Kind, Met};
+use crate::acb::{AcbIndex, State, Want};
 use crate::error::Error;
 use alloc::boxed::Box;
 
 impl Image {
     /// The first step of a new acb.
-    pub(super) fn start(&mut self, a: u32, kind: Kind) {
+    pub(super) fn start(&mut self, a: AcbIndex, kind: Kind) {
         let next = match kind {
             Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => Next::Look,
             Kind::Flush | Kind::Quiesce if self.options.read_only => Next::Done,
@@ -37,7 +36,7 @@ impl Image {
     }
 
     /// The thing that the acb's state waits for has happened.
-    pub(super) fn advance(&mut self, a: u32) {
+    pub(super) fn advance(&mut self, a: AcbIndex) {
         let acb = self.requests.acb_mut(a);
         debug_assert_eq!(acb.pending, 0);
         let next = match acb.error.take() {
@@ -47,7 +46,7 @@ impl Image {
         self.go_on(a, next);
     }
 
-    fn step(&mut self, a: u32) -> Next {
+    fn step(&mut self, a: AcbIndex) -> Next {
         match self.requests.acb(a).state {
             // nothing of it is written yet: look again, the world may have changed
             State::Free
@@ -72,7 +71,7 @@ impl Image {
         }
     }
 
-    fn go_on(&mut self, a: u32, mut next: Next) {
+    fn go_on(&mut self, a: AcbIndex, mut next: Next) {
         loop {
             next = match next {
                 Next::Wait => return,
@@ -92,14 +91,14 @@ impl Image {
 
     /// To `FindCluster`, and on from there.
     #[inline]
-    fn look(&mut self, a: u32) -> Next {
+    fn look(&mut self, a: AcbIndex) -> Next {
         self.requests.set_state(a, State::FindCluster);
         self.find_cluster(a)
     }
 
     /// The acb's range is finished, or failed: the acb goes; with its last acb the request ends.
     #[inline]
-    pub(super) fn end_acb(&mut self, a: u32, error: Option<Box<Error>>) {
+    pub(super) fn end_acb(&mut self, a: AcbIndex, error: Option<Box<Error>>) {
         let acb = self.requests.acb(a);
         if acb.state == State::ReadData {
             debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
@@ -122,7 +121,7 @@ impl Image {
     }
 
     /// `ClearAutoclear`: the bits are clear, durably, and the acb begins.
-    fn cleared(&mut self, a: u32) -> Next {
+    fn cleared(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
         debug_assert!(acb.want == Want::Header);
         acb.want = Want::Written;
@@ -131,12 +130,12 @@ impl Image {
 
     /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait
     /// for it.
-    fn committed(&mut self, a: u32) -> Next {
+    fn committed(&mut self, a: AcbIndex) -> Next {
         if self.requests.acb(a).kind.is_job() { self.job_committed(a) } else { Next::Done }
     }
 
     /// The acb's range is done: complete, or first through the commit pipeline.
-    fn range_done(&mut self, a: u32) -> Next {
+    fn range_done(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb(a);
         if acb.kind.is_job() {
             return self.job_range_done(a);
@@ -150,7 +149,7 @@ impl Image {
         }
     }
 
-    fn join(&mut self, a: u32, want: Want) -> Next {
+    fn join(&mut self, a: AcbIndex, want: Want) -> Next {
         if self.health.is_poisoned() {
             return Next::fail(Error::Poisoned);
         }

@@ -18,6 +18,7 @@
 
 use super::next::Next;
 use super::value::Image;
+use crate::acb::AcbIndex;
 use crate::acb::request::{Event, Met};
 use crate::error::Error;
 use crate::outbox::Due;
@@ -34,7 +35,7 @@ impl Image {
 
     /// May the acb change the image now? If not, what becomes of it.
     #[cold]
-    pub(super) fn may_change(&mut self, a: u32) -> Option<Next> {
+    pub(super) fn may_change(&mut self, a: AcbIndex) -> Option<Next> {
         debug_assert!(self.health.is_held());
         if self.health.is_halted() {
             return Some(Next::fail(Error::Poisoned));

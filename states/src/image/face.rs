@@ -6,9 +6,8 @@
 //! nothing.
 
 use super::value::Image;
-use crate::acb::State;
-use crate::acb::Transition;
 use crate::acb::request::{Event, Kind, Refused, Request, RequestId};
+use crate::acb::{State, Transition};
 use crate::error::Error;
 use crate::io::{Io, IoId, Outcome};
 use crate::machine::Machine;
@@ -33,8 +32,7 @@ impl Image {
             }
             Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => (0, 0),
         };
-        // room was checked above
-        let Some((acb, id)) = self.requests.begin(&request, pos, end) else { return Err(Refused::Busy) };
+        let (acb, id) = self.requests.begin(&request, pos, end);
         // the hot path: a read within one cluster that is there
         if request.kind == Kind::Read
             && let Some(host) = self.hit(pos, end)
@@ -123,15 +121,13 @@ impl Image {
     /// An acb's own I/O ended; with its last the acb goes on.
     #[inline]
     fn own_io_ended(&mut self, id: IoId, outcome: Outcome<'_>) {
-        let (a, bit) = (id.index / 2, 1 << (id.index % 2));
-        let known = self
-            .requests
-            .find(a)
-            .is_some_and(|acb| acb.io_generation == id.generation && acb.pending & bit != 0);
-        if !known {
+        let bit = 1 << (id.index % 2);
+        let found = self.requests.find(id.index / 2);
+        let known = found.filter(|(_, acb)| acb.io_generation == id.generation && acb.pending & bit != 0);
+        let Some((a, _)) = known else {
             self.outbox.counters.stale_completions += 1;
             return;
-        }
+        };
         let acb = self.requests.acb_mut(a);
         acb.pending &= !bit;
         if let Outcome::Failed(errno) = outcome {

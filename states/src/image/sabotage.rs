@@ -5,8 +5,8 @@
 
 use super::next::Next;
 use super::value::Image;
-use crate::acb::State;
 use crate::acb::request::Met;
+use crate::acb::{AcbIndex, State};
 use crate::base::geometry::align_down;
 use crate::fault::Op;
 use crate::io::IoOp;
@@ -76,7 +76,7 @@ impl Image {
     }
 
     /// "Look again": to an acb that has waited, the cluster is as it was before.
-    pub(super) fn as_it_was(&self, a: u32, run: Run) -> Run {
+    pub(super) fn as_it_was(&self, a: AcbIndex, run: Run) -> Run {
         let waited = self.requests.acb(a).met.contains(Met::WAITED);
         let mapping = if waited { Mapping::Unallocated } else { run.mapping };
         Run { mapping, ..run }
@@ -90,7 +90,7 @@ impl Image {
     }
 
     /// `AllocL2`: the new L1 table is used before it is written.
-    pub(super) fn leave_l1_copy(&mut self, a: u32) -> Next {
+    pub(super) fn leave_l1_copy(&mut self, a: AcbIndex) -> Next {
         if let Some(copying) = self.jobs.copying() {
             self.requests.take_first(&mut copying.waiter);
         }

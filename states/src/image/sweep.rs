@@ -80,18 +80,19 @@ impl Image {
                 if !states.contains(&state) {
                     return Err(format!("acb {a} in state {state:?} waits in the queue of {states:?}"));
                 }
-                places[a as usize] += 1;
+                places[a.slot() as usize] += 1;
             }
         }
         if let Some(closer) = self.requests.closer() {
-            places[closer as usize] += 1;
+            places[closer.slot() as usize] += 1;
         }
         for (a, acb) in self.requests.iter() {
             let own = acb.pending.count_ones();
-            if places[a as usize] + u32::from(own > 0) != 1 {
+            if places[a.slot() as usize] + u32::from(own > 0) != 1 {
                 return Err(format!(
                     "acb {a} in {:?} is in {} places, {own} I/Os",
-                    acb.state, places[a as usize]
+                    acb.state,
+                    places[a.slot() as usize]
                 ));
             }
             if (acb.link == NONE) != (own > 0 || self.requests.closer() == Some(a)) {
@@ -125,6 +126,7 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acb::AcbIndex;
     use crate::acb::request::{Flags, Kind, Request};
     use crate::base::geometry::SliceNumber;
     use crate::options::Options;
@@ -142,7 +144,7 @@ mod tests {
         };
         let mut image = Image::qed(Header::create(&create).unwrap(), 1 << 20, &Options::default());
         read(&mut image);
-        assert_eq!(image.requests.acb(0).state, State::ReadL2);
+        assert_eq!(image.requests.acb(AcbIndex::FIRST).state, State::ReadL2);
         image
     }
 
@@ -150,7 +152,7 @@ mod tests {
     fn reading() -> Image {
         let mut image = Image::raw(1 << 20, &Options::default());
         read(&mut image);
-        assert_eq!(image.requests.acb(0).state, State::ReadData);
+        assert_eq!(image.requests.acb(AcbIndex::FIRST).state, State::ReadData);
         image
     }
 
@@ -167,17 +169,17 @@ mod tests {
     }
 
     fn acb(image: &mut Image) -> &mut crate::acb::Acb {
-        image.requests.acb_mut(0)
+        image.requests.acb_mut(AcbIndex::FIRST)
     }
 
     /// Acb 0 waits for all other requests.
     fn closes(image: &mut Image) {
         let state = core::mem::replace(&mut acb(image).state, State::WaitRequests);
-        image.requests.wait_for_others(0);
+        image.requests.wait_for_others(AcbIndex::FIRST);
         acb(image).state = state;
     }
 
-    fn pop(image: &mut Image) -> Option<u32> {
+    fn pop(image: &mut Image) -> Option<AcbIndex> {
         let mut waiters = image.tables.slot(0).waiters;
         let popped = image.requests.take_first(&mut waiters);
         image.tables.slot_mut(0).waiters = waiters;
@@ -192,7 +194,7 @@ mod tests {
         };
         sees(waiting(), ready, "the ready queue is not empty");
         sees(waiting(), |image| acb(image).state = State::WaitSlot, "waits in the queue of [ReadL2");
-        sees(waiting(), |image| assert_eq!(pop(image), Some(0)), "is in 0 places, 0 I/Os");
+        sees(waiting(), |image| assert_eq!(pop(image), Some(AcbIndex::FIRST)), "is in 0 places, 0 I/Os");
         sees(waiting(), |image| acb(image).run_end = 512, "has an extent in progress");
         sees(waiting(), |image| acb(image).pending = 1, "is in 1 places, 1 I/Os");
         sees(waiting(), closes, "is in 2 places, 0 I/Os");

@@ -20,6 +20,7 @@
 //! * space that a failed write got is not handed out again from here: it may hold bytes (QED: a leak; qcow2
 //!   punches a hole first, in `quarantine.rs`).
 
+use crate::acb::AcbIndex;
 use crate::acb::requests::Requests;
 use crate::base::geometry::{align_down, align_up};
 use crate::base::queue::Queue;
@@ -353,7 +354,7 @@ impl Append {
     }
 
     /// The acb waits for so much more.
-    pub(crate) fn wait(&mut self, requests: &mut Requests, a: u32, len: u64, out: &mut Outbox) {
+    pub(crate) fn wait(&mut self, requests: &mut Requests, a: AcbIndex, len: u64, out: &mut Outbox) {
         requests.wait_in(&mut self.waiters, a);
         self.wanted = self.wanted.saturating_add(len);
         self.asked = true;

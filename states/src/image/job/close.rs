@@ -4,14 +4,14 @@
 //! Knows: what a close needs of the commit pipeline. Must never know: how a round goes.
 
 use crate::acb::request::Met;
-use crate::acb::{State, Want};
+use crate::acb::{AcbIndex, State, Want};
 use crate::image::next::Next;
 use crate::image::value::Image;
 use crate::io::{IoOp, Part};
 use crate::rule::Rule;
 
 impl Image {
-    pub(super) fn start_close(&mut self, a: u32) -> Next {
+    pub(super) fn start_close(&mut self, a: AcbIndex) -> Next {
         self.jobs.close();
         self.requests.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests) {
@@ -27,7 +27,7 @@ impl Image {
     }
 
     /// Committed: the file ends where the data ends.
-    pub(super) fn trim(&mut self, a: u32) -> Next {
+    pub(super) fn trim(&mut self, a: AcbIndex) -> Next {
         if self.space.has_found() {
             // what was free already stays: nobody but the counts says that nothing is there
             return Next::Done;
@@ -50,7 +50,7 @@ impl Image {
     }
 
     /// It does.
-    pub(super) fn closed(&mut self, a: u32) -> Next {
+    pub(super) fn closed(&mut self, a: AcbIndex) -> Next {
         self.requests.note(a, Met::FLUSH);
         Next::Done
     }

@@ -15,7 +15,7 @@
 
 use crate::acb::job::{Copying, Resizing};
 use crate::acb::request::Met;
-use crate::acb::{State, Want};
+use crate::acb::{AcbIndex, State, Want};
 use crate::base::geometry::{SliceNumber, align_up};
 use crate::base::queue::Queue;
 use crate::error::Error;
@@ -28,7 +28,7 @@ use crate::tables::mapping::Run;
 use alloc::vec::Vec;
 
 impl Image {
-    pub(super) fn start_resize(&mut self, a: u32) -> Next {
+    pub(super) fn start_resize(&mut self, a: AcbIndex) -> Next {
         if self.health.is_halted() {
             return Next::fail(Error::Poisoned);
         }
@@ -39,13 +39,13 @@ impl Image {
     }
 
     /// The new size.
-    fn resize_to(&self, a: u32) -> u64 {
+    fn resize_to(&self, a: AcbIndex) -> u64 {
         // a resize has no range: its offset is the size
         self.requests.acb(a).origin
     }
 
     /// It may change the image now.
-    pub(super) fn resize(&mut self, a: u32) -> Next {
+    pub(super) fn resize(&mut self, a: AcbIndex) -> Next {
         let size = self.resize_to(a);
         if self.layout.is_raw() {
             self.commit.wrote();
@@ -62,7 +62,7 @@ impl Image {
 
     /// A qcow2 image gets another size: no other one until that is done, and nothing at all if it has to be
     /// alone.
-    fn announce_resize(&mut self, a: u32) {
+    fn announce_resize(&mut self, a: AcbIndex) {
         let size = self.resize_to(a);
         let (Some(shape), Some(counted)) = (self.layout.shape(), self.refcounted.as_deref()) else { return };
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
@@ -71,7 +71,7 @@ impl Image {
     }
 
     /// Alone, if it has to be; else at once.
-    fn resize_counted(&mut self, a: u32) -> Next {
+    fn resize_counted(&mut self, a: AcbIndex) -> Next {
         let size = self.resize_to(a);
         let Some(geometry) = self.layout.geometry().copied() else { return Next::Look };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
@@ -90,7 +90,7 @@ impl Image {
     }
 
     /// The part that comes or goes becomes the acb's range.
-    fn set_resize_range(&mut self, a: u32) {
+    fn set_resize_range(&mut self, a: AcbIndex) {
         let size = self.resize_to(a);
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let (start, end) = if size < self.size {
@@ -106,7 +106,7 @@ impl Image {
     }
 
     /// The next run of it: what comes to light reads as zeros, what goes is given up.
-    pub(super) fn resize_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    pub(super) fn resize_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         if self.resize_to(a) >= self.size {
             return self.zero_counted(a, run, slot);
         }
@@ -114,7 +114,7 @@ impl Image {
     }
 
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
-    pub(super) fn range_resized(&mut self, a: u32) -> Next {
+    pub(super) fn range_resized(&mut self, a: AcbIndex) -> Next {
         match self.jobs.resizing() {
             _ if self.health.is_halted() => Next::fail(Error::Poisoned),
             Some(Resizing::Place) => self.place_l1(a),
@@ -131,7 +131,7 @@ impl Image {
         }
     }
 
-    fn write_size(&mut self, a: u32) -> Next {
+    fn write_size(&mut self, a: AcbIndex) -> Next {
         self.requests.acb_mut(a).window = 0;
         let size = self.resize_to(a);
         if let Some(counted) = self.refcounted.as_deref_mut() {
@@ -146,7 +146,7 @@ impl Image {
     }
 
     /// The pipeline answers: what the step wrote is durable.
-    pub(super) fn size_durable(&mut self, a: u32) -> Next {
+    pub(super) fn size_durable(&mut self, a: AcbIndex) -> Next {
         let size = self.resize_to(a);
         match self.jobs.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
@@ -178,7 +178,7 @@ impl Image {
     }
 
     /// From the pipeline back to work.
-    fn look_again(&mut self, a: u32) -> Next {
+    fn look_again(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
         acb.window = 0;
         // the last phases of a round with nothing to write pass without being shown
@@ -191,7 +191,7 @@ impl Image {
     }
 
     /// Space for a table that maps the new size.
-    fn place_l1(&mut self, a: u32) -> Next {
+    fn place_l1(&mut self, a: AcbIndex) -> Next {
         let (Some(geometry), Some(shape)) = (self.layout.geometry(), self.layout.shape()) else {
             return Next::Done;
         };
@@ -212,7 +212,7 @@ impl Image {
         Next::Wait
     }
 
-    pub(super) fn l1_copied(&mut self, a: u32) -> Next {
+    pub(super) fn l1_copied(&mut self, a: AcbIndex) -> Next {
         if let Some(copying) = self.jobs.copying() {
             let (to, bytes) = (copying.to, copying.bytes);
             self.jobs.next(Resizing::CopySync(to, bytes));
@@ -224,7 +224,7 @@ impl Image {
     }
 
     /// The new table is durable: the header may lead to it.
-    fn switch_l1(&mut self, a: u32, to: u64, bytes: u64) -> Next {
+    fn switch_l1(&mut self, a: AcbIndex, to: u64, bytes: u64) -> Next {
         let Some(counted) = self.refcounted.as_deref_mut() else { return Next::Done };
         let old = (counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
         counted.header.l1_offset = to;
@@ -275,7 +275,7 @@ impl Image {
     }
 
     /// `Resize`: the file has its new length.
-    pub(super) fn resized(&mut self, a: u32) -> Next {
+    pub(super) fn resized(&mut self, a: AcbIndex) -> Next {
         debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
         self.requests.note(a, Met::FLUSH);
         self.size = self.resize_to(a).next_multiple_of(512);

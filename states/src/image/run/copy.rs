@@ -7,8 +7,8 @@
 //! Invariant: the L1 entry changes when the copy is written, and is young like any other: it is written after
 //! the sync that makes the copy durable (QC2). The old table's count goes down when that is durable (QC4).
 
-use crate::acb::State;
 use crate::acb::request::Met;
+use crate::acb::{AcbIndex, State};
 use crate::base::geometry::SliceNumber;
 use crate::error::Error;
 use crate::image::next::Next;
@@ -21,7 +21,7 @@ use crate::tables::slice::SliceState;
 
 impl Image {
     /// The acb wants to change a table that is shared: it waits until there is a copy.
-    pub(crate) fn copy_table(&mut self, a: u32, pos: u64) -> Next {
+    pub(crate) fn copy_table(&mut self, a: AcbIndex, pos: u64) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let l1_index = geometry.l1_index(pos);
         let Some(counted) = self.refcounted.as_deref_mut() else { return Next::On };

@@ -8,7 +8,7 @@
 //! * concurrent misses of one slice share one load.
 
 use crate::acb::request::{Kind, Met, RequestId};
-use crate::acb::{State, block::Acb};
+use crate::acb::{AcbIndex, State, block::Acb};
 use crate::base::geometry::Geometry;
 use crate::error::Error;
 use crate::image::next::Next;
@@ -35,7 +35,7 @@ enum Lookup {
 impl Image {
     /// `FindCluster`: goes on until the acb waits for something or is done.
     #[inline(never)]
-    pub(crate) fn find_cluster(&mut self, a: u32) -> Next {
+    pub(crate) fn find_cluster(&mut self, a: AcbIndex) -> Next {
         loop {
             let acb = self.requests.acb(a);
             debug_assert_eq!(acb.state, State::FindCluster);
@@ -68,7 +68,7 @@ impl Image {
     }
 
     /// What a request of this kind does with a run.
-    fn use_run(&mut self, a: u32, kind: Kind, run: Run, slot: Option<u32>) -> Next {
+    fn use_run(&mut self, a: AcbIndex, kind: Kind, run: Run, slot: Option<u32>) -> Next {
         #[cfg(feature = "sabotage")]
         let run = if self.options.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
         let counted = self.refcounted.is_some();
@@ -112,7 +112,7 @@ impl Image {
 
     /// A whole new request is this one read.
     #[inline]
-    pub(crate) fn read_hit(&mut self, a: u32, request: RequestId, len: u64, host: u64) {
+    pub(crate) fn read_hit(&mut self, a: AcbIndex, request: RequestId, len: u64, host: u64) {
         let acb = self.requests.acb_mut(a);
         debug_assert_eq!(acb.end, acb.pos + len);
         acb.met = Met::HIT;

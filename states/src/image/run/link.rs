@@ -8,6 +8,7 @@
 //! * the change is young: it is written after the sync that makes the clusters durable (QE3, QC3);
 //! * what the entry pointed to before goes into quarantine with the change's window (QC4).
 
+use crate::acb::AcbIndex;
 use crate::base::geometry::Geometry;
 use crate::image::value::Image;
 use crate::qcow2::entry::COPIED;
@@ -28,7 +29,7 @@ impl Image {
     }
 
     /// Makes the new clusters of an extent visible.
-    pub(crate) fn link(&mut self, a: u32) {
+    pub(crate) fn link(&mut self, a: AcbIndex) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         let first = geometry.cluster_start(acb.pos);
@@ -62,7 +63,7 @@ impl Image {
     /// The acb failed before its new clusters were linked: nothing ever pointed to them. (Those of QED are a
     /// leak: nobody counts them.)
     #[cold]
-    pub(crate) fn give_back(&mut self, a: u32) {
+    pub(crate) fn give_back(&mut self, a: AcbIndex) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         // what had its space before keeps it

@@ -6,7 +6,7 @@
 //! layer within its length; all else is zeros.
 
 use crate::acb::request::{Extent, Met, Status};
-use crate::acb::{Source, State};
+use crate::acb::{AcbIndex, Source, State};
 use crate::image::next::Next;
 use crate::image::value::Image;
 use crate::io::{IoOp, Part};
@@ -16,7 +16,7 @@ use crate::tables::mapping::{Mapping, Run};
 pub(crate) const EXTENT_MAX: u64 = 8 << 20;
 
 impl Image {
-    pub(crate) fn read_run(&mut self, a: u32, run: Run) -> Next {
+    pub(crate) fn read_run(&mut self, a: AcbIndex, run: Run) -> Next {
         let Run { mapping, len, .. } = run;
         let acb = self.requests.acb(a);
         let (pos, request) = (acb.pos, acb.request);
@@ -52,7 +52,7 @@ impl Image {
         Next::Wait
     }
 
-    pub(crate) fn map_run(&mut self, a: u32, run: Run) -> Next {
+    pub(crate) fn map_run(&mut self, a: AcbIndex, run: Run) -> Next {
         let offset = self.requests.acb(a).pos;
         let (status, host) = match run.mapping {
             Mapping::Data(host) => (Status::Data, Some(host)),
@@ -67,7 +67,7 @@ impl Image {
     }
 
     /// `ReadData`, `ReadBacking`, `ReadCompressed`: the bytes are there.
-    pub(crate) fn extent_read(&mut self, a: u32) -> Next {
+    pub(crate) fn extent_read(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
         debug_assert!(acb.pos < acb.run_end);
         acb.pos = acb.run_end;

@@ -6,6 +6,7 @@
 //! Invariants: as those of `link.rs`; ranges are whole clusters, or whole subclusters of one; a cluster
 //! that an allocating write holds is waited for (trap T6).
 
+use crate::acb::AcbIndex;
 use crate::acb::request::{Flags, Met};
 use crate::base::geometry::align_down;
 use crate::error::Error;
@@ -62,7 +63,7 @@ impl Image {
     /// Changes the entries of guest range `[start, end)`; `len` bytes of the request are done with it.
     pub(crate) fn unmap(
         &mut self,
-        a: u32,
+        a: AcbIndex,
         (start, end, len): (u64, u64, u64),
         how: Unmap,
         run: Run,
@@ -132,7 +133,7 @@ impl Image {
     }
 
     /// How far the request reaches in the table that is at hand, a disk's last unit counted whole.
-    fn reach(&self, a: u32, run: Run, slot: Option<u32>) -> Option<(u64, u64, u64)> {
+    fn reach(&self, a: AcbIndex, run: Run, slot: Option<u32>) -> Option<(u64, u64, u64)> {
         let (geometry, acb) = (self.layout.geometry()?, self.requests.acb(a));
         let pos = acb.pos;
         // so is that of what comes to light: behind it there is nothing of the guest's
@@ -145,7 +146,7 @@ impl Image {
     }
 
     /// Discard of a run of qcow2: whole clusters.
-    pub(crate) fn discard_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    pub(crate) fn discard_counted(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
@@ -165,7 +166,7 @@ impl Image {
     }
 
     /// Write-zeroes of a run of qcow2.
-    pub(crate) fn zero_counted(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    pub(crate) fn zero_counted(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
@@ -198,7 +199,7 @@ impl Image {
     }
 
     /// Zeros in part of one unit.
-    fn zero_part(&mut self, a: u32, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> Next {
+    fn zero_part(&mut self, a: AcbIndex, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> Next {
         let pos = self.requests.acb(a).pos;
         let start = align_down(pos, unit);
         let len = run.len.min(start + unit - pos);
@@ -217,14 +218,14 @@ impl Image {
     }
 
     /// The entries' shape, whether a data file must be a valid raw image, and whether space may be given up.
-    fn zero_rules(&self, a: u32) -> Option<(Shape, bool, bool)> {
+    fn zero_rules(&self, a: AcbIndex) -> Option<(Shape, bool, bool)> {
         let shape = self.layout.shape()?;
         let free = self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
         Some((shape, self.refcounted.as_deref()?.header.data_file_raw(), free))
     }
 
     /// A run of what a smaller disk does not have any more.
-    pub(crate) fn drop_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    pub(crate) fn drop_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {

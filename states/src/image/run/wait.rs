@@ -4,9 +4,9 @@
 //!
 //! Invariant: whoever waits here has written nothing yet: it looks again when it is woken.
 
-use crate::acb::State;
 use crate::acb::request::Met;
 use crate::acb::waits::Wanted;
+use crate::acb::{AcbIndex, State};
 use crate::base::geometry::SliceNumber;
 use crate::error::Error;
 use crate::image::next::Next;
@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 
 impl Image {
     /// A slice is being loaded.
-    pub(crate) fn wait_for_slice(&mut self, a: u32, slot: u32) -> Next {
+    pub(crate) fn wait_for_slice(&mut self, a: AcbIndex, slot: u32) -> Next {
         self.requests.note(a, Met::MISS);
         self.outbox.counters.misses += 1;
         self.requests.set_state(a, State::ReadL2);
@@ -80,7 +80,7 @@ impl Image {
     }
 
     /// No slot of the cache is free, or too many mappings are uncommitted.
-    pub(crate) fn wait_for_slot(&mut self, a: u32) -> Next {
+    pub(crate) fn wait_for_slot(&mut self, a: AcbIndex) -> Next {
         if self.health.is_poisoned() {
             // dirty slices stay in memory for ever now: nothing will come free
             return Next::fail(Error::Poisoned);
@@ -91,7 +91,7 @@ impl Image {
     }
 
     /// May the acb change entries of `[start, end)` now, by the gate in force? If not, it waits.
-    pub(crate) fn pass_gate(&mut self, a: u32, start: u64, end: u64, new_table: bool) -> bool {
+    pub(crate) fn pass_gate(&mut self, a: AcbIndex, start: u64, end: u64, new_table: bool) -> bool {
         let table_span = self.layout.geometry().map_or(1 << 63, |geometry| geometry.table_span());
         let wanted = Wanted { start, end, new_table, table_span };
         self.waits.pass_gate(&mut self.requests, a, wanted, &self.options)
@@ -99,13 +99,13 @@ impl Image {
 
     /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
     #[inline]
-    pub(crate) fn pass_sectors(&mut self, a: u32, start: u64, end: u64, modifies: bool) -> bool {
+    pub(crate) fn pass_sectors(&mut self, a: AcbIndex, start: u64, end: u64, modifies: bool) -> bool {
         self.waits.pass_sectors(&mut self.requests, a, (start, end), modifies, &self.options)
     }
 
     /// `len` bytes of space; or what becomes of the acb: it waits, in `state` if it is for the file to grow,
     /// or has failed.
-    pub(crate) fn allocate(&mut self, a: u32, len: u64, state: State) -> Result<u64, Next> {
+    pub(crate) fn allocate(&mut self, a: AcbIndex, len: u64, state: State) -> Result<u64, Next> {
         let Some((counted, mut cx)) = self.counting() else { return self.append(a, len, state) };
         let bits = counted.header.cluster_bits;
         match counted.allocate(len, &mut cx) {
@@ -126,7 +126,7 @@ impl Image {
     }
 
     /// Where nobody counts clusters: what lies behind all others.
-    fn append(&mut self, a: u32, len: u64, state: State) -> Result<u64, Next> {
+    fn append(&mut self, a: AcbIndex, len: u64, state: State) -> Result<u64, Next> {
         match self.space.has(len, &self.options, &mut self.outbox) {
             Ok(true) => {}
             Ok(false) => return Err(self.wait_for_space(a, len, state)),
@@ -137,7 +137,7 @@ impl Image {
         offset.ok_or_else(|| Next::fail(Error::NoSpace))
     }
 
-    fn wait_for_space(&mut self, a: u32, len: u64, state: State) -> Next {
+    fn wait_for_space(&mut self, a: AcbIndex, len: u64, state: State) -> Next {
         self.requests.set_state(a, state);
         self.space.wait(&mut self.requests, a, len, &mut self.outbox);
         Next::Wait
@@ -145,7 +145,7 @@ impl Image {
 
     /// Gives back what an acb holds: its claim, its pin, its part in sector waits.
     #[inline]
-    pub(crate) fn let_go(&mut self, a: u32) {
+    pub(crate) fn let_go(&mut self, a: AcbIndex) {
         if let Some(slot) = self.waits.let_go(&mut self.requests, a) {
             self.tables.unpin(slot, Rule::PinLink, &mut self.outbox);
         }

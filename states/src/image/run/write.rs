@@ -10,9 +10,8 @@
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
 //! * a failed write links nothing: its clusters are given back, or a leak where nobody counts them (QED).
 
-use crate::acb::Source;
-use crate::acb::State;
 use crate::acb::request::{Kind, Met};
+use crate::acb::{AcbIndex, Source, State};
 use crate::base::geometry::{Geometry, align_down, align_up};
 use crate::error::Error;
 use crate::image::next::Next;
@@ -63,7 +62,7 @@ struct Piece {
 
 impl Image {
     /// A run of a write.
-    pub(crate) fn write_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    pub(crate) fn write_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let pos = self.requests.acb(a).pos;
         if let Some(counted) = self.refcounted.as_deref()
             && let Err(error) = counted.check_run_place(pos, run)
@@ -81,7 +80,7 @@ impl Image {
         self.write_new(a, run, slot)
     }
 
-    pub(crate) fn write_in_place(&mut self, a: u32, host: u64, len: u64) -> Next {
+    pub(crate) fn write_in_place(&mut self, a: AcbIndex, host: u64, len: u64) -> Next {
         let align = u64::from(self.options.align);
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
@@ -108,7 +107,7 @@ impl Image {
 
     /// New clusters, or new contents of clusters that hold nothing: gate, table, space, claim; each may
     /// make the acb wait and look again.
-    fn write_new(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    fn write_new(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let pos = self.requests.acb(a).pos;
         let plan = self.plan_new(&geometry, pos, run);
@@ -142,7 +141,7 @@ impl Image {
     }
 
     /// Host space for what is planned; or what becomes of the acb.
-    fn place_new(&mut self, a: u32, slot: u32, plan: &Plan) -> Result<u64, Next> {
+    fn place_new(&mut self, a: AcbIndex, slot: u32, plan: &Plan) -> Result<u64, Next> {
         if let Some(base) = plan.reuse {
             let (start, end) = (base + plan.fill.0 - plan.first, base + plan.fill.1 - plan.first);
             return match self.pass_sectors(a, start, end, plan.modifies()) {
@@ -215,7 +214,7 @@ impl Image {
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
     /// like any other, so it is written after a sync that made the file's new length durable (QE2, QE4).
-    pub(crate) fn new_table(&mut self, a: u32, pos: u64) -> Next {
+    pub(crate) fn new_table(&mut self, a: AcbIndex, pos: u64) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
@@ -252,7 +251,7 @@ impl Image {
 
     /// The next piece of the extent (`WriteData`: one is written): its fills are read, or it is written at
     /// once.
-    pub(crate) fn next_piece(&mut self, a: u32) -> Next {
+    pub(crate) fn next_piece(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb(a);
         if acb.fill_at >= acb.fill_end {
             return self.extent_written(a);
@@ -275,7 +274,7 @@ impl Image {
     }
 
     /// Reads what the write's first and last block hold that is not its own.
-    fn read_neighbours(&mut self, a: u32, piece: &Piece) -> bool {
+    fn read_neighbours(&mut self, a: AcbIndex, piece: &Piece) -> bool {
         let acb = self.requests.acb(a);
         if !acb.modifies {
             return false;
@@ -290,7 +289,7 @@ impl Image {
     }
 
     /// Reads what surrounds the guest's bytes in new clusters.
-    fn read_sources(&mut self, a: u32, piece: &Piece) -> bool {
+    fn read_sources(&mut self, a: AcbIndex, piece: &Piece) -> bool {
         let Some(geometry) = self.layout.geometry() else { return false };
         let acb = self.requests.acb(a);
         let (source, own) = (acb.source, (acb.unit_start, acb.unit_end));
@@ -315,7 +314,7 @@ impl Image {
     /// Names reads of head and tail, if there are any: first and last guest byte, and where they come from.
     fn read_fills(
         &mut self,
-        a: u32,
+        a: AcbIndex,
         piece: &Piece,
         state: State,
         reads: [Option<(u64, u64, FillSource)>; 2],
@@ -344,7 +343,7 @@ impl Image {
     }
 
     /// `ReadModify`: the neighbours are there; what else is needed?
-    pub(crate) fn neighbours_read(&mut self, a: u32) -> Next {
+    pub(crate) fn neighbours_read(&mut self, a: AcbIndex) -> Next {
         if let Some(piece) = self.piece(a)
             && self.read_sources(a, &piece)
         {
@@ -354,7 +353,7 @@ impl Image {
     }
 
     /// The piece at `fill_at`; None when all is written.
-    fn piece(&self, a: u32) -> Option<Piece> {
+    fn piece(&self, a: AcbIndex) -> Option<Piece> {
         let acb = self.requests.acb(a);
         let (at, pos, run_end, fill_end) = (acb.fill_at, acb.pos, acb.run_end, acb.fill_end);
         if at >= fill_end {
@@ -378,14 +377,14 @@ impl Image {
     }
 
     /// Names the write of the piece, its fills being ready.
-    pub(crate) fn write_piece(&mut self, a: u32) -> Next {
+    pub(crate) fn write_piece(&mut self, a: AcbIndex) -> Next {
         match self.piece(a) {
             Some(piece) => self.emit_write(a, &piece),
             None => self.extent_written(a),
         }
     }
 
-    fn emit_write(&mut self, a: u32, piece: &Piece) -> Next {
+    fn emit_write(&mut self, a: AcbIndex, piece: &Piece) -> Next {
         let id = self.requests.id(a);
         let acb = self.requests.acb_mut(a);
         acb.fill_at = piece.end;
@@ -409,7 +408,7 @@ impl Image {
     }
 
     /// All pieces are written: link new clusters, let those that wait go.
-    fn extent_written(&mut self, a: u32) -> Next {
+    fn extent_written(&mut self, a: AcbIndex) -> Next {
         let allocated = self.requests.acb(a).claims;
         if allocated {
             if self.health.is_halted() {
@@ -427,7 +426,7 @@ impl Image {
     }
 
     /// After a write: does its completion have to wait for the pipeline?
-    pub(crate) fn note_written(&mut self, a: u32, allocated: bool) {
+    pub(crate) fn note_written(&mut self, a: AcbIndex, allocated: bool) {
         self.commit.wrote();
         let acb = self.requests.acb_mut(a);
         acb.window = self.commit.windows.open();

@@ -3,8 +3,8 @@
 //! QE10: an unallocated cluster becomes a zero entry, which needs no data; an allocated one is zeroed in
 //! place, never replaced.
 
-use crate::acb::State;
 use crate::acb::request::{Flags, Met};
+use crate::acb::{AcbIndex, State};
 use crate::base::geometry::{align_down, align_up};
 use crate::image::next::Next;
 use crate::image::value::Image;
@@ -16,7 +16,7 @@ use alloc::boxed::Box;
 
 impl Image {
     /// Write-zeroes of a run.
-    pub(crate) fn zero_run(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    pub(crate) fn zero_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let Run { mapping, len, .. } = run;
         let acb = self.requests.acb(a);
         let (pos, end) = (acb.pos, acb.pos + len);
@@ -57,7 +57,7 @@ impl Image {
 
     /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.
     #[cfg(feature = "sabotage")]
-    fn zero_entry(&mut self, a: u32, run: Run, slot: Option<u32>) -> Next {
+    fn zero_entry(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         let Some(cluster) = self.layout.geometry().map(|geometry| geometry.cluster_size()) else {
             return Next::On;
         };
@@ -73,7 +73,7 @@ impl Image {
 
     pub(crate) fn set_zero_entries(
         &mut self,
-        a: u32,
+        a: AcbIndex,
         start: u64,
         end: u64,
         len: u64,
@@ -98,7 +98,7 @@ impl Image {
     }
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
-    pub(crate) fn zero_in_place(&mut self, a: u32, host: u64, len: u64) -> Next {
+    pub(crate) fn zero_in_place(&mut self, a: AcbIndex, host: u64, len: u64) -> Next {
         let pos = self.requests.acb(a).pos;
         if let Some(counted) = self.refcounted.as_deref()
             && let Err(error) = counted.check_data_place(pos, host, len)
@@ -117,7 +117,7 @@ impl Image {
         self.zero_host(a, host, last - first, unmap)
     }
 
-    fn zero_host(&mut self, a: u32, host: u64, len: u64, unmap: bool) -> Next {
+    fn zero_host(&mut self, a: AcbIndex, host: u64, len: u64, unmap: bool) -> Next {
         if !self.pass_sectors(a, host, host + len, false) {
             return Next::Wait;
         }
@@ -130,13 +130,13 @@ impl Image {
     }
 
     /// The acb's next `len` bytes need nothing more.
-    pub(crate) fn skip(&mut self, a: u32, len: u64) -> Next {
+    pub(crate) fn skip(&mut self, a: AcbIndex, len: u64) -> Next {
         self.requests.skip(a, len);
         Next::On
     }
 
     /// `ZeroData`: the range reads as zeros.
-    pub(crate) fn extent_zeroed(&mut self, a: u32) -> Next {
+    pub(crate) fn extent_zeroed(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
         acb.pos = acb.run_end;
         self.let_go(a);
@@ -145,7 +145,7 @@ impl Image {
     }
 
     /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
-    pub(crate) fn discard_run(&mut self, a: u32, run: Run) -> Next {
+    pub(crate) fn discard_run(&mut self, a: AcbIndex, run: Run) -> Next {
         let Run { mapping, len, .. } = run;
         let (true, Mapping::Data(host)) = (self.layout.is_raw(), mapping) else {
             return self.skip(a, len);
