@@ -161,7 +161,7 @@ mod tests {
         let path = folder.path().join("file");
         std::fs::write(&path, [7; 10]).unwrap();
         let name = CString::new(path.as_os_str().as_bytes()).unwrap();
-        let flags = OpenFlags { write: true, direct: false };
+        let flags = OpenFlags { write: true, direct: false, claim: false };
         let mut file = BlockingFile::open(name, flags).unwrap().unwrap();
         assert_eq!(file.stat().unwrap().unwrap().len, 10);
         file.lock(LockMode::Write).unwrap().unwrap();

@@ -52,6 +52,11 @@ impl Segment {
         self.len
     }
 
+    /// The first `by` bytes, and the others.
+    pub(crate) fn split(self, by: usize) -> (Segment, Segment) {
+        (Segment { len: by.min(self.len), ..self }, self.skip(by))
+    }
+
     /// What is left after the first `by` bytes.
     pub(crate) fn skip(self, by: usize) -> Segment {
         assert!(by <= self.len, "skipping past the end of a segment");

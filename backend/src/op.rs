@@ -23,11 +23,14 @@ pub struct OpenFlags {
     pub write: bool,
     /// Bypass the page cache (O_DIRECT).
     pub direct: bool,
+    /// Claim a block device (O_EXCL), as mount, mkfs and LVM do: EBUSY when somebody else has claimed it. No
+    /// matter to files, nor to a descriptor that is given ([`Op::Adopt`]).
+    pub claim: bool,
 }
 
 /// How QEMU's programs and we keep out of each other's way: shared byte-range (OFD) locks on the bytes 100..
 /// and 200.. that QEMU uses (one byte a permission).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum LockMode {
     /// We read, and tolerate writers, as QEMU does with raw files.
     Share,
@@ -37,6 +40,7 @@ pub enum LockMode {
     /// too).
     Write,
     /// Give the locks back.
+    #[default]
     None,
 }
 
@@ -65,7 +69,7 @@ pub enum Op {
         file: FileId,
     },
     /// Take, change or drop QEMU-compatible locks. Fails with EAGAIN when somebody else holds a conflicting
-    /// one.
+    /// one. Locks hold on a device's node, not on the device behind it ([`OpenFlags::claim`] does).
     Lock {
         /// Which file.
         file: FileId,
@@ -123,7 +127,8 @@ pub enum Op {
         len: u64,
     },
     /// Grow the file to `to` bytes: by allocating (fallocate mode 0) if `allocate`, falling back to a sparse
-    /// extension where the file system cannot, or is not believed.
+    /// extension where the file system cannot, or is not believed. A block device is as long as it is: done
+    /// if that is enough, else ENOSPC.
     Grow {
         /// Which file.
         file: FileId,
@@ -134,7 +139,7 @@ pub enum Op {
         /// Allocate blocks ahead.
         allocate: bool,
     },
-    /// ftruncate.
+    /// ftruncate. A block device is as long as it is: nothing is done if that is enough, else ENOSPC.
     SetLen {
         /// Which file.
         file: FileId,
@@ -202,7 +207,8 @@ pub struct Stat {
     pub offset_align: u32,
     /// Bytes that memory addresses must be multiples of: 1 for buffered files.
     pub memory_align: u32,
-    /// It is a block device (cannot grow).
+    /// It is a block device: it neither grows nor shrinks by our doing, but may by others', and what it holds
+    /// where nothing was written is not known.
     pub block_device: bool,
     /// What its answers are worth.
     pub store: Store,

@@ -17,7 +17,7 @@ struct Disk {
 fn disk(len: usize) -> Disk {
     let mut sim = Sim::new();
     sim.insert_file("f", &vec![0xDD; len], FileOptions::default());
-    let flags = OpenFlags { write: true, direct: false };
+    let flags = OpenFlags { write: true, direct: false, claim: false };
     sim.push(Token(0), Op::Open { path: CString::new("f").unwrap(), flags }).unwrap();
     sim.wait(None).unwrap();
     let mut out = Vec::new();
@@ -203,7 +203,7 @@ fn data_past_a_lost_growth_is_gone() {
     // the data reached the disk, the length did not
     let mut crashed = d.sim.crash_with(|c| usize::from(c.what != Volatile::Length));
     assert_eq!(crashed.file_bytes("f"), sectors(&[0xDD]));
-    let flags = OpenFlags { write: true, direct: false };
+    let flags = OpenFlags { write: true, direct: false, claim: false };
     crashed.push(Token(0), Op::Open { path: CString::new("f").unwrap(), flags }).unwrap();
     crashed.wait(None).unwrap();
     crashed.push(Token(1), Op::Grow { file: FileId(0), from: 512, to: 1024, allocate: false }).unwrap();
@@ -407,7 +407,7 @@ fn same_seed_same_run() {
 #[should_panic(expected = "misaligned O_DIRECT")]
 fn misaligned_direct_transfers_panic() {
     let mut d = disk(8192);
-    let flags = OpenFlags { write: true, direct: true };
+    let flags = OpenFlags { write: true, direct: true, claim: false };
     d.push(Op::Open { path: CString::new("f").unwrap(), flags });
     let Ok(Output::Opened(direct)) = d.finish() else { panic!() };
     d.file = direct;
@@ -468,4 +468,27 @@ fn a_full_simulator_gives_the_operation_back() {
     assert!(d.sim.push(Token(9), Op::Stat { file: d.file }).is_err(), "not reaped yet");
     d.sim.reap(&mut Vec::new());
     d.sim.push(Token(9), Op::Stat { file: d.file }).unwrap();
+}
+
+#[test]
+fn a_block_device_keeps_its_length_and_may_be_given_more() {
+    let mut disk = disk(8192);
+    let options = FileOptions { block_device: true, ..FileOptions::default() };
+    disk.sim.insert_file("f", &[0xee; 8192], options);
+    let file = disk.file;
+    let full = Err(Errno(libc::ENOSPC));
+    let ends = |disk: &mut Disk, op| {
+        disk.push(op);
+        disk.finish()
+    };
+    let grow = |to| Op::Grow { file, from: 8192, to, allocate: true };
+    assert_eq!(ends(&mut disk, grow(8193)), full);
+    assert_eq!(ends(&mut disk, Op::SetLen { file, len: 8193 }), full);
+    assert_eq!(ends(&mut disk, Op::SetLen { file, len: 0 }), Ok(Output::Done));
+    disk.push_write(8000, &[1; 512]);
+    assert_eq!(disk.finish(), full);
+    assert_eq!(disk.sim.file_bytes("f"), [0xee; 8192]);
+    disk.sim.grow_device("f", 12_000, 0xdd);
+    assert_eq!(ends(&mut disk, grow(12_000)), Ok(Output::Done));
+    assert_eq!(disk.sim.file_bytes("f"), [&[0xee; 8192][..], &[0xdd; 3808]].concat());
 }

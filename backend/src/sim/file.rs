@@ -89,6 +89,15 @@ impl File {
         }
     }
 
+    /// It gets longer by itself, durably: its new space holds `fill`.
+    pub(super) fn lengthen(&mut self, to: u64, fill: u8) {
+        let more = vec![fill; (to - self.len) as usize];
+        for content in [&mut self.durable, &mut self.visible] {
+            content.put(self.len, &more);
+        }
+        (self.len, self.durable_len) = (to, to);
+    }
+
     /// An operation completed.
     pub(super) fn complete(&mut self, mut entry: Entry) {
         if let Some(len) = entry.set

@@ -148,6 +148,18 @@ impl Sim {
         self.insert(path.as_ref(), Store::default(), len, options);
     }
 
+    /// A block device becomes longer under whoever has it open; the new space holds `fill` in every byte.
+    ///
+    /// # Panics
+    /// If there is no such device, or it is longer.
+    pub fn grow_device(&mut self, path: impl AsRef<[u8]>, to: u64, fill: u8) {
+        let file = self.find(path.as_ref()).and_then(|number| self.files.get_mut(number));
+        match file.filter(|file| file.options.block_device && file.len <= to) {
+            Some(file) => file.lengthen(to, fill),
+            None => panic!("there is no device that could grow to {to} bytes"),
+        }
+    }
+
     fn insert(&mut self, path: &[u8], content: Store, len: u64, options: FileOptions) {
         let file = File::new(path, content, len, options);
         match self.find(path) {

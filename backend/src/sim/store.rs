@@ -231,6 +231,20 @@ impl Store {
         }
     }
 
+    /// Puts these bytes there.
+    pub(super) fn put(&mut self, offset: u64, bytes: &[u8]) {
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let mut rest = bytes;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let start = (at % CHUNK as u64) as usize;
+            let (part, behind) = rest.split_at(rest.len().min(CHUNK - start));
+            let chunk = chunks.entry(at / CHUNK as u64).or_insert_with(|| Arc::new(Chunk::zeroed()));
+            Arc::make_mut(chunk).bytes_mut()[start..start + part.len()].copy_from_slice(part);
+            (rest, at) = (behind, at + part.len() as u64);
+        }
+    }
+
     /// Numbers of the chunks in `range` that are stored.
     pub(super) fn present(&self, range: Range<u64>) -> Vec<u64> {
         if range.is_empty() {
@@ -358,6 +372,15 @@ mod tests {
             assert_eq!(store.digest(), Store::from_bytes(&model).digest());
             assert_eq!(before.digest() == store.digest(), read(&before, 40_000) == model);
         }
+    }
+
+    #[test]
+    fn bytes_are_put_over_what_is_there() {
+        let mut store = Store::from_bytes(&[1; 10_000]);
+        let before = store.clone();
+        store.put(9000, &[2; 5000]);
+        assert_eq!(read(&store, 15_000), [&[1; 9000][..], &[2; 5000], &[0; 1000]].concat());
+        assert_eq!(read(&before, 15_000), [&[1; 10_000][..], &[0; 5000]].concat(), "a copy keeps its own");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! untrusted image would block for ever); locks are given back before the descriptor is closed.
 
 use super::call::{errno_of, retry};
+use super::device::{self, Device};
 use super::lock;
 use crate::op::{Errno, LockMode, OpenFlags, Proven, Stat, Store};
 use std::ffi::CStr;
@@ -15,8 +16,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Not in every libc that we build for.
 const STATX_DIOALIGN: u32 = 0x2000;
-/// `_IOR(0x12, 114, size_t)`.
-const BLKGETSIZE64: u64 = 0x8008_1272;
 /// What O_DIRECT needs where the kernel does not say: a page satisfies every device.
 const DIRECT_ALIGN: u32 = 4096;
 
@@ -45,6 +44,8 @@ pub(crate) struct OpenFile {
     fd: OwnedFd,
     direct: bool,
     store: Store,
+    /// It is a block device.
+    device: Option<Device>,
     /// What fallocate answers is believed: bits.
     believed: AtomicU8,
     held: Mutex<LockMode>,
@@ -80,33 +81,37 @@ impl OpenFile {
         }
         let statx = statx(fd.as_raw_fd())?;
         let direct = flags.direct || status & libc::O_DIRECT != 0;
-        OpenFile::adopt(fd, OpenFlags { direct, ..flags }, &statx)
+        OpenFile::adopt(fd, OpenFlags { direct, claim: false, ..flags }, &statx)
     }
 
     /// Takes over a descriptor that was opened with [`open_flags`]. Asks the file system which it is, and
     /// that may take as long as any other question.
     pub(crate) fn adopt(fd: OwnedFd, flags: OpenFlags, statx: &libc::statx) -> Result<OpenFile, Errno> {
-        match u32::from(statx.stx_mode) & libc::S_IFMT {
-            libc::S_IFREG | libc::S_IFBLK => {}
+        let is_device = match u32::from(statx.stx_mode) & libc::S_IFMT {
+            libc::S_IFREG => false,
+            libc::S_IFBLK => true,
             libc::S_IFDIR => return Err(Errno(libc::EISDIR)),
             _ => return Err(Errno(libc::EINVAL)),
-        }
+        };
+        let fd = if is_device && flags.claim { device::claim(fd, open_flags(flags))? } else { fd };
         // O_NONBLOCK kept the open from blocking; io_uring would turn it into EAGAIN on reads
         let status = if flags.direct { libc::O_DIRECT } else { 0 };
         // SAFETY: no pointers.
         retry(|| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, status) })?;
-        let store = match u32::from(statx.stx_mode) & libc::S_IFMT {
+        let device = is_device.then(|| Device::of(statx.stx_rdev_major, statx.stx_rdev_minor));
+        let store = match is_device {
             // statfs would answer for the file system of its node
-            libc::S_IFBLK => Store::Known,
-            _ => store_of(magic(fd.as_raw_fd())?),
+            true => Store::Known,
+            false => store_of(magic(fd.as_raw_fd())?),
         };
         let believed = if store == Store::Known { Proven::ALL } else { Proven::NONE };
         Ok(OpenFile {
             fd,
             direct: flags.direct,
             store,
+            device,
             believed: AtomicU8::new(believed.bits()),
-            held: Mutex::new(LockMode::None),
+            held: Mutex::default(),
         })
     }
 
@@ -126,6 +131,16 @@ impl OpenFile {
         self.store
     }
 
+    /// It is a block device: as long as it is, whoever asks.
+    pub(crate) fn is_device(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// A device takes no more bytes than that in one request.
+    pub(crate) fn bytes_at_once(&self) -> u64 {
+        self.device.as_ref().map_or(u64::MAX, |device| device.bytes_at_once)
+    }
+
     /// FUSE answers a direct transfer inside the system call: it must not be made where nobody may wait.
     pub(crate) fn holds_the_caller(&self) -> bool {
         self.direct && self.store == Store::Fuse
@@ -142,7 +157,7 @@ impl OpenFile {
     pub(crate) fn stat(&self) -> Result<Stat, Errno> {
         let mut stat = to_stat(&statx(self.fd())?, self.direct, self.store);
         if stat.block_device {
-            stat.len = device_len(self.fd())?;
+            stat.len = device::len(self.fd())?;
         }
         Ok(stat)
     }
@@ -244,14 +259,6 @@ fn magic(fd: RawFd) -> Result<i64, Errno> {
     Ok(buffer.f_type)
 }
 
-fn device_len(fd: RawFd) -> Result<u64, Errno> {
-    let mut len = 0u64;
-    let pointer = &raw mut len;
-    // SAFETY: BLKGETSIZE64 writes one u64.
-    retry(|| unsafe { libc::ioctl(fd, BLKGETSIZE64 as _, pointer) })?;
-    Ok(len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,9 +272,9 @@ mod tests {
         }
         for proven in [Proven::ALL, Proven::NONE, Proven { zero_range: false, ..Proven::ALL }] {
             let file = std::fs::File::open("/dev/null").unwrap();
-            let (direct, held) = (false, Mutex::new(LockMode::None));
+            let (direct, device, held) = (false, None, Mutex::default());
             let believed = AtomicU8::new(0);
-            let file = OpenFile { fd: file.into(), direct, store: Store::Fuse, believed, held };
+            let file = OpenFile { fd: file.into(), direct, store: Store::Fuse, device, believed, held };
             file.believe(proven);
             assert_eq!(file.believed(), proven);
         }

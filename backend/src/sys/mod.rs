@@ -5,6 +5,7 @@
 //! wait for.
 
 pub(crate) mod call;
+pub(crate) mod device;
 pub(crate) mod event;
 pub(crate) mod file;
 pub(crate) mod lock;
@@ -18,6 +19,7 @@ use file::OpenFile;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use transfer::Transfer;
 
 /// Blocking work that a worker does.
 pub(crate) enum SysTask {
@@ -74,12 +76,10 @@ fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
         Op::Stat { .. } => file.stat().map(Output::Stat),
         Op::Lock { mode, .. } => file.lock(mode).map(|()| Output::Done),
         Op::Read { offset, segments, .. } => {
-            transfer::run(file, transfer::Transfer::new(false, file.direct(), offset, segments))
-                .map(Output::Bytes)
+            transfer::run(file, Transfer::of(file, false, offset, segments)).map(Output::Bytes)
         }
         Op::Write { offset, segments, .. } => {
-            transfer::run(file, transfer::Transfer::new(true, file.direct(), offset, segments))
-                .map(Output::Bytes)
+            transfer::run(file, Transfer::of(file, true, offset, segments)).map(Output::Bytes)
         }
         Op::Sync { .. } => space::sync(file.fd()).map(|()| Output::Done),
         Op::ZeroRange { offset, len, unmap, .. } => {
@@ -87,7 +87,7 @@ fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
         }
         Op::PunchHole { offset, len, .. } => space::punch_hole(file, offset, len).map(|()| Output::Done),
         Op::Grow { from, to, allocate, .. } => space::grow(file, from, to, allocate).map(|()| Output::Done),
-        Op::SetLen { len, .. } => space::set_len(file.fd(), len).map(|()| Output::Done),
+        Op::SetLen { len, .. } => space::set_len(file, len).map(|()| Output::Done),
         Op::Prove { shown, .. } => {
             let proven = shown.map_or_else(|| proof::prove(file), Ok)?;
             file.believe(proven);

@@ -116,7 +116,7 @@ mod tests {
         let path = folder.path().join("image");
         std::fs::write(&path, b"data").unwrap();
         let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-        (folder, OpenFile::open(&path, OpenFlags { write: true, direct }).unwrap())
+        (folder, OpenFile::open(&path, OpenFlags { write: true, direct, claim: false }).unwrap())
     }
 
     #[test]

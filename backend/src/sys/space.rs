@@ -23,6 +23,11 @@ static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
 /// 6.18).
 const BLOCK: u64 = 4096;
 
+/// fallocate makes zeros in any part of this file, not in whole blocks alone.
+pub(crate) fn takes_any_range(file: &OpenFile) -> bool {
+    !file.direct() && !file.is_device()
+}
+
 /// Can fallocate make zeros in this range without the page cache?
 pub(crate) fn whole_blocks(offset: u64, len: u64) -> bool {
     offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK)
@@ -58,10 +63,21 @@ pub(crate) fn sync(fd: RawFd) -> Result<(), Errno> {
     retry(|| unsafe { libc::fdatasync(fd) }).map(drop)
 }
 
-pub(crate) fn set_len(fd: RawFd, len: u64) -> Result<(), Errno> {
+pub(crate) fn set_len(file: &OpenFile, len: u64) -> Result<(), Errno> {
+    if file.is_device() {
+        return reaches(file, len);
+    }
     let len = signed(len)?;
     // SAFETY: no pointers.
-    retry(|| unsafe { libc::ftruncate(fd, len) }).map(drop)
+    retry(|| unsafe { libc::ftruncate(file.fd(), len) }).map(drop)
+}
+
+/// A device is as long as it is.
+fn reaches(file: &OpenFile, len: u64) -> Result<(), Errno> {
+    match file.stat()?.len >= len {
+        true => Ok(()),
+        false => Err(Errno(libc::ENOSPC)),
+    }
 }
 
 pub(crate) fn fallocate(fd: RawFd, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
@@ -78,7 +94,7 @@ pub(crate) fn punch_hole(file: &OpenFile, offset: u64, len: u64) -> Result<(), E
     if len == 0 {
         return Ok(());
     }
-    if !file.direct() || whole_blocks(offset, len) {
+    if takes_any_range(file) || whole_blocks(offset, len) {
         return punch(file.fd(), offset, len);
     }
     for (start, end, whole) in parts(offset, end) {
@@ -108,7 +124,7 @@ fn write_zeros(file: &OpenFile, offset: u64, end: u64) -> Result<(), Errno> {
 
 pub(crate) fn zero_range(file: &OpenFile, offset: u64, len: u64, unmap: bool) -> Result<(), Errno> {
     let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
-    if !file.direct() || whole_blocks(offset, len) {
+    if takes_any_range(file) || whole_blocks(offset, len) {
         return zero(file, offset, len, unmap);
     }
     for (start, end, whole) in parts(offset, end) {
@@ -140,6 +156,9 @@ pub(crate) fn grow(file: &OpenFile, from: u64, to: u64, allocate: bool) -> Resul
     if to <= from {
         return Ok(());
     }
+    if file.is_device() {
+        return reaches(file, to);
+    }
     if allocate && file.believed().allocate {
         match fallocate(file.fd(), 0, from, to - from) {
             Err(errno) if unsupported(errno) => {}
@@ -150,7 +169,7 @@ pub(crate) fn grow(file: &OpenFile, from: u64, to: u64, allocate: bool) -> Resul
     if file.stat()?.len >= to {
         return Ok(());
     }
-    set_len(file.fd(), to)
+    set_len(file, to)
 }
 
 #[cfg(test)]

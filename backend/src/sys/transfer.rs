@@ -26,6 +26,8 @@ pub(crate) struct Transfer {
     /// The first `first` are used up; the one at `first` holds what is left of it.
     segments: Segments,
     first: usize,
+    /// Bytes of one system call.
+    most: u64,
 }
 
 /// What to do after a system call.
@@ -40,9 +42,27 @@ pub(crate) enum Progress {
 impl Transfer {
     pub(crate) fn new(write: bool, direct: bool, offset: u64, segments: Segments) -> Transfer {
         let left = segments.iter().map(|s| s.len() as u64).sum();
-        let mut transfer = Transfer { write, direct, offset, done: 0, left, segments, first: 0 };
+        let mut transfer =
+            Transfer { write, direct, offset, done: 0, left, segments, first: 0, most: u64::MAX };
         transfer.skip_empty();
         transfer
+    }
+
+    /// To or from this file.
+    pub(crate) fn of(file: &OpenFile, write: bool, offset: u64, segments: Segments) -> Transfer {
+        Transfer::new(write, file.direct(), offset, segments).in_calls_of(file.bytes_at_once())
+    }
+
+    /// In system calls of at most `most` bytes, one after the other.
+    pub(crate) fn in_calls_of(mut self, most: u64) -> Transfer {
+        debug_assert!(most > 0 && self.done == 0);
+        self.most = most;
+        if self.left > most {
+            self.segments = cut(&self.segments, most);
+            self.first = 0;
+            self.skip_empty();
+        }
+        self
     }
 
     /// Nothing to move.
@@ -57,7 +77,16 @@ impl Transfer {
     /// Scatter list of what is left: never empty while something is left.
     pub(crate) fn rest(&self) -> &[Segment] {
         let rest = self.segments.get(self.first..).unwrap_or_default();
-        &rest[..rest.len().min(IOV_MAX)]
+        let rest = &rest[..rest.len().min(IOV_MAX)];
+        if self.left <= self.most {
+            return rest;
+        }
+        let mut sum = 0;
+        let count = rest.iter().take_while(|segment| {
+            sum += segment.len() as u64;
+            sum <= self.most
+        });
+        &rest[..count.count()]
     }
 
     fn skip_empty(&mut self) {
@@ -124,6 +153,26 @@ impl Transfer {
     }
 }
 
+/// The same bytes in segments none of which lies across a multiple of `most`, counted from the first byte.
+fn cut(segments: &Segments, most: u64) -> Segments {
+    let mut cut = Segments::new();
+    let mut room = most;
+    for segment in segments {
+        let mut rest = *segment;
+        while rest.len() as u64 > room {
+            let (piece, behind) = rest.split(room as usize);
+            cut.push(piece);
+            (rest, room) = (behind, most);
+        }
+        room -= rest.len() as u64;
+        cut.push(rest);
+        if room == 0 {
+            room = most;
+        }
+    }
+    cut
+}
+
 /// The whole transfer, blocking.
 pub(crate) fn run(file: &OpenFile, mut transfer: Transfer) -> Result<u64, Errno> {
     if transfer.is_empty() {
@@ -164,6 +213,7 @@ mod tests {
             .collect()
     }
 
+    /// Of the next call.
     fn lens(transfer: &Transfer) -> Vec<usize> {
         transfer.rest().iter().map(|s| s.len()).collect()
     }
@@ -214,6 +264,22 @@ mod tests {
         assert_eq!(t.after(Ok(1000)), Progress::Again);
         assert_eq!(t.offset(), 8704);
         assert_eq!(t.after(Ok(100)), Progress::Ended(Err(Errno(libc::EIO))));
+    }
+
+    #[test]
+    fn a_call_moves_no_more_than_the_device_takes() {
+        let mut t = Transfer::new(true, true, 0, segments(&[3 * 4096, 0, 5 * 4096])).in_calls_of(8192);
+        assert_eq!((t.rest().len(), lens(&t)), (1, vec![8192]));
+        assert_eq!(t.after(Ok(8192)), Progress::Again);
+        assert_eq!(lens(&t), vec![4096, 0, 4096], "the next call's bytes, of both segments");
+        assert_eq!(t.after(Ok(4096)), Progress::Again);
+        assert_eq!((t.offset(), lens(&t)), (12288, vec![4096]), "a short one goes on within the limit");
+        assert_eq!(t.after(Ok(4096)), Progress::Again);
+        assert_eq!(t.after(Ok(8192)), Progress::Again);
+        assert_eq!(lens(&t), vec![8192]);
+        assert_eq!(t.after(Ok(8192)), Progress::Ended(Ok(8 * 4096)));
+        let whole = Transfer::new(false, true, 0, segments(&[4096, 4096])).in_calls_of(8192);
+        assert_eq!(lens(&whole), vec![4096, 4096], "nothing is cut that fits");
     }
 
     #[test]

@@ -57,7 +57,10 @@ impl Files {
 
     /// The ring's table has room for this file.
     pub(super) fn can_fix(&self, index: u32) -> bool {
-        index < self.fixed
+        // the ring lets go of a file in its table some time after it was asked to: who takes a device down
+        // that was closed, or claims it, would be refused meanwhile
+        let is_device = self.entries.get(index as usize).is_some_and(|entry| entry.file.is_device());
+        index < self.fixed && !is_device
     }
 
     pub(super) fn set_fixed(&mut self, index: u32, fixed: bool) {

@@ -23,7 +23,7 @@ fn everything(ring: &mut Uring) {
     std::fs::write(file.path(), vec![1; 65536]).unwrap();
     let path = CString::new(file.path().as_os_str().as_bytes()).unwrap();
     for direct in [false, true] {
-        let flags = OpenFlags { write: true, direct };
+        let flags = OpenFlags { write: true, direct, claim: false };
         let Ok(Output::Opened(f)) = run(ring, Op::Open { path: path.clone(), flags }) else { panic!() };
         for cuts in [1, 2] {
             // anew: an O_DIRECT read may zero what lies past the end of the file

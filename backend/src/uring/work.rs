@@ -126,7 +126,7 @@ impl Context {
             Op::Stat { file: FileId(file) } if supported.statx => {
                 Work::Stat { file, statx: Box::new(file::blank_statx()) }
             }
-            Op::SetLen { file: FileId(file), len } if supported.ftruncate => {
+            Op::SetLen { file: FileId(file), len } if supported.ftruncate && !self.is_device(file) => {
                 checked(len, 0)?;
                 Work::SetLen { file, len }
             }
@@ -145,7 +145,10 @@ impl Context {
                 Work::Zero { file, offset, end, way }
             }
             Op::Grow { file: FileId(file), from, to, allocate: true }
-                if supported.fallocate && from < to && self.believed(file).allocate =>
+                if supported.fallocate
+                    && from < to
+                    && self.believed(file).allocate
+                    && !self.is_device(file) =>
             {
                 checked(to, 0)?;
                 Work::Allocate { file, from, to }
@@ -164,11 +167,17 @@ impl Context {
         })
     }
 
-    /// Zeros in this range are the ring's to make: parts of blocks of a direct file are written by a worker.
+    /// Zeros in this range are the ring's to make: parts of blocks of a direct file, or of a device, are
+    /// written by a worker.
     fn fallocates(&self, file: u32, offset: u64, len: u64) -> bool {
         let whole = space::whole_blocks(offset, len);
-        let fits = whole || self.files.get(FileId(file)).is_ok_and(|file| !file.direct());
+        let fits = whole || self.files.get(FileId(file)).is_ok_and(|file| space::takes_any_range(file));
         self.supported.fallocate && len > 0 && fits
+    }
+
+    /// Its length is not ours to change: a worker asks for it.
+    fn is_device(&self, file: u32) -> bool {
+        self.files.get(FileId(file)).is_ok_and(|file| file.is_device())
     }
 
     fn believed(&self, file: u32) -> Proven {
@@ -199,10 +208,10 @@ impl Context {
         offset: u64,
         segments: crate::Segments,
     ) -> Result<Work, Errno> {
-        let direct = self.files.get(file)?.direct();
+        let open = self.files.get(file)?;
         // an offset of -1 would mean the file's position
         signed(offset)?;
-        Ok(Work::Move { file: file.0, transfer: Transfer::new(write, direct, offset, segments) })
+        Ok(Work::Move { file: file.0, transfer: Transfer::of(open, write, offset, segments) })
     }
 
     fn close(&mut self, file: FileId) -> Result<Work, Errno> {

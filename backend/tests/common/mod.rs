@@ -3,6 +3,8 @@
 // each test program uses its part
 #![allow(dead_code)]
 
+pub mod device;
+
 use quod_backend::*;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -40,7 +42,7 @@ pub fn open(backend: &mut dyn Backend, path: &Path, write: bool, direct: bool) -
 }
 
 pub fn try_open(backend: &mut dyn Backend, path: &Path, write: bool, direct: bool) -> Result<FileId, Errno> {
-    match run(backend, Op::Open { path: c_path(path), flags: OpenFlags { write, direct } })? {
+    match run(backend, Op::Open { path: c_path(path), flags: OpenFlags { write, direct, claim: false } })? {
         Output::Opened(file) => Ok(file),
         other => panic!("open answered {other:?}"),
     }

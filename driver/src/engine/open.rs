@@ -37,7 +37,8 @@ impl<B: Backend> Engine<B> {
         let below = options.backing_direct.unwrap_or(options.direct);
         let direct = if depth == 0 { options.direct } else { below };
         opener.proven = None;
-        let flags = OpenFlags { write: depth == 0 && options.write, direct };
+        let write = depth == 0 && options.write;
+        let flags = OpenFlags { write, direct, claim: write && options.lock };
         (opener.lock, opener.shares) = opener.wanted_lock(depth);
         opener.refused = None;
         (opener.step, opener.direct) = (OpenStep::Open, direct);

@@ -37,7 +37,7 @@ impl Host {
     pub(crate) fn open_as(role: FileRole, path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
         let failed = |errno| Error::io(path, role, FileOp::Open, errno);
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(libc::EINVAL))?;
-        let file = BlockingFile::open(name, OpenFlags { write, direct: false })
+        let file = BlockingFile::open(name, OpenFlags { write, direct: false, claim: write && lock })
             .map_err(|error| Error::backend(BackendOp::SetUp, &error))?
             .map_err(|errno| failed(errno.0))?;
         let mut host = Host { file, path: path.to_path_buf(), role, len: 0, stop: || false };
