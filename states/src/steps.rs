@@ -5,7 +5,7 @@
 //! Must never know: which steps there are, or which follows which.
 //!
 //! Invariants:
-//! * one I/O is in flight at a time; its id was not used before, so that no stale completion is taken for its;
+//! * one I/O is in flight at a time, under an id of its own: a stale completion is not taken for its;
 //! * a completion is taken once, and none after the end;
 //! * there is a result exactly when the machine has ended, and it is given out once.
 
