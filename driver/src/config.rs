@@ -99,6 +99,7 @@ pub struct OpenOptions {
     pub(crate) follow_backing: bool,
     pub(crate) data_file: Option<PathBuf>,
     pub(crate) max_depth: u32,
+    #[cfg(feature = "sabotage")]
     pub(crate) sabotage: u64,
     open_gate: Arc<Mutex<dyn OpenGate + Send>>,
 }
@@ -132,6 +133,7 @@ impl OpenOptions {
             follow_backing: true,
             data_file: None,
             max_depth: 32,
+            #[cfg(feature = "sabotage")]
             sabotage: 0,
             open_gate: Arc::new(Mutex::new(DenyBacking)),
         }
@@ -268,9 +270,8 @@ impl OpenOptions {
         self
     }
 
-    /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed;
-    /// without the feature `sabotage` it means nothing.
-    #[doc(hidden)]
+    /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed.
+    #[cfg(feature = "sabotage")]
     pub fn sabotage(mut self, rules: u64) -> Self {
         self.sabotage = rules;
         self
@@ -298,6 +299,7 @@ impl OpenOptions {
             need_check_ms: self.need_check_ms,
             grow_step: self.grow_step,
             trace: config.trace,
+            #[cfg(feature = "sabotage")]
             sabotage: self.sabotage,
         }
     }

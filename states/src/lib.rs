@@ -31,7 +31,7 @@ mod outbox;
 pub mod probe;
 pub mod qcow2;
 pub mod qed;
-pub mod rule;
+mod rule;
 mod space;
 mod steps;
 mod tables;
@@ -50,4 +50,5 @@ pub use open::{Opened, Opening};
 pub use options::{AllocationGate, Options, Policy};
 pub use outbox::{Alarm, Timer};
 pub use probe::Foreign;
+#[cfg(feature = "sabotage")]
 pub use rule::Rule;

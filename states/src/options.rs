@@ -51,13 +51,13 @@ pub struct Options {
     pub grow_step: u64,
     /// Give out every state transition through `poll_transition`.
     pub trace: bool,
-    /// Rules that are removed: a set of [`Rule`] bits. Means nothing without the feature `sabotage`, which is
-    /// for the proof that their absence is noticed.
-    #[doc(hidden)]
+    /// Rules that are removed: a set of [`Rule`] bits.
+    #[cfg(feature = "sabotage")]
     pub sabotage: u64,
 }
 
 impl Options {
+    /// Has the proof removed this rule? In a normal build none can be.
     #[cfg(feature = "sabotage")]
     #[inline]
     pub(crate) const fn sabotaged(&self, rule: Rule) -> bool {
@@ -67,6 +67,17 @@ impl Options {
     #[cfg(not(feature = "sabotage"))]
     #[inline]
     pub(crate) const fn sabotaged(&self, _rule: Rule) -> bool {
+        false
+    }
+
+    /// Has it removed any?
+    #[cfg(feature = "sabotage")]
+    pub(crate) const fn breaks_rules(&self) -> bool {
+        self.sabotage != 0
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    pub(crate) const fn breaks_rules(&self) -> bool {
         false
     }
 }
@@ -85,6 +96,7 @@ impl Default for Options {
             need_check_ms: 5000,
             grow_step: 64 << 20,
             trace: false,
+            #[cfg(feature = "sabotage")]
             sabotage: 0,
         }
     }

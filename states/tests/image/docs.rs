@@ -291,7 +291,7 @@ fn reaches(edges: Edges, from: State, to: State) -> bool {
 fn variants<'a>(source: &'a str, name: &str) -> Vec<&'a str> {
     let body = source.split_once(&format!("pub enum {name} {{")).and_then(|(_, rest)| rest.split_once("\n}"));
     let lines = body.map_or("", |(body, _)| body).lines().map(str::trim);
-    lines.filter(|line| line.contains(" = ")).filter_map(|line| line.split(' ').next()).collect()
+    lines.filter(|line| line.contains(" = 1")).filter_map(|line| line.split(' ').next()).collect()
 }
 
 /// Labels of the rules: QED's, then qcow2's.
