@@ -19,15 +19,28 @@ pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 pub const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Settings of a driver: [`Config::default`], and what is said to be otherwise.
+///
+/// ```
+/// use quod::{BackendKind, Config, Driver};
+/// let config = Config::default();
+/// assert_eq!((config.backend, config.queue_depth), (BackendKind::Auto, 256));
+/// assert_eq!((config.requests, config.decompressors, config.trace), (128, 4, false));
+/// // one disk of a guest with a virtqueue of 64, no threads beside those of the backend
+/// let driver = Driver::new(config.requests(64).decompressors(0))?;
+/// # assert!(Driver::new(config.requests(0)).is_err());
+/// # Ok::<(), quod::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Config {
     /// How bytes are moved; default [`BackendKind::Auto`].
     pub backend: BackendKind,
-    /// Backend operations in flight, of all disks together; default 256. What is more waits in the driver.
+    /// Backend operations in flight, of all disks together; default 256, 1 to 32,768 (io_uring; less if the
+    /// host says so). What is more waits in the driver. A request is one operation, or some: a copy on write
+    /// reads and writes, tables are read and written beside it.
     pub queue_depth: u32,
-    /// Guest requests that may be open at once, per disk; default 128, at least 1. One more is
-    /// refused as busy.
+    /// Guest requests that may be open at once, per disk, completions that were not taken yet included;
+    /// default 128, at least 1. One more is refused as busy.
     pub requests: u32,
     /// Worker threads that decompress, at most; never more than the host has processors, and none before
     /// they are needed; default 4. 0: decompression is done in slices of `turn`, 32 KiB each.
@@ -79,6 +92,27 @@ impl Config {
 }
 
 /// How to open a disk. Read-only unless [`OpenOptions::write`] says otherwise.
+///
+/// ```
+/// use quod::{Config, Driver, Format, OpenOptions, SameDirectory};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # quod_tools::create(&path, &quod_tools::CreateOptions::new(Format::Qcow2, 1 << 30))?;
+/// let options = OpenOptions::new()
+///     .write(true)
+///     .direct(true) // past the page cache: calls into the kernel copy nothing and stay short
+///     .format(Some(Format::Qcow2)) // of images that a guest writes: never guess
+///     .open_gate(SameDirectory) // backing files beside the image, and no others
+///     .cache_bytes(8 << 20) // tables of 64 GiB in clusters of 64 KiB
+///     .user(1);
+/// # let options = options.direct(false); // not every folder for temporary files has it
+/// let mut driver = Driver::new(Config::default())?;
+/// let disk = driver.open(&path, options)?;
+/// # while driver.next_completion().map(|done| done.result).transpose()?.is_none() {
+/// #     driver.wait(None)?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct OpenOptions {
     pub(crate) user: u64,
@@ -139,19 +173,22 @@ impl OpenOptions {
         }
     }
 
-    /// Given back as `Completion::user` when the opening ends; default 0.
+    /// Given back as [`Completion::user`](crate::Completion) when the opening ends; default 0.
     pub fn user(mut self, user: u64) -> Self {
         self.user = user;
         self
     }
 
-    /// Open for writing; default off.
+    /// Open for writing, the data file of the image too; default off. Backing files are only read.
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
         self
     }
 
-    /// Bypass the page cache (O_DIRECT); default off. Requests may be of any alignment all the same.
+    /// Bypass the page cache (O_DIRECT); default off. Requests may be of any alignment all the same: what
+    /// does not fit the device's blocks goes through a bounce buffer, and a write of a part of a block reads
+    /// it first. A file system without O_DIRECT ends the opening with
+    /// [`FileOp::OpenDirect`](crate::FileOp::OpenDirect).
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
         self
@@ -183,7 +220,10 @@ impl OpenOptions {
         self.format.is_none() && self.write
     }
 
-    /// Take QEMU-compatible locks (the default).
+    /// Take QEMU-compatible locks, on all files of the disk; default on. A lock that somebody else has is
+    /// asked for again every 5 ms for 200 ms, by a timer of the driver; then the opening ends with
+    /// [`ErrorKind::Locked`](crate::ErrorKind::Locked). On a file system without locks it ends with
+    /// [`FileOp::LockWithout`](crate::FileOp::LockWithout). Off: two writers destroy an image.
     pub fn lock(mut self, lock: bool) -> Self {
         self.lock = lock;
         self
@@ -201,25 +241,31 @@ impl OpenOptions {
         self
     }
 
-    /// Bytes of table cache, per layer; default 32 MiB, in slices of 4 KiB.
+    /// Bytes of table cache, per layer; default 32 MiB, in slices of 4 KiB, 64 GiB at most, and never less
+    /// than a machine needs to go on. Memory is taken as slices are read, and kept. With clusters of 64 KiB
+    /// a MiB has the tables of 8 GiB of the disk.
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;
         self
     }
 
-    /// The file grows ahead of the data in steps of this many bytes; default 64 MiB.
+    /// The file grows ahead of the data in steps of half of what it has, 8 MiB at least and this many bytes
+    /// at most (if that is less than 8 MiB: of this many); default 64 MiB. What is left of a step is given
+    /// back when the disk is closed, or when nothing was allocated for `need_check_ms`.
     pub fn grow_step(mut self, bytes: u64) -> Self {
         self.grow_step = bytes;
         self
     }
 
-    /// Growing allocates host blocks (fallocate) instead of leaving a hole. The default.
+    /// Growing allocates host blocks (fallocate) instead of leaving a hole; default on. A file system that
+    /// cannot gets the hole.
     pub fn allocate_ahead(mut self, allocate: bool) -> Self {
         self.allocate_ahead = allocate;
         self
     }
 
-    /// Dirty mappings are committed after this many milliseconds; default 1000.
+    /// Dirty mappings are committed this many milliseconds after the first change, if no flush comes before;
+    /// default 1000. A timer of [`Driver::next_timeout`](crate::Driver::next_timeout).
     pub fn commit_ms(mut self, ms: u32) -> Self {
         self.commit_ms = ms;
         self
@@ -245,7 +291,9 @@ impl OpenOptions {
         self
     }
 
-    /// Which files may be opened as a backing or data file; none by default ([`DenyBacking`]).
+    /// Which files may be opened as a backing or data file; none by default ([`DenyBacking`]). It is asked
+    /// inside [`Driver::turn`](crate::Driver::turn), once a name, from the image down, and must not block.
+    /// Options that are cloned share the gate.
     pub fn open_gate(mut self, gate: impl OpenGate + Send + 'static) -> Self {
         self.open_gate = Arc::new(Mutex::new(gate));
         self
@@ -264,7 +312,8 @@ impl OpenOptions {
         self
     }
 
-    /// Layers a disk may have, the image itself included; default 32, at least 1.
+    /// Layers a disk may have, the image itself included; default 32, at least 1. An image of a longer chain
+    /// is [`ErrorKind::TooDeep`](crate::ErrorKind::TooDeep).
     pub fn max_depth(mut self, depth: u32) -> Self {
         self.max_depth = depth.max(1);
         self

@@ -20,7 +20,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// See the crate's documentation.
+/// One backend and its disks, for one thread. See the crate's documentation for a first use.
+///
+/// In an event loop: wait until the descriptor ([`AsFd`](std::os::fd::AsFd), `AsRawFd`, with the feature
+/// `mio` `mio::event::Source`) is readable or [`Driver::next_timeout`] has passed; call [`Driver::turn`];
+/// take completions until there is none; submit what is next. A wake is a hint, which may come early or
+/// without cause; that nothing is lost is up to `turn`.
+///
+/// A driver belongs to the thread that first calls it, and is dropped there; until then it may be moved. `B`
+/// is the backend that the host has, and another one only in tests.
 ///
 /// Dropping a driver without closing its disks is like a power cut for them: nothing is corrupt, what was not
 /// flushed may be lost. It waits for the operations in flight, because they use the buffers.
@@ -30,10 +38,24 @@ pub struct Driver<B: Backend = AnyBackend> {
 }
 
 impl Driver<AnyBackend> {
-    /// A driver on the backend that the configuration names.
+    /// A driver on the backend that the configuration names. Takes a ring and an eventfd from the host, or
+    /// starts up to 8 worker threads, which block all signals; opens no file.
+    ///
+    /// ```
+    /// use quod::{BackendKind, Config, Driver};
+    /// let driver = Driver::new(Config::default())?; // io_uring, or threads where the host refuses it
+    /// println!("bytes are moved by {}", driver.backend_name());
+    /// let driver = Driver::new(Config::default().backend(BackendKind::Threads).queue_depth(64))?;
+    /// assert_eq!(driver.backend_name(), "threads");
+    /// assert!(driver.idle() && driver.next_timeout().is_none());
+    /// # Ok::<(), quod::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Misuse`] if the configuration allows no request at all; otherwise what the host refuses.
+    /// [`Error::Misuse`] if the configuration allows no request at all
+    /// ([`Config::requests`](field@Config::requests) is 0). [`Error::Backend`] with the operating system's
+    /// number if the host has neither the memory nor the descriptors (ENOMEM, EMFILE), or, with
+    /// [`BackendKind::Uring`](crate::BackendKind::Uring), no io_uring that will do (ENOSYS, EPERM).
     pub fn new(config: Config) -> Result<Self, Error> {
         config.check()?; // before anything of the host is taken
         let backend = AnyBackend::new(config.backend, config.queue_depth)
@@ -54,11 +76,46 @@ impl<B: Backend> Driver<B> {
         Ok(Driver { engine: Engine::new(backend, config), hold: Hold::new() })
     }
 
-    /// Starts to open an image and its backing files; ends as a completion of kind `Opened`. Until then the
-    /// disk takes no requests.
+    /// Starts to open an image and its backing files; ends as a completion of kind
+    /// [`Opened`](crate::CompletionKind::Opened). Until then the disk takes no requests. Any number of disks
+    /// may be open or opening.
+    ///
+    /// Files are opened, locked and read by the backend, off this thread. An image that was not closed
+    /// cleanly, and is opened for writing, is checked and repaired before the opening ends. A lock that
+    /// somebody else has is asked for again for 200 ms.
+    ///
+    /// ```
+    /// use quod::{CompletionKind, Config, Driver, Error, ErrorKind, FileOp, Format, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(Format::Qcow2, 1 << 30))?;
+    /// let mut driver = Driver::new(Config::default())?;
+    /// let disk = driver.open(&path, OpenOptions::new().write(true).user(7))?;
+    /// let other = driver.open("no/such/file", OpenOptions::new().user(8))?;
+    /// let mut left = 2;
+    /// while left > 0 {
+    ///     driver.wait(None)?; // an event loop: `turn`, when the descriptor is readable
+    ///     while let Some(done) = driver.next_completion() {
+    ///         assert!(matches!(done.kind, CompletionKind::Opened));
+    ///         left -= 1;
+    ///         match done.result {
+    ///             Ok(()) => assert_eq!((done.disk, done.user), (disk, 7)),
+    ///             // `other` names nothing any more, and all of its files are closed
+    ///             Err(Error::File { path, kind: ErrorKind::Io { op: FileOp::Open, errno }, .. }) => {
+    ///                 assert_eq!((done.disk, path.to_str(), errno), (other, Some("no/such/file"), 2));
+    ///             }
+    ///             Err(error) => return Err(error.into()),
+    ///         }
+    ///     }
+    /// }
+    /// assert_eq!(driver.disk_info(disk).map(|info| info.virtual_size()), Some(1 << 30));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Misuse`] for an empty path. What goes wrong with the files is the completion's result.
+    /// [`Error::Misuse`] for an empty path. What goes wrong with the files is the completion's result, an
+    /// [`Error::File`]: a backing or data file that the gate refuses, a format that quod does not read, an
+    /// image that contradicts its format, a lock, the file system.
     pub fn open(&mut self, path: impl AsRef<Path>, options: OpenOptions) -> Result<DiskId, Error> {
         self.start(path.as_ref(), None, options)
     }
@@ -76,8 +133,30 @@ impl<B: Backend> Driver<B> {
     /// description: duplicates share them, and two disks on duplicates of one descriptor do not lock each
     /// other out.
     ///
+    /// ```
+    /// use quod::{Config, Driver, Format, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.raw");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(Format::Raw, 1 << 20))?;
+    /// // from another process, or opened before the sandbox was closed
+    /// let given = std::fs::File::options().read(true).write(true).open(&path)?;
+    /// let mut driver = Driver::new(Config::default())?;
+    /// let options = OpenOptions::new().write(true).format(Some(Format::Raw));
+    /// let disk = driver.open_fd(given, "the guest's first disk", options)?;
+    /// let opened = loop {
+    ///     driver.wait(None)?;
+    ///     if let Some(done) = driver.next_completion() {
+    ///         break done;
+    ///     }
+    /// };
+    /// opened.result?; // an error of this disk would begin with "the guest's first disk: "
+    /// assert_eq!(driver.disk_info(disk).map(|info| info.virtual_size()), Some(1 << 20));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// As of [`Driver::open`]. What is the matter with the descriptor is said by the completion.
+    /// [`Error::Misuse`] for an empty name; the descriptor is closed. What is the matter with the descriptor
+    /// is said by the completion.
     pub fn open_fd(
         &mut self,
         fd: impl Into<OwnedFd>,
@@ -106,11 +185,45 @@ impl<B: Backend> Driver<B> {
     /// Takes a request, or gives it back. Never blocks, makes no system call: call `turn` after the last one
     /// of a batch.
     ///
+    /// Requests in flight have no order among each other, also where their ranges overlap: what must come
+    /// first is waited for. One that was taken ends as a completion, with its buffers, and holds one of the
+    /// disk's [`Config::requests`](field@Config::requests) slots until that was taken from
+    /// [`Driver::next_completion`].
+    ///
+    /// ```
+    /// use quod::{Buffer, Config, Driver, Error, OpenOptions, Refusal, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qed");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qed, 1 << 20))?;
+    /// let mut driver = Driver::new(Config::default().requests(1))?;
+    /// let disk = driver.open(&path, OpenOptions::new())?;
+    /// # while driver.next_completion().is_none() {
+    /// #     driver.wait(None)?;
+    /// # }
+    /// // ... it is open
+    /// driver.submit(disk, Request::read(0, Buffer::zeroed(4096), 1))?;
+    /// let rejected = driver.submit(disk, Request::read(4096, Buffer::zeroed(4096), 2)).unwrap_err();
+    /// assert_eq!(rejected.reason, Refusal::Busy);
+    /// let later = rejected.request; // with its buffers: for after the next completion
+    /// while driver.next_completion().is_none() {
+    ///     driver.wait(None)?;
+    /// }
+    /// driver.submit(disk, later)?;
+    /// while driver.next_completion().is_none() {
+    ///     driver.wait(None)?;
+    /// }
+    /// // what can never be done is said at once
+    /// let beyond = driver.submit(disk, Request::read(1 << 20, Buffer::zeroed(1), 3)).unwrap_err();
+    /// assert!(matches!(beyond.reason, Refusal::Error(Error::Misuse(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Rejected`] has the request with its buffers, and why: [`Refusal::Busy`] while
     /// [`Config::requests`](field@Config::requests) of this disk are open or not taken yet;
     /// [`Error::Closed`] for a disk that is not open any more (or is another driver's); [`Error::Misuse`]
-    /// before it is open, for ranges past its end, and for writes to a disk that is open for reading.
+    /// before it is open, for ranges past its end, for a read or write without a buffer, and for changes of a
+    /// disk that is open for reading; [`Error::File`] for a size that the image cannot have.
     pub fn submit(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
         self.begins();
         let before = self.engine.done.len();
@@ -147,7 +260,33 @@ impl<B: Backend> Driver<B> {
     /// buffers come back then. Of the range of a write any part may have been done, as after an error. A
     /// flush, quiesce, close or resize runs to its end, and so does an opening.
     ///
-    /// Never blocks. Costs a look at every control block of the disk ([`OpenOptions::acbs`]).
+    /// Never blocks. Costs a look at every control block of the disk ([`OpenOptions::acbs`]). Of a disk that
+    /// is not open nothing is cancelled: 0.
+    ///
+    /// ```
+    /// use quod::{Buffer, Config, Driver, Error, OpenOptions, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.raw");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Raw, 1 << 20))?;
+    /// # let mut driver = Driver::new(Config::default())?;
+    /// # let disk = driver.open(&path, OpenOptions::new())?;
+    /// # while driver.next_completion().is_none() {
+    /// #     driver.wait(None)?;
+    /// # }
+    /// driver.submit(disk, Request::read(0, Buffer::zeroed(4096), 1))?;
+    /// driver.submit(disk, Request::read(4096, Buffer::zeroed(4096), 2))?;
+    /// assert_eq!(driver.cancel(disk, 1), 1); // no `turn` has handed it over yet
+    /// let mut results = [None, None];
+    /// while results.contains(&None) {
+    ///     driver.wait(None)?;
+    ///     while let Some(done) = driver.next_completion() {
+    ///         assert!(done.kind.buffers().is_some()); // they come back all the same
+    ///         results[done.user as usize - 1] = Some(done.result);
+    ///     }
+    /// }
+    /// assert_eq!(results, [Some(Err(Error::Cancelled)), Some(Ok(()))]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&mut self, disk: DiskId, user: u64) -> usize {
         if self.engine.disk(disk).is_none() {
             return 0;
@@ -192,7 +331,31 @@ impl<B: Backend> Driver<B> {
     /// Hands operations to the backend, takes what finished, fires the timers that are due. Never blocks.
     ///
     /// Call it when the descriptor is readable, when [`Driver::next_timeout`] has passed, and after
-    /// submitting.
+    /// submitting. It makes one system call, or none if there is nothing to hand over; open gates run inside
+    /// it, and with [`Config::decompressors`](field@Config::decompressors) of 0 it decompresses 32 KiB at
+    /// most. The time that calls take is in [`Driver::hold`].
+    ///
+    /// ```
+    /// # use std::os::fd::AsFd;
+    /// use quod::{CompletionKind, Config, Driver, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 20))?;
+    /// # let wait = |driver: &Driver| std::thread::sleep(std::time::Duration::from_millis(1));
+    /// let mut driver = Driver::new(Config::default())?;
+    /// driver.open(&path, OpenOptions::new())?;
+    /// 'events: loop {
+    ///     driver.turn()?;
+    ///     while let Some(done) = driver.next_completion() {
+    ///         done.result?;
+    ///         if let CompletionKind::Opened = done.kind {
+    ///             break 'events;
+    ///         }
+    ///     }
+    ///     wait(&driver); // for `driver.as_fd()`, `driver.next_timeout()`, and all else that the loop is for
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::WrongThread`] on io_uring, if another thread has used the driver before: nothing was
@@ -218,7 +381,34 @@ impl<B: Backend> Driver<B> {
         result
     }
 
-    /// The next thing that ended. Only takes it from a queue.
+    /// The next thing that ended, in the order in which things ended; None: nothing, until the next call of
+    /// `turn` (or a `submit` or `cancel` that ends something at once). Only takes it from a queue, and frees
+    /// the request's slot.
+    ///
+    /// ```
+    /// use quod::{Buffer, CompletionKind, Config, Driver, OpenOptions, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 20))?;
+    /// # let mut driver = Driver::new(Config::default())?;
+    /// # let disk = driver.open(&path, OpenOptions::new())?;
+    /// # while driver.next_completion().is_none() {
+    /// #     driver.wait(None)?;
+    /// # }
+    /// driver.submit(disk, Request::read(512, Buffer::zeroed(100), 1))?;
+    /// driver.submit(disk, Request::close(2))?;
+    /// while driver.disk_info(disk).is_some() {
+    ///     driver.wait(None)?;
+    ///     while let Some(done) = driver.next_completion() {
+    ///         match (done.kind, done.result) {
+    ///             (CompletionKind::Read(buffers), Ok(())) => assert_eq!(buffers.to_vec(), [0; 100]),
+    ///             (CompletionKind::Read(_), Err(error)) => eprintln!("{error}"), // their bytes mean nothing
+    ///             (kind, result) => result.map_err(|error| format!("{kind:?}: {error}"))?,
+    ///         }
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn next_completion(&mut self) -> Option<Completion> {
         let completion = self.engine.done.pop_front()?;
         if let Some(disk) = self.engine.disk_mut(completion.disk) {
@@ -228,8 +418,9 @@ impl<B: Backend> Driver<B> {
     }
 
     /// Call `turn` and take completions when this much time has passed, if not before. Zero: there are
-    /// operations to hand over, completions to take, or clusters to decompress, now. A loop that sleeps no
-    /// longer than this needs no other care.
+    /// operations to hand over, completions to take, or clusters to decompress, now. None: no timer runs, so
+    /// only the descriptor says when. A loop that sleeps no longer than this needs no other care; one that is
+    /// late delays commits ([`OpenOptions::commit_ms`]), and nothing else. No system call.
     pub fn next_timeout(&self) -> Option<Duration> {
         self.engine.next_timeout()
     }
@@ -238,17 +429,18 @@ impl<B: Backend> Driver<B> {
         self.engine.disk(id)
     }
 
-    /// Facts about a disk, once it is open.
+    /// Facts about a disk, from the completion of its opening to that of its close.
     pub fn disk_info(&self, disk: DiskId) -> Option<&DiskInfo> {
         self.disk(disk)?.info.as_ref()
     }
 
-    /// How many files make up the disk; 0 if it is not open.
+    /// How many layers make up the disk: the image, and its backing files; 0 if it is not open.
     pub fn layers(&self, disk: DiskId) -> usize {
         self.disk_info(disk).map_or(0, |info| info.layers().len())
     }
 
-    /// What the disk has done. Copies the histograms: for reports, not for the hot path.
+    /// What the disk has done since it was opened; None if it is not open. Copies the histograms (a
+    /// quarter of a MiB): for reports, not for the hot path.
     pub fn stats(&self, disk: DiskId) -> Option<Stats> {
         let disk = self.disk(disk)?;
         let mut stats = Stats::clone(disk.stats.as_ref()?);
@@ -258,12 +450,13 @@ impl<B: Backend> Driver<B> {
         Some(stats)
     }
 
-    /// The counters of one layer's machine.
+    /// The counters of one layer's machine (0: the image); None if there is no such layer.
     pub fn layer_counters(&self, disk: DiskId, layer: usize) -> Option<Counters> {
         Some(self.disk(disk)?.layers.get(layer)?.image.counters())
     }
 
-    /// The error that poisoned the disk, if any.
+    /// The error that poisoned the disk, if any: it only reads until it is opened again, and changes end with
+    /// [`ErrorKind::Poisoned`](crate::ErrorKind::Poisoned).
     pub fn poisoned(&self, disk: DiskId) -> Option<Error> {
         let layer = self.disk(disk)?.layers.first()?;
         Some(layer.file.error(layer.image.poisoned()?))
@@ -281,7 +474,7 @@ impl<B: Backend> Driver<B> {
         Some(&self.disk(disk)?.layers.get(layer)?.image)
     }
 
-    /// How long calls into the driver held the thread.
+    /// How long calls into the driver held the thread, of all disks together.
     pub fn hold(&self) -> &Hold {
         &self.hold
     }
@@ -291,8 +484,8 @@ impl<B: Backend> Driver<B> {
         self.hold.reset();
     }
 
-    /// Takes the recorded transitions (see [`Config::trace`]). Take them often: beyond a bound they are
-    /// dropped and counted by [`Driver::lost_transitions`].
+    /// Takes the recorded transitions (see [`Config::trace`](field@Config::trace)), oldest first. Take them
+    /// often: beyond 65,536 new ones are dropped and counted by [`Driver::lost_transitions`].
     pub fn drain_transitions(&mut self, sink: &mut dyn FnMut(TimedTransition)) {
         self.engine.transitions.drain(sink);
     }
@@ -320,7 +513,7 @@ impl<B: Backend> Driver<B> {
         &mut self.engine.port.backend
     }
 
-    /// Nothing is in flight, nothing waits to be taken.
+    /// Nothing is in flight, nothing waits to be taken. Timers of open disks may run all the same.
     pub fn idle(&self) -> bool {
         self.engine.port.in_flight() == 0 && self.engine.accepted == 0 && self.engine.done.is_empty()
     }

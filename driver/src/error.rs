@@ -13,7 +13,38 @@ use quod_states::{Fault, Foreign};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What went wrong, sorted by whose fault it is.
+/// What went wrong, sorted by whose fault it is. `Display` is a sentence for people, with file and place;
+/// everything in it is in the fields too, so that no program needs to read it.
+///
+/// ```
+/// use quod::{Error, ErrorKind, FileRole};
+/// /// What the keeper of a virtual machine does about it.
+/// fn next_step(error: &Error) -> &'static str {
+///     match error {
+///         Error::Busy => "submit it again after a completion",
+///         Error::File { kind: ErrorKind::NoSpace, .. } => "stop the guest, make room, submit it again",
+///         Error::File { kind: ErrorKind::Gone { .. } | ErrorKind::Poisoned, .. } => "open the disk again",
+///         Error::File { kind: ErrorKind::Corrupt(_), role, .. } if role.is_below() => "see the template",
+///         Error::File { kind: ErrorKind::Corrupt(_), .. } => "check the image",
+///         Error::File { kind: ErrorKind::Locked(_), .. } => "somebody else has it: give up",
+///         _ => "tell the guest, go on",
+///     }
+/// }
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("torn.qcow2");
+/// std::fs::write(&path, b"QFI\xfb\0\0\0\x03")?; // the begin of a header, and nothing else
+/// let mut driver = quod::Driver::new(quod::Config::default())?;
+/// driver.open(&path, quod::OpenOptions::new())?;
+/// let error = loop {
+///     driver.wait(None)?;
+///     if let Some(done) = driver.next_completion() {
+///         break done.result.unwrap_err();
+///     }
+/// };
+/// assert_eq!((error.path(), error.role()), (Some(path.as_path()), Some(FileRole::Image)));
+/// assert_eq!((next_step(&error), error.errno()), ("check the image", libc::EIO));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -37,7 +68,8 @@ pub enum Error {
     },
     /// A driver on io_uring was called by another thread than the first one that used it. Nothing was done.
     WrongThread,
-    /// All slots are in use: try again after a completion.
+    /// All slots ([`Config::requests`](field@crate::Config::requests)) are in use: try again after a
+    /// completion.
     Busy,
     /// The disk is closed, closing or was never open.
     Closed,
@@ -236,7 +268,9 @@ impl Error {
         }
     }
 
-    /// The operating system's error number that comes closest.
+    /// The operating system's error number that comes closest: that of the failed call where there was one,
+    /// otherwise EINVAL (misuse), EAGAIN (busy, locked), EBADF (closed), ECANCELED, EPERM (gate, thread),
+    /// ENOSPC, ENOTSUP (unsupported, foreign), ELOOP (chains), EIO (corrupt, poisoned).
     pub fn errno(&self) -> i32 {
         match self {
             Error::Misuse(_) => libc::EINVAL,

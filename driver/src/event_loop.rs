@@ -11,6 +11,41 @@ use crate::driver::Driver;
 use quod_backend::Backend;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+/// The descriptor that an event loop waits for, until it is readable. It is an eventfd of the driver's, the
+/// same one for as long as it lives; [`Driver::turn`] empties it. Edge-triggered or level-triggered is the
+/// same.
+///
+/// ```
+/// use quod::{Config, Driver, OpenOptions};
+/// use std::os::fd::AsFd;
+/// use tokio::io::unix::AsyncFd;
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 20))?;
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(async {
+/// // on a runtime of one thread, or in a `LocalSet`: the driver stays on its thread
+/// let mut driver = Driver::new(Config::default())?;
+/// // SAFETY: an owned descriptor is open, and the same one, until it is dropped.
+/// let ready = unsafe { AsyncFd::register(driver.as_fd().try_clone_to_owned()?) }?;
+/// let disk = driver.open(&path, OpenOptions::new())?;
+/// let opened = loop {
+///     driver.turn()?;
+///     if let Some(done) = driver.next_completion() {
+///         break done;
+///     }
+///     let timeout = driver.next_timeout();
+///     tokio::select! {
+///         guard = ready.readable() => guard?.clear_ready(), // `turn` empties the eventfd
+///         () = tokio::time::sleep(timeout.unwrap_or_default()), if timeout.is_some() => {}
+///     }
+/// };
+/// assert_eq!(opened.disk, disk);
+/// # opened.result?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl<B: Backend> AsFd for Driver<B> {
     /// # Panics
     /// If the backend has no descriptor: only the simulated disk, which no event loop waits for.
@@ -51,6 +86,35 @@ mod source {
         }
     }
 
+    /// As [`AsFd`](std::os::fd::AsFd) of the driver; `Interest::READABLE` is what to ask for.
+    ///
+    /// ```
+    /// use mio::{Events, Interest, Poll, Token};
+    /// use quod::{Config, Driver, OpenOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 20))?;
+    /// let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(16));
+    /// let mut driver = Driver::new(Config::default())?;
+    /// poll.registry().register(&mut driver, Token(0), Interest::READABLE)?;
+    /// driver.open(&path, OpenOptions::new())?;
+    /// let opened = loop {
+    ///     driver.turn()?;
+    ///     if let Some(done) = driver.next_completion() {
+    ///         break done;
+    ///     }
+    ///     match poll.poll(&mut events, driver.next_timeout()) {
+    ///         // a ring that another driver of this thread had may end a wait, without any signal
+    ///         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+    ///         polled => polled?,
+    ///     }
+    /// };
+    /// # opened.result?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What registering with epoll(7) gives: EEXIST twice, ENOENT without.
     impl<B: Backend> Source for Driver<B> {
         fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
             SourceFd(&notify(self)?).register(registry, token, interests)

@@ -71,10 +71,56 @@ impl<'a> Named<'a> {
     }
 }
 
-/// Decides which backing and data files may be opened.
+/// Decides which backing and data files may be opened, on the thread of the driver, inside
+/// [`Driver::turn`](crate::Driver::turn): it must not block. A closure is a gate too
+/// ([`OpenOptions::open_gate_fn`](crate::OpenOptions::open_gate_fn)).
+///
+/// ```
+/// use quod::{Config, Driver, Error, ErrorKind, Format, Named, OpenGate, OpenOptions, Role};
+/// use std::path::{Path, PathBuf};
+///
+/// /// Templates may be read, from one folder, whatever folder the image names.
+/// struct Templates(PathBuf);
+///
+/// impl OpenGate for Templates {
+///     fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf> {
+///         let file = Path::new(std::str::from_utf8(named.name).ok()?).file_name()?;
+///         (named.role == Role::Backing).then(|| self.0.join(file))
+///     }
+/// }
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # let templates = folder.path().join("templates");
+/// # std::fs::create_dir(&templates)?;
+/// # let mut options = quod_tools::CreateOptions::new(Format::Raw, 1 << 20);
+/// # quod_tools::create(templates.join("base.raw"), &options)?;
+/// # options.format = Format::Qcow2;
+/// # options.backing = Some(("/elsewhere/base.raw".into(), Some(Format::Raw)));
+/// # quod_tools::create(&path, &options)?;
+/// let mut driver = Driver::new(Config::default())?;
+/// let refused = driver.open(&path, OpenOptions::new())?; // the default allows nothing
+/// let disk = driver.open(&path, OpenOptions::new().open_gate(Templates(templates.clone())))?;
+/// let mut left = 2;
+/// while left > 0 {
+///     driver.wait(None)?;
+///     while let Some(done) = driver.next_completion() {
+///         left -= 1;
+///         match done.result {
+///             Err(Error::File { kind: ErrorKind::NotAllowed { name }, .. }) => {
+///                 assert_eq!((done.disk, name.as_str()), (refused, "/elsewhere/base.raw"));
+///             }
+///             result => result?,
+///         }
+///     }
+/// }
+/// let layers = driver.disk_info(disk).map(|info| info.layers()).unwrap_or_default();
+/// assert_eq!(layers[1].path, templates.join("base.raw"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait OpenGate {
-    /// Answers the path to open, [`Named::path`] or another one, or None: refused. It is not asked about
-    /// names that are no file's.
+    /// Answers the path to open, [`Named::path`] or another one, or None: refused, which ends the opening
+    /// with [`ErrorKind::NotAllowed`](crate::ErrorKind::NotAllowed) or, where two files may be meant,
+    /// [`ErrorKind::Ambiguous`](crate::ErrorKind::Ambiguous). It is not asked about names that are no file's.
     fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf>;
 
     /// What the driver asks: as [`OpenGate::allow`], for a gate that has files open already. With one that

@@ -16,7 +16,9 @@ pub(crate) fn nanos_histogram() -> Histogram<u32> {
     bounds.unwrap_or_else(|_| unreachable!("constant bounds"))
 }
 
-/// Time held, own time and system calls apart.
+/// How long `open`, `submit`, `cancel`, `turn` and `wait` (without its sleep) held the thread: the driver's
+/// own time, and apart from it that inside system calls. Histograms are of nanoseconds, 1 ns to 60 s (longer
+/// counts as that), two digits.
 #[derive(Clone, Debug)]
 pub struct Hold {
     own: Histogram<u32>,

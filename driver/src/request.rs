@@ -9,7 +9,8 @@ use quod_states::{Extent, Flags, Format, Info, Kind, Met, Report};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Names an open disk of one driver. Never reused: a closed disk's id stays invalid, and to another driver of
+/// Names a disk of one driver, from [`Driver::open`](crate::Driver::open) to the completion of its close, or
+/// of the opening if that fails. Never reused: a closed disk's id stays invalid, and to another driver of
 /// the process it is that of a closed disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct DiskId {
@@ -19,7 +20,52 @@ pub struct DiskId {
     pub(crate) generation: u32,
 }
 
-/// One guest request.
+/// One guest request. Offsets, lengths and sizes are bytes, of any alignment; a range lies inside the disk
+/// ([`DiskInfo::virtual_size`]), or the request is refused. `user` is the embedder's, and comes back with the
+/// completion; several may have the same.
+///
+/// ```
+/// use quod::{Buffer, CompletionKind, Config, Driver, OpenOptions, Request, Status};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 20))?;
+/// # let mut driver = Driver::new(Config::default())?;
+/// # let disk = driver.open(&path, OpenOptions::new().write(true))?;
+/// # while driver.next_completion().is_none() {
+/// #     driver.wait(None)?;
+/// # }
+/// // one after the other, as each relies on the one before
+/// for request in [
+///     Request::write(0, Buffer::from(&[1; 8192][..]), 1),
+///     Request::write(8192, vec![Buffer::zeroed(512), Buffer::zeroed(3584)], 2).fua(), // durable then
+///     Request::read(100, Buffer::zeroed(50), 3),
+///     Request::write_zeroes(0, 4096, 4),
+///     Request::write_zeroes(0, 64 << 10, 5).may_unmap(), // and the space may go
+///     Request::discard(512 << 10, 256 << 10, 6),
+///     Request::flush(7), // what completed before is durable when it ends
+///     Request::map(0, 0, 1 << 20, 8),
+///     Request::resize(2 << 20, 9),
+///     Request::quiesce(10), // a copy of the file would be sound now
+///     Request::close(11),
+/// ] {
+///     driver.submit(disk, request)?;
+///     let done = loop {
+///         driver.wait(None)?;
+///         if let Some(done) = driver.next_completion() {
+///             break done;
+///         }
+///     };
+///     done.result?;
+///     match done.kind {
+///         CompletionKind::Read(buffers) => assert_eq!(buffers.to_vec(), [1; 50]),
+///         CompletionKind::Map(Some(extent)) => {
+///             assert_eq!((extent.offset, extent.status), (0, Status::Zero));
+///         }
+///         _ => {}
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Request {
     /// What is asked, with all that this kind of request needs.
@@ -135,47 +181,60 @@ fn flags(fua: bool, may_unmap: bool) -> Flags {
 }
 
 impl Request {
-    /// Fill `buffers` from `offset` on.
+    /// Fill `buffers` from `offset` on; their length is the request's. After an error they hold anything.
     pub fn read(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
         Request { kind: RequestKind::Read { offset, buffers: buffers.into() }, user }
     }
 
-    /// Write `buffers` from `offset` on.
+    /// Write `buffers` from `offset` on; their length is the request's. When it completes reads see the data,
+    /// and the next flush makes it durable. After an error, and after a power cut before that flush, any part
+    /// of it may be there.
     pub fn write(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
         Request { kind: RequestKind::Write { offset, buffers: buffers.into(), fua: false }, user }
     }
 
-    /// The range reads as zeros afterwards.
+    /// The range reads as zeros afterwards, whatever a backing file has there; as durable as a write. Costs
+    /// little where a format can say it (whole clusters), otherwise the host's own zeroing, or a write.
     pub fn write_zeroes(offset: u64, len: u64, user: u64) -> Request {
         Request { kind: RequestKind::WriteZeroes { offset, len, fua: false, may_unmap: false }, user }
     }
 
-    /// The guest does not need the range any more.
+    /// The guest does not need the range any more: a hint. What is read there afterwards is the old data or
+    /// zeros. Whole clusters (qcow2) or blocks (raw) are given back to the host, QED keeps all.
     pub fn discard(offset: u64, len: u64, user: u64) -> Request {
         Request { kind: RequestKind::Discard { offset, len }, user }
     }
 
-    /// All that completed before becomes durable.
+    /// All that completed before it was submitted becomes durable, mappings included, before it completes:
+    /// what a guest means by a flush. A flush that fails ends the writing of the image: what was not durable
+    /// before may be lost ([`ErrorKind::Poisoned`](crate::ErrorKind::Poisoned)).
     pub fn flush(user: u64) -> Request {
         Request { kind: RequestKind::Flush, user }
     }
 
-    /// What is the first run of the range made of, in this layer? The answer is in [`CompletionKind::Map`].
+    /// What is the first run of the range made of, in this layer (0: the image, 1: its backing file)? The
+    /// answer is in [`CompletionKind::Map`], begins at `offset`, and may be shorter than it could be: ask
+    /// again for the rest.
     pub fn map(layer: usize, offset: u64, len: u64, user: u64) -> Request {
         Request { kind: RequestKind::Map { layer, offset, len }, user }
     }
 
-    /// Make the file self-consistent without stopping service.
+    /// Make the file self-consistent without stopping service: all metadata durable, no dirty bit, as far as
+    /// what completed before it was submitted is concerned.
     pub fn quiesce(user: u64) -> Request {
         Request { kind: RequestKind::Quiesce, user }
     }
 
-    /// Finish everything, close the files; the disk's id is invalid when it completed.
+    /// Finish everything that was taken, write and sync the metadata, give back the space ahead of the data,
+    /// close the files and with that the locks. From its submission on the disk takes no requests; its
+    /// completion is the last, and with it, error or not, the disk's id is invalid.
     pub fn close(user: u64) -> Request {
         Request { kind: RequestKind::Close, user }
     }
 
-    /// Set the size of the guest disk.
+    /// Set the size of the guest disk, durably; what is new reads as zeros. Raw: any size up to 2^62. qcow2
+    /// and QED: a multiple of 512, as far as the tables reach; QED only grows. Another resize meanwhile is
+    /// refused as busy.
     pub fn resize(size: u64, user: u64) -> Request {
         Request { kind: RequestKind::Resize { size }, user }
     }
@@ -208,7 +267,8 @@ pub enum Refusal {
     Error(Error),
 }
 
-/// A request that was not accepted, given back with its buffers.
+/// A request that was not accepted, given back with its buffers; nothing of it was done. `?` makes an
+/// [`Error`] of it, and drops the buffers.
 #[derive(Debug)]
 pub struct Rejected {
     /// Why.
@@ -320,7 +380,42 @@ impl CompletionKind {
     }
 }
 
-/// Something ended.
+/// Something ended. Each opening and each request that was taken has one.
+///
+/// ```
+/// use quod::{Completion, CompletionKind, Error, ErrorKind};
+/// /// What a virtio block device answers its guest: OK, IOERR or UNSUPP.
+/// fn status(done: &Completion) -> u8 {
+///     match &done.result {
+///         Ok(()) => 0,
+///         Err(Error::File { kind: ErrorKind::Unsupported(_), .. }) => 2,
+///         Err(error) => {
+///             eprintln!("{:?} after {:?}: {error}", done.kind.request(), done.latency);
+///             1
+///         }
+///     }
+/// }
+/// # use quod::{Buffer, Config, Driver, OpenOptions, Request};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.raw");
+/// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Raw, 1 << 20))?;
+/// # let mut driver = Driver::new(Config::default())?;
+/// # let disk = driver.open(&path, OpenOptions::new())?;
+/// # let mut next = |driver: &mut Driver| loop {
+/// #     if let Some(done) = driver.next_completion() {
+/// #         break Ok::<_, Error>(done);
+/// #     }
+/// #     driver.wait(None)?;
+/// # };
+/// # assert_eq!(status(&next(&mut driver)?), 0);
+/// # driver.submit(disk, Request::read(0, Buffer::zeroed(512), 5))?;
+/// let done = next(&mut driver)?;
+/// assert_eq!((status(&done), done.disk, done.user), (0, disk, 5));
+/// if let CompletionKind::Read(buffers) = done.kind {
+///     assert_eq!(buffers.len(), 512); // ours again: to be looked at, and used for the next request
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Completion {

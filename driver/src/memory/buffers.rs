@@ -8,7 +8,8 @@
 
 use quod_backend::{Buffer, Segment, Segments};
 
-/// Memory that is valid because somebody promised it: guest memory, for instance.
+/// Memory that is valid because somebody promised it: guest memory, for instance (`guest_memory` among the
+/// examples takes it from vm-memory). Four segments cost no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct RawBuffers {
     segments: Segments,
@@ -30,7 +31,8 @@ impl RawBuffers {
     }
 }
 
-/// Where the bytes of a request are.
+/// Where the bytes of a request are; `into()` makes them of a [`Buffer`], a `Vec` of such, or [`RawBuffers`].
+/// They move into the request, and come back once: with its completion, or with its refusal.
 #[derive(Debug)]
 pub enum Buffers {
     /// One buffer of our own.

@@ -13,7 +13,11 @@ use quod_states::{Format, Repair};
 use std::path::Path;
 
 /// Changes (or with None removes) the backing file that an image names. The guest's data is not touched. An
-/// image that was not closed cleanly is checked and repaired first.
+/// image that was not closed cleanly is checked and repaired first. Neither backing file is opened.
+///
+/// # Errors
+/// [`Lack::Rebase`] for all formats but QED, [`Lack::RebaseDamaged`], a name that does not fit the header,
+/// and what the host says.
 pub fn set_backing(path: impl AsRef<Path>, backing: Option<(&str, Option<Format>)>) -> Result<(), Error> {
     let path = path.as_ref();
     let mut host = Host::open(path, true, true)?;

@@ -44,7 +44,7 @@ pub struct CheckReport {
     pub compressed_clusters: u64,
     /// End of the last used cluster, bytes; 0 where the format's check does not tell (QED, as for QEMU).
     pub image_end_offset: u64,
-    /// The first findings; bounded.
+    /// The first 64 findings; the rest is only counted.
     pub problems: Vec<Problem>,
 }
 
@@ -75,7 +75,34 @@ impl From<Report> for CheckReport {
     }
 }
 
-/// Checks an image; with `repair`, repairs it.
+/// Checks an image; with `repair`, repairs it. Walks all tables, and keeps a count a cluster of the file in
+/// memory. Nothing is written without `repair`. `format` None: probed.
+///
+/// ```
+/// use quod::Format;
+/// use quod_tools::{Repair, check};
+/// # use quod_tools::{CreateOptions, create};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # create(&path, &CreateOptions::new(Format::Qcow2, 1 << 30))?;
+/// # use std::os::unix::fs::FileExt;
+/// // somebody has lost the data that the first entry of the table of tables leads to
+/// let file = std::fs::File::options().write(true).open(&path)?;
+/// file.write_all_at(&(1u64 << 63 | 77 << 16).to_be_bytes(), 3 << 16)?;
+///
+/// let found = check(&path, None, None)?;
+/// assert!(!found.is_sound());
+/// println!("{}", found.problems[0].what); // where, and why
+/// let after = check(&path, None, Some(Repair::All))?;
+/// assert!(after.is_sound() && after.corruptions_fixed > 0);
+/// assert!(check(&path, None, None)?.is_sound());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// What is found is no error but the report. Errors are: an image whose header does not let it be walked, a
+/// lock, a host that fails, and [`Lack::CheckRaw`](quod::Lack::CheckRaw), as raw images have nothing to
+/// check.
 pub fn check(
     path: impl AsRef<Path>,
     format: Option<Format>,
@@ -85,7 +112,10 @@ pub fn check(
 }
 
 /// As [`check`]; `lock` false: even if somebody else has the image open. What they change meanwhile may look
-/// damaged.
+/// damaged, and a repair would damage it.
+///
+/// # Errors
+/// As of [`check`].
 pub fn check_with(
     path: impl AsRef<Path>,
     format: Option<Format>,
@@ -111,6 +141,9 @@ enum Start {
 
 impl Checker {
     /// Opens an image and reads its header; see [`check_with`].
+    ///
+    /// # Errors
+    /// What is the matter with its header, or with opening it.
     pub fn open(
         path: impl AsRef<Path>,
         format: Option<Format>,
@@ -147,12 +180,18 @@ impl Checker {
         }
     }
 
-    /// Checks and repairs. Raw images have no check.
+    /// Checks and repairs.
+    ///
+    /// # Errors
+    /// [`Lack::CheckRaw`] for a raw image, [`Error::Cancelled`] after [`Checker::until`], what the host says.
     pub fn run(self) -> Result<CheckReport, Error> {
         self.run_with(&mut |_| {})
     }
 
     /// As [`Checker::run`]; `listener` is told what is found in a qcow2 image, as it is found.
+    ///
+    /// # Errors
+    /// As of [`Checker::run`].
     pub fn run_with(mut self, listener: &mut dyn FnMut(Finding)) -> Result<CheckReport, Error> {
         match self.header {
             Start::Raw => Err(unsupported(self.host.path(), Lack::CheckRaw)),

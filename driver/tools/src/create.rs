@@ -18,11 +18,12 @@ pub(crate) const NAME_AT: usize = 64;
 pub struct CreateOptions {
     /// Format.
     pub format: Format,
-    /// Size of the guest disk, bytes.
+    /// Size of the guest disk, bytes: a multiple of 512, but for raw, up to what the tables reach.
     pub size: u64,
-    /// Bytes of a cluster; None: 64 KiB.
+    /// Bytes of a cluster, a power of two; None: 64 KiB. QED: 4 KiB to 64 MiB; qcow2: 512 bytes to 2 MiB.
+    /// Raw has none.
     pub cluster_size: Option<u32>,
-    /// QED: clusters of a table; None: 4.
+    /// QED: clusters of a table, a power of two from 1 to 16; None: 4.
     pub table_size: Option<u32>,
     /// Backing file: its name as it will stand in the image, and its format (None: probed at each open).
     pub backing: Option<(String, Option<Format>)>,
@@ -41,23 +42,24 @@ impl CreateOptions {
 /// What only a qcow2 image can be. The default is qemu-img's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Qcow2Options {
-    /// 2 (compat=0.10) or 3 (compat=1.1).
+    /// 2 (compat=0.10) or 3 (compat=1.1); default 3.
     pub version: u32,
-    /// Bits of a refcount.
+    /// Bits of a refcount: a power of two from 1 to 64; default 16, which is all that version 2 has.
     pub refcount_bits: u32,
-    /// Refcounts may be postponed while the dirty bit is set.
+    /// Refcounts may be postponed while the dirty bit is set; default off, version 3 alone.
     pub lazy_refcounts: bool,
-    /// L2 entries of 128 bits.
+    /// L2 entries of 128 bits: 32 subclusters each; default off, version 3 alone, clusters of 16 KiB and
+    /// more.
     pub extended_l2: bool,
-    /// For compressed clusters.
+    /// For compressed clusters; default [`Compression::Deflate`](quod::Compression::Deflate).
     pub compression: Compression,
     /// The file that guest data goes to: it is made, or overwritten. A relative name is one from the working
     /// directory, now and whenever the image is opened, as for QEMU. A `file:` in front does not come to
     /// stand in the image.
     pub data_file: Option<String>,
-    /// The data file alone shall be a valid raw image.
+    /// The data file alone shall be a valid raw image; default off.
     pub data_file_raw: bool,
-    /// What exists from the start.
+    /// What exists from the start; default nothing but the header and the first tables.
     pub preallocation: Preallocation,
 }
 
@@ -78,14 +80,44 @@ impl Default for Qcow2Options {
     }
 }
 
-/// Creates (or overwrites) an image. The caller decides whether it must be durable. Options that contradict
-/// each other, and sizes that the format cannot have, leave what was there before.
+/// Creates (or overwrites) an image. It is not synced: the caller decides whether it must be durable. A
+/// backing file is named, and not looked at.
+///
+/// ```
+/// use quod::{Error, Format};
+/// use quod_tools::{CreateOptions, create};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("base.qcow2");
+/// # let top = folder.path().join("top.qcow2");
+/// create(&path, &CreateOptions::new(Format::Qcow2, 20 << 30))?;
+/// assert!(std::fs::metadata(&path)?.len() < 200 << 10); // a header, three tables
+///
+/// let mut options = CreateOptions::new(Format::Qcow2, 20 << 30);
+/// options.backing = Some(("base.qcow2".into(), Some(Format::Qcow2))); // beside it
+/// options.qcow2.extended_l2 = true; // copies on write are of 4 KiB then, not 64
+/// options.cluster_size = Some(128 << 10);
+/// create(&top, &options)?;
+///
+/// options.cluster_size = Some(96 << 10); // no power of two: nothing has happened to `top`
+/// let error = create(&top, &options).unwrap_err();
+/// assert!(matches!(error, Error::Misuse(_)), "{error}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// Options that contradict each other, and sizes that the format cannot have, leave what was there before:
+/// [`ErrorKind::Corrupt`](quod::ErrorKind::Corrupt) with a `Fault::New`, [`Error::Misuse`], or
+/// [`ErrorKind::Unsupported`](quod::ErrorKind::Unsupported). So does a file that somebody else has locked
+/// ([`ErrorKind::Locked`](quod::ErrorKind::Locked)). After that the old file is gone: what the host refuses
+/// then (no space, an error of the device) leaves no image (qcow2), or an empty one.
 pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<(), Error> {
     create_until(path, options, || false)
 }
 
-/// As [`create`]; `stop` is asked between two operations. If it answers true, what was made is removed, and
-/// the answer is [`Error::Cancelled`].
+/// As [`create`]; `stop` is asked between two operations, for a signal's flag or the like.
+///
+/// # Errors
+/// As of [`create`]. If `stop` answers true what was made is removed, and the answer is [`Error::Cancelled`].
 pub fn create_until(
     path: impl AsRef<Path>,
     options: &CreateOptions,

@@ -27,7 +27,11 @@ pub struct ForeignInfo {
     pub luks: Option<Luks>,
 }
 
-/// Looks at a file whose bytes say that it is of this format. `force_share`: without taking a lock.
+/// Looks at a file whose bytes say that it is of this format (which an
+/// [`ErrorKind::Foreign`](quod::ErrorKind::Foreign) tells). `force_share`: without taking a lock.
+///
+/// # Errors
+/// What the host says, and a LUKS container without a LUKS header.
 pub fn foreign(path: impl AsRef<Path>, format: Foreign, force_share: bool) -> Result<ForeignInfo, Error> {
     let path = path.as_ref();
     let mut host = Host::open(path, false, !force_share)?;

@@ -84,9 +84,29 @@ pub struct Qcow2Info {
     pub luks: Option<Luks>,
 }
 
-/// Reads an image's header. `force_share`: without taking a lock, even if a writer has it open, which nobody
-/// minds of a raw image. Encrypted images, and images whose backing file is of a format that quod does not
-/// read, are told about though they cannot be opened.
+/// Reads an image's header, and of qcow2 its snapshot table and bitmap directory; no tables, and no backing
+/// file. `format` None: probed. `force_share`: without taking a lock, even if a writer has it open, which
+/// nobody minds of a raw image. Encrypted images, and images whose backing file is of a format that quod does
+/// not read, are told about though they cannot be opened.
+///
+/// ```
+/// use quod::Format;
+/// # use quod_tools::{CreateOptions, create};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # create(&path, &CreateOptions::new(Format::Qcow2, 1 << 30))?;
+/// let image = quod_tools::info(&path, None, false)?;
+/// assert_eq!((image.info.format, image.info.virtual_size), (Format::Qcow2, 1 << 30));
+/// assert_eq!(image.qcow2().map(|facts| (facts.refcount_bits, facts.corrupt)), Some((16, false)));
+/// assert!(image.backing_path.is_none() && image.disk_size < 1 << 20);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::Foreign`](quod::ErrorKind::Foreign) for a format that quod does not read
+/// ([`foreign`](crate::foreign) tells of it), [`ErrorKind::Corrupt`](quod::ErrorKind::Corrupt) and
+/// [`ErrorKind::Unsupported`](quod::ErrorKind::Unsupported) for what its header says,
+/// [`ErrorKind::Locked`](quod::ErrorKind::Locked), and what the host refuses.
 pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -> Result<ImageInfo, Error> {
     let path = path.as_ref();
     let mut host = match force_share {
@@ -194,7 +214,10 @@ pub(crate) fn read_qcow2(host: &mut Host, purpose: Purpose) -> Result<qcow2::Hea
     qcow2::Header::parse(&region, purpose).map_err(|error| host.error(&error))
 }
 
-/// The format of a file; what has no signature is raw, and what quod does not read an error.
+/// The format of a file; what has no signature is raw.
+///
+/// # Errors
+/// [`ErrorKind::Foreign`](quod::ErrorKind::Foreign) for what quod does not read, and what the host says.
 pub fn probe(path: impl AsRef<Path>) -> Result<Format, Error> {
     Host::open(path.as_ref(), false, false)?.probe()
 }

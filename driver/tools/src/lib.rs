@@ -1,5 +1,11 @@
 //! What blocks: the tools of images, for command lines and tests. Never call them from an event loop.
 //!
+//! A function opens the files that it needs, takes QEMU-compatible locks on them (a lock that somebody else
+//! has is asked for again for 200 ms), and has closed them when it returns. Sizes and offsets are bytes.
+//! Errors are [`quod::Error`]: [`Error::File`](quod::Error::File) with the file and what is the matter with
+//! it. Those that work without a driver ([`create`], [`info`], [`check`], [`set_backing`]) make no ring: they
+//! use a worker thread of their own, which ends with them.
+//!
 //! An embedder links `quod`, which never blocks, and not this crate; a program that makes, describes, checks
 //! or maps images links both.
 //!

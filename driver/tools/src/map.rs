@@ -49,7 +49,28 @@ impl MapRun {
     }
 }
 
-/// An open image with its backing chain, to be mapped.
+/// An open image with its backing chain, to be mapped: which layer each part of the disk comes from, and
+/// where it lies there.
+///
+/// ```
+/// use quod::{Format, OpenOptions};
+/// use quod_tools::{Mapper, Session};
+/// # use quod_tools::{CreateOptions, create};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("disk.qcow2");
+/// # create(&path, &CreateOptions::new(Format::Qcow2, 1 << 20))?;
+/// let mut session = Session::open(&path, OpenOptions::new().write(true))?;
+/// session.write(128 << 10, b"something")?;
+/// session.close()?;
+/// let mut mapper = Mapper::open(&path, OpenOptions::new())?; // with a gate if it has backing files
+/// let mut runs = Vec::new();
+/// mapper.runs(0, u64::MAX, &mut |_, run| {
+///     runs.push((run.start, run.length, run.data));
+///     true
+/// })?;
+/// assert_eq!(runs, [(0, 128 << 10, false), (128 << 10, 64 << 10, true), (192 << 10, 832 << 10, false)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Mapper {
     session: Session,
     layers: Vec<Layer>,
@@ -65,6 +86,9 @@ struct Layer {
 
 impl Mapper {
     /// Opens an image.
+    ///
+    /// # Errors
+    /// As of [`Session::open`].
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Mapper, Error> {
         let session = Session::open(path, options)?;
         let layers = session.info().map(|info| info.layers().to_vec()).ok_or(Error::Closed)?;
@@ -89,6 +113,9 @@ impl Mapper {
 
     /// Tells all runs of a range in order, joined; at least one, which is empty if the range is. `told`
     /// answers whether it wants more.
+    ///
+    /// # Errors
+    /// The first entry that contradicts the format, or cannot be read; what came before was told.
     pub fn runs(
         &mut self,
         start: u64,
