@@ -1,5 +1,6 @@
 //! The packages as a registry would have them: a crate outside the tree builds from them, opens images,
-//! reads and writes, in every kind of loop that the examples show, and with decoders left out.
+//! reads and writes, in every kind of loop that the examples show, and with decoders left out; and the
+//! command has all that it is built of.
 //!
 //! Knows: cargo, the packages' names, what the examples do to an image. Must never know: the sources.
 
@@ -10,7 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 4] = ["quod-states", "quod-backend", "quod", "quod-tools"];
+const PACKAGES: [&str; 7] =
+    ["quod-states", "quod-backend", "quod", "quod-tools", "quod-memory", "quod-bench", "quod-cli"];
+/// Those that an embedder may ask for, and their parts.
+const EMBEDDED: usize = 4;
 /// What every package has beside its sources.
 const TEXTS: [&str; 5] = ["Cargo.toml", "README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
 /// What every manifest says.
@@ -38,6 +42,8 @@ quod-tools = { version = "0.1", default-features = false }
 tokio = { version = "1", features = ["macros", "net", "rt", "sync", "time"] }
 vm-memory = { version = "0.18", features = ["backend-mmap"] }
 "#;
+/// What measures, which is no embedder's.
+const MEASURING: [&str; 2] = ["quod-memory", "quod-bench"];
 /// The programs of the crate outside: the examples, word for word.
 const PROGRAMS: [&str; 5] = ["hello", "mio_loop", "epoll_loop", "tokio_loop", "guest_memory"];
 
@@ -93,18 +99,24 @@ fn faults(folder: &Path) -> Vec<String> {
     wrong.extend(KEYS.iter().filter(|key| !has(key)).map(|key| format!("{name} does not say its {key}")));
     // what is meant to be nobody's is not asked of a registry
     for line in manifest.lines() {
-        if line.contains("quod-memory") || line.contains("quod-fuzz") || line.starts_with("path = \"../") {
+        let proof =
+            line.contains("quod-fuzz") || line.contains("quod-memory") && !MEASURING.contains(&&*name);
+        if proof || line.starts_with("path = \"../") {
             wrong.push(format!("{name}: {line}"));
         }
     }
     wrong
 }
 
+/// Where the first packages of the list are.
+fn patches(packages: &Path, most: usize) -> String {
+    let patch = |name: &&str| format!("{name} = {{ path = \"{}\" }}\n", packages.join(name).display());
+    PACKAGES.iter().take(most).map(patch).collect()
+}
+
 /// A crate that depends on the packages, and not on the tree.
 fn outside(folder: &Path, packages: &Path) {
-    let patches: String = PACKAGES
-        .map(|name| format!("{name} = {{ path = \"{}\" }}\n", packages.join(name).display()))
-        .concat();
+    let patches = patches(packages, EMBEDDED);
     let manifest = format!("{MANIFEST}\n[patch.crates-io]\n{patches}");
     let programs = folder.join("src/bin");
     fs::create_dir_all(&programs).unwrap();
@@ -165,6 +177,13 @@ fn a_crate_outside_the_tree_builds_and_runs() {
     }
     let check = qemu_img(&["check", "qcow2"], folder);
     assert_eq!(check.code, Some(0), "{check:?}");
+
+    let command = packages.join("quod-cli");
+    let sources = format!("\n[workspace]\n\n[patch.crates-io]\n{}", patches(&packages, PACKAGES.len() - 1));
+    let manifest = fs::read_to_string(command.join("Cargo.toml")).unwrap();
+    fs::write(command.join("Cargo.toml"), manifest + &sources).unwrap();
+    fs::copy(top().join("Cargo.lock"), command.join("Cargo.lock")).unwrap();
+    cargo(&command, &["check", "--quiet"]);
 }
 
 fn capital(word: &str) -> String {
