@@ -53,7 +53,7 @@ fn allocating(c: &mut Criterion) {
     for gate in
         [AllocationGate::Cluster, AllocationGate::Table, AllocationGate::NewTable, AllocationGate::Image]
     {
-        let options = Options { allocation_gate: gate, ..Options::default() };
+        let options = Options::default().allocation_gate(gate);
         group.bench_function(BenchmarkId::new("allocating_write", format!("{gate:?}")), |b| {
             b.iter_custom(|iterations| {
                 let mut spent = Duration::ZERO;
@@ -79,7 +79,7 @@ fn allocating(c: &mut Criterion) {
 /// Reads that walk over twice as many table slices as the cache holds.
 fn misses(c: &mut Criterion) {
     const SLICES: u64 = 512;
-    let options = Options { cache_bytes: SLICES / 2 * 4096, ..Options::default() };
+    let options = Options::default().cache_bytes(SLICES / 2 * 4096);
     let mut bare = bare(SLICES * SLICE, &options);
     for slice in 0..SLICES {
         assert!(bare.run(Kind::Write, slice * SLICE, 4096) && bare.run(Kind::Flush, 0, 0));

@@ -336,21 +336,21 @@ impl OpenOptions {
         // a deeper layer serves the extents of the layer above it: each acb reads at most data, head fill and
         // tail fill
         let requests = if depth == 0 { config.requests } else { self.acbs.saturating_mul(3) };
-        Options {
-            requests,
-            acbs: self.acbs,
-            cache_bytes: self.cache_bytes,
-            align,
-            policy: self.policy,
-            allocation_gate: self.allocation_gate,
-            read_only: depth > 0 || !self.write,
-            commit_ms: self.commit_ms,
-            need_check_ms: self.need_check_ms,
-            grow_step: self.grow_step,
-            trace: config.trace,
-            #[cfg(feature = "sabotage")]
-            sabotage: self.sabotage,
-        }
+        let options = Options::default()
+            .requests(requests)
+            .acbs(self.acbs)
+            .cache_bytes(self.cache_bytes)
+            .align(align)
+            .policy(self.policy)
+            .allocation_gate(self.allocation_gate)
+            .read_only(depth > 0 || !self.write)
+            .commit_ms(self.commit_ms)
+            .need_check_ms(self.need_check_ms)
+            .grow_step(self.grow_step)
+            .trace(config.trace);
+        #[cfg(feature = "sabotage")]
+        let options = options.sabotage(self.sabotage);
+        options
     }
 }
 

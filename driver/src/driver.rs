@@ -12,7 +12,7 @@ use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::Place;
 use crate::layer::opener::Opener;
 use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request, RequestKind};
-use crate::stats::{Stats, add_counters};
+use crate::stats::Stats;
 use crate::trace::TimedTransition;
 use quod_backend::{AnyBackend, Backend};
 use quod_states::{Counters, Refused};
@@ -445,7 +445,7 @@ impl<B: Backend> Driver<B> {
         let disk = self.disk(disk)?;
         let mut stats = Stats::clone(disk.stats.as_ref()?);
         for layer in &disk.layers {
-            add_counters(&mut stats.counters, &layer.image.counters());
+            stats.counters.add(&layer.image.counters());
         }
         Some(stats)
     }

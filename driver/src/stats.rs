@@ -161,39 +161,6 @@ impl Stats {
     }
 }
 
-/// Adds one layer's counters.
-pub(crate) fn add_counters(sum: &mut Counters, layer: &Counters) {
-    // by their names, without `..`: one that is new does not compile before it is added
-    let Counters {
-        hits,
-        misses,
-        allocations,
-        table_reads,
-        table_writes,
-        table_bytes_written,
-        syncs,
-        grows,
-        commits,
-        new_tables,
-        header_writes,
-        stale_completions,
-        lost_transitions,
-    } = layer;
-    sum.hits += hits;
-    sum.misses += misses;
-    sum.allocations += allocations;
-    sum.table_reads += table_reads;
-    sum.table_writes += table_writes;
-    sum.table_bytes_written += table_bytes_written;
-    sum.syncs += syncs;
-    sum.grows += grows;
-    sum.commits += commits;
-    sum.new_tables += new_tables;
-    sum.header_writes += header_writes;
-    sum.stale_completions += stale_completions;
-    sum.lost_transitions += lost_transitions;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,30 +181,6 @@ mod tests {
         assert_eq!(PathClass::of(Met::HIT | Met::WAITED), Some(PathClass::Hit));
         assert_eq!(PathClass::of(Met::HIT | Met::MISS), Some(PathClass::Miss));
         assert_eq!(PathClass::of(Met::ALLOCATE | Met::BACKING | Met::MISS), Some(PathClass::Allocate));
-    }
-
-    #[test]
-    fn no_counter_is_forgotten() {
-        let layer = Counters {
-            hits: 1,
-            misses: 2,
-            allocations: 3,
-            table_reads: 4,
-            table_writes: 5,
-            table_bytes_written: 6,
-            syncs: 7,
-            grows: 8,
-            commits: 9,
-            new_tables: 10,
-            header_writes: 11,
-            stale_completions: 12,
-            lost_transitions: 13,
-        };
-        let mut sum = Counters::default();
-        add_counters(&mut sum, &layer);
-        assert_eq!(sum, layer);
-        add_counters(&mut sum, &layer);
-        assert_eq!((sum.hits, sum.lost_transitions), (2, 26));
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub struct Backing {
 /// Persistent bitmaps of an image that is open for writing. quod does not keep them up: the first change of
 /// the image makes them invalid, durably, before anything else is written; until then they stay as they are.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Bitmaps {
     /// How many are valid, as far as it is known.
     pub valid: u32,

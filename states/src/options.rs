@@ -26,8 +26,10 @@ pub enum AllocationGate {
     Cluster,
 }
 
-/// Settings of one image's machine. All limits are hard.
+/// Settings of one image's machine. All limits are hard. They are made from those by default:
+/// `Options::default().align(512)`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// Requests that may be open at once.
     pub requests: u32,
@@ -54,6 +56,39 @@ pub struct Options {
     /// Rules that are removed: a set of [`Rule`] bits.
     #[cfg(feature = "sabotage")]
     pub sabotage: u64,
+}
+
+macro_rules! setters {
+    ($($field:ident: $kind:ty,)*) => {
+        impl Options {
+            $(
+                #[doc = concat!("Sets [`Options::", stringify!($field), "`].")]
+                pub const fn $field(mut self, $field: $kind) -> Options {
+                    self.$field = $field;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    requests: u32,
+    acbs: u32,
+    cache_bytes: u64,
+    align: u32,
+    policy: Policy,
+    allocation_gate: AllocationGate,
+    read_only: bool,
+    commit_ms: u32,
+    need_check_ms: u32,
+    grow_step: u64,
+    trace: bool,
+}
+
+#[cfg(feature = "sabotage")]
+setters! {
+    sabotage: u64,
 }
 
 impl Options {

@@ -191,6 +191,7 @@ impl EdgeCounts {
 
 /// One step of one acb.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Transition {
     /// Whose.
     pub acb: AcbId,

@@ -121,6 +121,7 @@ pub enum Status {
 
 /// A run of the guest disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Extent {
     /// First guest byte.
     pub offset: u64,

@@ -49,17 +49,15 @@ fn shape(rng: &mut Rng) -> Shape {
 }
 
 fn options(rng: &mut Rng) -> Options {
-    Options {
-        cache_bytes: 8192 << rng.below(6),
-        align: [1, 512][rng.below(2) as usize],
-        grow_step: [0, 4096, 1 << 20][rng.below(3) as usize],
-        ..Options::default()
-    }
+    Options::default()
+        .cache_bytes(8192 << rng.below(6))
+        .align([1, 512][rng.below(2) as usize])
+        .grow_step([0, 4096, 1 << 20][rng.below(3) as usize])
 }
 
 /// What a guest sees, or why not.
 fn contents(disk: &mut Disk) -> Result<Vec<u8>, Error> {
-    let mut image = disk.open(Options { read_only: true, ..Options::default() })?.image;
+    let mut image = disk.open(Options::default().read_only(true))?.image;
     let size = image.virtual_size();
     disk.try_run(&mut image, request(Kind::Read, 0, size, 0), vec![0xcc; size as usize])
 }

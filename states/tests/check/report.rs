@@ -22,7 +22,7 @@ fn image(refcount_bits: u32) -> Vec<u8> {
     let create =
         CreateOptions { size: 1 << 20, cluster_size: 4096, refcount_bits, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     disk.run(&mut image, request(Kind::Write, 0, 3 * CLUSTER, 0), vec![7; 3 * CLUSTER as usize]);
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
     std::mem::take(&mut disk.file)
@@ -234,7 +234,7 @@ fn each_wrong_count_has_its_finding() {
 fn findings_that_nobody_asks_for_are_counted() {
     let create = CreateOptions { size: 1 << 30, cluster_size: 1 << 20, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![7; 512]);
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
     // every entry of the table leads beyond the end: 131072 of them

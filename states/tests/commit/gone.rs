@@ -20,7 +20,7 @@ fn gone() -> Error {
 }
 
 fn options() -> Options {
-    Options { grow_step: 4 * CLUSTER, acbs: 16, cache_bytes: 4096, ..Options::default() }
+    Options::default().grow_step(4 * CLUSTER).acbs(16).cache_bytes(4096)
 }
 
 /// Requests of all kinds that change something, with a round between them.
@@ -95,7 +95,7 @@ fn a_store_that_goes_away_ends_the_writing_of_a_qcow2_image_at_any_step() {
 #[test]
 fn an_image_that_is_only_read_is_not_poisoned() {
     let mut disk = Disk::new(qed_file(64 * CLUSTER, 65536, 1, None), None, 1);
-    let mut image = disk.open(Options { read_only: true, ..options() }).unwrap().image;
+    let mut image = disk.open(options().read_only(true)).unwrap().image;
     image.poison(gone());
     assert_eq!(image.poisoned(), None);
 }

@@ -17,12 +17,12 @@ const CLUSTER: u64 = 65536;
 fn qcow2(lazy_refcounts: bool) -> (Disk, Image) {
     let create = CreateOptions { size: 1 << 30, lazy_refcounts, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+    let image = opened(&mut disk, Options::default().grow_step(0)).image;
     (disk, image)
 }
 
 fn qed() -> (Disk, Image) {
-    qed_disk(1 << 30, 1, None, Options { grow_step: 0, ..Options::default() })
+    qed_disk(1 << 30, 1, None, Options::default().grow_step(0))
 }
 
 fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {

@@ -275,7 +275,7 @@ pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {
 
 /// Opens the image anew and reads everything back.
 pub fn read_all(disk: &mut Disk, options: Options) -> Vec<u8> {
-    let mut image = disk.open(Options { read_only: true, ..options }).unwrap().image;
+    let mut image = disk.open(options.read_only(true)).unwrap().image;
     let size = image.virtual_size();
     disk.run(&mut image, request(Kind::Read, 0, size, 0), vec![0xcc; size as usize])
 }

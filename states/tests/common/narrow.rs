@@ -84,7 +84,7 @@ pub fn words(bytes: &[u8]) -> Vec<u64> {
 }
 
 pub fn open(disk: &mut Disk) -> Image {
-    let image = opened(disk, Options { grow_step: 0, ..Options::default() }).image;
+    let image = opened(disk, Options::default().grow_step(0)).image;
     disk.log.clear();
     image
 }

@@ -35,7 +35,7 @@ fn bad_entries(version: u32) -> Vec<u64> {
 fn start(file: &[u8], entry: u64, options: Options) -> (Disk, Image) {
     let mut disk = Disk::new(file.to_vec(), None, 1);
     set_l2_entry(&mut disk.file, BAD * CLUSTER, entry);
-    let image = opened(&mut disk, Options { grow_step: 0, ..options }).image;
+    let image = opened(&mut disk, options.grow_step(0)).image;
     (disk, image)
 }
 
@@ -73,7 +73,7 @@ fn what_was_answered_before_it_reaches_the_file() {
             for (finder, ender) in finders.into_iter().flat_map(|f| enders.map(|e| (f, e))) {
                 let story = format!("version {version}, lazy {lazy}, {entry:#x}, {finder:?}, {ender:?}");
                 let policy = [Policy::Writeback, Policy::Writethrough][n % 2];
-                let (mut disk, mut image) = start(&file, entry, Options { policy, ..Options::default() });
+                let (mut disk, mut image) = start(&file, entry, Options::default().policy(policy));
                 // in place, in new space, given up
                 for (kind, cluster) in [(Kind::Write, 0), (Kind::Write, 20), (Kind::Discard, 2)] {
                     let offset = cluster * CLUSTER;

@@ -57,7 +57,7 @@ fn what_is_in_flight_goes_on_and_ends_well() {
 #[test]
 fn extents_that_were_not_begun_are_not_begun() {
     for (kind, writes) in [(Kind::Write, 1), (Kind::Read, 0), (Kind::WriteZeroes, 0)] {
-        let (mut disk, mut image) = qed_disk(1 << 20, 1, None, Options { acbs: 1, ..Options::default() });
+        let (mut disk, mut image) = qed_disk(1 << 20, 1, None, Options::default().acbs(1));
         // host clusters out of order: each is an extent of its own
         for cluster in [2, 1, 0] {
             let offset = cluster * CLUSTER;

@@ -17,7 +17,7 @@ const CLUSTER: u64 = 65536;
 
 /// What requests on a raw image with blocks of 4 KiB ask for, all completed at once.
 fn raw(kind: Kind, offset: u64, len: u64) -> Vec<String> {
-    let mut image = Image::raw(64 * MIB, &Options { align: 4096, ..Options::default() });
+    let mut image = Image::raw(64 * MIB, &Options::default().align(4096));
     image.submit(request(kind, offset, len, 0)).unwrap();
     let mut all = Vec::new();
     while let Some(io) = image.poll_io() {
@@ -102,7 +102,7 @@ fn around_the_bytes_in_space_that_was_kept_zeros_are_written() {
 /// Takes a snapshot of the closed image, runs one write, and checks that the snapshot has what it had.
 fn beside_a_snapshot(mut disk: Disk, offset: u64, len: u64, clusters: u64) -> (Vec<String>, String) {
     snapshot(&mut disk.file);
-    let options = Options { read_only: true, ..Options::default() };
+    let options = Options::default().read_only(true);
     let before = read_all(&mut Disk::new(of_snapshot(&disk.file), None, 1), options);
     let mut expected = before.clone();
     let mut image = opened(&mut disk, Options::default()).image;
@@ -192,7 +192,7 @@ fn large_clusters_are_copied_a_mib_at_a_time() {
     let one = |backing: usize, offset: u64| {
         let file = qed_file(16 * MIB, 4 << 20, 1, Some(b"base"));
         let mut disk = Disk::new(file, Some(vec![7; backing]), 512);
-        let mut image = disk.open(Options { align: 512, ..Options::default() }).unwrap().image;
+        let mut image = disk.open(Options::default().align(512)).unwrap().image;
         writes(&mut disk, &mut image, offset, 4096)
     };
     // what is zeros already is left out
@@ -227,7 +227,7 @@ fn large_clusters_are_copied_a_mib_at_a_time() {
 fn small_subclusters(backing: bool) -> (Disk, Image) {
     let create =
         CreateOptions { size: 8 << 15, cluster_size: 1 << 15, extended_l2: true, ..CreateOptions::default() };
-    let options = Options { align: 4096, ..Options::default() };
+    let options = Options::default().align(4096);
     let (mut disk, mut image) = created(create, backing.then(|| vec![7; 8 << 15]), options);
     for cluster in 0..3 {
         for offset in [0, 16 * KIB] {
@@ -297,7 +297,7 @@ fn a_block_has_one_writer_at_a_time() {
 
 #[test]
 fn zeros_do_not_wait_for_a_writer_behind_them() {
-    let mut image = Image::raw(64 * MIB, &Options { align: 4096, ..Options::default() });
+    let mut image = Image::raw(64 * MIB, &Options::default().align(4096));
     image.submit(request(Kind::Write, MIB + 512, 512, 1)).unwrap();
     let reads = [image.poll_io(), image.poll_io()].map(|io| words(&io.unwrap().op).unwrap());
     assert_eq!(reads, ["head 0+512 of 512 from host 0x100000", "tail 0+3072 of 3072 from host 0x100400"]);

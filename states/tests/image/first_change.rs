@@ -36,7 +36,7 @@ fn stale() -> impl Iterator<Item = (Vec<u8>, usize)> {
 
 fn opened(file: &[u8]) -> (Disk, Image) {
     let mut disk = Disk::new(file.to_vec(), None, 1);
-    let image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let image = disk.open(Options::default().grow_step(0)).unwrap().image;
     disk.log.clear();
     (disk, image)
 }

@@ -28,7 +28,7 @@ fn a_new_refcount_block_does_not_drive_out_the_l1_slice_of_a_copy() {
     let free: Vec<u64> = clusters.filter(|cluster| count(&disk.file, *cluster) == 0).collect();
     free.iter().for_each(|cluster| set_count(&mut disk.file, *cluster, 1));
 
-    let options = Options { cache_bytes: 0, grow_step: 0, ..Options::default() };
+    let options = Options::default().cache_bytes(0).grow_step(0);
     let mut image = opened(&mut disk, options).image;
     for table in 0..12 {
         // all tables are in steady use

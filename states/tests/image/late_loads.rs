@@ -49,7 +49,7 @@ fn a_table_is_not_punched_while_a_slice_of_it_is_loaded() {
         assert_eq!(beside, [table - CLUSTER, table + 3 * CLUSTER]);
         set_l1_entry(&mut disk.file, 0, table);
 
-        let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+        let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
         for offset in [here + CLUSTER, 1 << 29] {
             disk.run(&mut image, request(Kind::Read, offset, 512, 0), vec![0; 512]);
         }

@@ -12,7 +12,7 @@ use quod_states::{Image, IoOp, Kind, Options};
 fn narrow(size: u64) -> (Disk, Image) {
     let create = CreateOptions { size, cluster_size: 512, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let image = disk.open(Options::default().grow_step(0)).unwrap().image;
     (disk, image)
 }
 
@@ -101,7 +101,7 @@ fn holes_are_punched_one_after_another() {
 #[test]
 fn a_disk_that_grew_far_is_mapped_to_its_end() {
     let mut disk = Disk::new(qed_file(1 << 30, 65536, 16, None), None, 1);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     let size = 16 << 40;
     run(&mut disk, &mut image, Kind::Resize, size, 0);

@@ -183,7 +183,7 @@ fn a_lone_flush_costs_two_syncs_and_an_idle_one_none() {
 
 #[test]
 fn allocations_and_discards_in_turns_cost_two_syncs_a_flush() {
-    let (mut disk, mut image) = setup(Options { grow_step: 0, ..Options::default() });
+    let (mut disk, mut image) = setup(Options::default().grow_step(0));
     run(&mut disk, &mut image, Kind::Write, 0, CLUSTER);
     flush(&mut disk, &mut image);
     for n in 1..60 {
@@ -203,7 +203,7 @@ fn allocations_and_discards_in_turns_cost_two_syncs_a_flush() {
 fn narrow(refcount_bits: u32) -> (Disk, Image) {
     let create =
         CreateOptions { size: 16 << 20, cluster_size: 512, refcount_bits, ..CreateOptions::default() };
-    created(create, None, Options { grow_step: 0, ..Options::default() })
+    created(create, None, Options::default().grow_step(0))
 }
 
 /// The table entries of the file at the end: refcount blocks and L2 tables.
@@ -395,7 +395,7 @@ fn assert_corrupt(mut disk: Disk, kind: Kind, offset: u64, story: &str) {
     drop(image);
     let error = disk.open(Options::default()).map(|_| ()).expect_err("not for writing any more");
     assert!(error.to_string().contains("corrupt"), "{story}: {error}");
-    assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok(), "{story}");
+    assert!(disk.open(Options::default().read_only(true)).is_ok(), "{story}");
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn data_and_tables_on_other_metadata_are_refused() {
 #[test]
 fn a_larger_disk_is_zero_durably_before_the_header_says_so() {
     for align in [1, 4096] {
-        grow(Options { align, ..Options::default() });
+        grow(Options::default().align(align));
     }
 }
 
@@ -635,7 +635,7 @@ fn subclusters_smaller_than_a_block_keep_their_neighbours() {
     // subclusters of 1 KiB, blocks of 4 KiB
     let create =
         CreateOptions { size: 8 << 15, cluster_size: 1 << 15, extended_l2: true, ..CreateOptions::default() };
-    let options = Options { align: 4096, ..Options::default() };
+    let options = Options::default().align(4096);
     let (mut disk, mut image) = created(create, Some(vec![7; 8 << 15]), options);
     // a new cluster: the write begins in front of the subcluster's first byte
     run(&mut disk, &mut image, Kind::Write, 6144 + 512, 512);
@@ -664,7 +664,7 @@ fn subclusters_smaller_than_a_block_keep_their_neighbours() {
 
 #[test]
 fn writethrough_and_fua_wait_for_pointers() {
-    let (mut disk, mut image) = setup(Options { policy: Policy::Writethrough, ..Options::default() });
+    let (mut disk, mut image) = setup(Options::default().policy(Policy::Writethrough));
     run(&mut disk, &mut image, Kind::Write, 0, 4096);
     assert_ne!(l2_entry(&disk.file, 0), 0, "written before the answer");
     let (mut disk, mut image) = setup(Options::default());

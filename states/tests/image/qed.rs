@@ -42,7 +42,7 @@ fn complete_until(disk: &mut Disk, image: &mut Image, keep: &str) {
 
 #[test]
 fn sixty_four_allocating_writes_cost_two_table_writes() {
-    let (mut disk, mut image) = setup(Options { policy: Policy::Writethrough, ..Options::default() });
+    let (mut disk, mut image) = setup(Options::default().policy(Policy::Writethrough));
     disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
     let before = image.counters();
     for n in 1..=64 {
@@ -73,8 +73,7 @@ fn the_gates_let_through_what_they_should() {
     // writes in flight after eight allocating writes: four under one L2 table (2 GiB apart from the rest),
     // four under another
     let in_flight = |gate| {
-        let (mut disk, mut image) =
-            setup_with(8 << 30, None, Options { allocation_gate: gate, ..Options::default() });
+        let (mut disk, mut image) = setup_with(8 << 30, None, Options::default().allocation_gate(gate));
         for table in 0..2 {
             disk.run(&mut image, request(Kind::Write, table << 31, 512, 99), vec![1; 512]);
         }
@@ -94,7 +93,7 @@ fn the_gates_let_through_what_they_should() {
 
 #[test]
 fn a_new_table_freezes_only_requests_that_need_it() {
-    let (mut disk, mut image) = setup_with(8 << 30, None, Options { grow_step: 0, ..Options::default() });
+    let (mut disk, mut image) = setup_with(8 << 30, None, Options::default().grow_step(0));
     disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
     write(&mut disk, &mut image, 1 << 31, 4096, 1);
     complete_until(&mut disk, &mut image, "grow");
@@ -375,7 +374,7 @@ fn large_clusters_are_copied_in_bounded_pieces() {
     let backing: Vec<u8> = (0..size).map(|at: u64| (at / 4096) as u8 | 1).collect();
     let file = qed_file(size, 8 << 20, 1, Some(b"base"));
     let mut disk = Disk::new(file, Some(backing.clone()), 512);
-    let mut image = disk.open(Options { align: 512, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().align(512)).unwrap().image;
     write(&mut disk, &mut image, (3 << 20) + 512, 1024, 1);
     while !disk.pending.is_empty() {
         for (io, _) in &disk.pending {
@@ -388,7 +387,7 @@ fn large_clusters_are_copied_in_bounded_pieces() {
     disk.run(&mut image, request(Kind::Close, 0, 0, 2), vec![]);
     let mut expected = backing;
     expected[(3 << 20) + 512..(3 << 20) + 1536].fill(1);
-    assert!(read_all(&mut disk, Options { align: 512, ..Options::default() }) == expected);
+    assert!(read_all(&mut disk, Options::default().align(512)) == expected);
 }
 
 #[test]
@@ -407,7 +406,7 @@ fn a_close_waits_for_everything_in_flight() {
 
 #[test]
 fn the_ring_of_transitions_keeps_the_newest() {
-    let (mut disk, mut image) = setup(Options { trace: true, ..Options::default() });
+    let (mut disk, mut image) = setup(Options::default().trace(true));
     disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
     for _ in 0..2000 {
         let id = image.submit(request(Kind::Read, 0, 4096, 1)).unwrap();
@@ -428,7 +427,7 @@ fn the_ring_of_transitions_keeps_the_newest() {
 #[test]
 fn a_pointer_past_the_end_stays_dead_when_the_file_grows() {
     for cache_bytes in [8192, 1 << 20] {
-        let options = Options { cache_bytes, ..Options::default() };
+        let options = Options::default().cache_bytes(cache_bytes);
         let (mut disk, mut image) = setup_with(4 << 30, None, options);
         disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
         disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);

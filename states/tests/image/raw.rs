@@ -38,7 +38,7 @@ fn a_quiesce_that_a_flush_joins_waits_for_no_tables() {
 
 /// What one request alone asks for, until it ends.
 fn asked(align: u32, kind: Kind, offset: u64, len: u64, flags: Flags) -> Vec<IoOp> {
-    let mut image = Image::raw(1 << 20, &Options { align, ..Options::default() });
+    let mut image = Image::raw(1 << 20, &Options::default().align(align));
     image.submit(Request { kind, offset, len, flags, user: 0 }).unwrap();
     let mut ops = Vec::new();
     while let Some(io) = image.poll_io() {
@@ -118,7 +118,7 @@ fn the_last_sector_is_whole_whatever_the_length_of_the_file() {
 
 /// What an opening reads, and what the file is.
 fn opened(file: &[u8], format: Option<Format>) -> (Vec<(u64, u32)>, Result<Format, Error>) {
-    let options = Options { read_only: true, ..Options::default() };
+    let options = Options::default().read_only(true);
     let mut opening = Opening::new(format, file.len() as u64, options);
     let mut reads = Vec::new();
     loop {

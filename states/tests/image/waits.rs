@@ -53,7 +53,7 @@ fn neighbours_do_not_wait_for_each_other() {
 
 #[test]
 fn the_gate_of_new_tables_holds_both_ways() {
-    let options = Options { allocation_gate: AllocationGate::NewTable, grow_step: 0, ..Options::default() };
+    let options = Options::default().allocation_gate(AllocationGate::NewTable).grow_step(0);
     let (mut disk, mut image) = setup(8 << 30, None, options);
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     // one that made a table for itself, in flight: the next one waits
@@ -73,7 +73,7 @@ fn the_gate_of_new_tables_holds_both_ways() {
 
 #[test]
 fn a_writer_of_whole_blocks_wakes_one_that_modifies_a_block() {
-    let options = Options { align: 512, ..Options::default() };
+    let options = Options::default().align(512);
     let (mut disk, mut image) = setup(1 << 30, None, options);
     run(&mut disk, &mut image, Kind::Write, 0, CLUSTER);
     write(&mut disk, &mut image, 0, 1024, 1);
@@ -104,7 +104,7 @@ fn again(image: &mut Image, io: Io) {
 
 #[test]
 fn completions_that_come_twice_or_late_change_nothing() {
-    let options = Options { align: 512, grow_step: 0, acbs: 1, ..Options::default() };
+    let options = Options::default().align(512).grow_step(0).acbs(1);
     let (mut disk, mut image) = setup(1 << 30, Some(vec![7; 4 << 16]), options);
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     run(&mut disk, &mut image, Kind::Write, CLUSTER, CLUSTER);
@@ -149,7 +149,7 @@ fn the_first_failure_is_the_answer() {
 
 #[test]
 fn growth_ahead_that_fails_does_not_matter() {
-    let (mut disk, mut image) = setup(1 << 30, None, Options { grow_step: 8 << 20, ..Options::default() });
+    let (mut disk, mut image) = setup(1 << 30, None, Options::default().grow_step(8 << 20));
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     let mut cluster = 1;
     let is_grow = |op: &IoOp| matches!(op, IoOp::Grow { .. });
@@ -237,7 +237,7 @@ fn a_round_writes_only_what_changed() {
 fn a_count_is_written_with_its_sector_alone() {
     let create = quod_states::qcow2::CreateOptions { size: 1 << 30, ..Default::default() };
     let mut disk = Disk::new(crate::common::qcow2::qcow2_file(&create), None, 1);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     run(&mut disk, &mut image, Kind::Flush, 0, 0);
     // 256 counts and 64 entries a sector
@@ -251,7 +251,7 @@ fn a_count_is_written_with_its_sector_alone() {
 
 #[test]
 fn who_only_reads_syncs_nothing() {
-    let (mut disk, mut image) = setup(1 << 30, None, Options { read_only: true, ..Options::default() });
+    let (mut disk, mut image) = setup(1 << 30, None, Options::default().read_only(true));
     for kind in [Kind::Flush, Kind::Quiesce, Kind::Close] {
         run(&mut disk, &mut image, kind, 0, 0);
     }

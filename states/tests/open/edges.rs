@@ -195,7 +195,7 @@ fn a_repair_is_made_durable_step_by_step() {
     let create =
         CreateOptions { size: 1 << 20, cluster_size: 512, lazy_refcounts: true, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
     disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
     assert!(header(&disk.file).is_dirty());

@@ -73,7 +73,7 @@ fn a_dirty_image_is_repaired_before_it_is_ready() {
 #[test]
 fn a_dirty_image_that_is_only_read_is_not_touched() {
     let file = image(&[DATA], true);
-    let options = Options { read_only: true, ..Options::default() };
+    let options = Options::default().read_only(true);
     assert_eq!(order(&file, options), [""; 0]);
     let mut disk = Disk::new(file.clone(), None, 1);
     let mut opened = disk.open(options).unwrap();
@@ -133,7 +133,7 @@ fn unknown_autoclear_bits_are_cleared_durably_before_a_repair_only() {
     let mut file = image(&[DATA], true);
     file[32] = 4;
     assert_eq!(order(&file, Options::default()), ["header", "sync", "header", "sync"]);
-    assert_eq!(order(&file, Options { read_only: true, ..Options::default() }), [""; 0]);
+    assert_eq!(order(&file, Options::default().read_only(true)), [""; 0]);
     file[FEATURES] &= !NEED_CHECK;
     assert_eq!(order(&file, Options::default()), [""; 0]);
 }
@@ -155,7 +155,7 @@ fn a_file_cut_off_within_a_cluster_is_refused_if_entries_lead_behind_it() {
         let (place, index) = ("cluster of the file", len / CLUSTER);
         let error = disk.open(Options::default()).err();
         assert_eq!(error, Some(corrupt(place, index, len, what)));
-        assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok());
+        assert!(disk.open(Options::default().read_only(true)).is_ok());
         assert!(disk.file == file, "nothing was written");
         // a repair drops what leads there
         disk.file[FEATURES] |= NEED_CHECK;

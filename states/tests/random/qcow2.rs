@@ -55,17 +55,15 @@ fn case(rng: &mut Rng) -> Case {
     let gates =
         [AllocationGate::Cluster, AllocationGate::Image, AllocationGate::NewTable, AllocationGate::Table];
     let aligns: &[u32] = if cluster_bits < 12 { &[1, 512] } else { &[1, 512, 4096] };
-    let options = Options {
-        requests: 1 + rng.below(16) as u32,
-        acbs: 1 + rng.below(32) as u32,
-        cache_bytes: 8192 << rng.below(6),
-        align: aligns[rng.below(aligns.len() as u64) as usize],
-        policy: [Policy::Writeback, Policy::Writethrough][rng.below(2) as usize],
-        allocation_gate: gates[rng.below(8).saturating_sub(4) as usize],
-        grow_step: [0, 4096, 1 << 20][rng.below(3) as usize],
-        trace: true,
-        ..Options::default()
-    };
+    let options = Options::default()
+        .requests(1 + rng.below(16) as u32)
+        .acbs(1 + rng.below(32) as u32)
+        .cache_bytes(8192 << rng.below(6))
+        .align(aligns[rng.below(aligns.len() as u64) as usize])
+        .policy([Policy::Writeback, Policy::Writethrough][rng.below(2) as usize])
+        .allocation_gate(gates[rng.below(8).saturating_sub(4) as usize])
+        .grow_step([0, 4096, 1 << 20][rng.below(3) as usize])
+        .trace(true);
     let narrow = create.refcount_bits == 1;
     let starts = [rng.below(2) == 0, rng.below(3) == 0 && !narrow, rng.below(3) == 0 && !narrow];
     Case { create, backing, options, starts }

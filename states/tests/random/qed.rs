@@ -48,17 +48,15 @@ fn case(rng: &mut Rng) -> Case {
     });
     let gates =
         [AllocationGate::Image, AllocationGate::NewTable, AllocationGate::Table, AllocationGate::Cluster];
-    let options = Options {
-        requests: 1 + rng.below(16) as u32,
-        acbs: 1 + rng.below(32) as u32,
-        cache_bytes: 8192 << rng.below(3),
-        align: [1, 512, 4096][rng.below(3) as usize],
-        policy: [Policy::Writeback, Policy::Writethrough][rng.below(2) as usize],
-        allocation_gate: gates[rng.below(4) as usize],
-        grow_step: [0, 4096, 1 << 20][rng.below(3) as usize],
-        trace: true,
-        ..Options::default()
-    };
+    let options = Options::default()
+        .requests(1 + rng.below(16) as u32)
+        .acbs(1 + rng.below(32) as u32)
+        .cache_bytes(8192 << rng.below(3))
+        .align([1, 512, 4096][rng.below(3) as usize])
+        .policy([Policy::Writeback, Policy::Writethrough][rng.below(2) as usize])
+        .allocation_gate(gates[rng.below(4) as usize])
+        .grow_step([0, 4096, 1 << 20][rng.below(3) as usize])
+        .trace(true);
     Case { size, cluster_size, table_size, backing, options }
 }
 

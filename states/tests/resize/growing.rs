@@ -60,7 +60,7 @@ fn a_longer_backing_layer_is_hidden_by_zeros_alone() {
         };
         let backing = vec![7; 5 * CLUSTER as usize + 3584];
         let mut disk = Disk::new(qcow2_file(&create), Some(backing), 512);
-        let options = Options { align: 512, ..Options::default() };
+        let options = Options::default().align(512);
         let mut image = opened(&mut disk, options).image;
         let ops = asked(&mut disk, &mut image, request(Kind::Resize, 8 * CLUSTER, 0, 1));
         assert!(ops.is_empty(), "{ops:?}");

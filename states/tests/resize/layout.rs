@@ -16,7 +16,7 @@ const COPIED: u64 = 1 << 63;
 const SPAN: u64 = 64 * 64 * 512;
 
 fn options() -> Options {
-    Options { grow_step: 0, ..Options::default() }
+    Options::default().grow_step(0)
 }
 
 fn create(size: u64) -> CreateOptions<'static> {
@@ -245,7 +245,7 @@ fn a_raw_image_has_the_size_that_it_was_given() {
 fn a_close_cuts_the_file_where_its_data_ends() {
     for (grow_step, discards, end) in [(0, true, 18944), (1 << 20, true, 18944), (1 << 20, false, 35328)] {
         let mut disk = Disk::new(qcow2_file(&create(SPAN)), None, 1);
-        let mut image = disk.open(Options { grow_step, ..options() }).unwrap().image;
+        let mut image = disk.open(options().grow_step(grow_step)).unwrap().image;
         for n in 0..4 {
             run(&mut disk, &mut image, Kind::Write, n * 8192, 8192);
         }

@@ -11,7 +11,7 @@ use quod_states::{Error, Image, IoOp, Kind, Options, Refused};
 
 fn opened(file: Vec<u8>, backing: Option<Vec<u8>>) -> (Disk, Image) {
     let mut disk = Disk::new(file, backing, 1);
-    let image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let image = disk.open(Options::default().grow_step(0)).unwrap().image;
     (disk, image)
 }
 
@@ -60,7 +60,7 @@ fn sizes_are_refused_for_a_reason() {
         assert_eq!((refused(&image, 1 << 21), refused(&image, 1 << 20)), (what, None), "version {version}");
     }
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let image = disk.open(Options { read_only: true, ..Options::default() }).unwrap().image;
+    let image = disk.open(Options::default().read_only(true)).unwrap().image;
     assert_eq!(refused(&image, 1 << 20), says("the image is open for reading only"));
 }
 

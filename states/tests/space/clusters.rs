@@ -96,7 +96,7 @@ fn a_count_goes_down_and_the_hole_comes_when_the_removal_is_durable() {
 #[test]
 fn a_cluster_is_not_punched_while_somebody_reads_or_writes_it() {
     for reader in [Kind::Read, Kind::Write] {
-        let (mut disk, mut image) = setup(Options { grow_step: 0, ..Options::default() });
+        let (mut disk, mut image) = setup(Options::default().grow_step(0));
         run(&mut disk, &mut image, Kind::Write, 0, 3 * CLUSTER);
         flush(&mut disk, &mut image);
         let old = host(&disk.file, CLUSTER);
@@ -192,7 +192,7 @@ fn a_hole_that_cannot_be_punched_is_not_used_again() {
 
 #[test]
 fn a_file_whose_clusters_come_and_go_does_not_grow() {
-    let (mut disk, mut image) = setup(Options { grow_step: 0, ..Options::default() });
+    let (mut disk, mut image) = setup(Options::default().grow_step(0));
     for n in 0..200 {
         run(&mut disk, &mut image, Kind::Write, n % 7 * CLUSTER, CLUSTER);
         run(&mut disk, &mut image, Kind::Discard, (n + 4) % 7 * CLUSTER, CLUSTER);
@@ -219,7 +219,7 @@ fn shared(extended_l2: bool) -> (Disk, Vec<u8>) {
 
 /// The first nine clusters, read by a reader of its own.
 fn front(disk: &mut Disk) -> Vec<u8> {
-    let mut image = opened(disk, Options { read_only: true, ..Options::default() }).image;
+    let mut image = opened(disk, Options::default().read_only(true)).image;
     disk.run(&mut image, request(Kind::Read, 0, 9 * CLUSTER, 0), vec![0; 9 * CLUSTER as usize])
 }
 
@@ -368,7 +368,7 @@ fn a_counted_cluster_is_never_handed_out() {
     let end = disk.file.len() as u64 / CLUSTER;
     crate::common::qcow2::set_count(&mut disk.file, end, 1);
     crate::common::qcow2::set_count(&mut disk.file, end + 2, 3);
-    let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+    let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for n in 1..4 {
         run(&mut disk, &mut image, Kind::Write, n * CLUSTER, 512);
     }

@@ -26,7 +26,7 @@ fn grown_past() -> (Disk, Image, u64) {
     let end = disk.file.len() as u64;
     assert_eq!(l2_entry(&disk.file, CLUSTER), (end - CLUSTER) | COPIED, "the file ends with its data");
     set_l2_entry(&mut disk.file, 2 * CLUSTER, end | COPIED);
-    let options = Options { grow_step: 0, ..Options::default() };
+    let options = Options::default().grow_step(0);
     let mut image = opened(&mut disk, options).image;
     run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER, 0x99);
     run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
@@ -119,7 +119,7 @@ fn the_missing_end_of_compressed_data_is_not_given_up_with_it() {
         let end = disk.file.len() as u64;
         let entry = header(&disk.file).shape().encode_compressed(end - 600, 2000).unwrap();
         set_l2_entry(&mut disk.file, CLUSTER, entry);
-        let options = Options { grow_step: 0, ..Options::default() };
+        let options = Options::default().grow_step(0);
         let mut image = opened(&mut disk, options).image;
         run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER, 0x99);
         run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
@@ -156,7 +156,7 @@ fn a_table_beyond_the_end_is_written_and_not_cut_off() {
         move_l1(&mut disk.file, at, len);
         let last = size - CLUSTER;
         for byte in [0x11, 0x22] {
-            let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+            let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
             run(&mut disk, &mut image, Kind::Write, last, CLUSTER, byte);
             run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
             close(&mut disk, &mut image);
@@ -187,7 +187,7 @@ fn a_table_far_beyond_the_end_is_refused() {
         );
         let error = disk.open(Options::default()).err();
         assert_eq!(error, Some(corrupt(place, 0, at, what)));
-        assert!(disk.open(Options { read_only: true, ..Options::default() }).is_ok(), "{at:#x}");
+        assert!(disk.open(Options::default().read_only(true)).is_ok(), "{at:#x}");
     }
 }
 
@@ -228,7 +228,7 @@ fn counts_beyond_the_end_are_not_taken_for_zeros() {
 fn cut(of: u64, kept: u64) -> (Disk, u64) {
     let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
-    let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+    let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for n in 0..of {
         run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER, n as u8 + 1);
     }
@@ -253,7 +253,7 @@ fn write_beside(disk: &mut Disk, of: u64) {
             disk.file[79] &= !2;
         }
     }
-    let mut image = opened(disk, Options { read_only: true, ..Options::default() }).image;
+    let mut image = opened(disk, Options::default().read_only(true)).image;
     for n in 1000..1000 + of {
         let found = run(disk, &mut image, Kind::Read, n * CLUSTER, 512, 0);
         assert_eq!(found, vec![0x77; 512], "guest cluster {n}");

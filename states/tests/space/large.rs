@@ -30,7 +30,7 @@ fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {
 fn counts_are_kept_in_every_slice_of_every_block() {
     let size = 44 * MIB;
     let create = CreateOptions { size, cluster_size: 16384, refcount_bits: 64, ..CreateOptions::default() };
-    let options = Options { grow_step: 0, ..Options::default() };
+    let options = Options::default().grow_step(0);
     let (mut disk, mut image) = setup(&create, options);
     let mut model = vec![0; size as usize];
     for n in 0..20 {
@@ -71,7 +71,7 @@ fn counts_are_kept_in_every_slice_of_every_block() {
 fn a_shared_table_is_copied_in_chunks() {
     const CLUSTER: u64 = 256 << 10;
     let create = CreateOptions { size: 8 << 30, cluster_size: CLUSTER as u32, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup(&create, Options { grow_step: 0, ..Options::default() });
+    let (mut disk, mut image) = setup(&create, Options::default().grow_step(0));
     let places = [0, 8191, 8192, 20000, 32767];
     for (n, cluster) in places.iter().enumerate() {
         let bytes = vec![n as u8 + 1; 512];
@@ -79,7 +79,7 @@ fn a_shared_table_is_copied_in_chunks() {
     }
     run(&mut disk, &mut image, Kind::Close, 0, 0);
     snapshot(&mut disk.file);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     run(&mut disk, &mut image, Kind::Map, 0, 1);
     let before = image.counters();
     disk.run(&mut image, request(Kind::Write, 8192 * CLUSTER, 512, 0), vec![9; 512]);
@@ -105,7 +105,7 @@ fn a_shared_table_is_copied_in_chunks() {
     run(&mut disk, &mut image, Kind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
     let mut of_snapshot = Disk::new(crate::common::qcow2::of_snapshot(&disk.file), None, 1);
-    let mut image = of_snapshot.open(Options { read_only: true, ..Options::default() }).unwrap().image;
+    let mut image = of_snapshot.open(Options::default().read_only(true)).unwrap().image;
     let read = of_snapshot.run(&mut image, request(Kind::Read, 8192 * CLUSTER, 512, 0), vec![0; 512]);
     assert_eq!(read[0], 3, "the snapshot has what it had");
 }
@@ -115,7 +115,7 @@ fn a_refcount_table_grows_by_half_of_what_it_has() {
     // a cluster of the table has 64 entries, each for 64 clusters of 512 bytes
     let create =
         CreateOptions { size: 12 * MIB, cluster_size: 512, refcount_bits: 64, ..CreateOptions::default() };
-    let (mut disk, mut image) = setup(&create, Options { grow_step: 0, ..Options::default() });
+    let (mut disk, mut image) = setup(&create, Options::default().grow_step(0));
     let mut sizes = vec![header(&disk.file).reftable_clusters];
     for n in 0..144 {
         let bytes = vec![1; 65536];
@@ -157,7 +157,7 @@ fn a_large_refcount_table_moves_whole() {
     file[table + 65528..table + 65536].copy_from_slice(&block.to_be_bytes());
     file[end as usize - 8..].copy_from_slice(&1u64.to_be_bytes());
     let mut disk = Disk::new(file, None, 1);
-    let mut image = disk.open(Options { grow_step: 0, ..Options::default() }).unwrap().image;
+    let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     for n in 0..20 {
         disk.run(&mut image, request(Kind::Write, n * 512, 512, 0), vec![1; 512]);
         run(&mut disk, &mut image, Kind::Flush, 0, 0);

@@ -136,7 +136,7 @@ fn metadata_that_is_not_counted_is_never_handed_out() {
         assert!(!header(&disk.file).is_corrupt() && check(&mut disk.file, None).corruptions > 0, "{what}");
         check(&mut disk.file, Some(Repair::All));
         assert_sound(&disk.file, what);
-        let mut image = opened(&mut disk, Options { read_only: true, ..Options::default() }).image;
+        let mut image = opened(&mut disk, Options::default().read_only(true)).image;
         let mut byte = |offset| disk.run(&mut image, request(Kind::Read, offset, 512, 1), vec![0xcc; 512])[0];
         let written = |offset: u64| 1 + (offset / 512 % 255) as u8;
         assert!((0..3).all(|n| byte(n * CLUSTER) == 1) && byte(3 * CLUSTER) == 0, "{what}");
@@ -157,7 +157,7 @@ fn a_table_that_came_free_may_hold_data() {
     let mut disk = filled();
     let old = l1_entry(&disk.file, 0) & !COPIED;
     set_l1_entry(&mut disk.file, 0, old);
-    let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+    let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for n in 0..20 {
         run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER);
         run(&mut disk, &mut image, Kind::Flush, 0, 0);
@@ -250,7 +250,7 @@ fn counts_in_wrong_places_lose_nothing() {
         let create =
             CreateOptions { size: 2 << 20, cluster_size: 4096, refcount_bits, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
-        let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+        let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
         for n in 0..40 {
             disk.run(&mut image, request(Kind::Write, n * 4096, 4096, n), vec![n as u8 + 1; 4096]);
         }
@@ -267,7 +267,7 @@ fn counts_in_wrong_places_lose_nothing() {
         assert!(check(&mut disk.file, None).corruptions > 0);
         check(&mut disk.file, Some(Repair::All));
         assert_sound(&disk.file, "repaired");
-        let mut image = opened(&mut disk, Options { read_only: true, ..Options::default() }).image;
+        let mut image = opened(&mut disk, Options::default().read_only(true)).image;
         for n in 0..80 {
             let read = disk.run(&mut image, request(Kind::Read, n * 4096, 4096, n), vec![0xcc; 4096]);
             assert_eq!(

@@ -28,7 +28,7 @@ fn filled(lazy_refcounts: bool) -> Disk {
 }
 
 fn open(disk: &mut Disk) -> Image {
-    let image = opened(disk, Options { grow_step: 0, ..Options::default() }).image;
+    let image = opened(disk, Options::default().grow_step(0)).image;
     disk.log.clear();
     image
 }
@@ -226,7 +226,7 @@ fn space_for_a_table_is_durable_before_the_entry_that_leads_to_it() {
     assert_eq!(order(&mut disk)[..2], ["sync", "table 3"]);
     assert_eq!(crate::common::qcow2::l1_entry(&disk.file, 1), old | COPIED);
 
-    let (mut disk, mut image) = qed_disk(8 << 30, 1, None, Options { grow_step: 0, ..Options::default() });
+    let (mut disk, mut image) = qed_disk(8 << 30, 1, None, Options::default().grow_step(0));
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     run(&mut disk, &mut image, Kind::Flush, 0, 0);
     fail_new_table(&mut disk, &mut image, |op| matches!(op, IoOp::WriteData { .. }));

@@ -41,7 +41,7 @@ fn read(disk: &mut Disk, image: &mut Image, offset: u64) -> Vec<u8> {
 /// Opened with a cache of 16 slices, used until table 0's slice is there, and the slice of the L1 table that
 /// leads to it is not.
 fn without_l1(disk: &mut Disk) -> Image {
-    let options = Options { cache_bytes: 0, grow_step: 0, ..Options::default() };
+    let options = Options::default().cache_bytes(0).grow_step(0);
     let mut image = opened(disk, options).image;
     for n in 0..96 {
         assert_eq!(read(disk, &mut image, 0), [byte_at(0); 512]);
@@ -67,7 +67,7 @@ fn assert_written(disk: &mut Disk, image: &mut Image, tables: &[u64]) {
     assert_sound(&disk.file, "copied");
     let mut snapshot = Disk::new(of_snapshot(&disk.file), None, 1);
     assert_eq!(l1_entry(&snapshot.file, 0), before);
-    let options = Options { read_only: true, ..Options::default() };
+    let options = Options::default().read_only(true);
     let (mut old, mut new) = (opened(&mut snapshot, options).image, opened(disk, options).image);
     for table in 0..8 {
         let byte = byte_at(table * TABLE);
@@ -90,7 +90,7 @@ fn copies_at_once_do_not_mix() {
     }
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
-    let mut image = opened(&mut disk, Options { grow_step: 0, ..Options::default() }).image;
+    let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for table in 0..3 {
         read(&mut disk, &mut image, table << 29);
     }
@@ -102,7 +102,7 @@ fn copies_at_once_do_not_mix() {
     disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
     assert_sound(&disk.file, "copied");
     let mut snapshot = Disk::new(of_snapshot(&disk.file), None, 1);
-    let options = Options { read_only: true, ..Options::default() };
+    let options = Options::default().read_only(true);
     for (disk, expected) in [(&mut disk, [0xf1, 2, 0xf1, 4, 0xf1, 6]), (&mut snapshot, [1, 2, 3, 4, 5, 6])] {
         let mut image = opened(disk, options).image;
         let found: Vec<_> = places.iter().map(|offset| read(disk, &mut image, *offset)[0]).collect();
@@ -143,7 +143,7 @@ fn a_copy_whose_l1_slice_cannot_be_read_fails() {
 /// Two slots, and two writes in flight that hold them.
 #[test]
 fn a_slice_that_nobody_holds_any_more_makes_room_at_once() {
-    let options = Options { cache_bytes: 0, grow_step: 0, ..Options::default() };
+    let options = Options::default().cache_bytes(0).grow_step(0);
     let (mut disk, mut image) = qed_disk(8 << 30, 1, None, options);
     // one table after the other, each with a cluster
     for n in 0..3 {

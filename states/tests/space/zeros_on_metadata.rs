@@ -28,7 +28,7 @@ fn no_part_of_metadata_is_zeroed() {
     {
         for place in [1, 2, 3, 4] {
             let mut disk = Disk::new(qcow2_file(&create), None, align);
-            let options = Options { align: align as u32, ..Options::default() };
+            let options = Options::default().align(align as u32);
             let mut image = opened(&mut disk, options).image;
             disk.run(&mut image, request(Kind::Write, 0, 8 * CLUSTER, 0), vec![1; 8 << 16]);
             disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
