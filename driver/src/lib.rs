@@ -61,15 +61,15 @@ pub use gate::{AllowAll, Allowed, DenyBacking, Named, OpenGate, Role, SameDirect
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
 pub use request::{
-    Completion, CompletionKind, DiskId, DiskInfo, LayerInfo, Refusal, Rejected, Request, RequestKind,
+    Completion, CompletionKind, DiskId, DiskInfo, Kind, LayerInfo, Refusal, Rejected, Request, RequestKind,
 };
 pub use stats::{PathClass, Stats};
 pub use trace::TimedTransition;
 
 pub use quod_backend::{BackendKind, Buffer, Segment};
 pub use quod_states::{
-    AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Kind, Met,
-    Policy, Report, RequestId, State, Status, Transition, qcow2::Compression,
+    AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Met, Policy,
+    Report, RequestId, State, Status, Transition, qcow2::Compression,
 };
 
 // for the crates of the workspace

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::memory::buffers::Buffers;
-use quod_states::{Extent, Flags, Format, Info, Kind, Met, Report};
+use quod_states::{Extent, Flags, Format, Info, Met, Report};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -118,6 +118,49 @@ pub enum RequestKind {
     },
 }
 
+/// The kinds of request, by name alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// [`RequestKind::Read`].
+    Read,
+    /// [`RequestKind::Write`].
+    Write,
+    /// [`RequestKind::WriteZeroes`].
+    WriteZeroes,
+    /// [`RequestKind::Discard`].
+    Discard,
+    /// [`RequestKind::Flush`].
+    Flush,
+    /// [`RequestKind::Map`].
+    Map,
+    /// [`RequestKind::Quiesce`].
+    Quiesce,
+    /// [`RequestKind::Close`].
+    Close,
+    /// [`RequestKind::Resize`].
+    Resize,
+}
+
+impl Kind {
+    /// All of them; each one's index is its number.
+    pub(crate) const ALL: [Kind; 9] = [
+        Kind::Read,
+        Kind::Write,
+        Kind::WriteZeroes,
+        Kind::Discard,
+        Kind::Flush,
+        Kind::Map,
+        Kind::Quiesce,
+        Kind::Close,
+        Kind::Resize,
+    ];
+
+    /// It may change what the guest reads, or the size of its disk.
+    pub const fn changes(self) -> bool {
+        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize)
+    }
+}
+
 impl RequestKind {
     /// Its name alone.
     pub const fn name(&self) -> Kind {
@@ -159,17 +202,24 @@ impl RequestKind {
 
     /// As the machine of a layer takes it.
     pub(crate) fn to_core(&self, user: u64) -> quod_states::Request {
-        let (offset, len, flags) = match *self {
-            RequestKind::Read { offset, ref buffers } => (offset, buffers.len(), Flags::empty()),
-            RequestKind::Write { offset, ref buffers, fua } => (offset, buffers.len(), flags(fua, false)),
-            RequestKind::WriteZeroes { offset, len, fua, may_unmap } => (offset, len, flags(fua, may_unmap)),
-            RequestKind::Discard { offset, len } | RequestKind::Map { offset, len, .. } => {
-                (offset, len, Flags::empty())
+        use quod_states::Kind;
+        let plain = Flags::empty();
+        let (kind, offset, len, flags) = match *self {
+            RequestKind::Read { offset, ref buffers } => (Kind::Read, offset, buffers.len(), plain),
+            RequestKind::Write { offset, ref buffers, fua } => {
+                (Kind::Write, offset, buffers.len(), flags(fua, false))
             }
-            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => (0, 0, Flags::empty()),
-            RequestKind::Resize { size } => (size, 0, Flags::empty()),
+            RequestKind::WriteZeroes { offset, len, fua, may_unmap } => {
+                (Kind::WriteZeroes, offset, len, flags(fua, may_unmap))
+            }
+            RequestKind::Discard { offset, len } => (Kind::Discard, offset, len, plain),
+            RequestKind::Map { offset, len, .. } => (Kind::Map, offset, len, plain),
+            RequestKind::Flush => (Kind::Flush, 0, 0, plain),
+            RequestKind::Quiesce => (Kind::Quiesce, 0, 0, plain),
+            RequestKind::Close => (Kind::Close, 0, 0, plain),
+            RequestKind::Resize { size } => (Kind::Resize { size }, 0, 0, plain),
         };
-        quod_states::Request { kind: self.name(), offset, len, flags, user }
+        quod_states::Request { kind, offset, len, flags, user }
     }
 }
 

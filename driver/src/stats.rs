@@ -4,8 +4,9 @@
 //! Invariant: recording never allocates; a request counts in one kind and in one path class.
 
 use crate::hold::nanos_histogram;
+use crate::request::Kind;
 use hdrhistogram::Histogram;
-use quod_states::{Counters, Kind, Met};
+use quod_states::{Counters, Met};
 use std::time::Duration;
 
 /// The class of a request's path for latency reports: the most expensive thing that it met.
@@ -72,33 +73,6 @@ impl PathClass {
     }
 }
 
-/// The kinds of request, in the order of the histograms.
-const KINDS: [Kind; 9] = [
-    Kind::Read,
-    Kind::Write,
-    Kind::WriteZeroes,
-    Kind::Discard,
-    Kind::Flush,
-    Kind::Map,
-    Kind::Quiesce,
-    Kind::Close,
-    Kind::Resize,
-];
-
-fn kind_index(kind: Kind) -> usize {
-    match kind {
-        Kind::Read => 0,
-        Kind::Write => 1,
-        Kind::WriteZeroes => 2,
-        Kind::Discard => 3,
-        Kind::Flush => 4,
-        Kind::Map => 5,
-        Kind::Quiesce => 6,
-        Kind::Close => 7,
-        Kind::Resize => 8,
-    }
-}
-
 /// What a disk has done since it was opened. Histograms are of nanoseconds from submission to completion, 1
 /// ns to 60 s (longer counts as that), two digits; requests that failed are in them too.
 #[derive(Clone, Debug)]
@@ -126,7 +100,7 @@ impl Stats {
             bytes_written: 0,
             decompressions: 0,
             errors: 0,
-            kinds: KINDS.iter().map(|_| nanos_histogram()).collect(),
+            kinds: Kind::ALL.iter().map(|_| nanos_histogram()).collect(),
             paths: PathClass::ALL.iter().map(|_| nanos_histogram()).collect(),
         }
     }
@@ -134,7 +108,7 @@ impl Stats {
     /// A request took so long.
     pub(crate) fn time(&mut self, kind: Kind, met: Met, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        self.kinds[kind_index(kind)].saturating_record(nanos);
+        self.kinds[kind as usize].saturating_record(nanos);
         if let Some(class) = PathClass::of(met) {
             self.paths[class as usize].saturating_record(nanos);
         }
@@ -152,7 +126,7 @@ impl Stats {
 
     /// Latencies of one kind of request, nanoseconds.
     pub fn kind(&self, kind: Kind) -> &Histogram<u32> {
-        &self.kinds[kind_index(kind)]
+        &self.kinds[kind as usize]
     }
 
     /// Latencies of one path class, nanoseconds.
@@ -167,8 +141,8 @@ mod tests {
 
     #[test]
     fn indices_agree_with_the_lists() {
-        for (index, kind) in KINDS.into_iter().enumerate() {
-            assert_eq!(kind_index(kind), index);
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
         }
         for (index, class) in PathClass::ALL.into_iter().enumerate() {
             assert_eq!(class as usize, index);

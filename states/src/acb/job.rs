@@ -13,6 +13,27 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// What a job is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Job {
+    /// Nothing new is accepted, and the file is left in order.
+    Close,
+    /// The guest disk gets another size, bytes.
+    Resize { size: u64 },
+}
+
+impl Job {
+    /// The job that a request of this kind asks for.
+    pub(crate) const fn of(kind: Kind) -> Option<Job> {
+        match kind {
+            Kind::Close => Some(Job::Close),
+            Kind::Resize { size } => Some(Job::Resize { size }),
+            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard => None,
+            Kind::Flush | Kind::Map | Kind::Quiesce => None,
+        }
+    }
+}
+
 /// How far a change of size has got (qcow2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Resizing {
@@ -64,7 +85,7 @@ impl Jobs {
         match kind {
             _ if self.closing => Err(Refused::Invalid(Error::Closed)),
             _ if self.exclusive && alone => Err(Refused::Busy),
-            Kind::Resize if self.resizing.is_some() => Err(Refused::Busy),
+            Kind::Resize { .. } if self.resizing.is_some() => Err(Refused::Busy),
             _ => Ok(()),
         }
     }
@@ -146,10 +167,10 @@ mod tests {
     #[test]
     fn a_job_admits_what_may_run_beside_it() {
         let mut jobs = Jobs::default();
-        assert!(!jobs.refuse() && jobs.admits(Kind::Resize, true).is_ok());
+        assert!(!jobs.refuse() && jobs.admits(Kind::Resize { size: 512 }, true).is_ok());
         jobs.resize(Resizing::Range, false);
         assert_eq!(jobs.admits(Kind::Write, true), Ok(()));
-        assert_eq!(jobs.admits(Kind::Resize, true), Err(Refused::Busy));
+        assert_eq!(jobs.admits(Kind::Resize { size: 512 }, true), Err(Refused::Busy));
         jobs.end_resize();
         jobs.resize(Resizing::Settle, true);
         assert_eq!(jobs.admits(Kind::Read, true), Err(Refused::Busy));

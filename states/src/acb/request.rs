@@ -64,21 +64,24 @@ pub enum Kind {
     Quiesce,
     /// As quiesce, then give back space ahead of the data; nothing is accepted afterwards.
     Close,
-    /// Set the size of the guest disk to `offset` bytes.
-    Resize,
+    /// Set the size of the guest disk.
+    Resize {
+        /// Bytes.
+        size: u64,
+    },
 }
 
 impl Kind {
     /// It may change what the guest reads, or the size of its disk.
     #[inline]
     pub const fn changes(self) -> bool {
-        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize)
+        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize { .. })
     }
 
     /// It is a job on the whole image: its steps follow each other, one acb takes them.
     #[inline]
     pub(crate) const fn is_job(self) -> bool {
-        matches!(self, Kind::Close | Kind::Resize)
+        matches!(self, Kind::Close | Kind::Resize { .. })
     }
 }
 
@@ -87,9 +90,9 @@ impl Kind {
 pub struct Request {
     /// What.
     pub kind: Kind,
-    /// First byte of the guest disk.
+    /// First byte of the guest disk; 0 for a kind that has no range: flush, quiesce, close, resize.
     pub offset: u64,
-    /// Bytes.
+    /// Bytes; 0 for a kind that has no range.
     pub len: u64,
     /// Options.
     pub flags: Flags,

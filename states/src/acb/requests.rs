@@ -389,7 +389,7 @@ impl Requests {
 impl Acb {
     /// Begins nothing more; is something left undone now?
     fn cancel(&mut self) -> bool {
-        if matches!(self.kind, Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize) {
+        if matches!(self.kind, Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize { .. }) {
             return false;
         }
         // an acb that waits has no extent in progress: woken, it looks again, and finds nothing left to do

@@ -9,6 +9,7 @@
 
 use super::next::Next;
 use super::value::Image;
+use crate::acb::job::Job;
 use crate::acb::request::{Flags, Kind, Met};
 use crate::acb::{AcbIndex, State, Want};
 use crate::error::Error;
@@ -22,7 +23,7 @@ impl Image {
             Kind::Flush | Kind::Quiesce if self.options.read_only => Next::Done,
             Kind::Flush => Next::Join(Want::Durable),
             Kind::Quiesce => Next::Join(Want::Clean),
-            Kind::Close | Kind::Resize => self.start_job(a),
+            Kind::Close | Kind::Resize { .. } => self.start_job(a),
         };
         self.go_on(a, next);
     }
@@ -112,8 +113,8 @@ impl Image {
             if error.is_some() || holds {
                 self.let_go(a);
             }
-            if kind.is_job() {
-                self.job_ended(kind);
+            if let Some(job) = Job::of(kind) {
+                self.job_ended(job);
             }
         }
         self.requests.set_state_through(a, State::Done, State::Free);

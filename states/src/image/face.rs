@@ -20,7 +20,8 @@ impl Image {
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
-        if !inside || self.jobs.refuse() || request.kind as u8 > Kind::Write as u8 || self.options.read_only {
+        let plain = matches!(request.kind, Kind::Read | Kind::Write);
+        if !inside || self.jobs.refuse() || !plain || self.options.read_only {
             self.admit(&request)?;
         }
         if self.requests.is_full() {
@@ -30,7 +31,7 @@ impl Image {
             Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
                 (request.offset, request.offset + request.len)
             }
-            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => (0, 0),
+            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize { .. } => (0, 0),
         };
         let (acb, id) = self.requests.begin(&request, pos, end);
         // the hot path: a read within one cluster that is there
@@ -56,8 +57,9 @@ impl Image {
         let (now, counted) = ((self.size, self.backing_len), self.refcounted.as_deref());
         match request.kind {
             Kind::Flush | Kind::Quiesce | Kind::Close => {}
-            Kind::Resize => {
-                self.layout.admit_resize(counted, now, request.offset).map_err(Refused::Invalid)?;
+            Kind::Resize { size } => {
+                debug_assert_eq!((request.offset, request.len), (0, 0), "it has no range");
+                self.layout.admit_resize(counted, now, size).map_err(Refused::Invalid)?;
             }
             _ if request.offset.checked_add(request.len).is_some_and(|end| end <= self.size) => {}
             _ => return misuse("the range lies beyond the end of the disk"),

@@ -216,7 +216,7 @@ fn a_quiesce_leaves_nothing_of_the_refcounts_behind() {
         start(&mut disk, &mut image, Kind::Flush, 0, 1);
         assert_eq!(disk.pending.len(), 1);
         // its header, and nothing else, is what the next round writes
-        start(&mut disk, &mut image, Kind::Resize, 16 << 20, 2);
+        start(&mut disk, &mut image, Kind::Resize { size: 16 << 20 }, 0, 2);
         start(&mut disk, &mut image, Kind::Quiesce, 0, 3);
         disk.complete_first(&mut image);
         complete_to(&mut disk, &mut image, "header");

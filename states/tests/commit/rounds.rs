@@ -197,7 +197,7 @@ fn a_round_that_writes_no_pointers_sets_no_dirty_bit() {
 #[test]
 fn a_header_with_a_new_size_does_not_stand_for_the_dirty_bit() {
     let (mut disk, mut image) = qcow2(true);
-    run(&mut disk, &mut image, Kind::Resize, 2 << 30, 0);
+    run(&mut disk, &mut image, Kind::Resize { size: 2 << 30 }, 0, 0);
     assert!(!header(&disk.file).is_dirty());
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     disk.log.clear();

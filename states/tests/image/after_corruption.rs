@@ -84,7 +84,7 @@ fn what_was_answered_before_it_reaches_the_file() {
                     let refused = ends(&mut disk, &mut image, kind, offset, CLUSTER);
                     assert_eq!(refused, Err(Error::Poisoned), "{story}");
                 }
-                let refused = ends(&mut disk, &mut image, Kind::Resize, 2 * SIZE, 0);
+                let refused = ends(&mut disk, &mut image, Kind::Resize { size: 2 * SIZE }, 0, 0);
                 assert_eq!(refused, Err(Error::Poisoned), "{story}");
                 assert_eq!(ends(&mut disk, &mut image, Kind::Read, CLUSTER, 512), Ok(()), "{story}");
                 assert_eq!(ends(&mut disk, &mut image, ender, 0, 0), Ok(()), "{story}");
@@ -176,7 +176,7 @@ fn a_disk_that_was_to_grow_keeps_its_size() {
         let (mut disk, mut image) = start(&filled(3, false), 1 << 40, Options::default());
         disk.submit(&mut image, request(Kind::Read, BAD * CLUSTER, 512, 9), vec![0; 512]).unwrap();
         let size = 1 << 44;
-        disk.submit(&mut image, request(Kind::Resize, size, 0, 1), vec![]).unwrap();
+        disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 1), vec![]).unwrap();
         let mut rng = Rng(step);
         disk.settle(&mut image, &mut rng);
         assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));

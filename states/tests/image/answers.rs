@@ -126,7 +126,7 @@ fn the_own_io_that_failed_is_named() {
     let grow = |op: &IoOp| matches!(op, IoOp::SetLen { .. });
     let mut raw = Image::raw(4096, &Options::default());
     let mut disk = Disk::new(vec![0; 4096], None, 1);
-    assert_eq!(error(&mut disk, &mut raw, request(Kind::Resize, 8192, 0, 0), grow).0, Op::SetLen);
+    assert_eq!(error(&mut disk, &mut raw, request(Kind::Resize { size: 8192 }, 0, 0, 0), grow).0, Op::SetLen);
 }
 
 #[test]
@@ -170,9 +170,10 @@ fn what_is_refused_and_what_is_not() {
     let beyond = Some(Error::Misuse("the range lies beyond the end of the disk"));
     let reading = Some(Error::Misuse("the image is open for reading only"));
     let (_, mut image) = qed(None, Options::default().read_only(true));
-    for kind in [Kind::Write, Kind::WriteZeroes, Kind::Discard, Kind::Resize] {
+    for kind in [Kind::Write, Kind::WriteZeroes, Kind::Discard] {
         assert_eq!(refusal(&mut image, kind, 0, 512), reading, "{kind:?}");
     }
+    assert_eq!(refusal(&mut image, Kind::Resize { size: 512 }, 0, 0), reading);
     assert_eq!(refusal(&mut image, Kind::Read, SIZE, 1), beyond);
     for kind in [Kind::Read, Kind::Map, Kind::Write, Kind::WriteZeroes, Kind::Discard] {
         for (offset, len) in [(SIZE - 512, 513), (SIZE, 1), (u64::MAX, 2), (u64::MAX, 1)] {

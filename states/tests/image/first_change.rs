@@ -49,7 +49,7 @@ fn changes() -> Vec<Request> {
         request(Kind::WriteZeroes, 0, 512, 1),
         request(Kind::WriteZeroes, 0, CLUSTER, 1),
         request(Kind::Discard, 0, CLUSTER, 1),
-        request(Kind::Resize, 2 * SIZE, 0, 1),
+        request(Kind::Resize { size: 2 * SIZE }, 0, 0, 1),
     ]
 }
 
@@ -187,9 +187,9 @@ fn a_change_of_size_that_waits_for_it_is_alone() {
     let Some((file, _)) = stale().nth(1) else { return };
     for size in [SIZE / 2, 1 << 40] {
         let (mut disk, mut image) = opened(&file);
-        disk.submit(&mut image, request(Kind::Resize, size, 0, 1), vec![]).unwrap();
-        for kind in [Kind::Close, Kind::Resize, Kind::Write] {
-            assert_eq!(image.submit(request(kind, 512, 512, 2)), Err(Refused::Busy));
+        disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 1), vec![]).unwrap();
+        for (kind, len) in [(Kind::Close, 0), (Kind::Resize { size: 512 }, 0), (Kind::Write, 512)] {
+            assert_eq!(image.submit(request(kind, len, len, 2)), Err(Refused::Busy));
         }
         disk.settle(&mut image, &mut Rng(1));
         assert_eq!(disk.done.pop().unwrap().1, Ok(()));

@@ -104,7 +104,7 @@ fn a_disk_that_grew_far_is_mapped_to_its_end() {
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     run(&mut disk, &mut image, Kind::Write, 0, 512);
     let size = 16 << 40;
-    run(&mut disk, &mut image, Kind::Resize, size, 0);
+    run(&mut disk, &mut image, Kind::Resize { size }, 0, 0);
     run(&mut disk, &mut image, Kind::Write, size - 512, 512);
     let read = disk.run(&mut image, request(Kind::Read, size - 1024, 1024, 0), vec![7; 1024]);
     assert_eq!((&read[..512], &read[512..]), (&[0; 512][..], &[1; 512][..]));

@@ -468,7 +468,7 @@ fn grow(options: Options) {
     run(&mut disk, &mut image, Kind::Write, 0, CLUSTER + 512);
     flush(&mut disk, &mut image);
     disk.log.clear();
-    run(&mut disk, &mut image, Kind::Resize, 6 * CLUSTER, 0);
+    run(&mut disk, &mut image, Kind::Resize { size: 6 * CLUSTER }, 0, 0);
     assert_eq!(image.virtual_size(), 6 * CLUSTER);
     assert_durable_before(
         &disk,
@@ -479,7 +479,7 @@ fn grow(options: Options) {
     assert_eq!(steps(&disk).last(), Some(&"sync"));
     let read = run(&mut disk, &mut image, Kind::Read, CLUSTER + 512, 5 * CLUSTER - 512);
     assert!(read.iter().all(|byte| *byte == 0), "neither old bytes nor the backing layer come to light");
-    let refused = image.submit(request(Kind::Resize, 1 << 53, 0, 0));
+    let refused = image.submit(request(Kind::Resize { size: 1 << 53 }, 0, 0, 0));
     assert!(matches!(refused, Err(Refused::Invalid(Error::Misuse(_)))), "{refused:?}");
     run(&mut disk, &mut image, Kind::Close, 0, 0);
     assert_sound(&disk.file, "grown");
@@ -493,7 +493,7 @@ fn a_resize_goes_on_from_a_round_without_old_pointers() {
     let (mut disk, mut image) = created(create, None, Options::default());
     run(&mut disk, &mut image, Kind::Write, CLUSTER, 512);
     flush(&mut disk, &mut image);
-    disk.submit(&mut image, request(Kind::Resize, 2 * CLUSTER, 0, 1), vec![]).unwrap();
+    disk.submit(&mut image, request(Kind::Resize { size: 2 * CLUSTER }, 0, 0, 1), vec![]).unwrap();
     complete_until(&mut disk, &mut image, "sync");
     write(&mut disk, &mut image, 0, 512, 2);
     complete_until(&mut disk, &mut image, "sync");
@@ -513,7 +513,7 @@ fn what_a_smaller_disk_loses_is_unmapped_durably_before_the_header_says_so() {
     let size = 2 * CLUSTER + 512;
     // a write in flight behind the new end is waited for
     write(&mut disk, &mut image, 9 * CLUSTER, 512, 3);
-    disk.submit(&mut image, request(Kind::Resize, size, 0, 4), vec![]).unwrap();
+    disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 4), vec![]).unwrap();
     assert_eq!(
         image.submit(request(Kind::Read, 0, 512, 0)),
         Err(Refused::Busy),

@@ -300,9 +300,17 @@ fn a_failed_metadata_write_or_sync_poisons_and_reads_go_on() {
         assert!(image.poisoned().is_some(), "{name}");
         let read = disk.run(&mut image, request(Kind::Read, 0, 4096, 1), vec![0; 4096]);
         assert_eq!(read, vec![1; 4096]);
-        for kind in [Kind::Write, Kind::WriteZeroes, Kind::Flush, Kind::Quiesce, Kind::Resize, Kind::Close] {
-            let offset = if kind == Kind::Resize { 2 << 30 } else { CLUSTER };
-            disk.submit(&mut image, request(kind, offset, 512, 2), vec![0; 512]).unwrap();
+        for kind in [
+            Kind::Write,
+            Kind::WriteZeroes,
+            Kind::Flush,
+            Kind::Quiesce,
+            Kind::Resize { size: 2 << 30 },
+            Kind::Close,
+        ] {
+            let ranged = matches!(kind, Kind::Write | Kind::WriteZeroes);
+            let (offset, len) = if ranged { (CLUSTER, 512) } else { (0, 0) };
+            disk.submit(&mut image, request(kind, offset, len, 2), vec![0; 512]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
             let (_, result, ..) = disk.done.pop().unwrap();
             assert_eq!(result, Err(Error::Poisoned), "{name}, {kind:?}");
@@ -325,12 +333,12 @@ fn fua_makes_the_mapping_durable_even_when_nothing_had_to_be_written() {
 #[test]
 fn growing_the_disk_is_durable_and_shrinking_is_refused() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Resize, 2 << 30, 0, 0), vec![]);
+    disk.run(&mut image, request(Kind::Resize { size: 2 << 30 }, 0, 0, 0), vec![]);
     assert_eq!(image.virtual_size(), 2 << 30);
     assert_eq!(disk.file[48..56], (2u64 << 30).to_le_bytes());
     disk.run(&mut image, request(Kind::Write, (2 << 30) - 512, 512, 0), vec![4; 512]);
-    assert!(image.submit(request(Kind::Resize, 1 << 20, 0, 0)).is_err());
-    assert!(image.submit(request(Kind::Resize, (2 << 30) + 1, 0, 0)).is_err());
+    assert!(image.submit(request(Kind::Resize { size: 1 << 20 }, 0, 0, 0)).is_err());
+    assert!(image.submit(request(Kind::Resize { size: (2 << 30) + 1 }, 0, 0, 0)).is_err());
 }
 
 #[test]

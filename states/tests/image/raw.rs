@@ -109,7 +109,7 @@ fn the_last_sector_is_whole_whatever_the_length_of_the_file() {
     }
     // a length that is no whole number of sectors is one that a file may have
     let mut image = Image::raw(4096, &Options::default());
-    image.submit(request(Kind::Resize, 1000, 0)).unwrap();
+    image.submit(request(Kind::Resize { size: 1000 }, 0, 0)).unwrap();
     let io = image.poll_io().unwrap();
     assert_eq!(io.op, IoOp::SetLen { len: 1000 });
     image.handle_completion(io.id, Outcome::Done);

@@ -57,7 +57,7 @@ fn a_smaller_disk_needs_no_tables_for_what_was_never_there() {
     let mut image = opened(&mut disk, Options::default()).image;
     writes(&mut disk, &mut image, 0, 96 << 10);
     assert_eq!(image.counters().new_tables, 3);
-    disk.run(&mut image, request(Kind::Resize, 512, 0, 1), vec![]);
+    disk.run(&mut image, request(Kind::Resize { size: 512 }, 0, 0, 1), vec![]);
     assert_eq!((image.counters().new_tables, image.virtual_size()), (3, 512));
     disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
     assert_sound(&disk.file, "closed");

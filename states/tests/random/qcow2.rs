@@ -243,7 +243,7 @@ impl Run {
         if size < old && self.flight.conflicts(size, old, true) {
             return;
         }
-        let wanted = request(Kind::Resize, size, 0, self.user);
+        let wanted = request(Kind::Resize { size }, 0, 0, self.user);
         match self.disk.submit(image, wanted, vec![]) {
             Ok(_) => {
                 self.flight.0.push((self.user, 0, 0, false, vec![]));

@@ -126,7 +126,7 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     }
     let mut image = disk.open(options).unwrap().image;
     if seed.is_multiple_of(8) {
-        disk.run(&mut image, request(Kind::Resize, size, 0, 0), vec![]);
+        disk.run(&mut image, request(Kind::Resize { size }, 0, 0, 0), vec![]);
     }
     if faults && seed % 8 == 2 {
         disk.fail = Some((seed / 8 % 3, 5));

@@ -33,7 +33,7 @@ fn what_lies_behind_the_l1_table_maps_nothing_when_it_has_grown() {
         for offset in [0, (old - 1) * SPAN] {
             disk.run(&mut image, request(Kind::Map, offset, 1, 1), vec![]);
         }
-        disk.run(&mut image, request(Kind::Resize, new * SPAN, 0, 1), vec![]);
+        disk.run(&mut image, request(Kind::Resize { size: new * SPAN }, 0, 0, 1), vec![]);
         let read = disk.run(&mut image, request(Kind::Read, 0, new * SPAN, 1), vec![9; model.len()]);
         assert!(read == model, "{old} entries");
         writes(&mut disk, &mut image, (new - 1) * SPAN, 512);
@@ -62,7 +62,7 @@ fn a_longer_backing_layer_is_hidden_by_zeros_alone() {
         let mut disk = Disk::new(qcow2_file(&create), Some(backing), 512);
         let options = Options::default().align(512);
         let mut image = opened(&mut disk, options).image;
-        let ops = asked(&mut disk, &mut image, request(Kind::Resize, 8 * CLUSTER, 0, 1));
+        let ops = asked(&mut disk, &mut image, request(Kind::Resize { size: 8 * CLUSTER }, 0, 0, 1));
         assert!(ops.is_empty(), "{ops:?}");
         disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
         assert_eq!(mapped(&disk.file, 0..8), map);

@@ -88,7 +88,7 @@ fn an_l1_table_moves_in_pieces_no_longer_than_it_is() {
     for (before, after, expected, len) in MOVES {
         let (mut disk, mut image) = opened(qcow2_file(&create(before * SPAN)));
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Resize, after * SPAN, 0);
+        run(&mut disk, &mut image, Kind::Resize { size: after * SPAN }, 0, 0);
         assert_eq!(log(&mut disk).join(", "), expected, "{before} to {after}");
         run(&mut disk, &mut image, Kind::Close, 0, 0);
         assert_eq!(disk.file.len(), len, "{before} to {after}");
@@ -103,7 +103,7 @@ fn a_size_that_changes_no_entry_takes_one_round() {
         let (mut disk, mut image) = opened(qcow2_file(&create(SPAN + 512)));
         run(&mut disk, &mut image, Kind::Write, 0, 512);
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Resize, size, 0);
+        run(&mut disk, &mut image, Kind::Resize { size }, 0, 0);
         let expected = ["write 0 512", "write 1024 512", "sync", "write 1536 512", "write 2560 512", "sync"];
         assert_eq!(log(&mut disk), expected, "{size}");
         assert_eq!(header(&disk.file).size, size);
@@ -117,10 +117,10 @@ fn the_same_size_waits_for_nobody() {
         if size > SPAN {
             // room for it in the L1 table
             (disk, image) = opened(qcow2_file(&create(SPAN + 512)));
-            run(&mut disk, &mut image, Kind::Resize, SPAN, 0);
+            run(&mut disk, &mut image, Kind::Resize { size: SPAN }, 0, 0);
         }
         disk.submit(&mut image, request(Kind::Write, 0, 512, 1), vec![1; 512]).unwrap();
-        disk.submit(&mut image, request(Kind::Resize, size, 0, 2), vec![]).unwrap();
+        disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 2), vec![]).unwrap();
         let other = image.submit(request(Kind::Map, 0, 512, 3));
         assert_eq!(other == Err(Refused::Busy), alone, "{size}");
         disk.settle(&mut image, &mut Rng(1));
@@ -135,7 +135,7 @@ fn a_move_that_fails_gives_its_space_back_at_once() {
         let (mut disk, mut image) = opened(qcow2_file(&create(SPAN)));
         disk.log.clear();
         disk.fail = Some((fail, 5));
-        assert!(answer(&mut disk, &mut image, Kind::Resize, 3 * SPAN).is_err());
+        assert!(answer(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0).is_err());
         let mut expected = vec!["sync", "read 1024 512", "grow 2048 4096", "read 1536 512"];
         expected.extend(written.then_some("write 2048 512"));
         expected.push("hole 2048 1536");
@@ -157,7 +157,7 @@ fn a_move_that_fails_leaves_the_stored_size_alone() {
         let (mut disk, mut image) = opened(file);
         assert_eq!(image.virtual_size(), 512);
         disk.fail = fails.then_some((3, 5));
-        assert_eq!(answer(&mut disk, &mut image, Kind::Resize, 3 * SPAN).is_err(), fails);
+        assert_eq!(answer(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0).is_err(), fails);
         run(&mut disk, &mut image, Kind::Write, 0, 512);
         disk.log.clear();
         run(&mut disk, &mut image, Kind::Flush, 0, 0);
@@ -185,7 +185,7 @@ fn moved(file: Vec<u8>) -> (Disk, Image) {
         run(&mut disk, &mut image, Kind::Flush, 0, 0);
         run(&mut disk, &mut image, Kind::Write, 64 * 512, 512);
     }
-    run(&mut disk, &mut image, Kind::Resize, 3 * SPAN, 0);
+    run(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0, 0);
     (disk, image)
 }
 
@@ -212,15 +212,15 @@ fn nothing_is_written_to_the_new_place_of_an_l1_table() {
 fn images_of_version_2_and_with_data_files_are_resized_as_far_as_they_can() {
     let file = qcow2_file(&CreateOptions { version: 2, ..create(SPAN) });
     let (mut disk, mut image) = opened(file);
-    assert_eq!(answer(&mut disk, &mut image, Kind::Resize, 3 * SPAN), Ok(()));
+    assert_eq!(answer(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0), Ok(()));
     assert_eq!(header(&disk.file).size, 3 * SPAN);
     let file = qcow2_file(&CreateOptions { data_file: Some(b"d"), ..create(SPAN) });
     let (mut disk, mut image) = opened(file);
     for size in [SPAN - 512, SPAN + 512] {
         let refused = Refused::Invalid(Error::Unsupported(Lack::ResizeDataFile));
-        assert_eq!(image.submit(request(Kind::Resize, size, 0, 0)), Err(refused));
+        assert_eq!(image.submit(request(Kind::Resize { size }, 0, 0, 0)), Err(refused));
     }
-    assert_eq!(answer(&mut disk, &mut image, Kind::Resize, SPAN), Ok(()));
+    assert_eq!(answer(&mut disk, &mut image, Kind::Resize { size: SPAN }, 0), Ok(()));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_raw_image_has_the_size_that_it_was_given() {
     for size in [1 << 19, 1 << 20, 1 << 21] {
         let mut disk = Disk::new(vec![1; 1 << 20], None, 1);
         let mut image = disk.open(options()).unwrap().image;
-        run(&mut disk, &mut image, Kind::Resize, size, 0);
+        run(&mut disk, &mut image, Kind::Resize { size }, 0, 0);
         assert_eq!((log(&mut disk), image.virtual_size()), (vec![format!("length {size}")], size));
         assert_eq!(disk.paths[&7], Met::FLUSH, "it counts as one");
         let read = run(&mut disk, &mut image, Kind::Read, size - 512, 512);

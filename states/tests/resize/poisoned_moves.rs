@@ -52,6 +52,6 @@ fn a_move_of_the_l1_table_ends_with_the_failure() {
     let create = CreateOptions { size: 16384 << 15, cluster_size: 512, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    disk.submit(&mut image, request(Kind::Resize, 32768 << 15, 0, 7), vec![]).unwrap();
+    disk.submit(&mut image, request(Kind::Resize { size: 32768 << 15 }, 0, 0, 7), vec![]).unwrap();
     poison_while_reading(&mut disk, &mut image, 7);
 }

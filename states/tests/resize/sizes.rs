@@ -17,7 +17,7 @@ fn opened(file: Vec<u8>, backing: Option<Vec<u8>>) -> (Disk, Image) {
 
 /// Why a size is refused; None: it is not.
 fn refused(image: &Image, size: u64) -> Option<String> {
-    match image.clone().submit(request(Kind::Resize, size, 0, 0)) {
+    match image.clone().submit(request(Kind::Resize { size }, 0, 0, 0)) {
         Ok(_) => None,
         Err(Refused::Invalid(Error::Misuse(what))) => Some(what.into()),
         Err(Refused::Invalid(Error::Unsupported(lack))) => Some(lack.to_string()),
@@ -89,7 +89,7 @@ fn an_l1_table_that_moves_takes_all_entries_with_it() {
         let old = header(&disk.file).l1_offset;
         let size = after * 64 * 64 * 512;
         disk.log.clear();
-        disk.run(&mut image, request(Kind::Resize, size, 0, 0), vec![]);
+        disk.run(&mut image, request(Kind::Resize { size }, 0, 0, 0), vec![]);
         assert_eq!(image.virtual_size(), size);
         model.resize(size as usize, 0);
         let new = header(&disk.file);
@@ -122,7 +122,7 @@ fn a_move_that_fails_loses_nothing() {
     for fail in 0..60 {
         let (mut disk, mut image, model) = small(1);
         disk.fail = Some((fail, 5));
-        disk.submit(&mut image, request(Kind::Resize, 3 * 64 * 64 * 512, 0, 1), vec![]).unwrap();
+        disk.submit(&mut image, request(Kind::Resize { size: 3 * 64 * 64 * 512 }, 0, 0, 1), vec![]).unwrap();
         disk.settle(&mut image, &mut Rng(fail));
         disk.fail = None;
         let resized = disk.done.pop().unwrap().1;
@@ -148,9 +148,9 @@ fn a_smaller_disk_gives_its_clusters_back_and_a_larger_one_reads_zeros() {
     let clusters = |image: &Image| image.counters().allocations;
     let before = clusters(&image);
     let size = 777 * 512;
-    disk.run(&mut image, request(Kind::Resize, size, 0, 0), vec![]);
+    disk.run(&mut image, request(Kind::Resize { size }, 0, 0, 0), vec![]);
     assert_eq!(refused(&image, size), None);
-    disk.run(&mut image, request(Kind::Resize, 2 * 64 * 64 * 512, 0, 0), vec![]);
+    disk.run(&mut image, request(Kind::Resize { size: 2 * 64 * 64 * 512 }, 0, 0, 0), vec![]);
     model[size as usize..].fill(0);
     let read = disk.run(&mut image, request(Kind::Read, 0, model.len() as u64, 0), vec![7; model.len()]);
     assert!(read == model, "nothing of what went comes back");
@@ -163,16 +163,17 @@ fn a_smaller_disk_gives_its_clusters_back_and_a_larger_one_reads_zeros() {
 #[test]
 fn a_second_change_of_size_is_not_accepted_meanwhile() {
     let (mut disk, mut image, _) = small(1);
-    disk.submit(&mut image, request(Kind::Resize, 64 * 64 * 512 * 2, 0, 1), vec![]).unwrap();
+    disk.submit(&mut image, request(Kind::Resize { size: 64 * 64 * 512 * 2 }, 0, 0, 1), vec![]).unwrap();
     // the L1 table moves: nothing else is accepted until it has
     assert_eq!(image.submit(request(Kind::Read, 0, 512, 2)), Err(Refused::Busy));
     disk.settle(&mut image, &mut Rng(1));
     // no table moves here: requests go on
-    disk.submit(&mut image, request(Kind::Resize, 64 * 64 * 512 * 2 - 512, 0, 3), vec![]).unwrap();
+    disk.submit(&mut image, request(Kind::Resize { size: 64 * 64 * 512 * 2 - 512 }, 0, 0, 3), vec![])
+        .unwrap();
     disk.settle(&mut image, &mut Rng(1));
-    disk.submit(&mut image, request(Kind::Resize, 64 * 64 * 512 * 2, 0, 4), vec![]).unwrap();
+    disk.submit(&mut image, request(Kind::Resize { size: 64 * 64 * 512 * 2 }, 0, 0, 4), vec![]).unwrap();
     disk.submit(&mut image, request(Kind::Read, 0, 512, 5), vec![0; 512]).unwrap();
-    assert_eq!(image.submit(request(Kind::Resize, 64 * 64 * 512, 0, 6)), Err(Refused::Busy));
+    assert_eq!(image.submit(request(Kind::Resize { size: 64 * 64 * 512 }, 0, 0, 6)), Err(Refused::Busy));
     disk.settle(&mut image, &mut Rng(1));
     assert!(disk.done.iter().all(|done| done.1 == Ok(())));
     close(&mut disk, &mut image);

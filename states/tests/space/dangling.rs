@@ -75,7 +75,7 @@ fn what_lies_there_now_is_not_given_up_with_a_range_that_has_such_a_pointer() {
         (Kind::WriteZeroes, Flags::MAY_UNMAP, 0, 4 * CLUSTER),
         (Kind::WriteZeroes, none, 0, 4 * CLUSTER),
         // a new size
-        (Kind::Resize, none, CLUSTER, 0),
+        (Kind::Resize { size: CLUSTER }, none, 0, 0),
     ] {
         let (mut disk, mut image, end) = grown_past();
         let error = outcome(&mut disk, &mut image, Request { kind, offset, len, flags, user: 7 });

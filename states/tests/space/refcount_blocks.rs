@@ -63,7 +63,7 @@ fn so_many_writes_of_the_refcount_table_are_in_flight_and_no_more() {
     disk.file.truncate(105 * CLUSTER as usize);
     not_free(&mut disk.file);
     let mut image = opened(&mut disk, Options::default().cache_bytes(64 << 20)).image;
-    run(&mut disk, &mut image, Kind::Resize, 80 << 20, 0);
+    run(&mut disk, &mut image, Kind::Resize { size: 80 << 20 }, 0, 0);
     let rounds = image.counters().commits;
     for n in 0..68 {
         write(&mut disk, &mut image, n << 20, 1 << 20, n);

@@ -9,65 +9,76 @@ mod resize;
 use super::next::Next;
 use super::value::Image;
 use crate::acb::AcbIndex;
-use crate::acb::request::Kind;
+use crate::acb::job::Job;
 use crate::tables::mapping::Run;
 
 impl Image {
+    /// Whose steps the acb takes.
+    fn job(&self, a: AcbIndex) -> Job {
+        // cannot fail: the general paths send nothing else here
+        Job::of(self.requests.acb(a).kind).expect("a job")
+    }
+
+    /// The new size, where a close never comes.
+    fn new_size(&self, a: AcbIndex) -> u64 {
+        match self.job(a) {
+            Job::Resize { size } => size,
+            Job::Close => unreachable!("a close changes nothing of the guest's"),
+        }
+    }
+
     /// Its first step.
     pub(super) fn start_job(&mut self, a: AcbIndex) -> Next {
-        match self.requests.acb(a).kind {
-            Kind::Close => self.start_close(a),
-            _ => self.start_resize(a),
+        match self.job(a) {
+            Job::Close => self.start_close(a),
+            Job::Resize { size } => self.start_resize(a, size),
         }
     }
 
     /// It may change the image now.
     pub(super) fn job_may_change(&mut self, a: AcbIndex) -> Next {
-        debug_assert_eq!(self.requests.acb(a).kind, Kind::Resize);
-        self.resize(a)
+        self.resize(a, self.new_size(a))
     }
 
     /// It is the only request.
     pub(super) fn job_alone(&mut self, a: AcbIndex) -> Next {
-        match self.requests.acb(a).kind {
-            Kind::Close => self.close_alone(),
-            _ => Next::Look,
+        match self.job(a) {
+            Job::Close => self.close_alone(),
+            Job::Resize { .. } => Next::Look,
         }
     }
 
     /// A run of its range.
     pub(super) fn job_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
-        debug_assert_eq!(self.requests.acb(a).kind, Kind::Resize);
-        self.resize_run(a, run, slot)
+        self.resize_run(a, self.new_size(a), run, slot)
     }
 
     /// Its range is done.
     pub(super) fn job_range_done(&mut self, a: AcbIndex) -> Next {
-        debug_assert_eq!(self.requests.acb(a).kind, Kind::Resize);
-        self.range_resized(a)
+        self.range_resized(a, self.new_size(a))
     }
 
     /// What it wrote is durable, or all is in order.
     pub(super) fn job_committed(&mut self, a: AcbIndex) -> Next {
-        match self.requests.acb(a).kind {
-            Kind::Close => self.trim(a),
-            _ => self.size_durable(a),
+        match self.job(a) {
+            Job::Close => self.trim(a),
+            Job::Resize { size } => self.size_durable(a, size),
         }
     }
 
     /// `Resize`: the file has its new length.
     pub(super) fn length_set(&mut self, a: AcbIndex) -> Next {
-        match self.requests.acb(a).kind {
-            Kind::Close => self.closed(a),
-            _ => self.resized(a),
+        match self.job(a) {
+            Job::Close => self.closed(a),
+            Job::Resize { size } => self.resized(a, size),
         }
     }
 
     /// It has ended, well or not.
-    pub(super) fn job_ended(&mut self, kind: Kind) {
-        match kind {
-            Kind::Resize => self.resize_ended(),
-            _ => debug_assert_eq!(kind, Kind::Close),
+    pub(super) fn job_ended(&mut self, job: Job) {
+        match job {
+            Job::Resize { .. } => self.resize_ended(),
+            Job::Close => {}
         }
     }
 }

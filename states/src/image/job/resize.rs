@@ -28,32 +28,25 @@ use crate::tables::mapping::Run;
 use alloc::vec::Vec;
 
 impl Image {
-    pub(super) fn start_resize(&mut self, a: AcbIndex) -> Next {
+    pub(super) fn start_resize(&mut self, a: AcbIndex, size: u64) -> Next {
         if self.health.is_halted() {
             return Next::fail(Error::Poisoned);
         }
         // others must know of it before it waits for anything
-        self.announce_resize(a);
+        self.announce_resize(size);
         let held = if self.health.is_held() { self.may_change(a) } else { None };
-        held.unwrap_or_else(|| self.resize(a))
-    }
-
-    /// The new size.
-    fn resize_to(&self, a: AcbIndex) -> u64 {
-        // a resize has no range: its offset is the size
-        self.requests.acb(a).origin
+        held.unwrap_or_else(|| self.resize(a, size))
     }
 
     /// It may change the image now.
-    pub(super) fn resize(&mut self, a: AcbIndex) -> Next {
-        let size = self.resize_to(a);
+    pub(super) fn resize(&mut self, a: AcbIndex, size: u64) -> Next {
         if self.layout.is_raw() {
             self.commit.wrote();
             self.requests.set_state(a, State::Resize);
             self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
             return Next::Wait;
         }
-        let Some(header) = self.layout.qed_header_mut() else { return self.resize_counted(a) };
+        let Some(header) = self.layout.qed_header_mut() else { return self.resize_counted(a, size) };
         // admitted before, but a resize in flight may have been larger
         header.image_size = header.image_size.max(size);
         self.commit.header_changed(&mut self.outbox);
@@ -62,8 +55,7 @@ impl Image {
 
     /// A qcow2 image gets another size: no other one until that is done, and nothing at all if it has to be
     /// alone.
-    fn announce_resize(&mut self, a: AcbIndex) {
-        let size = self.resize_to(a);
+    fn announce_resize(&mut self, size: u64) {
         let (Some(shape), Some(counted)) = (self.layout.shape(), self.refcounted.as_deref()) else { return };
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
         let first = if moves { Resizing::Settle } else { Resizing::Range };
@@ -71,12 +63,11 @@ impl Image {
     }
 
     /// Alone, if it has to be; else at once.
-    fn resize_counted(&mut self, a: AcbIndex) -> Next {
-        let size = self.resize_to(a);
+    fn resize_counted(&mut self, a: AcbIndex, size: u64) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::Look };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
         if self.jobs.resizing() == Some(&Resizing::Range) {
-            self.set_resize_range(a);
+            self.set_resize_range(a, size);
         }
         if !self.jobs.is_alone() {
             return Next::Look;
@@ -90,8 +81,7 @@ impl Image {
     }
 
     /// The part that comes or goes becomes the acb's range.
-    fn set_resize_range(&mut self, a: AcbIndex) {
-        let size = self.resize_to(a);
+    fn set_resize_range(&mut self, a: AcbIndex, size: u64) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let (start, end) = if size < self.size {
             (geometry.cluster_end(size), self.size.max(geometry.cluster_end(size)))
@@ -106,18 +96,18 @@ impl Image {
     }
 
     /// The next run of it: what comes to light reads as zeros, what goes is given up.
-    pub(super) fn resize_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
-        if self.resize_to(a) >= self.size {
+    pub(super) fn resize_run(&mut self, a: AcbIndex, size: u64, run: Run, slot: Option<u32>) -> Next {
+        if size >= self.size {
             return self.zero_counted(a, run, slot);
         }
         self.drop_run(a, run, slot)
     }
 
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
-    pub(super) fn range_resized(&mut self, a: AcbIndex) -> Next {
+    pub(super) fn range_resized(&mut self, a: AcbIndex, size: u64) -> Next {
         match self.jobs.resizing() {
             _ if self.health.is_halted() => Next::fail(Error::Poisoned),
-            Some(Resizing::Place) => self.place_l1(a),
+            Some(Resizing::Place) => self.place_l1(a, size),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
                 if self.requests.acb(a).window != 0 && !self.options.sabotaged(Rule::RangeBeforeSize) =>
@@ -126,28 +116,26 @@ impl Image {
                 self.jobs.next(Resizing::RangeSync);
                 Next::Join(Want::Durable)
             }
-            Some(Resizing::Range) => self.write_size(a),
+            Some(Resizing::Range) => self.write_size(a, size),
             _ => Next::Join(Want::Durable),
         }
     }
 
-    fn write_size(&mut self, a: AcbIndex) -> Next {
+    fn write_size(&mut self, a: AcbIndex, size: u64) -> Next {
         self.requests.acb_mut(a).window = 0;
-        let size = self.resize_to(a);
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.header.size = size;
         }
         self.jobs.next(Resizing::Size);
         self.commit.header_changed(&mut self.outbox);
         if self.options.sabotaged(Rule::WaitResize) {
-            return self.size_durable(a);
+            return self.size_durable(a, size);
         }
         Next::Join(Want::Durable)
     }
 
     /// The pipeline answers: what the step wrote is durable.
-    pub(super) fn size_durable(&mut self, a: AcbIndex) -> Next {
-        let size = self.resize_to(a);
+    pub(super) fn size_durable(&mut self, a: AcbIndex, size: u64) -> Next {
         match self.jobs.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
             Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync)
@@ -163,10 +151,10 @@ impl Image {
             Some(Resizing::Switch(from, bytes)) => {
                 self.l1_moved(from, bytes);
                 self.jobs.next(Resizing::Range);
-                self.set_resize_range(a);
+                self.set_resize_range(a, size);
                 self.look_again(a)
             }
-            Some(Resizing::RangeSync) => self.write_size(a),
+            Some(Resizing::RangeSync) => self.write_size(a, size),
             _ => {
                 self.size = if self.refcounted.is_some() { size } else { self.size.max(size) };
                 if let Some(geometry) = self.layout.geometry().copied() {
@@ -191,11 +179,11 @@ impl Image {
     }
 
     /// Space for a table that maps the new size.
-    fn place_l1(&mut self, a: AcbIndex) -> Next {
+    fn place_l1(&mut self, a: AcbIndex, size: u64) -> Next {
         let (Some(geometry), Some(shape)) = (self.layout.geometry(), self.layout.shape()) else {
             return Next::Done;
         };
-        let bytes = align_up(shape.l1_entries(self.resize_to(a)) * 8, geometry.cluster_size());
+        let bytes = align_up(shape.l1_entries(size) * 8, geometry.cluster_size());
         let to = match self.allocate(a, bytes, State::AllocL2) {
             Ok(to) => to,
             Err(next) => return next,
@@ -275,10 +263,10 @@ impl Image {
     }
 
     /// `Resize`: the file has its new length.
-    pub(super) fn resized(&mut self, a: AcbIndex) -> Next {
+    pub(super) fn resized(&mut self, a: AcbIndex, size: u64) -> Next {
         debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
         self.requests.note(a, Met::FLUSH);
-        self.size = self.resize_to(a).next_multiple_of(512);
+        self.size = size.next_multiple_of(512);
         Next::Done
     }
 }

@@ -80,7 +80,7 @@ impl Image {
             Kind::Discard if counted => self.discard_counted(a, run, slot),
             Kind::Discard => self.discard_run(a, run),
             Kind::Map => self.map_run(a, run),
-            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize => self.job_run(a, run, slot),
+            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize { .. } => self.job_run(a, run, slot),
         }
     }
 
