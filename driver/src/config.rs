@@ -121,6 +121,7 @@ pub struct OpenOptions {
     pub(crate) backing_direct: Option<bool>,
     pub(crate) format: Option<Format>,
     pub(crate) lock: bool,
+    pub(crate) lock_data: Option<bool>,
     pub(crate) tolerate_writers: bool,
     pub(crate) policy: Policy,
     pub(crate) allocation_gate: AllocationGate,
@@ -155,6 +156,7 @@ impl OpenOptions {
             backing_direct: None,
             format: None,
             lock: true,
+            lock_data: None,
             tolerate_writers: false,
             policy: core.policy,
             allocation_gate: core.allocation_gate,
@@ -226,6 +228,13 @@ impl OpenOptions {
     /// [`FileOp::LockWithout`](crate::FileOp::LockWithout). Off: two writers destroy an image.
     pub fn lock(mut self, lock: bool) -> Self {
         self.lock = lock;
+        self
+    }
+
+    /// Take locks on data files (qcow2); None, the default: as [`OpenOptions::lock`] says. For a data file
+    /// that lies on a store without locks, or that somebody else keeps others from.
+    pub fn lock_data_file(mut self, lock: Option<bool>) -> Self {
+        self.lock_data = lock;
         self
     }
 

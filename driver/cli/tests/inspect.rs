@@ -1,4 +1,5 @@
-//! `quod info`, `check` and `map` against `qemu-img`: the same text and the same JSON on the same files.
+//! `quod info`, `check` and `map` against `qemu-img`: the same text and the same JSON on the same files; and what
+//! both say while somebody else has a file.
 
 mod common;
 
@@ -163,6 +164,35 @@ impl Drop for Writer {
         drop(self.0.stdin.take());
         self.0.wait().unwrap();
     }
+}
+
+/// Each file has its own lock, and its own word about it.
+#[test]
+fn locks_of_a_data_file_are_taken_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = path.join("d");
+    let option = format!("data_file={}", data.display());
+    for name in ["one", "two"] {
+        common::prepare("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, name, "1M"], path);
+    }
+    let writer = Writer::open(path, &["-f", "qcow2", "one"]);
+    let named = "data-file.driver=file,data-file.filename=d";
+    for (image, options, opens) in [
+        ("two", "", false),
+        ("two", named, false),
+        ("two", &format!("{named},data-file.locking=auto,file.locking=off"), false),
+        ("two", &format!("{named},data-file.locking=off"), true),
+        ("one", &format!("{named},data-file.locking=off"), false),
+        ("one", &format!("{named},data-file.locking=off,file.locking=off"), true),
+    ] {
+        let options = format!("driver=qcow2,file.filename={image},{options}");
+        let args = ["--image-opts", options.trim_end_matches(','), "-c", "read 0 4k"];
+        let (ours, theirs) = (common::quod_io(&args, path, ""), common::qemu_io(&args, path, ""));
+        assert_eq!([ours.code, theirs.code], [Some(i32::from(!opens)); 2], "{options}: {ours:?}");
+        assert!(opens || ours.stderr.contains("lock"), "{options}: {ours:?}");
+    }
+    drop(writer);
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl<B: Backend> Engine<B> {
         let direct = if depth == 0 { options.direct } else { below };
         opener.proven = None;
         let write = depth == 0 && options.write;
-        let flags = OpenFlags { write, direct, claim: write && options.lock };
+        let flags = OpenFlags { write, direct, claim: write && opener.takes_lock() };
         (opener.lock, opener.shares) = opener.wanted_lock(depth);
         opener.refused = None;
         (opener.step, opener.direct) = (OpenStep::Open, direct);
@@ -116,7 +116,7 @@ impl<B: Backend> Engine<B> {
             }
             (OpenStep::Stat, Output::Stat(stat)) => {
                 opener.refuse_loop(&disk.layers, &stat)?;
-                if !opener.options.lock {
+                if !opener.takes_lock() {
                     return Ok(self.found(index, stat));
                 }
                 opener.stat = Some(stat);

@@ -131,6 +131,12 @@ impl Opener {
         Ok(())
     }
 
+    /// The file at hand is locked; the image is there while its data file is opened.
+    pub(crate) fn takes_lock(&self) -> bool {
+        let options = &self.options;
+        options.lock_data.filter(|_| self.image.is_some()).unwrap_or(options.lock)
+    }
+
     /// The lock for the file that is opened next, and whether a lesser one may do: a raw image may be read
     /// while others write to it, if the embedder says so; that it is raw may only come out later.
     pub(crate) fn wanted_lock(&self, depth: usize) -> (LockMode, bool) {

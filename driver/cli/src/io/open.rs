@@ -35,6 +35,8 @@ pub struct Mode {
     pub force_share: bool,
     /// No locks: for stores that have none.
     pub unlocked: bool,
+    /// Whether the data file is locked, if that was said.
+    pub data_locked: Option<bool>,
     /// `native` was asked for, which needs `direct`.
     pub native: bool,
     /// The engine.
@@ -67,16 +69,6 @@ impl Mode {
             "off" | "ignore" => true,
             "on" | "unmap" => false,
             _ => return Err(format!("Invalid discard option: {name}")),
-        };
-        Ok(())
-    }
-
-    /// As QEMU takes it; `auto` takes locks where the kernel has them, which is everywhere.
-    fn set_locking(&mut self, name: &str) -> Result<(), String> {
-        self.unlocked = match name {
-            "on" | "auto" => false,
-            "off" => true,
-            _ => return Err(format!("invalid parameter value: {name}")),
         };
         Ok(())
     }
@@ -187,19 +179,23 @@ pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result
             "file.filename" if !file_driver => file = Some(PathBuf::from(value)),
             "filename" if file_driver => file = Some(PathBuf::from(value)),
             "data-file.driver" if value == "file" => {}
-            "file.locking" if !file_driver => mode.set_locking(value)?,
-            "locking" if file_driver => mode.set_locking(value)?,
+            "file.locking" if !file_driver => mode.unlocked = !locking(value)?,
+            "locking" if file_driver => mode.unlocked = !locking(value)?,
+            "data-file.locking" => mode.data_locked = Some(locking(value)?),
             "data-file.filename" => mode.data_file = Some(PathBuf::from(value)),
             "force-share" => mode.force_share = switch(name, value)?,
             "file" => return Err(format!("Cannot find device='{value}' nor node-name='{value}'")),
             _ => match (mode.set_option(name, value), driver) {
                 (Some(done), _) => done?,
                 (None, Some(driver)) => return Err(unknown(name, driver)),
-                (None, None) if name.starts_with("file.") => return Err(unknown(name, "file")),
+                (None, None) if of_file(name).is_some() => return Err(unknown(name, "file")),
                 (None, None) if name == "filename" => return Err(NEITHER.into()),
                 (None, None) => mode.unknown = mode.unknown.take().or(Some(name.clone())),
             },
         }
+    }
+    if mode.data_locked.is_some() && mode.data_file.is_none() {
+        return Err(NEITHER.into());
     }
     file.ok_or_else(|| match driver {
         Some("file") => "The 'file' block driver requires a file name".into(),
@@ -208,8 +204,22 @@ pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result
     })
 }
 
+/// Is a file locked? As QEMU takes it; `auto` takes locks where the kernel has them, which is everywhere.
+fn locking(value: &str) -> Result<bool, String> {
+    match value {
+        "on" | "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("invalid parameter value: {value}")),
+    }
+}
+
+/// What an option says of a file, of the image's or the data's.
+fn of_file(name: &str) -> Option<&str> {
+    name.strip_prefix("data-").unwrap_or(name).strip_prefix("file.")
+}
+
 fn unknown(name: &str, driver: &str) -> String {
-    match name.strip_prefix("file.") {
+    match of_file(name) {
         Some(rest) => format!("Block protocol 'file' doesn't support the option '{rest}'"),
         None => format!("Block format '{driver}' does not support the option '{name}'"),
     }
@@ -239,6 +249,15 @@ mod tests {
             assert_eq!(unlocked(&format!("file.filename=x,file.locking={value}")), Ok(off));
             assert_eq!(unlocked(&format!("driver=file,filename=x,locking={value}")), Ok(off));
         }
+        let data = |text: &str| {
+            let mut mode = Mode::default();
+            let text = format!("driver=qcow2,file.filename=x,{text}");
+            image_options(&text, None, &mut mode).map(|_| (mode.unlocked, mode.data_locked))
+        };
+        let named = "data-file.driver=file,data-file.filename=d";
+        assert_eq!(data(named), Ok((false, None)));
+        assert_eq!(data(&format!("{named},data-file.locking=off")), Ok((false, Some(false))));
+        assert_eq!(data(&format!("{named},file.locking=off,data-file.locking=auto")), Ok((true, Some(true))));
         let refused = [
             ("driver=qed,file.filename=x,foo=1", "Block format 'qed' does not support the option 'foo'"),
             (
@@ -249,6 +268,11 @@ mod tests {
             ("driver=qed,file.driver=blkdebug", "Unknown driver 'blkdebug'"),
             ("filename=x", "Must specify either driver or file"),
             ("driver=qed,file.filename=x,file.locking=maybe", "invalid parameter value: maybe"),
+            ("driver=qcow2,file.filename=x,data-file.locking=off", "Must specify either driver or file"),
+            (
+                "driver=qcow2,file.filename=x,data-file.foo=off",
+                "Block protocol 'file' doesn't support the option 'foo'",
+            ),
             (
                 "driver=qed,file.filename=x,locking=off",
                 "Block format 'qed' does not support the option 'locking'",

@@ -55,6 +55,7 @@ impl<T> Target<T> {
             .write(!mode.read_only)
             .direct(mode.direct)
             .lock(mode.takes_locks())
+            .lock_data_file(mode.data_locked.filter(|_| !mode.force_share))
             .tolerate_writers(true)
             .open_gate(AllowAll);
         if let Some(bytes) = cache_bytes {
