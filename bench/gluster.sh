@@ -22,7 +22,7 @@ if ! command -v glusterd > /dev/null; then
     command -v apt-get > /dev/null || die "glusterfs-server is needed"
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends glusterfs-server > /dev/null
 fi
-pgrep -x glusterd > /dev/null && die "a glusterd is running: this would be its volume too"
+pgrep -r R,S,D -x glusterd > /dev/null && die "a glusterd is running: this would be its volume too"
 
 # the server and its bricks answer on the machine's first address, or on its loopback
 HOST=$(hostname -I | awk '{ print $1 }')

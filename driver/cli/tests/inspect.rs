@@ -1,5 +1,5 @@
-//! `quod info`, `check` and `map` against `qemu-img`: the same text and the same JSON on the same files; and what
-//! both say while somebody else has a file.
+//! `quod info`, `check` and `map` against `qemu-img`: the same text and the same JSON on the same files; and
+//! what both say while somebody else has a file.
 
 mod common;
 
