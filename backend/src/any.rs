@@ -15,9 +15,9 @@ pub enum BackendKind {
     /// io_uring, or worker threads where the host refuses it.
     #[default]
     Auto,
-    /// io_uring or an error.
+    /// io_uring or an error (Linux 5.6 at least; the best mode of the ring is taken, which 6.1 has).
     Uring,
-    /// Worker threads.
+    /// Worker threads: 8 at most, which block all signals; each runs one operation at a time.
     Threads,
 }
 

@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// An address range. Its maker promised that it stays valid, and is not used otherwise, while an operation
-/// uses it.
+/// An address range: 16 bytes, as the kernel's `struct iovec`. Its maker promised that it stays valid, and is
+/// not used otherwise, while an operation uses it. Dropping or copying one does nothing to the memory.
 // laid out as the kernel's `struct iovec`, so that a scatter list is handed over without copying it
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
@@ -67,7 +67,18 @@ impl Segment {
 /// A scatter list. Four segments stay inline; longer lists allocate.
 pub type Segments = SmallVec<[Segment; 4]>;
 
-/// Zeroed memory of its own, aligned to [`Buffer::ALIGN`].
+/// Memory of its own, made of zeros, aligned to [`Buffer::ALIGN`], so that a transfer past the page cache
+/// needs no copy if offset and length are multiples of the device's blocks. Making one is an allocation, of
+/// the host's pages from 32 KiB on: keep those that come back for the next requests. Memory that cannot be
+/// had ends the process, as of a `Vec`.
+///
+/// ```
+/// use quod_backend::Buffer;
+/// let mut buffer = Buffer::zeroed(8192);
+/// buffer.as_mut_slice()[..5].copy_from_slice(b"bytes");
+/// assert!(buffer.as_slice().as_ptr().addr().is_multiple_of(Buffer::ALIGN));
+/// assert_eq!(Buffer::from(&b"bytes"[..]).as_slice(), &buffer.as_slice()[..5]);
+/// ```
 #[derive(Debug)]
 pub struct Buffer {
     address: NonNull<u8>,

@@ -1,10 +1,9 @@
 //! How long one call into the driver holds the embedder's thread.
 //!
-//! Knows: durations. Must never know: a clock (callers pass times in), requests.
-//! Measured are `open`, `submit`, `turn` and `wait` (without its sleep), each with two reads of the clock,
-//! the first of which is also the time that everything in the call happens at. `next_completion` only pops a
-//! queue: not measured.
-//! Invariant: recording never allocates.
+//! Knows: durations. Must never know: a clock (callers pass times in), requests. Measured are `open`,
+//! `submit`, `cancel`, `turn` and `wait` (without its sleep), each with two reads of the clock, the first of
+//! which is also the time that everything in the call happens at. `next_completion` only pops a queue: not
+//! measured. Invariant: recording never allocates.
 
 use hdrhistogram::Histogram;
 use std::time::Duration;

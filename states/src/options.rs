@@ -5,14 +5,17 @@ use crate::rule::Rule;
 /// When an allocating write completes. Both keep the same power-cut guarantee.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Policy {
-    /// When its data is written and its mapping is live in memory; the next flush makes both durable.
+    /// When its data is written and its mapping is live in memory; the next flush makes both durable. The
+    /// default, and what a guest's volatile write cache means.
     #[default]
     Writeback,
-    /// When its batch of pointers is written to the file, as QED did.
+    /// When its batch of pointers is written to the file too, as QED did: durable with the next flush as
+    /// well. For durability before the completion use FUA.
     Writethrough,
 }
 
-/// What an allocating write waits for: the steps of the 2010 discussion.
+/// What an allocating write waits for: the steps of the 2010 discussion, to be measured. An embedder leaves
+/// the default.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum AllocationGate {
     /// Every other allocating write of the image (QED as shipped).

@@ -57,7 +57,7 @@ pub enum Kind {
     Discard,
     /// All that completed before becomes durable.
     Flush,
-    /// What is the first run of the range made of? Answered by `Event::Done::extent`.
+    /// What is the first run of the range made of? Answered with an [`Extent`].
     Map,
     /// Make the file self-consistent (all metadata written and durable, no dirty bit), without stopping
     /// service.
@@ -126,9 +126,9 @@ pub enum Status {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub struct Extent {
-    /// First guest byte.
+    /// First guest byte: where the range that was asked for begins.
     pub offset: u64,
-    /// Bytes.
+    /// Bytes, not behind the end of that range.
     pub len: u64,
     /// What it is.
     pub status: Status,
