@@ -11,6 +11,7 @@
 use crate::acb::State;
 use crate::acb::request::{Flags, Kind, Met, Request, RequestId};
 use crate::base::queue::{Linked, NONE};
+use crate::base::span::Span;
 use crate::error::Error;
 use alloc::boxed::Box;
 
@@ -168,9 +169,8 @@ impl Acb {
 
     /// The host range that a write of this acb in place touches, sectors rounded out by `fill_start` and
     /// `fill_end`.
-    pub(crate) fn host_range(&self) -> (u64, u64) {
-        let start = self.host - (self.pos - self.fill_start);
-        (start, start + (self.fill_end - self.fill_start))
+    pub(crate) fn host_range(&self) -> Span {
+        Span::at(self.host - (self.pos - self.fill_start), self.fill_end - self.fill_start)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::request::{Kind, Refused};
 use crate::base::queue::Queue;
+use crate::base::span::Span;
 use crate::error::Error;
 use alloc::format;
 use alloc::string::String;
@@ -42,10 +43,10 @@ pub(crate) enum Resizing {
     /// Space for the new L1 table.
     Place,
     Copy(Copying),
-    /// The new table is made durable: place, and bytes.
-    CopySync(u64, u64),
-    /// The header leads to it: place and bytes of the old one.
-    Switch(u64, u64),
+    /// The new table is made durable: this one.
+    CopySync(Span),
+    /// The header leads to it: the old one.
+    Switch(Span),
     /// What comes to light or goes.
     Range,
     /// That is made durable.

@@ -16,6 +16,7 @@ use super::state::State;
 use crate::base::arena::Arena;
 use crate::base::aside::Aside;
 use crate::base::queue::Queue;
+use crate::base::span::Span;
 use crate::error::Error;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -226,22 +227,20 @@ impl Requests {
         queue.iter(&self.acbs).map(AcbIndex)
     }
 
-    /// Does a request in flight use host bytes of `[start, end)`?
-    pub(crate) fn use_host(&self, start: u64, end: u64) -> bool {
-        debug_assert!(start < end);
-        let overlaps = |low: u64, high: u64| low < end && start < high;
+    /// Does a request in flight use bytes of this host range?
+    pub(crate) fn use_host(&self, host: Span) -> bool {
+        debug_assert!(!host.is_empty());
         self.iter().filter(|(_, acb)| acb.pending != 0).any(|(_, acb)| {
             let own = match acb.state {
-                State::ReadData => overlaps(acb.host, acb.host + (acb.run_end - acb.pos)),
+                State::ReadData => host.overlaps(Span::at(acb.host, acb.run_end - acb.pos)),
                 State::WriteData | State::ZeroData | State::ReadModify | State::CopyOnWrite => {
-                    let (low, high) = acb.host_range();
-                    overlaps(low, high)
+                    host.overlaps(acb.host_range())
                 }
                 _ => false,
             };
             let source = match acb.source {
-                Source::Host(old) => overlaps(old, old + (acb.fill_end - acb.fill_start)),
-                Source::Compressed(host, len) => overlaps(host, host + u64::from(len)),
+                Source::Host(old) => host.overlaps(Span::at(old, acb.fill_end - acb.fill_start)),
+                Source::Compressed(at, len) => host.overlaps(Span::at(at, len.into())),
                 Source::Zeros | Source::Backing => false,
             };
             own || source

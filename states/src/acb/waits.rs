@@ -19,28 +19,27 @@ use super::request::Met;
 use super::requests::Requests;
 use super::state::State;
 use crate::base::queue::Queue;
+use crate::base::span::Span;
 use crate::options::{AllocationGate, Options};
 use crate::rule::Rule;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// Guest bytes `[start, end)`, whole clusters, that `acb` allocates.
+/// Guest bytes, whole clusters, that `acb` allocates.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Claim {
     acb: AcbIndex,
-    start: u64,
-    end: u64,
+    guest: Span,
     /// It had to allocate an L2 table.
     new_table: bool,
     waiters: Queue,
 }
 
-/// Guest bytes `[start, end)`, whole clusters, that a request wants to change entries of.
+/// Guest bytes, whole clusters, that a request wants to change entries of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
+    pub(crate) guest: Span,
     /// An L2 table has to be allocated.
     pub(crate) new_table: bool,
     /// Guest bytes that one L2 table maps.
@@ -79,18 +78,17 @@ impl Waits {
         wanted: Wanted,
         options: &Options,
     ) -> bool {
-        debug_assert!(wanted.start < wanted.end);
+        debug_assert!(!wanted.guest.is_empty());
         if self.claims.is_empty() {
             return true;
         }
-        let Wanted { start, end, new_table, table_span } = wanted;
+        let Wanted { guest, new_table, table_span } = wanted;
         let blocks = |claim: &Claim| {
-            let overlaps = claim.start < end && start < claim.end;
-            overlaps
+            claim.guest.overlaps(guest)
                 || match options.allocation_gate {
                     AllocationGate::Image => true,
                     AllocationGate::NewTable => new_table || claim.new_table,
-                    AllocationGate::Table => claim.start / table_span == start / table_span,
+                    AllocationGate::Table => claim.guest.start / table_span == guest.start / table_span,
                     AllocationGate::Cluster => false,
                 }
         };
@@ -105,29 +103,23 @@ impl Waits {
         false
     }
 
-    /// The acb allocates the clusters of `[start, end)`.
-    pub(crate) fn claim(
-        &mut self,
-        requests: &mut Requests,
-        a: AcbIndex,
-        (start, end): (u64, u64),
-        new_table: bool,
-    ) {
-        debug_assert!(start < end && !requests.acb(a).claims);
-        self.claims.push(Claim { acb: a, start, end, new_table, waiters: Queue::new() });
+    /// The acb allocates the clusters of this guest range.
+    pub(crate) fn claim(&mut self, requests: &mut Requests, a: AcbIndex, guest: Span, new_table: bool) {
+        debug_assert!(!guest.is_empty() && !requests.acb(a).claims);
+        self.claims.push(Claim { acb: a, guest, new_table, waiters: Queue::new() });
         requests.acb_mut(a).claims = true;
     }
 
-    /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
+    /// May a write in place of this host range start? If not, the acb waits.
     pub(crate) fn pass_sectors(
         &mut self,
         requests: &mut Requests,
         a: AcbIndex,
-        (start, end): (u64, u64),
+        host: Span,
         modifies: bool,
         options: &Options,
     ) -> bool {
-        debug_assert!(start <= end);
+        debug_assert!(host.start <= host.end);
         if self.modifying == 0 && !modifies {
             return true;
         }
@@ -138,8 +130,7 @@ impl Waits {
             if other == a || !writes || !(modifies || acb.modifies) {
                 return false;
             }
-            let (low, high) = acb.host_range();
-            low < end && start < high
+            acb.host_range().overlaps(host)
         });
         let conflict = conflict && !options.sabotaged(Rule::SectorWait);
         if conflict {
@@ -205,9 +196,9 @@ impl Waits {
             if !requests.find(claim.acb.slot()).is_some_and(|(_, acb)| acb.claims) {
                 return Err(format!("claim of acb {} that does not know of it", claim.acb));
             }
-            let overlaps = |other: &Claim| claim.start < other.end && other.start < claim.end;
+            let overlaps = |other: &Claim| claim.guest.overlaps(other.guest);
             if self.claims.iter().skip(index + 1).any(overlaps) && !removed {
-                return Err(format!("claims overlap at {:#x}", claim.start));
+                return Err(format!("claims overlap at {:#x}", claim.guest.start));
             }
         }
         let modifying = requests.iter().filter(|(_, acb)| acb.modifies).count();
@@ -240,14 +231,14 @@ mod tests {
     }
 
     fn wanted(start: u64, end: u64) -> Wanted {
-        Wanted { start, end, new_table: false, table_span: 1 << 20 }
+        Wanted { guest: Span::new(start, end), new_table: false, table_span: 1 << 20 }
     }
 
     #[test]
     fn each_gate_lets_through_what_it_says() {
         use AllocationGate::{Cluster, Image, NewTable, Table};
         let near = wanted(65536, 131_072);
-        let far = Wanted { start: 1 << 20, end: (1 << 20) + 65536, ..near };
+        let far = wanted(1 << 20, (1 << 20) + 65536);
         let makes = Wanted { new_table: true, ..far };
         for (gate, claim_makes, wanted, passes) in [
             (Cluster, false, near, true),
@@ -258,11 +249,11 @@ mod tests {
             (NewTable, false, makes, false),
             (NewTable, true, near, false),
             (Image, false, far, false),
-            (Cluster, false, Wanted { start: 65535, ..near }, false),
+            (Cluster, false, wanted(65535, 131_072), false),
         ] {
             let (mut waits, mut requests) = writers();
             let options = Options { allocation_gate: gate, ..Options::default() };
-            waits.claim(&mut requests, FIRST, (0, 65536), claim_makes);
+            waits.claim(&mut requests, FIRST, Span::new(0, 65536), claim_makes);
             assert_eq!(
                 waits.pass_gate(&mut requests, SECOND, wanted, &options),
                 passes,
@@ -279,12 +270,15 @@ mod tests {
     fn whoever_modifies_a_sector_writes_alone() {
         let (mut waits, mut requests) = writers();
         let options = Options::default();
-        assert!(waits.pass_sectors(&mut requests, FIRST, (0, 512), true, &options));
+        assert!(waits.pass_sectors(&mut requests, FIRST, Span::new(0, 512), true, &options));
         waits.modify(&mut requests, FIRST);
         let acb = requests.acb_mut(FIRST);
         (acb.host, acb.fill_end) = (0, 512);
-        assert!(waits.pass_sectors(&mut requests, SECOND, (512, 1024), true, &options), "another sector");
-        assert!(!waits.pass_sectors(&mut requests, THIRD, (0, 4096), false, &options));
+        assert!(
+            waits.pass_sectors(&mut requests, SECOND, Span::new(512, 1024), true, &options),
+            "another sector"
+        );
+        assert!(!waits.pass_sectors(&mut requests, THIRD, Span::new(0, 4096), false, &options));
         assert_eq!(waits.check(&requests, false), Ok(()));
         waits.let_go(&mut requests, FIRST);
         assert_eq!((requests.next_ready(), waits.modifying), (Some(THIRD), 0));
@@ -293,10 +287,10 @@ mod tests {
     #[test]
     fn the_check_sees_what_is_counted_wrong() {
         let (mut waits, mut requests) = writers();
-        waits.claim(&mut requests, FIRST, (4096, 8192), false);
+        waits.claim(&mut requests, FIRST, Span::new(4096, 8192), false);
         for (second, overlaps) in [(0, false), (512, true), (4096, true), (8191, true), (8192, false)] {
             let (mut waits, mut requests) = (waits.clone(), requests.clone());
-            waits.claim(&mut requests, SECOND, (second, second + 4096), false);
+            waits.claim(&mut requests, SECOND, Span::at(second, 4096), false);
             assert_eq!(waits.check(&requests, false).is_err(), overlaps, "{second}");
             assert_eq!(waits.check(&requests, true), Ok(()));
         }

@@ -1,4 +1,4 @@
-//! What every part stands on: slabs and lists, a map of slices, offsets and their arithmetic, a digest.
+//! What every part stands on: slabs and lists, a map of slices, offsets and ranges of them, a digest.
 //!
 //! Must never know: images, requests or formats beyond the shape of their tables.
 
@@ -8,3 +8,4 @@ pub(crate) mod digest;
 pub(crate) mod directory;
 pub mod geometry;
 pub(crate) mod queue;
+pub(crate) mod span;

@@ -9,6 +9,7 @@ use super::progress::Writing;
 use super::windows::Windows;
 use crate::base::queue::Queue;
 use crate::outbox::{Alarm, Due, Outbox, Timer};
+use crate::space::kind::ClusterRun;
 use alloc::format;
 use alloc::string::String;
 
@@ -69,8 +70,8 @@ pub(crate) struct Commit {
     pub(super) waiters: Queue,
     commit_armed: bool,
     check_armed: bool,
-    /// Place and clusters of the refcount table that the running round replaces.
-    old_reftable: (u64, u64),
+    /// The refcount table that the running round replaces.
+    old_reftable: Option<ClusterRun>,
 }
 
 impl Commit {
@@ -88,7 +89,7 @@ impl Commit {
             waiters: Queue::new(),
             commit_armed: false,
             check_armed: false,
-            old_reftable: (0, 0),
+            old_reftable: None,
         }
     }
 
@@ -223,13 +224,13 @@ impl Commit {
         self.writing.has_dirty()
     }
 
-    /// The refcount table that the running round replaces: place and clusters.
-    pub(crate) const fn replace_reftable(&mut self, old: (u64, u64)) {
-        self.old_reftable = old;
+    /// The refcount table that the running round replaces.
+    pub(crate) const fn replace_reftable(&mut self, old: ClusterRun) {
+        self.old_reftable = Some(old);
     }
 
-    pub(crate) fn take_old_reftable(&mut self) -> (u64, u64) {
-        core::mem::take(&mut self.old_reftable)
+    pub(crate) const fn take_old_reftable(&mut self) -> Option<ClusterRun> {
+        self.old_reftable.take()
     }
 
     /// The first invariant that does not hold.

@@ -81,8 +81,8 @@ impl Image {
             counted.starving = true;
             if !lies {
                 // clusters that came and went since the opening, and could not be punched
-                counted.unseen.0 = counted.unseen.0.min(counted.quarantine.take_unpunched());
-                counted.unseen.1 = counted.unseen.1.max(begun >> counted.header.cluster_bits);
+                counted.unseen.next = counted.unseen.next.min(counted.quarantine.take_unpunched());
+                counted.unseen.end = counted.unseen.end.max(begun >> counted.header.cluster_bits);
             }
         }
         match first && counted.quarantine.total() > 0 {
@@ -121,9 +121,9 @@ impl Image {
     fn look_on_for_all(&mut self) {
         let Some((counted, mut cx)) = self.counting() else { return };
         for _ in 0..LOOKS {
-            let before = counted.unseen.0;
+            let before = counted.unseen.next;
             counted.look_for_free(&mut cx);
-            if counted.quarantine.is_punching() || before == counted.unseen.0 {
+            if counted.quarantine.is_punching() || before == counted.unseen.next {
                 return;
             }
         }
@@ -143,7 +143,7 @@ impl Image {
         self.outbox.due |= Due::SOON | Due::ROUND;
         self.refcounted.as_deref().is_some_and(|counted| {
             let on_its_way = counted.quarantine.is_punching() || counted.quarantine.has_work();
-            on_its_way || !synced || counted.unseen.0 < counted.unseen.1
+            on_its_way || !synced || counted.unseen.next < counted.unseen.end
         })
     }
 }

@@ -22,7 +22,6 @@ use crate::fault::Op;
 use crate::io::IoOp;
 use crate::outbox::{Due, Purpose};
 use crate::rule::Rule;
-use crate::space::kind::ClusterRun;
 use alloc::vec::Vec;
 
 impl Image {
@@ -254,9 +253,11 @@ impl Image {
 
     /// The header leads to the new refcount table, durably: the old one's clusters are free.
     fn switch_durable(&mut self) {
-        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
-        let (offset, clusters) = self.commit.take_old_reftable();
-        self.free_clusters(ClusterRun::new(offset >> bits, clusters), 0);
+        let old = self.commit.take_old_reftable();
+        debug_assert!(old.is_some());
+        if let Some(old) = old {
+            self.free_clusters(old, 0);
+        }
         self.pointers_may_go();
     }
 

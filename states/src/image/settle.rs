@@ -9,6 +9,7 @@
 //! demand and makes an acb wait, or names I/O.
 
 use super::value::Image;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::IoOp;
@@ -137,8 +138,8 @@ impl Image {
             let removed = self.options.sabotaged(Rule::ReuseAfterReaders);
             let (requests, out) = (&self.requests, &self.outbox);
             let in_use = |run: ClusterRun| {
-                let (start, end) = (run.first << bits, run.end() << bits);
-                !removed && (is_loading(out.in_flight(), start, end) || requests.use_host(start, end))
+                let host = Span::new(run.first << bits, run.end() << bits);
+                !removed && (is_loading(out.in_flight(), host) || requests.use_host(host))
             };
             let Some(hole) = counted.quarantine.next_punch(in_use) else { continue };
             let run = hole.run();
@@ -189,7 +190,7 @@ impl Image {
     }
 }
 
-/// Is a slice being loaded from `[start, end)` (of a table that was copied since)? It lies in one cluster.
-fn is_loading<'a>(mut in_flight: impl Iterator<Item = &'a InFlight>, start: u64, end: u64) -> bool {
-    in_flight.any(|io| matches!(io.purpose, Purpose::Load(_)) && start <= io.offset && io.offset < end)
+/// Is a slice being loaded from there (of a table that was copied since)? It lies in one cluster.
+fn is_loading<'a>(mut in_flight: impl Iterator<Item = &'a InFlight>, host: Span) -> bool {
+    in_flight.any(|io| matches!(io.purpose, Purpose::Load(_)) && host.contains(io.offset))
 }

@@ -16,6 +16,7 @@
 
 use super::opened::Opened;
 use crate::base::geometry::align_up;
+use crate::base::span::Span;
 use crate::check::{Repair, Report};
 use crate::error::Error;
 use crate::fault::{Fault, HeaderFault, Lack, Op};
@@ -174,7 +175,7 @@ impl Opening {
             return self.steps.emit(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
         // of no bytes, if there are none
-        self.tables.snapshots.push((self.header.snapshots_offset, offset));
+        self.tables.snapshots.push(Span::new(self.header.snapshots_offset, offset));
         self.next_chunk();
     }
 
@@ -189,8 +190,8 @@ impl Opening {
                 self.steps.fail(Error::Misuse("a table read was completed with too few bytes"))
             }
             Ok(Parsed::Entry(snapshot, len)) => {
-                let end = snapshot.l1_offset.saturating_add(u64::from(snapshot.l1_entries) * 8);
-                self.tables.snapshots.push((snapshot.l1_offset, end));
+                let table = Span::at(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8);
+                self.tables.snapshots.push(table);
                 self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + len as u64, FIXED);
                 self.next_snapshot();
             }

@@ -20,6 +20,7 @@ use super::overlaps::{beyond_the_end, overlapping, two_entries};
 use super::owners::Owners;
 use super::quarantine::Quarantine;
 use crate::base::geometry::Geometry;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::fault::{Fault, Op, ReftableFault};
 use crate::io::IoOp;
@@ -40,8 +41,8 @@ const PAUSE: u32 = 1024;
 pub(crate) struct OpenedMetadata {
     /// The refcount table.
     pub(crate) reftable: Vec<u64>,
-    /// Where snapshots have their metadata: first byte and the one behind.
-    pub(crate) snapshots: Vec<(u64, u64)>,
+    /// Where snapshots have their metadata.
+    pub(crate) snapshots: Vec<Span>,
     /// L2 tables, and which L1 entries lead there.
     pub(crate) l2: Owners,
     /// The first L1 entry that leads to a table that is another one's alone, or its own, and which.
@@ -61,6 +62,15 @@ pub(crate) struct Move {
     pub(crate) window: u64,
 }
 
+/// Clusters of the file, as it was opened, that were not looked at for free ones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Unseen {
+    /// The first of them,
+    pub(crate) next: u64,
+    /// and the one behind the last.
+    pub(crate) end: u64,
+}
+
 /// What an image that counts its clusters has besides its tables, when it may be written.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Refcounted {
@@ -77,8 +87,7 @@ pub(crate) struct Refcounted {
     pub(crate) dirty: Vec<u32>,
     pub(crate) quarantine: Quarantine,
     pub(crate) copies: Copies,
-    /// Clusters of the file, as it was opened, that were not looked at for free ones: the first, and the end.
-    pub(crate) unseen: (u64, u64),
+    pub(crate) unseen: Unseen,
     /// More free clusters are wanted than are known.
     pub(crate) hungry: bool,
     /// Somebody waits for them: the file cannot grow.
@@ -106,15 +115,15 @@ impl Refcounted {
     pub(crate) fn new(header: Header, tables: OpenedMetadata, end: u64) -> Refcounted {
         let OpenedMetadata { reftable: table, snapshots, l2, twice, .. } = tables;
         let cluster = header.cluster_size();
-        let mut fixed = alloc::vec![(0, cluster)];
-        fixed.push((header.l1_offset, header.l1_offset + u64::from(header.l1_entries) * 8));
+        let mut fixed = alloc::vec![Span::at(0, cluster)];
+        fixed.push(Span::at(header.l1_offset, u64::from(header.l1_entries) * 8));
         fixed.extend(snapshots);
         let broken = beyond_the_end(&header, &table, end)
             .or_else(|| overlapping(&header, &table, &fixed, &l2))
             .or_else(|| twice.map(two_entries));
         let mut map = MetadataMap::new(header.cluster_bits, fixed, l2);
-        if let Some((start, end)) = header.bitmap_directory() {
-            map.add_fixed(start, end);
+        if let Some(directory) = header.bitmap_directory() {
+            map.add_fixed(directory);
         }
         table
             .iter()
@@ -130,7 +139,7 @@ impl Refcounted {
             dirty: Vec::new(),
             quarantine: Quarantine::default(),
             copies: Copies::default(),
-            unseen: (0, end >> header.cluster_bits),
+            unseen: Unseen { next: 0, end: end >> header.cluster_bits },
             hungry: false,
             starving: false,
             broken,
@@ -152,7 +161,7 @@ impl Refcounted {
     /// Some counts are lower than they should be: none of the clusters that were free when the image was
     /// opened, or came free since, is used any more.
     pub(super) fn distrust(&mut self) {
-        self.unseen.0 = self.unseen.1;
+        self.unseen.next = self.unseen.end;
         self.hungry = false;
         self.quarantine.forget_free();
     }
@@ -344,19 +353,20 @@ impl Refcounted {
     /// A slice of the refcounts could not be loaded: trying again at once would not end.
     pub(crate) fn give_up_counting(&mut self) {
         self.quarantine.give_up();
-        self.unseen.0 = self.unseen.1;
+        self.unseen.next = self.unseen.end;
     }
 
     /// The refcount table is durable: entries are no news any more. Some: so is a new one, which the header
-    /// has to lead to; where the old one lies, and its clusters.
-    pub(crate) fn table_durable(&mut self, durable: u64) -> Option<(u64, u64)> {
+    /// has to lead to; the clusters of the old one.
+    pub(crate) fn table_durable(&mut self, durable: u64) -> Option<ClusterRun> {
         let entries = match self.moving.as_ref().filter(|moving| moving.is_due(durable)) {
             Some(_) => usize::MAX,
             None => self.file_entries(),
         };
         self.changed.retain(|(index, window)| *window > durable || *index >= entries);
         let moving = self.moving.take_if(|moving| moving.is_due(durable))?;
-        let old = (self.header.reftable_offset, u64::from(self.header.reftable_clusters));
+        let old = self.header.reftable_offset >> self.header.cluster_bits;
+        let old = ClusterRun::new(old, self.header.reftable_clusters.into());
         self.header.reftable_offset = moving.offset.unwrap_or(0);
         self.header.reftable_clusters = moving.clusters as u32;
         Some(old)

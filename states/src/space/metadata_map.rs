@@ -11,6 +11,7 @@
 
 use super::owners::Owners;
 use crate::base::aside::Aside;
+use crate::base::span::Span;
 use crate::fault::Metadata;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -35,62 +36,62 @@ pub(crate) struct MetadataMap {
     blocks: BTreeSet<u64>,
     /// L2 tables that are known, and which L1 entries lead to them.
     l2_tables: Owners,
-    /// Other metadata: first byte and the one behind.
-    fixed: Vec<(u64, u64)>,
+    /// Other metadata.
+    fixed: Vec<Span>,
     near: Aside<Near>,
 }
 
 impl Near {
-    /// The clusters of `[start, end)`: word and bit.
-    fn bits(cluster_bits: u32, start: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
-        let (first, last) = (start >> cluster_bits, end.saturating_sub(1) >> cluster_bits);
+    /// The clusters of it: word and bit.
+    fn bits(cluster_bits: u32, span: Span) -> impl Iterator<Item = (usize, u64)> {
+        let (first, last) = (span.start >> cluster_bits, span.end.saturating_sub(1) >> cluster_bits);
         (first..=last).map(|cluster| ((cluster / 64 % 64) as usize, 1 << (cluster % 64)))
     }
 
-    fn add(&mut self, cluster_bits: u32, start: u64, end: u64) {
-        if (end - start) >> cluster_bits >= MANY {
+    fn add(&mut self, cluster_bits: u32, span: Span) {
+        if span.len() >> cluster_bits >= MANY {
             self.0 = [u64::MAX; 64];
             return;
         }
-        Near::bits(cluster_bits, start, end).for_each(|(word, bit)| self.0[word] |= bit);
+        Near::bits(cluster_bits, span).for_each(|(word, bit)| self.0[word] |= bit);
     }
 }
 
 impl MetadataMap {
-    pub(crate) fn new(cluster_bits: u32, fixed: Vec<(u64, u64)>, l2_tables: Owners) -> MetadataMap {
+    pub(crate) fn new(cluster_bits: u32, fixed: Vec<Span>, l2_tables: Owners) -> MetadataMap {
         let near = Aside(Near([0; 64]));
         let mut map = MetadataMap { cluster_bits, blocks: BTreeSet::new(), l2_tables, fixed, near };
-        for (start, end) in map.fixed.iter().filter(|(start, end)| start < end) {
-            map.near.add(cluster_bits, *start, *end);
+        for span in map.fixed.iter().filter(|span| !span.is_empty()) {
+            map.near.add(cluster_bits, *span);
         }
         for (table, _) in map.l2_tables.tables() {
-            map.near.add(cluster_bits, table, table + 1);
+            map.near.add(cluster_bits, Span::at(table, 1));
         }
         map
     }
 
-    /// Metadata of another kind lies at `[start, end)` from now on.
-    pub(crate) fn add_fixed(&mut self, start: u64, end: u64) {
-        debug_assert!(start <= end);
-        self.fixed.push((start, end));
-        if start < end {
-            self.near.add(self.cluster_bits, start, end);
+    /// Metadata of another kind lies there from now on.
+    pub(crate) fn add_fixed(&mut self, span: Span) {
+        debug_assert!(span.start <= span.end);
+        self.fixed.push(span);
+        if !span.is_empty() {
+            self.near.add(self.cluster_bits, span);
         }
     }
 
     /// What begins at `start` is none any more.
     pub(crate) fn remove_fixed(&mut self, start: u64) {
-        self.fixed.retain(|range| range.0 != start);
+        self.fixed.retain(|span| span.start != start);
     }
 
     pub(crate) fn add_block(&mut self, block: u64) {
         self.blocks.insert(block);
-        self.near.add(self.cluster_bits, block, block + 1);
+        self.near.add(self.cluster_bits, Span::at(block, 1));
     }
 
     /// L1 entry `index` leads to `table`, and says whether that is `copied`. False: it is none of the owners.
     pub(crate) fn add_l2_table(&mut self, table: u64, index: u64, copied: bool) -> bool {
-        self.near.add(self.cluster_bits, table, table + 1);
+        self.near.add(self.cluster_bits, Span::at(table, 1));
         self.l2_tables.add(table, index, copied)
     }
 
@@ -104,30 +105,28 @@ impl MetadataMap {
         self.l2_tables.shared_with(table, index)
     }
 
-    /// Which metadata but L2 tables `[start, end)` overlaps.
-    pub(crate) fn overlap(&self, start: u64, end: u64) -> Option<Metadata> {
-        let hits = |low: u64, high: u64| low < high && low < end && start < high;
-        if self.fixed.iter().any(|(low, high)| hits(*low, *high)) {
+    /// Which metadata but L2 tables it overlaps.
+    pub(crate) fn overlap(&self, span: Span) -> Option<Metadata> {
+        if self.fixed.iter().any(|fixed| !fixed.is_empty() && fixed.overlaps(span)) {
             return Some(Metadata::Fixed);
         }
-        self.blocks.range(start..end).next().map(|_| Metadata::RefcountBlock)
+        self.blocks.range(span.start..span.end).next().map(|_| Metadata::RefcountBlock)
     }
 
-    /// Which metadata `[start, end)` overlaps, from a cluster's start on.
+    /// Which metadata it overlaps, from a cluster's start on.
     #[inline]
-    pub(crate) fn any_overlap(&self, start: u64, end: u64) -> Option<Metadata> {
-        debug_assert!(start <= end);
-        let few = (end - start) >> self.cluster_bits < FEW;
-        if few && Near::bits(self.cluster_bits, start, end).all(|(word, bit)| self.near.0.0[word] & bit == 0)
-        {
-            debug_assert_eq!(self.search(start, end), None);
+    pub(crate) fn any_overlap(&self, span: Span) -> Option<Metadata> {
+        debug_assert!(span.start <= span.end);
+        let few = span.len() >> self.cluster_bits < FEW;
+        if few && Near::bits(self.cluster_bits, span).all(|(word, bit)| self.near.0.0[word] & bit == 0) {
+            debug_assert_eq!(self.search(span), None);
             return None;
         }
-        self.search(start, end)
+        self.search(span)
     }
 
-    fn search(&self, start: u64, end: u64) -> Option<Metadata> {
-        self.overlap(start, end).or_else(|| self.l2_tables.any(start, end).then_some(Metadata::L2Table))
+    fn search(&self, span: Span) -> Option<Metadata> {
+        self.overlap(span).or_else(|| self.l2_tables.any(span).then_some(Metadata::L2Table))
     }
 
     /// First byte behind all of it.
@@ -135,14 +134,15 @@ impl MetadataMap {
         let cluster = 1 << self.cluster_bits;
         let blocks = self.blocks.last().map_or(0, |block| block.saturating_add(cluster));
         let tables = self.l2_tables.last().map_or(0, |table| table.saturating_add(cluster));
-        self.fixed.iter().map(|(_, end)| *end).chain([tables, blocks]).max().unwrap_or(0)
+        self.fixed.iter().map(|span| span.end).chain([tables, blocks]).max().unwrap_or(0)
     }
 
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         let places = self.blocks.iter().copied().chain(self.l2_tables.tables().map(|(table, _)| table));
         let known = |place: u64| {
-            Near::bits(self.cluster_bits, place, place + 1).all(|(word, bit)| self.near.0.0[word] & bit != 0)
+            Near::bits(self.cluster_bits, Span::at(place, 1))
+                .all(|(word, bit)| self.near.0.0[word] & bit != 0)
         };
         match places.into_iter().find(|place| !known(*place)) {
             Some(place) => Err(alloc::format!("metadata at {place:#x} would not be found")),
@@ -161,11 +161,10 @@ mod tests {
     fn metadata_is_found_wherever_it_lies() {
         let mut l2 = Owners::default();
         l2.add(6 * CLUSTER, 0, true);
-        let mut map = MetadataMap::new(9, alloc::vec![(0, CLUSTER), (CLUSTER, CLUSTER)], l2);
+        let mut map = MetadataMap::new(9, alloc::vec![Span::at(0, CLUSTER), Span::at(CLUSTER, 0)], l2);
         map.add_block(3 * CLUSTER);
-        map.add_fixed(4 * CLUSTER, 4 * CLUSTER + 8);
-        let of =
-            |map: &MetadataMap, cluster: u64| map.any_overlap(cluster * CLUSTER, (cluster + 1) * CLUSTER);
+        map.add_fixed(Span::at(4 * CLUSTER, 8));
+        let of = |map: &MetadataMap, cluster: u64| map.any_overlap(Span::at(cluster * CLUSTER, CLUSTER));
         let (fixed, block, table) = (Metadata::Fixed, Metadata::RefcountBlock, Metadata::L2Table);
         let expected = [Some(fixed), None, None, Some(block), Some(fixed), None, Some(table), None];
         for (cluster, expected) in (0..).zip(expected) {
@@ -173,8 +172,8 @@ mod tests {
             // a cluster with the same last bits
             assert_eq!(of(&map, cluster + 4096), None);
         }
-        assert_eq!(map.any_overlap(5 * CLUSTER, 60 * CLUSTER), Some(table), "many at once");
-        assert_eq!((map.overlap(6 * CLUSTER, 7 * CLUSTER), map.end()), (None, 7 * CLUSTER));
+        assert_eq!(map.any_overlap(Span::new(5 * CLUSTER, 60 * CLUSTER)), Some(table), "many at once");
+        assert_eq!((map.overlap(Span::at(6 * CLUSTER, CLUSTER)), map.end()), (None, 7 * CLUSTER));
         map.remove_fixed(4 * CLUSTER);
         map.remove_l2_table(6 * CLUSTER, 0);
         assert_eq!((of(&map, 4), of(&map, 6)), (None, None));
@@ -186,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_long_table_is_near_everywhere() {
-        let map = MetadataMap::new(9, alloc::vec![(0, MANY * CLUSTER)], Owners::default());
+        let map = MetadataMap::new(9, alloc::vec![Span::at(0, MANY * CLUSTER)], Owners::default());
         assert!(map.near.0.0.iter().all(|word| *word == u64::MAX));
     }
 }

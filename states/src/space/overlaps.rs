@@ -5,6 +5,7 @@
 //! Invariant: the pieces are sorted once, and each is compared with the one before it.
 
 use super::owners::Owners;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::fault::{By, Fault, HeaderFault, L1Fault, Metadata, ReftableFault};
 use crate::qcow2::Header;
@@ -31,32 +32,26 @@ pub(crate) fn beyond_the_end(header: &Header, reftable: &[u64], end: u64) -> Opt
 
 /// Pieces of metadata that lie on each other, when the image is opened: `fixed` begins with the header and
 /// the L1 table.
-pub(crate) fn overlapping(
-    header: &Header,
-    reftable: &[u64],
-    fixed: &[(u64, u64)],
-    l2: &Owners,
-) -> Option<Error> {
+pub(crate) fn overlapping(header: &Header, reftable: &[u64], fixed: &[Span], l2: &Owners) -> Option<Error> {
     let (cluster, shape) = (header.cluster_size(), header.shape());
-    let mut pieces: Vec<(u64, u64, Metadata, u64)> = Vec::new();
-    for (n, (start, end)) in fixed.iter().enumerate() {
+    let mut pieces: Vec<(Span, Metadata, u64)> = Vec::new();
+    for (n, span) in fixed.iter().enumerate() {
         let kind = [Metadata::Header, Metadata::L1Table].get(n).copied().unwrap_or(Metadata::Snapshot);
-        pieces.push((*start, *end, kind, (n as u64).saturating_sub(2)));
+        pieces.push((*span, kind, (n as u64).saturating_sub(2)));
     }
-    let end = header.reftable_offset + (u64::from(header.reftable_clusters) << header.cluster_bits);
-    pieces.push((header.reftable_offset, end, Metadata::RefcountTable, 0));
+    let bytes = u64::from(header.reftable_clusters) << header.cluster_bits;
+    pieces.push((Span::at(header.reftable_offset, bytes), Metadata::RefcountTable, 0));
     for (index, entry) in (0..).zip(reftable) {
         // what is wrong with the entry itself is told when it is used
         if let Ok(Some(block)) = shape.decode_reftable(index, *entry) {
-            pieces.push((block, block.saturating_add(cluster), Metadata::RefcountBlock, index));
+            pieces.push((Span::at(block, cluster), Metadata::RefcountBlock, index));
         }
     }
-    pieces.extend(l2.tables().map(|(table, index)| (table, table + cluster, Metadata::L2Table, index)));
-    pieces.retain(|(start, end, ..)| start < end);
+    pieces.extend(l2.tables().map(|(table, index)| (Span::at(table, cluster), Metadata::L2Table, index)));
+    pieces.retain(|(span, ..)| !span.is_empty());
     pieces.sort_unstable();
     let mut last: Option<(u64, Metadata)> = None;
-    for piece in pieces {
-        let (at, end, kind, index) = piece;
+    for (Span { start: at, end }, kind, index) in pieces {
         if let Some((until, with)) = last
             && at < until
         {
@@ -78,8 +73,8 @@ mod tests {
     fn said(snapshot: u64, block: u64, table: u64) -> Option<(Metadata, u64, u64, Metadata)> {
         let mut header = Header::new(3, 9, 4, [0; 3], None).unwrap();
         (header.reftable_offset, header.reftable_clusters) = (2 * CLUSTER, 2);
-        let at = |cluster: u64| (cluster * CLUSTER, (cluster + 1) * CLUSTER);
-        let fixed = [at(0), at(1), (20 * CLUSTER, 20 * CLUSTER), at(snapshot)];
+        let at = |cluster: u64| Span::at(cluster * CLUSTER, CLUSTER);
+        let fixed = [at(0), at(1), Span::at(20 * CLUSTER, 0), at(snapshot)];
         let mut l2 = Owners::default();
         l2.add(table * CLUSTER, 7, false);
         l2.add(table * CLUSTER, 8, false);

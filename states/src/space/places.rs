@@ -7,42 +7,42 @@
 use super::counts::Refcounted;
 use super::overlaps::two_entries;
 use crate::base::geometry::align_down;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::fault::{By, Fault, Metadata};
 use crate::qcow2::L2;
 use crate::tables::mapping::{Mapping, Run};
 
 impl Refcounted {
-    /// The refcount table in the file overlaps `[start, start + len)`.
+    /// The refcount table in the file overlaps it.
     #[inline]
-    fn hits_reftable(&self, start: u64, len: u64) -> bool {
-        let table = self.header.reftable_offset;
-        let bytes = self.file_entries() as u64 * 8;
-        bytes > 0 && table < start.saturating_add(len) && start < table + bytes
+    fn hits_reftable(&self, span: Span) -> bool {
+        let table = Span::at(self.header.reftable_offset, self.file_entries() as u64 * 8);
+        !table.is_empty() && table.overlaps(span)
     }
 
-    /// Which metadata but L2 tables `[start, start + len)` overlaps.
-    fn overlap(&self, start: u64, len: u64) -> Option<Metadata> {
-        if self.hits_reftable(start, len) {
+    /// Which metadata but L2 tables it overlaps.
+    fn overlap(&self, span: Span) -> Option<Metadata> {
+        if self.hits_reftable(span) {
             return Some(Metadata::RefcountTable);
         }
-        self.map.overlap(start, start.saturating_add(len))
+        self.map.overlap(span)
     }
 
-    /// Which metadata `[start, start + len)` overlaps, from a cluster's start on.
+    /// Which metadata it overlaps, from a cluster's start on.
     #[inline]
-    fn any_overlap(&self, start: u64, len: u64) -> Option<Metadata> {
-        debug_assert!(start.is_multiple_of(self.header.cluster_size()));
-        if self.hits_reftable(start, len) {
+    fn any_overlap(&self, span: Span) -> Option<Metadata> {
+        debug_assert!(span.start.is_multiple_of(self.header.cluster_size()));
+        if self.hits_reftable(span) {
             return Some(Metadata::RefcountTable);
         }
-        self.map.any_overlap(start, start.saturating_add(len))
+        self.map.any_overlap(span)
     }
 
     /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
     pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
         let bits = self.header.cluster_bits;
-        match self.any_overlap(first << bits, count << bits) {
+        match self.any_overlap(Span::at(first << bits, count << bits)) {
             None => Ok(()),
             Some(with) => Err(Error::Corrupt(Fault::Overlap { by: By::Free, index: first, at: 0, with })),
         }
@@ -57,7 +57,7 @@ impl Refcounted {
         bytes: u64,
         copied: bool,
     ) -> Result<(), Error> {
-        if let Some(with) = self.overlap(table, bytes) {
+        if let Some(with) = self.overlap(Span::at(table, bytes)) {
             let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
             return Err(Error::Corrupt(fault));
         }
@@ -73,7 +73,7 @@ impl Refcounted {
             return Ok(());
         }
         let start = align_down(host, self.header.cluster_size());
-        let Some(with) = self.any_overlap(start, host.saturating_add(len) - start) else {
+        let Some(with) = self.any_overlap(Span::new(start, host.saturating_add(len))) else {
             return Ok(());
         };
         let index = pos >> self.header.cluster_bits;

@@ -16,7 +16,7 @@
 //! * where the file cannot grow, all of it is looked at before anybody is told so (`image/full.rs`).
 
 use super::Cx;
-use super::counts::{Counted, Refcounted, count_of};
+use super::counts::{Counted, Refcounted, Unseen, count_of};
 use super::kind::{ClusterRun, Uncounted};
 use crate::outbox::Due;
 use crate::rule::Rule;
@@ -37,7 +37,7 @@ impl Refcounted {
         }
         let batch = (BATCH >> self.header.cluster_bits).max(1);
         let known = self.quarantine.total() > batch && !self.starving;
-        let enough = self.unseen.0 >= self.unseen.1 || known;
+        let enough = self.unseen.next >= self.unseen.end || known;
         let later = self.quarantine.is_punching() || cx.durable == 0 || cx.halted;
         self.hungry = !enough;
         if enough || later {
@@ -45,7 +45,7 @@ impl Refcounted {
         }
         let mut found = 0;
         for _ in 0..SLICES {
-            let (at, end) = self.unseen;
+            let Unseen { next: at, end } = self.unseen;
             if at >= end || found >= batch {
                 break;
             }
@@ -61,7 +61,7 @@ impl Refcounted {
                 Err(_) => (end, 0),
             };
             found += more;
-            self.unseen.0 = next;
+            self.unseen.next = next;
         }
     }
 
@@ -99,7 +99,7 @@ impl Refcounted {
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
         if self.check_uncounted(first, end - first).is_err() {
             // what the counts call free is not: from here on space comes from behind the end of the file
-            let end = self.unseen.1;
+            let end = self.unseen.end;
             self.distrust();
             cx.append.distrust_found();
             return (end, 0);

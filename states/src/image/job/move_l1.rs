@@ -7,6 +7,8 @@
 use crate::acb::job::Resizing;
 use crate::base::geometry::align_up;
 use crate::base::queue::Queue;
+#[cfg(feature = "sabotage")]
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::fault::Op;
 use crate::image::value::Image;
@@ -87,15 +89,15 @@ impl Image {
 
     /// QC11: the old L1 table's clusters before the header leads to the new one.
     #[cfg(feature = "sabotage")]
-    pub(super) fn free_l1_early(&mut self, from: u64, bytes: u64) {
+    pub(super) fn free_l1_early(&mut self, old: Span) {
         let Some((bits, cluster)) =
             self.layout.geometry().map(|geometry| (geometry.cluster_bits, geometry.cluster_size()))
         else {
             return;
         };
         if let Some(counted) = self.refcounted.as_deref_mut() {
-            counted.map.remove_fixed(from);
+            counted.map.remove_fixed(old.start);
         }
-        self.free_clusters(ClusterRun::new(from >> bits, bytes.div_ceil(cluster).max(1)), 0);
+        self.free_clusters(ClusterRun::new(old.start >> bits, old.len().div_ceil(cluster).max(1)), 0);
     }
 }

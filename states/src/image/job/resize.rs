@@ -18,6 +18,7 @@ use crate::acb::request::Met;
 use crate::acb::{AcbIndex, State, Want};
 use crate::base::geometry::{SliceNumber, align_up};
 use crate::base::queue::Queue;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::image::next::Next;
 use crate::image::value::Image;
@@ -147,9 +148,9 @@ impl Image {
                 self.jobs.next(Resizing::Place);
                 self.look_again(a)
             }
-            Some(Resizing::CopySync(to, bytes)) => self.switch_l1(a, to, bytes),
-            Some(Resizing::Switch(from, bytes)) => {
-                self.l1_moved(from, bytes);
+            Some(Resizing::CopySync(new)) => self.switch_l1(a, new),
+            Some(Resizing::Switch(old)) => {
+                self.l1_moved(old);
                 self.jobs.next(Resizing::Range);
                 self.set_resize_range(a, size);
                 self.look_again(a)
@@ -202,25 +203,25 @@ impl Image {
 
     pub(super) fn l1_copied(&mut self, a: AcbIndex) -> Next {
         if let Some(copying) = self.jobs.copying() {
-            let (to, bytes) = (copying.to, copying.bytes);
-            self.jobs.next(Resizing::CopySync(to, bytes));
+            let new = Span::at(copying.to, copying.bytes);
+            self.jobs.next(Resizing::CopySync(new));
             if self.options.sabotaged(Rule::L1BeforeHeader) {
-                return self.switch_l1(a, to, bytes);
+                return self.switch_l1(a, new);
             }
         }
         Next::Join(Want::Durable)
     }
 
     /// The new table is durable: the header may lead to it.
-    fn switch_l1(&mut self, a: AcbIndex, to: u64, bytes: u64) -> Next {
+    fn switch_l1(&mut self, a: AcbIndex, new: Span) -> Next {
         let Some(counted) = self.refcounted.as_deref_mut() else { return Next::Done };
-        let old = (counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
-        counted.header.l1_offset = to;
-        counted.header.l1_entries = (bytes / 8) as u32;
-        self.jobs.next(Resizing::Switch(old.0, old.1));
+        let old = Span::at(counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
+        counted.header.l1_offset = new.start;
+        counted.header.l1_entries = (new.len() / 8) as u32;
+        self.jobs.next(Resizing::Switch(old));
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::SwitchBeforeFree) {
-            self.free_l1_early(old.0, old.1);
+            self.free_l1_early(old);
         }
         self.commit.header_changed(&mut self.outbox);
         self.requests.acb_mut(a).window = 0;
@@ -228,25 +229,24 @@ impl Image {
     }
 
     /// The header leads to the new table, durably: so do the cached slices.
-    fn l1_moved(&mut self, from: u64, bytes: u64) {
+    fn l1_moved(&mut self, old: Span) {
         let Some(to) = self.refcounted.as_deref().map(|counted| counted.header.l1_offset) else { return };
         let Some(geometry) = self.layout.geometry_mut() else { return };
         geometry.l1_offset = to;
         let geometry = *geometry;
-        let slices = bytes.div_ceil(u64::from(geometry.l1_slice_bytes()));
+        let slices = old.len().div_ceil(u64::from(geometry.l1_slice_bytes()));
         for number in (0..slices).map(SliceNumber) {
             if let Some(slot) = self.tables.find(number) {
                 self.tables.slot_mut(slot).host = geometry.l1_slice_host(number);
             }
         }
         if let Some(counted) = self.refcounted.as_deref_mut() {
-            let end = to + u64::from(counted.header.l1_entries) * 8;
-            counted.map.remove_fixed(from);
-            counted.map.add_fixed(to, end);
+            counted.map.remove_fixed(old.start);
+            counted.map.add_fixed(Span::at(to, u64::from(counted.header.l1_entries) * 8));
         }
-        let clusters = bytes.div_ceil(geometry.cluster_size());
+        let clusters = old.len().div_ceil(geometry.cluster_size());
         if clusters > 0 {
-            self.free_clusters(ClusterRun::new(from >> geometry.cluster_bits, clusters), 0);
+            self.free_clusters(ClusterRun::new(old.start >> geometry.cluster_bits, clusters), 0);
         }
     }
 

@@ -10,6 +10,7 @@
 
 use crate::acb::AcbIndex;
 use crate::base::geometry::Geometry;
+use crate::base::span::Span;
 use crate::image::value::Image;
 use crate::qcow2::entry::COPIED;
 use crate::qcow2::{L2, Shape, Sub, Subclusters};
@@ -37,7 +38,7 @@ impl Image {
         let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
         let count = ((end - first) >> geometry.cluster_bits) as usize;
         let host = acb.host - (acb.pos - first);
-        let (pos, run_end) = (acb.pos, acb.run_end);
+        let guest = Span::new(acb.pos, acb.run_end);
         let Some(slot) = acb.pinned else { return };
         let (number, entry) = geometry.l2_slice(first);
         debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
@@ -54,7 +55,7 @@ impl Image {
         }
         for n in 0..count as u64 {
             let start = first + (n << geometry.cluster_bits);
-            let mask = units(&geometry, start, pos, run_end);
+            let mask = units(&geometry, start, guest);
             let host = host + (n << geometry.cluster_bits);
             self.link_one(slot, shape, start, host, mask);
         }
@@ -160,10 +161,10 @@ impl Image {
     }
 }
 
-/// Which subclusters of the cluster at `start` lie, in part at least, in `[pos, end)`.
-pub(crate) fn units(geometry: &Geometry, start: u64, pos: u64, end: u64) -> u32 {
+/// Which subclusters of the cluster at `start` lie, in part at least, in this guest range.
+pub(crate) fn units(geometry: &Geometry, start: u64, guest: Span) -> u32 {
     let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
-    let (low, high) = (pos.max(start), end.min(start + geometry.cluster_size()));
+    let (low, high) = (guest.start.max(start), guest.end.min(start + geometry.cluster_size()));
     if low >= high || size == 0 {
         return 0;
     }
@@ -179,11 +180,11 @@ mod tests {
     fn units_cover_what_is_touched() {
         let geometry = Geometry::qcow2(16, true, 0);
         let cluster = 1 << 20;
-        assert_eq!(units(&geometry, cluster, cluster, cluster + 65536), u32::MAX);
-        assert_eq!(units(&geometry, cluster, cluster + 2048, cluster + 2049), 2);
-        assert_eq!(units(&geometry, cluster, cluster + 2047, cluster + 2049), 3);
-        assert_eq!(units(&geometry, cluster, cluster + 63488, cluster + 80000), 1 << 31);
-        assert_eq!(units(&geometry, cluster, cluster + 70000, cluster + 80000), 0);
-        assert_eq!(units(&geometry, cluster, cluster + 5, cluster + 5), 0);
+        assert_eq!(units(&geometry, cluster, Span::new(cluster, cluster + 65536)), u32::MAX);
+        assert_eq!(units(&geometry, cluster, Span::new(cluster + 2048, cluster + 2049)), 2);
+        assert_eq!(units(&geometry, cluster, Span::new(cluster + 2047, cluster + 2049)), 3);
+        assert_eq!(units(&geometry, cluster, Span::new(cluster + 63488, cluster + 80000)), 1 << 31);
+        assert_eq!(units(&geometry, cluster, Span::new(cluster + 70000, cluster + 80000)), 0);
+        assert_eq!(units(&geometry, cluster, Span::new(cluster + 5, cluster + 5)), 0);
     }
 }

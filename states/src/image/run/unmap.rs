@@ -9,6 +9,7 @@
 use crate::acb::AcbIndex;
 use crate::acb::request::{Flags, Met};
 use crate::base::geometry::align_down;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::image::next::Next;
 use crate::image::run::link::units;
@@ -60,35 +61,35 @@ impl Unmap {
 }
 
 impl Image {
-    /// Changes the entries of guest range `[start, end)`; `len` bytes of the request are done with it.
+    /// Changes the entries of a guest range; `len` bytes of the request are done with it.
     pub(crate) fn unmap(
         &mut self,
         a: AcbIndex,
-        (start, end, len): (u64, u64, u64),
+        (guest, len): (Span, u64),
         how: Unmap,
         run: Run,
         slot: Option<u32>,
     ) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
-        let (first, last) = (geometry.cluster_start(start), geometry.cluster_end(end));
-        if !self.pass_gate(a, first, last, slot.is_none()) {
+        let (first, last) = (geometry.cluster_start(guest.start), geometry.cluster_end(guest.end));
+        if !self.pass_gate(a, Span::new(first, last), slot.is_none()) {
             return Next::Wait;
         }
         if self.tables.is_overfull() {
             return self.wait_for_slot(a);
         }
         let Some(slot) = slot else {
-            let hides = self.backing_len.is_some_and(|backing| backing > start);
+            let hides = self.backing_len.is_some_and(|backing| backing > guest.start);
             let nothing = how == Unmap::Drop || how == Unmap::Discard && !hides;
-            return if nothing { self.skip(a, len) } else { self.new_table(a, start) };
+            return if nothing { self.skip(a, len) } else { self.new_table(a, guest.start) };
         };
-        debug_assert!(run.len > 0 && start < end);
-        if self.must_copy(slot, start) {
-            return self.copy_table(a, start);
+        debug_assert!(run.len > 0 && !guest.is_empty());
+        if self.must_copy(slot, guest.start) {
+            return self.copy_table(a, guest.start);
         }
         let (mut at, mut changed) = (first, 0);
         while at < last {
-            let mask = units(&geometry, at, start, end);
+            let mask = units(&geometry, at, guest);
             match self.unmap_one(slot, at, mask, how) {
                 Ok(one) => changed += u32::from(one),
                 Err(error) => return self.fail_lookup(Box::new(error)),
@@ -162,7 +163,7 @@ impl Image {
             return self.skip(a, end - pos);
         }
         // what lies in front of `first` is done with it
-        self.unmap(a, (first, last, end.min(last) - pos), Unmap::Discard, run, slot)
+        self.unmap(a, (Span::new(first, last), end.min(last) - pos), Unmap::Discard, run, slot)
     }
 
     /// Write-zeroes of a run of qcow2.
@@ -188,11 +189,11 @@ impl Image {
         if let (Some(how), false) = (how, bytes) {
             let clusters = align_down(whole, cluster);
             if pos.is_multiple_of(cluster) && clusters > pos {
-                return self.unmap(a, (pos, clusters, end.min(clusters) - pos), how, run, slot);
+                return self.unmap(a, (Span::new(pos, clusters), end.min(clusters) - pos), how, run, slot);
             }
             let units = align_down(whole, unit).min(geometry.cluster_start(pos) + cluster);
             if shape.extended && pos.is_multiple_of(unit) && units > pos && !compressed {
-                return self.unmap(a, (pos, units, end.min(units) - pos), how, run, slot);
+                return self.unmap(a, (Span::new(pos, units), end.min(units) - pos), how, run, slot);
             }
         }
         self.zero_part(a, run, slot, unit, how)
@@ -210,7 +211,7 @@ impl Image {
             Mapping::Zero | Mapping::ZeroAllocated(_) => self.skip(a, len),
             Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) if hidden => match how {
                 // all of the unit reads as zeros already
-                Some(how @ Unmap::Zero { .. }) => self.unmap(a, (start, start + unit, len), how, run, slot),
+                Some(how @ Unmap::Zero { .. }) => self.unmap(a, (Span::at(start, unit), len), how, run, slot),
                 _ => self.skip(a, len),
             },
             _ => self.write_run(a, run, slot),
@@ -232,6 +233,6 @@ impl Image {
             return Next::On;
         };
         debug_assert_eq!(pos, geometry.cluster_start(pos));
-        self.unmap(a, (pos, geometry.cluster_end(whole), end - pos), Unmap::Drop, run, slot)
+        self.unmap(a, (Span::new(pos, geometry.cluster_end(whole)), end - pos), Unmap::Drop, run, slot)
     }
 }

@@ -8,6 +8,7 @@ use crate::acb::request::Met;
 use crate::acb::waits::Wanted;
 use crate::acb::{AcbIndex, State};
 use crate::base::geometry::SliceNumber;
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::image::next::Next;
 use crate::image::value::Image;
@@ -90,17 +91,17 @@ impl Image {
         Next::Wait
     }
 
-    /// May the acb change entries of `[start, end)` now, by the gate in force? If not, it waits.
-    pub(crate) fn pass_gate(&mut self, a: AcbIndex, start: u64, end: u64, new_table: bool) -> bool {
+    /// May the acb change entries of this guest range now, by the gate in force? If not, it waits.
+    pub(crate) fn pass_gate(&mut self, a: AcbIndex, guest: Span, new_table: bool) -> bool {
         let table_span = self.layout.geometry().map_or(1 << 63, |geometry| geometry.table_span());
-        let wanted = Wanted { start, end, new_table, table_span };
+        let wanted = Wanted { guest, new_table, table_span };
         self.waits.pass_gate(&mut self.requests, a, wanted, &self.options)
     }
 
-    /// May a write in place of host bytes `[start, end)` start? If not, the acb waits.
+    /// May a write in place of this host range start? If not, the acb waits.
     #[inline]
-    pub(crate) fn pass_sectors(&mut self, a: AcbIndex, start: u64, end: u64, modifies: bool) -> bool {
-        self.waits.pass_sectors(&mut self.requests, a, (start, end), modifies, &self.options)
+    pub(crate) fn pass_sectors(&mut self, a: AcbIndex, host: Span, modifies: bool) -> bool {
+        self.waits.pass_sectors(&mut self.requests, a, host, modifies, &self.options)
     }
 
     /// `len` bytes of space; or what becomes of the acb: it waits, in `state` if it is for the file to grow,

@@ -13,6 +13,7 @@
 use crate::acb::request::{Kind, Met};
 use crate::acb::{AcbIndex, Source, State};
 use crate::base::geometry::{Geometry, align_down, align_up};
+use crate::base::span::Span;
 use crate::error::Error;
 use crate::image::next::Next;
 use crate::image::run::read::EXTENT_MAX;
@@ -32,13 +33,12 @@ const COPY_MAX: u64 = 1 << 20;
 struct Plan {
     /// Where the guest's bytes end,
     cut: u64,
-    /// and the clusters that hold them begin and end.
-    first: u64,
-    last: u64,
+    /// and the clusters that hold them.
+    clusters: Span,
     /// Clusters, or subclusters, that come to hold data.
-    unit: (u64, u64),
+    unit: Span,
     /// What is written.
-    fill: (u64, u64),
+    fill: Span,
     source: Source,
     /// They have space already, which may hold anything: where the first one lies.
     reuse: Option<u64>,
@@ -84,15 +84,15 @@ impl Image {
         let align = u64::from(self.options.align);
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
-        let (start, end) = (align_down(host, align), align_up(host + len, align));
-        let modifies = start != host || end != host + len;
-        if !self.pass_sectors(a, start, end, modifies) {
+        let blocks = Span::new(align_down(host, align), align_up(host + len, align));
+        let modifies = blocks.start != host || blocks.end != host + len;
+        if !self.pass_sectors(a, blocks, modifies) {
             return Next::Wait;
         }
         self.requests.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
         let acb = self.requests.acb_mut(a);
-        acb.fill_start = acb.pos - (host - start);
-        acb.fill_end = acb.run_end + (end - (host + len));
+        acb.fill_start = acb.pos - (host - blocks.start);
+        acb.fill_end = acb.run_end + (blocks.end - (host + len));
         acb.fill_at = acb.fill_start;
         (acb.unit_start, acb.unit_end) = (acb.pos, acb.run_end);
         (acb.source, acb.stale) = (Source::Zeros, false);
@@ -114,7 +114,7 @@ impl Image {
         if self.tables.is_overfull() {
             return self.wait_for_slot(a);
         }
-        if !self.pass_gate(a, plan.first, plan.last, slot.is_none()) {
+        if !self.pass_gate(a, plan.clusters, slot.is_none()) {
             return Next::Wait;
         }
         let Some(slot) = slot else { return self.new_table(a, pos) };
@@ -123,13 +123,13 @@ impl Image {
             Err(next) => return next,
         };
         let made_table = self.requests.acb(a).met.contains(Met::NEW_TABLE);
-        self.waits.claim(&mut self.requests, a, (plan.first, plan.last), made_table);
+        self.waits.claim(&mut self.requests, a, plan.clusters, made_table);
         self.tables.pin(slot, Rule::PinLink);
-        self.requests.take_run(a, plan.cut - pos, base + (pos - plan.first), Met::ALLOCATE);
+        self.requests.take_run(a, plan.cut - pos, base + (pos - plan.clusters.start), Met::ALLOCATE);
         let acb = self.requests.acb_mut(a);
         acb.pinned = Some(slot);
-        (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.0, plan.fill.1, plan.fill.0);
-        (acb.unit_start, acb.unit_end) = plan.unit;
+        (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.start, plan.fill.end, plan.fill.start);
+        (acb.unit_start, acb.unit_end) = (plan.unit.start, plan.unit.end);
         (acb.source, acb.stale) = (plan.source, plan.reuse.is_some());
         if plan.modifies() {
             self.waits.modify(&mut self.requests, a);
@@ -143,19 +143,19 @@ impl Image {
     /// Host space for what is planned; or what becomes of the acb.
     fn place_new(&mut self, a: AcbIndex, slot: u32, plan: &Plan) -> Result<u64, Next> {
         if let Some(base) = plan.reuse {
-            let (start, end) = (base + plan.fill.0 - plan.first, base + plan.fill.1 - plan.first);
-            return match self.pass_sectors(a, start, end, plan.modifies()) {
+            let host = Span::at(base + plan.fill.start - plan.clusters.start, plan.fill.len());
+            return match self.pass_sectors(a, host, plan.modifies()) {
                 true => Ok(base),
                 false => Err(Next::Wait),
             };
         }
         // what is allocated for may not leave the cache when counts are loaded
         self.tables.pin(slot, Rule::PinCount);
-        let base = self.allocate(a, plan.last - plan.first, State::GrowFile);
+        let base = self.allocate(a, plan.clusters.len(), State::GrowFile);
         self.tables.unpin_quietly(slot, Rule::PinCount);
         if base.is_ok() {
             let bits = self.layout.geometry().map_or(0, |geometry| geometry.cluster_bits);
-            self.outbox.counters.allocations += (plan.last - plan.first) >> bits;
+            self.outbox.counters.allocations += plan.clusters.len() >> bits;
         }
         base
     }
@@ -173,15 +173,15 @@ impl Image {
         let len = if alone { run.len.min(first + geometry.cluster_size() - pos) } else { run.len };
         // an extent that is cut short ends with a cluster, so that no cluster is allocated by two extents
         let mut cut = geometry.cluster_end(pos + len.min(EXTENT_MAX)).min(pos + len);
-        let last = geometry.cluster_end(cut);
+        let clusters = Span::new(first, geometry.cluster_end(cut));
         let unit = if extended && !compressed {
             geometry.cluster_size() / u64::from(Subclusters::COUNT)
         } else {
             geometry.cluster_size()
         };
-        let mut units = (align_down(pos, unit), align_up(cut, unit));
+        let mut units = Span::new(align_down(pos, unit), align_up(cut, unit));
         let shows = self.backing_len.unwrap_or(0);
-        let backing = if shows > units.0 { Source::Backing } else { Source::Zeros };
+        let backing = if shows > units.start { Source::Backing } else { Source::Zeros };
         let (source, reuse) = match run.mapping {
             Mapping::Reserved(host) if run.private => (backing, Some(host_of_first(host))),
             Mapping::ZeroAllocated(host) if run.private => (Source::Zeros, Some(host_of_first(host))),
@@ -200,16 +200,17 @@ impl Image {
         let align = u64::from(self.options.align);
         let fill = match source {
             Source::Host(_) | Source::Compressed(..) => {
-                units = (first, last);
+                units = clusters;
                 units
             }
-            _ if reuse.is_some() => (align_down(units.0, align), align_up(units.1, align)),
+            _ if reuse.is_some() => Span::new(align_down(units.start, align), align_up(units.end, align)),
             Source::Backing => {
-                (align_down(units.0, align), align_up(cut, align).max(align_up(shows.min(units.1), align)))
+                let shown = align_up(shows.min(units.end), align);
+                Span::new(align_down(units.start, align), align_up(cut, align).max(shown))
             }
-            Source::Zeros => (align_down(pos, align), align_up(cut, align)),
+            Source::Zeros => Span::new(align_down(pos, align), align_up(cut, align)),
         };
-        Plan { cut, first, last, unit: units, fill, source, reuse }
+        Plan { cut, clusters, unit: units, fill, source, reuse }
     }
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young

@@ -6,6 +6,7 @@
 use crate::acb::request::{Flags, Met};
 use crate::acb::{AcbIndex, State};
 use crate::base::geometry::{align_down, align_up};
+use crate::base::span::Span;
 use crate::image::next::Next;
 use crate::image::value::Image;
 use crate::io::{IoOp, Part};
@@ -50,7 +51,7 @@ impl Image {
                 if last <= pos {
                     return self.write_run(a, run, slot);
                 }
-                self.set_zero_entries(a, pos, last, end.min(last) - pos, slot)
+                self.set_zero_entries(a, Span::new(pos, last), end.min(last) - pos, slot)
             }
         }
     }
@@ -64,32 +65,26 @@ impl Image {
         let pos = self.requests.acb(a).pos;
         match run.mapping {
             _ if pos.is_multiple_of(cluster) && run.len >= cluster => {
-                self.set_zero_entries(a, pos, pos + cluster, cluster, slot)
+                self.set_zero_entries(a, Span::at(pos, cluster), cluster, slot)
             }
             Mapping::Data(host) => self.zero_in_place(a, host, run.len.min(cluster - pos % cluster)),
             _ => self.skip(a, run.len),
         }
     }
 
-    pub(crate) fn set_zero_entries(
-        &mut self,
-        a: AcbIndex,
-        start: u64,
-        end: u64,
-        len: u64,
-        slot: Option<u32>,
-    ) -> Next {
+    /// The entries of these guest clusters say zero; `len` bytes of the request are done with it.
+    fn set_zero_entries(&mut self, a: AcbIndex, guest: Span, len: u64, slot: Option<u32>) -> Next {
         let new_table = slot.is_none();
-        if !self.pass_gate(a, start, end, new_table) {
+        if !self.pass_gate(a, guest, new_table) {
             return Next::Wait;
         }
-        let Some(slot) = slot else { return self.new_table(a, start) };
+        let Some(slot) = slot else { return self.new_table(a, guest.start) };
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         if self.tables.is_overfull() {
             return self.wait_for_slot(a);
         }
-        let (_, first) = geometry.l2_slice(start);
-        let count = ((end - start) >> geometry.cluster_bits) as usize;
+        let (_, first) = geometry.l2_slice(guest.start);
+        let count = (guest.len() >> geometry.cluster_bits) as usize;
         debug_assert!(first + count <= geometry.slice_words(), "a run ends with its slice");
         self.set_entries(slot, (first, count), (ZERO_ENTRY, 0));
         self.requests.note(a, Met::ZERO);
@@ -118,7 +113,7 @@ impl Image {
     }
 
     fn zero_host(&mut self, a: AcbIndex, host: u64, len: u64, unmap: bool) -> Next {
-        if !self.pass_sectors(a, host, host + len, false) {
+        if !self.pass_sectors(a, Span::at(host, len), false) {
             return Next::Wait;
         }
         let len = self.requests.take_run(a, len, host, Met::HIT);

@@ -9,6 +9,7 @@
 //! * the block never gets shorter, so that a new layout covers the old one with zeros.
 
 use super::*;
+use crate::base::span::Span;
 use crate::fault::NewFault;
 
 impl Header {
@@ -29,11 +30,11 @@ impl Header {
         end <= len.max(self.guest_size()).saturating_add(L1_REACH)
     }
 
-    /// Where the directory of bitmaps lies, of stale ones, too: first byte and the one behind.
-    pub(crate) fn bitmap_directory(&self) -> Option<(u64, u64)> {
+    /// Where the directory of bitmaps lies, of stale ones, too.
+    pub(crate) fn bitmap_directory(&self) -> Option<Span> {
         let data = self.extension(Extension::BITMAPS)?;
         let all = bitmap::Extension::parse(data, self.cluster_size()).ok()?;
-        Some((all.directory_offset, all.directory_offset.saturating_add(all.directory_size)))
+        Some(Span::at(all.directory_offset, all.directory_size))
     }
 
     /// How entries are to be read.
