@@ -10,6 +10,21 @@ use quod_backend::{Buffer, Segment, Segments};
 
 /// Memory that is valid because somebody promised it: guest memory, for instance (`guest_memory` among the
 /// examples takes it from vm-memory). Four segments cost no allocation.
+///
+/// ```
+/// use quod::{Buffers, RawBuffers, Request, Segment};
+/// let mut memory = vec![7u8; 8192]; // mapped by somebody else, in earnest
+/// let (header, body) = memory.split_at_mut(512);
+/// // SAFETY: the memory outlives the driver, and nobody touches it before the completion.
+/// let buffers = unsafe {
+///     RawBuffers::new([
+///         Segment::new(header.as_mut_ptr(), header.len()),
+///         Segment::new(body.as_mut_ptr(), 4096),
+///     ])
+/// };
+/// let request = Request::write(0, buffers, 1);
+/// # assert_eq!(request.kind.into_buffers().map(|buffers| buffers.len()), Some(512 + 4096));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct RawBuffers {
     segments: Segments,

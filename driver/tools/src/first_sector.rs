@@ -29,7 +29,11 @@ impl FirstSector {
         FirstSector { path: path.to_path_buf(), bytes: sector }
     }
 
-    /// May this request be submitted? EPERM: it would make another format of the disk.
+    /// May this request be submitted? Looks at those that reach the first 512 bytes, and takes their bytes for
+    /// written from then on.
+    ///
+    /// # Errors
+    /// [`FileOp::WriteHeader`] with EPERM: it would make another format of the disk. Do not submit it.
     pub fn admit(&mut self, request: &Request) -> Result<(), Error> {
         // a discard may leave what was there: then nothing changes, and that was admitted before
         let (offset, len, source) = match &request.kind {
