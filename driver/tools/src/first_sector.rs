@@ -29,8 +29,8 @@ impl FirstSector {
         FirstSector { path: path.to_path_buf(), bytes: sector }
     }
 
-    /// May this request be submitted? Looks at those that reach the first 512 bytes, and takes their bytes for
-    /// written from then on.
+    /// May this request be submitted? Looks at those that reach the first 512 bytes, and takes their bytes
+    /// for written from then on.
     ///
     /// # Errors
     /// [`FileOp::WriteHeader`] with EPERM: it would make another format of the disk. Do not submit it.
