@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::gate::{Allowed, DenyBacking, Named, OpenGate};
-use quod_backend::BackendKind;
+use quod_backend::{BackendKind, Stat};
 use quod_states::{AllocationGate, Format, Options, Policy};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -340,8 +340,8 @@ impl OpenOptions {
         self.open_gate.lock().unwrap_or_else(PoisonError::into_inner).give(named)
     }
 
-    /// The machine's settings for the layer at `depth` (0: the image) of a file with this alignment.
-    pub(crate) fn core(&self, config: &Config, depth: usize, align: u32) -> Options {
+    /// The machine's settings for the layer at `depth` (0: the image) in this file, with this alignment.
+    pub(crate) fn core(&self, config: &Config, depth: usize, stat: &Stat, align: u32) -> Options {
         // a deeper layer serves the extents of the layer above it: each acb reads at most data, head fill and
         // tail fill
         let requests = if depth == 0 { config.requests } else { self.acbs.saturating_mul(3) };
@@ -356,6 +356,7 @@ impl OpenOptions {
             .commit_ms(self.commit_ms)
             .need_check_ms(self.need_check_ms)
             .grow_step(self.grow_step)
+            .fixed_len(stat.block_device)
             .trace(config.trace);
         #[cfg(feature = "sabotage")]
         let options = options.sabotage(self.sabotage);

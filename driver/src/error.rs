@@ -140,8 +140,15 @@ pub enum ErrorKind {
         /// The error number that said so.
         errno: i32,
     },
-    /// The host's file system is full.
+    /// The host's file system, or the device that the image is on, is full.
     NoSpace,
+    /// The device has no room for the image that is to be made on it.
+    DeviceTooSmall {
+        /// Bytes of the device.
+        has: u64,
+        /// Bytes that the image takes from the start.
+        needs: u64,
+    },
     /// An earlier metadata write or sync failed, what holds the file has gone, or an entry of the image
     /// contradicted the format: it only reads until it is opened again. (In the last case flushes go on, for
     /// what was answered before.)
@@ -290,7 +297,7 @@ impl ErrorKind {
             ErrorKind::Device { errno, .. } | ErrorKind::Io { errno, .. } | ErrorKind::Gone { errno } => {
                 *errno
             }
-            ErrorKind::NoSpace => libc::ENOSPC,
+            ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => libc::ENOSPC,
             ErrorKind::Unsupported(_) | ErrorKind::Foreign(_) => libc::ENOTSUP,
             ErrorKind::Locked(_) => libc::EAGAIN,
             ErrorKind::NotAllowed { .. } | ErrorKind::Ambiguous { .. } => libc::EPERM,
@@ -342,6 +349,9 @@ impl ErrorKind {
                 write!(f, "{path}: what holds it has gone ({why}); it only reads until it is opened again")
             }
             ErrorKind::NoSpace => write!(f, "{path}: no space left on the host device"),
+            ErrorKind::DeviceTooSmall { has, needs } => {
+                write!(f, "{path}: the device has {has} bytes, and the image takes {needs} from the start")
+            }
             ErrorKind::Poisoned => write!(
                 f,
                 "{path}: metadata could not be written, or contradicted itself; the image only reads now"

@@ -33,9 +33,11 @@ pub fn tables(sim: &Sim, path: &str) -> Checked<Vec<(u64, u64)>> {
     }
 }
 
-/// QE12: an image of QED that says it is clean has no space behind its data, but for so many clusters.
+/// QE12: an image of QED that says it is clean has no space behind its data, but for so many clusters. (On a
+/// device there always is some, and the tables say where it begins.)
 pub fn ends_with_data(sim: &Sim, path: &str, known: u64) -> Checked {
-    if probe(sim, path) != Format::Qed || is_marked(&sim.file_range(path, 0, 512)) {
+    let marked = is_marked(&sim.file_range(path, 0, 512));
+    if probe(sim, path) != Format::Qed || marked || sim.is_device(path) {
         return Ok(());
     }
     let cluster = u64::from(qed::header(sim, path)?.cluster_size);

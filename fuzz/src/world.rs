@@ -367,6 +367,11 @@ impl World {
         self.subject.may_refuse(ask) || halted && ask.changes()
     }
 
+    /// A device has no space for it.
+    fn is_full(&self, ask: Ask, error: &Error) -> bool {
+        self.subject.fills_up && ask.changes() && matches!(error.kind(), Some(ErrorKind::NoSpace))
+    }
+
     fn see_faults(&mut self) {
         self.faulted |= self.driver.backend().failed() > self.failed_before;
         self.blind |= self.drops && self.sim().counters().failed(OpKind::Sync) > 0;
@@ -385,6 +390,7 @@ impl World {
             && !self.faulted
             && !ticket.cancelled
             && !self.may_fail(ticket.ask)
+            && !self.is_full(ticket.ask, error)
         {
             return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
         }

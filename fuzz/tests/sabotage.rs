@@ -102,6 +102,7 @@ noticed! {
     fn clusters_are_used_again_after_their_readers() ReuseAfterReaders "qcow2-reuse" Explorer
     fn holes_after_the_pointer_is_gone() PunchAfterRemoval "qcow2-compressed-rewrite" Explorer
     fn the_free_end_is_cleared_first() ClearBeforeUse "qcow2-free-end" Explorer
+    fn clusters_of_a_device_are_covered() CoverStale "qcow2-device-part-and-whole" Explorer
     fn holes_before_pointers_to_the_new_use() HoleBeforePointer "qcow2-lazy-reuse-as-table" Explorer
     fn refcount_blocks_before_their_entries() BlockBeforeReftable "qcow2-new-refcount-block" Explorer
     fn a_refcount_table_before_the_header() ReftableBeforeHeader "qcow2-new-refcount-table" Explorer

@@ -209,6 +209,9 @@ pub enum IoOp {
         /// Bytes.
         len: u64,
     },
+    /// How long is the file now? Complete with `Outcome::Length`. Named only where
+    /// [`Options::fixed_len`](crate::Options::fixed_len) is set: in place of `Grow` and `SetLen`.
+    Length,
     /// Nothing: to be completed in the embedder's next turn, so that a long piece of work does not hold its
     /// thread.
     Yield,
@@ -223,6 +226,8 @@ pub enum Outcome<'a> {
     Done,
     /// [`IoOp::ReadTable`]: the bytes.
     Table(&'a [u8]),
+    /// [`IoOp::Length`]: bytes.
+    Length(u64),
     /// It failed; the operating system's error number.
     Failed(i32),
 }

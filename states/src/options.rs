@@ -54,6 +54,9 @@ pub struct Options {
     pub need_check_ms: u32,
     /// The file grows ahead of the data in steps of this many bytes.
     pub grow_step: u64,
+    /// The file is as long as it is, by nobody's doing here, and holds anything where nothing was written: a
+    /// block device.
+    pub fixed_len: bool,
     /// Give out every state transition through `poll_transition`.
     pub trace: bool,
     /// Rules that are removed: a set of [`Rule`] bits.
@@ -86,6 +89,7 @@ setters! {
     commit_ms: u32,
     need_check_ms: u32,
     grow_step: u64,
+    fixed_len: bool,
     trace: bool,
 }
 
@@ -133,6 +137,7 @@ impl Default for Options {
             commit_ms: 1000,
             need_check_ms: 5000,
             grow_step: 64 << 20,
+            fixed_len: false,
             trace: false,
             #[cfg(feature = "sabotage")]
             sabotage: 0,

@@ -85,6 +85,8 @@ pub(crate) enum Purpose {
     Sync,
     /// The file growing.
     Grow,
+    /// A device telling how long it is.
+    Length,
     /// What the file has behind its last cluster in use being cleared.
     Clear,
     /// The file being cut behind the data, before the dirty bit is cleared.

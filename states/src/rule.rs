@@ -145,4 +145,6 @@ pub enum Rule {
     CutBeforeClear = 1 << 59,
     /// QC6: space that was in the file, uncounted, is cleared before it is used.
     ClearBeforeUse = 1 << 60,
+    /// QC6: of a device, clusters that may hold anything are handed only to a write that covers them.
+    CoverStale = 1 << 61,
 }

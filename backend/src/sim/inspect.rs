@@ -33,6 +33,11 @@ impl Sim {
         self.find(path.as_ref()).map(|number| self.files[number].len)
     }
 
+    /// It is a block device.
+    pub fn is_device(&self, path: impl AsRef<[u8]>) -> bool {
+        self.find(path.as_ref()).is_some_and(|number| self.files[number].options.block_device)
+    }
+
     /// Part of it, zeros past its end.
     ///
     /// # Panics

@@ -279,7 +279,7 @@ impl<B: Backend> Engine<B> {
         let disk = &mut self.disks[index as usize];
         let depth = disk.layers.len();
         let Phase::Opening(opener) = &mut disk.phase else { return };
-        let options = opener.options.core(&config, depth, stricter(&file.stat, data.as_ref()));
+        let options = opener.options.core(&config, depth, &file.stat, stricter(&file.stat, data.as_ref()));
         let path = file.path.clone();
         let data_file = data.as_ref().map(|data| data.path.clone());
         let Opened { image, info, report } = opened;

@@ -47,6 +47,7 @@ pub(super) fn plain<M: Machine>(
         IoOp::Clear { host, len } => Op::ZeroRange { file: id, offset: host, len, unmap: false },
         IoOp::Grow { from, to } => Op::Grow { file: id, from, to, allocate },
         IoOp::SetLen { len } => Op::SetLen { file: id, len },
+        IoOp::Length => Op::Stat { file: id },
         IoOp::Sync => Op::Sync { file: id },
         IoOp::ReadData { .. }
         | IoOp::ReadBacking { .. }

@@ -169,7 +169,7 @@ impl Opener {
     }
 
     pub(crate) fn begin(&mut self, depth: usize, stat: Stat, config: &Config) {
-        let options = self.options.core(config, depth, stricter(&stat, self.data.as_ref()));
+        let options = self.options.core(config, depth, &stat, stricter(&stat, self.data.as_ref()));
         self.step = OpenStep::Machine;
         self.machine = Some(Opening::new(self.format, stat.len, options));
     }

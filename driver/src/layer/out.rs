@@ -52,6 +52,7 @@ pub(crate) fn round_out(stat: &Stat, offset: u64, len: u64) -> (u64, u64, u32) {
 /// The outcome of everything but table reads.
 pub(crate) fn plain_outcome(result: Result<Output, Errno>) -> Outcome<'static> {
     match result {
+        Ok(Output::Stat(stat)) => Outcome::Length(stat.len),
         Ok(_) => Outcome::Done,
         Err(errno) => Outcome::Failed(errno.0),
     }

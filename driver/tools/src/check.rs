@@ -220,7 +220,7 @@ fn run_qcow2(
 
 /// Runs the check of a QED image.
 pub(crate) fn run(host: &mut Host, header: qed::Header, repair: Option<Repair>) -> Result<Report, Error> {
-    let mut check = qed::Check::new(header, host.len(), repair);
+    let mut check = qed::Check::new(header, host.len(), repair).on_device(host.is_device());
     let result = host.pump(&mut check, qed::Check::poll_result)?;
     result.map_err(|error| host.error(&error))
 }

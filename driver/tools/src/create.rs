@@ -4,7 +4,7 @@
 //! Invariant: a file that somebody else uses is not touched: the write lock comes first.
 
 use crate::host::{Host, unsupported};
-use quod::{Error, FileOp, FileRole, Lack, Named, Role};
+use quod::{Error, ErrorKind, FileOp, FileRole, Lack, Named, Role};
 use quod_states::Format;
 use quod_states::qcow2::{self, Compression, Preallocation};
 use quod_states::qed::{self, Header};
@@ -128,14 +128,15 @@ pub fn create_until(
         Format::Raw if options.backing.is_some() => Err(Error::Misuse("a raw image has no backing file")),
         Format::Raw => {
             let mut host = fresh(path, FileRole::Image)?;
-            host.set_len(options.size)
+            // a device keeps what it has
+            room(&mut host, options.size)
         }
         Format::Qed => create_qed(path, options),
         Format::Qcow2 => create_qcow2(path, options, stop),
     }
 }
 
-/// An empty file, locked for writing.
+/// A device, or an empty file, locked for writing.
 fn fresh(path: &Path, role: FileRole) -> Result<Host, Error> {
     // the backend never creates files
     std::fs::OpenOptions::new()
@@ -145,8 +146,31 @@ fn fresh(path: &Path, role: FileRole) -> Result<Host, Error> {
         .open(path)
         .map_err(|error| Error::io(path, role, FileOp::Create, error.raw_os_error().unwrap_or(libc::EIO)))?;
     let mut host = Host::open_as(role, path, true, true)?;
-    host.set_len(0)?;
+    if !host.is_device() {
+        host.set_len(0)?;
+    }
     Ok(host)
+}
+
+/// Makes the file so long; a device has to be.
+fn room(host: &mut Host, needs: u64) -> Result<(), Error> {
+    match host.len() {
+        _ if !host.is_device() => host.set_len(needs),
+        has if has < needs => Err(host.fault(ErrorKind::DeviceTooSmall { has, needs })),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the file so long, with nothing in it. A device holds what it held: it is zeroed, durably, before
+/// anything of an image is written, so that no old table is taken for ours.
+fn blank(host: &mut Host, len: u64, mode: Preallocation) -> Result<(), Error> {
+    room(host, len)?;
+    if host.is_device() {
+        // what is reserved stays so
+        host.zero(0, len, matches!(mode, Preallocation::Off | Preallocation::Metadata))?;
+        host.sync()?;
+    }
+    Ok(())
 }
 
 fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
@@ -163,7 +187,7 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     debug_assert_eq!(start.len(), NAME_AT);
     start.extend(backing.map_or(&b""[..], |(name, _)| name.as_bytes()));
     let mut host = fresh(path, FileRole::Image)?;
-    host.set_len(header.l1_table_offset + header.table_bytes())?;
+    blank(&mut host, header.l1_table_offset + header.table_bytes(), Preallocation::Off)?;
     host.write(0, &start)
 }
 
@@ -193,10 +217,11 @@ fn create_qcow2(path: &Path, options: &CreateOptions, stop: fn() -> bool) -> Res
     let mut host = fresh(path, FileRole::Image)?;
     host.stop = stop;
     let mut files = vec![path.to_path_buf()];
-    let result = write_qcow2(&mut host, data.map(PathBuf::from), &mut files, &image, own.preallocation);
+    let data = data.map(|path| (PathBuf::from(path), own.data_file_raw));
+    let result = write_qcow2(&mut host, data, &mut files, &image, own.preallocation);
     if result.is_err() {
-        // half an image is of no use to anybody; what it overwrote is gone already
-        for file in files {
+        // half an image is of no use to anybody; what it overwrote is gone already. A device stays
+        for file in files.iter().filter(|file| file.is_file()) {
             let _ = std::fs::remove_file(file);
         }
     }
@@ -219,20 +244,30 @@ fn data_name(image: &Path, name: &str) -> Result<String, Error> {
     Ok(if plain_leads_there { plain.to_string() } else { format!("./{plain}") })
 }
 
-/// Writes the pieces of a new image, and its data file. `files` gets what was made.
+/// Writes the pieces of a new image, and its data file (`data`: its path, and whether it is a raw image,
+/// too). `files` gets what was made.
 fn write_qcow2(
     host: &mut Host,
-    data: Option<PathBuf>,
+    data: Option<(PathBuf, bool)>,
     files: &mut Vec<PathBuf>,
     image: &qcow2::Created,
     mode: Preallocation,
 ) -> Result<(), Error> {
-    if let (Some(path), Some(len)) = (data, image.data_file_len()) {
+    if let (Some((path, raw)), Some(len)) = (data, image.data_file_len()) {
         let mut data = fresh(&path, FileRole::Data)?;
         data.stop = host.stop;
         files.push(path);
-        preallocate(&mut data, (0, len), mode)?;
-        data.set_len(len)?;
+        if data.is_device() {
+            // what is mapped, or read past the image, reads as zeros; the rest is written before it is read
+            blank(&mut data, if raw || mode != Preallocation::Off { len } else { 0 }, mode)?;
+            room(&mut data, len)?;
+        } else {
+            preallocate(&mut data, (0, len), mode)?;
+            data.set_len(len)?;
+        }
+    }
+    if host.is_device() {
+        return write_on_device(host, image, mode);
     }
     if let Some(range) = image.data_range() {
         preallocate(host, range, mode)?;
@@ -240,6 +275,19 @@ fn write_qcow2(
     // after what was reserved, which may have made the file longer or, where it cannot be, shorter
     host.set_len(image.len())?;
     image.pieces().try_for_each(|(offset, bytes)| host.go_on().and_then(|()| host.write(offset, &bytes)))
+}
+
+/// The same on a device: the header is last, and durable with all that it leads to.
+fn write_on_device(host: &mut Host, image: &qcow2::Created, mode: Preallocation) -> Result<(), Error> {
+    blank(host, image.len(), mode)?;
+    for header in [false, true] {
+        for (offset, bytes) in image.pieces().filter(|(offset, _)| (*offset == 0) == header) {
+            host.go_on()?;
+            host.write(offset, &bytes)?;
+        }
+        host.sync()?;
+    }
+    Ok(())
 }
 
 /// Gives a range of an empty file its space.

@@ -12,12 +12,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// Bytes of a device that are zeroed between two looks at whether to go on.
+const ZERO_AT_ONCE: u64 = 256 << 20;
+
 /// An open file. Closed, and its locks given back, when dropped.
 pub(crate) struct Host {
     file: BlockingFile,
     path: PathBuf,
     role: FileRole,
     len: u64,
+    is_device: bool,
     /// Asked between operations of long works; true ends them with [`Error::Cancelled`].
     pub(crate) stop: fn() -> bool,
 }
@@ -40,7 +44,8 @@ impl Host {
         let file = BlockingFile::open(name, OpenFlags { write, direct: false, claim: write && lock })
             .map_err(|error| Error::backend(BackendOp::SetUp, &error))?
             .map_err(|errno| failed(errno.0))?;
-        let mut host = Host { file, path: path.to_path_buf(), role, len: 0, stop: || false };
+        let mut host =
+            Host { file, path: path.to_path_buf(), role, len: 0, is_device: false, stop: || false };
         if lock {
             host.lock(if write { LockMode::Write } else { LockMode::Read })?;
         }
@@ -66,7 +71,8 @@ impl Host {
     /// Asks for the file's length.
     fn examine(&mut self) -> Result<(), Error> {
         let stat = answered(self.file.stat())?;
-        self.len = stat.map_err(|errno| self.io(FileOp::Examine, errno))?.len;
+        let stat = stat.map_err(|errno| self.io(FileOp::Examine, errno))?;
+        (self.len, self.is_device) = (stat.len, stat.block_device);
         Ok(())
     }
 
@@ -91,6 +97,22 @@ impl Host {
     /// Bytes of the file when it was opened.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// It is a block device: it has the length that it has.
+    pub(crate) fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Makes a range of a device read as zeros; `unmap`: a device that can may give the space back.
+    pub(crate) fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
+        let end = offset + len;
+        for at in (offset..end).step_by(ZERO_AT_ONCE as usize) {
+            self.go_on()?;
+            let zeroed = answered(self.file.zero_range(at, (end - at).min(ZERO_AT_ONCE), unmap))?;
+            zeroed.map_err(|errno| self.device(DeviceOp::Write, at, errno))?;
+        }
+        Ok(())
     }
 
     /// The file's path.
@@ -224,6 +246,7 @@ impl Host {
             IoOp::Clear { host, len } => self.file.zero_range(host, len, false),
             IoOp::Grow { from, to } => self.file.grow(from, to, false),
             IoOp::SetLen { len } => self.file.set_len(len),
+            IoOp::Length => return Err(Error::Misuse("a machine without guest bytes asks for no length")),
             IoOp::Sync => self.file.sync(),
             IoOp::ReadData { .. }
             | IoOp::ReadBacking { .. }

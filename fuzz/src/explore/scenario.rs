@@ -4,6 +4,7 @@
 
 mod cancel;
 mod data_file;
+mod device;
 mod edges;
 mod qcow2;
 mod qed;
@@ -15,6 +16,6 @@ pub use setting::{CLUSTER, Prepared, Scenario};
 
 /// All, small ones first.
 pub fn all() -> Vec<Scenario> {
-    let families = [qed::all, qcow2::all, edges::all, data_file::all, rules::all, cancel::all];
+    let families = [qed::all, qcow2::all, edges::all, data_file::all, device::all, rules::all, cancel::all];
     families.into_iter().flat_map(|family| family()).collect()
 }

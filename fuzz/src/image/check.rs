@@ -51,7 +51,8 @@ impl CheckMachine {
     fn new(sim: &Sim, path: &str, len: u64, repair: Option<Repair>) -> Checked<CheckMachine> {
         match probe(sim, path) {
             Format::Qed => {
-                Ok(CheckMachine::Qed(Box::new(qed::Check::new(qed_file::header(sim, path)?, len, repair))))
+                let check = qed::Check::new(qed_file::header(sim, path)?, len, repair);
+                Ok(CheckMachine::Qed(Box::new(check.on_device(sim.is_device(path)))))
             }
             Format::Qcow2 => {
                 let header = qcow2_file::header(sim, path)?;

@@ -27,6 +27,8 @@ pub struct Subject {
     pub bad: (u64, u64),
     /// Entries lead beyond the end of the file from the start: a repair may drop them.
     pub dangling: bool,
+    /// It is on a device: allocations may find no space.
+    pub fills_up: bool,
     /// Its files as they were, if its header says something that is wrong when one of them has changed.
     pub stale: Vec<(Vec<u8>, Arc<[u8]>)>,
 }
@@ -43,6 +45,7 @@ impl Subject {
             kept: (0, [].into()),
             bad: (0, 0),
             dangling: false,
+            fills_up: false,
             stale: Vec::new(),
         }
     }

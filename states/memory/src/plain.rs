@@ -15,8 +15,8 @@ pub fn encode(machine: &mut (impl Machine + ?Sized), io: &Io, bytes: &mut Vec<u8
     }
 }
 
-/// Does it. `bytes`: what a table write writes, or what a table read has read. False: it is about guest
-/// bytes, and nothing was done.
+/// Does it. `bytes`: what a table write writes, what a table read has read, or the file's length. False: it
+/// is about guest bytes, and nothing was done.
 pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -> bool {
     match *op {
         IoOp::ReadTable { offset, len } => {
@@ -32,6 +32,10 @@ pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -
             file.set_end(to.max(file.end()));
         }
         IoOp::SetLen { len } => file.set_end(len),
+        IoOp::Length => {
+            bytes.clear();
+            bytes.extend(file.end().to_le_bytes());
+        }
         IoOp::Sync | IoOp::Yield => {}
         IoOp::ReadData { .. }
         | IoOp::ReadBacking { .. }
@@ -47,7 +51,11 @@ pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -
 
 /// What a machine is told when I/O has ended well.
 pub fn outcome<'a>(op: &IoOp, bytes: &'a [u8]) -> Outcome<'a> {
-    if matches!(op, IoOp::ReadTable { .. }) { Outcome::Table(bytes) } else { Outcome::Done }
+    match op {
+        IoOp::ReadTable { .. } => Outcome::Table(bytes),
+        IoOp::Length => Outcome::Length(bytes.first_chunk().map_or(0, |len| u64::from_le_bytes(*len))),
+        _ => Outcome::Done,
+    }
 }
 
 /// Runs a machine that needs no guest bytes until `ended` answers. Each I/O is shown to `admit` first, which

@@ -40,6 +40,8 @@ pub enum Lack {
     ResizeVersion2,
     /// To resize a qcow2 image with a data file.
     ResizeDataFile,
+    /// To resize a device, of so many bytes.
+    ResizeDevice(u64),
 }
 
 impl fmt::Display for Lack {
@@ -85,6 +87,7 @@ impl fmt::Display for Lack {
             Lack::GrowQed => f.write_str("growing a QED image whose backing file is longer than it"),
             Lack::ResizeVersion2 => f.write_str("resizing a qcow2 image of version 2 that has snapshots"),
             Lack::ResizeDataFile => f.write_str("resizing a qcow2 image with a data file"),
+            Lack::ResizeDevice(len) => write!(f, "resizing a device: it has {len} bytes"),
         }
     }
 }

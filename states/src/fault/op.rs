@@ -50,6 +50,8 @@ pub enum Op {
     PunchHole,
     /// The file's end.
     SetLen,
+    /// The length of a device.
+    Length,
     /// A turn of the embedder.
     CountDown,
     /// All that opening an image takes.
@@ -90,6 +92,7 @@ impl Op {
             Op::Clear => "clear space",
             Op::PunchHole => "punch hole",
             Op::SetLen => "set length",
+            Op::Length => "ask for the length",
             Op::CountDown => "count down",
             Op::Open => "open image",
             Op::Check => "check",

@@ -136,6 +136,9 @@ impl Image {
             let error = Error::Device { op: acb.state.operation(), offset: acb.host, errno };
             acb.error.get_or_insert_with(|| Box::new(error));
         }
+        if let Outcome::Length(len) = outcome {
+            acb.host = len;
+        }
         if acb.pending != 0 {
             if !self.options.sabotaged(Rule::WaitAllParts) {
                 return;
@@ -220,7 +223,7 @@ impl Machine for Image {
             #[cfg(feature = "sabotage")]
             Outcome::Failed(_) if self.ignores_failure(&io.purpose) => Ok(()),
             Outcome::Failed(errno) => Err(Error::Device { op: io.tried, offset: io.offset, errno }),
-            Outcome::Done | Outcome::Table(_) => Ok(()),
+            Outcome::Done | Outcome::Table(_) | Outcome::Length(_) => Ok(()),
         };
         match io.purpose {
             Purpose::Load(slot) => self.loaded(slot, outcome, result),
@@ -228,6 +231,7 @@ impl Machine for Image {
             Purpose::Header => self.header_written(result),
             Purpose::Sync => self.synced(result),
             Purpose::Grow => self.grown(result),
+            Purpose::Length => self.length_told(outcome, result),
             Purpose::Clear => self.space_cleared(&result),
             Purpose::Cut => self.cut_off(),
             Purpose::Reftable(_) => self.reftable_written(result),

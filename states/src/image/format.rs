@@ -66,16 +66,20 @@ impl Layout {
         debug_assert!(align.is_power_of_two() && align <= self.cluster_size().max(65536));
         match self {
             Layout::Raw => {
-                Start { edges: EdgeTable::RAW, space: Append::fixed(file_len), slices: 1, slots_min: 2 }
+                let space = Append::fixed(file_len).on_device(options.fixed_len);
+                Start { edges: EdgeTable::RAW, space, slices: 1, slots_min: 2 }
             }
             Layout::Qed(geometry, _) => {
                 let cluster = geometry.cluster_size();
-                let space = Append::new(file_end(cluster), cluster, options.grow_step).whole_clusters();
+                let space = Append::new(file_end(cluster), cluster, options.grow_step)
+                    .whole_clusters()
+                    .on_device(options.fixed_len);
                 Start { edges: EdgeTable::QED, space, slices: geometry.slice_count(size), slots_min: 2 }
             }
             Layout::Qcow2(geometry, _) => {
                 let cluster = geometry.cluster_size();
-                let space = Append::new(file_end(cluster), cluster, options.grow_step);
+                let space =
+                    Append::new(file_end(cluster), cluster, options.grow_step).on_device(options.fixed_len);
                 Start { edges: EdgeTable::QCOW2, space, slices: geometry.slice_count(size), slots_min: 16 }
             }
         }

@@ -8,10 +8,13 @@
 //!   quarantine; each look is bounded, and the next follows something that was loaded, written or cleared;
 //! * what is found is cleared, not punched: its space stays the file's, so nobody else on the full file
 //!   system gets it;
+//! * of a device, which cannot grow by our doing, its length is asked for anew whenever something did not
+//!   fit;
 //! * as long as the file cannot grow, extents are one cluster: the free ones may be single.
 
 use super::value::Image;
 use crate::error::Error;
+use crate::io::Outcome;
 use crate::outbox::Due;
 use crate::rule::Rule;
 use crate::space::append::Grown;
@@ -23,7 +26,22 @@ const LOOKS: u32 = 64;
 impl Image {
     /// A growth ended.
     pub(super) fn grown(&mut self, result: Result<(), Error>) {
-        match self.space.grown(result, &mut self.outbox) {
+        let grown = self.space.grown(result, &mut self.outbox);
+        self.growth_ended(grown);
+    }
+
+    /// A device has told its length.
+    pub(super) fn length_told(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
+        let told = match outcome {
+            Outcome::Length(len) => Ok(len),
+            _ => Err(result.err().unwrap_or(Error::Misuse("a length was asked for and not told"))),
+        };
+        let grown = self.space.told_length(told);
+        self.growth_ended(grown);
+    }
+
+    fn growth_ended(&mut self, grown: Grown) {
+        match grown {
             Grown::Longer => {
                 if let Some(counted) = self.refcounted.as_deref_mut() {
                     counted.starving = false;
@@ -35,6 +53,10 @@ impl Image {
                 self.space.wake(&mut self.requests);
             }
             Grown::Less => {}
+            Grown::Not(error) if self.space.has_rest() && !self.space.is_full() => {
+                self.space.set_full(error);
+                self.space.wake(&mut self.requests);
+            }
             Grown::Not(error) if self.refcounted.is_some() => self.search_all(error),
             Grown::Not(error) => self.space.answer(&mut self.requests, &error),
         }
@@ -47,7 +69,10 @@ impl Image {
         // durable before a pointer to it, as a hole is (QC6)
         self.hole_made();
         self.space.cleared(result.is_ok());
-        self.space.wake(&mut self.requests);
+        match result {
+            Err(error) if self.space.is_device() => self.space.answer(&mut self.requests, error),
+            _ => self.space.wake(&mut self.requests),
+        }
     }
 
     /// The sync that comes before the next pointer to it makes the hole durable too.

@@ -174,6 +174,8 @@ impl Image {
                 self.space.wake(&mut self.requests);
             }
             Ask::Clear(from, to) => self.space.clear(from, to, &mut self.outbox),
+            Ask::Again => self.space.wake(&mut self.requests),
+            Ask::Length => self.space.ask_length(&mut self.outbox),
             Ask::Grow(need) => {
                 if self.may_grow(need > 0) {
                     self.space.grow_for(need, &mut self.outbox);

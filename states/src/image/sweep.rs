@@ -142,7 +142,7 @@ mod tests {
             backing: None,
             backing_raw: false,
         };
-        let mut image = Image::qed(Header::create(&create).unwrap(), 1 << 20, &Options::default());
+        let mut image = Image::qed(Header::create(&create).unwrap(), 1 << 20, None, &Options::default());
         read(&mut image);
         assert_eq!(image.requests.acb(AcbIndex::FIRST).state, State::ReadL2);
         image

@@ -62,11 +62,16 @@ impl Image {
         Image::new(Layout::raw(), len.next_multiple_of(512), len, false, options)
     }
 
-    /// A QED image whose header was validated against a file of `file_len` bytes.
-    pub(crate) fn qed(header: Header, file_len: u64, options: &Options) -> Image {
+    /// A QED image whose header was validated against a file of `file_len` bytes. `free_end`: nothing is in
+    /// use from there on; else all of the file is.
+    pub(crate) fn qed(header: Header, file_len: u64, free_end: Option<u64>, options: &Options) -> Image {
         let size = header.image_size;
         let stale = header.autoclear_features != 0;
-        Image::new(Layout::qed(header), size, file_len, stale, options)
+        let mut image = Image::new(Layout::qed(header), size, file_len, stale, options);
+        if let Some(free_end) = free_end {
+            image.space.begin_at(free_end);
+        }
+        image
     }
 
     /// A qcow2 image whose header was validated, in a file of `file_len` bytes. To be written it needs its

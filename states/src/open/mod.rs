@@ -7,7 +7,9 @@
 //! * nothing is written to an image that is open for reading only, nor before the whole header is valid;
 //! * a dirty image that may be written is checked and repaired, durably, before it is ready (QE6);
 //! * one whose file was cut off within a cluster is searched before it is written, and refused if entries
-//!   lead beyond its end (QE7): the file would grow over them.
+//!   lead beyond its end (QE7): the file would grow over them;
+//! * of one on a device, which has no end that says where space is free, all tables are walked before it is
+//!   written.
 
 mod opened;
 mod qcow2;
@@ -54,6 +56,8 @@ pub struct Opening {
     dirty: bool,
     /// The check is no repair.
     searches: bool,
+    /// Of an image on a device: nothing is in use from here on.
+    free_end: Option<u64>,
     /// The name of the backing file.
     backing: Option<Vec<u8>>,
 }
@@ -69,6 +73,7 @@ impl Opening {
             steps: Steps::new(),
             dirty: false,
             searches: false,
+            free_end: None,
             backing: None,
         };
         if format == Some(Format::Raw) {
@@ -93,7 +98,7 @@ impl Opening {
 
     fn finish(&mut self, header: Header, report: Option<Report>) {
         let info = Info { dirty: self.dirty, ..Info::of_qed(&header, self.backing.as_deref()) };
-        let image = Image::qed(header, self.file_len, &self.options);
+        let image = Image::qed(header, self.file_len, self.free_end, &self.options);
         self.steps.end(Ok(Box::new(Opened { image, info, report })));
     }
 
@@ -164,18 +169,20 @@ impl Opening {
     fn check(&mut self, header: Header) {
         let skipped = self.options.sabotaged(Rule::CheckBeforeUse);
         self.searches = !header.need_check();
-        let cut_off = !self.file_len.is_multiple_of(header.cluster_size.into());
-        if self.options.read_only || skipped || self.searches && !cut_off {
+        let device = self.options.fixed_len;
+        let searched = device || !self.file_len.is_multiple_of(header.cluster_size.into());
+        if self.options.read_only || skipped || self.searches && !searched {
             return self.finish(header, None);
         }
         let repair = (!self.searches).then_some(Repair::All);
-        self.steps.enter(Step::Check(Box::new(Check::new(header, self.file_len, repair))));
+        let check = Check::new(header, self.file_len, repair).on_device(device);
+        self.steps.enter(Step::Check(Box::new(check)));
     }
 
     /// Whole clusters alone are written to the file: one that does not end so has lost its end. Nothing else
     /// tells which entries led there.
     fn search_ended(&mut self, header: Header, report: &Report) {
-        if report.corruptions == 0 {
+        if report.corruptions == 0 || self.options.fixed_len {
             return self.finish(header, None);
         }
         let (value, index) = (self.file_len, self.file_len / u64::from(header.cluster_size));
@@ -186,9 +193,19 @@ impl Opening {
         let Some(Step::Check(check)) = self.steps.step_mut() else { return };
         let Some(result) = check.poll_result() else { return };
         let Some(Step::Check(check)) = self.steps.leave() else { return };
+        let end_in_use = check.end_in_use();
         let (header, file_len) = check.into_parts();
         self.file_len = file_len;
+        if self.options.fixed_len {
+            self.free_end = Some(end_in_use);
+        }
         match result {
+            // what a table that could not be read leads to is not free
+            Ok(mut report) if self.options.fixed_len && report.check_errors > 0 => {
+                let unread =
+                    report.problems.drain(..).find(|problem| matches!(problem, Error::Device { .. }));
+                self.steps.fail(unread.unwrap_or(Error::Device { op: Op::CheckL2, offset: 0, errno: 5 }));
+            }
             Ok(report) if self.searches => self.search_ended(header, &report),
             Ok(report) => self.finish(header, Some(report)),
             Err(error) => self.steps.fail(error),

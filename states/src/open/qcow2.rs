@@ -153,7 +153,11 @@ impl Opening {
         let Some(Step::Check(check)) = self.steps.step_mut() else { return };
         let Some(result) = check.poll_result() else { return };
         let Some(Step::Check(check)) = self.steps.leave() else { return };
-        (self.header, self.file_len) = check.into_parts();
+        let (header, file_len) = check.into_parts();
+        self.header = header;
+        if !self.options.fixed_len {
+            self.file_len = file_len;
+        }
         self.snapshots.1 = self.header.snapshots_offset;
         match result {
             Err(error) => self.steps.fail(error),

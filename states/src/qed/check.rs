@@ -68,6 +68,7 @@ pub struct Check {
     len: u64,
     end: u64,
     repair: Option<Repair>,
+    device: bool,
     steps: Steps<Step, Report>,
     used: Used,
     report: Report,
@@ -98,6 +99,7 @@ impl Check {
             geometry,
             len,
             repair,
+            device: false,
             steps: Steps::new(),
             used: Used::default(),
             report,
@@ -119,6 +121,12 @@ impl Check {
         check
     }
 
+    /// The file is a device: what nothing refers to behind the last cluster in use is no leak, and is not
+    /// given back. To be said at once.
+    pub fn on_device(self, device: bool) -> Check {
+        Check { device, ..self }
+    }
+
     /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
     /// report.
     pub fn poll_result(&mut self) -> Option<Result<Report, Error>> {
@@ -128,6 +136,11 @@ impl Check {
     /// The header as the check left it, and the file's length.
     pub(crate) fn into_parts(self) -> (Header, u64) {
         (self.header, self.len)
+    }
+
+    /// First byte behind all clusters that something refers to, as far as tables could be read.
+    pub(crate) fn end_in_use(&self) -> u64 {
+        self.used.end << self.geometry.cluster_bits
     }
 
     fn mark_used(&mut self, offset: u64, clusters: u64) -> bool {
@@ -258,7 +271,7 @@ impl Check {
 
     /// All tables are walked: count leaks; with repair go on to make it durable.
     fn walked(&mut self) {
-        let clusters = self.end >> self.geometry.cluster_bits;
+        let clusters = if self.device { self.used.end } else { self.end >> self.geometry.cluster_bits };
         let usable = clusters.saturating_sub(u64::from(self.header.header_size));
         if self.report.check_errors == 0 {
             self.report.leaks = usable.saturating_sub(self.used.count);
@@ -277,16 +290,16 @@ impl Check {
             self.header.keep_need_check();
             return self.end();
         }
-        let len = self.used.end << self.geometry.cluster_bits;
+        let len = self.end_in_use();
         // also a part of a cluster, which nothing may refer to
-        match len < self.len {
+        match len < self.len && !self.device {
             true => self.steps.emit(Step::Trim, IoOp::SetLen { len }),
             false => self.clear(),
         }
     }
 
     fn trimmed(&mut self) {
-        let len = self.used.end << self.geometry.cluster_bits;
+        let len = self.end_in_use();
         let given_back =
             ((self.end - len.min(self.end)) >> self.geometry.cluster_bits).min(self.report.leaks);
         self.report.leaks -= given_back;

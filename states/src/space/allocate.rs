@@ -7,7 +7,7 @@
 
 use super::Cx;
 use super::counts::{Counted, Move, Refcounted};
-use super::kind::{ClusterRun, Zeroed};
+use super::kind::{ClusterRun, Need, Space, Stale, Zeroed};
 use crate::error::Error;
 
 /// Bytes of a refcount table at most (formats.md 3.12).
@@ -19,7 +19,7 @@ const HOST_MAX: u64 = 1 << 56;
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
     /// The file has to grow by so many bytes; `counts`: for what counts clusters.
-    Grow { len: u64, counts: bool },
+    Grow { len: u64, need: Need, counts: bool },
     /// A slice of the refcounts is being loaded into this slot.
     Load(u32),
     /// No slot of the cache is free.
@@ -32,15 +32,15 @@ pub(crate) enum Stop {
 
 impl Refcounted {
     /// `len` bytes of space that nobody refers to, each cluster counted once.
-    pub(crate) fn allocate(&mut self, len: u64, cx: &mut Cx<'_>) -> Result<Zeroed, Stop> {
+    pub(crate) fn allocate(&mut self, len: u64, need: Need, cx: &mut Cx<'_>) -> Result<Space, Stop> {
         debug_assert!(len > 0 && len.is_multiple_of(self.header.cluster_size()));
         if self.moving.as_ref().is_some_and(|moving| moving.offset.is_none()) {
             self.place_reftable(cx)?;
         }
-        self.allocate_run(len, cx)
+        self.allocate_run(len, need, cx)
     }
 
-    fn allocate_run(&mut self, len: u64, cx: &mut Cx<'_>) -> Result<Zeroed, Stop> {
+    fn allocate_run(&mut self, len: u64, need: Need, cx: &mut Cx<'_>) -> Result<Space, Stop> {
         let bits = self.header.cluster_bits;
         let count = len >> bits;
         self.look_for_free(cx);
@@ -53,8 +53,9 @@ impl Refcounted {
             if reused.is_none() && (first + count) << bits > HOST_MAX {
                 return Err(Stop::NoSpace);
             }
-            if reused.is_none() || cx.append.is_short() {
-                has_space(len, cx)?;
+            let stale = reused.is_none() && need == Need::Any && cx.append.has_stale(len, cx.durable > 0);
+            if (reused.is_none() || cx.append.is_short()) && !stale {
+                has_space(len, need, cx)?;
             }
             match self.count_run(first, count, cx) {
                 Counted::Free => {
@@ -64,10 +65,14 @@ impl Refcounted {
                     let run = ClusterRun::new(first, count);
                     self.set_counts(run, 1, cx);
                     match reused {
+                        _ if stale => {
+                            cx.append.take_stale(len);
+                            return Ok(Space::Stale(Stale::free_end(run)));
+                        }
                         Some(first) => self.quarantine.take(first, count),
-                        None => take_space(len, cx),
+                        None => take_space(len, need, cx),
                     }
-                    return Ok(Zeroed::new_space(run));
+                    return Ok(Space::Zeroed(Zeroed::new_space(run)));
                 }
                 // in use, though nothing should be there: it stays as it is
                 Counted::Used(cluster) => match reused {
@@ -107,7 +112,7 @@ impl Refcounted {
         if index >= self.table.len() as u64 {
             return self.grow_reftable(index, cx);
         }
-        has_space(cluster_size, cx)?;
+        has_space(cluster_size, Need::Zeros, cx)?;
         let cluster = cx.append.next() >> counts.cluster_bits;
         let own = counts.table_index(cluster);
         if own != index {
@@ -115,7 +120,7 @@ impl Refcounted {
             if self.table.get(own as usize).is_none_or(|entry| *entry == 0) {
                 return self.make_block(own, cx);
             }
-            let block = self.allocate_run(cluster_size, cx)?;
+            let block = self.allocate_run(cluster_size, Need::Zeros, cx)?;
             self.add_block(index, block.run().first << counts.cluster_bits, cx.window);
             return Ok(());
         }
@@ -125,7 +130,7 @@ impl Refcounted {
         let block = cluster << counts.cluster_bits;
         let words = cx.geometry.slice_words();
         cx.tables.claim_zeros(number, block + byte, words).ok_or(Stop::Slot)?;
-        take_space(cluster_size, cx);
+        take_space(cluster_size, Need::Zeros, cx);
         self.add_block(index, block, cx.window);
         self.set_counts(ClusterRun::new(cluster, 1), 1, cx);
         Ok(())
@@ -161,11 +166,11 @@ impl Refcounted {
     /// entries beyond the old table's end do.
     fn place_reftable(&mut self, cx: &mut Cx<'_>) -> Result<(), Stop> {
         let Some(clusters) = self.moving.as_ref().map(|moving| moving.clusters) else { return Ok(()) };
-        let placed =
-            self.allocate_run(clusters << self.header.cluster_bits, cx).map_err(|stop| match stop {
-                Stop::Grow { len, .. } => Stop::Grow { len, counts: true },
-                other => other,
-            })?;
+        let bytes = clusters << self.header.cluster_bits;
+        let placed = self.allocate_run(bytes, Need::Zeros, cx).map_err(|stop| match stop {
+            Stop::Grow { len, need, .. } => Stop::Grow { len, need, counts: true },
+            other => other,
+        })?;
         if let Some(moving) = &mut self.moving {
             moving.offset = Some(placed.run().first << self.header.cluster_bits);
             moving.window = cx.window;
@@ -175,16 +180,16 @@ impl Refcounted {
     }
 }
 
-fn has_space(len: u64, cx: &mut Cx<'_>) -> Result<(), Stop> {
+fn has_space(len: u64, need: Need, cx: &mut Cx<'_>) -> Result<(), Stop> {
     match cx.append.has(len, cx.options, cx.out) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Stop::Grow { len, counts: false }),
+        Ok(false) => Err(Stop::Grow { len, need, counts: false }),
         Err(_) => Err(Stop::NoSpace),
     }
 }
 
 /// Takes space that is there.
-fn take_space(len: u64, cx: &mut Cx<'_>) {
-    let taken = cx.append.take(len, cx.out);
+fn take_space(len: u64, need: Need, cx: &mut Cx<'_>) {
+    let taken = cx.append.take(len, need, cx.out);
     debug_assert!(taken.is_some());
 }

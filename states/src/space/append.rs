@@ -8,9 +8,9 @@
 //! Knows: host offsets, the file's length. Must never know: what is stored where.
 //!
 //! Invariants:
-//! * space is handed out below `grown` only, whole clusters; space from `append` on was beyond the end of
-//!   the file when it was opened, or was cleared, so it reads as zeros (a partial cluster at the end is never
-//!   used: trap in formats.md 1.4);
+//! * space is handed out below `grown` only, whole clusters, but for what needs no zeros (`take_stale`);
+//!   space from `append` on was beyond the end of the file when it was opened, or was cleared, so it reads as
+//!   zeros (a partial cluster at the end is never used: trap in formats.md 1.4);
 //! * what another program counted down just before is durable, by a sync of ours, before it is cleared;
 //! * a free end into which an entry of a table leads is not free: it is left alone as soon as one is met;
 //! * nothing is written beyond `grown`; one growth at a time, so on XFS no allocation runs beside a write
@@ -30,6 +30,7 @@ use crate::io::IoOp;
 use crate::options::Options;
 use crate::outbox::{Due, Outbox, Purpose};
 use crate::rule::Rule;
+use crate::space::kind::Need;
 use alloc::format;
 use alloc::string::String;
 
@@ -50,6 +51,8 @@ pub(crate) struct Append {
     append: u64,
     /// First byte behind all that the file had, and all that was handed out since.
     end: u64,
+    /// What it was when the file was opened.
+    opened_end: u64,
     /// Where a partial cluster that nothing may refer to began when the file was opened, or `NOWHERE`.
     torn: u64,
     /// Where what may be handed out ends,
@@ -64,13 +67,18 @@ pub(crate) struct Append {
     found_end: u64,
     distrusted: bool,
     cluster: u64,
+    /// The file is a device: its length is not ours, and its free end, longer whenever the device is, holds
+    /// anything.
+    device: bool,
     step_max: u64,
     /// The length that the growth in flight will give.
     growing: Option<u64>,
     /// The growth in flight was already the smallest that helps.
     smallest: bool,
-    /// Bytes that the waiters need.
+    /// Bytes that the waiters need,
     wanted: u64,
+    /// and of those that need no zeros the fewest that one of them needs, if all are such.
+    any_wanted: Option<u64>,
     /// Somebody came to wait, or took much of it, since that was last looked at.
     asked: bool,
     waiters: Queue,
@@ -84,6 +92,7 @@ impl Append {
         Append {
             append: len,
             end: len,
+            opened_end: len,
             torn: NOWHERE,
             grown: len,
             floor: 0,
@@ -92,10 +101,12 @@ impl Append {
             found_end: len,
             distrusted: false,
             cluster: 1,
+            device: false,
             step_max: 0,
             growing: None,
             smallest: false,
             wanted: 0,
+            any_wanted: None,
             asked: false,
             waiters: Queue::new(),
             full: None,
@@ -112,6 +123,11 @@ impl Append {
 
     fn with_len(self, len: u64) -> Append {
         Append { len, ..self }
+    }
+
+    /// On a device, or not.
+    pub(crate) fn on_device(self, device: bool) -> Append {
+        Append { device, ..self }
     }
 
     /// Nothing of the file is in use from `tail` on, whole clusters.
@@ -205,6 +221,11 @@ impl Append {
         self.growing.is_some()
     }
 
+    /// The file is a device.
+    pub(crate) fn is_device(&self) -> bool {
+        self.device
+    }
+
     /// The file's length.
     pub(crate) fn file_len(&self) -> u64 {
         self.len
@@ -212,7 +233,7 @@ impl Append {
 
     /// The file is about to be cut behind what was handed out: how long it will be, if it is longer.
     pub(crate) fn cut(&mut self) -> Option<u64> {
-        if self.len <= self.append || self.has_found() {
+        if self.len <= self.append || self.has_found() || self.device {
             return None;
         }
         (self.grown, self.len) = (self.append, self.append);
@@ -290,8 +311,13 @@ impl Append {
             return None;
         }
         self.grown = from;
-        self.found.1 = to;
+        self.note_found(to);
         Some((from, to))
+    }
+
+    /// The free end that was there at the opening is taken up to here.
+    fn note_found(&mut self, to: u64) {
+        self.found.1 = to.min(self.opened_end).max(self.found.0);
     }
 }
 
@@ -301,6 +327,10 @@ pub(crate) enum Ask {
     Nothing,
     /// A sync: see the module's header.
     Sync,
+    /// The acbs that wait look again: what they need is there.
+    Again,
+    /// How long the device is by now.
+    Length,
     /// The free end of the file is cleared, from here to there.
     Clear(u64, u64),
     /// The file grows, by so many bytes behind `append` at least.
@@ -339,14 +369,34 @@ impl Append {
         }
     }
 
+    /// Is there so much of the free end, as it is, of a device? `synced`: see [`Append::ask`].
+    pub(crate) fn has_stale(&self, len: u64, synced: bool) -> bool {
+        let end = self.append.checked_add(len);
+        // what is zeros already is used first
+        let fits = self.grown <= self.append && end.is_some_and(|end| end <= self.found_end);
+        self.device && synced && fits && !self.is_growing()
+    }
+
+    /// Takes that.
+    pub(crate) fn take_stale(&mut self, len: u64) -> u64 {
+        debug_assert!(self.has_stale(len, true) && len.is_multiple_of(self.cluster));
+        let offset = self.append;
+        self.append += len;
+        self.grown = self.append;
+        self.end = self.end.max(self.append);
+        self.note_found(self.append);
+        offset
+    }
+
     /// Takes space that is there, and asks for more in time.
-    pub(crate) fn take(&mut self, len: u64, out: &mut Outbox) -> Option<u64> {
+    pub(crate) fn take(&mut self, len: u64, need: Need, out: &mut Outbox) -> Option<u64> {
         debug_assert!(len.is_multiple_of(self.cluster));
         let offset = self.append;
         let end = offset.checked_add(len).filter(|end| *end <= self.grown)?;
         self.append = end;
         self.end = self.end.max(end);
-        if self.runs_low() {
+        // nothing is cleared ahead of what needs no zeros
+        if self.runs_low() && !(self.device && need == Need::Any) {
             self.asked = true;
             out.due |= Due::SPACE;
         }
@@ -354,7 +404,16 @@ impl Append {
     }
 
     /// The acb waits for so much more.
-    pub(crate) fn wait(&mut self, requests: &mut Requests, a: AcbIndex, len: u64, out: &mut Outbox) {
+    pub(crate) fn wait(
+        &mut self,
+        requests: &mut Requests,
+        a: AcbIndex,
+        (len, need): (u64, Need),
+        out: &mut Outbox,
+    ) {
+        let fewest =
+            if self.waiters.is_empty() { Some(len) } else { self.any_wanted.map(|any| any.min(len)) };
+        self.any_wanted = fewest.filter(|_| need == Need::Any);
         requests.wait_in(&mut self.waiters, a);
         self.wanted = self.wanted.saturating_add(len);
         self.asked = true;
@@ -379,6 +438,9 @@ impl Append {
         if self.has_found() && !synced {
             return if need > 0 { Ask::Sync } else { Ask::Nothing };
         }
+        if self.device {
+            return self.ask_device(need);
+        }
         if need == 0 && self.stops_short() {
             return Ask::Nothing;
         }
@@ -386,6 +448,53 @@ impl Append {
             Some((from, to)) => Ask::Clear(from, to),
             None => Ask::Grow(need),
         }
+    }
+
+    /// A device's free end is used up to its last cluster; then the device may have grown.
+    fn ask_device(&mut self, need: u64) -> Ask {
+        if need > 0 && self.any_wanted.is_some_and(|len| self.has_stale(len, true)) {
+            return Ask::Again;
+        }
+        let from = self.grown.max(self.append);
+        let to = align_up(self.append.saturating_add(need.max(CLEAR)), self.cluster).min(self.found_end);
+        if from < to {
+            self.grown = from;
+            self.note_found(to);
+            return Ask::Clear(from, to);
+        }
+        if need > 0 { Ask::Length } else { Ask::Nothing }
+    }
+
+    /// The device is asked how long it is.
+    pub(crate) fn ask_length(&mut self, out: &mut Outbox) {
+        debug_assert!(self.device && !self.is_growing());
+        self.growing = Some(NOWHERE);
+        out.emit(Purpose::Length, Op::Length, self.len, IoOp::Length);
+    }
+
+    /// It has told. What it has come to have may hold anything.
+    pub(crate) fn told_length(&mut self, told: Result<u64, Error>) -> Grown {
+        self.growing = None;
+        let len = match told {
+            Ok(len) => len,
+            Err(error) => return Grown::Not(error),
+        };
+        let (before, end) = (align_down(self.len, self.cluster), align_down(len, self.cluster));
+        if end <= before || end <= align_up(self.len, self.cluster).max(self.append) {
+            return Grown::Not(Error::NoSpace);
+        }
+        if !self.len.is_multiple_of(self.cluster) {
+            // what led to the cluster that the device cut off when it was opened leads nowhere still
+            self.append = self.append.max(align_up(self.len, self.cluster));
+        }
+        self.grown = self.grown.max(self.append.min(end));
+        (self.found_end, self.len, self.full) = (end, len, None);
+        Grown::Longer
+    }
+
+    /// There is a little left, for whoever asks for no more than a cluster.
+    pub(crate) fn has_rest(&self) -> bool {
+        self.device && self.append.saturating_add(self.cluster) <= self.grown
     }
 
     /// A piece of the free end is being cleared.
@@ -443,20 +552,22 @@ impl Append {
         }
     }
 
-    /// A piece of the free end reads as zeros, or will not: then the file grows instead.
+    /// A piece of the free end reads as zeros, or will not: then the file grows instead (a device has nothing
+    /// else).
     pub(crate) fn cleared(&mut self, good: bool) {
         let Some(to) = self.growing.take() else { return };
         match good {
             // it was left alone meanwhile
             _ if !self.has_found() => {}
             true => self.grown = to,
+            false if self.device => {}
             false => self.leave_found(),
         }
     }
 
     /// The acbs that wait for space look again.
     pub(crate) fn wake(&mut self, requests: &mut Requests) {
-        self.wanted = 0;
+        (self.wanted, self.any_wanted) = (0, None);
         requests.wake(&mut self.waiters);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Freed -> (the removal is durable, QC4) -> Removed -> (its count goes down) -> Uncounted -> (no request in
 //! flight found it earlier, QC5) -> Punching -> (the hole is there, QC6) -> Zeroed. Only `Zeroed` is handed
-//! out, and each step takes the kind before: what was not waited for does not compile.
+//! out, and each step takes the kind before: what was not waited for does not compile. Beside it `Stale` is,
+//! to what needs no more ([`Need::Any`]).
 //!
 //! Knows: runs of clusters. Must never know: what they held, which acbs wait.
 
@@ -164,6 +165,45 @@ impl Zeroed {
 
     pub(crate) const fn run(self) -> ClusterRun {
         self.0
+    }
+}
+
+/// Nobody refers to it, durably, and it may hold anything: the free end of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Stale(ClusterRun);
+
+impl Stale {
+    pub(crate) const fn free_end(run: ClusterRun) -> Stale {
+        Stale(run)
+    }
+}
+
+/// What space is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Need {
+    /// It must read as zeros where it is not written.
+    Zeros,
+    /// All of it will be written before anything leads there.
+    Any,
+}
+
+/// Space that is handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Space {
+    Zeroed(Zeroed),
+    /// Only to [`Need::Any`].
+    Stale(Stale),
+}
+
+impl Space {
+    pub(crate) const fn run(self) -> ClusterRun {
+        match self {
+            Space::Zeroed(Zeroed(run)) | Space::Stale(Stale(run)) => run,
+        }
+    }
+
+    pub(crate) const fn is_stale(self) -> bool {
+        matches!(self, Space::Stale(_))
     }
 }
 

@@ -7,6 +7,7 @@ mod narrow;
 
 mod clusters;
 mod dangling;
+mod device;
 mod free_end;
 mod large;
 mod overlap;

@@ -47,6 +47,7 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
         ErrorKind::Device { .. }
         | ErrorKind::Gone { .. }
         | ErrorKind::NoSpace
+        | ErrorKind::DeviceTooSmall { .. }
         | ErrorKind::Poisoned
         | ErrorKind::NotAllowed { .. }
         | ErrorKind::Ambiguous { .. }
@@ -68,6 +69,7 @@ fn is_its_own(kind: &ErrorKind) -> bool {
         | ErrorKind::Device { .. }
         | ErrorKind::Gone { .. }
         | ErrorKind::NoSpace
+        | ErrorKind::DeviceTooSmall { .. }
         | ErrorKind::Poisoned
         | ErrorKind::Locked(_)
         | ErrorKind::Io { .. } => true,
@@ -208,7 +210,8 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
         | FormatLack::ShrinkQed
         | FormatLack::GrowQed
         | FormatLack::ResizeVersion2
-        | FormatLack::ResizeDataFile => return None,
+        | FormatLack::ResizeDataFile
+        | FormatLack::ResizeDevice(_) => return None,
     })
 }
 

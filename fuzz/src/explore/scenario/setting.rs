@@ -20,6 +20,8 @@ pub(super) const SPAN: u64 = CLUSTER * CLUSTER / 8;
 const PREPARED: u64 = 3_000_000;
 /// The payload of the first part.
 const PARTS: u64 = 4_000_000;
+/// What a device holds where nothing was written.
+const OLD: u8 = 0xdb;
 
 /// See the module's header.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Scenario {
     /// The power is cut within the very first opening, too.
     pub(crate) cut_first: bool,
     pub(super) dangling: bool,
+    /// The image is on a block device, with so many bytes of old content behind it.
+    pub(super) device: Option<u64>,
 }
 
 pub(super) const fn write(offset: u64, len: u64) -> Ask {
@@ -100,6 +104,7 @@ impl Scenario {
             bad: (0, 0),
             cut_first: false,
             dangling: false,
+            device: None,
         }
     }
 
@@ -211,7 +216,11 @@ impl Scenario {
         if let Some(patch) = self.patch {
             patch(&mut start.bytes);
         }
-        let options = FileOptions { offset_align: self.align, ..FileOptions::default() };
+        if let Some(more) = self.device {
+            start.bytes.resize(start.bytes.len() + more as usize, OLD);
+        }
+        let block_device = self.device.is_some();
+        let options = FileOptions { offset_align: self.align, block_device, ..FileOptions::default() };
         sim.insert_file(TOP, &start.bytes, options);
         if self.form.has_data_file() {
             sim.insert_sparse(DATA, self.size, options);
@@ -224,6 +233,7 @@ impl Scenario {
             leaks: start.leaks + self.patch_leaks,
             bad: self.bad,
             dangling: self.dangling,
+            fills_up: self.device.is_some(),
             stale: stale_files(&sim),
             kept: (self.kept.0, sim.file_range(TOP, self.kept.0, self.kept.1 as usize).into()),
         };

@@ -28,7 +28,7 @@ impl Image {
 
     /// Committed: the file ends where the data ends.
     pub(super) fn trim(&mut self, a: AcbIndex) -> Next {
-        if self.space.has_found() {
+        if self.space.has_found() || self.space.is_device() {
             // what was free already stays: nobody but the counts says that nothing is there
             return Next::Done;
         }

@@ -20,6 +20,7 @@ use crate::base::geometry::{SliceNumber, align_up};
 use crate::base::queue::Queue;
 use crate::base::span::Span;
 use crate::error::Error;
+use crate::fault::Lack;
 use crate::image::next::Next;
 use crate::image::value::Image;
 use crate::io::{IoOp, Part};
@@ -44,7 +45,9 @@ impl Image {
         if self.layout.is_raw() {
             self.commit.wrote();
             self.requests.set_state(a, State::Resize);
-            self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::SetLen { len: size });
+            // a device has the size that it was given elsewhere
+            let op = if self.space.is_device() { IoOp::Length } else { IoOp::SetLen { len: size } };
+            self.outbox.emit_own(&mut self.requests, a, Part::Head, op);
             return Next::Wait;
         }
         let Some(header) = self.layout.qed_header_mut() else { return self.resize_counted(a, size) };
@@ -266,6 +269,10 @@ impl Image {
     pub(super) fn resized(&mut self, a: AcbIndex, size: u64) -> Next {
         debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
         self.requests.note(a, Met::FLUSH);
+        let told = self.requests.acb(a).host;
+        if self.space.is_device() && told != size {
+            return Next::fail(Error::Unsupported(Lack::ResizeDevice(told)));
+        }
         self.size = size.next_multiple_of(512);
         Next::Done
     }

@@ -16,7 +16,15 @@ use crate::io::Outcome;
 use crate::outbox::Due;
 use crate::rule::Rule;
 use crate::space::allocate::Stop;
+use crate::space::kind::Need;
 use alloc::boxed::Box;
+
+/// Host space.
+pub(crate) struct Place {
+    pub(crate) host: u64,
+    /// It may hold anything.
+    pub(crate) stale: bool,
+}
 
 impl Image {
     /// A slice is being loaded.
@@ -104,16 +112,27 @@ impl Image {
         self.waits.pass_sectors(&mut self.requests, a, host, modifies, &self.options)
     }
 
-    /// `len` bytes of space; or what becomes of the acb: it waits, in `state` if it is for the file to grow,
-    /// or has failed.
+    /// `len` bytes of space that reads as zeros; or what becomes of the acb: it waits, in `state` if it is
+    /// for the file to grow, or has failed.
     pub(crate) fn allocate(&mut self, a: AcbIndex, len: u64, state: State) -> Result<u64, Next> {
-        let Some((counted, mut cx)) = self.counting() else { return self.append(a, len, state) };
+        self.allocate_for(a, len, Need::Zeros, state).map(|place| place.host)
+    }
+
+    /// The same for what may need less than zeros.
+    pub(crate) fn allocate_for(
+        &mut self,
+        a: AcbIndex,
+        len: u64,
+        need: Need,
+        state: State,
+    ) -> Result<Place, Next> {
+        let Some((counted, mut cx)) = self.counting() else { return self.append(a, len, need, state) };
         let bits = counted.header.cluster_bits;
-        match counted.allocate(len, &mut cx) {
-            Ok(space) => Ok(space.run().first << bits),
-            Err(Stop::Grow { len, counts }) => {
+        match counted.allocate(len, need, &mut cx) {
+            Ok(space) => Ok(Place { host: space.run().first << bits, stale: space.is_stale() }),
+            Err(Stop::Grow { len, need, counts }) => {
                 let state = if counts { State::AllocRefcount } else { state };
-                Err(self.wait_for_space(a, len, state))
+                Err(self.wait_for_space(a, (len, need), state))
             }
             Err(Stop::Load(slot)) => {
                 self.requests.set_state(a, State::AllocRefcount);
@@ -127,20 +146,24 @@ impl Image {
     }
 
     /// Where nobody counts clusters: what lies behind all others.
-    fn append(&mut self, a: AcbIndex, len: u64, state: State) -> Result<u64, Next> {
+    fn append(&mut self, a: AcbIndex, len: u64, need: Need, state: State) -> Result<Place, Next> {
+        let synced = self.commit.windows.durable() > 0;
+        if need == Need::Any && self.space.has_stale(len, synced) {
+            return Ok(Place { host: self.space.take_stale(len), stale: true });
+        }
         match self.space.has(len, &self.options, &mut self.outbox) {
             Ok(true) => {}
-            Ok(false) => return Err(self.wait_for_space(a, len, state)),
+            Ok(false) => return Err(self.wait_for_space(a, (len, need), state)),
             Err(error) => return Err(Next::fail(error)),
         }
-        let offset = self.space.take(len, &mut self.outbox);
-        debug_assert!(offset.is_some());
-        offset.ok_or_else(|| Next::fail(Error::NoSpace))
+        let host = self.space.take(len, need, &mut self.outbox);
+        debug_assert!(host.is_some());
+        host.map(|host| Place { host, stale: false }).ok_or_else(|| Next::fail(Error::NoSpace))
     }
 
-    fn wait_for_space(&mut self, a: AcbIndex, len: u64, state: State) -> Next {
+    fn wait_for_space(&mut self, a: AcbIndex, wanted: (u64, Need), state: State) -> Next {
         self.requests.set_state(a, state);
-        self.space.wait(&mut self.requests, a, len, &mut self.outbox);
+        self.space.wait(&mut self.requests, a, wanted, &mut self.outbox);
         Next::Wait
     }
 

@@ -17,12 +17,14 @@ use crate::base::span::Span;
 use crate::error::Error;
 use crate::image::next::Next;
 use crate::image::run::read::EXTENT_MAX;
+use crate::image::run::wait::Place;
 use crate::image::value::Image;
 use crate::io::{FillSource, IoOp, Part};
 use crate::options::Policy;
 use crate::qcow2::Subclusters;
 use crate::qcow2::entry::COPIED;
 use crate::rule::Rule;
+use crate::space::kind::Need;
 use crate::tables::mapping::{Mapping, Run};
 use alloc::boxed::Box;
 
@@ -42,6 +44,8 @@ struct Plan {
     source: Source,
     /// They have space already, which may hold anything: where the first one lies.
     reuse: Option<u64>,
+    /// What new space for them has to be like.
+    need: Need,
 }
 
 impl Plan {
@@ -118,8 +122,8 @@ impl Image {
             return Next::Wait;
         }
         let Some(slot) = slot else { return self.new_table(a, pos) };
-        let base = match self.place_new(a, slot, &plan) {
-            Ok(base) => base,
+        let Place { host: base, stale } = match self.place_new(a, slot, &plan) {
+            Ok(place) => place,
             Err(next) => return next,
         };
         let made_table = self.requests.acb(a).met.contains(Met::NEW_TABLE);
@@ -130,7 +134,7 @@ impl Image {
         acb.pinned = Some(slot);
         (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.start, plan.fill.end, plan.fill.start);
         (acb.unit_start, acb.unit_end) = (plan.unit.start, plan.unit.end);
-        (acb.source, acb.stale) = (plan.source, plan.reuse.is_some());
+        (acb.source, acb.stale) = (plan.source, stale);
         if plan.modifies() {
             self.waits.modify(&mut self.requests, a);
         }
@@ -141,17 +145,17 @@ impl Image {
     }
 
     /// Host space for what is planned; or what becomes of the acb.
-    fn place_new(&mut self, a: AcbIndex, slot: u32, plan: &Plan) -> Result<u64, Next> {
+    fn place_new(&mut self, a: AcbIndex, slot: u32, plan: &Plan) -> Result<Place, Next> {
         if let Some(base) = plan.reuse {
             let host = Span::at(base + plan.fill.start - plan.clusters.start, plan.fill.len());
             return match self.pass_sectors(a, host, plan.modifies()) {
-                true => Ok(base),
+                true => Ok(Place { host: base, stale: true }),
                 false => Err(Next::Wait),
             };
         }
         // what is allocated for may not leave the cache when counts are loaded
         self.tables.pin(slot, Rule::PinCount);
-        let base = self.allocate(a, plan.clusters.len(), State::GrowFile);
+        let base = self.allocate_for(a, plan.clusters.len(), plan.need, State::GrowFile);
         self.tables.unpin_quietly(slot, Rule::PinCount);
         if base.is_ok() {
             let bits = self.layout.geometry().map_or(0, |geometry| geometry.cluster_bits);
@@ -210,7 +214,25 @@ impl Image {
             }
             Source::Zeros => Span::new(align_down(pos, align), align_up(cut, align)),
         };
-        Plan { cut, clusters, unit: units, fill, source, reuse }
+        let (need, fill) = self.need_for(clusters, extended, units, fill);
+        Plan { cut, clusters, unit: units, fill, source, reuse, need }
+    }
+
+    /// What new space has to be like for this to be written to it, and what is written then. Where bytes that
+    /// nobody wrote do not show (a subcluster's, of the others of its cluster) or none are left, anything.
+    fn need_for(&self, clusters: Span, extended: bool, unit: Span, fill: Span) -> (Need, Span) {
+        if !self.space.is_device() {
+            return (Need::Zeros, fill);
+        }
+        let align = u64::from(self.options.align);
+        match extended {
+            true => {
+                let (start, end) = (fill.start.min(unit.start), fill.end.max(unit.end));
+                (Need::Any, Span::new(align_down(start, align), align_up(end, align)))
+            }
+            false if fill == clusters || self.options.sabotaged(Rule::CoverStale) => (Need::Any, fill),
+            false => (Need::Zeros, fill),
+        }
     }
 
     /// There is no L2 table yet: make one, of space that reads as zeros. Its entry in the L1 table is young
