@@ -38,8 +38,9 @@ pub struct Driver<B: Backend = AnyBackend> {
 }
 
 impl Driver<AnyBackend> {
-    /// A driver on the backend that the configuration names. Takes a ring and an eventfd from the host, or
-    /// starts up to 8 worker threads, which block all signals; opens no file.
+    /// A driver on the backend that the configuration names. It has a ring, an eventfd, and one worker thread
+    /// from the first call on that a ring cannot make (locks, lengths); or an eventfd and up to 8 worker
+    /// threads. No signal is delivered to any of them. Opens no file.
     ///
     /// ```
     /// use quod::{BackendKind, Config, Driver};
