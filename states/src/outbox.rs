@@ -165,24 +165,24 @@ impl Outbox {
     #[inline]
     pub(crate) fn emit_own(&mut self, requests: &mut Requests, a: AcbIndex, part: Part, op: IoOp) {
         let acb = requests.acb_mut(a);
-        if acb.pending == 0 {
+        if acb.io.pending == 0 {
             self.generation.0 = self.generation.0.wrapping_add(1);
-            acb.io_generation = self.generation.0;
+            acb.io.generation = self.generation.0;
         }
         let bit = part as u8;
-        debug_assert_eq!(acb.pending & (1 << bit), 0);
-        acb.pending |= 1 << bit;
-        let id = IoId { index: a.slot() * 2 + u32::from(bit), generation: acb.io_generation };
+        debug_assert_eq!(acb.io.pending & (1 << bit), 0);
+        acb.io.pending |= 1 << bit;
+        let id = IoId { index: a.slot() * 2 + u32::from(bit), generation: acb.io.generation };
         self.io.push_back(Io { id, op });
     }
 
     /// The first I/O of an acb that has none in flight, and will have no other.
     #[inline]
     pub(crate) fn emit_first(&mut self, acb: &mut Acb, a: AcbIndex, op: IoOp) {
-        debug_assert_eq!(acb.pending, 0);
+        debug_assert_eq!(acb.io.pending, 0);
         let generation = self.generation.0.wrapping_add(1);
         self.generation.0 = generation;
-        (acb.pending, acb.io_generation) = (1, generation);
+        (acb.io.pending, acb.io.generation) = (1, generation);
         self.io.push_back(Io { id: IoId { index: a.slot() * 2, generation }, op });
     }
 

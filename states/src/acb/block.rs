@@ -3,10 +3,10 @@
 //! Knows: its guest range, its host range, what it owns. Must never know: how it gets on (`Image::advance`).
 //!
 //! Invariants:
-//! * `pos <= run_end <= end`; `[pos, run_end)` is the extent in progress, `[run_end, end)` is still to be
+//! * `pos <= extent.end <= end`; `[pos, extent.end)` is the extent in progress, what follows is still to be
 //!   looked up;
-//! * `pending` marks its own I/O in flight; it is in a queue only while `pending` is 0, and then no extent
-//!   is in progress: `run_end` is `pos`.
+//! * `io.pending` marks its own I/O in flight; it is in a queue only while that is 0, and then no extent is
+//!   in progress: `extent.end` is `pos`.
 
 use crate::acb::State;
 use crate::acb::request::{Flags, Kind, Met, Request, RequestId};
@@ -74,6 +74,70 @@ pub(crate) enum Source {
     Compressed(u64, u32),
 }
 
+/// The part `[pos, end)` of an acb's range that is in progress: it is read or written.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct InProgress {
+    /// `pos` while nothing is in progress.
+    pub(crate) end: u64,
+    /// Host offset of `pos`. Of a resize that has asked for the length of the file: that.
+    pub(crate) host: u64,
+    /// Where fills come from. While a compressed cluster is read: that.
+    pub(crate) source: Source,
+}
+
+/// What is written with the extent: meaningful from `ReadModify`, `CopyOnWrite`, `WriteData` or `ZeroData`
+/// on, while it is in progress.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Transfer {
+    /// Guest range that is written, fills included, in host order,
+    pub(crate) fill: Span,
+    /// and how much of that is.
+    pub(crate) at: u64,
+    /// What of it comes to hold the guest's data: the rest belongs to others.
+    pub(crate) unit: Span,
+    /// The space may hold anything: fills without a source are written as zeros.
+    pub(crate) stale: bool,
+}
+
+/// What it holds, and gives back when its extent is done or has failed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Held {
+    /// A claim on the clusters that it writes.
+    pub(crate) claims: bool,
+    /// The cache slot that it pinned until its new clusters are linked.
+    pub(crate) pinned: Option<u32>,
+    /// Sectors: its write only partly covers some.
+    pub(crate) modifies: bool,
+}
+
+impl Held {
+    /// It holds something.
+    #[inline]
+    pub(crate) const fn any(&self) -> bool {
+        self.claims || self.modifies || self.pinned.is_some()
+    }
+}
+
+/// Its own I/O in flight.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct OwnIo {
+    /// Bit 0: the head's or the only one; bit 1: the tail's. 0: none is in flight.
+    pub(crate) pending: u8,
+    /// Of the ids of those.
+    pub(crate) generation: u32,
+}
+
+/// What the commit pipeline has to do with it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Committing {
+    /// Window that its finished data belongs to; 0: it has finished none.
+    pub(crate) window: u64,
+    /// What it waits to hear, or will before it completes.
+    pub(crate) want: Want,
+    /// Something of it needs the pipeline before it may complete.
+    pub(crate) uncommitted: bool,
+}
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Acb {
     pub(crate) request: RequestId,
@@ -85,38 +149,14 @@ pub(crate) struct Acb {
     pub(crate) met: Met,
     /// First guest byte of the request: where its buffer starts.
     pub(crate) origin: u64,
+    /// What is left of its range, `[pos, end)`, the extent in progress included.
     pub(crate) pos: u64,
-    pub(crate) run_end: u64,
     pub(crate) end: u64,
-    /// Host offset of `pos`, while an extent is in progress.
-    pub(crate) host: u64,
-    /// Guest range that is written with the extent, fills included, in host order: `[fill_start, fill_end)`.
-    pub(crate) fill_start: u64,
-    pub(crate) fill_end: u64,
-    /// How much of `[fill_start, fill_end)` is written.
-    pub(crate) fill_at: u64,
-    /// What of it comes to hold the guest's data: the rest belongs to others.
-    pub(crate) unit_start: u64,
-    pub(crate) unit_end: u64,
-    /// Where fills come from. While it reads a compressed cluster: that.
-    pub(crate) source: Source,
-    /// The space that it writes may hold anything: fills without a source are written as zeros.
-    pub(crate) stale: bool,
-    /// Own I/O in flight: bit 0 the head's or the only one, bit 1 the tail's,
-    pub(crate) pending: u8,
-    /// and the generation of their ids.
-    pub(crate) io_generation: u32,
-    /// It holds a claim on the clusters it writes.
-    pub(crate) claims: bool,
-    /// Cache slot that it pinned until its new clusters are linked.
-    pub(crate) pinned: Option<u32>,
-    /// Commit window that its finished data belongs to.
-    pub(crate) window: u64,
-    pub(crate) want: Want,
-    /// Something of it needs the commit pipeline before it may complete.
-    pub(crate) uncommitted: bool,
-    /// Its write in flight only partly covers sectors.
-    pub(crate) modifies: bool,
+    pub(crate) extent: InProgress,
+    pub(crate) write: Transfer,
+    pub(crate) io: OwnIo,
+    pub(crate) held: Held,
+    pub(crate) commit: Committing,
     pub(crate) error: Option<Box<Error>>,
     /// Next in the queue that it is in.
     pub(crate) link: u32,
@@ -125,6 +165,7 @@ pub(crate) struct Acb {
 impl Acb {
     pub(crate) fn new(id: RequestId, request: &Request, pos: u64, end: u64) -> Acb {
         debug_assert!(pos <= end);
+        let nothing = Span::new(0, 0);
         Acb {
             request: id,
             state: State::Free,
@@ -133,44 +174,32 @@ impl Acb {
             met: Met::empty(),
             origin: request.offset,
             pos,
-            run_end: pos,
             end,
-            host: 0,
-            fill_start: 0,
-            fill_end: 0,
-            fill_at: 0,
-            unit_start: 0,
-            unit_end: 0,
-            source: Source::Zeros,
-            stale: false,
-            pending: 0,
-            io_generation: 0,
-            claims: false,
-            pinned: None,
-            window: 0,
-            want: Want::Written,
-            uncommitted: false,
-            modifies: false,
+            extent: InProgress { end: pos, host: 0, source: Source::Zeros },
+            write: Transfer { fill: nothing, at: 0, unit: nothing, stale: false },
+            io: OwnIo { pending: 0, generation: 0 },
+            held: Held::default(),
+            commit: Committing { window: 0, want: Want::Written, uncommitted: false },
             error: None,
             link: NONE,
         }
     }
 
-    /// A sibling that takes over `[run_end, end)`, which is cut off here.
+    /// A sibling that takes over what lies behind the extent in progress, which is cut off here.
     pub(crate) fn split(&mut self) -> Acb {
-        let mut sibling = Acb { pos: self.run_end, ..self.clone() };
+        let mut sibling = Acb { pos: self.extent.end, ..self.clone() };
         sibling.state = State::Free;
         sibling.met = Met::empty();
-        (sibling.claims, sibling.pinned, sibling.modifies, sibling.uncommitted) = (false, None, false, false);
-        (sibling.pending, sibling.window, sibling.link, sibling.error) = (0, 0, NONE, None);
-        self.end = self.run_end;
+        sibling.held = Held::default();
+        (sibling.commit.uncommitted, sibling.commit.window) = (false, 0);
+        (sibling.io.pending, sibling.link, sibling.error) = (0, NONE, None);
+        self.end = self.extent.end;
         sibling
     }
 
-    /// The host range that a write of this acb in place touches, sectors rounded out by `fill_start` and
-    /// `fill_end`.
+    /// The host range that a write of this acb in place touches, sectors rounded out by `fill`.
     pub(crate) fn host_range(&self) -> Span {
-        Span::at(self.host - (self.pos - self.fill_start), self.fill_end - self.fill_start)
+        Span::at(self.extent.host - (self.pos - self.write.fill.start), self.write.fill.len())
     }
 }
 

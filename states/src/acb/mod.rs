@@ -13,6 +13,6 @@ pub mod state;
 pub(crate) mod waits;
 
 pub use block::AcbId;
-pub(crate) use block::{Acb, AcbIndex, Source, Want};
+pub(crate) use block::{Acb, AcbIndex, Source, Transfer, Want};
 pub use edges::{QCOW2_EDGES, QED_EDGES, RAW_EDGES, Transition};
 pub use state::State;

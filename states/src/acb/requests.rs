@@ -132,7 +132,7 @@ impl Requests {
     pub(crate) fn skip(&mut self, a: AcbIndex, len: u64) -> bool {
         let acb = self.acb_mut(a);
         acb.pos += len;
-        acb.run_end = acb.pos;
+        acb.extent.end = acb.pos;
         debug_assert!(acb.pos <= acb.end);
         true
     }
@@ -142,10 +142,10 @@ impl Requests {
     pub(crate) fn take_run(&mut self, a: AcbIndex, len: u64, host: u64, met: Met) -> u64 {
         let acb = self.acb_mut(a);
         acb.met |= met;
-        acb.run_end = acb.pos + len;
-        acb.host = host;
-        debug_assert!(acb.run_end <= acb.end);
-        if acb.run_end < acb.end {
+        acb.extent.end = acb.pos + len;
+        acb.extent.host = host;
+        debug_assert!(acb.extent.end <= acb.end);
+        if acb.extent.end < acb.end {
             self.split(a);
         }
         len
@@ -178,7 +178,7 @@ impl Requests {
 
     /// The acb stands in a list from now on.
     pub(crate) fn wait_in(&mut self, queue: &mut Queue, a: AcbIndex) {
-        debug_assert_eq!(self.acb(a).pending, 0, "an acb waits for one thing at a time");
+        debug_assert_eq!(self.acb(a).io.pending, 0, "an acb waits for one thing at a time");
         queue.push(&mut self.acbs, a.0);
     }
 
@@ -206,7 +206,7 @@ impl Requests {
 
     /// This one is ready.
     pub(crate) fn ready(&mut self, a: AcbIndex) {
-        debug_assert_eq!(self.acb(a).pending, 0);
+        debug_assert_eq!(self.acb(a).io.pending, 0);
         self.ready.push(&mut self.acbs, a.0);
     }
 
@@ -230,16 +230,16 @@ impl Requests {
     /// Does a request in flight use bytes of this host range?
     pub(crate) fn use_host(&self, host: Span) -> bool {
         debug_assert!(!host.is_empty());
-        self.iter().filter(|(_, acb)| acb.pending != 0).any(|(_, acb)| {
+        self.iter().filter(|(_, acb)| acb.io.pending != 0).any(|(_, acb)| {
             let own = match acb.state {
-                State::ReadData => host.overlaps(Span::at(acb.host, acb.run_end - acb.pos)),
+                State::ReadData => host.overlaps(Span::at(acb.extent.host, acb.extent.end - acb.pos)),
                 State::WriteData | State::ZeroData | State::ReadModify | State::CopyOnWrite => {
                     host.overlaps(acb.host_range())
                 }
                 _ => false,
             };
-            let source = match acb.source {
-                Source::Host(old) => host.overlaps(Span::at(old, acb.fill_end - acb.fill_start)),
+            let source = match acb.extent.source {
+                Source::Host(old) => host.overlaps(Span::at(old, acb.write.fill.len())),
                 Source::Compressed(at, len) => host.overlaps(Span::at(at, len.into())),
                 Source::Zeros | Source::Backing => false,
             };
@@ -316,7 +316,7 @@ impl Requests {
     pub(crate) fn end(&mut self, a: AcbIndex, error: Option<Box<Error>>, events: &mut VecDeque<Event>) {
         let acb = self.acb(a);
         debug_assert_eq!(acb.state, State::Free);
-        debug_assert!(acb.pending == 0 && !acb.claims && acb.pinned.is_none() && !acb.modifies);
+        debug_assert!(acb.io.pending == 0 && !acb.held.any());
         let (id, met) = (acb.request, acb.met);
         self.acbs.discard(a.0);
         let open = self.open.get_mut(id.index);
@@ -371,7 +371,7 @@ impl Requests {
             return Err(String::from("the ready queue is not empty"));
         }
         for (a, acb) in self.iter() {
-            if acb.pos > acb.run_end || acb.run_end > acb.end {
+            if acb.pos > acb.extent.end || acb.extent.end > acb.end {
                 return Err(format!("acb {a} has a range that runs backwards"));
             }
         }
@@ -392,8 +392,8 @@ impl Acb {
             return false;
         }
         // an acb that waits has no extent in progress: woken, it looks again, and finds nothing left to do
-        let more = self.run_end < self.end;
-        self.end = self.run_end;
+        let more = self.extent.end < self.end;
+        self.end = self.extent.end;
         if more {
             // what was not asked for any more need not be durable
             self.flags.remove(Flags::FUA);
@@ -462,7 +462,7 @@ mod tests {
         let mut requests = requests();
         let a = begin(&mut requests, 7, 4096);
         let other = begin(&mut requests, 8, 4096);
-        requests.acb_mut(a).run_end = 512;
+        requests.acb_mut(a).extent.end = 512;
         assert_eq!(requests.cancel(7), 1);
         assert_eq!((requests.acb(a).end, requests.acb(a).flags), (512, Flags::empty()));
         assert_eq!((requests.acb(other).end, requests.acb(other).flags), (4096, Flags::FUA));
@@ -479,7 +479,7 @@ mod tests {
         };
         sees(|requests| requests.ready(AcbIndex::FIRST), "the ready queue is not empty");
         sees(
-            |requests| requests.acb_mut(AcbIndex::FIRST).run_end = 4097,
+            |requests| requests.acb_mut(AcbIndex::FIRST).extent.end = 4097,
             "acb 0 has a range that runs backwards",
         );
         sees(|requests| requests.acb_mut(AcbIndex::FIRST).pos = 1, "acb 0 has a range that runs backwards");

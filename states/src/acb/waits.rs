@@ -14,7 +14,7 @@
 //! * `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it; without any,
 //!   writes pay one comparison.
 
-use super::block::{AcbIndex, Source};
+use super::block::{AcbIndex, Held, Source};
 use super::request::Met;
 use super::requests::Requests;
 use super::state::State;
@@ -105,12 +105,13 @@ impl Waits {
 
     /// The acb allocates the clusters of this guest range.
     pub(crate) fn claim(&mut self, requests: &mut Requests, a: AcbIndex, guest: Span, new_table: bool) {
-        debug_assert!(!guest.is_empty() && !requests.acb(a).claims);
+        debug_assert!(!guest.is_empty() && !requests.acb(a).held.claims);
         self.claims.push(Claim { acb: a, guest, new_table, waiters: Queue::new() });
-        requests.acb_mut(a).claims = true;
+        requests.acb_mut(a).held.claims = true;
     }
 
     /// May a write in place of this host range start? If not, the acb waits.
+    #[inline]
     pub(crate) fn pass_sectors(
         &mut self,
         requests: &mut Requests,
@@ -120,14 +121,23 @@ impl Waits {
         options: &Options,
     ) -> bool {
         debug_assert!(host.start <= host.end);
-        if self.modifying == 0 && !modifies {
-            return true;
-        }
+        // the common case: nobody writes parts of sectors
+        self.modifying == 0 && !modifies || self.pass_modifiers(requests, a, host, modifies, options)
+    }
+
+    fn pass_modifiers(
+        &mut self,
+        requests: &mut Requests,
+        a: AcbIndex,
+        host: Span,
+        modifies: bool,
+        options: &Options,
+    ) -> bool {
         let conflict = requests.iter().any(|(other, acb)| {
             // one that modifies may read its surroundings (`CopyOnWrite`) after its neighbours
-            let writes =
-                acb.modifies || matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
-            if other == a || !writes || !(modifies || acb.modifies) {
+            let writes = acb.held.modifies
+                || matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);
+            if other == a || !writes || !(modifies || acb.held.modifies) {
                 return false;
             }
             acb.host_range().overlaps(host)
@@ -143,8 +153,8 @@ impl Waits {
 
     /// The acb's write covers sectors only partly.
     pub(crate) fn modify(&mut self, requests: &mut Requests, a: AcbIndex) {
-        debug_assert!(!requests.acb(a).modifies);
-        requests.acb_mut(a).modifies = true;
+        debug_assert!(!requests.acb(a).held.modifies);
+        requests.acb_mut(a).held.modifies = true;
         self.modifying += 1;
     }
 
@@ -165,9 +175,9 @@ impl Waits {
     /// What is left: the slot that it pinned.
     pub(crate) fn let_go(&mut self, requests: &mut Requests, a: AcbIndex) -> Option<u32> {
         let acb = requests.acb_mut(a);
-        let (claims, pinned, modifies) = (acb.claims, acb.pinned.take(), acb.modifies);
+        let Held { claims, pinned, modifies } = core::mem::take(&mut acb.held);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
-        (acb.claims, acb.modifies, acb.source) = (false, false, Source::Zeros);
+        acb.extent.source = Source::Zeros;
         if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
             let mut claim = self.claims.swap_remove(index);
             requests.wake(&mut claim.waiters);
@@ -193,7 +203,7 @@ impl Waits {
     /// The first invariant that does not hold. `removed`: claims may overlap.
     pub(crate) fn check(&self, requests: &Requests, removed: bool) -> Result<(), String> {
         for (index, claim) in self.claims.iter().enumerate() {
-            if !requests.find(claim.acb.slot()).is_some_and(|(_, acb)| acb.claims) {
+            if !requests.find(claim.acb.slot()).is_some_and(|(_, acb)| acb.held.claims) {
                 return Err(format!("claim of acb {} that does not know of it", claim.acb));
             }
             let overlaps = |other: &Claim| claim.guest.overlaps(other.guest);
@@ -201,7 +211,7 @@ impl Waits {
                 return Err(format!("claims overlap at {:#x}", claim.guest.start));
             }
         }
-        let modifying = requests.iter().filter(|(_, acb)| acb.modifies).count();
+        let modifying = requests.iter().filter(|(_, acb)| acb.held.modifies).count();
         match modifying == self.modifying as usize {
             true => Ok(()),
             false => Err(format!("{modifying} acbs modify sectors, counted as {}", self.modifying)),
@@ -273,7 +283,7 @@ mod tests {
         assert!(waits.pass_sectors(&mut requests, FIRST, Span::new(0, 512), true, &options));
         waits.modify(&mut requests, FIRST);
         let acb = requests.acb_mut(FIRST);
-        (acb.host, acb.fill_end) = (0, 512);
+        acb.write.fill = Span::new(0, 512);
         assert!(
             waits.pass_sectors(&mut requests, SECOND, Span::new(512, 1024), true, &options),
             "another sector"
@@ -297,7 +307,7 @@ mod tests {
         waits.modifying = 1;
         let said = |waits: &Waits, requests: &Requests| waits.check(requests, false).unwrap_err();
         assert_eq!(said(&waits, &requests), "0 acbs modify sectors, counted as 1");
-        requests.acb_mut(FIRST).claims = false;
+        requests.acb_mut(FIRST).held.claims = false;
         assert_eq!(said(&waits, &requests), "claim of acb 0 that does not know of it");
     }
 }

@@ -21,11 +21,11 @@ impl Commit {
         }
         let acb = requests.acb_mut(a);
         // the acb may have waited since it wrote, but its own window is the one that counts
-        if acb.window == 0 {
-            acb.window = self.windows.open();
+        if acb.commit.window == 0 {
+            acb.commit.window = self.windows.open();
         }
-        acb.want = want;
-        self.windows.demand(acb.window, want >= Want::Durable);
+        acb.commit.want = want;
+        self.windows.demand(acb.commit.window, want >= Want::Durable);
         if want == Want::Clean {
             self.windows.demand_clean();
         }
@@ -36,7 +36,7 @@ impl Commit {
     /// The acb waits until the header's autoclear bits are cleared, durably.
     pub(crate) fn wait_for_header(&mut self, requests: &mut Requests, a: AcbIndex, out: &mut Outbox) {
         requests.set_state(a, State::ClearAutoclear);
-        requests.acb_mut(a).want = Want::Header;
+        requests.acb_mut(a).commit.want = Want::Header;
         requests.wait_in(&mut self.waiters, a);
         out.due |= Due::ROUND;
     }
@@ -50,13 +50,13 @@ impl Commit {
         let (written, durable) = (self.windows.written(), self.windows.tables_durable());
         while let Some(a) = requests.take_first(&mut waiters) {
             let acb = requests.acb(a);
-            let satisfied = match acb.want {
+            let satisfied = match acb.commit.want {
                 Want::Header => autoclear,
-                Want::Written => acb.window <= written,
-                Want::Durable => acb.window <= durable,
-                Want::Clean => clean && acb.window <= durable,
+                Want::Written => acb.commit.window <= written,
+                Want::Durable => acb.commit.window <= durable,
+                Want::Clean => clean && acb.commit.window <= durable,
             };
-            clean_wanted |= acb.want == Want::Clean && !satisfied;
+            clean_wanted |= acb.commit.want == Want::Clean && !satisfied;
             if satisfied { requests.ready(a) } else { requests.wait_in(&mut left, a) }
         }
         if clean {
@@ -72,9 +72,12 @@ impl Commit {
         while let Some(a) = requests.take_first(&mut waiters) {
             requests.wait_in(&mut kept, a);
             let acb = requests.acb(a);
-            let next = if acb.window > self.windows.round() || self.is_idle() || acb.want == Want::Header {
+            let next = if acb.commit.window > self.windows.round()
+                || self.is_idle()
+                || acb.commit.want == Want::Header
+            {
                 acb.state
-            } else if has_tables && acb.window <= self.windows.written() {
+            } else if has_tables && acb.commit.window <= self.windows.written() {
                 State::SyncTables
             } else {
                 match self.phase {

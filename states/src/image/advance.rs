@@ -39,7 +39,7 @@ impl Image {
     /// The thing that the acb's state waits for has happened.
     pub(super) fn advance(&mut self, a: AcbIndex) {
         let acb = self.requests.acb_mut(a);
-        debug_assert_eq!(acb.pending, 0);
+        debug_assert_eq!(acb.io.pending, 0);
         let next = match acb.error.take() {
             Some(error) => Next::Fail(error),
             None => self.step(a),
@@ -102,10 +102,10 @@ impl Image {
     pub(super) fn end_acb(&mut self, a: AcbIndex, error: Option<Box<Error>>) {
         let acb = self.requests.acb(a);
         if acb.state == State::ReadData {
-            debug_assert!(!acb.claims && acb.pinned.is_none() && !acb.modifies);
+            debug_assert!(!acb.held.any());
         } else {
             let kind = acb.kind;
-            let holds = acb.claims || acb.modifies || acb.pinned.is_some();
+            let holds = acb.held.any();
             if error.is_some() {
                 self.give_back(a);
             }
@@ -124,8 +124,8 @@ impl Image {
     /// `ClearAutoclear`: the bits are clear, durably, and the acb begins.
     fn cleared(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
-        debug_assert!(acb.want == Want::Header);
-        acb.want = Want::Written;
+        debug_assert!(acb.commit.want == Want::Header);
+        acb.commit.want = Want::Written;
         if acb.kind.is_job() { self.job_may_change(a) } else { Next::Look }
     }
 
@@ -143,9 +143,9 @@ impl Image {
         }
         // what the range already was may not be durable yet, even if nothing had to be written
         let fua = acb.flags.contains(Flags::FUA) && matches!(acb.kind, Kind::Write | Kind::WriteZeroes);
-        match acb.uncommitted {
+        match acb.commit.uncommitted {
             _ if fua => Next::Join(Want::Durable),
-            true => Next::Join(acb.want),
+            true => Next::Join(acb.commit.want),
             false => Next::Done,
         }
     }

@@ -125,27 +125,27 @@ impl Image {
     fn own_io_ended(&mut self, id: IoId, outcome: Outcome<'_>) {
         let bit = 1 << (id.index % 2);
         let found = self.requests.find(id.index / 2);
-        let known = found.filter(|(_, acb)| acb.io_generation == id.generation && acb.pending & bit != 0);
+        let known = found.filter(|(_, acb)| acb.io.generation == id.generation && acb.io.pending & bit != 0);
         let Some((a, _)) = known else {
             self.outbox.counters.stale_completions += 1;
             return;
         };
         let acb = self.requests.acb_mut(a);
-        acb.pending &= !bit;
+        acb.io.pending &= !bit;
         if let Outcome::Failed(errno) = outcome {
-            let error = Error::Device { op: acb.state.operation(), offset: acb.host, errno };
+            let error = Error::Device { op: acb.state.operation(), offset: acb.extent.host, errno };
             acb.error.get_or_insert_with(|| Box::new(error));
         }
         if let Outcome::Length(len) = outcome {
-            acb.host = len;
+            acb.extent.host = len;
         }
-        if acb.pending != 0 {
+        if acb.io.pending != 0 {
             if !self.options.sabotaged(Rule::WaitAllParts) {
                 return;
             }
-            acb.pending = 0;
+            acb.io.pending = 0;
         }
-        if acb.state == State::ReadData && acb.run_end == acb.end && acb.error.is_none() {
+        if acb.state == State::ReadData && acb.extent.end == acb.end && acb.error.is_none() {
             // the hot path: what `advance` would do
             return self.end_acb(a, None);
         }

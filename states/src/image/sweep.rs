@@ -42,7 +42,7 @@ impl Image {
     /// Which acb waits for what, for a person to read.
     pub fn describe(&self) -> String {
         let acbs = self.requests.iter().map(|(a, acb)| {
-            format!("acb {a}: {:?} [{:#x}, {:#x}) window {} ", acb.state, acb.pos, acb.end, acb.window)
+            format!("acb {a}: {:?} [{:#x}, {:#x}) window {} ", acb.state, acb.pos, acb.end, acb.commit.window)
         });
         let mut text: String = acbs.collect();
         text += &format!(
@@ -87,7 +87,7 @@ impl Image {
             places[closer.slot() as usize] += 1;
         }
         for (a, acb) in self.requests.iter() {
-            let own = acb.pending.count_ones();
+            let own = acb.io.pending.count_ones();
             if places[a.slot() as usize] + u32::from(own > 0) != 1 {
                 return Err(format!(
                     "acb {a} in {:?} is in {} places, {own} I/Os",
@@ -98,7 +98,7 @@ impl Image {
             if (acb.link == NONE) != (own > 0 || self.requests.closer() == Some(a)) {
                 return Err(format!("acb {a} in {:?} has the wrong link", acb.state));
             }
-            if own == 0 && self.requests.closer() != Some(a) && acb.pos != acb.run_end {
+            if own == 0 && self.requests.closer() != Some(a) && acb.pos != acb.extent.end {
                 return Err(format!("acb {a} in {:?} has an extent in progress", acb.state));
             }
         }
@@ -113,7 +113,7 @@ impl Image {
         for (slot, slice) in self.tables.slots().iter().enumerate() {
             let copies = self.refcounted.as_deref().into_iter().flat_map(|counted| counted.copies.iter());
             let copies = copies.filter(|copy| copy.l1_slot == slot as u32).count();
-            let acbs = self.requests.iter().filter(|(_, acb)| acb.pinned == Some(slot as u32)).count();
+            let acbs = self.requests.iter().filter(|(_, acb)| acb.held.pinned == Some(slot as u32)).count();
             let pins = acbs + copies;
             if slice.state != SliceState::Empty && pins != slice.pins as usize {
                 return Err(format!("slot {slot} counts {} pins, there are {pins}", slice.pins));
@@ -195,22 +195,22 @@ mod tests {
         sees(waiting(), ready, "the ready queue is not empty");
         sees(waiting(), |image| acb(image).state = State::WaitSlot, "waits in the queue of [ReadL2");
         sees(waiting(), |image| assert_eq!(pop(image), Some(AcbIndex::FIRST)), "is in 0 places, 0 I/Os");
-        sees(waiting(), |image| acb(image).run_end = 512, "has an extent in progress");
-        sees(waiting(), |image| acb(image).pending = 1, "is in 1 places, 1 I/Os");
+        sees(waiting(), |image| acb(image).extent.end = 512, "has an extent in progress");
+        sees(waiting(), |image| acb(image).io.pending = 1, "is in 1 places, 1 I/Os");
         sees(waiting(), closes, "is in 2 places, 0 I/Os");
-        sees(reading(), |image| acb(image).pending = 0, "is in 0 places, 0 I/Os");
+        sees(reading(), |image| acb(image).io.pending = 0, "is in 0 places, 0 I/Os");
         sees(reading(), |image| acb(image).pos = 513, "a range that runs backwards");
         sees(reading(), |image| acb(image).link = 7, "has the wrong link");
         sees(reading(), |image| acb(image).end = 511, "a range that runs backwards");
         let mut image = reading();
-        acb(&mut image).pending = 0;
+        acb(&mut image).io.pending = 0;
         closes(&mut image);
         assert_eq!(image.check_invariants(), Ok(()), "a closer is in no list");
     }
 
     #[test]
     fn the_sweep_asks_every_part() {
-        sees(reading(), |image| acb(image).modifies = true, "1 acbs modify sectors, counted as 0");
+        sees(reading(), |image| acb(image).held.modifies = true, "1 acbs modify sectors, counted as 0");
         sees(reading(), |image| image.outbox.due = crate::outbox::Due::ROUND, "and nobody has seen to it");
     }
 
@@ -221,7 +221,7 @@ mod tests {
         sees(waiting(), |image| image.tables.slot_mut(0).dirty = 1, "dirty and young are (1, 0)");
         sees(waiting(), |image| image.tables.slot_mut(0).number = 5, "holds slice 5, found in None");
         sees(waiting(), |image| image.tables.slot_mut(0).pins = 1, "counts 1 pins, there are 0");
-        sees(waiting(), |image| acb(image).pinned = Some(0), "counts 0 pins, there are 1");
+        sees(waiting(), |image| acb(image).held.pinned = Some(0), "counts 0 pins, there are 1");
         sees(waiting(), |image| image.tables.slot_mut(0).writing = 1, "with writing 0x1");
         let writing = |image: &mut Image| image.tables.slot_mut(0).state = SliceState::Writing;
         sees(waiting(), writing, "state Writing with writing 0x0");

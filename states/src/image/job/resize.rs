@@ -96,7 +96,7 @@ impl Image {
         };
         debug_assert!(start <= end);
         let acb = self.requests.acb_mut(a);
-        (acb.pos, acb.run_end, acb.end) = (start, start, end);
+        (acb.pos, acb.extent.end, acb.end) = (start, start, end);
     }
 
     /// The next run of it: what comes to light reads as zeros, what goes is given up.
@@ -114,7 +114,8 @@ impl Image {
             Some(Resizing::Place) => self.place_l1(a, size),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
             Some(Resizing::Range)
-                if self.requests.acb(a).window != 0 && !self.options.sabotaged(Rule::RangeBeforeSize) =>
+                if self.requests.acb(a).commit.window != 0
+                    && !self.options.sabotaged(Rule::RangeBeforeSize) =>
             {
                 // durable first, then the header (QC17)
                 self.jobs.next(Resizing::RangeSync);
@@ -126,7 +127,7 @@ impl Image {
     }
 
     fn write_size(&mut self, a: AcbIndex, size: u64) -> Next {
-        self.requests.acb_mut(a).window = 0;
+        self.requests.acb_mut(a).commit.window = 0;
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.header.size = size;
         }
@@ -172,7 +173,7 @@ impl Image {
     /// From the pipeline back to work.
     fn look_again(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
-        acb.window = 0;
+        acb.commit.window = 0;
         // the last phases of a round with nothing to write pass without being shown
         match acb.state {
             State::UpdateL2 => self.requests.set_state(a, State::SyncTables),
@@ -227,7 +228,7 @@ impl Image {
             self.free_l1_early(old);
         }
         self.commit.header_changed(&mut self.outbox);
-        self.requests.acb_mut(a).window = 0;
+        self.requests.acb_mut(a).commit.window = 0;
         Next::Join(Want::Durable)
     }
 
@@ -269,7 +270,7 @@ impl Image {
     pub(super) fn resized(&mut self, a: AcbIndex, size: u64) -> Next {
         debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
         self.requests.note(a, Met::FLUSH);
-        let told = self.requests.acb(a).host;
+        let told = self.requests.acb(a).extent.host;
         if self.space.is_device() && told != size {
             return Next::fail(Error::Unsupported(Lack::ResizeDevice(told)));
         }

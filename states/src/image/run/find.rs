@@ -116,8 +116,8 @@ impl Image {
         let acb = self.requests.acb_mut(a);
         debug_assert_eq!(acb.end, acb.pos + len);
         acb.met = Met::HIT;
-        acb.run_end = acb.end;
-        acb.host = host;
+        acb.extent.end = acb.end;
+        acb.extent.host = host;
         let op = IoOp::ReadData { request, buffer_offset: 0, len, host };
         self.outbox.emit_first(acb, a, op);
         self.requests.set_state_through(a, State::FindCluster, State::ReadData);

@@ -35,11 +35,11 @@ impl Image {
         let acb = self.requests.acb(a);
         let first = geometry.cluster_start(acb.pos);
         // a cluster that was only moved has no guest bytes in the extent
-        let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
+        let end = geometry.cluster_end(acb.extent.end).max(first + geometry.cluster_size());
         let count = ((end - first) >> geometry.cluster_bits) as usize;
-        let host = acb.host - (acb.pos - first);
-        let guest = Span::new(acb.pos, acb.run_end);
-        let Some(slot) = acb.pinned else { return };
+        let host = acb.extent.host - (acb.pos - first);
+        let guest = Span::new(acb.pos, acb.extent.end);
+        let Some(slot) = acb.held.pinned else { return };
         let (number, entry) = geometry.l2_slice(first);
         debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
         // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
@@ -68,13 +68,13 @@ impl Image {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
         // what had its space before keeps it
-        if !acb.claims || acb.stale || self.refcounted.is_none() || self.health.is_halted() {
+        if !acb.held.claims || acb.write.stale || self.refcounted.is_none() || self.health.is_halted() {
             return;
         }
-        debug_assert_eq!(acb.pending, 0);
+        debug_assert_eq!(acb.io.pending, 0);
         let first = geometry.cluster_start(acb.pos);
-        let end = geometry.cluster_end(acb.run_end).max(first + geometry.cluster_size());
-        let host = acb.host - (acb.pos - first);
+        let end = geometry.cluster_end(acb.extent.end).max(first + geometry.cluster_size());
+        let host = acb.extent.host - (acb.pos - first);
         let (first_host, count) = (host >> geometry.cluster_bits, (end - first) >> geometry.cluster_bits);
         self.free_clusters(ClusterRun::new(first_host, count), 0);
     }

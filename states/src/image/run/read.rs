@@ -35,7 +35,7 @@ impl Image {
             Mapping::Compressed { host, len: bytes } => {
                 let len = self.requests.take_run(a, len, host, Met::COMPRESSED);
                 let start = self.layout.geometry().map_or(pos, |geometry| geometry.cluster_start(pos));
-                self.requests.acb_mut(a).source = Source::Compressed(host, bytes);
+                self.requests.acb_mut(a).extent.source = Source::Compressed(host, bytes);
                 let within = (pos - start) as u32;
                 let op = IoOp::ReadCompressed { request, buffer_offset, len, host, bytes, within };
                 (State::ReadCompressed, op)
@@ -69,8 +69,8 @@ impl Image {
     /// `ReadData`, `ReadBacking`, `ReadCompressed`: the bytes are there.
     pub(crate) fn extent_read(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
-        debug_assert!(acb.pos < acb.run_end);
-        acb.pos = acb.run_end;
+        debug_assert!(acb.pos < acb.extent.end);
+        acb.pos = acb.extent.end;
         if acb.pos == acb.end { Next::Done } else { Next::Look }
     }
 }

@@ -11,7 +11,7 @@
 //! * a failed write links nothing: its clusters are given back, or a leak where nobody counts them (QED).
 
 use crate::acb::request::{Kind, Met};
-use crate::acb::{AcbIndex, Source, State};
+use crate::acb::{AcbIndex, Source, State, Transfer};
 use crate::base::geometry::{Geometry, align_down, align_up};
 use crate::base::span::Span;
 use crate::error::Error;
@@ -95,14 +95,14 @@ impl Image {
         }
         self.requests.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
         let acb = self.requests.acb_mut(a);
-        acb.fill_start = acb.pos - (host - blocks.start);
-        acb.fill_end = acb.run_end + (blocks.end - (host + len));
-        acb.fill_at = acb.fill_start;
-        (acb.unit_start, acb.unit_end) = (acb.pos, acb.run_end);
-        (acb.source, acb.stale) = (Source::Zeros, false);
+        acb.write.fill.start = acb.pos - (host - blocks.start);
+        acb.write.fill.end = acb.extent.end + (blocks.end - (host + len));
+        acb.write.at = acb.write.fill.start;
+        acb.write.unit = Span::new(acb.pos, acb.extent.end);
+        (acb.extent.source, acb.write.stale) = (Source::Zeros, false);
         if !modifies {
             // all of it is the guest's: one piece
-            let (start, end) = (acb.pos, acb.run_end);
+            let (start, end) = (acb.pos, acb.extent.end);
             return self.emit_write(a, &Piece { start, head_end: start, tail_start: end, end });
         }
         self.waits.modify(&mut self.requests, a);
@@ -131,10 +131,10 @@ impl Image {
         self.tables.pin(slot, Rule::PinLink);
         self.requests.take_run(a, plan.cut - pos, base + (pos - plan.clusters.start), Met::ALLOCATE);
         let acb = self.requests.acb_mut(a);
-        acb.pinned = Some(slot);
-        (acb.fill_start, acb.fill_end, acb.fill_at) = (plan.fill.start, plan.fill.end, plan.fill.start);
-        (acb.unit_start, acb.unit_end) = (plan.unit.start, plan.unit.end);
-        (acb.source, acb.stale) = (plan.source, stale);
+        acb.held.pinned = Some(slot);
+        acb.extent.source = plan.source;
+        let (fill, unit) = (plan.fill, plan.unit);
+        acb.write = Transfer { fill, at: fill.start, unit, stale };
         if plan.modifies() {
             self.waits.modify(&mut self.requests, a);
         }
@@ -276,7 +276,7 @@ impl Image {
     /// once.
     pub(crate) fn next_piece(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb(a);
-        if acb.fill_at >= acb.fill_end {
+        if acb.write.at >= acb.write.fill.end {
             return self.extent_written(a);
         }
         while let Some(piece) = self.piece(a) {
@@ -287,11 +287,11 @@ impl Image {
                 return Next::Wait;
             }
             let acb = self.requests.acb_mut(a);
-            if acb.stale || piece.head_end < piece.tail_start {
+            if acb.write.stale || piece.head_end < piece.tail_start {
                 return self.write_piece(a);
             }
             // nothing shows through here: new space is zeros already
-            acb.fill_at = piece.end;
+            acb.write.at = piece.end;
         }
         self.extent_written(a)
     }
@@ -299,15 +299,15 @@ impl Image {
     /// Reads what the write's first and last block hold that is not its own.
     fn read_neighbours(&mut self, a: AcbIndex, piece: &Piece) -> bool {
         let acb = self.requests.acb(a);
-        if !acb.modifies {
+        if !acb.held.modifies {
             return false;
         }
-        let (host, pos, own) = (acb.host, acb.pos, (acb.unit_start, acb.unit_end));
+        let (host, pos, own) = (acb.extent.host, acb.pos, acb.write.unit);
         // they lie within a block of the guest's bytes: no underflow
         let read =
             |low: u64, high: u64| (low < high).then(|| (low, high, FillSource::Host(host + low - pos)));
-        let head = read(piece.start, piece.head_end.min(own.0));
-        let tail = read(piece.tail_start.max(own.1), piece.end);
+        let head = read(piece.start, piece.head_end.min(own.start));
+        let tail = read(piece.tail_start.max(own.end), piece.end);
         self.read_fills(a, piece, State::ReadModify, [head, tail])
     }
 
@@ -315,7 +315,7 @@ impl Image {
     fn read_sources(&mut self, a: AcbIndex, piece: &Piece) -> bool {
         let Some(geometry) = self.layout.geometry() else { return false };
         let acb = self.requests.acb(a);
-        let (source, own) = (acb.source, (acb.unit_start, acb.unit_end));
+        let (source, own) = (acb.extent.source, acb.write.unit);
         let first = geometry.cluster_start(acb.pos);
         let shows = self.backing_len.unwrap_or(0);
         let read = |low: u64, high: u64| {
@@ -329,8 +329,8 @@ impl Image {
             };
             (low < high).then_some((low, high, from))
         };
-        let head = read(piece.start.max(own.0).min(piece.head_end), piece.head_end);
-        let tail = read(piece.tail_start, piece.end.min(own.1).max(piece.tail_start));
+        let head = read(piece.start.max(own.start).min(piece.head_end), piece.head_end);
+        let tail = read(piece.tail_start, piece.end.min(own.end).max(piece.tail_start));
         self.read_fills(a, piece, State::CopyOnWrite, [head, tail])
     }
 
@@ -375,10 +375,10 @@ impl Image {
         self.write_piece(a)
     }
 
-    /// The piece at `fill_at`; None when all is written.
+    /// The piece at `write.at`; None when all is written.
     fn piece(&self, a: AcbIndex) -> Option<Piece> {
         let acb = self.requests.acb(a);
-        let (at, pos, run_end, fill_end) = (acb.fill_at, acb.pos, acb.run_end, acb.fill_end);
+        let (at, pos, run_end, fill_end) = (acb.write.at, acb.pos, acb.extent.end, acb.write.fill.end);
         if at >= fill_end {
             return None;
         }
@@ -410,9 +410,9 @@ impl Image {
     fn emit_write(&mut self, a: AcbIndex, piece: &Piece) -> Next {
         let id = self.requests.id(a);
         let acb = self.requests.acb_mut(a);
-        acb.fill_at = piece.end;
+        acb.write.at = piece.end;
         let len = piece.tail_start - piece.head_end;
-        let host = acb.host + piece.head_end - acb.pos;
+        let host = acb.extent.host + piece.head_end - acb.pos;
         // only writes have a buffer
         let zero = acb.kind != Kind::Write;
         let op = IoOp::WriteData {
@@ -432,7 +432,7 @@ impl Image {
 
     /// All pieces are written: link new clusters, let those that wait go.
     fn extent_written(&mut self, a: AcbIndex) -> Next {
-        let allocated = self.requests.acb(a).claims;
+        let allocated = self.requests.acb(a).held.claims;
         if allocated {
             if self.health.is_halted() {
                 return Next::fail(Error::Poisoned);
@@ -442,7 +442,7 @@ impl Image {
             }
         }
         let acb = self.requests.acb_mut(a);
-        acb.pos = acb.run_end;
+        acb.pos = acb.extent.end;
         self.let_go(a);
         self.note_written(a, allocated);
         Next::Extent
@@ -452,7 +452,7 @@ impl Image {
     pub(crate) fn note_written(&mut self, a: AcbIndex, allocated: bool) {
         self.commit.wrote();
         let acb = self.requests.acb_mut(a);
-        acb.window = self.commit.windows.open();
-        acb.uncommitted |= allocated && self.options.policy == Policy::Writethrough;
+        acb.commit.window = self.commit.windows.open();
+        acb.commit.uncommitted |= allocated && self.options.policy == Policy::Writethrough;
     }
 }

@@ -118,7 +118,7 @@ impl Image {
         }
         let len = self.requests.take_run(a, len, host, Met::HIT);
         let acb = self.requests.acb_mut(a);
-        (acb.fill_start, acb.fill_end) = (acb.pos, acb.run_end);
+        acb.write.fill = Span::new(acb.pos, acb.extent.end);
         self.requests.set_state(a, State::ZeroData);
         self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::ZeroRange { host, len, unmap });
         Next::Wait
@@ -133,7 +133,7 @@ impl Image {
     /// `ZeroData`: the range reads as zeros.
     pub(crate) fn extent_zeroed(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
-        acb.pos = acb.run_end;
+        acb.pos = acb.extent.end;
         self.let_go(a);
         self.note_written(a, false);
         Next::Extent
