@@ -176,7 +176,7 @@ impl Outbox {
         self.io.push_back(Io { id, op });
     }
 
-    /// The first I/O of an acb that has none in flight, and will have no other.
+    /// An I/O of an acb that has none in flight, and gets no other beside it.
     #[inline]
     pub(crate) fn emit_first(&mut self, acb: &mut Acb, a: AcbIndex, op: IoOp) {
         debug_assert_eq!(acb.io.pending, 0);

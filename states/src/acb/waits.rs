@@ -173,6 +173,7 @@ impl Waits {
 
     /// Gives back what an acb holds: its claim, its part in sector waits. Wakes those that waited for them.
     /// What is left: the slot that it pinned.
+    #[inline]
     pub(crate) fn let_go(&mut self, requests: &mut Requests, a: AcbIndex) -> Option<u32> {
         let acb = requests.acb_mut(a);
         let Held { claims, pinned, modifies } = core::mem::take(&mut acb.held);

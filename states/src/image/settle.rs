@@ -23,13 +23,15 @@ const TURNS_MAX: u32 = 10_000;
 
 impl Image {
     /// Sees to all that is ready and due.
-    #[inline]
+    #[inline(always)]
     pub(super) fn settle(&mut self) {
         if self.requests.has_ready() || !self.outbox.due.is_empty() {
             self.settle_all();
         }
     }
 
+    // apart, so that a hit asks no more than the question above
+    #[inline(never)]
     fn settle_all(&mut self) {
         self.run_ready();
         let mut turns = 0;

@@ -39,11 +39,11 @@ impl Image {
         loop {
             let acb = self.requests.acb(a);
             debug_assert_eq!(acb.state, State::FindCluster);
-            let &Acb { pos, end, kind, .. } = acb;
+            let &Acb { pos, end, .. } = acb;
             if pos == end {
                 return Next::Range;
             }
-            if kind.changes()
+            if acb.kind.changes()
                 && self.health.is_held()
                 && let Some(next) = self.may_change(a)
             {
@@ -60,7 +60,7 @@ impl Image {
                 self.tables.touch(slot);
                 self.outbox.counters.hits += 1;
             }
-            match self.use_run(a, kind, run, slot) {
+            match self.use_run(a, run, slot) {
                 Next::On => {}
                 next => return next,
             }
@@ -68,11 +68,11 @@ impl Image {
     }
 
     /// What a request of this kind does with a run.
-    fn use_run(&mut self, a: AcbIndex, kind: Kind, run: Run, slot: Option<u32>) -> Next {
+    fn use_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         #[cfg(feature = "sabotage")]
         let run = if self.options.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
         let counted = self.refcounted.is_some();
-        match kind {
+        match self.requests.acb(a).kind {
             Kind::Read => self.read_run(a, run),
             Kind::Write => self.write_run(a, run, slot),
             Kind::WriteZeroes if counted => self.zero_counted(a, run, slot),

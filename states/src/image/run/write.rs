@@ -425,8 +425,8 @@ impl Image {
             tail: (piece.end - piece.tail_start) as u32,
             zero,
         };
+        self.outbox.emit_first(acb, a, op);
         self.requests.set_state(a, State::WriteData);
-        self.outbox.emit_own(&mut self.requests, a, Part::Head, op);
         Next::Wait
     }
 
