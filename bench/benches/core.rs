@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quod_bench::bare::{Bare, CLUSTER, SLICE};
-use quod_states::{AllocationGate, Kind, Options};
+use quod_states::{AllocationGate, Options, RequestKind};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn bare(guest_len: u64, options: &Options) -> Bare {
 }
 
 /// Submits a batch, runs it, and sees that all of it ended well.
-fn batch(bare: &mut Bare, kind: Kind, offsets: impl Iterator<Item = u64>) {
+fn batch(bare: &mut Bare, kind: RequestKind, offsets: impl Iterator<Item = u64>) {
     let mut count = 0;
     for offset in offsets {
         bare.submit(kind, offset, 4096).expect("slots for a batch");
@@ -25,10 +25,10 @@ fn batch(bare: &mut Bare, kind: Kind, offsets: impl Iterator<Item = u64>) {
 
 fn hits(c: &mut Criterion) {
     let mut group = c.benchmark_group("core");
-    for (name, kind) in [("read_hit", Kind::Read), ("in_place_write", Kind::Write)] {
+    for (name, kind) in [("read_hit", RequestKind::Read), ("in_place_write", RequestKind::Write)] {
         let mut bare = bare(1 << 30, &Options::default());
-        assert!((0..256).all(|cluster| bare.run(Kind::Write, cluster * CLUSTER, CLUSTER)));
-        assert!(bare.run(Kind::Flush, 0, 0));
+        assert!((0..256).all(|cluster| bare.run(RequestKind::Write, cluster * CLUSTER, CLUSTER)));
+        assert!(bare.run(RequestKind::Flush, 0, 0));
         group.throughput(Throughput::Elements(1));
         let mut at = 0;
         group.bench_function(name, |b| {
@@ -65,7 +65,7 @@ fn allocating(c: &mut Criterion) {
                         at = 0;
                     }
                     let began = Instant::now();
-                    batch(&mut image, Kind::Write, (0..BATCH).map(|i| at + i * CLUSTER));
+                    batch(&mut image, RequestKind::Write, (0..BATCH).map(|i| at + i * CLUSTER));
                     spent += began.elapsed();
                     at += BATCH * CLUSTER;
                 }
@@ -82,7 +82,7 @@ fn misses(c: &mut Criterion) {
     let options = Options::default().cache_bytes(SLICES / 2 * 4096);
     let mut bare = bare(SLICES * SLICE, &options);
     for slice in 0..SLICES {
-        assert!(bare.run(Kind::Write, slice * SLICE, 4096) && bare.run(Kind::Flush, 0, 0));
+        assert!(bare.run(RequestKind::Write, slice * SLICE, 4096) && bare.run(RequestKind::Flush, 0, 0));
     }
     let mut group = c.benchmark_group("core");
     group.throughput(Throughput::Elements(1));
@@ -92,7 +92,7 @@ fn misses(c: &mut Criterion) {
         b.iter(|| {
             slice = (slice + 1) % SLICES;
             reads += 1;
-            assert!(bare.run(Kind::Read, slice * SLICE, 4096));
+            assert!(bare.run(RequestKind::Read, slice * SLICE, 4096));
         });
     });
     let misses = bare.image().counters().misses - before;
@@ -114,8 +114,8 @@ fn batching(c: &mut Criterion) {
                 at = 0;
             }
             let before = image.image().counters().table_writes;
-            batch(&mut image, Kind::Write, (0..BATCH).map(|i| at + i * CLUSTER));
-            assert!(image.run(Kind::Flush, 0, 0));
+            batch(&mut image, RequestKind::Write, (0..BATCH).map(|i| at + i * CLUSTER));
+            assert!(image.run(RequestKind::Flush, 0, 0));
             writes += image.image().counters().table_writes - before;
             batches += 1;
             at += BATCH * CLUSTER;

@@ -11,7 +11,7 @@
 //! writes, `core_hit N read qcow2` and `core_hit N write qcow2` for a qcow2 image.
 
 use quod_bench::bare::{Bare, CLUSTER};
-use quod_states::{Event, Flags, Kind, Machine, Options, Outcome, Request};
+use quod_states::{Event, Flags, Machine, Options, Outcome, Request, RequestKind};
 use std::process::ExitCode;
 
 const CLUSTERS: u64 = 256;
@@ -19,7 +19,7 @@ const CLUSTERS: u64 = 256;
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let count: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(10_000);
-    let kind = if words.next().as_deref() == Some("write") { Kind::Write } else { Kind::Read };
+    let kind = if words.next().as_deref() == Some("write") { RequestKind::Write } else { RequestKind::Read };
     let qcow2 = words.next().as_deref() == Some("qcow2");
     let new = if qcow2 { Bare::qcow2 } else { Bare::qed };
     let mut bare = match new(1 << 30, &Options::default()) {
@@ -29,9 +29,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let written =
-        (0..CLUSTERS).filter(|cluster| bare.run(Kind::Write, cluster * CLUSTER, CLUSTER)).count() as u64;
-    let flushed = bare.run(Kind::Flush, 0, 0);
+    let written = (0..CLUSTERS)
+        .filter(|cluster| bare.run(RequestKind::Write, cluster * CLUSTER, CLUSTER))
+        .count() as u64;
+    let flushed = bare.run(RequestKind::Flush, 0, 0);
     let image = bare.image_mut();
     let mut good = 0;
     for hit in 0..count {

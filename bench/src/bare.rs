@@ -8,7 +8,8 @@
 
 use quod_memory::{Sparse, Store, encode, outcome, plain};
 use quod_states::{
-    Error, Event, Flags, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Refused, Request, qcow2,
+    Error, Event, Flags, Format, Image, Io, IoOp, Machine, Opening, Options, Refused, Request, RequestKind,
+    qcow2,
 };
 use std::collections::VecDeque;
 
@@ -101,7 +102,7 @@ impl Bare {
     }
 
     /// Submits one request without running it.
-    pub fn submit(&mut self, kind: Kind, offset: u64, len: u64) -> Result<(), Refused> {
+    pub fn submit(&mut self, kind: RequestKind, offset: u64, len: u64) -> Result<(), Refused> {
         let request = Request { kind, offset, len, flags: Flags::empty(), user: 0 };
         self.image.submit(request)?;
         drain(&mut self.image, &mut self.memory, &mut self.queue);
@@ -121,7 +122,7 @@ impl Bare {
     }
 
     /// Runs one request; did it end well?
-    pub fn run(&mut self, kind: Kind, offset: u64, len: u64) -> bool {
+    pub fn run(&mut self, kind: RequestKind, offset: u64, len: u64) -> bool {
         self.submit(kind, offset, len).is_ok() && self.finish() == 1
     }
 }

@@ -5,7 +5,7 @@
 
 use quod::{BackendKind, Buffer, Buffers, Config, Driver, Format, OpenOptions, Request};
 use quod_bench::bare::{Bare, CLUSTER};
-use quod_states::{Kind, Options};
+use quod_states::{Options, RequestKind};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -56,10 +56,10 @@ fn offset(index: u64) -> u64 {
     index * 4096 * 7 % (CLUSTERS * CLUSTER)
 }
 
-fn the_machine(kind: Kind) -> u64 {
+fn the_machine(kind: RequestKind) -> u64 {
     let mut bare = Bare::qed(1 << 30, &Options::default()).unwrap();
-    assert!((0..CLUSTERS).all(|cluster| bare.run(Kind::Write, cluster * CLUSTER, CLUSTER)));
-    assert!(bare.run(Kind::Flush, 0, 0));
+    assert!((0..CLUSTERS).all(|cluster| bare.run(RequestKind::Write, cluster * CLUSTER, CLUSTER)));
+    assert!(bare.run(RequestKind::Flush, 0, 0));
     let mut hits = |count| {
         for batch in 0..count / 16 {
             (0..16).for_each(|i| bare.submit(kind, offset(batch * 16 + i), 4096).unwrap());
@@ -71,14 +71,20 @@ fn the_machine(kind: Kind) -> u64 {
 }
 
 /// `count` requests, 16 in flight, buffers going round.
-fn through(driver: &mut Driver, disk: quod::DiskId, kind: Kind, count: u64, buffers: &mut Vec<Buffer>) {
+fn through(
+    driver: &mut Driver,
+    disk: quod::DiskId,
+    kind: RequestKind,
+    count: u64,
+    buffers: &mut Vec<Buffer>,
+) {
     let (mut sent, mut done) = (0, 0);
     while done < count {
         while sent < count
             && let Some(buffer) = buffers.pop()
         {
             let request = match kind {
-                Kind::Write => Request::write(offset(sent), buffer, sent),
+                RequestKind::Write => Request::write(offset(sent), buffer, sent),
                 _ => Request::read(offset(sent), buffer, sent),
             };
             driver.submit(disk, request).unwrap();
@@ -96,7 +102,7 @@ fn through(driver: &mut Driver, disk: quod::DiskId, kind: Kind, count: u64, buff
     }
 }
 
-fn the_driver(backend: BackendKind, kind: Kind) -> u64 {
+fn the_driver(backend: BackendKind, kind: RequestKind) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.qed");
     tools::create(&path, &CreateOptions::new(Format::Qed, 1 << 30)).unwrap();
@@ -115,7 +121,7 @@ fn the_driver(backend: BackendKind, kind: Kind) -> u64 {
 
 #[test]
 fn hits_and_in_place_writes_allocate_nothing() {
-    for kind in [Kind::Read, Kind::Write] {
+    for kind in [RequestKind::Read, RequestKind::Write] {
         assert_eq!(the_machine(kind), 0, "the machine, {kind:?}");
         for backend in [BackendKind::Uring, BackendKind::Threads] {
             if Driver::new(Config::default().backend(backend)).is_err() {

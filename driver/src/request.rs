@@ -202,22 +202,22 @@ impl RequestKind {
 
     /// As the machine of a layer takes it.
     pub(crate) fn to_core(&self, user: u64) -> quod_states::Request {
-        use quod_states::Kind;
+        use quod_states::RequestKind as Core;
         let plain = Flags::empty();
         let (kind, offset, len, flags) = match *self {
-            RequestKind::Read { offset, ref buffers } => (Kind::Read, offset, buffers.len(), plain),
+            RequestKind::Read { offset, ref buffers } => (Core::Read, offset, buffers.len(), plain),
             RequestKind::Write { offset, ref buffers, fua } => {
-                (Kind::Write, offset, buffers.len(), flags(fua, false))
+                (Core::Write, offset, buffers.len(), flags(fua, false))
             }
             RequestKind::WriteZeroes { offset, len, fua, may_unmap } => {
-                (Kind::WriteZeroes, offset, len, flags(fua, may_unmap))
+                (Core::WriteZeroes, offset, len, flags(fua, may_unmap))
             }
-            RequestKind::Discard { offset, len } => (Kind::Discard, offset, len, plain),
-            RequestKind::Map { offset, len, .. } => (Kind::Map, offset, len, plain),
-            RequestKind::Flush => (Kind::Flush, 0, 0, plain),
-            RequestKind::Quiesce => (Kind::Quiesce, 0, 0, plain),
-            RequestKind::Close => (Kind::Close, 0, 0, plain),
-            RequestKind::Resize { size } => (Kind::Resize { size }, 0, 0, plain),
+            RequestKind::Discard { offset, len } => (Core::Discard, offset, len, plain),
+            RequestKind::Map { offset, len, .. } => (Core::Map, offset, len, plain),
+            RequestKind::Flush => (Core::Flush, 0, 0, plain),
+            RequestKind::Quiesce => (Core::Quiesce, 0, 0, plain),
+            RequestKind::Close => (Core::Close, 0, 0, plain),
+            RequestKind::Resize { size } => (Core::Resize { size }, 0, 0, plain),
         };
         quod_states::Request { kind, offset, len, flags, user }
     }

@@ -36,7 +36,7 @@ mod space;
 mod steps;
 mod tables;
 
-pub use acb::request::{Event, Extent, Flags, Kind, Met, Refused, Request, RequestId, Status};
+pub use acb::request::{Event, Extent, Flags, Met, Refused, Request, RequestId, RequestKind, Status};
 pub use acb::{AcbId, State, Transition};
 pub use check::{Repair, Report};
 pub use counters::Counters;

@@ -17,7 +17,7 @@ use crate::request::{Completion, CompletionKind};
 use crate::trace::TimedTransition;
 use quod_backend::{Backend, Errno, Output, Segments};
 use quod_states::{
-    Event, Extent, Flags, IoId, Kind, Machine, Met, Outcome, Part, Refused, Request, RequestId,
+    Event, Extent, Flags, IoId, Machine, Met, Outcome, Part, Refused, Request, RequestId, RequestKind,
 };
 use std::time::Duration;
 
@@ -143,7 +143,7 @@ impl<B: Backend> Engine<B> {
             return self.refuse_child(place, &child, Error::Misuse("there is no backing layer"));
         };
         let (offset, len) = (child.offset, child.len);
-        let request = Request { kind: Kind::Read, offset, len, flags: Flags::empty(), user: 0 };
+        let request = Request { kind: RequestKind::Read, offset, len, flags: Flags::empty(), user: 0 };
         match layer.image.submit(request) {
             Ok(id) => {
                 let owner = Some(Owner::Child { io: child.io, origin: child.origin });

@@ -9,7 +9,7 @@
 //!   in progress: `extent.end` is `pos`.
 
 use crate::acb::State;
-use crate::acb::request::{Flags, Kind, Met, Request, RequestId};
+use crate::acb::request::{Flags, Met, Request, RequestId, RequestKind};
 use crate::base::queue::{Linked, NONE};
 use crate::base::span::Span;
 use crate::error::Error;
@@ -143,7 +143,7 @@ pub(crate) struct Acb {
     pub(crate) request: RequestId,
     pub(crate) state: State,
     /// What its request asks for.
-    pub(crate) kind: Kind,
+    pub(crate) kind: RequestKind,
     pub(crate) flags: Flags,
     /// What it met; told to the request when it ends.
     pub(crate) met: Met,

@@ -6,7 +6,7 @@
 //! * one change of size at a time; a close may come while it runs, and waits for it;
 //! * nothing is accepted beside a job that has to be alone, and nothing at all once a close was.
 
-use super::request::{Kind, Refused};
+use super::request::{Refused, RequestKind};
 use crate::base::queue::Queue;
 use crate::base::span::Span;
 use crate::error::Error;
@@ -25,12 +25,12 @@ pub(crate) enum Job {
 
 impl Job {
     /// The job that a request of this kind asks for.
-    pub(crate) const fn of(kind: Kind) -> Option<Job> {
+    pub(crate) const fn of(kind: RequestKind) -> Option<Job> {
         match kind {
-            Kind::Close => Some(Job::Close),
-            Kind::Resize { size } => Some(Job::Resize { size }),
-            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard => None,
-            Kind::Flush | Kind::Map | Kind::Quiesce => None,
+            RequestKind::Close => Some(Job::Close),
+            RequestKind::Resize { size } => Some(Job::Resize { size }),
+            RequestKind::Read | RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard => None,
+            RequestKind::Flush | RequestKind::Map | RequestKind::Quiesce => None,
         }
     }
 }
@@ -82,11 +82,11 @@ impl Jobs {
     }
 
     /// Is a request of this kind taken? `alone`: the rule that a job may be alone holds.
-    pub(crate) fn admits(&self, kind: Kind, alone: bool) -> Result<(), Refused> {
+    pub(crate) fn admits(&self, kind: RequestKind, alone: bool) -> Result<(), Refused> {
         match kind {
             _ if self.closing => Err(Refused::Invalid(Error::Closed)),
             _ if self.exclusive && alone => Err(Refused::Busy),
-            Kind::Resize { .. } if self.resizing.is_some() => Err(Refused::Busy),
+            RequestKind::Resize { .. } if self.resizing.is_some() => Err(Refused::Busy),
             _ => Ok(()),
         }
     }
@@ -168,18 +168,18 @@ mod tests {
     #[test]
     fn a_job_admits_what_may_run_beside_it() {
         let mut jobs = Jobs::default();
-        assert!(!jobs.refuse() && jobs.admits(Kind::Resize { size: 512 }, true).is_ok());
+        assert!(!jobs.refuse() && jobs.admits(RequestKind::Resize { size: 512 }, true).is_ok());
         jobs.resize(Resizing::Range, false);
-        assert_eq!(jobs.admits(Kind::Write, true), Ok(()));
-        assert_eq!(jobs.admits(Kind::Resize { size: 512 }, true), Err(Refused::Busy));
+        assert_eq!(jobs.admits(RequestKind::Write, true), Ok(()));
+        assert_eq!(jobs.admits(RequestKind::Resize { size: 512 }, true), Err(Refused::Busy));
         jobs.end_resize();
         jobs.resize(Resizing::Settle, true);
-        assert_eq!(jobs.admits(Kind::Read, true), Err(Refused::Busy));
-        assert_eq!(jobs.admits(Kind::Read, false), Ok(()), "where the rule is removed");
+        assert_eq!(jobs.admits(RequestKind::Read, true), Err(Refused::Busy));
+        assert_eq!(jobs.admits(RequestKind::Read, false), Ok(()), "where the rule is removed");
         jobs.end_resize();
         jobs.close();
         assert!(jobs.refuse());
-        assert_eq!(jobs.admits(Kind::Read, true), Err(Refused::Invalid(Error::Closed)));
+        assert_eq!(jobs.admits(RequestKind::Read, true), Err(Refused::Invalid(Error::Closed)));
     }
 
     #[test]

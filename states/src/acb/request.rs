@@ -46,7 +46,7 @@ bitflags::bitflags! {
 
 /// The kinds of request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Kind {
+pub enum RequestKind {
     /// Guest disk -> buffer.
     Read,
     /// Buffer -> guest disk.
@@ -71,17 +71,20 @@ pub enum Kind {
     },
 }
 
-impl Kind {
+impl RequestKind {
     /// It may change what the guest reads, or the size of its disk.
     #[inline]
     pub const fn changes(self) -> bool {
-        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize { .. })
+        matches!(
+            self,
+            RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard | RequestKind::Resize { .. }
+        )
     }
 
     /// It is a job on the whole image: its steps follow each other, one acb takes them.
     #[inline]
     pub(crate) const fn is_job(self) -> bool {
-        matches!(self, Kind::Close | Kind::Resize { .. })
+        matches!(self, RequestKind::Close | RequestKind::Resize { .. })
     }
 }
 
@@ -89,7 +92,7 @@ impl Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Request {
     /// What.
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// First byte of the guest disk; 0 for a kind that has no range: flush, quiesce, close, resize.
     pub offset: u64,
     /// Bytes; 0 for a kind that has no range.
@@ -150,7 +153,7 @@ pub enum Event {
         result: Result<(), Box<Error>>,
         /// What it met.
         met: Met,
-        /// The answer to [`Kind::Map`].
+        /// The answer to [`RequestKind::Map`].
         extent: Option<Box<Extent>>,
     },
     /// A metadata write or sync failed, or an entry contradicts the format (qcow2): from now on reads only.

@@ -11,7 +11,7 @@
 
 use super::block::{Acb, AcbId, AcbIndex, Source};
 use super::edges::{EdgeCounts, EdgeTable, Transition};
-use super::request::{Event, Extent, Flags, Kind, Met, Request, RequestId};
+use super::request::{Event, Extent, Flags, Met, Request, RequestId, RequestKind};
 use super::state::State;
 use crate::base::arena::Arena;
 use crate::base::aside::Aside;
@@ -124,7 +124,7 @@ impl Requests {
     /// What stands for the run that a `Map` asked for.
     pub(crate) fn answer_map(&mut self, a: AcbIndex, extent: Extent) {
         let request = self.acb(a).request.index;
-        debug_assert_eq!(self.acb(a).kind, Kind::Map);
+        debug_assert_eq!(self.acb(a).kind, RequestKind::Map);
         self.open.get_mut(request).extent = Some(Box::new(extent));
     }
 
@@ -388,7 +388,10 @@ impl Requests {
 impl Acb {
     /// Begins nothing more; is something left undone now?
     fn cancel(&mut self) -> bool {
-        if matches!(self.kind, Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize { .. }) {
+        if matches!(
+            self.kind,
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. }
+        ) {
             return false;
         }
         // an acb that waits has no extent in progress: woken, it looks again, and finds nothing left to do
@@ -411,7 +414,7 @@ mod tests {
     }
 
     fn begin(requests: &mut Requests, user: u64, end: u64) -> AcbIndex {
-        let request = Request { kind: Kind::Write, offset: 0, len: end, flags: Flags::FUA, user };
+        let request = Request { kind: RequestKind::Write, offset: 0, len: end, flags: Flags::FUA, user };
         requests.begin(&request, 0, end).0
     }
 

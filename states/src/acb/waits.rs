@@ -224,7 +224,7 @@ impl Waits {
 mod tests {
     use super::*;
     use crate::acb::edges::EdgeTable;
-    use crate::acb::request::{Flags, Kind, Request};
+    use crate::acb::request::{Flags, Request, RequestKind};
 
     const FIRST: AcbIndex = AcbIndex(0);
     const SECOND: AcbIndex = AcbIndex(1);
@@ -234,7 +234,8 @@ mod tests {
     fn writers() -> (Waits, Requests) {
         let mut requests = Requests::new(EdgeTable::QCOW2, 3, 3, false);
         for user in 0..3 {
-            let request = Request { kind: Kind::Write, offset: 0, len: 512, flags: Flags::empty(), user };
+            let request =
+                Request { kind: RequestKind::Write, offset: 0, len: 512, flags: Flags::empty(), user };
             let (a, _) = requests.begin(&request, 0, 512);
             requests.set_state(a, State::FindCluster);
         }

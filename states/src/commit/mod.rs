@@ -26,5 +26,5 @@ mod windows;
 mod writing;
 
 pub(crate) use bit::DirtyBit;
-pub(crate) use pipeline::{Commit, Phase, Start};
+pub(crate) use pipeline::{Commit, Phase, RoundStart};
 pub(crate) use progress::TABLE_WRITES_MAX;

@@ -42,7 +42,7 @@ pub(crate) enum Phase {
 
 /// What begins, if no round is running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Start {
+pub(crate) enum RoundStart {
     Nothing,
     /// The header is written for the growth that waits for its bit.
     Ahead,
@@ -142,7 +142,7 @@ impl Commit {
 
     /// What begins now? `held`: the bit cannot be cleared yet; `autoclear`: the header's autoclear bits wait
     /// to be cleared.
-    pub(crate) fn start(&self, held: bool, autoclear: bool) -> Start {
+    pub(crate) fn start(&self, held: bool, autoclear: bool) -> RoundStart {
         let reason = self.windows.wants_more()
             || self.windows.wants_clean() && !held
             || self.header_dirty
@@ -150,12 +150,12 @@ impl Commit {
             || self.bit == DirtyBit::Cleared;
         let ahead = self.wants_bit && !self.bit.is_in_file();
         match self.bit {
-            _ if !self.is_idle() || !(reason || ahead) => Start::Nothing,
-            _ if !reason => Start::Ahead,
-            DirtyBit::Cleared => Start::Sync,
+            _ if !self.is_idle() || !(reason || ahead) => RoundStart::Nothing,
+            _ if !reason => RoundStart::Ahead,
+            DirtyBit::Cleared => RoundStart::Sync,
             _ => {
                 let writes_pointers = self.windows.wants_pointers() && self.writing.has_dirty();
-                Start::Round { mark: (writes_pointers || ahead) && !self.bit.is_in_file() }
+                RoundStart::Round { mark: (writes_pointers || ahead) && !self.bit.is_in_file() }
             }
         }
     }
@@ -260,17 +260,17 @@ mod tests {
     #[test]
     fn a_round_begins_for_a_reason_alone() {
         let mut commit = Commit::new(false);
-        assert_eq!(commit.start(false, false), Start::Nothing);
-        assert_eq!(commit.start(false, true), Start::Round { mark: false }, "autoclear bits");
+        assert_eq!(commit.start(false, false), RoundStart::Nothing);
+        assert_eq!(commit.start(false, true), RoundStart::Round { mark: false }, "autoclear bits");
         commit.windows.demand_clean();
-        assert_eq!(commit.start(true, false), Start::Nothing, "held");
-        assert_eq!(commit.start(false, false), Start::Round { mark: false });
+        assert_eq!(commit.start(true, false), RoundStart::Nothing, "held");
+        assert_eq!(commit.start(false, false), RoundStart::Round { mark: false });
         let mut commit = Commit::new(false);
         let mut out = outbox();
         commit.header_changed(&mut out);
-        assert_eq!((commit.start(true, false), out.due), (Start::Round { mark: false }, Due::ROUND));
+        assert_eq!((commit.start(true, false), out.due), (RoundStart::Round { mark: false }, Due::ROUND));
         commit.set_phase(Phase::Mark, &mut out);
-        assert_eq!(commit.start(true, false), Start::Nothing, "one runs");
+        assert_eq!(commit.start(true, false), RoundStart::Nothing, "one runs");
         assert_eq!(commit.header_emitted(), 0, "the running round's sync covers it");
     }
 
@@ -278,13 +278,13 @@ mod tests {
     fn pointers_are_written_with_the_bit_in_the_file() {
         let (mut commit, mut out) = (Commit::new(false), outbox());
         commit.note_dirty(3, 1000, &mut out);
-        assert_eq!(commit.start(false, false), Start::Nothing, "nobody wants it");
+        assert_eq!(commit.start(false, false), RoundStart::Nothing, "nobody wants it");
         commit.windows.demand_sync();
-        assert_eq!(commit.start(false, false), Start::Round { mark: true });
+        assert_eq!(commit.start(false, false), RoundStart::Round { mark: true });
         commit.bit = DirtyBit::Written;
-        assert_eq!(commit.start(false, false), Start::Round { mark: false });
+        assert_eq!(commit.start(false, false), RoundStart::Round { mark: false });
         commit.bit = DirtyBit::Cleared;
-        assert_eq!(commit.start(false, false), Start::Sync, "nothing but a sync may follow");
+        assert_eq!(commit.start(false, false), RoundStart::Sync, "nothing but a sync may follow");
     }
 
     #[test]
@@ -298,9 +298,9 @@ mod tests {
         commit.stop();
         commit.bit = DirtyBit::Clear;
         assert!(!commit.may_grow(false, &mut out));
-        assert_eq!(commit.start(false, false), Start::Nothing, "nobody waits for it");
+        assert_eq!(commit.start(false, false), RoundStart::Nothing, "nobody waits for it");
         assert!(!commit.may_grow(true, &mut out));
-        assert_eq!(commit.start(false, false), Start::Ahead);
+        assert_eq!(commit.start(false, false), RoundStart::Ahead);
         commit.bit = DirtyBit::Written;
         commit.bit_is_there(&mut out);
         assert!(commit.may_grow(true, &mut out) && out.due.contains(Due::SPACE));

@@ -10,20 +10,24 @@
 use super::next::Next;
 use super::value::Image;
 use crate::acb::job::Job;
-use crate::acb::request::{Flags, Kind, Met};
+use crate::acb::request::{Flags, Met, RequestKind};
 use crate::acb::{AcbIndex, State, Want};
 use crate::error::Error;
 use alloc::boxed::Box;
 
 impl Image {
     /// The first step of a new acb.
-    pub(super) fn start(&mut self, a: AcbIndex, kind: Kind) {
+    pub(super) fn start(&mut self, a: AcbIndex, kind: RequestKind) {
         let next = match kind {
-            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => Next::Look,
-            Kind::Flush | Kind::Quiesce if self.options.read_only => Next::Done,
-            Kind::Flush => Next::Join(Want::Durable),
-            Kind::Quiesce => Next::Join(Want::Clean),
-            Kind::Close | Kind::Resize { .. } => self.start_job(a),
+            RequestKind::Read
+            | RequestKind::Write
+            | RequestKind::WriteZeroes
+            | RequestKind::Discard
+            | RequestKind::Map => Next::Look,
+            RequestKind::Flush | RequestKind::Quiesce if self.options.read_only => Next::Done,
+            RequestKind::Flush => Next::Join(Want::Durable),
+            RequestKind::Quiesce => Next::Join(Want::Clean),
+            RequestKind::Close | RequestKind::Resize { .. } => self.start_job(a),
         };
         self.go_on(a, next);
     }
@@ -142,7 +146,8 @@ impl Image {
             return self.job_range_done(a);
         }
         // what the range already was may not be durable yet, even if nothing had to be written
-        let fua = acb.flags.contains(Flags::FUA) && matches!(acb.kind, Kind::Write | Kind::WriteZeroes);
+        let fua = acb.flags.contains(Flags::FUA)
+            && matches!(acb.kind, RequestKind::Write | RequestKind::WriteZeroes);
         match acb.commit.uncommitted {
             _ if fua => Next::Join(Want::Durable),
             true => Next::Join(acb.commit.want),

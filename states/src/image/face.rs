@@ -6,7 +6,7 @@
 //! nothing.
 
 use super::value::Image;
-use crate::acb::request::{Event, Kind, Refused, Request, RequestId};
+use crate::acb::request::{Event, Refused, Request, RequestId, RequestKind};
 use crate::acb::{State, Transition};
 use crate::error::Error;
 use crate::io::{Io, IoId, Outcome};
@@ -20,7 +20,7 @@ impl Image {
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
-        let plain = matches!(request.kind, Kind::Read | Kind::Write);
+        let plain = matches!(request.kind, RequestKind::Read | RequestKind::Write);
         if !inside || self.jobs.refuse() || !plain || self.options.read_only {
             self.admit(&request)?;
         }
@@ -28,14 +28,18 @@ impl Image {
             return Err(Refused::Busy);
         }
         let (pos, end) = match request.kind {
-            Kind::Read | Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Map => {
-                (request.offset, request.offset + request.len)
+            RequestKind::Read
+            | RequestKind::Write
+            | RequestKind::WriteZeroes
+            | RequestKind::Discard
+            | RequestKind::Map => (request.offset, request.offset + request.len),
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. } => {
+                (0, 0)
             }
-            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize { .. } => (0, 0),
         };
         let (acb, id) = self.requests.begin(&request, pos, end);
         // the hot path: a read within one cluster that is there
-        if request.kind == Kind::Read
+        if request.kind == RequestKind::Read
             && let Some(host) = self.hit(pos, end)
         {
             self.read_hit(acb, id, request.len, host);
@@ -56,8 +60,8 @@ impl Image {
         }
         let (now, counted) = ((self.size, self.backing_len), self.refcounted.as_deref());
         match request.kind {
-            Kind::Flush | Kind::Quiesce | Kind::Close => {}
-            Kind::Resize { size } => {
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => {}
+            RequestKind::Resize { size } => {
                 debug_assert_eq!((request.offset, request.len), (0, 0), "it has no range");
                 self.layout.admit_resize(counted, now, size).map_err(Refused::Invalid)?;
             }

@@ -16,7 +16,7 @@
 //! * what is behind the data is cut off before the bit is cleared; a growth in flight ends before (QE12).
 
 use super::value::Image;
-use crate::commit::{DirtyBit, Phase, Start};
+use crate::commit::{DirtyBit, Phase, RoundStart};
 use crate::error::Error;
 use crate::fault::Op;
 use crate::io::IoOp;
@@ -37,10 +37,10 @@ impl Image {
         // counts that go down wait for a slice: a round does not help before it is there
         let held = self.is_counting() || self.holds_clearing();
         let mark = match self.commit.start(held, self.health.is_clearing()) {
-            Start::Nothing => return,
-            Start::Ahead => return self.mark_ahead(),
-            Start::Sync => None,
-            Start::Round { mark } => Some(mark && self.uses_dirty_bit()),
+            RoundStart::Nothing => return,
+            RoundStart::Ahead => return self.mark_ahead(),
+            RoundStart::Sync => None,
+            RoundStart::Round { mark } => Some(mark && self.uses_dirty_bit()),
         };
         self.outbox.counters.commits += 1;
         let Some(mark) = mark else { return self.start_round(false) };

@@ -127,7 +127,7 @@ impl Image {
 mod tests {
     use super::*;
     use crate::acb::AcbIndex;
-    use crate::acb::request::{Flags, Kind, Request};
+    use crate::acb::request::{Flags, Request, RequestKind};
     use crate::base::geometry::SliceNumber;
     use crate::options::Options;
     use crate::qed::{CreateOptions, Header};
@@ -157,7 +157,8 @@ mod tests {
     }
 
     fn read(image: &mut Image) {
-        let request = Request { kind: Kind::Read, offset: 0, len: 512, flags: Flags::empty(), user: 0 };
+        let request =
+            Request { kind: RequestKind::Read, offset: 0, len: 512, flags: Flags::empty(), user: 0 };
         image.submit(request).unwrap();
         assert_eq!(image.check_invariants(), Ok(()));
     }

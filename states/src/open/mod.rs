@@ -34,7 +34,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum OpenStep {
     ReadHeader,
     /// Its first bytes say nothing: is it a format that ends with its header?
     ReadTail,
@@ -52,7 +52,7 @@ pub struct Opening {
     format: Option<Format>,
     file_len: u64,
     options: Options,
-    steps: Steps<Step, Box<Opened>>,
+    steps: Steps<OpenStep, Box<Opened>>,
     dirty: bool,
     /// The check is no repair.
     searches: bool,
@@ -80,7 +80,7 @@ impl Opening {
             opening.finish_raw();
         } else {
             let len = options.align.max(512);
-            opening.steps.emit(Step::ReadHeader, IoOp::ReadTable { offset: 0, len });
+            opening.steps.emit(OpenStep::ReadHeader, IoOp::ReadTable { offset: 0, len });
         }
         opening
     }
@@ -111,7 +111,7 @@ impl Opening {
             Format::Raw => match self.file_len.checked_sub(probe::TAIL as u64) {
                 None | Some(0) => self.finish_raw(),
                 Some(offset) => {
-                    self.steps.emit(Step::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
+                    self.steps.emit(OpenStep::ReadTail, IoOp::ReadTable { offset, len: probe::TAIL as u32 });
                 }
             },
             Format::Qcow2 => self.read_region(bytes),
@@ -126,13 +126,13 @@ impl Opening {
     fn read_region(&mut self, bytes: &[u8]) {
         let align = u64::from(self.options.align.max(512));
         let len = align_up(Qcow2Header::region(bytes) as u64, align) as u32;
-        self.steps.emit(Step::ReadRegion, IoOp::ReadTable { offset: 0, len });
+        self.steps.emit(OpenStep::ReadRegion, IoOp::ReadTable { offset: 0, len });
     }
 
     fn region_read(&mut self, bytes: &[u8]) {
         match qcow2::Opening::new(bytes, self.file_len, self.options) {
             Ok(opening) => {
-                self.steps.enter(Step::Qcow2(Box::new(opening)));
+                self.steps.enter(OpenStep::Qcow2(Box::new(opening)));
                 self.qcow2_ended();
             }
             Err(error) => self.steps.fail(error),
@@ -140,7 +140,7 @@ impl Opening {
     }
 
     fn qcow2_ended(&mut self) {
-        let Some(Step::Qcow2(opening)) = self.steps.step_mut() else { return };
+        let Some(OpenStep::Qcow2(opening)) = self.steps.step_mut() else { return };
         if let Some(result) = opening.poll_result() {
             self.steps.end(result);
         }
@@ -150,7 +150,7 @@ impl Opening {
         self.dirty = header.need_check();
         match header.backing_name() {
             Some((offset, len)) if len > 0 => {
-                self.steps.emit(Step::ReadName(header), IoOp::ReadTable { offset, len });
+                self.steps.emit(OpenStep::ReadName(header), IoOp::ReadTable { offset, len });
             }
             _ => self.put_in_order(header),
         }
@@ -163,7 +163,7 @@ impl Opening {
         }
         header.autoclear_features = 0;
         let len = header.block_len();
-        self.steps.emit(Step::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
+        self.steps.emit(OpenStep::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
     }
 
     fn check(&mut self, header: Header) {
@@ -176,7 +176,7 @@ impl Opening {
         }
         let repair = (!self.searches).then_some(Repair::All);
         let check = Check::new(header, self.file_len, repair).on_device(device);
-        self.steps.enter(Step::Check(Box::new(check)));
+        self.steps.enter(OpenStep::Check(Box::new(check)));
     }
 
     /// Whole clusters alone are written to the file: one that does not end so has lost its end. Nothing else
@@ -190,9 +190,9 @@ impl Opening {
     }
 
     fn check_ended(&mut self) {
-        let Some(Step::Check(check)) = self.steps.step_mut() else { return };
+        let Some(OpenStep::Check(check)) = self.steps.step_mut() else { return };
         let Some(result) = check.poll_result() else { return };
-        let Some(Step::Check(check)) = self.steps.leave() else { return };
+        let Some(OpenStep::Check(check)) = self.steps.leave() else { return };
         let end_in_use = check.end_in_use();
         let (header, file_len) = check.into_parts();
         self.file_len = file_len;
@@ -216,7 +216,7 @@ impl Opening {
 impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
         match self.steps.step_mut() {
-            Some(Step::Check(check)) => {
+            Some(OpenStep::Check(check)) => {
                 let io = check.poll_io()?;
                 if io.op == IoOp::Sync && self.options.sabotaged(Rule::RepairDurably) {
                     self.handle_completion(io.id, Outcome::Done);
@@ -224,26 +224,26 @@ impl Machine for Opening {
                 }
                 Some(io)
             }
-            Some(Step::Qcow2(opening)) => opening.poll_io(),
+            Some(OpenStep::Qcow2(opening)) => opening.poll_io(),
             _ => self.steps.poll_io(),
         }
     }
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
         match self.steps.step_mut() {
-            Some(Step::Check(check)) => check.encode(id, buf),
-            Some(Step::Qcow2(opening)) => opening.encode(id, buf),
-            Some(Step::ClearAutoclear(header)) => header.encode_block(buf),
+            Some(OpenStep::Check(check)) => check.encode(id, buf),
+            Some(OpenStep::Qcow2(opening)) => opening.encode(id, buf),
+            Some(OpenStep::ClearAutoclear(header)) => header.encode_block(buf),
             _ => debug_assert!(false, "nothing to encode"),
         }
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        if let Some(Step::Check(check)) = self.steps.step_mut() {
+        if let Some(OpenStep::Check(check)) = self.steps.step_mut() {
             check.handle_completion(id, outcome);
             return self.check_ended();
         }
-        if let Some(Step::Qcow2(opening)) = self.steps.step_mut() {
+        if let Some(OpenStep::Qcow2(opening)) = self.steps.step_mut() {
             opening.handle_completion(id, outcome);
             return self.qcow2_ended();
         }
@@ -252,21 +252,23 @@ impl Machine for Opening {
             return self.steps.fail(Error::Device { op: Op::Open, offset: 0, errno });
         }
         match (step, outcome) {
-            (Step::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),
-            (Step::ReadTail, Outcome::Table(bytes)) => match probe::tail(bytes) {
+            (OpenStep::ReadHeader, Outcome::Table(bytes)) => self.header_read(bytes),
+            (OpenStep::ReadTail, Outcome::Table(bytes)) => match probe::tail(bytes) {
                 None => self.finish_raw(),
                 Some(foreign) => self.steps.fail(Error::Foreign(foreign)),
             },
-            (Step::ReadRegion, Outcome::Table(bytes)) => self.region_read(bytes),
-            (Step::ReadName(header), Outcome::Table(bytes)) => {
+            (OpenStep::ReadRegion, Outcome::Table(bytes)) => self.region_read(bytes),
+            (OpenStep::ReadName(header), Outcome::Table(bytes)) => {
                 self.backing = Some(bytes.to_vec());
                 self.put_in_order(header);
             }
-            (Step::ClearAutoclear(header), _) if self.options.sabotaged(Rule::AutoclearFirst) => {
+            (OpenStep::ClearAutoclear(header), _) if self.options.sabotaged(Rule::AutoclearFirst) => {
                 self.check(header);
             }
-            (Step::ClearAutoclear(header), _) => self.steps.emit(Step::SyncAutoclear(header), IoOp::Sync),
-            (Step::SyncAutoclear(header), _) => self.check(header),
+            (OpenStep::ClearAutoclear(header), _) => {
+                self.steps.emit(OpenStep::SyncAutoclear(header), IoOp::Sync)
+            }
+            (OpenStep::SyncAutoclear(header), _) => self.check(header),
             _ => self.steps.fail(Error::Misuse("a completion that was not asked for")),
         }
     }

@@ -41,7 +41,7 @@ const CHUNK: u64 = 64 << 10;
 const L1_MAX: u32 = 128 << 10;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum MetadataStep {
     /// The names in the directory of the bitmaps.
     Bitmaps,
     ClearAutoclear,
@@ -61,7 +61,7 @@ pub(crate) struct Opening {
     header: Header,
     file_len: u64,
     options: Options,
-    steps: Steps<Step, Box<Opened>>,
+    steps: Steps<MetadataStep, Box<Opened>>,
     info: Info,
     report: Option<Report>,
     /// Entries of the snapshot table that were read, where the next one begins, and how much of it is read.
@@ -114,7 +114,7 @@ impl Opening {
         if len == 0 {
             return self.bitmaps_read(&[]);
         }
-        self.steps.emit(Step::Bitmaps, IoOp::ReadTable { offset, len });
+        self.steps.emit(MetadataStep::Bitmaps, IoOp::ReadTable { offset, len });
     }
 
     /// What can be told of the bitmaps; a directory that is damaged, or cannot be read, is no reason not to
@@ -137,7 +137,7 @@ impl Opening {
             bitmaps.dropped = true;
         }
         let len = self.header.block_len();
-        self.steps.emit(Step::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
+        self.steps.emit(MetadataStep::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
     }
 
     fn check(&mut self) {
@@ -145,14 +145,14 @@ impl Opening {
             return self.next_snapshot();
         }
         let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
-        self.steps.enter(Step::Check(Box::new(check)));
+        self.steps.enter(MetadataStep::Check(Box::new(check)));
         self.check_ended();
     }
 
     fn check_ended(&mut self) {
-        let Some(Step::Check(check)) = self.steps.step_mut() else { return };
+        let Some(MetadataStep::Check(check)) = self.steps.step_mut() else { return };
         let Some(result) = check.poll_result() else { return };
-        let Some(Step::Check(check)) = self.steps.leave() else { return };
+        let Some(MetadataStep::Check(check)) = self.steps.leave() else { return };
         let (header, file_len) = check.into_parts();
         self.header = header;
         if !self.options.fixed_len {
@@ -176,7 +176,7 @@ impl Opening {
     fn next_snapshot(&mut self) {
         let (count, offset, len) = self.snapshots;
         if count < self.header.snapshots {
-            return self.steps.emit(Step::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
+            return self.steps.emit(MetadataStep::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
         // of no bytes, if there are none
         self.tables.snapshots.push(Span::new(self.header.snapshots_offset, offset));
@@ -209,7 +209,7 @@ impl Opening {
             return self.next_l1();
         }
         let (offset, len) = (self.header.reftable_offset + done, (bytes - done).min(CHUNK) as u32);
-        self.steps.emit(Step::Reftable, IoOp::ReadTable { offset, len });
+        self.steps.emit(MetadataStep::Reftable, IoOp::ReadTable { offset, len });
     }
 
     fn next_l1(&mut self) {
@@ -225,7 +225,7 @@ impl Opening {
         // a cluster has at least so many bytes, and the table has whole ones
         let block = u64::from(self.options.align.max(512));
         let len = align_up(bytes - done, block).min(CHUNK) as u32;
-        self.steps.emit(Step::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
+        self.steps.emit(MetadataStep::L1, IoOp::ReadTable { offset: self.header.l1_offset + done, len });
     }
 
     /// Where L2 tables lie is kept in mind, also beyond the end of the file: no space may be taken there.
@@ -257,7 +257,9 @@ impl Opening {
 
     fn next_tail(&mut self, mut tail: Tail) {
         match tail.next(&self.tables.reftable) {
-            Next::Read { offset, len } => self.steps.emit(Step::Tail(tail), IoOp::ReadTable { offset, len }),
+            Next::Read { offset, len } => {
+                self.steps.emit(MetadataStep::Tail(tail), IoOp::ReadTable { offset, len })
+            }
             Next::End(cluster) => self.tail_known(cluster),
         }
     }
@@ -284,7 +286,7 @@ impl Opening {
 
 impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
-        if let Some(Step::Check(check)) = self.steps.step_mut() {
+        if let Some(MetadataStep::Check(check)) = self.steps.step_mut() {
             let io = check.poll_io()?;
             let late = check.syncs_dropped() && self.options.sabotaged(Rule::DropBeforePlace);
             if io.op == IoOp::Sync && (late || self.options.sabotaged(Rule::RepairDurably)) {
@@ -298,14 +300,14 @@ impl Machine for Opening {
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {
         match self.steps.step_mut() {
-            Some(Step::Check(check)) => check.encode(id, buf),
-            Some(Step::ClearAutoclear) => self.header.encode_block(buf),
+            Some(MetadataStep::Check(check)) => check.encode(id, buf),
+            Some(MetadataStep::ClearAutoclear) => self.header.encode_block(buf),
             _ => debug_assert!(false, "nothing to encode"),
         }
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
-        if let Some(Step::Check(check)) = self.steps.step_mut() {
+        if let Some(MetadataStep::Check(check)) = self.steps.step_mut() {
             check.handle_completion(id, outcome);
             return self.check_ended();
         }
@@ -313,26 +315,26 @@ impl Machine for Opening {
         if let Outcome::Failed(errno) = outcome {
             return match step {
                 // names of bitmaps are told as far as they are known
-                Step::Bitmaps => self.bitmaps_read(&[]),
+                MetadataStep::Bitmaps => self.bitmaps_read(&[]),
                 // what is wrong with counts is told when they are needed
-                Step::Tail(tail) => self.tail_known(tail.end()),
+                MetadataStep::Tail(tail) => self.tail_known(tail.end()),
                 _ => self.steps.fail(Error::Device { op: Op::Open, offset: 0, errno }),
             };
         }
         match (step, outcome) {
-            (Step::Bitmaps, Outcome::Table(bytes)) => self.bitmaps_read(bytes),
-            (Step::ClearAutoclear, _) if self.options.sabotaged(Rule::AutoclearFirst) => self.check(),
-            (Step::ClearAutoclear, _) => self.steps.emit(Step::SyncAutoclear, IoOp::Sync),
-            (Step::SyncAutoclear, _) => self.check(),
-            (Step::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
-            (Step::Reftable, Outcome::Table(bytes)) if bytes.len() >= 8 => {
+            (MetadataStep::Bitmaps, Outcome::Table(bytes)) => self.bitmaps_read(bytes),
+            (MetadataStep::ClearAutoclear, _) if self.options.sabotaged(Rule::AutoclearFirst) => self.check(),
+            (MetadataStep::ClearAutoclear, _) => self.steps.emit(MetadataStep::SyncAutoclear, IoOp::Sync),
+            (MetadataStep::SyncAutoclear, _) => self.check(),
+            (MetadataStep::Snapshot, Outcome::Table(bytes)) => self.snapshot_read(bytes),
+            (MetadataStep::Reftable, Outcome::Table(bytes)) if bytes.len() >= 8 => {
                 self.tables
                     .reftable
                     .extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)));
                 self.next_chunk();
             }
-            (Step::L1, Outcome::Table(bytes)) if bytes.len() >= 8 => self.l1_read(bytes),
-            (Step::Tail(tail), Outcome::Table(bytes)) => self.tail_read(tail, bytes),
+            (MetadataStep::L1, Outcome::Table(bytes)) if bytes.len() >= 8 => self.l1_read(bytes),
+            (MetadataStep::Tail(tail), Outcome::Table(bytes)) => self.tail_read(tail, bytes),
             _ => self.steps.fail(Error::Misuse("a completion that was not asked for")),
         }
     }

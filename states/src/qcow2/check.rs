@@ -36,7 +36,7 @@ use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use alloc::vec::Vec;
 use places::Beyond;
-use state::{After, CHUNK, CLUSTERS_MAX, Job, Step, decode};
+use state::{After, CHUNK, CLUSTERS_MAX, CheckStep, Job, decode};
 
 impl Check {
     /// One pass over everything.
@@ -72,7 +72,7 @@ impl Check {
             self.tell_hidden(self.fix.is_none() || fixed == 0);
         }
         if self.wrote {
-            return self.emit(Step::SyncRepairs, IoOp::Sync);
+            return self.emit(CheckStep::SyncRepairs, IoOp::Sync);
         }
         self.durable();
     }
@@ -83,7 +83,7 @@ impl Check {
             // whoever writes the image next would put other things there
             self.header.set_corrupt(true);
             if self.header.is_corrupt() {
-                return self.write_header(Step::MarkCorrupt);
+                return self.write_header(CheckStep::MarkCorrupt);
             }
         }
         if self.fix.is_none() || !self.report.is_sound() || !marked {
@@ -91,7 +91,7 @@ impl Check {
         }
         self.header.set_dirty(false);
         self.header.set_corrupt(false);
-        self.write_header(Step::WriteHeader);
+        self.write_header(CheckStep::WriteHeader);
     }
 
     fn end(&mut self) {
@@ -107,7 +107,7 @@ impl Check {
             self.report.dropped = dropped;
         }
         if core::mem::take(&mut self.cut) && self.report.is_sound() && self.image_end() < self.len {
-            return self.emit(Step::Cut, IoOp::SetLen { len: self.image_end() });
+            return self.emit(CheckStep::Cut, IoOp::SetLen { len: self.image_end() });
         }
         let report = core::mem::take(&mut self.report);
         self.steps.end(Ok(report));
@@ -121,54 +121,54 @@ impl Check {
         self.end();
     }
 
-    fn loaded(&mut self, step: Step, bytes: Vec<u8>) {
+    fn loaded(&mut self, step: CheckStep, bytes: Vec<u8>) {
         match step {
-            Step::Snapshots => {
+            CheckStep::Snapshots => {
                 self.job.bytes = bytes;
                 self.parse_snapshots();
             }
-            Step::Reftable => {
+            CheckStep::Reftable => {
                 self.reftable = decode(&bytes);
                 self.walk();
             }
-            Step::L1 => self.l1_loaded(&bytes),
-            Step::L2 => self.l2_loaded(bytes),
-            Step::DropL1 => self.drop_l1_loaded(&bytes),
-            Step::DropL2 => self.drop_l2_loaded(bytes),
-            Step::Directory => self.directory_loaded(&bytes),
-            Step::BitmapTable => self.bitmap_loaded(&bytes),
-            Step::Block => self.block_loaded(&bytes),
-            Step::CopiedL1 => self.copied_l1_loaded(&bytes),
-            Step::CopiedL2 => self.copied_l2_loaded(bytes),
+            CheckStep::L1 => self.l1_loaded(&bytes),
+            CheckStep::L2 => self.l2_loaded(bytes),
+            CheckStep::DropL1 => self.drop_l1_loaded(&bytes),
+            CheckStep::DropL2 => self.drop_l2_loaded(bytes),
+            CheckStep::Directory => self.directory_loaded(&bytes),
+            CheckStep::BitmapTable => self.bitmap_loaded(&bytes),
+            CheckStep::Block => self.block_loaded(&bytes),
+            CheckStep::CopiedL1 => self.copied_l1_loaded(&bytes),
+            CheckStep::CopiedL2 => self.copied_l2_loaded(bytes),
             _ => self.fail(Error::Misuse("a read that was not asked for")),
         }
     }
 
-    fn done(&mut self, step: Step) {
+    fn done(&mut self, step: CheckStep) {
         match step {
-            Step::FixL2 => self.next_l2(),
-            Step::ExtendL1 => self.l1_reached(true),
-            Step::StoreL2 => self.drop_next(),
-            Step::StoreL1 => self.next_dropping(),
-            Step::SyncDropped => self.load_blocks(),
-            Step::Extend => self.extended(),
-            Step::FixBlock => self.write_blocks(),
-            Step::NewBlock => self.write_new_blocks(),
-            Step::SyncNewBlocks => self.write_new_reftable(),
-            Step::NewReftable => self.emit(Step::SyncNewReftable, IoOp::Sync),
-            Step::SyncNewReftable => self.write_header(Step::Switch),
-            Step::Switch => self.emit(Step::SyncSwitch, IoOp::Sync),
-            Step::SyncSwitch => self.walk(),
-            Step::FixCopiedL2 => self.next_copied(),
-            Step::FixCopiedL1 => self.finish(),
-            Step::NewSnapshots => self.emit(Step::SyncNewSnapshots, IoOp::Sync),
-            Step::SyncNewSnapshots => self.write_header(Step::SwitchSnapshots),
-            Step::SwitchSnapshots => self.emit(Step::SyncSwitchSnapshots, IoOp::Sync),
-            Step::SyncSwitchSnapshots => self.write_blocks(),
-            Step::SyncRepairs => self.durable(),
-            Step::WriteHeader | Step::MarkCorrupt => self.emit(Step::SyncHeader, IoOp::Sync),
-            Step::SyncHeader => self.end(),
-            Step::Cut => self.cut(Ok(())),
+            CheckStep::FixL2 => self.next_l2(),
+            CheckStep::ExtendL1 => self.l1_reached(true),
+            CheckStep::StoreL2 => self.drop_next(),
+            CheckStep::StoreL1 => self.next_dropping(),
+            CheckStep::SyncDropped => self.load_blocks(),
+            CheckStep::Extend => self.extended(),
+            CheckStep::FixBlock => self.write_blocks(),
+            CheckStep::NewBlock => self.write_new_blocks(),
+            CheckStep::SyncNewBlocks => self.write_new_reftable(),
+            CheckStep::NewReftable => self.emit(CheckStep::SyncNewReftable, IoOp::Sync),
+            CheckStep::SyncNewReftable => self.write_header(CheckStep::Switch),
+            CheckStep::Switch => self.emit(CheckStep::SyncSwitch, IoOp::Sync),
+            CheckStep::SyncSwitch => self.walk(),
+            CheckStep::FixCopiedL2 => self.next_copied(),
+            CheckStep::FixCopiedL1 => self.finish(),
+            CheckStep::NewSnapshots => self.emit(CheckStep::SyncNewSnapshots, IoOp::Sync),
+            CheckStep::SyncNewSnapshots => self.write_header(CheckStep::SwitchSnapshots),
+            CheckStep::SwitchSnapshots => self.emit(CheckStep::SyncSwitchSnapshots, IoOp::Sync),
+            CheckStep::SyncSwitchSnapshots => self.write_blocks(),
+            CheckStep::SyncRepairs => self.durable(),
+            CheckStep::WriteHeader | CheckStep::MarkCorrupt => self.emit(CheckStep::SyncHeader, IoOp::Sync),
+            CheckStep::SyncHeader => self.end(),
+            CheckStep::Cut => self.cut(Ok(())),
             _ => self.fail(Error::Misuse("a table read was completed without its bytes")),
         }
     }
@@ -180,7 +180,8 @@ impl Machine for Check {
     }
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
-        let headers = [Step::WriteHeader, Step::MarkCorrupt, Step::Switch, Step::SwitchSnapshots];
+        let headers =
+            [CheckStep::WriteHeader, CheckStep::MarkCorrupt, CheckStep::Switch, CheckStep::SwitchSnapshots];
         if self.steps.step().is_some_and(|step| headers.contains(step)) {
             return self.header.encode_block(buf);
         }
@@ -192,9 +193,9 @@ impl Machine for Check {
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
         let Some(step) = self.steps.answered(id) else { return };
         match outcome {
-            Outcome::Failed(_) if step == Step::Extend => self.not_extended(),
-            Outcome::Failed(_) if step == Step::ExtendL1 => self.l1_reached(false),
-            Outcome::Failed(_) if step == Step::Cut => self.cut(Err(())),
+            Outcome::Failed(_) if step == CheckStep::Extend => self.not_extended(),
+            Outcome::Failed(_) if step == CheckStep::ExtendL1 => self.l1_reached(false),
+            Outcome::Failed(_) if step == CheckStep::Cut => self.cut(Err(())),
             Outcome::Failed(errno) => {
                 let offset = self.job.offset + self.job.done as u64;
                 self.fail(Error::Device { op: Op::Check, offset, errno });
@@ -209,9 +210,10 @@ impl Machine for Check {
                 self.go_on(step);
             }
             _ => {
-                let tables = [Step::FixL2, Step::FixBlock, Step::NewBlock, Step::NewReftable];
-                let others = [Step::FixCopiedL1, Step::FixCopiedL2, Step::NewSnapshots];
-                let dropped = [Step::StoreL1, Step::StoreL2];
+                let tables =
+                    [CheckStep::FixL2, CheckStep::FixBlock, CheckStep::NewBlock, CheckStep::NewReftable];
+                let others = [CheckStep::FixCopiedL1, CheckStep::FixCopiedL2, CheckStep::NewSnapshots];
+                let dropped = [CheckStep::StoreL1, CheckStep::StoreL2];
                 if tables.contains(&step) || others.contains(&step) || dropped.contains(&step) {
                     self.job.done = (self.job.done + CHUNK).min(self.job.len);
                     if self.job.done < self.job.len {

@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 const CHUNK: u64 = 64 << 10;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum CheckStep {
     ReadL1,
     ReadL2,
     WriteL2,
@@ -69,7 +69,7 @@ pub struct Check {
     end: u64,
     repair: Option<Repair>,
     device: bool,
-    steps: Steps<Step, Report>,
+    steps: Steps<CheckStep, Report>,
     used: Used,
     report: Report,
     /// The chunk of the L1 table: entry index of its first, and entries.
@@ -169,7 +169,7 @@ impl Check {
 
     fn read_l1(&mut self) {
         let offset = self.geometry.l1_offset + self.l1_at * 8;
-        self.steps.emit(Step::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
+        self.steps.emit(CheckStep::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
     }
 
     /// Goes on with the next L1 entry of the chunk that has an L2 table to walk.
@@ -199,7 +199,7 @@ impl Check {
             let offset = self.geometry.l1_offset + self.l1_at * 8;
             return self
                 .steps
-                .emit(Step::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
+                .emit(CheckStep::WriteL1, IoOp::WriteTable { offset, len: self.l1.len() as u32 * 8 });
         }
         self.next_l1_chunk();
     }
@@ -226,7 +226,7 @@ impl Check {
 
     fn read_l2(&mut self) {
         let offset = self.l2_table + self.l2_at * 8;
-        self.steps.emit(Step::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
+        self.steps.emit(CheckStep::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
     }
 
     fn walk_l2(&mut self) {
@@ -259,7 +259,7 @@ impl Check {
             let offset = self.l2_table + self.l2_at * 8;
             return self
                 .steps
-                .emit(Step::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
+                .emit(CheckStep::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
         }
         self.next_l2_chunk();
     }
@@ -280,7 +280,7 @@ impl Check {
             return self.end();
         }
         if self.repaired {
-            return self.steps.emit(Step::SyncRepairs, IoOp::Sync);
+            return self.steps.emit(CheckStep::SyncRepairs, IoOp::Sync);
         }
         self.repairs_durable();
     }
@@ -293,7 +293,7 @@ impl Check {
         let len = self.end_in_use();
         // also a part of a cluster, which nothing may refer to
         match len < self.len && !self.device {
-            true => self.steps.emit(Step::Trim, IoOp::SetLen { len }),
+            true => self.steps.emit(CheckStep::Trim, IoOp::SetLen { len }),
             false => self.clear(),
         }
     }
@@ -306,7 +306,7 @@ impl Check {
         self.report.leaks_fixed += given_back;
         self.len = len;
         match self.header.need_check() {
-            true => self.steps.emit(Step::SyncTrim, IoOp::Sync),
+            true => self.steps.emit(CheckStep::SyncTrim, IoOp::Sync),
             false => self.end(),
         }
     }
@@ -318,7 +318,7 @@ impl Check {
         }
         self.header.set_need_check(false);
         let len = self.header.block_len();
-        self.steps.emit(Step::WriteHeader, IoOp::WriteTable { offset: 0, len });
+        self.steps.emit(CheckStep::WriteHeader, IoOp::WriteTable { offset: 0, len });
     }
 
     fn end(&mut self) {
@@ -344,8 +344,8 @@ impl Machine for Check {
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
         let entries = match self.steps.step() {
-            Some(Step::WriteHeader) => return self.header.encode_block(buf),
-            Some(Step::WriteL1) => &self.l1,
+            Some(CheckStep::WriteHeader) => return self.header.encode_block(buf),
+            Some(CheckStep::WriteL1) => &self.l1,
             _ => &self.l2,
         };
         for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
@@ -359,9 +359,9 @@ impl Machine for Check {
             let offset = self.l2_table + self.l2_at * 8;
             let error = |op| Error::Device { op, offset, errno };
             match step {
-                Step::ReadL2 => return self.unreadable(error(Op::CheckL2)),
+                CheckStep::ReadL2 => return self.unreadable(error(Op::CheckL2)),
                 // the space is a leak as before
-                Step::Trim => return self.clear(),
+                CheckStep::Trim => return self.clear(),
                 _ => {
                     let error = Error::Device { op: Op::Check, offset: self.geometry.l1_offset, errno };
                     return self.steps.fail(error);
@@ -369,22 +369,22 @@ impl Machine for Check {
             }
         }
         match (step, outcome) {
-            (Step::ReadL1, Outcome::Table(bytes)) => {
+            (CheckStep::ReadL1, Outcome::Table(bytes)) => {
                 self.l1 = decode(bytes);
                 self.next_table();
             }
-            (Step::ReadL2, Outcome::Table(bytes)) => {
+            (CheckStep::ReadL2, Outcome::Table(bytes)) => {
                 self.l2 = decode(bytes);
                 self.walk_l2();
             }
-            (Step::WriteL2, _) => self.next_l2_chunk(),
-            (Step::WriteL1, _) => self.next_l1_chunk(),
-            (Step::SyncRepairs, _) => self.repairs_durable(),
-            (Step::WriteHeader, _) => self.steps.emit(Step::SyncHeader, IoOp::Sync),
-            (Step::Trim, _) => self.trimmed(),
-            (Step::SyncTrim, _) => self.clear(),
-            (Step::SyncHeader, _) => self.end(),
-            (Step::ReadL1 | Step::ReadL2, _) => {
+            (CheckStep::WriteL2, _) => self.next_l2_chunk(),
+            (CheckStep::WriteL1, _) => self.next_l1_chunk(),
+            (CheckStep::SyncRepairs, _) => self.repairs_durable(),
+            (CheckStep::WriteHeader, _) => self.steps.emit(CheckStep::SyncHeader, IoOp::Sync),
+            (CheckStep::Trim, _) => self.trimmed(),
+            (CheckStep::SyncTrim, _) => self.clear(),
+            (CheckStep::SyncHeader, _) => self.end(),
+            (CheckStep::ReadL1 | CheckStep::ReadL2, _) => {
                 self.steps.fail(Error::Misuse("a table read was completed without its bytes"));
             }
         }

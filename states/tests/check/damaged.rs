@@ -12,7 +12,7 @@ use crate::common::qcow2::{compress, header, of_snapshot, qcow2_file, snapshot, 
 use crate::common::{Disk, Rng, request};
 use quod_states::fault::{L1Fault, WalkFault};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Fault, Flags, Image, Kind, Options, Repair, Report, Request};
+use quod_states::{Error, Fault, Flags, Image, Options, Repair, Report, Request, RequestKind};
 
 /// A valid image and what its guest sees.
 struct Shape {
@@ -59,7 +59,7 @@ fn options(rng: &mut Rng) -> Options {
 fn contents(disk: &mut Disk) -> Result<Vec<u8>, Error> {
     let mut image = disk.open(Options::default().read_only(true))?.image;
     let size = image.virtual_size();
-    disk.try_run(&mut image, request(Kind::Read, 0, size, 0), vec![0xcc; size as usize])
+    disk.try_run(&mut image, request(RequestKind::Read, 0, size, 0), vec![0xcc; size as usize])
 }
 
 /// Requests against plain bytes.
@@ -83,16 +83,16 @@ impl Guest {
             _ => (start & !511, 512 * (1 + rng.below(9))),
         };
         let kind = match rng.below(12) {
-            0 | 1 => Kind::WriteZeroes,
-            2 | 3 => Kind::Discard,
-            4 | 5 => Kind::Read,
-            6 => Kind::Flush,
-            _ => Kind::Write,
+            0 | 1 => RequestKind::WriteZeroes,
+            2 | 3 => RequestKind::Discard,
+            4 | 5 => RequestKind::Read,
+            6 => RequestKind::Flush,
+            _ => RequestKind::Write,
         };
         let mut flags = Flags::empty();
-        flags.set(Flags::MAY_UNMAP, kind == Kind::WriteZeroes && rng.below(2) == 0);
+        flags.set(Flags::MAY_UNMAP, kind == RequestKind::WriteZeroes && rng.below(2) == 0);
         match kind {
-            Kind::Flush => request(kind, 0, 0, 0),
+            RequestKind::Flush => request(kind, 0, 0, 0),
             _ => Request { kind, offset: start, len: len.min(size - start), flags, user: 0 },
         }
     }
@@ -103,15 +103,17 @@ impl Guest {
         let range = wanted.offset as usize..(wanted.offset + wanted.len) as usize;
         let size = self.model.len() as u64;
         self.user = self.user.wrapping_add(1).max(1);
-        let buffer = vec![self.user; if wanted.kind == Kind::Write { range.len() } else { 0 }];
-        let buffer = if wanted.kind == Kind::Read { vec![0xcc; range.len()] } else { buffer };
+        let buffer = vec![self.user; if wanted.kind == RequestKind::Write { range.len() } else { 0 }];
+        let buffer = if wanted.kind == RequestKind::Read { vec![0xcc; range.len()] } else { buffer };
         let story = |what: String| format!("{:?} {range:?}: {what}", wanted.kind);
         let read = self.disk.try_run(image, wanted, buffer).map_err(|error| story(error.to_string()))?;
         match wanted.kind {
-            Kind::Read if read != self.model[range.clone()] => return Err(story("wrong bytes".into())),
-            Kind::Write => self.model[range].fill(self.user),
-            Kind::WriteZeroes => self.model[range].fill(0),
-            Kind::Discard if !self.keeps_discarded => {
+            RequestKind::Read if read != self.model[range.clone()] => {
+                return Err(story("wrong bytes".into()));
+            }
+            RequestKind::Write => self.model[range].fill(self.user),
+            RequestKind::WriteZeroes => self.model[range].fill(0),
+            RequestKind::Discard if !self.keeps_discarded => {
                 let first = wanted.offset.next_multiple_of(self.cluster);
                 let end = range.end as u64;
                 let last = if end == size { size } else { end - end % self.cluster };
@@ -130,7 +132,7 @@ impl Guest {
         for _ in 0..count {
             self.one(&mut image)?;
         }
-        let last = if self.rng.below(8) == 0 { Kind::Quiesce } else { Kind::Close };
+        let last = if self.rng.below(8) == 0 { RequestKind::Quiesce } else { RequestKind::Close };
         let closed = self.disk.try_run(&mut image, request(last, 0, 0, 0), vec![]);
         closed.map(drop).map_err(|error| format!("close: {error}"))
     }

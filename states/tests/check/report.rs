@@ -12,7 +12,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, request};
 use quod_states::qcow2::{Check, CreateOptions, Finding};
-use quod_states::{Error, IoOp, Kind, Machine, Op, Options, Outcome, Repair, Report};
+use quod_states::{Error, IoOp, Machine, Op, Options, Outcome, Repair, Report, RequestKind};
 
 const CLUSTER: u64 = 4096;
 const COPIED: u64 = 1 << 63;
@@ -23,8 +23,8 @@ fn image(refcount_bits: u32) -> Vec<u8> {
         CreateOptions { size: 1 << 20, cluster_size: 4096, refcount_bits, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 0, 3 * CLUSTER, 0), vec![7; 3 * CLUSTER as usize]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 3 * CLUSTER, 0), vec![7; 3 * CLUSTER as usize]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     std::mem::take(&mut disk.file)
 }
 
@@ -235,8 +235,8 @@ fn findings_that_nobody_asks_for_are_counted() {
     let create = CreateOptions { size: 1 << 30, cluster_size: 1 << 20, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![7; 512]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![7; 512]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     // every entry of the table leads beyond the end: 131072 of them
     let at = crate::common::qcow2::l2_at(&disk.file, 0).unwrap() as usize;
     for entry in disk.file[at..at + (1 << 20)].as_chunks_mut::<8>().0 {

@@ -4,7 +4,7 @@
 use crate::common::qcow2::{check, qcow2_file};
 use crate::common::{Disk, Rng, qed_file, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Timer};
+use quod_states::{Error, Image, IoOp, Options, RequestKind, Timer};
 
 const CLUSTER: u64 = 65536;
 
@@ -28,13 +28,13 @@ fn load(disk: &mut Disk, image: &mut Image) {
     for user in 1..6 {
         write(disk, image, (user * 5 % 7) * CLUSTER + 512, 4096, user);
     }
-    disk.submit(image, request(Kind::WriteZeroes, 0, CLUSTER + 512, 10), vec![]).unwrap();
-    disk.submit(image, request(Kind::Flush, 0, 0, 11), vec![]).unwrap();
+    disk.submit(image, request(RequestKind::WriteZeroes, 0, CLUSTER + 512, 10), vec![]).unwrap();
+    disk.submit(image, request(RequestKind::Flush, 0, 0, 11), vec![]).unwrap();
     image.handle_timeout(Timer::Commit);
     disk.drain(image);
-    disk.submit(image, request(Kind::Discard, 3 * CLUSTER, 2 * CLUSTER, 12), vec![]).unwrap();
+    disk.submit(image, request(RequestKind::Discard, 3 * CLUSTER, 2 * CLUSTER, 12), vec![]).unwrap();
     write(disk, image, 40 * CLUSTER, 2 * CLUSTER, 13);
-    disk.submit(image, request(Kind::Quiesce, 0, 0, 14), vec![]).unwrap();
+    disk.submit(image, request(RequestKind::Quiesce, 0, 0, 14), vec![]).unwrap();
 }
 
 /// The image is poisoned after so many answers. False: there were no more.
@@ -61,14 +61,14 @@ fn poisoned_after(steps: u64, order: u64, file: Vec<u8>) -> bool {
     disk.settle(&mut image, &mut rng);
     let late = disk.log.iter().find(|step| writes(&step.op));
     assert!(late.is_none(), "after {steps} answers: {:?}", late.map(|step| step.op));
-    for kind in [Kind::Write, Kind::WriteZeroes, Kind::Flush] {
+    for kind in [RequestKind::Write, RequestKind::WriteZeroes, RequestKind::Flush] {
         let error = disk.try_run(&mut image, request(kind, 0, 512, 20), vec![1; 512]);
         assert_eq!(error, Err(Error::Poisoned), "{kind:?}");
     }
-    disk.run(&mut image, request(Kind::Read, 0, 64 * CLUSTER, 21), vec![0; 64 << 16]);
+    disk.run(&mut image, request(RequestKind::Read, 0, 64 * CLUSTER, 21), vec![0; 64 << 16]);
     let mut image = disk.open(options()).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 7 * CLUSTER, 512, 22), vec![9; 512]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 23), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 7 * CLUSTER, 512, 22), vec![9; 512]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 23), vec![]);
     true
 }
 

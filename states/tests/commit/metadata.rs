@@ -10,7 +10,7 @@ use crate::narrow::{
     BLOCK, CLUSTER, FULL, complete_but, complete_to, long, name, open, run, settle, start, steps, with_table,
     words,
 };
-use quod_states::{Error, Image, IoOp, Kind, Op};
+use quod_states::{Error, Image, IoOp, Op, RequestKind};
 
 /// The refcount table grows by half, to whole clusters. Its clusters come behind the three or four blocks
 /// that the space at the end of the file needs; the header leads to it when it is durable.
@@ -46,9 +46,9 @@ fn a_new_refcount_table_is_written_whole_in_chunks() {
     {
         let mut disk = with_table(clusters);
         let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Write, 8192, 512);
+        run(&mut disk, &mut image, RequestKind::Write, 8192, 512);
         steps(&mut disk);
-        start(&mut disk, &mut image, Kind::Flush, 0, 1);
+        start(&mut disk, &mut image, RequestKind::Flush, 0, 1);
         settle(&mut disk, &mut image);
         let steps = steps(&mut disk);
         assert_eq!(steps[..expected.len()], *expected);
@@ -61,7 +61,7 @@ fn a_new_refcount_table_is_written_whole_in_chunks() {
             table[(clusters * 64 + n) as usize] = first + n * CLUSTER;
         }
         assert!(words(&disk.file[at as usize..][..table.len() * 8]) == table);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_sound(&disk.file, "a new table");
     }
 }
@@ -70,8 +70,8 @@ fn a_new_refcount_table_is_written_whole_in_chunks() {
 fn a_refcount_table_that_cannot_be_written_is_named_with_its_place() {
     let mut disk = with_table(128);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 8192, 512);
-    start(&mut disk, &mut image, Kind::Flush, 0, 1);
+    run(&mut disk, &mut image, RequestKind::Write, 8192, 512);
+    start(&mut disk, &mut image, RequestKind::Flush, 0, 1);
     let chunk = complete_to(&mut disk, &mut image, "0x10010800+0x8000");
     disk.fail = Some((0, 5));
     disk.complete(&mut image, chunk);
@@ -87,8 +87,8 @@ fn a_refcount_table_that_cannot_be_written_is_named_with_its_place() {
 fn an_entry_of_a_young_block_is_left_out_and_no_other() {
     let mut disk = long(BLOCK - CLUSTER, false);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 8192, 1024);
-    start(&mut disk, &mut image, Kind::Flush, 0, 1);
+    run(&mut disk, &mut image, RequestKind::Write, 8192, 1024);
+    start(&mut disk, &mut image, RequestKind::Flush, 0, 1);
     complete_to(&mut disk, &mut image, "sync");
     write(&mut disk, &mut image, 16384, 8192, 2);
     write(&mut disk, &mut image, 1 << 15, 1 << 15, 3);
@@ -122,8 +122,8 @@ fn an_entry_of_a_young_block_is_left_out_and_no_other() {
 fn a_young_refcount_table_waits_for_the_next_round() {
     let mut disk = long(FULL - 40 * CLUSTER, false);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 8192, 512);
-    start(&mut disk, &mut image, Kind::Flush, 0, 1);
+    run(&mut disk, &mut image, RequestKind::Write, 8192, 512);
+    start(&mut disk, &mut image, RequestKind::Flush, 0, 1);
     complete_to(&mut disk, &mut image, "sync");
     write(&mut disk, &mut image, 1 << 15, 1 << 15, 3);
     complete_but(&mut disk, &mut image, "sync");
@@ -172,23 +172,23 @@ fn a_refcount_table_without_space_is_not_written() {
         (65, "0x208c00+0x200", "data 0x209200", "0x208e00+0x400"),
     ] {
         let (mut disk, mut image) = without_space_for_a_table(index * BLOCK + 6 * CLUSTER);
-        start(&mut disk, &mut image, Kind::Flush, 0, 2);
+        start(&mut disk, &mut image, RequestKind::Flush, 0, 2);
         settle(&mut disk, &mut image);
         write(&mut disk, &mut image, 0, 512, 3);
         settle(&mut disk, &mut image);
-        run(&mut disk, &mut image, Kind::Quiesce, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0);
         // the block went out with the first round, while space was looked for
         let done = steps(&mut disk);
         let wrote = |name: &str| done.iter().filter(|step| *step == name).count();
         assert_eq!([block, table, "header"].map(wrote), [1, 0, 0], "{done:?}");
         assert_eq!(disk.done.iter().map(|done| done.0).collect::<Vec<_>>(), [2, 3]);
         // now there is space
-        run(&mut disk, &mut image, Kind::Write, 8192, 512);
-        start(&mut disk, &mut image, Kind::Flush, 0, 4);
+        run(&mut disk, &mut image, RequestKind::Write, 8192, 512);
+        start(&mut disk, &mut image, RequestKind::Flush, 0, 4);
         settle(&mut disk, &mut image);
         let expected = [data, block, "sync", table, "sync", "header", "sync", "0x1600+0x200"];
         assert_eq!(steps(&mut disk)[..8], expected);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_sound(&disk.file, "a new table");
     }
 }
@@ -212,12 +212,12 @@ fn a_quiesce_leaves_nothing_of_the_refcounts_behind() {
     {
         let mut disk = long(len, false);
         let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Write, 0, 512);
-        start(&mut disk, &mut image, Kind::Flush, 0, 1);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+        start(&mut disk, &mut image, RequestKind::Flush, 0, 1);
         assert_eq!(disk.pending.len(), 1);
         // its header, and nothing else, is what the next round writes
-        start(&mut disk, &mut image, Kind::Resize { size: 16 << 20 }, 0, 2);
-        start(&mut disk, &mut image, Kind::Quiesce, 0, 3);
+        start(&mut disk, &mut image, RequestKind::Resize { size: 16 << 20 }, 0, 2);
+        start(&mut disk, &mut image, RequestKind::Quiesce, 0, 3);
         disk.complete_first(&mut image);
         complete_to(&mut disk, &mut image, "header");
         write(&mut disk, &mut image, 8192, 512, 4);
@@ -250,14 +250,14 @@ fn lazy_counts_leave_the_refcount_table_alone_until_it_moves() {
     ] {
         let mut disk = long(len, true);
         let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Write, 8192, 512);
+        run(&mut disk, &mut image, RequestKind::Write, 8192, 512);
         steps(&mut disk);
-        for (kind, expected) in [(Kind::Flush, flushed), (Kind::Quiesce, quiesced)] {
+        for (kind, expected) in [(RequestKind::Flush, flushed), (RequestKind::Quiesce, quiesced)] {
             start(&mut disk, &mut image, kind, 0, 1);
             settle(&mut disk, &mut image);
             assert_eq!(steps(&mut disk), *expected);
         }
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_sound(&disk.file, "lazy");
     }
 }

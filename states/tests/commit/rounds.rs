@@ -10,7 +10,7 @@
 use crate::common::qcow2::{header, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Op, Options, Timer};
+use quod_states::{Error, Image, IoOp, Op, Options, RequestKind, Timer};
 
 const CLUSTER: u64 = 65536;
 
@@ -25,11 +25,11 @@ fn qed() -> (Disk, Image) {
     qed_disk(1 << 30, 1, None, Options::default().grow_step(0))
 }
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) {
     disk.run(image, request(kind, offset, len, 0), vec![1; len as usize]);
 }
 
-fn start(disk: &mut Disk, image: &mut Image, kind: Kind, user: u64) {
+fn start(disk: &mut Disk, image: &mut Image, kind: RequestKind, user: u64) {
     disk.submit(image, request(kind, 0, 0, user), vec![]).unwrap();
 }
 
@@ -87,9 +87,9 @@ fn write_to_data(disk: &mut Disk, image: &mut Image, cluster: u64, user: u64) {
 #[test]
 fn who_waits_shows_the_step_that_it_waits_for() {
     let (mut disk, mut image) = qcow2(true);
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
     disk.log.clear();
-    start(&mut disk, &mut image, Kind::Quiesce, 1);
+    start(&mut disk, &mut image, RequestKind::Quiesce, 1);
     let mut seen = Vec::new();
     while let Some((io, _)) = disk.pending.first() {
         let text = image.describe();
@@ -114,10 +114,10 @@ fn who_waits_shows_the_step_that_it_waits_for() {
 #[test]
 fn a_quiesce_ends_when_the_cleared_bit_is_durable() {
     for (mut disk, mut image) in [qed(), qcow2(true)] {
-        run(&mut disk, &mut image, Kind::Write, 0, 512);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         disk.log.clear();
-        start(&mut disk, &mut image, Kind::Quiesce, 1);
+        start(&mut disk, &mut image, RequestKind::Quiesce, 1);
         while disk.done.is_empty() {
             disk.complete_first(&mut image);
         }
@@ -125,10 +125,10 @@ fn a_quiesce_ends_when_the_cleared_bit_is_durable() {
         let last = steps(&disk);
         assert!(last.ends_with(&["header", "sync"]), "{last:?}");
         // a bit that cannot be cleared fails it
-        run(&mut disk, &mut image, Kind::Write, CLUSTER, 512);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, CLUSTER, 512);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         disk.done.clear();
-        start(&mut disk, &mut image, Kind::Quiesce, 2);
+        start(&mut disk, &mut image, RequestKind::Quiesce, 2);
         while pending(&disk)[0] != "header" {
             disk.complete_first(&mut image);
         }
@@ -147,8 +147,8 @@ fn a_quiesce_ends_when_the_cleared_bit_is_durable() {
 #[test]
 fn a_quiesce_that_has_ended_clears_no_bit_for_others() {
     let (mut disk, mut image) = qed();
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    start(&mut disk, &mut image, Kind::Quiesce, 1);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+    start(&mut disk, &mut image, RequestKind::Quiesce, 1);
     while image.counters().header_writes < 2 {
         disk.complete_first(&mut image);
     }
@@ -157,7 +157,7 @@ fn a_quiesce_that_has_ended_clears_no_bit_for_others() {
     assert_eq!(pending(&disk), ["header"], "the file grows when the bit is set again (QE12)");
     disk.log.clear();
     settle(&mut disk, &mut image);
-    start(&mut disk, &mut image, Kind::Flush, 3);
+    start(&mut disk, &mut image, RequestKind::Flush, 3);
     settle(&mut disk, &mut image);
     assert_eq!(disk.done.iter().map(|done| done.0).collect::<Vec<_>>(), [1, 2, 3]);
     // the names of the others are those of another format
@@ -175,12 +175,12 @@ fn a_quiesce_that_has_ended_clears_no_bit_for_others() {
 #[test]
 fn a_round_that_writes_no_pointers_sets_no_dirty_bit() {
     let (mut disk, mut image) = qcow2(true);
-    run(&mut disk, &mut image, Kind::WriteZeroes, 0, CLUSTER);
-    run(&mut disk, &mut image, Kind::Quiesce, 0, 0);
+    run(&mut disk, &mut image, RequestKind::WriteZeroes, 0, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0);
     disk.log.clear();
     let before = image.counters().header_writes;
     write_to_data(&mut disk, &mut image, 0, 1);
-    start(&mut disk, &mut image, Kind::Quiesce, 2);
+    start(&mut disk, &mut image, RequestKind::Quiesce, 2);
     complete(&mut disk, &mut image, "refcounts");
     assert_eq!(pending(&disk), ["data", "sync"]);
     write_to_data(&mut disk, &mut image, 1, 3);
@@ -197,11 +197,11 @@ fn a_round_that_writes_no_pointers_sets_no_dirty_bit() {
 #[test]
 fn a_header_with_a_new_size_does_not_stand_for_the_dirty_bit() {
     let (mut disk, mut image) = qcow2(true);
-    run(&mut disk, &mut image, Kind::Resize { size: 2 << 30 }, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Resize { size: 2 << 30 }, 0, 0);
     assert!(!header(&disk.file).is_dirty());
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
     disk.log.clear();
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     assert_eq!(steps(&disk), ["header", "sync", "L2", "L1", "sync"], "counts may wait, the bit says so");
     assert!(header(&disk.file).is_dirty());
 }
@@ -213,8 +213,8 @@ fn counts_that_a_round_leaves_behind_have_their_timer() {
     for lazy in [false, true] {
         let (mut disk, mut image) = qcow2(lazy);
         // so that there is a table
-        run(&mut disk, &mut image, Kind::WriteZeroes, 0, CLUSTER);
-        run(&mut disk, &mut image, Kind::Quiesce, 0, 0);
+        run(&mut disk, &mut image, RequestKind::WriteZeroes, 0, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0);
         image.handle_timeout(Timer::Commit);
         disk.alarms.clear();
         write_to_data(&mut disk, &mut image, 0, 1);
@@ -243,9 +243,9 @@ fn no_table_follows_one_that_could_not_be_written() {
     let (mut disk, mut image) = qed_disk(4 << 30, 1, None, Options::default());
     // each in a slice of its own, more than are written at once
     for n in 0..40 {
-        run(&mut disk, &mut image, Kind::Write, n << 25, 512);
+        run(&mut disk, &mut image, RequestKind::Write, n << 25, 512);
     }
-    start(&mut disk, &mut image, Kind::Flush, 1);
+    start(&mut disk, &mut image, RequestKind::Flush, 1);
     while disk.pending.len() < 32 {
         disk.complete_first(&mut image);
     }
@@ -256,7 +256,7 @@ fn no_table_follows_one_that_could_not_be_written() {
     assert_eq!(steps(&disk), [""; 0], "those that were in flight end, and that is all");
     let (user, result, ..) = disk.done.pop().unwrap();
     assert!(user == 1 && matches!(result, Err(Error::Device { op: Op::WriteTable, .. })), "{result:?}");
-    run(&mut disk, &mut image, Kind::Read, 39 << 25, 512);
+    run(&mut disk, &mut image, RequestKind::Read, 39 << 25, 512);
 }
 
 /// Counts go down a thousand clusters a turn. The rest of them does not start a round in a poisoned image.
@@ -265,10 +265,10 @@ fn counts_that_go_down_later_write_nothing_after_a_failure() {
     let create = CreateOptions { size: 16 << 20, cluster_size: 512, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Write, 0, 1 << 20);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
-    run(&mut disk, &mut image, Kind::Discard, 0, 1 << 20);
-    start(&mut disk, &mut image, Kind::Flush, 1);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 1 << 20);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Discard, 0, 1 << 20);
+    start(&mut disk, &mut image, RequestKind::Flush, 1);
     let paused = |disk: &Disk| pending(disk).contains(&"pause");
     while !paused(&disk) {
         disk.complete_first(&mut image);
@@ -291,7 +291,7 @@ fn run_beside(disk: &mut Disk, image: &mut Image) {
     while let Some(index) = pending(disk).iter().position(|name| *name != "pause") {
         disk.complete(image, index);
     }
-    start(disk, image, Kind::Flush, 3);
+    start(disk, image, RequestKind::Flush, 3);
     while let Some(index) = pending(disk).iter().position(|name| *name != "pause") {
         disk.fail = (pending(disk)[index] == "sync").then_some((0, 5));
         disk.complete(image, index);
@@ -303,8 +303,8 @@ fn with_a_bad_entry(version: u32, lazy_refcounts: bool) -> (Disk, Image) {
     let create = CreateOptions { size: 1 << 30, version, lazy_refcounts, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Write, 0, 2 * CLUSTER);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 2 * CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     set_l2_entry(&mut disk.file, CLUSTER, 1 << 63 | 1 << 40);
     let image = opened(&mut disk, Options::default()).image;
     disk.log.clear();
@@ -312,7 +312,7 @@ fn with_a_bad_entry(version: u32, lazy_refcounts: bool) -> (Disk, Image) {
 }
 
 fn meet_bad_entry(disk: &mut Disk, image: &mut Image) {
-    disk.submit(image, request(Kind::Read, CLUSTER, 512, 7), vec![0; 512]).unwrap();
+    disk.submit(image, request(RequestKind::Read, CLUSTER, 512, 7), vec![0; 512]).unwrap();
     let found = |disk: &Disk| disk.done.iter().any(|done| done.0 == 7 && done.1.is_err());
     while !found(disk) {
         disk.complete_first(image);
@@ -324,9 +324,9 @@ fn meet_bad_entry(disk: &mut Disk, image: &mut Image) {
 #[test]
 fn the_corrupt_bit_waits_for_a_header_that_is_being_written() {
     let (mut disk, mut image) = with_a_bad_entry(3, true);
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    run(&mut disk, &mut image, Kind::Write, 2 * CLUSTER, 512);
-    start(&mut disk, &mut image, Kind::Flush, 1);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Write, 2 * CLUSTER, 512);
+    start(&mut disk, &mut image, RequestKind::Flush, 1);
     assert_eq!(pending(&disk), ["header"], "the dirty bit is being set");
     meet_bad_entry(&mut disk, &mut image);
     assert_eq!(pending(&disk), ["header"]);
@@ -347,7 +347,7 @@ fn version_2_has_no_corrupt_bit() {
     meet_bad_entry(&mut disk, &mut image);
     settle(&mut disk, &mut image);
     assert!(disk.file == before && !steps(&disk).contains(&"header"), "nothing is written");
-    let refused = disk.submit(&mut image, request(Kind::Write, 0, 512, 8), vec![1; 512]);
+    let refused = disk.submit(&mut image, request(RequestKind::Write, 0, 512, 8), vec![1; 512]);
     settle(&mut disk, &mut image);
     assert!(refused.is_ok() && disk.done.pop().unwrap().1 == Err(Error::Poisoned));
 }

@@ -7,7 +7,7 @@
 use crate::common::qcow2::{assert_sound, count, l2_entry, qcow2_file};
 use crate::common::{Disk, Rng, qed_file, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Alarm, Counters, Image, IoOp, Kind, Options, Policy, Timer};
+use quod_states::{Alarm, Counters, Image, IoOp, Options, Policy, RequestKind, Timer};
 
 const CLUSTER: u64 = 65536;
 const NEED_CHECK: u8 = 2;
@@ -26,7 +26,7 @@ fn qcow2(options: Options) -> (Disk, Image) {
 }
 
 fn write(disk: &mut Disk, image: &mut Image, cluster: u64) {
-    disk.run(image, request(Kind::Write, cluster * CLUSTER, 4096, 0), vec![1; 4096]);
+    disk.run(image, request(RequestKind::Write, cluster * CLUSTER, 4096, 0), vec![1; 4096]);
 }
 
 fn alarms(disk: &mut Disk) -> Vec<(Timer, Option<u32>)> {
@@ -62,7 +62,7 @@ fn the_timers_of_qed_take_turns() {
     timeout(&mut disk, &mut image, Timer::Commit);
     assert_eq!(alarms(&mut disk), [CHECK]);
     // not while an allocating write is on its way
-    disk.submit(&mut image, request(Kind::Write, 9 * CLUSTER, 512, 1), vec![1; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Write, 9 * CLUSTER, 512, 1), vec![1; 512]).unwrap();
     image.handle_timeout(Timer::NeedCheck);
     disk.drain(&mut image);
     assert_eq!(alarms(&mut disk), [CHECK]);
@@ -91,7 +91,7 @@ fn the_commit_timer_does_what_a_flush_does() {
     let data = l2_entry(&disk.file, CLUSTER) & !(1 << 63);
     assert_eq!((data % CLUSTER, count(&disk.file, data / CLUSTER)), (0, 1));
     assert_eq!(alarms(&mut disk), []);
-    disk.run(&mut image, request(Kind::Discard, CLUSTER, CLUSTER, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Discard, CLUSTER, CLUSTER, 0), vec![]);
     // until the removal is durable, its count has gone down, and that is written
     let mut turns = 0;
     while let [COMMIT] = alarms(&mut disk)[..] {
@@ -108,7 +108,7 @@ fn the_commit_timer_does_what_a_flush_does() {
 fn a_poisoned_image_has_no_timers() {
     let (mut disk, mut image) = qed(Options::default().policy(Policy::Writethrough));
     write(&mut disk, &mut image, 0);
-    disk.submit(&mut image, request(Kind::Write, CLUSTER, 512, 1), vec![1; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Write, CLUSTER, 512, 1), vec![1; 512]).unwrap();
     while !disk.pending.iter().any(|(io, _)| matches!(io.op, IoOp::Sync)) {
         disk.complete_first(&mut image);
     }
@@ -129,9 +129,9 @@ fn counters_count() {
     for cluster in [0, 1, 2] {
         write(&mut disk, &mut image, cluster);
     }
-    disk.run(&mut image, request(Kind::Read, 0, 4096, 0), vec![0; 4096]);
-    disk.run(&mut image, request(Kind::Read, 1, 2 * CLUSTER, 0), vec![0; 2 * CLUSTER as usize]);
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Read, 0, 4096, 0), vec![0; 4096]);
+    disk.run(&mut image, request(RequestKind::Read, 1, 2 * CLUSTER, 0), vec![0; 2 * CLUSTER as usize]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     let mut counters = Counters::default();
     counters.hits = 5;
     counters.misses = 1;

@@ -10,8 +10,8 @@ pub mod qcow2;
 use quod_memory::{Memory, encode, outcome};
 use quod_states::qed::{CreateOptions, Header};
 use quod_states::{
-    Event, Image, Io, IoId, IoOp, Kind, Machine, Opened, Opening, Options, Outcome, Refused, Request,
-    RequestId,
+    Event, Image, Io, IoId, IoOp, Machine, Opened, Opening, Options, Outcome, Refused, Request, RequestId,
+    RequestKind,
 };
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -52,7 +52,8 @@ pub fn qed_disk(size: u64, table: u32, backing: Option<Vec<u8>>, options: Option
 
 /// Submits a write whose bytes tell who made it.
 pub fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u64) {
-    disk.submit(image, request(Kind::Write, offset, len, user), vec![user as u8 | 1; len as usize]).unwrap();
+    disk.submit(image, request(RequestKind::Write, offset, len, user), vec![user as u8 | 1; len as usize])
+        .unwrap();
 }
 
 /// One I/O as the device saw it. Times count the device's events.
@@ -269,7 +270,7 @@ impl Disk {
     }
 }
 
-pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {
+pub fn request(kind: RequestKind, offset: u64, len: u64, user: u64) -> Request {
     Request { kind, offset, len, flags: quod_states::Flags::empty(), user }
 }
 
@@ -277,5 +278,5 @@ pub fn request(kind: Kind, offset: u64, len: u64, user: u64) -> Request {
 pub fn read_all(disk: &mut Disk, options: Options) -> Vec<u8> {
     let mut image = disk.open(options.read_only(true)).unwrap().image;
     let size = image.virtual_size();
-    disk.run(&mut image, request(Kind::Read, 0, size, 0), vec![0xcc; size as usize])
+    disk.run(&mut image, request(RequestKind::Read, 0, size, 0), vec![0xcc; size as usize])
 }

@@ -9,7 +9,7 @@
 use crate::common::qcow2::{header, opened, qcow2_file, set_count};
 use crate::common::{Disk, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Image, IoOp, Kind, Options};
+use quod_states::{Image, IoOp, Options, RequestKind};
 
 pub const CLUSTER: u64 = 512;
 /// Bytes of the file that a block counts, and that a cluster of the table leads to.
@@ -27,8 +27,8 @@ pub fn small(lazy_refcounts: bool) -> Disk {
     };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     disk
 }
 
@@ -89,11 +89,11 @@ pub fn open(disk: &mut Disk) -> Image {
     image
 }
 
-pub fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {
+pub fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) {
     disk.run(image, request(kind, offset, len, 0), vec![1; len as usize]);
 }
 
-pub fn start(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, user: u64) {
+pub fn start(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, user: u64) {
     disk.submit(image, request(kind, offset, 0, user), vec![]).unwrap();
 }
 

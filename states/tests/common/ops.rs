@@ -4,7 +4,7 @@
 
 use crate::common::qcow2::{header, l2_at, l2_entry};
 use crate::common::{Disk, request};
-use quod_states::{Error, FillSource, Image, IoOp, Kind, Part, Request};
+use quod_states::{Error, FillSource, Image, IoOp, Part, Request, RequestKind};
 
 /// Data and holes; nothing of tables, syncs and the file's length.
 pub fn words(op: &IoOp) -> Option<String> {
@@ -52,7 +52,7 @@ pub fn asked(disk: &mut Disk, image: &mut Image, wanted: Request) -> Vec<String>
 /// The same of one that may fail.
 pub fn asked_with(disk: &mut Disk, image: &mut Image, wanted: Request) -> Result<Vec<String>, Error> {
     disk.log.clear();
-    let len = if wanted.kind == Kind::Write { wanted.len as usize } else { 0 };
+    let len = if wanted.kind == RequestKind::Write { wanted.len as usize } else { 0 };
     disk.submit(image, wanted, (0..len).map(|at| (at / 512 % 251 + 1) as u8).collect()).unwrap();
     complete_all(disk, image);
     disk.done.pop().expect("answered").1.map(|()| listed(disk))
@@ -60,7 +60,7 @@ pub fn asked_with(disk: &mut Disk, image: &mut Image, wanted: Request) -> Result
 
 /// A write alone.
 pub fn writes(disk: &mut Disk, image: &mut Image, offset: u64, len: u64) -> Vec<String> {
-    asked(disk, image, request(Kind::Write, offset, len, 1))
+    asked(disk, image, request(RequestKind::Write, offset, len, 1))
 }
 
 const COPIED: u64 = 1 << 63;

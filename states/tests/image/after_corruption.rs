@@ -8,7 +8,7 @@
 use crate::common::qcow2::{check, header, l2_entry, opened, qcow2_file, set_l2_entry, snapshot};
 use crate::common::{Disk, Rng, qed_file, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Policy, Repair, Timer};
+use quod_states::{Error, Image, IoOp, Options, Policy, Repair, RequestKind, Timer};
 
 const CLUSTER: u64 = 65536;
 const SIZE: u64 = 4 << 20;
@@ -20,8 +20,8 @@ fn filled(version: u32, lazy_refcounts: bool) -> Vec<u8> {
     let create = CreateOptions { size: SIZE, version, lazy_refcounts, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    disk.run(&mut image, request(Kind::Write, 0, 4 * CLUSTER, 0), vec![1; 4 * CLUSTER as usize]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4 * CLUSTER, 0), vec![1; 4 * CLUSTER as usize]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     std::mem::take(&mut disk.file)
 }
 
@@ -40,15 +40,16 @@ fn start(file: &[u8], entry: u64, options: Options) -> (Disk, Image) {
 }
 
 /// A request and how it ends.
-fn ends(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Result<(), Error> {
+fn ends(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) -> Result<(), Error> {
     disk.submit(image, request(kind, offset, len, 77), vec![5; len as usize]).unwrap();
     disk.settle(image, &mut Rng(offset ^ len));
     let at = disk.done.iter().position(|done| done.0 == 77).expect("an answer");
     disk.done.remove(at).1
 }
 
-fn meet(disk: &mut Disk, image: &mut Image, kind: Kind) {
-    let (offset, len) = if kind == Kind::Discard { (BAD * CLUSTER, CLUSTER) } else { (BAD * CLUSTER, 512) };
+fn meet(disk: &mut Disk, image: &mut Image, kind: RequestKind) {
+    let (offset, len) =
+        if kind == RequestKind::Discard { (BAD * CLUSTER, CLUSTER) } else { (BAD * CLUSTER, 512) };
     let result = ends(disk, image, kind, offset, len);
     assert!(matches!(result, Err(Error::Corrupt(_))), "{kind:?}: {result:?}");
     assert_eq!(image.poisoned(), result.as_ref().err());
@@ -65,8 +66,8 @@ fn assert_no_harm(file: &[u8], story: &str) {
 
 #[test]
 fn what_was_answered_before_it_reaches_the_file() {
-    let finders = [Kind::Read, Kind::Write, Kind::WriteZeroes, Kind::Discard];
-    let enders = [Kind::Flush, Kind::Quiesce, Kind::Close];
+    let finders = [RequestKind::Read, RequestKind::Write, RequestKind::WriteZeroes, RequestKind::Discard];
+    let enders = [RequestKind::Flush, RequestKind::Quiesce, RequestKind::Close];
     for (version, lazy) in [(2, false), (3, false), (3, true)] {
         let file = filled(version, lazy);
         for (n, entry) in bad_entries(version).into_iter().enumerate() {
@@ -75,18 +76,22 @@ fn what_was_answered_before_it_reaches_the_file() {
                 let policy = [Policy::Writeback, Policy::Writethrough][n % 2];
                 let (mut disk, mut image) = start(&file, entry, Options::default().policy(policy));
                 // in place, in new space, given up
-                for (kind, cluster) in [(Kind::Write, 0), (Kind::Write, 20), (Kind::Discard, 2)] {
+                for (kind, cluster) in
+                    [(RequestKind::Write, 0), (RequestKind::Write, 20), (RequestKind::Discard, 2)]
+                {
                     let offset = cluster * CLUSTER;
                     assert_eq!(ends(&mut disk, &mut image, kind, offset, CLUSTER), Ok(()), "{story}");
                 }
                 meet(&mut disk, &mut image, finder);
-                for (kind, offset) in [(Kind::Write, 0), (Kind::WriteZeroes, 0), (Kind::Discard, 0)] {
+                for (kind, offset) in
+                    [(RequestKind::Write, 0), (RequestKind::WriteZeroes, 0), (RequestKind::Discard, 0)]
+                {
                     let refused = ends(&mut disk, &mut image, kind, offset, CLUSTER);
                     assert_eq!(refused, Err(Error::Poisoned), "{story}");
                 }
-                let refused = ends(&mut disk, &mut image, Kind::Resize { size: 2 * SIZE }, 0, 0);
+                let refused = ends(&mut disk, &mut image, RequestKind::Resize { size: 2 * SIZE }, 0, 0);
                 assert_eq!(refused, Err(Error::Poisoned), "{story}");
-                assert_eq!(ends(&mut disk, &mut image, Kind::Read, CLUSTER, 512), Ok(()), "{story}");
+                assert_eq!(ends(&mut disk, &mut image, RequestKind::Read, CLUSTER, 512), Ok(()), "{story}");
                 assert_eq!(ends(&mut disk, &mut image, ender, 0, 0), Ok(()), "{story}");
                 drop(image);
                 assert!(!disk.log.iter().any(|step| matches!(step.op, IoOp::PunchHole { .. })), "{story}");
@@ -105,8 +110,8 @@ fn what_was_answered_before_it_reaches_the_file() {
 #[test]
 fn a_timer_commits_it_too() {
     let (mut disk, mut image) = start(&filled(2, false), 1, Options::default());
-    assert_eq!(ends(&mut disk, &mut image, Kind::Write, 20 * CLUSTER, CLUSTER), Ok(()));
-    meet(&mut disk, &mut image, Kind::Read);
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Write, 20 * CLUSTER, CLUSTER), Ok(()));
+    meet(&mut disk, &mut image, RequestKind::Read);
     assert_eq!(l2_entry(&disk.file, 20 * CLUSTER), 0);
     image.handle_timeout(Timer::Commit);
     disk.drain(&mut image);
@@ -128,7 +133,7 @@ fn complete_to(disk: &mut Disk, image: &mut Image, wanted: impl Fn(&IoOp) -> boo
 /// Meets the bad entry while the I/O that `wanted` picks stays in flight; then everything ends.
 fn meet_beside(disk: &mut Disk, image: &mut Image, wanted: impl Fn(&IoOp) -> bool) {
     complete_to(disk, image, &wanted);
-    disk.submit(image, request(Kind::Read, BAD * CLUSTER, 512, 9), vec![0; 512]).unwrap();
+    disk.submit(image, request(RequestKind::Read, BAD * CLUSTER, 512, 9), vec![0; 512]).unwrap();
     while !disk.done.iter().any(|done| done.0 == 9) {
         let other = disk.pending.iter().position(|(io, _)| !wanted(&io.op));
         disk.complete(image, other.expect("the lookup goes on"));
@@ -145,7 +150,7 @@ fn a_new_cluster_that_is_being_written_is_not_linked() {
     meet_beside(&mut disk, &mut image, |op| matches!(op, IoOp::WriteData { .. }));
     let result = |user| &disk.done.iter().find(|done| done.0 == user).unwrap().1;
     assert_eq!((result(1), result(2)), (&Err(Error::Poisoned), &Ok(())), "in place nothing is in doubt");
-    assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Close, 0, 0), Ok(()));
     assert_eq!(l2_entry(&disk.file, 20 * CLUSTER), 0);
     assert_no_harm(&disk.file, "a new cluster");
 }
@@ -164,7 +169,7 @@ fn a_copy_of_a_shared_table_is_given_up() {
             _ => false,
         });
         assert!(disk.done.iter().any(|done| done.0 == 1 && done.1 == Err(Error::Poisoned)));
-        assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));
+        assert_eq!(ends(&mut disk, &mut image, RequestKind::Close, 0, 0), Ok(()));
         assert_no_harm(&disk.file, "a table");
     }
 }
@@ -174,12 +179,12 @@ fn a_disk_that_was_to_grow_keeps_its_size() {
     // the L1 table has to move: at each of its steps
     for step in 0..40 {
         let (mut disk, mut image) = start(&filled(3, false), 1 << 40, Options::default());
-        disk.submit(&mut image, request(Kind::Read, BAD * CLUSTER, 512, 9), vec![0; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Read, BAD * CLUSTER, 512, 9), vec![0; 512]).unwrap();
         let size = 1 << 44;
-        disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 1), vec![]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Resize { size }, 0, 0, 1), vec![]).unwrap();
         let mut rng = Rng(step);
         disk.settle(&mut image, &mut rng);
-        assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));
+        assert_eq!(ends(&mut disk, &mut image, RequestKind::Close, 0, 0), Ok(()));
         let done = disk.done.iter().find(|done| done.0 == 1).unwrap();
         let expected = if done.1.is_ok() { size } else { SIZE };
         assert_eq!(header(&disk.file).size, expected, "{:?}", done.1);
@@ -193,34 +198,34 @@ fn unknown_bits_go_with_it_and_bitmaps_stay() {
     let mut file = filled(3, false);
     file[88] |= 0x40;
     let (mut disk, mut image) = start(&file, 1 << 40, Options::default());
-    meet(&mut disk, &mut image, Kind::Read);
+    meet(&mut disk, &mut image, RequestKind::Read);
     let found = header(&disk.file);
     assert_eq!((found.autoclear, found.is_corrupt()), (0, true));
     drop(image);
     // found by a write that waits for the bits
     let (mut disk, mut image) = start(&file, 1 << 40, Options::default());
-    meet(&mut disk, &mut image, Kind::Write);
+    meet(&mut disk, &mut image, RequestKind::Write);
     assert!(header(&disk.file).is_corrupt() && header(&disk.file).autoclear == 0);
-    assert_eq!(ends(&mut disk, &mut image, Kind::Write, 0, 512), Err(Error::Poisoned));
-    assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Write, 0, 512), Err(Error::Poisoned));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Close, 0, 0), Ok(()));
 }
 
 #[test]
 fn of_qed_the_request_alone_fails() {
     let mut disk = Disk::new(qed_file(SIZE, CLUSTER as u32, 1, None), None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
-    assert_eq!(ends(&mut disk, &mut image, Kind::Write, 0, CLUSTER), Ok(()));
-    assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Write, 0, CLUSTER), Ok(()));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Close, 0, 0), Ok(()));
     let table = u64::from_le_bytes(disk.file[CLUSTER as usize..][..8].try_into().unwrap()) as usize;
     disk.file[table + 8 * BAD as usize..][..8].copy_from_slice(&u64::to_le_bytes(12345));
     let mut image = disk.open(Options::default()).unwrap().image;
-    assert_eq!(ends(&mut disk, &mut image, Kind::Write, 20 * CLUSTER, CLUSTER), Ok(()));
-    for kind in [Kind::Read, Kind::Write] {
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Write, 20 * CLUSTER, CLUSTER), Ok(()));
+    for kind in [RequestKind::Read, RequestKind::Write] {
         let result = ends(&mut disk, &mut image, kind, BAD * CLUSTER, 512);
         assert!(matches!(result, Err(Error::Corrupt(_))), "{result:?}");
     }
-    assert_eq!(ends(&mut disk, &mut image, Kind::Write, 21 * CLUSTER, CLUSTER), Ok(()));
-    assert_eq!(ends(&mut disk, &mut image, Kind::Close, 0, 0), Ok(()));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Write, 21 * CLUSTER, CLUSTER), Ok(()));
+    assert_eq!(ends(&mut disk, &mut image, RequestKind::Close, 0, 0), Ok(()));
     disk.file[table + 8 * BAD as usize..][..8].fill(0);
     let read = read_all(&mut disk, Options::default());
     assert_eq!([20, 21, 22].map(|cluster| read[(cluster * CLUSTER) as usize]), [5, 5, 0]);

@@ -7,7 +7,7 @@
 use crate::common::qcow2::{assert_sound, qcow2_file};
 use crate::common::{Disk, Rng, qed_disk, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options};
+use quod_states::{Error, Image, IoOp, Options, RequestKind};
 
 const CLUSTER: u64 = 65536;
 
@@ -22,7 +22,7 @@ fn settle(disk: &mut Disk, image: &mut Image) -> Vec<(u64, Result<(), Error>)> {
 
 /// Closes the image; what the guest finds afterwards.
 fn closed(mut disk: Disk, mut image: Image) -> Vec<u8> {
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), Vec::new());
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), Vec::new());
     read_all(&mut disk, Options::default())
 }
 
@@ -47,21 +47,21 @@ fn a_writer_that_waits_for_a_cluster_is_left_undone() {
 #[test]
 fn what_is_in_flight_goes_on_and_ends_well() {
     let (mut disk, mut image) = qed_disk(1 << 20, 1, None, Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, CLUSTER, 9), vec![9; CLUSTER as usize]);
+    disk.run(&mut image, request(RequestKind::Write, 0, CLUSTER, 9), vec![9; CLUSTER as usize]);
     write(&mut disk, &mut image, 512, 512, 1);
-    disk.submit(&mut image, request(Kind::Read, 4096, 512, 2), vec![0; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 4096, 512, 2), vec![0; 512]).unwrap();
     assert_eq!((image.cancel(1), image.cancel(2), image.cancel(3)), (0, 0, 0));
     assert_eq!(settle(&mut disk, &mut image), [(1, Ok(())), (2, Ok(()))]);
 }
 
 #[test]
 fn extents_that_were_not_begun_are_not_begun() {
-    for (kind, writes) in [(Kind::Write, 1), (Kind::Read, 0), (Kind::WriteZeroes, 0)] {
+    for (kind, writes) in [(RequestKind::Write, 1), (RequestKind::Read, 0), (RequestKind::WriteZeroes, 0)] {
         let (mut disk, mut image) = qed_disk(1 << 20, 1, None, Options::default().acbs(1));
         // host clusters out of order: each is an extent of its own
         for cluster in [2, 1, 0] {
             let offset = cluster * CLUSTER;
-            disk.run(&mut image, request(Kind::Write, offset, CLUSTER, 9), vec![9; CLUSTER as usize]);
+            disk.run(&mut image, request(RequestKind::Write, offset, CLUSTER, 9), vec![9; CLUSTER as usize]);
         }
         disk.log.clear();
         disk.submit(&mut image, request(kind, 0, 3 * CLUSTER, 1), vec![5; 3 * CLUSTER as usize]).unwrap();
@@ -71,8 +71,8 @@ fn extents_that_were_not_begun_are_not_begun() {
         assert_eq!((disk.log.len(), data_writes(&disk)), (1, writes), "{kind:?}");
         let bytes = closed(disk, image);
         let first = match kind {
-            Kind::Write => 5,
-            Kind::WriteZeroes => 0,
+            RequestKind::Write => 5,
+            RequestKind::WriteZeroes => 0,
             _ => 9,
         };
         assert_eq!((bytes[0], bytes[CLUSTER as usize], bytes[3 * CLUSTER as usize - 1]), (first, 9, 9));
@@ -81,7 +81,9 @@ fn extents_that_were_not_begun_are_not_begun() {
 
 #[test]
 fn requests_about_the_whole_image_run_to_their_end() {
-    for kind in [Kind::Flush, Kind::Quiesce, Kind::Resize { size: 2 << 20 }, Kind::Close] {
+    for kind in
+        [RequestKind::Flush, RequestKind::Quiesce, RequestKind::Resize { size: 2 << 20 }, RequestKind::Close]
+    {
         let (mut disk, mut image) = qed_disk(1 << 20, 1, None, Options::default());
         write(&mut disk, &mut image, 0, 512, 1);
         disk.submit(&mut image, request(kind, 0, 0, 2), Vec::new()).unwrap();
@@ -101,7 +103,7 @@ fn who_waits_for_a_table_is_cancelled_alone_and_nothing_leaks() {
     assert_eq!(image.cancel(1), 1);
     let done = settle(&mut disk, &mut image);
     assert_eq!(done, [(1, Err(Error::Cancelled)), (2, Ok(()))]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 3), Vec::new());
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 3), Vec::new());
     assert_sound(&disk.file, "closed after a cancelled write");
     let bytes = read_all(&mut disk, Options::default());
     assert_eq!((bytes[0], bytes[8192]), (0, 3));

@@ -9,14 +9,14 @@ use crate::common::qcow2::{assert_sound, created, of_snapshot, opened, snapshot}
 use crate::common::{Disk, qed_file, read_all, request};
 use crate::ops::{asked, complete_all, listed, mapped, words, writes};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Image, Kind, Machine, Options, Outcome};
+use quod_states::{Image, Machine, Options, Outcome, RequestKind};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const CLUSTER: u64 = 65536;
 
 /// What requests on a raw image with blocks of 4 KiB ask for, all completed at once.
-fn raw(kind: Kind, offset: u64, len: u64) -> Vec<String> {
+fn raw(kind: RequestKind, offset: u64, len: u64) -> Vec<String> {
     let mut image = Image::raw(64 * MIB, &Options::default().align(4096));
     image.submit(request(kind, offset, len, 0)).unwrap();
     let mut all = Vec::new();
@@ -31,16 +31,16 @@ fn raw(kind: Kind, offset: u64, len: u64) -> Vec<String> {
 fn a_write_in_place_is_cut_at_8_mib_and_at_the_end_of_a_block() {
     let head = "head 0+512 of 512 from host 0x0";
     assert_eq!(
-        raw(Kind::Write, 0, 20 * MIB),
+        raw(RequestKind::Write, 0, 20 * MIB),
         ["write 0x0 = 0+8388608+0", "write 0x800000 = 0+8388608+0", "write 0x1000000 = 0+4194304+0"]
     );
     // 8 MiB are not too many, wherever they begin
     assert_eq!(
-        raw(Kind::Write, 512, 8 * MIB),
+        raw(RequestKind::Write, 512, 8 * MIB),
         [head, "tail 0+3584 of 3584 from host 0x800200", "write 0x0 = 512+8388608+3584"]
     );
     assert_eq!(
-        raw(Kind::Write, 512, 9 * MIB),
+        raw(RequestKind::Write, 512, 9 * MIB),
         [
             head,
             "tail 0+3584 of 3584 from host 0x900200",
@@ -76,9 +76,9 @@ fn around_the_bytes_in_space_that_was_kept_zeros_are_written() {
         let create = CreateOptions { size: 8 * CLUSTER, extended_l2, ..CreateOptions::default() };
         let (mut disk, mut image) = created(create, None, Options::default());
         writes(&mut disk, &mut image, 0, 4 * CLUSTER);
-        asked(&mut disk, &mut image, request(Kind::WriteZeroes, 0, 4 * CLUSTER, 1));
+        asked(&mut disk, &mut image, request(RequestKind::WriteZeroes, 0, 4 * CLUSTER, 1));
         let ops = writes(&mut disk, &mut image, 2560, 4 * CLUSTER - 5120);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         assert_sound(&disk.file, "closed");
         let read = read_all(&mut disk, Options::default());
         let own = 2560..4 * CLUSTER as usize - 2560;
@@ -107,7 +107,7 @@ fn beside_a_snapshot(mut disk: Disk, offset: u64, len: u64, clusters: u64) -> (V
     let mut expected = before.clone();
     let mut image = opened(&mut disk, Options::default()).image;
     let ops = writes(&mut disk, &mut image, offset, len);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
     assert_sound(&disk.file, "closed");
     assert!(read_all(&mut Disk::new(of_snapshot(&disk.file), None, 1), options) == before, "the snapshot");
     for at in 0..len {
@@ -123,9 +123,9 @@ fn with_zeros(extended_l2: bool, ranges: &[(u64, u64)]) -> Disk {
     let (mut disk, mut image) = created(create, None, Options::default());
     writes(&mut disk, &mut image, 0, 4 * CLUSTER);
     for (offset, len) in ranges {
-        asked(&mut disk, &mut image, request(Kind::WriteZeroes, *offset, *len, 1));
+        asked(&mut disk, &mut image, request(RequestKind::WriteZeroes, *offset, *len, 1));
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
     disk
 }
 
@@ -160,8 +160,8 @@ fn shared_clusters_of_subclusters_move_as_they_are() {
     ] {
         let (mut disk, mut image) = created(create, None, Options::default());
         writes(&mut disk, &mut image, 0, 12 * KIB);
-        asked(&mut disk, &mut image, request(Kind::WriteZeroes, 8 * KIB, 4 * KIB, 1));
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        asked(&mut disk, &mut image, request(RequestKind::WriteZeroes, 8 * KIB, 4 * KIB, 1));
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         let (ops, mapped) = beside_a_snapshot(disk, offset, 512, 1);
         let moved = [
             format!("head 0+{head} of {head} from host 0x50000"),
@@ -284,13 +284,14 @@ fn a_block_has_one_writer_at_a_time() {
     ] {
         let (mut disk, mut image) = small_subclusters(false);
         let base = 1 << 15;
-        disk.submit(&mut image, request(Kind::Write, base + in_flight, 512, 1), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, base + in_flight, 512, 1), vec![1; 512]).unwrap();
         assert_eq!(disk.pending.len(), 1);
-        disk.submit(&mut image, request(Kind::Write, base + new, KIB, 2), vec![3; KIB as usize]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, base + new, KIB, 2), vec![3; KIB as usize])
+            .unwrap();
         assert_eq!(disk.pending.len() == 1, waits, "{in_flight} {new}: {:?}", listed(&disk));
         complete_all(&mut disk, &mut image);
         assert_eq!(disk.done.len(), 2);
-        let read = disk.run(&mut image, request(Kind::Read, base, 1 << 15, 1), vec![0; 1 << 15]);
+        let read = disk.run(&mut image, request(RequestKind::Read, base, 1 << 15, 1), vec![0; 1 << 15]);
         assert_eq!((read[in_flight as usize], read[new as usize]), (1, 3));
     }
 }
@@ -298,11 +299,11 @@ fn a_block_has_one_writer_at_a_time() {
 #[test]
 fn zeros_do_not_wait_for_a_writer_behind_them() {
     let mut image = Image::raw(64 * MIB, &Options::default().align(4096));
-    image.submit(request(Kind::Write, MIB + 512, 512, 1)).unwrap();
+    image.submit(request(RequestKind::Write, MIB + 512, 512, 1)).unwrap();
     let reads = [image.poll_io(), image.poll_io()].map(|io| words(&io.unwrap().op).unwrap());
     assert_eq!(reads, ["head 0+512 of 512 from host 0x100000", "tail 0+3072 of 3072 from host 0x100400"]);
-    image.submit(request(Kind::WriteZeroes, 4096, 4096, 2)).unwrap();
+    image.submit(request(RequestKind::WriteZeroes, 4096, 4096, 2)).unwrap();
     assert_eq!(image.poll_io().and_then(|io| words(&io.op)), Some("zero 0x1000 4096".into()));
-    image.submit(request(Kind::WriteZeroes, MIB - 4096, 8192, 3)).unwrap();
+    image.submit(request(RequestKind::WriteZeroes, MIB - 4096, 8192, 3)).unwrap();
     assert_eq!(image.poll_io(), None, "but for one in the same block");
 }

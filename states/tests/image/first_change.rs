@@ -7,7 +7,7 @@
 use crate::common::qcow2::{header, qcow2_file};
 use crate::common::{Disk, Rng, qed_file, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Flags, Image, IoOp, Kind, Options, Refused, Request};
+use quod_states::{Error, Flags, Image, IoOp, Options, Refused, Request, RequestKind};
 
 const CLUSTER: u64 = 65536;
 const SIZE: u64 = 1 << 30;
@@ -20,8 +20,8 @@ fn images() -> [Vec<u8>; 2] {
     [qed_file(SIZE, CLUSTER as u32, 1, None), qcow2_file(&create)].map(|file| {
         let mut disk = Disk::new(file, None, 1);
         let mut image = disk.open(Options::default()).unwrap().image;
-        disk.run(&mut image, request(Kind::Write, 0, CLUSTER, 0), vec![1; CLUSTER as usize]);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Write, 0, CLUSTER, 0), vec![1; CLUSTER as usize]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         std::mem::take(&mut disk.file)
     })
 }
@@ -44,12 +44,12 @@ fn opened(file: &[u8]) -> (Disk, Image) {
 /// Requests that change something, one of each kind: in place and in new space.
 fn changes() -> Vec<Request> {
     vec![
-        request(Kind::Write, 0, 512, 1),
-        request(Kind::Write, CLUSTER, 512, 1),
-        request(Kind::WriteZeroes, 0, 512, 1),
-        request(Kind::WriteZeroes, 0, CLUSTER, 1),
-        request(Kind::Discard, 0, CLUSTER, 1),
-        request(Kind::Resize { size: 2 * SIZE }, 0, 0, 1),
+        request(RequestKind::Write, 0, 512, 1),
+        request(RequestKind::Write, CLUSTER, 512, 1),
+        request(RequestKind::WriteZeroes, 0, 512, 1),
+        request(RequestKind::WriteZeroes, 0, CLUSTER, 1),
+        request(RequestKind::Discard, 0, CLUSTER, 1),
+        request(RequestKind::Resize { size: 2 * SIZE }, 0, 0, 1),
     ]
 }
 
@@ -66,8 +66,8 @@ fn word(op: &IoOp) -> &'static str {
 fn who_only_reads_leaves_every_byte_as_it_is() {
     for file in images().into_iter().chain(stale().map(|(file, _)| file)) {
         let (mut disk, mut image) = opened(&file);
-        disk.run(&mut image, request(Kind::Read, 0, 4 * CLUSTER, 0), vec![0; 4 * CLUSTER as usize]);
-        for kind in [Kind::Flush, Kind::Quiesce, Kind::Close] {
+        disk.run(&mut image, request(RequestKind::Read, 0, 4 * CLUSTER, 0), vec![0; 4 * CLUSTER as usize]);
+        for kind in [RequestKind::Flush, RequestKind::Quiesce, RequestKind::Close] {
             disk.run(&mut image, request(kind, 0, 0, 0), vec![]);
         }
         assert!(disk.log.iter().all(|step| ["read", "sync"].contains(&word(&step.op))));
@@ -102,10 +102,10 @@ fn once_they_are_clear_nothing_is_dearer() {
     for (fresh, (file, at)) in images().into_iter().zip(stale()) {
         let (mut plain, mut image) = opened(&fresh);
         let (mut disk, mut other) = opened(&file);
-        disk.run(&mut other, request(Kind::Write, 0, 512, 0), vec![1; 512]);
-        disk.run(&mut other, request(Kind::Flush, 0, 0, 0), vec![]);
-        plain.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
-        plain.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+        disk.run(&mut other, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
+        disk.run(&mut other, request(RequestKind::Flush, 0, 0, 0), vec![]);
+        plain.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
+        plain.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
         disk.log.clear();
         plain.log.clear();
         for change in changes() {
@@ -124,8 +124,8 @@ fn all_that_come_meanwhile_wait_and_the_header_is_written_once() {
     for (file, at) in stale() {
         let (mut disk, mut image) = opened(&file);
         (1..5).for_each(|user| write(&mut disk, &mut image, user * CLUSTER, 512, user));
-        disk.submit(&mut image, request(Kind::Read, 0, 512, 5), vec![0; 512]).unwrap();
-        disk.submit(&mut image, request(Kind::Flush, 0, 0, 6), vec![]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Read, 0, 512, 5), vec![0; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Flush, 0, 0, 6), vec![]).unwrap();
         let header = |disk: &Disk| disk.pending.iter().position(|(io, _)| word(&io.op) == "header");
         disk.complete(&mut image, header(&disk).expect("asked for at once"));
         write(&mut disk, &mut image, 7 * CLUSTER, 512, 7);
@@ -136,7 +136,7 @@ fn all_that_come_meanwhile_wait_and_the_header_is_written_once() {
         let headers = disk.log.iter().filter(|step| word(&step.op) == "header" && step.bytes[at] == 0);
         // QED marks itself, too, for the flush or not at all
         assert!(headers.count() <= 2);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     }
 }
 
@@ -157,10 +157,10 @@ fn when_the_header_cannot_be_written_nothing_is() {
             disk.complete(&mut image, index);
             let (.., result, _, _) = disk.done.pop().unwrap();
             assert!(matches!(result, Err(Error::Device { errno: 5, .. })), "{result:?}");
-            disk.submit(&mut image, request(Kind::Write, 0, 512, 2), vec![3; 512]).unwrap();
+            disk.submit(&mut image, request(RequestKind::Write, 0, 512, 2), vec![3; 512]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
             assert_eq!(disk.done.pop().unwrap().1, Err(Error::Poisoned));
-            let read = disk.run(&mut image, request(Kind::Read, 0, 512, 3), vec![0; 512]);
+            let read = disk.run(&mut image, request(RequestKind::Read, 0, 512, 3), vec![0; 512]);
             assert_eq!(read, [1; 512], "reads go on");
             assert!(disk.log.iter().all(|step| word(&step.op) != "change"), "{change:?}");
             assert!(disk.file[512..] == file[512..]);
@@ -172,7 +172,7 @@ fn when_the_header_cannot_be_written_nothing_is() {
 fn a_request_that_waits_for_it_can_be_cancelled() {
     for (file, _) in stale() {
         let (mut disk, mut image) = opened(&file);
-        let fua = Request { flags: Flags::FUA, ..request(Kind::Write, 0, 512, 1) };
+        let fua = Request { flags: Flags::FUA, ..request(RequestKind::Write, 0, 512, 1) };
         disk.submit(&mut image, fua, vec![2; 512]).unwrap();
         assert_eq!(image.cancel(1), 1);
         disk.settle(&mut image, &mut Rng(1));
@@ -187,13 +187,15 @@ fn a_change_of_size_that_waits_for_it_is_alone() {
     let Some((file, _)) = stale().nth(1) else { return };
     for size in [SIZE / 2, 1 << 40] {
         let (mut disk, mut image) = opened(&file);
-        disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 1), vec![]).unwrap();
-        for (kind, len) in [(Kind::Close, 0), (Kind::Resize { size: 512 }, 0), (Kind::Write, 512)] {
+        disk.submit(&mut image, request(RequestKind::Resize { size }, 0, 0, 1), vec![]).unwrap();
+        for (kind, len) in
+            [(RequestKind::Close, 0), (RequestKind::Resize { size: 512 }, 0), (RequestKind::Write, 512)]
+        {
             assert_eq!(image.submit(request(kind, len, len, 2)), Err(Refused::Busy));
         }
         disk.settle(&mut image, &mut Rng(1));
         assert_eq!(disk.done.pop().unwrap().1, Ok(()));
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         let header = header(&disk.file);
         assert_eq!((header.size, header.autoclear), (size, 0));
     }

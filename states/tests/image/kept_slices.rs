@@ -3,7 +3,7 @@
 use crate::common::qcow2::{check, count, opened, qcow2_file, set_count, snapshot};
 use crate::common::{Disk, Rng, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Kind, Options};
+use quod_states::{Options, RequestKind};
 
 /// Guest bytes that a table maps: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;
@@ -17,9 +17,9 @@ fn a_new_refcount_block_does_not_drive_out_the_l1_slice_of_a_copy() {
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
     for table in 0..12 {
-        disk.run(&mut image, request(Kind::Write, table * TABLE, 512, 0), vec![1; 512]);
+        disk.run(&mut image, request(RequestKind::Write, table * TABLE, 512, 0), vec![1; 512]);
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     // nothing is free in front of the end
     let len = disk.file.len().next_multiple_of(64 * 512);
@@ -33,18 +33,21 @@ fn a_new_refcount_block_does_not_drive_out_the_l1_slice_of_a_copy() {
     for table in 0..12 {
         // all tables are in steady use
         for other in 0..48 {
-            disk.run(&mut image, request(Kind::Read, other % 12 * TABLE, 512, 0), vec![0; 512]);
+            disk.run(&mut image, request(RequestKind::Read, other % 12 * TABLE, 512, 0), vec![0; 512]);
         }
         // a block, a table and 62 clusters
         write(&mut disk, &mut image, table * TABLE + 512, 62 * 512, 0xf1);
         disk.settle(&mut image, &mut Rng(1));
-        disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     let mut image = opened(&mut disk, options).image;
     for table in 0..12 {
-        let data =
-            disk.run(&mut image, request(Kind::Read, table * TABLE, TABLE, 0), vec![0; TABLE as usize]);
+        let data = disk.run(
+            &mut image,
+            request(RequestKind::Read, table * TABLE, TABLE, 0),
+            vec![0; TABLE as usize],
+        );
         let expected = [vec![1; 512], vec![0xf1; 62 * 512], vec![0; 512]].concat();
         assert!(data == expected, "table {table}");
     }

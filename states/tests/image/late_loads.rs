@@ -3,7 +3,7 @@
 use crate::common::qcow2::{l1_entry, l2_entry, opened, qcow2_file, set_l1_entry};
 use crate::common::{Disk, Rng, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Image, IoOp, Kind, Options};
+use quod_states::{Image, IoOp, Options, RequestKind};
 
 const CLUSTER: u64 = 65536;
 /// As far as one slice of a table maps.
@@ -13,7 +13,7 @@ const COPIED: u64 = 1 << 63;
 /// Two flushes, while this load is in flight.
 fn flush_beside(disk: &mut Disk, image: &mut Image, load: IoOp) {
     for user in [98, 99] {
-        disk.submit(image, request(Kind::Flush, 0, 0, user), vec![]).unwrap();
+        disk.submit(image, request(RequestKind::Flush, 0, 0, user), vec![]).unwrap();
         while let Some(index) = disk.pending.iter().position(|(io, _)| io.op != load) {
             disk.complete(image, index);
         }
@@ -41,9 +41,9 @@ fn a_table_is_not_punched_while_a_slice_of_it_is_loaded() {
         let (here, late) = (2 * SLICE, slice * SLICE);
         // the host cluster in front of the table, and three behind it
         for (offset, byte) in [(1 << 29, 1), (here, 2), (late, 3), (here + CLUSTER, 4)] {
-            disk.run(&mut image, request(Kind::Write, offset, CLUSTER, 0), vec![byte; 1 << 16]);
+            disk.run(&mut image, request(RequestKind::Write, offset, CLUSTER, 0), vec![byte; 1 << 16]);
         }
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         let table = l1_entry(&disk.file, 0) & !COPIED;
         let beside = [1 << 29, here + CLUSTER].map(|offset| l2_entry(&disk.file, offset) & !COPIED);
         assert_eq!(beside, [table - CLUSTER, table + 3 * CLUSTER]);
@@ -51,14 +51,14 @@ fn a_table_is_not_punched_while_a_slice_of_it_is_loaded() {
 
         let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
         for offset in [here + CLUSTER, 1 << 29] {
-            disk.run(&mut image, request(Kind::Read, offset, 512, 0), vec![0; 512]);
+            disk.run(&mut image, request(RequestKind::Read, offset, 512, 0), vec![0; 512]);
         }
         disk.log.clear();
-        disk.submit(&mut image, request(Kind::Read, late, 512, 7), vec![0; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Read, late, 512, 7), vec![0; 512]).unwrap();
         let load = IoOp::ReadTable { offset: table + slice * 4096, len: 4096 };
         assert_eq!(disk.pending[0].0.op, load);
         for offset in [here + CLUSTER, 1 << 29] {
-            disk.submit(&mut image, request(Kind::Discard, offset, CLUSTER, 1), vec![]).unwrap();
+            disk.submit(&mut image, request(RequestKind::Discard, offset, CLUSTER, 1), vec![]).unwrap();
         }
         flush_beside(&mut disk, &mut image, load);
         let mut found = holes(&disk);
@@ -72,9 +72,9 @@ fn a_table_is_not_punched_while_a_slice_of_it_is_loaded() {
         assert!(answer.2 == [3; 512], "what the table leads to");
         // and what is written there later stands beside it, not beside a hole
         write(&mut disk, &mut image, late + CLUSTER, CLUSTER, 5);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         let mut image = opened(&mut disk, Options::default()).image;
-        let read = disk.run(&mut image, request(Kind::Read, late, 2 * CLUSTER, 0), vec![0; 2 << 16]);
+        let read = disk.run(&mut image, request(RequestKind::Read, late, 2 * CLUSTER, 0), vec![0; 2 << 16]);
         assert!(read == [vec![3; 1 << 16], vec![5; 1 << 16]].concat());
     }
 }

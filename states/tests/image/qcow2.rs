@@ -19,7 +19,7 @@ use crate::common::qcow2::{
 use crate::common::{Disk, Rng, Step, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
-    Error, FillSource, Flags, Image, IoOp, Kind, Op, Options, Part, Policy, Refused, Request, State,
+    Error, FillSource, Flags, Image, IoOp, Op, Options, Part, Policy, Refused, Request, RequestKind, State,
 };
 
 const CLUSTER: u64 = 65536;
@@ -33,13 +33,13 @@ fn setup(options: Options) -> (Disk, Image) {
     created(CreateOptions { size: 1 << 30, ..CreateOptions::default() }, None, options)
 }
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {
-    let byte = if kind == Kind::Write { 1 + (offset / 512 % 255) as u8 } else { 0xcc };
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) -> Vec<u8> {
+    let byte = if kind == RequestKind::Write { 1 + (offset / 512 % 255) as u8 } else { 0xcc };
     disk.run(image, request(kind, offset, len, 77), vec![byte; len as usize])
 }
 
 fn flush(disk: &mut Disk, image: &mut Image) {
-    run(disk, image, Kind::Flush, 0, 0);
+    run(disk, image, RequestKind::Flush, 0, 0);
 }
 
 /// What a step is, in a fresh image with clusters of 64 KiB.
@@ -107,7 +107,7 @@ fn counts_and_data_are_durable_before_pointers() {
         for n in 0..12 {
             write(&mut disk, &mut image, n * CLUSTER, 4096, n);
             if n % 5 == 4 {
-                disk.submit(&mut image, request(Kind::Flush, 0, 0, 100 + n), vec![]).unwrap();
+                disk.submit(&mut image, request(RequestKind::Flush, 0, 0, 100 + n), vec![]).unwrap();
             }
             for _ in 0..4 {
                 let pending = disk.pending.len() as u64;
@@ -155,7 +155,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 #[test]
 fn a_flush_writes_counts_syncs_writes_pointers_and_syncs() {
     let (mut disk, mut image) = setup(Options::default());
-    run(&mut disk, &mut image, Kind::Write, 0, 4096);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
     disk.log.clear();
     flush(&mut disk, &mut image);
     let order: Vec<_> = steps(&disk).into_iter().map(|name| if name == "L1" { "L2" } else { name }).collect();
@@ -176,7 +176,7 @@ fn a_lone_flush_costs_two_syncs_and_an_idle_one_none() {
     assert_eq!(image.counters().syncs - before, 2, "new L2 table included");
     flush(&mut disk, &mut image);
     assert_eq!(image.counters().syncs - before, 2, "nothing was written since");
-    run(&mut disk, &mut image, Kind::Write, 0, 4096);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
     flush(&mut disk, &mut image);
     assert_eq!(image.counters().syncs - before, 3, "a write in place needs one");
 }
@@ -184,18 +184,18 @@ fn a_lone_flush_costs_two_syncs_and_an_idle_one_none() {
 #[test]
 fn allocations_and_discards_in_turns_cost_two_syncs_a_flush() {
     let (mut disk, mut image) = setup(Options::default().grow_step(0));
-    run(&mut disk, &mut image, Kind::Write, 0, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Write, 0, CLUSTER);
     flush(&mut disk, &mut image);
     for n in 1..60 {
-        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER);
-        run(&mut disk, &mut image, Kind::Discard, (n - 1) * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Discard, (n - 1) * CLUSTER, CLUSTER);
         let before = image.counters().syncs;
         flush(&mut disk, &mut image);
         let syncs = image.counters().syncs - before;
         assert!(syncs <= 2, "flush {n}: {syncs} syncs");
     }
     assert!(disk.file.len() as u64 <= 16 * CLUSTER, "one cluster lives: {} bytes", disk.file.len());
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "after the turns");
 }
 
@@ -223,7 +223,7 @@ fn writes_within(step: &Step, start: u64, len: u64) -> bool {
 fn a_refcount_block_goes_before_its_entry_and_that_before_what_it_counts() {
     let (mut disk, mut image) = narrow(16);
     for n in 0..40 {
-        run(&mut disk, &mut image, Kind::Write, n * 8192, 8192);
+        run(&mut disk, &mut image, RequestKind::Write, n * 8192, 8192);
         if n % 7 == 6 {
             flush(&mut disk, &mut image);
         }
@@ -253,7 +253,7 @@ fn a_refcount_block_goes_before_its_entry_and_that_before_what_it_counts() {
             },
         );
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "after new blocks");
 }
 
@@ -263,7 +263,7 @@ fn a_new_refcount_table_goes_before_the_header_and_that_before_the_old_one_is_fr
     let (mut disk, mut image) = narrow(64);
     let old = crate::common::qcow2::header(&disk.file).reftable_offset;
     for n in 0..48 {
-        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, CLUSTER);
         flush(&mut disk, &mut image);
     }
     let header = crate::common::qcow2::header(&disk.file);
@@ -283,17 +283,17 @@ fn a_new_refcount_table_goes_before_the_header_and_that_before_the_old_one_is_fr
         |step: &&Step| matches!(step.op, IoOp::PunchHole { host, len } if host <= old && old < host + len);
     let punch = disk.log.iter().find(punched).expect("the old table's space comes free");
     assert!(synced.completed < punch.submitted, "QC10: not before the header is durable");
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "after the table's growth");
 }
 
 #[test]
 fn lazy_refcounts_set_the_dirty_bit_first_and_count_at_the_end() {
-    for last in [Kind::Quiesce, Kind::Close] {
+    for last in [RequestKind::Quiesce, RequestKind::Close] {
         let create = CreateOptions { size: 1 << 30, lazy_refcounts: true, ..CreateOptions::default() };
         let (mut disk, mut image) = created(create, None, Options::default());
         for n in 0..8 {
-            run(&mut disk, &mut image, Kind::Write, n * CLUSTER, 4096);
+            run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, 4096);
             flush(&mut disk, &mut image);
         }
         assert!(crate::common::qcow2::header(&disk.file).is_dirty());
@@ -307,10 +307,10 @@ fn lazy_refcounts_set_the_dirty_bit_first_and_count_at_the_end() {
         disk.log.drain(..began);
         assert_durable_before(&disk, "QC13", is("refcounts"), is("header"));
         assert!(disk.log.iter().rev().any(|step| name(&step.op) == "sync"));
-        if last == Kind::Close {
+        if last == RequestKind::Close {
             assert_sound(&disk.file, "lazy, closed");
         } else {
-            run(&mut disk, &mut image, Kind::Write, 20 * CLUSTER, 4096);
+            run(&mut disk, &mut image, RequestKind::Write, 20 * CLUSTER, 4096);
             flush(&mut disk, &mut image);
             assert!(crate::common::qcow2::header(&disk.file).is_dirty(), "a new period");
         }
@@ -320,7 +320,7 @@ fn lazy_refcounts_set_the_dirty_bit_first_and_count_at_the_end() {
 #[test]
 fn a_failed_allocating_write_gives_its_clusters_back() {
     let (mut disk, mut image) = setup(Options::default());
-    run(&mut disk, &mut image, Kind::Write, 0, 4096);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
     write(&mut disk, &mut image, CLUSTER, 2 * CLUSTER, 1);
     let failed = disk.log.iter().rfind(|step| name(&step.op) == "data").map(|step| step.op);
     fail_at(&mut disk, &mut image, "data");
@@ -328,7 +328,7 @@ fn a_failed_allocating_write_gives_its_clusters_back() {
     assert!(matches!(result, Err(Error::Device { op: Op::WriteData, errno: 5, .. })), "{result:?}");
     assert!(image.poisoned().is_none());
     assert!(
-        run(&mut disk, &mut image, Kind::Read, CLUSTER, 4096).iter().all(|byte| *byte == 0),
+        run(&mut disk, &mut image, RequestKind::Read, CLUSTER, 4096).iter().all(|byte| *byte == 0),
         "not linked"
     );
     write(&mut disk, &mut image, 9 * CLUSTER, 2 * CLUSTER, 2);
@@ -339,7 +339,7 @@ fn a_failed_allocating_write_gives_its_clusters_back() {
     };
     assert_eq!(host(failed), host(again), "the same space, a hole now");
     disk.settle(&mut image, &mut Rng(1));
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "after a failed write");
 }
 
@@ -347,14 +347,21 @@ fn a_failed_allocating_write_gives_its_clusters_back() {
 fn failed_metadata_poisons_and_reads_go_on() {
     for wanted in ["refcounts", "sync", "L1", "L2"] {
         let (mut disk, mut image) = setup(Options::default());
-        run(&mut disk, &mut image, Kind::Write, 0, 4096);
-        disk.submit(&mut image, request(Kind::Flush, 0, 0, 7), vec![]).unwrap();
+        run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
+        disk.submit(&mut image, request(RequestKind::Flush, 0, 0, 7), vec![]).unwrap();
         fail_at(&mut disk, &mut image, wanted);
         let (user, result, ..) = disk.done.pop().unwrap();
         assert!(user == 7 && result.is_err() && image.poisoned().is_some(), "{wanted}: {result:?}");
         let began = disk.log.len();
-        assert_eq!(run(&mut disk, &mut image, Kind::Read, 0, 4096), vec![1; 4096]);
-        for kind in [Kind::Write, Kind::WriteZeroes, Kind::Discard, Kind::Flush, Kind::Quiesce, Kind::Close] {
+        assert_eq!(run(&mut disk, &mut image, RequestKind::Read, 0, 4096), vec![1; 4096]);
+        for kind in [
+            RequestKind::Write,
+            RequestKind::WriteZeroes,
+            RequestKind::Discard,
+            RequestKind::Flush,
+            RequestKind::Quiesce,
+            RequestKind::Close,
+        ] {
             disk.submit(&mut image, request(kind, CLUSTER, CLUSTER, 2), vec![0; CLUSTER as usize]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
             assert_eq!(disk.done.pop().unwrap().1, Err(Error::Poisoned), "{wanted}, {kind:?}");
@@ -367,15 +374,15 @@ fn failed_metadata_poisons_and_reads_go_on() {
 fn filled() -> Disk {
     let create = CreateOptions { size: 2 << 30, ..CreateOptions::default() };
     let (mut disk, mut image) = created(create, None, Options::default());
-    run(&mut disk, &mut image, Kind::Write, 0, 4 * CLUSTER);
-    run(&mut disk, &mut image, Kind::Write, 512 << 20, CLUSTER);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4 * CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Write, 512 << 20, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "filled");
     disk
 }
 
 /// The request fails, the file gets the corrupt bit and nothing else, and the rest can be read.
-fn assert_corrupt(mut disk: Disk, kind: Kind, offset: u64, story: &str) {
+fn assert_corrupt(mut disk: Disk, kind: RequestKind, offset: u64, story: &str) {
     let mut image = opened(&mut disk, Options::default()).image;
     let before = disk.file.clone();
     disk.submit(&mut image, request(kind, offset, 512, 5), vec![9; 512]).unwrap();
@@ -387,10 +394,10 @@ fn assert_corrupt(mut disk: Disk, kind: Kind, offset: u64, story: &str) {
     expected.resize(disk.file.len(), 0);
     assert!(disk.file == expected, "{story}: the bit, and nothing else");
     assert!(image.poisoned().is_some(), "{story}");
-    disk.submit(&mut image, request(Kind::Write, 3 * CLUSTER, 512, 6), vec![9; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Write, 3 * CLUSTER, 512, 6), vec![9; 512]).unwrap();
     disk.settle(&mut image, &mut Rng(1));
     assert_eq!(disk.done.pop().unwrap().1, Err(Error::Poisoned), "{story}");
-    let read = run(&mut disk, &mut image, Kind::Read, 3 * CLUSTER, 512);
+    let read = run(&mut disk, &mut image, RequestKind::Read, 3 * CLUSTER, 512);
     assert_eq!(read, vec![1; 512], "{story}");
     drop(image);
     let error = disk.open(Options::default()).map(|_| ()).expect_err("not for writing any more");
@@ -401,7 +408,7 @@ fn assert_corrupt(mut disk: Disk, kind: Kind, offset: u64, story: &str) {
 #[test]
 fn bad_pointers_mark_the_image_corrupt() {
     let far: u64 = 1 << 40;
-    for kind in [Kind::Read, Kind::Write, Kind::WriteZeroes] {
+    for kind in [RequestKind::Read, RequestKind::Write, RequestKind::WriteZeroes] {
         for (entry, what) in [
             (COPIED | far, "past the end"),
             (COPIED | (5 * CLUSTER + 512), "not at a cluster"),
@@ -423,7 +430,7 @@ fn bad_pointers_mark_the_image_corrupt() {
     // a refcount block past the end is met when space is wanted
     let mut disk = filled();
     disk.file[(REFTABLE * CLUSTER) as usize..][..8].copy_from_slice(&far.to_be_bytes());
-    assert_corrupt(disk, Kind::Write, 100 * CLUSTER, "refcount block past the end");
+    assert_corrupt(disk, RequestKind::Write, 100 * CLUSTER, "refcount block past the end");
 }
 
 #[test]
@@ -435,22 +442,22 @@ fn data_and_tables_on_other_metadata_are_refused() {
         if host > 0 {
             let mut disk = filled();
             set_l2_entry(&mut disk.file, CLUSTER, COPIED | (host * CLUSTER));
-            assert_corrupt(disk, Kind::Write, CLUSTER, &format!("data on the {what}"));
+            assert_corrupt(disk, RequestKind::Write, CLUSTER, &format!("data on the {what}"));
             let mut disk = filled();
             set_l1_entry(&mut disk.file, 1, COPIED | (host * CLUSTER));
-            assert_corrupt(disk, Kind::Write, 512 << 20, &format!("L2 table on the {what}"));
+            assert_corrupt(disk, RequestKind::Write, 512 << 20, &format!("L2 table on the {what}"));
         }
     }
     // an L2 table that was met: data on it, or another L1 entry that leads to it
     let mut disk = filled();
     let own = l1_entry(&disk.file, 0) & !COPIED;
     set_l2_entry(&mut disk.file, CLUSTER, COPIED | own);
-    assert_corrupt(disk, Kind::Write, CLUSTER, "data on its own L2 table");
+    assert_corrupt(disk, RequestKind::Write, CLUSTER, "data on its own L2 table");
     let mut disk = filled();
     set_l1_entry(&mut disk.file, 0, COPIED | second);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Read, 0, 512);
-    disk.submit(&mut image, request(Kind::Write, 512 << 20, 512, 5), vec![9; 512]).unwrap();
+    run(&mut disk, &mut image, RequestKind::Read, 0, 512);
+    disk.submit(&mut image, request(RequestKind::Write, 512 << 20, 512, 5), vec![9; 512]).unwrap();
     disk.settle(&mut image, &mut Rng(1));
     assert!(matches!(disk.done.pop().unwrap().1, Err(Error::Corrupt(_))), "two L1 entries, one table");
 }
@@ -465,10 +472,10 @@ fn a_larger_disk_is_zero_durably_before_the_header_says_so() {
 fn grow(options: Options) {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };
     let (mut disk, mut image) = created(create, Some(vec![7; 4 * CLUSTER as usize]), options);
-    run(&mut disk, &mut image, Kind::Write, 0, CLUSTER + 512);
+    run(&mut disk, &mut image, RequestKind::Write, 0, CLUSTER + 512);
     flush(&mut disk, &mut image);
     disk.log.clear();
-    run(&mut disk, &mut image, Kind::Resize { size: 6 * CLUSTER }, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Resize { size: 6 * CLUSTER }, 0, 0);
     assert_eq!(image.virtual_size(), 6 * CLUSTER);
     assert_durable_before(
         &disk,
@@ -477,11 +484,11 @@ fn grow(options: Options) {
         is("header"),
     );
     assert_eq!(steps(&disk).last(), Some(&"sync"));
-    let read = run(&mut disk, &mut image, Kind::Read, CLUSTER + 512, 5 * CLUSTER - 512);
+    let read = run(&mut disk, &mut image, RequestKind::Read, CLUSTER + 512, 5 * CLUSTER - 512);
     assert!(read.iter().all(|byte| *byte == 0), "neither old bytes nor the backing layer come to light");
-    let refused = image.submit(request(Kind::Resize { size: 1 << 53 }, 0, 0, 0));
+    let refused = image.submit(request(RequestKind::Resize { size: 1 << 53 }, 0, 0, 0));
     assert!(matches!(refused, Err(Refused::Invalid(Error::Misuse(_)))), "{refused:?}");
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "grown");
 }
 
@@ -491,9 +498,9 @@ fn grow(options: Options) {
 fn a_resize_goes_on_from_a_round_without_old_pointers() {
     let create = CreateOptions { size: CLUSTER + 512, ..CreateOptions::default() };
     let (mut disk, mut image) = created(create, None, Options::default());
-    run(&mut disk, &mut image, Kind::Write, CLUSTER, 512);
+    run(&mut disk, &mut image, RequestKind::Write, CLUSTER, 512);
     flush(&mut disk, &mut image);
-    disk.submit(&mut image, request(Kind::Resize { size: 2 * CLUSTER }, 0, 0, 1), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Resize { size: 2 * CLUSTER }, 0, 0, 1), vec![]).unwrap();
     complete_until(&mut disk, &mut image, "sync");
     write(&mut disk, &mut image, 0, 512, 2);
     complete_until(&mut disk, &mut image, "sync");
@@ -506,16 +513,16 @@ fn a_resize_goes_on_from_a_round_without_old_pointers() {
 #[test]
 fn what_a_smaller_disk_loses_is_unmapped_durably_before_the_header_says_so() {
     let (mut disk, mut image) = setup(Options::default());
-    run(&mut disk, &mut image, Kind::Write, 0, 8 * CLUSTER);
-    run(&mut disk, &mut image, Kind::Write, 600 << 20, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 8 * CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Write, 600 << 20, CLUSTER);
     flush(&mut disk, &mut image);
     disk.log.clear();
     let size = 2 * CLUSTER + 512;
     // a write in flight behind the new end is waited for
     write(&mut disk, &mut image, 9 * CLUSTER, 512, 3);
-    disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 4), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Resize { size }, 0, 0, 4), vec![]).unwrap();
     assert_eq!(
-        image.submit(request(Kind::Read, 0, 512, 0)),
+        image.submit(request(RequestKind::Read, 0, 512, 0)),
         Err(Refused::Busy),
         "nothing is accepted meanwhile"
     );
@@ -525,7 +532,7 @@ fn what_a_smaller_disk_loses_is_unmapped_durably_before_the_header_says_so() {
     assert_durable_before(&disk, "QC17", is_pointer, |step| {
         name(&step.op) == "header" && step.bytes[24..32] == size.to_be_bytes()
     });
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "shrunk");
     assert_eq!(read_all(&mut disk, Options::default()).len() as u64, size);
     assert_eq!(l2_entry(&disk.file, 3 * CLUSTER), 0);
@@ -534,10 +541,10 @@ fn what_a_smaller_disk_loses_is_unmapped_durably_before_the_header_says_so() {
 #[test]
 fn concurrent_misses_of_a_refcount_slice_share_one_load() {
     let (mut disk, mut image) = setup(Options::default());
-    run(&mut disk, &mut image, Kind::Write, 0, 4096);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Read, 0, 4096);
+    run(&mut disk, &mut image, RequestKind::Read, 0, 4096);
     disk.log.clear();
     for n in 1..=16 {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
@@ -582,7 +589,7 @@ fn copy_on_write_reads_what_it_needs_and_writes_once() {
     let (mut disk, mut image) = created(create, Some(backing), Options::default());
     let mut one = |offset: u64, len: u64| {
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Write, offset, len);
+        run(&mut disk, &mut image, RequestKind::Write, offset, len);
         (fills(&disk), data_writes(&disk))
     };
     let (read, written) = one(4096, 512);
@@ -610,7 +617,7 @@ fn whole_subclusters_need_no_copy() {
     let (mut disk, mut image) = created(create, Some(vec![7; 8 * CLUSTER as usize]), Options::default());
     let mut one = |offset: u64, len: u64| {
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Write, offset, len);
+        run(&mut disk, &mut image, RequestKind::Write, offset, len);
         (fills(&disk), data_writes(&disk))
     };
     let (read, written) = one(2 * sub, 3 * sub);
@@ -620,10 +627,10 @@ fn whole_subclusters_need_no_copy() {
     assert_eq!(read, [(Part::Head, 10 * sub, 10 * sub + 512), (Part::Tail, 10 * sub + 1024, 11 * sub)]);
     assert_eq!(written, [(10 * sub + 512, 512, 512, (sub - 1024) as u32)]);
     assert_eq!(image.counters().allocations, 1, "one cluster for both");
-    let read = run(&mut disk, &mut image, Kind::Read, 0, CLUSTER);
+    let read = run(&mut disk, &mut image, RequestKind::Read, 0, CLUSTER);
     let own = |at: u64| (2 * sub..5 * sub).contains(&at) || (10 * sub + 512..10 * sub + 1024).contains(&at);
     assert!((0..CLUSTER).all(|at| (read[at as usize] == 7) != own(at)));
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "subclusters");
     assert_eq!(count(&disk.file, (l2_entry(&disk.file, 0) & !COPIED) / CLUSTER), 1);
 }
@@ -638,7 +645,7 @@ fn subclusters_smaller_than_a_block_keep_their_neighbours() {
     let options = Options::default().align(4096);
     let (mut disk, mut image) = created(create, Some(vec![7; 8 << 15]), options);
     // a new cluster: the write begins in front of the subcluster's first byte
-    run(&mut disk, &mut image, Kind::Write, 6144 + 512, 512);
+    run(&mut disk, &mut image, RequestKind::Write, 6144 + 512, 512);
     // the first three subclusters and a half of another: needs its neighbours, and the backing layer
     write(&mut disk, &mut image, 2560, 6144 - 2560, 20);
     let neighbours = |disk: &Disk| {
@@ -654,21 +661,21 @@ fn subclusters_smaller_than_a_block_keep_their_neighbours() {
     write(&mut disk, &mut image, 6144, 512, 30);
     assert!(disk.pending.iter().all(|(io, _)| name(&io.op) == "fill"), "the neighbour's writer waits");
     disk.settle(&mut image, &mut Rng(1));
-    let read = run(&mut disk, &mut image, Kind::Read, 0, 8192);
+    let read = run(&mut disk, &mut image, RequestKind::Read, 0, 8192);
     let expected = [(2560, 7), (6144 - 2560, 21), (512, 31), (512, 14), (1024, 7)];
     let expected: Vec<u8> = expected.into_iter().flat_map(|(len, byte)| vec![byte; len]).collect();
     assert!(read == expected);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "small subclusters");
 }
 
 #[test]
 fn writethrough_and_fua_wait_for_pointers() {
     let (mut disk, mut image) = setup(Options::default().policy(Policy::Writethrough));
-    run(&mut disk, &mut image, Kind::Write, 0, 4096);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
     assert_ne!(l2_entry(&disk.file, 0), 0, "written before the answer");
     let (mut disk, mut image) = setup(Options::default());
-    let fua = Request { kind: Kind::Write, offset: 0, len: 512, flags: Flags::FUA, user: 1 };
+    let fua = Request { kind: RequestKind::Write, offset: 0, len: 512, flags: Flags::FUA, user: 1 };
     let before = image.counters().syncs;
     disk.run(&mut image, fua, vec![2; 512]);
     assert_ne!(l2_entry(&disk.file, 0), 0);

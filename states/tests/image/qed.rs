@@ -2,7 +2,7 @@
 
 use crate::common::{Disk, Rng, qed_disk, qed_file, read_all, request, write};
 use quod_states::{
-    AllocationGate, Error, Flags, Image, IoOp, Kind, Op, Options, Policy, Request, State, Timer,
+    AllocationGate, Error, Flags, Image, IoOp, Op, Options, Policy, Request, RequestKind, State, Timer,
 };
 
 const CLUSTER: u64 = 65536;
@@ -43,7 +43,7 @@ fn complete_until(disk: &mut Disk, image: &mut Image, keep: &str) {
 #[test]
 fn sixty_four_allocating_writes_cost_two_table_writes() {
     let (mut disk, mut image) = setup(Options::default().policy(Policy::Writethrough));
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
     let before = image.counters();
     for n in 1..=64 {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
@@ -61,7 +61,7 @@ fn sixty_four_allocating_writes_cost_two_table_writes() {
 #[test]
 fn independent_allocating_writes_are_all_in_flight_at_once() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
     for n in 1..=32 {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
     }
@@ -75,7 +75,7 @@ fn the_gates_let_through_what_they_should() {
     let in_flight = |gate| {
         let (mut disk, mut image) = setup_with(8 << 30, None, Options::default().allocation_gate(gate));
         for table in 0..2 {
-            disk.run(&mut image, request(Kind::Write, table << 31, 512, 99), vec![1; 512]);
+            disk.run(&mut image, request(RequestKind::Write, table << 31, 512, 99), vec![1; 512]);
         }
         for n in 0..8 {
             write(&mut disk, &mut image, ((n % 2) << 31) + (1 + n) * CLUSTER, 4096, n);
@@ -94,11 +94,11 @@ fn the_gates_let_through_what_they_should() {
 #[test]
 fn a_new_table_freezes_only_requests_that_need_it() {
     let (mut disk, mut image) = setup_with(8 << 30, None, Options::default().grow_step(0));
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
     write(&mut disk, &mut image, 1 << 31, 4096, 1);
     complete_until(&mut disk, &mut image, "grow");
     assert_eq!(names(&disk), ["grow"], "the new table waits for space");
-    disk.submit(&mut image, request(Kind::Read, 0, 512, 2), vec![0; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 0, 512, 2), vec![0; 512]).unwrap();
     write(&mut disk, &mut image, 0, 512, 3);
     complete_until(&mut disk, &mut image, "grow");
     let ended: Vec<u64> = disk.done.iter().map(|done| done.0).collect();
@@ -110,11 +110,11 @@ fn a_new_table_freezes_only_requests_that_need_it() {
 #[test]
 fn concurrent_misses_share_one_load() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 1 << 20, 0), vec![1; 1 << 20]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 1 << 20, 0), vec![1; 1 << 20]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     let mut image = disk.open(Options::default()).unwrap().image;
     for n in 0..16 {
-        disk.submit(&mut image, request(Kind::Read, n * CLUSTER, 4096, n), vec![0; 4096]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Read, n * CLUSTER, 4096, n), vec![0; 4096]).unwrap();
     }
     assert_eq!(names(&disk), ["read table"], "the L1 slice, once");
     disk.complete(&mut image, 0);
@@ -128,10 +128,10 @@ fn concurrent_misses_share_one_load() {
 #[test]
 fn two_writers_of_one_cluster_wait_readers_do_not() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![9; 512]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![9; 512]);
     write(&mut disk, &mut image, CLUSTER, 512, 1);
     write(&mut disk, &mut image, CLUSTER + 4096, 512, 2);
-    disk.submit(&mut image, request(Kind::Read, CLUSTER, 512, 3), vec![7; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, CLUSTER, 512, 3), vec![7; 512]).unwrap();
     assert_eq!(names(&disk), ["data"], "the second writer waits");
     assert_eq!(disk.done.len(), 1, "the reader was answered: zeros, the write is not done");
     assert_eq!(disk.done[0].2, vec![0; 512]);
@@ -142,18 +142,18 @@ fn two_writers_of_one_cluster_wait_readers_do_not() {
 #[test]
 fn a_lone_flush_costs_two_syncs_and_an_idle_one_none() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     for n in 0..32 {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
     }
     disk.settle(&mut image, &mut Rng(1));
     let before = image.counters();
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     assert_eq!(image.counters().syncs - before.syncs, 2, "new L2 table and dirty bit included");
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     assert_eq!(image.counters().syncs - before.syncs, 2, "nothing was written since");
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![5; 4096]);
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![5; 4096]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     assert_eq!(image.counters().syncs - before.syncs, 3, "a write in place needs one");
 }
 
@@ -169,7 +169,7 @@ fn data_is_durable_before_its_pointer_and_the_bit_before_both() {
     };
     write(&mut disk, &mut image, 0, 4096, 1);
     settle(&mut disk, &mut image);
-    disk.submit(&mut image, request(Kind::Flush, 0, 0, 2), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Flush, 0, 0, 2), vec![]).unwrap();
     settle(&mut disk, &mut image);
     order.dedup();
     // the bit before the file grows (QE12)
@@ -182,7 +182,7 @@ fn a_write_that_finishes_during_the_sync_stays_out_of_the_tables_of_that_round()
     let (mut disk, mut image) = setup(Options::default());
     write(&mut disk, &mut image, 0, 4096, 1);
     disk.settle(&mut image, &mut Rng(1));
-    disk.submit(&mut image, request(Kind::Flush, 0, 0, 2), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Flush, 0, 0, 2), vec![]).unwrap();
     complete_until(&mut disk, &mut image, "sync");
     // the round's sync is in flight: this write is too late for it
     write(&mut disk, &mut image, CLUSTER, 4096, 3);
@@ -200,15 +200,15 @@ fn a_write_that_finishes_during_the_sync_stays_out_of_the_tables_of_that_round()
     assert_ne!(l2[..8], [0; 8], "the first write's pointer");
     assert_eq!(l2[8..16], [0; 8], "not the second's: its data is not durable");
     disk.settle(&mut image, &mut Rng(1));
-    let read = disk.run(&mut image, request(Kind::Read, CLUSTER, 4096, 4), vec![0; 4096]);
+    let read = disk.run(&mut image, request(RequestKind::Read, CLUSTER, 4096, 4), vec![0; 4096]);
     assert_eq!(read, vec![3; 4096]);
 }
 
 #[test]
 fn need_check_is_cleared_by_its_timer_and_by_close() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     assert_eq!(disk.file[16] & 2, 2, "set");
     let alarm = disk.alarms.iter().rfind(|alarm| alarm.timer == Timer::NeedCheck).expect("armed");
     assert_eq!(alarm.after_ms, Some(5000));
@@ -216,39 +216,39 @@ fn need_check_is_cleared_by_its_timer_and_by_close() {
     disk.drain(&mut image);
     disk.settle(&mut image, &mut Rng(1));
     assert_eq!(disk.file[16] & 2, 0, "cleared by the timer");
-    disk.run(&mut image, request(Kind::Write, CLUSTER, 4096, 0), vec![1; 4096]);
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, CLUSTER, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     assert_eq!(disk.file[16] & 2, 2, "set again");
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     assert_eq!(disk.file[16] & 2, 0, "cleared by close");
 }
 
 #[test]
 fn close_trims_what_was_grown_ahead_and_refuses_what_comes_after() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
     let ahead = disk.file.len();
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     assert!(disk.file.len() < ahead);
     assert_eq!(disk.file.len() as u64, 10 * CLUSTER, "header, L1, L2, one cluster");
-    let refused = image.submit(request(Kind::Read, 0, 512, 0));
+    let refused = image.submit(request(RequestKind::Read, 0, 512, 0));
     assert_eq!(refused, Err(quod_states::Refused::Invalid(Error::Closed)));
 }
 
 #[test]
 fn a_failed_data_write_ends_its_request_and_nothing_else() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
     write(&mut disk, &mut image, CLUSTER, 4096, 1);
     disk.fail = Some((0, 5));
     disk.complete(&mut image, 0);
     let failed = disk.done.pop().unwrap();
     assert!(matches!(failed.1, Err(Error::Device { op: Op::WriteData, errno: 5, .. })), "{failed:?}");
     assert!(image.poisoned().is_none());
-    let read = disk.run(&mut image, request(Kind::Read, CLUSTER, 4096, 2), vec![9; 4096]);
+    let read = disk.run(&mut image, request(RequestKind::Read, CLUSTER, 4096, 2), vec![9; 4096]);
     assert_eq!(read, vec![0; 4096], "not linked");
-    disk.run(&mut image, request(Kind::Write, CLUSTER, 4096, 3), vec![3; 4096]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 4), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, CLUSTER, 4096, 3), vec![3; 4096]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 4), vec![]);
     assert_eq!(read_all(&mut disk, Options::default())[CLUSTER as usize], 3);
 }
 
@@ -269,15 +269,15 @@ fn no_space_ends_the_writes_that_need_it_and_does_not_poison() {
             other => panic!("{errno}: {other:?}"),
         }
         assert!(image.poisoned().is_none());
-        disk.run(&mut image, request(Kind::Write, 0, 4096, 2), vec![2; 4096]);
+        disk.run(&mut image, request(RequestKind::Write, 0, 4096, 2), vec![2; 4096]);
     }
 }
 
 fn poison_at(name: &str) -> (Disk, Image) {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
     // the bit was set for the growth already, and is cleared at the end
-    let kind = if name == "header" { Kind::Quiesce } else { Kind::Flush };
+    let kind = if name == "header" { RequestKind::Quiesce } else { RequestKind::Flush };
     disk.submit(&mut image, request(kind, 0, 0, 7), vec![]).unwrap();
     for _ in 0..100 {
         if let Some(index) = names(&disk).iter().position(|pending| *pending == name) {
@@ -298,17 +298,17 @@ fn a_failed_metadata_write_or_sync_poisons_and_reads_go_on() {
     for name in ["header", "sync", "write table"] {
         let (mut disk, mut image) = poison_at(name);
         assert!(image.poisoned().is_some(), "{name}");
-        let read = disk.run(&mut image, request(Kind::Read, 0, 4096, 1), vec![0; 4096]);
+        let read = disk.run(&mut image, request(RequestKind::Read, 0, 4096, 1), vec![0; 4096]);
         assert_eq!(read, vec![1; 4096]);
         for kind in [
-            Kind::Write,
-            Kind::WriteZeroes,
-            Kind::Flush,
-            Kind::Quiesce,
-            Kind::Resize { size: 2 << 30 },
-            Kind::Close,
+            RequestKind::Write,
+            RequestKind::WriteZeroes,
+            RequestKind::Flush,
+            RequestKind::Quiesce,
+            RequestKind::Resize { size: 2 << 30 },
+            RequestKind::Close,
         ] {
-            let ranged = matches!(kind, Kind::Write | Kind::WriteZeroes);
+            let ranged = matches!(kind, RequestKind::Write | RequestKind::WriteZeroes);
             let (offset, len) = if ranged { (CLUSTER, 512) } else { (0, 0) };
             disk.submit(&mut image, request(kind, offset, len, 2), vec![0; 512]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
@@ -321,9 +321,9 @@ fn a_failed_metadata_write_or_sync_poisons_and_reads_go_on() {
 #[test]
 fn fua_makes_the_mapping_durable_even_when_nothing_had_to_be_written() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
     let before = image.counters();
-    let fua = Request { kind: Kind::Write, offset: 0, len: 512, flags: Flags::FUA, user: 1 };
+    let fua = Request { kind: RequestKind::Write, offset: 0, len: 512, flags: Flags::FUA, user: 1 };
     disk.run(&mut image, fua, vec![2; 512]);
     assert_eq!(image.counters().syncs - before.syncs, 2, "its cluster's pointer was not durable");
     disk.run(&mut image, fua, vec![3; 512]);
@@ -333,20 +333,20 @@ fn fua_makes_the_mapping_durable_even_when_nothing_had_to_be_written() {
 #[test]
 fn growing_the_disk_is_durable_and_shrinking_is_refused() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.run(&mut image, request(Kind::Resize { size: 2 << 30 }, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Resize { size: 2 << 30 }, 0, 0, 0), vec![]);
     assert_eq!(image.virtual_size(), 2 << 30);
     assert_eq!(disk.file[48..56], (2u64 << 30).to_le_bytes());
-    disk.run(&mut image, request(Kind::Write, (2 << 30) - 512, 512, 0), vec![4; 512]);
-    assert!(image.submit(request(Kind::Resize { size: 1 << 20 }, 0, 0, 0)).is_err());
-    assert!(image.submit(request(Kind::Resize { size: (2 << 30) + 1 }, 0, 0, 0)).is_err());
+    disk.run(&mut image, request(RequestKind::Write, (2 << 30) - 512, 512, 0), vec![4; 512]);
+    assert!(image.submit(request(RequestKind::Resize { size: 1 << 20 }, 0, 0, 0)).is_err());
+    assert!(image.submit(request(RequestKind::Resize { size: (2 << 30) + 1 }, 0, 0, 0)).is_err());
 }
 
 #[test]
 fn write_zeroes_allocates_nothing_and_hides_the_backing_layer() {
     let (mut disk, mut image) = setup_with(1 << 20, Some(vec![7; 1 << 20]), Options::default());
-    disk.run(&mut image, request(Kind::WriteZeroes, 0, 8 * CLUSTER, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::WriteZeroes, 0, 8 * CLUSTER, 0), vec![]);
     assert_eq!(image.counters().allocations, 0);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     let read = read_all(&mut disk, Options::default());
     assert!(read[..8 * CLUSTER as usize].iter().all(|byte| *byte == 0));
     assert!(read[8 * CLUSTER as usize..].iter().all(|byte| *byte == 7));
@@ -368,7 +368,7 @@ fn a_clone_behaves_like_its_original() {
 #[test]
 fn stale_completions_are_counted_and_ignored() {
     let (mut disk, mut image) = setup(Options::default());
-    disk.submit(&mut image, request(Kind::Read, 0, 512, 0), vec![0; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 0, 512, 0), vec![0; 512]).unwrap();
     let (io, _) = disk.pending[0].clone();
     disk.settle(&mut image, &mut Rng(1));
     let digest = image.digest();
@@ -392,7 +392,7 @@ fn large_clusters_are_copied_in_bounded_pieces() {
         }
         disk.complete(&mut image, 0);
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 2), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 2), vec![]);
     let mut expected = backing;
     expected[(3 << 20) + 512..(3 << 20) + 1536].fill(1);
     assert!(read_all(&mut disk, Options::default().align(512)) == expected);
@@ -404,8 +404,8 @@ fn a_close_waits_for_everything_in_flight() {
     for n in 0..8 {
         write(&mut disk, &mut image, n * CLUSTER, 4096, n);
     }
-    disk.submit(&mut image, request(Kind::Close, 0, 0, 100), vec![]).unwrap();
-    assert!(image.submit(request(Kind::Read, 0, 512, 0)).is_err());
+    disk.submit(&mut image, request(RequestKind::Close, 0, 0, 100), vec![]).unwrap();
+    assert!(image.submit(request(RequestKind::Read, 0, 512, 0)).is_err());
     disk.settle(&mut image, &mut Rng(4));
     assert_eq!(disk.done.last().unwrap().0, 100, "answered last");
     assert_eq!(disk.done.len(), 9);
@@ -415,9 +415,9 @@ fn a_close_waits_for_everything_in_flight() {
 #[test]
 fn the_ring_of_transitions_keeps_the_newest() {
     let (mut disk, mut image) = setup(Options::default().trace(true));
-    disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
     for _ in 0..2000 {
-        let id = image.submit(request(Kind::Read, 0, 4096, 1)).unwrap();
+        let id = image.submit(request(RequestKind::Read, 0, 4096, 1)).unwrap();
         let io = quod_states::Machine::poll_io(&mut image).unwrap();
         quod_states::Machine::handle_completion(&mut image, io.id, quod_states::Outcome::Done);
         assert!(
@@ -437,27 +437,27 @@ fn a_pointer_past_the_end_stays_dead_when_the_file_grows() {
     for cache_bytes in [8192, 1 << 20] {
         let options = Options::default().cache_bytes(cache_bytes);
         let (mut disk, mut image) = setup_with(4 << 30, None, options);
-        disk.run(&mut image, request(Kind::Write, 0, 4096, 0), vec![1; 4096]);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Write, 0, 4096, 0), vec![1; 4096]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         // guest cluster 1 points two clusters past the end
         let (end, l2) = (disk.file.len() as u64, 5 * CLUSTER as usize);
         disk.file[l2 + 8..l2 + 16].copy_from_slice(&(end + 2 * CLUSTER).to_le_bytes());
         let mut image = disk.open(options).unwrap().image;
         for n in 2..8 {
-            disk.run(&mut image, request(Kind::Write, n * CLUSTER, 4096, 0), vec![n as u8; 4096]);
+            disk.run(&mut image, request(RequestKind::Write, n * CLUSTER, 4096, 0), vec![n as u8; 4096]);
         }
         // pushes the slice out of the small cache, and back
         for far in [1 << 30, 2 << 30, 3 << 30] {
-            disk.run(&mut image, request(Kind::Write, far, 4096, 0), vec![9; 4096]);
-            disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+            disk.run(&mut image, request(RequestKind::Write, far, 4096, 0), vec![9; 4096]);
+            disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
         }
-        for kind in [Kind::Read, Kind::Write] {
+        for kind in [RequestKind::Read, RequestKind::Write] {
             disk.submit(&mut image, request(kind, CLUSTER, 4096, 1), vec![0; 4096]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
             let (_, result, ..) = disk.done.pop().unwrap();
             assert!(matches!(result, Err(Error::Corrupt(_))), "{result:?}");
         }
-        let read = disk.run(&mut image, request(Kind::Read, 4 * CLUSTER, 4096, 2), vec![0; 4096]);
+        let read = disk.run(&mut image, request(RequestKind::Read, 4 * CLUSTER, 4096, 2), vec![0; 4096]);
         assert_eq!(read, vec![4; 4096], "its new owner's bytes are whole");
     }
 }

@@ -4,11 +4,11 @@
 //! without tables; what is raw when nobody says the format.
 
 use quod_states::{
-    Error, Event, Fault, Flags, Foreign, Format, Image, Io, IoOp, Kind, Machine, Opening, Options, Outcome,
-    Request,
+    Error, Event, Fault, Flags, Foreign, Format, Image, Io, IoOp, Machine, Opening, Options, Outcome,
+    Request, RequestKind,
 };
 
-fn submit(image: &mut Image, kind: Kind, len: u64, user: u64) -> Option<Io> {
+fn submit(image: &mut Image, kind: RequestKind, len: u64, user: u64) -> Option<Io> {
     image.submit(Request { kind, offset: 0, len, flags: Flags::empty(), user }).unwrap();
     image.poll_io()
 }
@@ -18,11 +18,11 @@ fn submit(image: &mut Image, kind: Kind, len: u64, user: u64) -> Option<Io> {
 #[test]
 fn a_quiesce_that_a_flush_joins_waits_for_no_tables() {
     let mut image = Image::raw(4096, &Options::default());
-    let write = submit(&mut image, Kind::Write, 512, 1).unwrap();
-    let sync = submit(&mut image, Kind::Quiesce, 0, 2).unwrap();
+    let write = submit(&mut image, RequestKind::Write, 512, 1).unwrap();
+    let sync = submit(&mut image, RequestKind::Quiesce, 0, 2).unwrap();
     assert!(matches!(sync.op, IoOp::Sync));
     image.handle_completion(write.id, Outcome::Done);
-    assert!(submit(&mut image, Kind::Flush, 0, 3).is_none(), "one sync at a time");
+    assert!(submit(&mut image, RequestKind::Flush, 0, 3).is_none(), "one sync at a time");
     image.handle_completion(sync.id, Outcome::Done);
     let again = image.poll_io().unwrap();
     image.handle_completion(again.id, Outcome::Done);
@@ -37,7 +37,7 @@ fn a_quiesce_that_a_flush_joins_waits_for_no_tables() {
 }
 
 /// What one request alone asks for, until it ends.
-fn asked(align: u32, kind: Kind, offset: u64, len: u64, flags: Flags) -> Vec<IoOp> {
+fn asked(align: u32, kind: RequestKind, offset: u64, len: u64, flags: Flags) -> Vec<IoOp> {
     let mut image = Image::raw(1 << 20, &Options::default().align(align));
     image.submit(Request { kind, offset, len, flags, user: 0 }).unwrap();
     let mut ops = Vec::new();
@@ -62,7 +62,7 @@ fn a_discard_punches_whole_blocks() {
         (1, 100, 400, None),
         (1, 512, 511, None),
     ] {
-        let ops = asked(align, Kind::Discard, offset, len, Flags::empty());
+        let ops = asked(align, RequestKind::Discard, offset, len, Flags::empty());
         let expected: Vec<IoOp> = expected.map(|(host, len)| hole(host, len)).into_iter().collect();
         assert_eq!(ops, expected, "{len} bytes at {offset}, blocks of {align}");
     }
@@ -73,7 +73,7 @@ fn zeros_are_ranges_of_blocks_and_parts_of_blocks_are_written() {
     // byte ranges: what is zeroed by the host, and what is written
     let ranges = |align, offset, len, flags| {
         let (mut zeroed, mut written) = (vec![], vec![]);
-        for op in asked(align, Kind::WriteZeroes, offset, len, flags) {
+        for op in asked(align, RequestKind::WriteZeroes, offset, len, flags) {
             match op {
                 IoOp::ZeroRange { host, len, unmap } => {
                     assert_eq!(unmap, flags == Flags::MAY_UNMAP);
@@ -103,13 +103,13 @@ fn the_last_sector_is_whole_whatever_the_length_of_the_file() {
     }
     let mut image = Image::raw(1000, &Options::default());
     let request = |kind, offset, len| Request { kind, offset, len, flags: Flags::empty(), user: 0 };
-    for kind in [Kind::Read, Kind::Write, Kind::WriteZeroes, Kind::Discard] {
+    for kind in [RequestKind::Read, RequestKind::Write, RequestKind::WriteZeroes, RequestKind::Discard] {
         assert!(image.submit(request(kind, 1000, 24)).is_ok());
         assert!(image.submit(request(kind, 1000, 25)).is_err());
     }
     // a length that is no whole number of sectors is one that a file may have
     let mut image = Image::raw(4096, &Options::default());
-    image.submit(request(Kind::Resize { size: 1000 }, 0, 0)).unwrap();
+    image.submit(request(RequestKind::Resize { size: 1000 }, 0, 0)).unwrap();
     let io = image.poll_io().unwrap();
     assert_eq!(io.op, IoOp::SetLen { len: 1000 });
     image.handle_completion(io.id, Outcome::Done);

@@ -7,7 +7,7 @@ use crate::common::qcow2::{assert_sound, l1_entry, opened, qcow2_file, set_l1_en
 use crate::common::{Disk, qed_file, read_all, request};
 use crate::ops::{asked, listed, mapped, words, writes};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Flags, Image, Kind, Machine, Options, Outcome, Request};
+use quod_states::{Flags, Image, Machine, Options, Outcome, Request, RequestKind};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -37,10 +37,10 @@ fn a_discard_makes_a_table_only_to_hide_the_backing_layer() {
         };
         let mut disk = Disk::new(qcow2_file(&create), backing.map(|len| vec![7; len as usize]), 1);
         let mut image = opened(&mut disk, Options::default()).image;
-        let ops = asked(&mut disk, &mut image, request(Kind::Discard, start, end - start, 1));
+        let ops = asked(&mut disk, &mut image, request(RequestKind::Discard, start, end - start, 1));
         assert!(ops.is_empty(), "{ops:?}");
         assert_eq!(image.counters().new_tables, tables, "{backing:?} {start:#x}..{end:#x}");
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         let made = (0..8).filter(|index| l1_entry(&disk.file, *index) != 0).count() as u64;
         assert_eq!(
             (made, mapped(&disk.file, 64..67)),
@@ -57,9 +57,9 @@ fn a_smaller_disk_needs_no_tables_for_what_was_never_there() {
     let mut image = opened(&mut disk, Options::default()).image;
     writes(&mut disk, &mut image, 0, 96 << 10);
     assert_eq!(image.counters().new_tables, 3);
-    disk.run(&mut image, request(Kind::Resize { size: 512 }, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Resize { size: 512 }, 0, 0, 1), vec![]);
     assert_eq!((image.counters().new_tables, image.virtual_size()), (3, 512));
-    disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
     assert_sound(&disk.file, "closed");
     assert_eq!(mapped(&disk.file, 1..192), ["-"; 191].join(" "));
 }
@@ -78,9 +78,9 @@ fn a_long_range_is_changed_in_turns() {
         let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default()).image;
-        let zeroes = request(Kind::WriteZeroes, start * CLUSTER, (end - start) * CLUSTER, 1);
+        let zeroes = request(RequestKind::WriteZeroes, start * CLUSTER, (end - start) * CLUSTER, 1);
         assert_eq!(asked(&mut disk, &mut image, zeroes), expected, "{start}..{end}");
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         assert_eq!(mapped(&disk.file, start..end), vec!["z"; (end - start) as usize].join(" "));
     }
 }
@@ -105,9 +105,9 @@ fn zeroes_of_qed_copy_parts_and_mark_whole_clusters() {
         let file = qed_file(16 * CLUSTER, 65536, 1, Some(b"base"));
         let mut disk = Disk::new(file, Some(vec![7; 16 * CLUSTER as usize]), 1);
         let mut image = disk.open(Options::default()).unwrap().image;
-        let ops = asked(&mut disk, &mut image, request(Kind::WriteZeroes, start, end - start, 1));
+        let ops = asked(&mut disk, &mut image, request(RequestKind::WriteZeroes, start, end - start, 1));
         assert_eq!(ops, expected);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         let word = |at: u64| u64::from_le_bytes(disk.file[at as usize..][..8].try_into().unwrap());
         let table = word(word(40));
         assert_eq!([0, 1, 2, 3, 4].map(|index| word(table + index * 8)), entries);
@@ -121,7 +121,7 @@ fn zeroes_of_qed_copy_parts_and_mark_whole_clusters() {
 fn a_raw_discard_begins_with_the_first_whole_sector() {
     for (start, end, expected) in [(1, 8192, "unmap 0x200 7680"), (511, 1024, "unmap 0x200 512")] {
         let mut image = Image::raw(1 << 20, &Options::default());
-        image.submit(request(Kind::Discard, start, end - start, 1)).unwrap();
+        image.submit(request(RequestKind::Discard, start, end - start, 1)).unwrap();
         let io = image.poll_io().unwrap();
         assert_eq!(words(&io.op), Some(expected.into()));
         image.handle_completion(io.id, Outcome::Done);
@@ -158,9 +158,9 @@ fn zeroes_of_a_data_file_are_bytes_where_it_has_the_cluster() {
                 assert_eq!(disk.done.pop().unwrap().1, Ok(()));
                 (listed(&disk), mapped(&disk.file, 1..6))
             };
-            run(Kind::Write, CLUSTER, 2 * CLUSTER);
-            assert_eq!(run(Kind::WriteZeroes, 0x18000, 0x38000).0, expected);
-            assert_eq!(run(Kind::Flush, 0, 0).1, map);
+            run(RequestKind::Write, CLUSTER, 2 * CLUSTER);
+            assert_eq!(run(RequestKind::WriteZeroes, 0x18000, 0x38000).0, expected);
+            assert_eq!(run(RequestKind::Flush, 0, 0).1, map);
         }
     }
 }
@@ -181,18 +181,18 @@ fn complete_without_data(disk: &mut Disk, image: &mut Image) {
 /// The flag in the L1 table tells whether a table is its own.
 #[test]
 fn a_table_that_may_be_shared_is_copied_before_its_data_changes() {
-    for kind in [Kind::Write, Kind::WriteZeroes, Kind::Discard] {
+    for kind in [RequestKind::Write, RequestKind::WriteZeroes, RequestKind::Discard] {
         let create = CreateOptions { size: 16 * CLUSTER, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default()).image;
         writes(&mut disk, &mut image, 0, 4 * CLUSTER);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         let old = l1_entry(&disk.file, 0);
         set_l1_entry(&mut disk.file, 0, old & !COPIED);
         let mut image = opened(&mut disk, Options::default()).image;
         asked(&mut disk, &mut image, request(kind, CLUSTER, CLUSTER, 1));
         assert_eq!(image.counters().new_tables, 1, "{kind:?}");
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         let new = l1_entry(&disk.file, 0);
         assert!(new & COPIED != 0 && new != old, "{kind:?}");
         assert_sound(&disk.file, "closed");

@@ -8,7 +8,7 @@ use crate::common::qcow2::{assert_sound, compress, header, l2_at, opened, qcow2_
 use crate::common::{Disk, read_all, request};
 use crate::ops::{asked, mapped, writes};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Flags, Kind, Options, Request};
+use quod_states::{Flags, Options, Request, RequestKind};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -28,7 +28,7 @@ fn mixed(version: u32, backing: Option<u64>) -> Disk {
     let mut disk = Disk::new(qcow2_file(&create), backing.map(|len| vec![7; len as usize]), 1);
     let mut image = opened(&mut disk, Options::default()).image;
     writes(&mut disk, &mut image, 0, 8 * CLUSTER);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
     if version >= 3 {
         set_l2_entry(&mut disk.file, 2 * CLUSTER, 1);
         set_l2_entry(&mut disk.file, 3 * CLUSTER, (8 * CLUSTER) | COPIED | 1);
@@ -39,18 +39,18 @@ fn mixed(version: u32, backing: Option<u64>) -> Disk {
 }
 
 /// What one request on the image asks for, and what is left; with the bytes checked.
-fn after(mut disk: Disk, kind: Kind, flags: Flags, start: u64, end: u64) -> (Vec<String>, String) {
+fn after(mut disk: Disk, kind: RequestKind, flags: Flags, start: u64, end: u64) -> (Vec<String>, String) {
     let mut model = read_all(&mut disk, Options::default());
     let mut image = opened(&mut disk, Options::default()).image;
     let len = end - start;
     let ops = asked(&mut disk, &mut image, Request { kind, offset: start, len, flags, user: 1 });
-    disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
     assert_sound(&disk.file, "closed");
-    let keeps = kind == Kind::Discard && header(&disk.file).version < 3 && disk.backing.is_some();
+    let keeps = kind == RequestKind::Discard && header(&disk.file).version < 3 && disk.backing.is_some();
     let cluster = header(&disk.file).cluster_size();
     let range = match kind {
-        Kind::Discard if keeps => 0..0,
-        Kind::Discard => start.next_multiple_of(cluster)..end - end % cluster,
+        RequestKind::Discard if keeps => 0..0,
+        RequestKind::Discard => start.next_multiple_of(cluster)..end - end % cluster,
         _ => start..end,
     };
     model[range.start as usize..range.end as usize].fill(0);
@@ -59,7 +59,7 @@ fn after(mut disk: Disk, kind: Kind, flags: Flags, start: u64, end: u64) -> (Vec
 }
 
 /// One request: backing layer, kind, flags, range, what is asked for, what is left.
-type Case<'a> = (Option<u64>, Kind, Flags, u64, u64, &'a [&'a str], &'a str);
+type Case<'a> = (Option<u64>, RequestKind, Flags, u64, u64, &'a [&'a str], &'a str);
 
 fn assert_cases(version: u32, cases: &[Case<'_>]) {
     for (backing, kind, flags, start, end, ops, map) in cases {
@@ -79,20 +79,28 @@ fn discards_of_mixed_clusters() {
     assert_cases(
         3,
         &[
-            (None, Kind::Discard, NONE, 0x8000, 0x68000, &[], most),
-            (None, Kind::Discard, NONE, 1, 0x6ffff, &[], most),
-            (None, Kind::Discard, NONE, 0x10001, 0x3ffff, &[], "d5 d6 z z8 - c d11 d12 - -"),
+            (None, RequestKind::Discard, NONE, 0x8000, 0x68000, &[], most),
+            (None, RequestKind::Discard, NONE, 1, 0x6ffff, &[], most),
+            (None, RequestKind::Discard, NONE, 0x10001, 0x3ffff, &[], "d5 d6 z z8 - c d11 d12 - -"),
             // what a backing layer would show is hidden, and nothing else becomes zeros
-            (Some(4 * CLUSTER), Kind::Discard, NONE, 0x8000, 0x68000, &[], most),
-            (Some(4 * CLUSTER + 512), Kind::Discard, NONE, 0x8000, 0x68000, &[], "d5 z z z z z d11 d12 - -"),
-            (Some(9 * CLUSTER), Kind::Discard, NONE, 0x60000, 0xa0000, &[], "d5 d6 z z8 - c z z z -"),
+            (Some(4 * CLUSTER), RequestKind::Discard, NONE, 0x8000, 0x68000, &[], most),
+            (
+                Some(4 * CLUSTER + 512),
+                RequestKind::Discard,
+                NONE,
+                0x8000,
+                0x68000,
+                &[],
+                "d5 z z z z z d11 d12 - -",
+            ),
+            (Some(9 * CLUSTER), RequestKind::Discard, NONE, 0x60000, 0xa0000, &[], "d5 d6 z z8 - c z z z -"),
         ],
     );
     assert_cases(
         2,
         &[
-            (None, Kind::Discard, NONE, 0x8000, 0x68000, &[], "d5 - - - - - d11 d12 - -"),
-            (Some(512), Kind::Discard, NONE, 0x8000, 0x68000, &[], "d5 d6 d7 d8 - c d11 d12 - -"),
+            (None, RequestKind::Discard, NONE, 0x8000, 0x68000, &[], "d5 - - - - - d11 d12 - -"),
+            (Some(512), RequestKind::Discard, NONE, 0x8000, 0x68000, &[], "d5 d6 d7 d8 - c d11 d12 - -"),
         ],
     );
 }
@@ -100,7 +108,7 @@ fn discards_of_mixed_clusters() {
 #[test]
 fn zeroes_of_mixed_clusters() {
     let ends = ["zero 0x58000 32768", "zero 0xb0000 32768"];
-    let (zero, unmap) = (Kind::WriteZeroes, Flags::MAY_UNMAP);
+    let (zero, unmap) = (RequestKind::WriteZeroes, Flags::MAY_UNMAP);
     let shown = [
         "head 0+512 of 512 from backing 0x40000",
         "tail 0+64512 of 64512 from backing 0x40400",
@@ -166,7 +174,7 @@ fn mixed_subclusters(backing: Option<u64>) -> Disk {
     let mut disk = Disk::new(qcow2_file(&create), backing.map(|len| vec![7; len as usize]), 1);
     let mut image = opened(&mut disk, Options::default()).image;
     writes(&mut disk, &mut image, 0, 7 * CLUSTER);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
     for (cluster, host, bitmap) in
         [(1, (6 * CLUSTER) | COPIED, (0xff << 48) | 0xffff_u64), (2, 0, 0xff << 32), (3, 0, 0)]
     {
@@ -182,7 +190,7 @@ fn mixed_subclusters(backing: Option<u64>) -> Disk {
 fn zeroes_and_discards_of_subclusters() {
     let before = "5:ffffffff/0 6:ffff/ff0000 :0/ff :0/0 c 10:ffffffff/0 11:ffffffff/0";
     assert_eq!(mapped(&mixed_subclusters(None).file, 0..7), before);
-    let (zero, discard, unmap) = (Kind::WriteZeroes, Kind::Discard, Flags::MAY_UNMAP);
+    let (zero, discard, unmap) = (RequestKind::WriteZeroes, RequestKind::Discard, Flags::MAY_UNMAP);
     let moved = ["tail 0+63488 of 63488 from compressed 0x800", "zeros 0xd0000 = 0+2048+63488"];
     let shown = [
         "head 0+512 of 512 from backing 0x1c000",

@@ -11,7 +11,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, IoOp, Kind, Machine, Opening, Options, Outcome};
+use quod_states::{Error, IoOp, Machine, Opening, Options, Outcome, RequestKind};
 
 const COPIED: u64 = 1 << 63;
 const AUTOCLEAR: usize = 88;
@@ -158,8 +158,8 @@ fn nothing_is_written_to_the_table_of_snapshots() {
     const CLUSTER: u64 = 512;
     let mut disk = Disk::new(created(1 << 20, 512), None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     let old = header(&disk.file).snapshots_offset as usize;
     // its entry of 58 bytes gets a long name, elsewhere
@@ -178,7 +178,7 @@ fn nothing_is_written_to_the_table_of_snapshots() {
         set_l2_entry(&mut disk.file, 0, host | COPIED);
         let before = disk.file.clone();
         let mut image = disk.open(Options::default()).unwrap().image;
-        disk.submit(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]).unwrap();
         disk.settle(&mut image, &mut Rng(1));
         let result = disk.done.pop().unwrap().1;
         let what = "overlaps the header, the L1 table or a snapshot's";
@@ -196,8 +196,8 @@ fn a_repair_is_made_durable_step_by_step() {
         CreateOptions { size: 1 << 20, cluster_size: 512, lazy_refcounts: true, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     assert!(header(&disk.file).is_dirty());
     let (steps, ended) = steps(&mut disk.file, None);
     let written: Vec<&str> = steps.iter().map(String::as_str).filter(|s| !s.starts_with("read")).collect();

@@ -10,7 +10,7 @@ use crate::common::qcow2::{count, header, qcow2_file, snapshot};
 use crate::common::{Disk, qed_file, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
-    Backing, Bitmaps, Error, Format, IoOp, Kind, Lack, Machine, Op, Opening, Options, Outcome,
+    Backing, Bitmaps, Error, Format, IoOp, Lack, Machine, Op, Opening, Options, Outcome, RequestKind,
 };
 
 const CLUSTER: u64 = 65536;
@@ -133,8 +133,8 @@ fn every_snapshot_of_the_table_is_read() {
 fn nothing_is_written_to_any_part_of_a_snapshots_table() {
     let mut disk = Disk::new(created(1 << 30), None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     let table = header(&disk.file).snapshots_offset as usize;
     let l1 = disk.file.len() as u64;
@@ -148,7 +148,7 @@ fn nothing_is_written_to_any_part_of_a_snapshots_table() {
         crate::common::qcow2::set_l1_entry(&mut disk.file, 0, l1_entry | 1 << 63);
         crate::common::qcow2::set_l2_entry(&mut disk.file, 0, (l1 + n * CLUSTER) | 1 << 63);
         let mut image = disk.open(Options::default()).unwrap().image;
-        disk.submit(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]).unwrap();
         disk.settle(&mut image, &mut crate::common::Rng(1));
         let result = disk.done.pop().unwrap().1;
         assert_eq!(matches!(result, Err(Error::Corrupt(_))), refused, "cluster {n}: {result:?}");
@@ -223,8 +223,8 @@ fn a_dirty_image_is_repaired_or_refused() {
     let create = CreateOptions { size: 1 << 30, lazy_refcounts: true, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![1; 512]);
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     let data = crate::common::qcow2::l2_entry(&disk.file, 0) & !(1 << 63);
     let mut dirty = Disk::new(disk.file.clone(), None, 1);
     assert_eq!((header(&dirty.file).is_dirty(), count(&dirty.file, data / CLUSTER)), (true, 0));

@@ -6,7 +6,7 @@
 
 use crate::common::faults::corrupt;
 use crate::common::{Disk, qed_file, request};
-use quod_states::{Error, IoOp, Kind, Machine, Opening, Options, Outcome};
+use quod_states::{Error, IoOp, Machine, Opening, Options, Outcome, RequestKind};
 
 const CLUSTER: u64 = 65536;
 /// Byte of the header's features, and the bit.
@@ -65,7 +65,7 @@ fn a_dirty_image_is_repaired_before_it_is_ready() {
     assert_eq!((report.corruptions, report.corruptions_fixed), (0, 1));
     assert!(opened.info.dirty, "it was");
     assert_eq!(disk.file[FEATURES] & NEED_CHECK, 0);
-    let read = disk.run(&mut opened.image, request(Kind::Read, 0, 2 * CLUSTER, 0), vec![1; 2 * L1]);
+    let read = disk.run(&mut opened.image, request(RequestKind::Read, 0, 2 * CLUSTER, 0), vec![1; 2 * L1]);
     assert!(read[..L1].iter().all(|byte| *byte == 0xaa), "the good entry stays");
     assert!(read[L1..].iter().all(|byte| *byte == 0), "the bad one is unallocated now");
 }
@@ -77,7 +77,7 @@ fn a_dirty_image_that_is_only_read_is_not_touched() {
     assert_eq!(order(&file, options), [""; 0]);
     let mut disk = Disk::new(file.clone(), None, 1);
     let mut opened = disk.open(options).unwrap();
-    disk.run(&mut opened.image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut opened.image, request(RequestKind::Close, 0, 0, 0), vec![]);
     assert!(disk.file == file);
 }
 
@@ -86,8 +86,8 @@ fn what_cannot_be_repaired_keeps_the_bit() {
     let mut disk = Disk::new(image(&[DATA, DATA], true), None, 1);
     let mut opened = disk.open(Options::default()).unwrap();
     assert_eq!(opened.report.map(|report| report.corruptions), Some(1), "one cluster, two owners");
-    disk.run(&mut opened.image, request(Kind::Write, 5 * CLUSTER, 512, 0), vec![3; 512]);
-    disk.run(&mut opened.image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut opened.image, request(RequestKind::Write, 5 * CLUSTER, 512, 0), vec![3; 512]);
+    disk.run(&mut opened.image, request(RequestKind::Close, 0, 0, 0), vec![]);
     assert_eq!(disk.file[FEATURES] & NEED_CHECK, NEED_CHECK, "neither quiesce nor close may clear it");
 }
 
@@ -107,8 +107,8 @@ fn a_partial_last_cluster_is_never_used() {
     file.extend([0xbb; 700]);
     let mut disk = Disk::new(file, None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
-    disk.run(&mut image, request(Kind::Write, 9 * CLUSTER + 512, 512, 0), vec![4; 512]);
-    let read = disk.run(&mut image, request(Kind::Read, 9 * CLUSTER, CLUSTER, 0), vec![9; L1]);
+    disk.run(&mut image, request(RequestKind::Write, 9 * CLUSTER + 512, 512, 0), vec![4; 512]);
+    let read = disk.run(&mut image, request(RequestKind::Read, 9 * CLUSTER, CLUSTER, 0), vec![9; L1]);
     assert_eq!(read.iter().filter(|byte| **byte == 4).count(), 512);
     assert!(read.iter().all(|byte| *byte == 4 || *byte == 0), "nothing of what stood there shows");
 }
@@ -117,7 +117,7 @@ fn a_partial_last_cluster_is_never_used() {
 fn an_entry_past_the_end_of_a_clean_image_is_an_error_with_its_place() {
     let mut disk = Disk::new(image(&[100 * CLUSTER], false), None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
-    disk.submit(&mut image, request(Kind::Read, 0, 512, 0), vec![0; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 0, 512, 0), vec![0; 512]).unwrap();
     while !disk.pending.is_empty() {
         disk.complete(&mut image, 0);
     }

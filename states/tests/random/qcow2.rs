@@ -12,7 +12,9 @@ use crate::common::qcow2::{check, compress, header, of_snapshot, qcow2_file, sna
 use crate::common::{Disk, Rng, read_all, request};
 use quod_states::acb::edges::QCOW2_EDGES;
 use quod_states::qcow2::CreateOptions;
-use quod_states::{AllocationGate, Error, Flags, Image, Kind, Options, Policy, Refused, Request, State};
+use quod_states::{
+    AllocationGate, Error, Flags, Image, Options, Policy, Refused, Request, RequestKind, State,
+};
 use std::collections::BTreeMap;
 
 type Edges = BTreeMap<(State, State), u64>;
@@ -141,19 +143,21 @@ impl Run {
         };
         let len = len.min(size - start).min(3 << 20);
         let kind = match rng.below(24) {
-            0 => Kind::Flush,
-            1 | 2 => Kind::WriteZeroes,
-            3..=5 => Kind::Discard,
-            6..=11 => Kind::Read,
-            12 => Kind::Quiesce,
-            13 => Kind::Map,
-            _ => Kind::Write,
+            0 => RequestKind::Flush,
+            1 | 2 => RequestKind::WriteZeroes,
+            3..=5 => RequestKind::Discard,
+            6..=11 => RequestKind::Read,
+            12 => RequestKind::Quiesce,
+            13 => RequestKind::Map,
+            _ => RequestKind::Write,
         };
         let mut flags = if rng.below(8) == 0 { Flags::FUA } else { Flags::empty() };
-        flags.set(Flags::MAY_UNMAP, kind == Kind::WriteZeroes && rng.below(2) == 0);
+        flags.set(Flags::MAY_UNMAP, kind == RequestKind::WriteZeroes && rng.below(2) == 0);
         let user = self.user;
         match kind {
-            Kind::Flush | Kind::Quiesce => Request { kind, offset: 0, len: 0, flags: Flags::empty(), user },
+            RequestKind::Flush | RequestKind::Quiesce => {
+                Request { kind, offset: 0, len: 0, flags: Flags::empty(), user }
+            }
             _ => Request { kind, offset: start, len, flags, user },
         }
     }
@@ -170,13 +174,14 @@ impl Run {
     fn submit(&mut self, image: &mut Image) {
         let wanted = self.one_request();
         let (start, end) = (wanted.offset, wanted.offset + wanted.len);
-        let writes = matches!(wanted.kind, Kind::Write | Kind::WriteZeroes | Kind::Discard);
+        let writes =
+            matches!(wanted.kind, RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard);
         if self.flight.conflicts(start, end, writes) {
             return;
         }
         let seed = self.seed;
         let mut bytes: Vec<u8> = vec![0xbb; wanted.len as usize];
-        if wanted.kind == Kind::Write {
+        if wanted.kind == RequestKind::Write {
             bytes = (0..wanted.len).map(|at| (self.user + at / 64) as u8 | 1).collect();
         }
         match self.disk.submit(image, wanted, bytes.clone()) {
@@ -184,13 +189,13 @@ impl Run {
                 self.user += 1;
                 let range = start as usize..end as usize;
                 let expected = match wanted.kind {
-                    Kind::Read => self.model[range.clone()].to_vec(),
+                    RequestKind::Read => self.model[range.clone()].to_vec(),
                     _ => vec![],
                 };
                 match wanted.kind {
-                    Kind::Write => self.model[range].copy_from_slice(&bytes),
-                    Kind::WriteZeroes => self.model[range].fill(0),
-                    Kind::Discard => {
+                    RequestKind::Write => self.model[range].copy_from_slice(&bytes),
+                    RequestKind::WriteZeroes => self.model[range].fill(0),
+                    RequestKind::Discard => {
                         let range = self.discarded(start, end);
                         self.model[range].fill(0);
                     }
@@ -243,7 +248,7 @@ impl Run {
         if size < old && self.flight.conflicts(size, old, true) {
             return;
         }
-        let wanted = request(Kind::Resize { size }, 0, 0, self.user);
+        let wanted = request(RequestKind::Resize { size }, 0, 0, self.user);
         match self.disk.submit(image, wanted, vec![]) {
             Ok(_) => {
                 self.flight.0.push((self.user, 0, 0, false, vec![]));
@@ -264,7 +269,7 @@ impl Run {
     fn close(&mut self, image: &mut Image) -> Result<(), Error> {
         self.disk.settle(image, &mut self.rng);
         self.reap();
-        self.disk.submit(image, request(Kind::Close, 0, 0, u64::MAX), vec![]).unwrap();
+        self.disk.submit(image, request(RequestKind::Close, 0, 0, u64::MAX), vec![]).unwrap();
         self.disk.settle(image, &mut self.rng);
         self.disk.done.pop().unwrap().1
     }

@@ -8,8 +8,8 @@ use crate::common::{Disk, Rng, qed_file, read_all, request};
 use quod_states::acb::edges::QED_EDGES;
 use quod_states::qed::{Check, Header};
 use quod_states::{
-    AllocationGate, Error, Flags, IoOp, Kind, Machine, Options, Outcome, Policy, Refused, Report, Request,
-    State,
+    AllocationGate, Error, Flags, IoOp, Machine, Options, Outcome, Policy, Refused, Report, Request,
+    RequestKind, State,
 };
 
 /// Checks a file in memory.
@@ -95,17 +95,19 @@ fn one_request(rng: &mut Rng, user: u64, size: u64, align: u64) -> Request {
     let (start, len) = if rng.below(3) == 0 { (start, len) } else { (start & !511, len.max(512) & !511) };
     let len = len.min(size - start);
     let kind = match rng.below(20) {
-        0 => Kind::Flush,
-        1 | 2 => Kind::WriteZeroes,
-        3 => Kind::Discard,
-        4..=9 => Kind::Read,
-        10 => Kind::Quiesce,
-        _ => Kind::Write,
+        0 => RequestKind::Flush,
+        1 | 2 => RequestKind::WriteZeroes,
+        3 => RequestKind::Discard,
+        4..=9 => RequestKind::Read,
+        10 => RequestKind::Quiesce,
+        _ => RequestKind::Write,
     };
     assert!(align > 0);
     let flags = if rng.below(8) == 0 { Flags::FUA } else { Flags::empty() };
     match kind {
-        Kind::Flush | Kind::Quiesce => Request { kind, offset: 0, len: 0, flags: Flags::empty(), user },
+        RequestKind::Flush | RequestKind::Quiesce => {
+            Request { kind, offset: 0, len: 0, flags: Flags::empty(), user }
+        }
         _ => Request { kind, offset: start, len, flags, user },
     }
 }
@@ -126,7 +128,7 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     }
     let mut image = disk.open(options).unwrap().image;
     if seed.is_multiple_of(8) {
-        disk.run(&mut image, request(Kind::Resize { size }, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Resize { size }, 0, 0, 0), vec![]);
     }
     if faults && seed % 8 == 2 {
         disk.fail = Some((seed / 8 % 3, 5));
@@ -136,10 +138,10 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     for _ in 0..150 {
         let wanted = one_request(&mut rng, user, size, align);
         let (start, end) = (wanted.offset, wanted.offset + wanted.len);
-        let writes = matches!(wanted.kind, Kind::Write | Kind::WriteZeroes);
+        let writes = matches!(wanted.kind, RequestKind::Write | RequestKind::WriteZeroes);
         if !flight.conflicts(start, end, writes) {
             let mut bytes: Vec<u8> = vec![0xbb; wanted.len as usize];
-            if wanted.kind == Kind::Write {
+            if wanted.kind == RequestKind::Write {
                 bytes = (0..wanted.len).map(|at| (user + at / 64) as u8 | 1).collect();
             }
             match disk.submit(&mut image, wanted, bytes.clone()) {
@@ -147,10 +149,10 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
                     user += 1;
                     let range = start as usize..end as usize;
                     let expected =
-                        if wanted.kind == Kind::Read { model[range.clone()].to_vec() } else { vec![] };
+                        if wanted.kind == RequestKind::Read { model[range.clone()].to_vec() } else { vec![] };
                     match wanted.kind {
-                        Kind::Write => model[range].copy_from_slice(&bytes),
-                        Kind::WriteZeroes => model[range].fill(0),
+                        RequestKind::Write => model[range].copy_from_slice(&bytes),
+                        RequestKind::WriteZeroes => model[range].fill(0),
                         _ => {}
                     }
                     flight.0.push((wanted.user, start, end, writes, expected));
@@ -178,7 +180,7 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     }
     disk.settle(&mut image, &mut rng);
     reap(&mut disk, &mut flight, seed, faults);
-    disk.submit(&mut image, request(Kind::Close, 0, 0, u64::MAX), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Close, 0, 0, u64::MAX), vec![]).unwrap();
     disk.settle(&mut image, &mut rng);
     add_edges(edges, &image);
     let closed = disk.done.pop().unwrap().1;

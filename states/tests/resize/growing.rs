@@ -5,7 +5,7 @@ use crate::common::qcow2::{assert_sound, header, opened, qcow2_file};
 use crate::common::{Disk, read_all, request};
 use crate::ops::{asked, mapped, writes};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Kind, Options};
+use quod_states::{Options, RequestKind};
 
 /// What one L1 entry maps in an image with clusters of 512 bytes.
 const SPAN: u64 = 32 << 10;
@@ -26,19 +26,19 @@ fn what_lies_behind_the_l1_table_maps_nothing_when_it_has_grown() {
                 model[(offset + at) as usize] = (at / 512 % 251 + 1) as u8;
             }
         }
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         assert_eq!(u64::from(header(&disk.file).l1_entries), old);
         let mut image = opened(&mut disk, Options::default()).image;
         // its slices are in the cache
         for offset in [0, (old - 1) * SPAN] {
-            disk.run(&mut image, request(Kind::Map, offset, 1, 1), vec![]);
+            disk.run(&mut image, request(RequestKind::Map, offset, 1, 1), vec![]);
         }
-        disk.run(&mut image, request(Kind::Resize { size: new * SPAN }, 0, 0, 1), vec![]);
-        let read = disk.run(&mut image, request(Kind::Read, 0, new * SPAN, 1), vec![9; model.len()]);
+        disk.run(&mut image, request(RequestKind::Resize { size: new * SPAN }, 0, 0, 1), vec![]);
+        let read = disk.run(&mut image, request(RequestKind::Read, 0, new * SPAN, 1), vec![9; model.len()]);
         assert!(read == model, "{old} entries");
         writes(&mut disk, &mut image, (new - 1) * SPAN, 512);
         model[((new - 1) * SPAN) as usize..][..512].fill(1);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         assert_sound(&disk.file, "closed");
         assert!(read_all(&mut disk, Options::default()) == model, "{old} entries, read again");
     }
@@ -62,9 +62,9 @@ fn a_longer_backing_layer_is_hidden_by_zeros_alone() {
         let mut disk = Disk::new(qcow2_file(&create), Some(backing), 512);
         let options = Options::default().align(512);
         let mut image = opened(&mut disk, options).image;
-        let ops = asked(&mut disk, &mut image, request(Kind::Resize { size: 8 * CLUSTER }, 0, 0, 1));
+        let ops = asked(&mut disk, &mut image, request(RequestKind::Resize { size: 8 * CLUSTER }, 0, 0, 1));
         assert!(ops.is_empty(), "{ops:?}");
-        disk.run(&mut image, request(Kind::Close, 0, 0, 1), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 1), vec![]);
         assert_eq!(mapped(&disk.file, 0..8), map);
         let read = read_all(&mut disk, options);
         assert!((0..8 * CLUSTER).all(|at| read[at as usize] == if at < 3 * CLUSTER { 7 } else { 0 }));

@@ -9,7 +9,7 @@ use crate::common::faults::corrupt;
 use crate::common::qcow2::{assert_sound, header, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Lack, Met, Options, Refused};
+use quod_states::{Error, Image, IoOp, Lack, Met, Options, Refused, RequestKind};
 
 const COPIED: u64 = 1 << 63;
 /// What an L1 cluster of 512 bytes maps with clusters of 512 bytes.
@@ -29,7 +29,7 @@ fn opened(file: Vec<u8>) -> (Disk, Image) {
     (disk, image)
 }
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) -> Vec<u8> {
     disk.run(image, request(kind, offset, len, 7), vec![9; len as usize])
 }
 
@@ -49,8 +49,8 @@ fn log(disk: &mut Disk) -> Vec<String> {
 }
 
 /// Starts a request, a write of one cluster if it is one, and ends all I/O: its answer.
-fn answer(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64) -> Result<(), Error> {
-    let len = if kind == Kind::Write { 512 } else { 0 };
+fn answer(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64) -> Result<(), Error> {
+    let len = if kind == RequestKind::Write { 512 } else { 0 };
     disk.submit(image, request(kind, offset, len, 7), vec![9; len as usize]).unwrap();
     disk.settle(image, &mut Rng(1));
     disk.done.pop().unwrap().1
@@ -88,9 +88,9 @@ fn an_l1_table_moves_in_pieces_no_longer_than_it_is() {
     for (before, after, expected, len) in MOVES {
         let (mut disk, mut image) = opened(qcow2_file(&create(before * SPAN)));
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Resize { size: after * SPAN }, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Resize { size: after * SPAN }, 0, 0);
         assert_eq!(log(&mut disk).join(", "), expected, "{before} to {after}");
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_eq!(disk.file.len(), len, "{before} to {after}");
         assert_sound(&disk.file, "moved");
     }
@@ -101,9 +101,9 @@ fn an_l1_table_moves_in_pieces_no_longer_than_it_is() {
 fn a_size_that_changes_no_entry_takes_one_round() {
     for size in [SPAN - 512, SPAN, SPAN + 512, SPAN + 5 * 512] {
         let (mut disk, mut image) = opened(qcow2_file(&create(SPAN + 512)));
-        run(&mut disk, &mut image, Kind::Write, 0, 512);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 512);
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Resize { size }, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Resize { size }, 0, 0);
         let expected = ["write 0 512", "write 1024 512", "sync", "write 1536 512", "write 2560 512", "sync"];
         assert_eq!(log(&mut disk), expected, "{size}");
         assert_eq!(header(&disk.file).size, size);
@@ -117,11 +117,11 @@ fn the_same_size_waits_for_nobody() {
         if size > SPAN {
             // room for it in the L1 table
             (disk, image) = opened(qcow2_file(&create(SPAN + 512)));
-            run(&mut disk, &mut image, Kind::Resize { size: SPAN }, 0, 0);
+            run(&mut disk, &mut image, RequestKind::Resize { size: SPAN }, 0, 0);
         }
-        disk.submit(&mut image, request(Kind::Write, 0, 512, 1), vec![1; 512]).unwrap();
-        disk.submit(&mut image, request(Kind::Resize { size }, 0, 0, 2), vec![]).unwrap();
-        let other = image.submit(request(Kind::Map, 0, 512, 3));
+        disk.submit(&mut image, request(RequestKind::Write, 0, 512, 1), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Resize { size }, 0, 0, 2), vec![]).unwrap();
+        let other = image.submit(request(RequestKind::Map, 0, 512, 3));
         assert_eq!(other == Err(Refused::Busy), alone, "{size}");
         disk.settle(&mut image, &mut Rng(1));
         assert!(disk.done.iter().all(|answer| answer.1.is_ok()), "{size}");
@@ -135,14 +135,14 @@ fn a_move_that_fails_gives_its_space_back_at_once() {
         let (mut disk, mut image) = opened(qcow2_file(&create(SPAN)));
         disk.log.clear();
         disk.fail = Some((fail, 5));
-        assert!(answer(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0).is_err());
+        assert!(answer(&mut disk, &mut image, RequestKind::Resize { size: 3 * SPAN }, 0).is_err());
         let mut expected = vec!["sync", "read 1024 512", "grow 2048 4096", "read 1536 512"];
         expected.extend(written.then_some("write 2048 512"));
         expected.push("hole 2048 1536");
         assert_eq!(log(&mut disk), expected);
         assert_eq!((image.poisoned().is_none(), image.virtual_size()), (true, SPAN));
-        run(&mut disk, &mut image, Kind::Write, 0, 512);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_sound(&disk.file, "after a move that failed");
         assert_eq!(disk.file.len(), 3072, "an L2 table and a cluster took the space");
     }
@@ -157,10 +157,10 @@ fn a_move_that_fails_leaves_the_stored_size_alone() {
         let (mut disk, mut image) = opened(file);
         assert_eq!(image.virtual_size(), 512);
         disk.fail = fails.then_some((3, 5));
-        assert_eq!(answer(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0).is_err(), fails);
-        run(&mut disk, &mut image, Kind::Write, 0, 512);
+        assert_eq!(answer(&mut disk, &mut image, RequestKind::Resize { size: 3 * SPAN }, 0).is_err(), fails);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 512);
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         assert_eq!(log(&mut disk)[0], "write 0 512", "the dirty bit");
         assert_eq!(header(&disk.file).size, stored);
     }
@@ -169,8 +169,8 @@ fn a_move_that_fails_leaves_the_stored_size_alone() {
 /// An image with a cluster of data, and free clusters behind it.
 fn with_free_space() -> Vec<u8> {
     let (mut disk, mut image) = opened(qcow2_file(&create(SPAN)));
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     let len = disk.file.len() + 16 * 512;
     disk.file.resize(len, 0);
     // a snapshot table without an entry, behind the end: else the new table comes to lie there at once
@@ -182,10 +182,10 @@ fn with_free_space() -> Vec<u8> {
 fn moved(file: Vec<u8>) -> (Disk, Image) {
     let (mut disk, mut image) = opened(file);
     for _ in 0..2 {
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
-        run(&mut disk, &mut image, Kind::Write, 64 * 512, 512);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 64 * 512, 512);
     }
-    run(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Resize { size: 3 * SPAN }, 0, 0);
     (disk, image)
 }
 
@@ -203,7 +203,7 @@ fn nothing_is_written_to_the_new_place_of_an_l1_table() {
         let table = disk.file[to as usize..][..1536].to_vec();
         let what = "overlaps the header, the L1 table or a snapshot's";
         let error = corrupt("L2 table, guest cluster", 5, host, what);
-        assert_eq!(answer(&mut disk, &mut image, Kind::Write, 5 * 512), Err(error), "cluster {n}");
+        assert_eq!(answer(&mut disk, &mut image, RequestKind::Write, 5 * 512), Err(error), "cluster {n}");
         assert!(disk.file[to as usize..][..1536] == table, "cluster {n}");
     }
 }
@@ -212,15 +212,15 @@ fn nothing_is_written_to_the_new_place_of_an_l1_table() {
 fn images_of_version_2_and_with_data_files_are_resized_as_far_as_they_can() {
     let file = qcow2_file(&CreateOptions { version: 2, ..create(SPAN) });
     let (mut disk, mut image) = opened(file);
-    assert_eq!(answer(&mut disk, &mut image, Kind::Resize { size: 3 * SPAN }, 0), Ok(()));
+    assert_eq!(answer(&mut disk, &mut image, RequestKind::Resize { size: 3 * SPAN }, 0), Ok(()));
     assert_eq!(header(&disk.file).size, 3 * SPAN);
     let file = qcow2_file(&CreateOptions { data_file: Some(b"d"), ..create(SPAN) });
     let (mut disk, mut image) = opened(file);
     for size in [SPAN - 512, SPAN + 512] {
         let refused = Refused::Invalid(Error::Unsupported(Lack::ResizeDataFile));
-        assert_eq!(image.submit(request(Kind::Resize { size }, 0, 0, 0)), Err(refused));
+        assert_eq!(image.submit(request(RequestKind::Resize { size }, 0, 0, 0)), Err(refused));
     }
-    assert_eq!(answer(&mut disk, &mut image, Kind::Resize { size: SPAN }, 0), Ok(()));
+    assert_eq!(answer(&mut disk, &mut image, RequestKind::Resize { size: SPAN }, 0), Ok(()));
 }
 
 #[test]
@@ -228,14 +228,14 @@ fn a_raw_image_has_the_size_that_it_was_given() {
     for size in [1 << 19, 1 << 20, 1 << 21] {
         let mut disk = Disk::new(vec![1; 1 << 20], None, 1);
         let mut image = disk.open(options()).unwrap().image;
-        run(&mut disk, &mut image, Kind::Resize { size }, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Resize { size }, 0, 0);
         assert_eq!((log(&mut disk), image.virtual_size()), (vec![format!("length {size}")], size));
         assert_eq!(disk.paths[&7], Met::FLUSH, "it counts as one");
-        let read = run(&mut disk, &mut image, Kind::Read, size - 512, 512);
+        let read = run(&mut disk, &mut image, RequestKind::Read, size - 512, 512);
         assert_eq!(read, [u8::from(size <= 1 << 20); 512]);
-        assert!(image.submit(request(Kind::Read, size - 512, 513, 0)).is_err());
+        assert!(image.submit(request(RequestKind::Read, size - 512, 513, 0)).is_err());
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_eq!((log(&mut disk), image.virtual_size()), (vec!["sync".into()], size), "and no cut");
     }
 }
@@ -247,21 +247,21 @@ fn a_close_cuts_the_file_where_its_data_ends() {
         let mut disk = Disk::new(qcow2_file(&create(SPAN)), None, 1);
         let mut image = disk.open(options().grow_step(grow_step)).unwrap().image;
         for n in 0..4 {
-            run(&mut disk, &mut image, Kind::Write, n * 8192, 8192);
+            run(&mut disk, &mut image, RequestKind::Write, n * 8192, 8192);
         }
         if discards {
-            run(&mut disk, &mut image, Kind::Discard, 2 * 8192, 2 * 8192);
+            run(&mut disk, &mut image, RequestKind::Discard, 2 * 8192, 2 * 8192);
         }
-        run(&mut disk, &mut image, Kind::Quiesce, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0);
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_eq!(log(&mut disk), [format!("length {end}")]);
         assert_eq!((disk.file.len(), image.virtual_size()), (end, SPAN));
         assert_sound(&disk.file, "closed");
         // now there is nothing to cut
         let mut image = disk.open(options()).unwrap().image;
         disk.log.clear();
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_eq!(log(&mut disk), ["sync"]);
     }
 }

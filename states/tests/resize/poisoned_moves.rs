@@ -3,7 +3,7 @@
 use crate::common::qcow2::{opened, qcow2_file, snapshot};
 use crate::common::{Disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Timer};
+use quod_states::{Error, Image, IoOp, Options, RequestKind, Timer};
 
 const CLUSTER: u64 = 65536;
 
@@ -38,8 +38,8 @@ fn a_copy_of_a_shared_table_ends_with_the_failure() {
     let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    disk.run(&mut image, request(Kind::Write, 0, CLUSTER, 0), vec![1; 1 << 16]);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Write, 0, CLUSTER, 0), vec![1; 1 << 16]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     let mut image = opened(&mut disk, Options::default()).image;
     write(&mut disk, &mut image, 0, 512, 7);
@@ -52,6 +52,6 @@ fn a_move_of_the_l1_table_ends_with_the_failure() {
     let create = CreateOptions { size: 16384 << 15, cluster_size: 512, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    disk.submit(&mut image, request(Kind::Resize { size: 32768 << 15 }, 0, 0, 7), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Resize { size: 32768 << 15 }, 0, 0, 7), vec![]).unwrap();
     poison_while_reading(&mut disk, &mut image, 7);
 }

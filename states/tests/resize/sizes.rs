@@ -7,7 +7,7 @@
 use crate::common::qcow2::{assert_sound, check, header, qcow2_file, snapshot};
 use crate::common::{Disk, Rng, qed_file, read_all, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Options, Refused};
+use quod_states::{Error, Image, IoOp, Options, Refused, RequestKind};
 
 fn opened(file: Vec<u8>, backing: Option<Vec<u8>>) -> (Disk, Image) {
     let mut disk = Disk::new(file, backing, 1);
@@ -17,7 +17,7 @@ fn opened(file: Vec<u8>, backing: Option<Vec<u8>>) -> (Disk, Image) {
 
 /// Why a size is refused; None: it is not.
 fn refused(image: &Image, size: u64) -> Option<String> {
-    match image.clone().submit(request(Kind::Resize { size }, 0, 0, 0)) {
+    match image.clone().submit(request(RequestKind::Resize { size }, 0, 0, 0)) {
         Ok(_) => None,
         Err(Refused::Invalid(Error::Misuse(what))) => Some(what.into()),
         Err(Refused::Invalid(Error::Unsupported(lack))) => Some(lack.to_string()),
@@ -72,14 +72,14 @@ fn small(clusters: u64) -> (Disk, Image, Vec<u8>) {
     let mut model = vec![0; size as usize];
     for n in 0..40 {
         let at = (n * 7919 * 512) % size;
-        disk.run(&mut image, request(Kind::Write, at, 512, n), vec![n as u8 + 1; 512]);
+        disk.run(&mut image, request(RequestKind::Write, at, 512, n), vec![n as u8 + 1; 512]);
         model[at as usize..at as usize + 512].fill(n as u8 + 1);
     }
     (disk, image, model)
 }
 
 fn close(disk: &mut Disk, image: &mut Image) {
-    disk.run(image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(image, request(RequestKind::Close, 0, 0, 0), vec![]);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn an_l1_table_that_moves_takes_all_entries_with_it() {
         let old = header(&disk.file).l1_offset;
         let size = after * 64 * 64 * 512;
         disk.log.clear();
-        disk.run(&mut image, request(Kind::Resize { size }, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Resize { size }, 0, 0, 0), vec![]);
         assert_eq!(image.virtual_size(), size);
         model.resize(size as usize, 0);
         let new = header(&disk.file);
@@ -107,7 +107,7 @@ fn an_l1_table_that_moves_takes_all_entries_with_it() {
         assert!(moved.iter().all(|len| *len <= 65536) && (before < 100 || moved.len() == 2), "{moved:?}");
         for n in 0..10 {
             let at = size - 512 * (n * 31 + 1);
-            disk.run(&mut image, request(Kind::Write, at, 512, 0), vec![9; 512]);
+            disk.run(&mut image, request(RequestKind::Write, at, 512, 0), vec![9; 512]);
             model[at as usize..at as usize + 512].fill(9);
         }
         close(&mut disk, &mut image);
@@ -122,14 +122,15 @@ fn a_move_that_fails_loses_nothing() {
     for fail in 0..60 {
         let (mut disk, mut image, model) = small(1);
         disk.fail = Some((fail, 5));
-        disk.submit(&mut image, request(Kind::Resize { size: 3 * 64 * 64 * 512 }, 0, 0, 1), vec![]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Resize { size: 3 * 64 * 64 * 512 }, 0, 0, 1), vec![])
+            .unwrap();
         disk.settle(&mut image, &mut Rng(fail));
         disk.fail = None;
         let resized = disk.done.pop().unwrap().1;
         failed += u32::from(resized.is_err());
         let size = image.virtual_size() as usize;
         assert_eq!(size != model.len(), resized.is_ok(), "{fail}");
-        disk.submit(&mut image, request(Kind::Close, 0, 0, 0), vec![]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]).unwrap();
         disk.settle(&mut image, &mut Rng(1));
         let report = check(&mut disk.file.clone(), None);
         assert!(report.is_sound(), "{fail}: {report:?}");
@@ -148,11 +149,12 @@ fn a_smaller_disk_gives_its_clusters_back_and_a_larger_one_reads_zeros() {
     let clusters = |image: &Image| image.counters().allocations;
     let before = clusters(&image);
     let size = 777 * 512;
-    disk.run(&mut image, request(Kind::Resize { size }, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Resize { size }, 0, 0, 0), vec![]);
     assert_eq!(refused(&image, size), None);
-    disk.run(&mut image, request(Kind::Resize { size: 2 * 64 * 64 * 512 }, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Resize { size: 2 * 64 * 64 * 512 }, 0, 0, 0), vec![]);
     model[size as usize..].fill(0);
-    let read = disk.run(&mut image, request(Kind::Read, 0, model.len() as u64, 0), vec![7; model.len()]);
+    let read =
+        disk.run(&mut image, request(RequestKind::Read, 0, model.len() as u64, 0), vec![7; model.len()]);
     assert!(read == model, "nothing of what went comes back");
     assert_eq!(clusters(&image), before, "zeros take no space");
     close(&mut disk, &mut image);
@@ -163,17 +165,22 @@ fn a_smaller_disk_gives_its_clusters_back_and_a_larger_one_reads_zeros() {
 #[test]
 fn a_second_change_of_size_is_not_accepted_meanwhile() {
     let (mut disk, mut image, _) = small(1);
-    disk.submit(&mut image, request(Kind::Resize { size: 64 * 64 * 512 * 2 }, 0, 0, 1), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Resize { size: 64 * 64 * 512 * 2 }, 0, 0, 1), vec![])
+        .unwrap();
     // the L1 table moves: nothing else is accepted until it has
-    assert_eq!(image.submit(request(Kind::Read, 0, 512, 2)), Err(Refused::Busy));
+    assert_eq!(image.submit(request(RequestKind::Read, 0, 512, 2)), Err(Refused::Busy));
     disk.settle(&mut image, &mut Rng(1));
     // no table moves here: requests go on
-    disk.submit(&mut image, request(Kind::Resize { size: 64 * 64 * 512 * 2 - 512 }, 0, 0, 3), vec![])
+    disk.submit(&mut image, request(RequestKind::Resize { size: 64 * 64 * 512 * 2 - 512 }, 0, 0, 3), vec![])
         .unwrap();
     disk.settle(&mut image, &mut Rng(1));
-    disk.submit(&mut image, request(Kind::Resize { size: 64 * 64 * 512 * 2 }, 0, 0, 4), vec![]).unwrap();
-    disk.submit(&mut image, request(Kind::Read, 0, 512, 5), vec![0; 512]).unwrap();
-    assert_eq!(image.submit(request(Kind::Resize { size: 64 * 64 * 512 }, 0, 0, 6)), Err(Refused::Busy));
+    disk.submit(&mut image, request(RequestKind::Resize { size: 64 * 64 * 512 * 2 }, 0, 0, 4), vec![])
+        .unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 0, 512, 5), vec![0; 512]).unwrap();
+    assert_eq!(
+        image.submit(request(RequestKind::Resize { size: 64 * 64 * 512 }, 0, 0, 6)),
+        Err(Refused::Busy)
+    );
     disk.settle(&mut image, &mut Rng(1));
     assert!(disk.done.iter().all(|done| done.1 == Ok(())));
     close(&mut disk, &mut image);

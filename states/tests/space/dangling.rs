@@ -5,13 +5,13 @@ use crate::common::faults::corrupt;
 use crate::common::qcow2::{assert_sound, check, count, header, l2_entry, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Flags, Image, IoOp, Kind, Options, Repair, Request};
+use quod_states::{Error, Flags, Image, IoOp, Options, Repair, Request, RequestKind};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64, byte: u8) -> Vec<u8> {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64, byte: u8) -> Vec<u8> {
     disk.run(image, request(kind, offset, len, 1), vec![byte; len as usize])
 }
 
@@ -21,15 +21,15 @@ fn grown_past() -> (Disk, Image, u64) {
     let create = CreateOptions { size: 1 << 30, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Write, 0, 2 * CLUSTER, 0x11);
-    run(&mut disk, &mut image, Kind::Close, 0, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 2 * CLUSTER, 0x11);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0, 0);
     let end = disk.file.len() as u64;
     assert_eq!(l2_entry(&disk.file, CLUSTER), (end - CLUSTER) | COPIED, "the file ends with its data");
     set_l2_entry(&mut disk.file, 2 * CLUSTER, end | COPIED);
     let options = Options::default().grow_step(0);
     let mut image = opened(&mut disk, options).image;
-    run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER, 0x99);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 9 * CLUSTER, CLUSTER, 0x99);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0, 0);
     assert_eq!(l2_entry(&disk.file, 9 * CLUSTER) & OFFSET, end, "somebody got that space");
     (disk, image, end)
 }
@@ -51,7 +51,7 @@ fn a_run_ends_in_front_of_such_a_pointer() {
     for start in [0, CLUSTER] {
         let (mut disk, mut image, end) = grown_past();
         disk.log.clear();
-        let error = outcome(&mut disk, &mut image, request(Kind::Read, start, 3 * CLUSTER - start, 7));
+        let error = outcome(&mut disk, &mut image, request(RequestKind::Read, start, 3 * CLUSTER - start, 7));
         assert_eq!(error, refused(end));
         let reads: Vec<(u64, u64)> = disk
             .log
@@ -70,20 +70,24 @@ fn a_run_ends_in_front_of_such_a_pointer() {
 fn what_lies_there_now_is_not_given_up_with_a_range_that_has_such_a_pointer() {
     let none = Flags::empty();
     for (kind, flags, offset, len) in [
-        (Kind::Discard, none, 0, 4 * CLUSTER),
-        (Kind::Discard, none, CLUSTER, 2 * CLUSTER),
-        (Kind::WriteZeroes, Flags::MAY_UNMAP, 0, 4 * CLUSTER),
-        (Kind::WriteZeroes, none, 0, 4 * CLUSTER),
+        (RequestKind::Discard, none, 0, 4 * CLUSTER),
+        (RequestKind::Discard, none, CLUSTER, 2 * CLUSTER),
+        (RequestKind::WriteZeroes, Flags::MAY_UNMAP, 0, 4 * CLUSTER),
+        (RequestKind::WriteZeroes, none, 0, 4 * CLUSTER),
         // a new size
-        (Kind::Resize { size: CLUSTER }, none, 0, 0),
+        (RequestKind::Resize { size: CLUSTER }, none, 0, 0),
     ] {
         let (mut disk, mut image, end) = grown_past();
         let error = outcome(&mut disk, &mut image, Request { kind, offset, len, flags, user: 7 });
         assert_eq!(error, refused(end), "{kind:?}");
-        outcome(&mut disk, &mut image, request(Kind::Flush, 0, 0, 8));
+        outcome(&mut disk, &mut image, request(RequestKind::Flush, 0, 0, 8));
         assert_eq!(count(&disk.file, end / CLUSTER), 1, "{kind:?}");
         assert_eq!(l2_entry(&disk.file, 9 * CLUSTER), end | COPIED, "{kind:?}");
-        assert_eq!(run(&mut disk, &mut image, Kind::Read, 9 * CLUSTER, 512, 0), vec![0x99; 512], "{kind:?}");
+        assert_eq!(
+            run(&mut disk, &mut image, RequestKind::Read, 9 * CLUSTER, 512, 0),
+            vec![0x99; 512],
+            "{kind:?}"
+        );
     }
 }
 
@@ -93,15 +97,15 @@ fn compressed_data_that_the_file_has_is_given_up_whole() {
     let create = CreateOptions { size: 16 * CLUSTER, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Write, 0, 3 * CLUSTER, 0x11);
-    run(&mut disk, &mut image, Kind::Close, 0, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 3 * CLUSTER, 0x11);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0, 0);
     let border = l2_entry(&disk.file, 2 * CLUSTER) & OFFSET;
     let entry = header(&disk.file).shape().encode_compressed(border - 600, 2000).unwrap();
     set_l2_entry(&mut disk.file, CLUSTER, entry);
     set_l2_entry(&mut disk.file, 2 * CLUSTER, 0);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Discard, CLUSTER, CLUSTER, 0);
-    run(&mut disk, &mut image, Kind::Quiesce, 0, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Discard, CLUSTER, CLUSTER, 0);
+    run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0, 0);
     let counts =
         [border - 2 * CLUSTER, border - CLUSTER, border].map(|host| count(&disk.file, host / CLUSTER));
     assert_eq!(counts, [1, 0, 0]);
@@ -110,30 +114,34 @@ fn compressed_data_that_the_file_has_is_given_up_whole() {
 /// Of compressed data the file had the first sectors alone: as many as it had are given up.
 #[test]
 fn the_missing_end_of_compressed_data_is_not_given_up_with_it() {
-    for kind in [Kind::Discard, Kind::Write] {
+    for kind in [RequestKind::Discard, RequestKind::Write] {
         let create = CreateOptions { size: 16 * CLUSTER, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default()).image;
-        run(&mut disk, &mut image, Kind::Write, 0, 2 * CLUSTER, 0x11);
-        run(&mut disk, &mut image, Kind::Close, 0, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 2 * CLUSTER, 0x11);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0, 0);
         let end = disk.file.len() as u64;
         let entry = header(&disk.file).shape().encode_compressed(end - 600, 2000).unwrap();
         set_l2_entry(&mut disk.file, CLUSTER, entry);
         let options = Options::default().grow_step(0);
         let mut image = opened(&mut disk, options).image;
-        run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER, 0x99);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 9 * CLUSTER, CLUSTER, 0x99);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0, 0);
         assert_eq!(l2_entry(&disk.file, 9 * CLUSTER), end | COPIED, "somebody got that space");
         run(&mut disk, &mut image, kind, CLUSTER, CLUSTER, 0x22);
-        run(&mut disk, &mut image, Kind::Quiesce, 0, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0, 0);
         let counts = [end - CLUSTER, end].map(|host| count(&disk.file, host / CLUSTER));
         assert_eq!(counts, [0, 1], "{kind:?}");
-        assert_eq!(run(&mut disk, &mut image, Kind::Read, 9 * CLUSTER, 512, 0), vec![0x99; 512], "{kind:?}");
+        assert_eq!(
+            run(&mut disk, &mut image, RequestKind::Read, 9 * CLUSTER, 512, 0),
+            vec![0x99; 512],
+            "{kind:?}"
+        );
     }
 }
 
 fn close(disk: &mut Disk, image: &mut Image) {
-    run(disk, image, Kind::Close, 0, 0, 0);
+    run(disk, image, RequestKind::Close, 0, 0, 0);
 }
 
 fn move_l1(file: &mut Vec<u8>, to: u64, len: u64) {
@@ -157,13 +165,13 @@ fn a_table_beyond_the_end_is_written_and_not_cut_off() {
         let last = size - CLUSTER;
         for byte in [0x11, 0x22] {
             let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
-            run(&mut disk, &mut image, Kind::Write, last, CLUSTER, byte);
-            run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
+            run(&mut disk, &mut image, RequestKind::Write, last, CLUSTER, byte);
+            run(&mut disk, &mut image, RequestKind::Flush, 0, 0, 0);
             close(&mut disk, &mut image);
             let end = at + u64::from(header(&disk.file).l1_entries) * 8;
             assert!(disk.file.len() as u64 >= end, "{size:#x} at {at:#x}: the file ends in front of it");
             let mut image = opened(&mut disk, Options::default()).image;
-            let found = run(&mut disk, &mut image, Kind::Read, last, CLUSTER, 0);
+            let found = run(&mut disk, &mut image, RequestKind::Read, last, CLUSTER, 0);
             assert!(found == vec![byte; CLUSTER as usize], "{size:#x} at {at:#x}");
         }
         // space is handed out behind it, or where the file was
@@ -198,7 +206,7 @@ fn counts_beyond_the_end_are_not_taken_for_zeros() {
     let prepared = || {
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default()).image;
-        run(&mut disk, &mut image, Kind::Write, 0, CLUSTER, 0x11);
+        run(&mut disk, &mut image, RequestKind::Write, 0, CLUSTER, 0x11);
         close(&mut disk, &mut image);
         disk
     };
@@ -212,9 +220,10 @@ fn counts_beyond_the_end_are_not_taken_for_zeros() {
         disk.file[at as usize..][..8].copy_from_slice(&u64::to_be_bytes(value));
         let before = disk.file.clone();
         let mut image = opened(&mut disk, Options::default()).image;
-        run(&mut disk, &mut image, Kind::Write, 0, CLUSTER, 0x22);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0, 0);
-        let error = outcome(&mut disk, &mut image, request(Kind::Write, 5 * CLUSTER, CLUSTER, 7)).unwrap();
+        run(&mut disk, &mut image, RequestKind::Write, 0, CLUSTER, 0x22);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0, 0);
+        let error =
+            outcome(&mut disk, &mut image, request(RequestKind::Write, 5 * CLUSTER, CLUSTER, 7)).unwrap();
         assert!(error.to_string().contains(said), "{error}");
         let data = (l2_entry(&before, 0) & OFFSET) as usize;
         assert_eq!(disk.file[data], 0x22);
@@ -230,7 +239,7 @@ fn cut(of: u64, kept: u64) -> (Disk, u64) {
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for n in 0..of {
-        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER, n as u8 + 1);
+        run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, CLUSTER, n as u8 + 1);
     }
     close(&mut disk, &mut image);
     let end = (l2_entry(&disk.file, kept * CLUSTER) & OFFSET) - 1000;
@@ -243,11 +252,11 @@ fn write_beside(disk: &mut Disk, of: u64) {
     for (first, count, byte) in [(1000, of, 0x77), (0, of, 0x88)] {
         for n in first..first + count {
             let mut image = opened(disk, Options::default()).image;
-            let wanted = request(Kind::Write, n * CLUSTER, CLUSTER, 7);
+            let wanted = request(RequestKind::Write, n * CLUSTER, CLUSTER, 7);
             disk.submit(&mut image, wanted, vec![byte; CLUSTER as usize]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
             disk.done.clear();
-            disk.submit(&mut image, request(Kind::Close, 0, 0, 8), vec![]).unwrap();
+            disk.submit(&mut image, request(RequestKind::Close, 0, 0, 8), vec![]).unwrap();
             disk.settle(&mut image, &mut Rng(1));
             // a bad pointer marks the image: another program takes the mark away
             disk.file[79] &= !2;
@@ -255,7 +264,7 @@ fn write_beside(disk: &mut Disk, of: u64) {
     }
     let mut image = opened(disk, Options::default().read_only(true)).image;
     for n in 1000..1000 + of {
-        let found = run(disk, &mut image, Kind::Read, n * CLUSTER, 512, 0);
+        let found = run(disk, &mut image, RequestKind::Read, n * CLUSTER, 512, 0);
         assert_eq!(found, vec![0x77; 512], "guest cluster {n}");
     }
 }

@@ -12,7 +12,7 @@
 use crate::common::qcow2::{assert_sound, created, l2_entry, opened, qcow2_file};
 use crate::common::{Disk, Rng, qed_file, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Image, IoOp, Kind, Lack, Options, qed};
+use quod_states::{Error, Image, IoOp, Lack, Options, RequestKind, qed};
 
 const CLUSTER: u64 = 65536;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -42,17 +42,23 @@ fn open(disk: &mut Disk) -> Image {
     image
 }
 
-fn ask(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Result<Vec<u8>, Error> {
+fn ask(
+    disk: &mut Disk,
+    image: &mut Image,
+    kind: RequestKind,
+    offset: u64,
+    len: u64,
+) -> Result<Vec<u8>, Error> {
     let byte = 1 + (offset / CLUSTER % 200) as u8;
     disk.try_run(image, request(kind, offset, len, 7), vec![byte; len as usize])
 }
 
 fn write(disk: &mut Disk, image: &mut Image, cluster: u64, len: u64) -> Result<(), Error> {
-    ask(disk, image, Kind::Write, cluster * CLUSTER, len).map(drop)
+    ask(disk, image, RequestKind::Write, cluster * CLUSTER, len).map(drop)
 }
 
 fn read(disk: &mut Disk, image: &mut Image, cluster: u64) -> Vec<u8> {
-    ask(disk, image, Kind::Read, cluster * CLUSTER, CLUSTER).unwrap()
+    ask(disk, image, RequestKind::Read, cluster * CLUSTER, CLUSTER).unwrap()
 }
 
 /// What was asked of the device, but reads and table writes.
@@ -93,7 +99,7 @@ fn what_covers_its_clusters_needs_no_zeros() {
         assert!(matches!(part[0], IoOp::Clear { .. }), "{part:?}");
         assert!(read(&mut disk, &mut image, 200)[512..].iter().all(|byte| *byte == 0), "nothing old shows");
         assert_eq!(read(&mut disk, &mut image, 139), [140; CLUSTER as usize]);
-        ask(&mut disk, &mut image, Kind::Close, 0, 0).unwrap();
+        ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
         let closing = changes(&mut disk);
         assert!(
             !closing.iter().any(|op| matches!(op, IoOp::SetLen { .. } | IoOp::Grow { .. })),
@@ -108,8 +114,8 @@ fn what_covers_its_clusters_needs_no_zeros() {
 fn subclusters_need_no_zeros_around_them() {
     let create = CreateOptions { size: 1 << 30, extended_l2: true, ..CreateOptions::default() };
     let (mut disk, mut image) = created(create, None, Options::default());
-    ask(&mut disk, &mut image, Kind::Write, 0, 512).unwrap();
-    ask(&mut disk, &mut image, Kind::Close, 0, 0).unwrap();
+    ask(&mut disk, &mut image, RequestKind::Write, 0, 512).unwrap();
+    ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
     let len = disk.file.len() + 16 * CLUSTER as usize;
     disk.file.resize(len, OLD);
     let mut image = open(&mut disk);
@@ -122,7 +128,7 @@ fn subclusters_need_no_zeros_around_them() {
     );
     let bytes = read(&mut disk, &mut image, 3);
     assert!(bytes[512..].iter().all(|byte| *byte == 0));
-    ask(&mut disk, &mut image, Kind::Close, 0, 0).unwrap();
+    ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
     assert_sound(&disk.file, "closed");
 }
 
@@ -138,13 +144,13 @@ fn all_of_it_is_used_and_then_there_is_no_space_until_there_is() {
             placed += u64::from(write(&mut disk, &mut image, cluster, 512).is_ok());
         }
         assert_eq!(placed, 0, "the large one took the last");
-        ask(&mut disk, &mut image, Kind::Flush, 0, 0).unwrap();
+        ask(&mut disk, &mut image, RequestKind::Flush, 0, 0).unwrap();
         assert_eq!(read(&mut disk, &mut image, 14), [1; CLUSTER as usize]);
         let long = disk.file.len() + 3 * CLUSTER as usize;
         disk.file.resize(long, OLD);
         assert_eq!(write(&mut disk, &mut image, 300, 512), Ok(()), "the device has grown");
         assert!(read(&mut disk, &mut image, 300)[512..].iter().all(|byte| *byte == 0));
-        ask(&mut disk, &mut image, Kind::Close, 0, 0).unwrap();
+        ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
         assert_eq!(disk.file.len(), long);
         let mut again = open(&mut disk);
         assert_eq!(read(&mut disk, &mut again, 14), [1; CLUSTER as usize]);
@@ -157,7 +163,7 @@ fn all_of_it_is_used_and_then_there_is_no_space_until_there_is() {
 fn a_failure_to_clear_is_told() {
     for mut disk in [qcow2(20 * CLUSTER), qed(20 * CLUSTER)] {
         let mut image = open(&mut disk);
-        disk.submit(&mut image, request(Kind::Write, 0, 512, 7), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, 0, 512, 7), vec![1; 512]).unwrap();
         while !disk.pending.iter().any(|(io, _)| matches!(io.op, IoOp::Clear { .. })) {
             disk.complete_first(&mut image);
         }
@@ -186,7 +192,7 @@ fn a_qed_image_is_walked_before_it_is_written() {
     let mut image = open(&mut disk);
     write(&mut disk, &mut image, 0, CLUSTER).unwrap();
     write(&mut disk, &mut image, 1, CLUSTER).unwrap();
-    ask(&mut disk, &mut image, Kind::Close, 0, 0).unwrap();
+    ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
     let report = {
         let header = qed::Header::parse(&disk.file[..512], disk.file.len() as u64).unwrap();
         let mut check = qed::Check::new(header, disk.file.len() as u64, None).on_device(true);
@@ -202,7 +208,7 @@ fn a_qed_image_is_walked_before_it_is_written() {
     for cluster in 0..3 {
         assert_eq!(read(&mut disk, &mut again, cluster), [cluster as u8 + 1; CLUSTER as usize], "{cluster}");
     }
-    ask(&mut disk, &mut again, Kind::Close, 0, 0).unwrap();
+    ask(&mut disk, &mut again, RequestKind::Close, 0, 0).unwrap();
     // header, then the L1 table, then an L2 table that cannot be read
     disk.fail = Some((2, 5));
     let refused = disk.open(device());
@@ -216,11 +222,11 @@ fn counts_say_where_a_qcow2_image_ends() {
     let mut disk = qcow2(64 * CLUSTER);
     let mut image = open(&mut disk);
     write(&mut disk, &mut image, 0, 2 * CLUSTER).unwrap();
-    ask(&mut disk, &mut image, Kind::Close, 0, 0).unwrap();
+    ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
     let before = l2_entry(&disk.file, CLUSTER) & OFFSET;
     let mut again = open(&mut disk);
     write(&mut disk, &mut again, 2, CLUSTER).unwrap();
-    ask(&mut disk, &mut again, Kind::Close, 0, 0).unwrap();
+    ask(&mut disk, &mut again, RequestKind::Close, 0, 0).unwrap();
     assert_eq!(l2_entry(&disk.file, 2 * CLUSTER) & OFFSET, before + CLUSTER);
     assert_sound(&disk.file, "two sessions");
 }
@@ -230,7 +236,7 @@ fn a_raw_image_has_the_size_of_the_device() {
     let mut disk = Disk::new(vec![OLD; 1 << 20], None, 1);
     let mut image = Image::raw(1 << 20, &device());
     let resize = |disk: &mut Disk, image: &mut Image, size| {
-        disk.try_run(image, request(Kind::Resize { size }, 0, 0, 7), Vec::new())
+        disk.try_run(image, request(RequestKind::Resize { size }, 0, 0, 7), Vec::new())
     };
     for size in [1 << 19, 1 << 21] {
         let refused = resize(&mut disk, &mut image, size);

@@ -14,7 +14,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, Rng, Step, qed_disk, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Fault, Image, IoOp, Kind, Options, Repair, Timer, qed};
+use quod_states::{Error, Fault, Image, IoOp, Options, Repair, RequestKind, Timer, qed};
 
 const CLUSTER: u64 = 65536;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -22,12 +22,18 @@ const COPIED: u64 = 1 << 63;
 /// What lies where nothing should be shown.
 const STALE: u8 = 0xdb;
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) -> Vec<u8> {
     let byte = 1 + (offset / CLUSTER % 200) as u8;
     disk.run(image, request(kind, offset, len, 7), vec![byte; len as usize])
 }
 
-fn outcome(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Result<(), Error> {
+fn outcome(
+    disk: &mut Disk,
+    image: &mut Image,
+    kind: RequestKind,
+    offset: u64,
+    len: u64,
+) -> Result<(), Error> {
     disk.submit(image, request(kind, offset, len, 7), vec![0x55; len as usize]).unwrap();
     disk.settle(image, &mut Rng(1));
     disk.done.pop().unwrap().1
@@ -43,8 +49,8 @@ fn filled(clusters: u64) -> Disk {
     let mut disk =
         Disk::new(qcow2_file(&CreateOptions { size: 1 << 30, ..CreateOptions::default() }), None, 1);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, clusters * CLUSTER);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, clusters * CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     disk.log.clear();
     disk
 }
@@ -72,10 +78,10 @@ fn the_free_end_is_cleared_before_it_is_used() {
     let (mut disk, end) = longer(200 * CLUSTER);
     let len = disk.file.len();
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 100 * CLUSTER + 512, 512);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 100 * CLUSTER + 512, 512);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     assert_eq!((host(&disk, 100), disk.file.len()), (end, len), "inside the file");
-    let read = run(&mut disk, &mut image, Kind::Read, 100 * CLUSTER, CLUSTER);
+    let read = run(&mut disk, &mut image, RequestKind::Read, 100 * CLUSTER, CLUSTER);
     assert!(read[..512].iter().chain(&read[1024..]).all(|byte| *byte == 0), "nothing old shows");
     let first: Vec<&IoOp> = disk.log.iter().map(|step| &step.op).filter(|op| !is_read(op)).collect();
     assert!(matches!(first[..3], [IoOp::Sync, IoOp::Clear { .. }, IoOp::WriteData { .. }]), "{first:?}");
@@ -86,11 +92,11 @@ fn the_free_end_is_cleared_before_it_is_used() {
     assert!(disk.file[len - 1] == STALE, "no more is cleared than is about to be wanted");
     // all of it is used, in order, and then the file grows
     for n in 101..310 {
-        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, CLUSTER);
         // (ahead of the data: half of eight MiB are left)
         assert!(n >= 236 || !disk.log.iter().any(|step| matches!(step.op, IoOp::Grow { .. })), "{n}");
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert!((100..310).all(|n| host(&disk, n) == end + (n - 100) * CLUSTER));
     assert_eq!(disk.file.len() as u64, end + 210 * CLUSTER);
     assert_sound(&disk.file, "used up");
@@ -106,15 +112,15 @@ fn a_partial_cluster_behind_the_free_end_is_skipped() {
     let (mut disk, end) = longer(2 * CLUSTER + 700);
     let mut image = open(&mut disk);
     for n in 10..13 {
-        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, 512);
+        run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, 512);
     }
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     assert_eq!([10, 11, 12].map(|n| host(&disk, n) - end), [0, CLUSTER, 3 * CLUSTER]);
     for n in 10..13 {
-        let read = run(&mut disk, &mut image, Kind::Read, n * CLUSTER + 512, CLUSTER - 512);
+        let read = run(&mut disk, &mut image, RequestKind::Read, n * CLUSTER + 512, CLUSTER - 512);
         assert!(read.iter().all(|byte| *byte == 0), "{n}");
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
 }
 
@@ -125,7 +131,7 @@ fn kills_in_a_row_do_not_pile_up() {
     for kill in 0..4 {
         let mut image = open(&mut disk);
         for n in 0..100 {
-            run(&mut disk, &mut image, Kind::Write, (100 + n) * CLUSTER, CLUSTER);
+            run(&mut disk, &mut image, RequestKind::Write, (100 + n) * CLUSTER, CLUSTER);
         }
         // nothing of it was committed
         match kill {
@@ -146,12 +152,12 @@ fn a_free_end_that_an_entry_leads_into_is_left_alone() {
     let len = disk.file.len() as u64;
     set_l2_entry(&mut disk.file, 5 * CLUSTER, (end + 50 * CLUSTER) | COPIED);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 9 * CLUSTER, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     assert_eq!(host(&disk, 9), len, "behind the file");
-    let read = run(&mut disk, &mut image, Kind::Read, 5 * CLUSTER, CLUSTER);
+    let read = run(&mut disk, &mut image, RequestKind::Read, 5 * CLUSTER, CLUSTER);
     assert!(read.iter().all(|byte| *byte == STALE));
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert!(!disk.log.iter().any(clears));
     let report = check(&mut disk.file, Some(Repair::All));
     assert!(report.is_sound(), "{report:?}");
@@ -165,10 +171,10 @@ fn an_entry_into_space_that_was_taken_stays_dead() {
     // in a slice of its own
     set_l2_entry(&mut disk.file, 600 * CLUSTER, end | COPIED);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 9 * CLUSTER, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     assert_eq!(host(&disk, 9), end);
-    let refused = outcome(&mut disk, &mut image, Kind::Read, 600 * CLUSTER, 512);
+    let refused = outcome(&mut disk, &mut image, RequestKind::Read, 600 * CLUSTER, 512);
     assert!(matches!(refused, Err(Error::Corrupt(Fault::Dangling { .. }))), "{refused:?}");
 }
 
@@ -181,8 +187,8 @@ fn metadata_that_nobody_counts_is_not_a_free_end() {
     set_l1_entry(&mut disk.file, 1, table | COPIED);
     let before = disk.file[end as usize..].to_vec();
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 9 * CLUSTER, CLUSTER);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 9 * CLUSTER, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_eq!(host(&disk, 9), len);
     assert!(disk.file[end as usize..len as usize] == before);
 }
@@ -208,19 +214,29 @@ fn every_free_cluster_is_used_before_there_is_no_space() {
         let (mut disk, mut image) = full(holes);
         let len = disk.file.len();
         // 8 at once, then 11 one by one, each with bytes of its own alone; the last is for later
-        assert_eq!(outcome(&mut disk, &mut image, Kind::Write, 100 * CLUSTER, 8 * CLUSTER), Ok(()));
+        assert_eq!(outcome(&mut disk, &mut image, RequestKind::Write, 100 * CLUSTER, 8 * CLUSTER), Ok(()));
         for n in 200..212 {
-            assert_eq!(outcome(&mut disk, &mut image, Kind::Write, n * CLUSTER + 512, 512), Ok(()), "{n}");
+            assert_eq!(
+                outcome(&mut disk, &mut image, RequestKind::Write, n * CLUSTER + 512, 512),
+                Ok(()),
+                "{n}"
+            );
         }
-        assert_eq!(outcome(&mut disk, &mut image, Kind::Write, 300 * CLUSTER, 512), Err(Error::NoSpace));
-        assert_eq!(outcome(&mut disk, &mut image, Kind::Write, 300 * CLUSTER, 512), Err(Error::NoSpace));
+        assert_eq!(
+            outcome(&mut disk, &mut image, RequestKind::Write, 300 * CLUSTER, 512),
+            Err(Error::NoSpace)
+        );
+        assert_eq!(
+            outcome(&mut disk, &mut image, RequestKind::Write, 300 * CLUSTER, 512),
+            Err(Error::NoSpace)
+        );
         assert!(image.poisoned().is_none());
-        let read = run(&mut disk, &mut image, Kind::Read, 211 * CLUSTER, CLUSTER);
+        let read = run(&mut disk, &mut image, RequestKind::Read, 211 * CLUSTER, CLUSTER);
         assert!(read[..512].iter().chain(&read[1024..]).all(|byte| *byte == 0), "{holes}");
         // what is given up is there for the next one, though its removal is not durable yet
-        assert_eq!(outcome(&mut disk, &mut image, Kind::Discard, 211 * CLUSTER, CLUSTER), Ok(()));
-        assert_eq!(outcome(&mut disk, &mut image, Kind::Write, 300 * CLUSTER, 512), Ok(()), "{holes}");
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        assert_eq!(outcome(&mut disk, &mut image, RequestKind::Discard, 211 * CLUSTER, CLUSTER), Ok(()));
+        assert_eq!(outcome(&mut disk, &mut image, RequestKind::Write, 300 * CLUSTER, 512), Ok(()), "{holes}");
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_eq!(disk.file.len(), len);
         assert_sound(&disk.file, "full");
         assert!((100..108).chain(200..211).all(|n| count(&disk.file, host(&disk, n) / CLUSTER) == 1));
@@ -232,9 +248,9 @@ fn every_free_cluster_is_used_before_there_is_no_space() {
 fn nobody_waits_for_space_in_a_poisoned_image() {
     for at in 0..12 {
         let (mut disk, mut image) = full(true);
-        disk.submit(&mut image, request(Kind::Write, 100 * CLUSTER, 8 * CLUSTER, 1), vec![1; 8 << 16])
+        disk.submit(&mut image, request(RequestKind::Write, 100 * CLUSTER, 8 * CLUSTER, 1), vec![1; 8 << 16])
             .unwrap();
-        disk.submit(&mut image, request(Kind::Flush, 0, 0, 2), vec![]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Flush, 0, 0, 2), vec![]).unwrap();
         for _ in 0..at {
             if !disk.pending.is_empty() {
                 disk.complete_first(&mut image);
@@ -282,7 +298,7 @@ fn who_is_killed_leaves_a_bit_or_no_space() {
     };
     for n in 0..3 {
         // a dirty period that the timer ends, one that a quiesce ends while somebody writes
-        disk.submit(&mut image, request(Kind::Write, 3 * n * CLUSTER, 512, 1), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, 3 * n * CLUSTER, 512, 1), vec![1; 512]).unwrap();
         settle(&mut disk, &mut image);
         assert_eq!(disk.file[16] & 2, 2, "before anything is committed");
         for timer in [Timer::Commit, Timer::NeedCheck] {
@@ -291,13 +307,15 @@ fn who_is_killed_leaves_a_bit_or_no_space() {
             settle(&mut disk, &mut image);
         }
         assert_eq!(disk.file[16] & 2, 0);
-        disk.submit(&mut image, request(Kind::Write, (3 * n + 1) * CLUSTER, 512, 1), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, (3 * n + 1) * CLUSTER, 512, 1), vec![1; 512])
+            .unwrap();
         settle(&mut disk, &mut image);
-        disk.submit(&mut image, request(Kind::Quiesce, 0, 0, 2), vec![]).unwrap();
-        disk.submit(&mut image, request(Kind::Write, (3 * n + 2) * CLUSTER, 512, 3), vec![1; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Quiesce, 0, 0, 2), vec![]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, (3 * n + 2) * CLUSTER, 512, 3), vec![1; 512])
+            .unwrap();
         settle(&mut disk, &mut image);
     }
-    disk.submit(&mut image, request(Kind::Close, 0, 0, 4), vec![]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Close, 0, 0, 4), vec![]).unwrap();
     settle(&mut disk, &mut image);
     assert!(disk.done.iter().all(|done| done.1.is_ok()) && image.open_requests() == 0);
     assert!(disk.file[16] & 2 == 0 && qed_leaks(&disk.file) == 0 && marked > 20);

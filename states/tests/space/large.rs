@@ -6,7 +6,7 @@
 use crate::common::qcow2::{assert_sound, check, count, header, l2_entry, qcow2_file, set_count, snapshot};
 use crate::common::{Disk, read_all, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Image, IoOp, Kind, Options};
+use quod_states::{Image, IoOp, Options, RequestKind};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,11 +17,11 @@ fn setup(create: &CreateOptions<'_>, options: Options) -> (Disk, Image) {
 }
 
 fn write(disk: &mut Disk, image: &mut Image, model: &mut [u8], offset: u64, len: u64, byte: u8) {
-    disk.run(image, request(Kind::Write, offset, len, 0), vec![byte; len as usize]);
+    disk.run(image, request(RequestKind::Write, offset, len, 0), vec![byte; len as usize]);
     model[offset as usize..(offset + len) as usize].fill(byte);
 }
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) {
     disk.run(image, request(kind, offset, len, 0), vec![]);
 }
 
@@ -36,31 +36,31 @@ fn counts_are_kept_in_every_slice_of_every_block() {
     for n in 0..20 {
         write(&mut disk, &mut image, &mut model, n * 2 * MIB, 2 * MIB, n as u8 + 1);
     }
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     let full = disk.file.len();
     // some of each slice goes, and all that was written stays counted
     let gone: Vec<u64> = (0..40).map(|n| n * MIB + 3 * 16384).collect();
     for offset in &gone {
-        run(&mut disk, &mut image, Kind::Discard, *offset, 2 * 16384);
+        run(&mut disk, &mut image, RequestKind::Discard, *offset, 2 * 16384);
         model[*offset as usize..*offset as usize + 2 * 16384].fill(0);
     }
-    run(&mut disk, &mut image, Kind::Quiesce, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Quiesce, 0, 0);
     assert_sound(&disk.file, "after the discards");
     for offset in (0..40 * MIB).step_by(16384) {
         let host = l2_entry(&disk.file, offset) & !(1 << 63 | 1);
         let expected = u64::from(!gone.iter().any(|gone| (*gone..gone + 2 * 16384).contains(&offset)));
         assert_eq!((host != 0, count(&disk.file, host / 16384)), (expected == 1, 1), "{offset:#x}");
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     // another life finds the holes, in every slice
     let mut image = disk.open(options).unwrap().image;
     write(&mut disk, &mut image, &mut model, 40 * MIB, 16384, 0x77);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     for n in 1..70 {
         write(&mut disk, &mut image, &mut model, 40 * MIB + n * 16384, 16384, 0x77);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "after the second life");
     assert!(disk.file.len() <= full + 4 * 16384, "{} bytes, {full} before", disk.file.len());
     assert!(read_all(&mut disk, Options::default()) == model);
@@ -75,14 +75,14 @@ fn a_shared_table_is_copied_in_chunks() {
     let places = [0, 8191, 8192, 20000, 32767];
     for (n, cluster) in places.iter().enumerate() {
         let bytes = vec![n as u8 + 1; 512];
-        disk.run(&mut image, request(Kind::Write, cluster * CLUSTER, 512, 0), bytes);
+        disk.run(&mut image, request(RequestKind::Write, cluster * CLUSTER, 512, 0), bytes);
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     snapshot(&mut disk.file);
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
-    run(&mut disk, &mut image, Kind::Map, 0, 1);
+    run(&mut disk, &mut image, RequestKind::Map, 0, 1);
     let before = image.counters();
-    disk.run(&mut image, request(Kind::Write, 8192 * CLUSTER, 512, 0), vec![9; 512]);
+    disk.run(&mut image, request(RequestKind::Write, 8192 * CLUSTER, 512, 0), vec![9; 512]);
     let copied: Vec<u32> = disk
         .log
         .iter()
@@ -99,14 +99,14 @@ fn a_shared_table_is_copied_in_chunks() {
     assert_eq!(after.table_writes - before.table_writes, 4);
     assert_eq!(after.table_bytes_written - before.table_bytes_written, CLUSTER);
     for (n, cluster) in places.iter().enumerate() {
-        let read = disk.run(&mut image, request(Kind::Read, cluster * CLUSTER, 512, 0), vec![0; 512]);
+        let read = disk.run(&mut image, request(RequestKind::Read, cluster * CLUSTER, 512, 0), vec![0; 512]);
         assert_eq!(read[0], if *cluster == 8192 { 9 } else { n as u8 + 1 }, "cluster {cluster}");
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
     let mut of_snapshot = Disk::new(crate::common::qcow2::of_snapshot(&disk.file), None, 1);
     let mut image = of_snapshot.open(Options::default().read_only(true)).unwrap().image;
-    let read = of_snapshot.run(&mut image, request(Kind::Read, 8192 * CLUSTER, 512, 0), vec![0; 512]);
+    let read = of_snapshot.run(&mut image, request(RequestKind::Read, 8192 * CLUSTER, 512, 0), vec![0; 512]);
     assert_eq!(read[0], 3, "the snapshot has what it had");
 }
 
@@ -119,13 +119,13 @@ fn a_refcount_table_grows_by_half_of_what_it_has() {
     let mut sizes = vec![header(&disk.file).reftable_clusters];
     for n in 0..144 {
         let bytes = vec![1; 65536];
-        disk.run(&mut image, request(Kind::Write, n << 16, 65536, 0), bytes);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        disk.run(&mut image, request(RequestKind::Write, n << 16, 65536, 0), bytes);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         sizes.push(header(&disk.file).reftable_clusters);
     }
     sizes.dedup();
     assert_eq!(sizes, [1, 2, 3, 5]);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     let report = check(&mut disk.file.clone(), None);
     assert!(report.is_sound() && report.leaks == 0, "{report:?}");
 }
@@ -159,8 +159,8 @@ fn a_large_refcount_table_moves_whole() {
     let mut disk = Disk::new(file, None, 1);
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     for n in 0..20 {
-        disk.run(&mut image, request(Kind::Write, n * 512, 512, 0), vec![1; 512]);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        disk.run(&mut image, request(RequestKind::Write, n * 512, 512, 0), vec![1; 512]);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     }
     let new = header(&disk.file);
     assert_eq!(new.reftable_clusters, 192);
@@ -171,6 +171,6 @@ fn a_large_refcount_table_moves_whole() {
     assert_eq!(entry(ENTRIES - 1), block);
     assert!(entry(0) != 0 && entry(ENTRIES) >= end);
     assert!((ENTRIES + 8..ENTRIES * 3 / 2).all(|index| entry(index) == 0));
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
 }

@@ -16,7 +16,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Flags, Image, IoOp, Kind, Options, Repair, Request};
+use quod_states::{Error, Flags, Image, IoOp, Options, Repair, Request, RequestKind};
 
 const CLUSTER: u64 = 65536;
 /// Where a fresh image of such clusters has its refcount table, its counts and its L1 table.
@@ -25,7 +25,7 @@ const COPIED: u64 = 1 << 63;
 /// A guest offset of another L2 table.
 const FAR: u64 = 512 << 20;
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) -> Vec<u8> {
     disk.run(image, request(kind, offset, len, 77), vec![1 + (offset / 512 % 255) as u8; len as usize])
 }
 
@@ -34,9 +34,9 @@ fn filled() -> Disk {
     let create = CreateOptions { size: 2 << 30, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, Options::default().align.into());
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Write, 0, 4 * CLUSTER);
-    run(&mut disk, &mut image, Kind::Write, FAR, CLUSTER);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 4 * CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Write, FAR, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "filled");
     disk
 }
@@ -45,7 +45,7 @@ fn filled() -> Disk {
 fn assert_refused(mut disk: Disk, request: Request, story: &str) {
     let mut image = opened(&mut disk, Options::default()).image;
     let mut expected = disk.file.clone();
-    let bytes = vec![9; if request.kind == Kind::Write { request.len as usize } else { 0 }];
+    let bytes = vec![9; if request.kind == RequestKind::Write { request.len as usize } else { 0 }];
     disk.submit(&mut image, request, bytes).unwrap();
     disk.settle(&mut image, &mut Rng(1));
     let result = disk.done.pop().unwrap().1;
@@ -58,11 +58,11 @@ fn assert_refused(mut disk: Disk, request: Request, story: &str) {
 fn requests(offset: u64) -> [Request; 5] {
     let whole = |kind, flags| Request { kind, offset, len: CLUSTER, flags, user: 5 };
     [
-        request(Kind::Write, offset + 512, 512, 5),
-        whole(Kind::Write, Flags::empty()),
-        request(Kind::WriteZeroes, offset + 512, 512, 5),
-        whole(Kind::WriteZeroes, Flags::MAY_UNMAP),
-        whole(Kind::Discard, Flags::empty()),
+        request(RequestKind::Write, offset + 512, 512, 5),
+        whole(RequestKind::Write, Flags::empty()),
+        request(RequestKind::WriteZeroes, offset + 512, 512, 5),
+        whole(RequestKind::WriteZeroes, Flags::MAY_UNMAP),
+        whole(RequestKind::Discard, Flags::empty()),
     ]
 }
 
@@ -80,7 +80,7 @@ fn tables_are_known_though_nobody_met_them() {
     let mut disk = filled();
     let first = l1_entry(&disk.file, 0);
     set_l1_entry(&mut disk.file, 1, first);
-    assert_refused(disk, request(Kind::Write, FAR, 512, 5), "the second entry of two");
+    assert_refused(disk, request(RequestKind::Write, FAR, 512, 5), "the second entry of two");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn data_on_metadata_is_not_given_up_either() {
         for request in requests(CLUSTER) {
             for flags in [COPIED, 0, COPIED | 1, 1] {
                 // zeros over what reads as zeros: nothing to do
-                let nothing = request.kind == Kind::WriteZeroes && flags & 1 != 0;
+                let nothing = request.kind == RequestKind::WriteZeroes && flags & 1 != 0;
                 if nothing {
                     continue;
                 }
@@ -113,8 +113,8 @@ fn metadata_that_is_not_counted_is_never_handed_out() {
         let mut image = opened(&mut disk, Options::default()).image;
         let mut answers = Vec::new();
         for n in 10..20 {
-            for (kind, len) in [(Kind::Write, CLUSTER), (Kind::Flush, 0)] {
-                let offset = if kind == Kind::Flush { 0 } else { n * CLUSTER };
+            for (kind, len) in [(RequestKind::Write, CLUSTER), (RequestKind::Flush, 0)] {
+                let offset = if kind == RequestKind::Flush { 0 } else { n * CLUSTER };
                 disk.submit(&mut image, request(kind, offset, len, n), vec![9; len as usize]).unwrap();
                 disk.settle(&mut image, &mut Rng(n));
                 answers.push(disk.done.pop().unwrap().1);
@@ -129,15 +129,16 @@ fn metadata_that_is_not_counted_is_never_handed_out() {
             assert!(disk.file[range.clone()] == before[range], "{what}");
         }
         // a table that nobody counts is used all the same
-        run(&mut disk, &mut image, Kind::Write, FAR + 3 * CLUSTER, CLUSTER);
-        run(&mut disk, &mut image, Kind::Discard, 3 * CLUSTER, CLUSTER);
-        run(&mut disk, &mut image, Kind::Write, 30 * CLUSTER, CLUSTER);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, FAR + 3 * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Discard, 3 * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Write, 30 * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert!(!header(&disk.file).is_corrupt() && check(&mut disk.file, None).corruptions > 0, "{what}");
         check(&mut disk.file, Some(Repair::All));
         assert_sound(&disk.file, what);
         let mut image = opened(&mut disk, Options::default().read_only(true)).image;
-        let mut byte = |offset| disk.run(&mut image, request(Kind::Read, offset, 512, 1), vec![0xcc; 512])[0];
+        let mut byte =
+            |offset| disk.run(&mut image, request(RequestKind::Read, offset, 512, 1), vec![0xcc; 512])[0];
         let written = |offset: u64| 1 + (offset / 512 % 255) as u8;
         assert!((0..3).all(|n| byte(n * CLUSTER) == 1) && byte(3 * CLUSTER) == 0, "{what}");
         assert!((10..20).all(|n| byte(n * CLUSTER) == 9), "{what}");
@@ -147,7 +148,7 @@ fn metadata_that_is_not_counted_is_never_handed_out() {
     // a block that is missing, though it has to count the header
     let mut disk = filled();
     disk.file[CLUSTER as usize..][..8].fill(0);
-    assert_refused(disk, request(Kind::Write, 100 * CLUSTER, 512, 5), "no refcount block");
+    assert_refused(disk, request(RequestKind::Write, 100 * CLUSTER, 512, 5), "no refcount block");
 }
 
 /// A table that is marked as shared, but is counted once: its copy takes its place, and its cluster is like
@@ -159,13 +160,13 @@ fn a_table_that_came_free_may_hold_data() {
     set_l1_entry(&mut disk.file, 0, old);
     let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for n in 0..20 {
-        run(&mut disk, &mut image, Kind::Write, n * CLUSTER, CLUSTER);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     }
     let reused = (0..20).find(|n| l2_entry(&disk.file, n * CLUSTER) & !COPIED == old);
     let reused = reused.expect("the old table's cluster is used again");
-    run(&mut disk, &mut image, Kind::Write, reused * CLUSTER, 512);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, reused * CLUSTER, 512);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
 }
 
@@ -176,10 +177,10 @@ fn a_snapshot_is_no_overlap() {
     snapshot(&mut disk.file);
     let mut image = opened(&mut disk, Options::default()).image;
     for offset in [0, CLUSTER, FAR, FAR + CLUSTER] {
-        run(&mut disk, &mut image, Kind::Write, offset, 512);
-        run(&mut disk, &mut image, Kind::Discard, offset + 4 * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Write, offset, 512);
+        run(&mut disk, &mut image, RequestKind::Discard, offset + 4 * CLUSTER, CLUSTER);
     }
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
 }
 
@@ -190,13 +191,13 @@ fn a_large_l1_table_is_left_alone() {
         let create = CreateOptions { size, cluster_size: 4096, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, Options::default().align.into());
         let mut image = opened(&mut disk, Options::default()).image;
-        run(&mut disk, &mut image, Kind::Write, 0, 4096);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 4096);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert_sound(&disk.file, "closed");
         let (first, second) = (l1_entry(&disk.file, 0), 255u64 << 30);
         set_l1_entry(&mut disk.file, second >> 21, first);
         let mut image = opened(&mut disk, Options::default()).image;
-        disk.submit(&mut image, request(Kind::Write, second, 512, 1), vec![9; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Write, second, 512, 1), vec![9; 512]).unwrap();
         disk.settle(&mut image, &mut Rng(1));
         assert_eq!(disk.done.pop().unwrap().1.is_ok(), lazy);
     }
@@ -209,8 +210,8 @@ fn an_l1_entry_that_is_only_a_flag_gets_a_table() {
     let mut disk = Disk::new(qcow2_file(&create), None, Options::default().align.into());
     set_l1_entry(&mut disk.file, 1, COPIED);
     let mut image = opened(&mut disk, Options::default()).image;
-    run(&mut disk, &mut image, Kind::Write, FAR, 512);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, FAR, 512);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
 }
 
@@ -230,11 +231,13 @@ fn tables_that_overlap_each_other_are_seen_at_the_opening() {
         let mut disk = filled();
         spoil(&mut disk.file);
         let mut image = opened(&mut disk, Options::default()).image;
-        run(&mut disk, &mut image, Kind::Write, 0, 512);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         drop(image);
         let counts = disk.file[refblock as usize..][..64].to_vec();
-        for request in [request(Kind::Write, 100 * CLUSTER, 512, 5), request(Kind::Discard, 0, CLUSTER, 5)] {
+        for request in
+            [request(RequestKind::Write, 100 * CLUSTER, 512, 5), request(RequestKind::Discard, 0, CLUSTER, 5)]
+        {
             let disk = Disk::new(disk.file.clone(), None, Options::default().align.into());
             assert_refused(disk, request, &format!("{request:?}: {what}"));
         }
@@ -252,24 +255,24 @@ fn counts_in_wrong_places_lose_nothing() {
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
         for n in 0..40 {
-            disk.run(&mut image, request(Kind::Write, n * 4096, 4096, n), vec![n as u8 + 1; 4096]);
+            disk.run(&mut image, request(RequestKind::Write, n * 4096, 4096, n), vec![n as u8 + 1; 4096]);
         }
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         disk.file[2 * 4096..][..4096].fill(0);
         disk.file[2 * 4096..][..2].copy_from_slice(&[3, 3]);
         let mut image = opened(&mut disk, Options::default()).image;
         for n in 20..80 {
-            disk.run(&mut image, request(Kind::Write, n * 4096, 4096, n), vec![n as u8 + 1; 4096]);
-            run(&mut disk, &mut image, Kind::Flush, 0, 0);
+            disk.run(&mut image, request(RequestKind::Write, n * 4096, 4096, n), vec![n as u8 + 1; 4096]);
+            run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         }
-        run(&mut disk, &mut image, Kind::Discard, 0, 4096);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Discard, 0, 4096);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         assert!(check(&mut disk.file, None).corruptions > 0);
         check(&mut disk.file, Some(Repair::All));
         assert_sound(&disk.file, "repaired");
         let mut image = opened(&mut disk, Options::default().read_only(true)).image;
         for n in 0..80 {
-            let read = disk.run(&mut image, request(Kind::Read, n * 4096, 4096, n), vec![0xcc; 4096]);
+            let read = disk.run(&mut image, request(RequestKind::Read, n * 4096, 4096, n), vec![0xcc; 4096]);
             assert_eq!(
                 read,
                 [if n == 0 { 0 } else { n as u8 + 1 }; 4096],

@@ -7,7 +7,7 @@ use crate::common::faults::corrupt;
 use crate::common::qcow2::{header, qcow2_file, set_count, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Kind, Options};
+use quod_states::{Error, Options, RequestKind};
 
 const COPIED: u64 = 1 << 63;
 
@@ -18,9 +18,9 @@ fn filled() -> Vec<u8> {
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
     for offset in [0, 64 * 512] {
-        disk.run(&mut image, request(Kind::Write, offset, 512, 0), vec![1; 512]);
+        disk.run(&mut image, request(RequestKind::Write, offset, 512, 0), vec![1; 512]);
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     std::mem::take(&mut disk.file)
 }
 
@@ -29,7 +29,7 @@ fn written(file: Vec<u8>, offset: u64, len: u64) -> Result<(), Error> {
     let mut disk = Disk::new(file, None, 1);
     let mut image = disk.open(Options::default()).unwrap().image;
     let mut before = disk.file.clone();
-    disk.submit(&mut image, request(Kind::Write, offset, len, 0), vec![9; len as usize]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Write, offset, len, 0), vec![9; len as usize]).unwrap();
     disk.settle(&mut image, &mut Rng(1));
     let result = disk.done.pop().unwrap().1;
     // the corrupt bit

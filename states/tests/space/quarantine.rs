@@ -11,7 +11,7 @@
 use crate::common::qcow2::{compress, count, l2_entry, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{FillSource, Image, IoOp, Kind, Options};
+use quod_states::{FillSource, Image, IoOp, Options, RequestKind};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -21,8 +21,8 @@ fn filled(lazy_refcounts: bool) -> Disk {
     let create = CreateOptions { size: 2 << 30, lazy_refcounts, ..CreateOptions::default() };
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, 16 * CLUSTER);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 16 * CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     disk.log.clear();
     disk
 }
@@ -33,7 +33,7 @@ fn open(disk: &mut Disk) -> Image {
     image
 }
 
-fn run(disk: &mut Disk, image: &mut Image, kind: Kind, offset: u64, len: u64) -> Vec<u8> {
+fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) -> Vec<u8> {
     let byte = 1 + (offset / 512 % 255) as u8;
     disk.run(image, request(kind, offset, len, 0), vec![byte; len as usize])
 }
@@ -46,7 +46,7 @@ fn host(disk: &Disk, cluster: u64) -> u64 {
 /// Two flushes, but what `keep` names stays in flight.
 fn flush_beside(disk: &mut Disk, image: &mut Image, keep: impl Fn(&IoOp) -> bool) {
     for user in [98, 99] {
-        disk.submit(image, request(Kind::Flush, 0, 0, user), vec![]).unwrap();
+        disk.submit(image, request(RequestKind::Flush, 0, 0, user), vec![]).unwrap();
         while let Some(index) = disk.pending.iter().position(|(io, _)| !keep(&io.op)) {
             disk.complete(image, index);
         }
@@ -55,7 +55,7 @@ fn flush_beside(disk: &mut Disk, image: &mut Image, keep: impl Fn(&IoOp) -> bool
 }
 
 fn discard(disk: &mut Disk, image: &mut Image, cluster: u64, clusters: u64) {
-    let discard = request(Kind::Discard, cluster * CLUSTER, clusters * CLUSTER, 97);
+    let discard = request(RequestKind::Discard, cluster * CLUSTER, clusters * CLUSTER, 97);
     disk.submit(image, discard, vec![]).unwrap();
 }
 
@@ -74,10 +74,11 @@ fn a_hole_waits_for_who_reads_its_cluster_and_for_no_other() {
     for (read, waits) in [((1, 3), false), ((1, 4), true), ((5, 6), true), ((7, 9), true), ((8, 9), false)] {
         let mut disk = filled(false);
         let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Read, 0, 512);
+        run(&mut disk, &mut image, RequestKind::Read, 0, 512);
         let (first, end) = read;
         let len = (end - first) * CLUSTER;
-        disk.submit(&mut image, request(Kind::Read, first * CLUSTER, len, 1), vec![0; len as usize]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Read, first * CLUSTER, len, 1), vec![0; len as usize])
+            .unwrap();
         let range = |op: &IoOp| matches!(op, IoOp::ReadData { len, .. } if *len == (end - first) * CLUSTER);
         assert!(range(&disk.pending[0].0.op));
         let free = (host(&disk, 3), 5 * CLUSTER);
@@ -101,8 +102,8 @@ fn a_hole_waits_for_who_copies_from_its_cluster_and_for_no_other() {
         // what comes free is pointed to from elsewhere, too, though its count says otherwise
         set_l2_entry(&mut disk.file, 15 * CLUSTER, old[freed] | COPIED);
         let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Read, 0, 512);
-        let middle = request(Kind::Write, CLUSTER + 512, 2 * CLUSTER - 1024, 1);
+        run(&mut disk, &mut image, RequestKind::Read, 0, 512);
+        let middle = request(RequestKind::Write, CLUSTER + 512, 2 * CLUSTER - 1024, 1);
         disk.submit(&mut image, middle, vec![9; 2 * CLUSTER as usize - 1024]).unwrap();
         let fills = |op: &IoOp| matches!(op, IoOp::ReadFill { source: FillSource::Host(_), .. });
         while !disk.pending.iter().all(|(io, _)| fills(&io.op)) {
@@ -114,9 +115,9 @@ fn a_hole_waits_for_who_copies_from_its_cluster_and_for_no_other() {
         let hole = (old[freed], CLUSTER);
         assert_eq!(holes(&disk), if waits { vec![] } else { vec![hole] }, "{freed}");
         disk.settle(&mut image, &mut Rng(1));
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
         assert!(holes(&disk).contains(&hole), "{freed}");
-        let read = run(&mut disk, &mut image, Kind::Read, CLUSTER, 2 * CLUSTER);
+        let read = run(&mut disk, &mut image, RequestKind::Read, CLUSTER, 2 * CLUSTER);
         let expected = [vec![1; 512], vec![9; 2 * CLUSTER as usize - 1024], vec![1; 512]].concat();
         assert!(read == expected, "what it copied was there, {freed}");
     }
@@ -136,7 +137,7 @@ fn a_hole_waits_for_who_reads_a_compressed_cluster_there() {
         let (old, hole) = (place(&disk, 0), place(&disk, rewritten[0]));
         assert!(old > CLUSTER && place(&disk, 4) > old);
         let mut image = open(&mut disk);
-        disk.submit(&mut image, request(Kind::Read, 512, 512, 1), vec![0; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Read, 512, 512, 1), vec![0; 512]).unwrap();
         let compressed = |op: &IoOp| matches!(op, IoOp::ReadCompressed { .. });
         while !compressed(&disk.pending[0].0.op) {
             disk.complete_first(&mut image);
@@ -159,19 +160,19 @@ fn what_turns_out_to_be_a_table_stays_counted_and_whole() {
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let far = 131_099 << 15;
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    run(&mut disk, &mut image, Kind::Write, far, 512);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Write, far, 512);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     let table = crate::common::qcow2::l1_entry(&disk.file, 131_099) & !COPIED;
     set_l2_entry(&mut disk.file, 512, table | COPIED);
     let mut image = open(&mut disk);
-    disk.run(&mut image, request(Kind::Discard, 512, 512, 0), vec![]);
-    let expected = run(&mut disk, &mut image, Kind::Read, far, 512);
+    disk.run(&mut image, request(RequestKind::Discard, 512, 512, 0), vec![]);
+    let expected = run(&mut disk, &mut image, RequestKind::Read, far, 512);
     flush_beside(&mut disk, &mut image, |_| false);
     assert_eq!((holes(&disk), count(&disk.file, table / 512)), (vec![], 1));
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     let mut image = open(&mut disk);
-    assert!(run(&mut disk, &mut image, Kind::Read, far, 512) == expected);
+    assert!(run(&mut disk, &mut image, RequestKind::Read, far, 512) == expected);
 }
 
 /// Counts that cannot be read: their clusters are a leak, and nothing waits for them.
@@ -180,8 +181,8 @@ fn counts_that_cannot_be_read_hold_nobody_up() {
     let mut disk = filled(false);
     let mut image = open(&mut disk);
     let old = host(&disk, 3) / CLUSTER;
-    disk.run(&mut image, request(Kind::Discard, 3 * CLUSTER, CLUSTER, 0), vec![]);
-    disk.submit(&mut image, request(Kind::Quiesce, 0, 0, 1), vec![]).unwrap();
+    disk.run(&mut image, request(RequestKind::Discard, 3 * CLUSTER, CLUSTER, 0), vec![]);
+    disk.submit(&mut image, request(RequestKind::Quiesce, 0, 0, 1), vec![]).unwrap();
     let counts = |op: &IoOp| matches!(op, IoOp::ReadTable { offset, .. } if offset / CLUSTER == 2);
     let (mut steps, mut failed) = (0, 0);
     while let Some((io, _)) = disk.pending.first() {
@@ -213,10 +214,10 @@ fn space_for_a_table_is_durable_before_the_entry_that_leads_to_it() {
     // its counts are lazy, and the dirty bit is set: neither is written
     let mut disk = filled(true);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 20 * CLUSTER, CLUSTER);
+    run(&mut disk, &mut image, RequestKind::Write, 20 * CLUSTER, CLUSTER);
     let old = host(&disk, 3);
     discard(&mut disk, &mut image, 3, 1);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     let last = disk.log.last().unwrap();
     assert_eq!(last.op, IoOp::PunchHole { host: old, len: CLUSTER }, "durable with the next sync");
     disk.log.clear();
@@ -227,8 +228,8 @@ fn space_for_a_table_is_durable_before_the_entry_that_leads_to_it() {
     assert_eq!(crate::common::qcow2::l1_entry(&disk.file, 1), old | COPIED);
 
     let (mut disk, mut image) = qed_disk(8 << 30, 1, None, Options::default().grow_step(0));
-    run(&mut disk, &mut image, Kind::Write, 0, 512);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 512);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     fail_new_table(&mut disk, &mut image, |op| matches!(op, IoOp::WriteData { .. }));
     disk.log.clear();
     flush_beside(&mut disk, &mut image, |_| false);
@@ -260,14 +261,15 @@ fn a_cluster_comes_free_once() {
     discard(&mut disk, &mut image, 3, 1);
     flush_beside(&mut disk, &mut image, |_| false);
     for cluster in 20..30 {
-        run(&mut disk, &mut image, Kind::Write, cluster * CLUSTER, CLUSTER);
-        run(&mut disk, &mut image, Kind::Flush, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, cluster * CLUSTER, CLUSTER);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     }
     assert_eq!(holes(&disk), [(old, CLUSTER)]);
     assert_eq!(host(&disk, 20), old);
     for cluster in 20..30 {
         let byte = 1 + (cluster * 128 % 255) as u8;
-        let read = disk.run(&mut image, request(Kind::Read, cluster * CLUSTER, CLUSTER, 0), vec![0; 1 << 16]);
+        let read =
+            disk.run(&mut image, request(RequestKind::Read, cluster * CLUSTER, CLUSTER, 0), vec![0; 1 << 16]);
         assert!(read == vec![byte; 1 << 16], "{cluster}");
     }
 }

@@ -6,7 +6,7 @@ use crate::narrow::{
     BLOCK, CLUSTER, long, not_free, open, run, set_word, settle, start, with_table, word, words,
 };
 use quod_states::qcow2::CreateOptions;
-use quod_states::{IoOp, Kind, Options};
+use quod_states::{IoOp, Options, RequestKind};
 
 const COPIED: u64 = 1 << 63;
 
@@ -25,9 +25,9 @@ fn space_that_is_counted_is_not_handed_out() {
             set_count(&mut disk.file, cluster, 7);
         }
         let mut image = open(&mut disk);
-        run(&mut disk, &mut image, Kind::Write, 8192, 512);
-        run(&mut disk, &mut image, Kind::Write, 9216, 1024);
-        run(&mut disk, &mut image, Kind::Close, 0, 0);
+        run(&mut disk, &mut image, RequestKind::Write, 8192, 512);
+        run(&mut disk, &mut image, RequestKind::Write, 9216, 1024);
+        run(&mut disk, &mut image, RequestKind::Close, 0, 0);
         let hosts = [8192, 9216, 9728].map(|guest| (l2_entry(&disk.file, guest) & !COPIED) / CLUSTER - end);
         assert_eq!(hosts, [2, 4, 5]);
         assert_eq!([0, 1, 2, 3, 4].map(|n| count(&disk.file, end + n)), [7, 7, 1, 7, 1]);
@@ -44,15 +44,15 @@ fn a_new_block_counts_itself_in_any_of_its_slices() {
     disk.file.resize(1541 * 8192, 0);
     not_free(&mut disk.file);
     let mut image = open(&mut disk);
-    run(&mut disk, &mut image, Kind::Write, 0, 8192);
-    run(&mut disk, &mut image, Kind::Flush, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Write, 0, 8192);
+    run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
     let block = 1541 * 8192;
     assert_eq!(word(&disk.file, 8192 + 8), block);
     // the block, the L2 table, the data
     let mut counts = vec![0; 1024];
     counts[1541 - 1024..1541 - 1024 + 3].fill(1);
     assert!(words(&disk.file[block as usize..][..8192]) == counts);
-    run(&mut disk, &mut image, Kind::Close, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "a block");
 }
 
@@ -63,7 +63,7 @@ fn so_many_writes_of_the_refcount_table_are_in_flight_and_no_more() {
     disk.file.truncate(105 * CLUSTER as usize);
     not_free(&mut disk.file);
     let mut image = opened(&mut disk, Options::default().cache_bytes(64 << 20)).image;
-    run(&mut disk, &mut image, Kind::Resize { size: 80 << 20 }, 0, 0);
+    run(&mut disk, &mut image, RequestKind::Resize { size: 80 << 20 }, 0, 0);
     let rounds = image.counters().commits;
     for n in 0..68 {
         write(&mut disk, &mut image, n << 20, 1 << 20, n);
@@ -71,7 +71,7 @@ fn so_many_writes_of_the_refcount_table_are_in_flight_and_no_more() {
     }
     assert_eq!(image.counters().commits, rounds, "all of it is left to one round");
     disk.log.clear();
-    start(&mut disk, &mut image, Kind::Flush, 0, 1);
+    start(&mut disk, &mut image, RequestKind::Flush, 0, 1);
     while disk.log.last().is_none_or(|step| !matches!(step.op, IoOp::Sync)) {
         disk.complete_first(&mut image);
     }

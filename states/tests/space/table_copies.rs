@@ -10,7 +10,7 @@ use crate::common::qcow2::{
 };
 use crate::common::{Disk, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Fault, Image, IoOp, Kind, Op, Options, Repair};
+use quod_states::{Error, Fault, Image, IoOp, Op, Options, Repair, RequestKind};
 
 /// Guest bytes that a table maps, and tables that a slice of the L1 table leads to: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;
@@ -23,9 +23,9 @@ fn shared() -> Disk {
     let mut disk = Disk::new(qcow2_file(&create), None, 1);
     let mut image = opened(&mut disk, Options::default()).image;
     for offset in (0..8).map(|n| n * TABLE).chain((0..48).map(|n| L1_SLICE + n * TABLE)) {
-        disk.run(&mut image, request(Kind::Write, offset, 512, 0), vec![byte_at(offset); 512]);
+        disk.run(&mut image, request(RequestKind::Write, offset, 512, 0), vec![byte_at(offset); 512]);
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     disk
 }
@@ -35,7 +35,7 @@ fn byte_at(offset: u64) -> u8 {
 }
 
 fn read(disk: &mut Disk, image: &mut Image, offset: u64) -> Vec<u8> {
-    disk.run(image, request(Kind::Read, offset, 512, 0), vec![0; 512])
+    disk.run(image, request(RequestKind::Read, offset, 512, 0), vec![0; 512])
 }
 
 /// Opened with a cache of 16 slices, used until table 0's slice is there, and the slice of the L1 table that
@@ -63,7 +63,7 @@ fn settle_backwards(disk: &mut Disk, image: &mut Image) {
 /// The image, and its snapshot, hold what they should after these tables' first clusters were written.
 fn assert_written(disk: &mut Disk, image: &mut Image, tables: &[u64]) {
     let before = l1_entry(&of_snapshot(&disk.file), 0);
-    disk.run(image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(image, request(RequestKind::Close, 0, 0, 0), vec![]);
     assert_sound(&disk.file, "copied");
     let mut snapshot = Disk::new(of_snapshot(&disk.file), None, 1);
     assert_eq!(l1_entry(&snapshot.file, 0), before);
@@ -86,9 +86,9 @@ fn copies_at_once_do_not_mix() {
     let mut image = opened(&mut disk, Options::default()).image;
     let places: Vec<u64> = (0..3).flat_map(|table| [table << 29, (table << 29) + (300 << 20)]).collect();
     for (&offset, byte) in places.iter().zip(1..) {
-        disk.run(&mut image, request(Kind::Write, offset, 512, 0), vec![byte; 512]);
+        disk.run(&mut image, request(RequestKind::Write, offset, 512, 0), vec![byte; 512]);
     }
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     snapshot(&mut disk.file);
     let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for table in 0..3 {
@@ -99,7 +99,7 @@ fn copies_at_once_do_not_mix() {
     }
     settle_backwards(&mut disk, &mut image);
     assert_eq!(image.counters().new_tables, 3);
-    disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     assert_sound(&disk.file, "copied");
     let mut snapshot = Disk::new(of_snapshot(&disk.file), None, 1);
     let options = Options::default().read_only(true);
@@ -116,7 +116,7 @@ fn a_copy_waits_for_an_l1_slice_that_others_load() {
     let mut disk = shared();
     let mut image = without_l1(&mut disk);
     let l1 = header(&disk.file).l1_offset;
-    disk.submit(&mut image, request(Kind::Read, 5 * TABLE, 512, 1), vec![0; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 5 * TABLE, 512, 1), vec![0; 512]).unwrap();
     write(&mut disk, &mut image, 0, 512, 0xf1);
     let pending: Vec<_> = disk.pending.iter().map(|(io, _)| io.op).collect();
     assert_eq!(pending, [IoOp::ReadTable { offset: l1, len: 4096 }], "one load for both");
@@ -147,9 +147,9 @@ fn a_slice_that_nobody_holds_any_more_makes_room_at_once() {
     let (mut disk, mut image) = qed_disk(8 << 30, 1, None, options);
     // one table after the other, each with a cluster
     for n in 0..3 {
-        disk.run(&mut image, request(Kind::Write, n << 30, 512, 0), vec![3; 512]);
+        disk.run(&mut image, request(RequestKind::Write, n << 30, 512, 0), vec![3; 512]);
     }
-    disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+    disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
     let is_write = |op: &IoOp| matches!(op, IoOp::WriteData { .. });
     for n in [0, 1] {
         write(&mut disk, &mut image, (n << 30) + (1 << 20), 512, n);
@@ -157,7 +157,7 @@ fn a_slice_that_nobody_holds_any_more_makes_room_at_once() {
             disk.complete(&mut image, index);
         }
     }
-    disk.submit(&mut image, request(Kind::Read, 2 << 30, 512, 2), vec![0; 512]).unwrap();
+    disk.submit(&mut image, request(RequestKind::Read, 2 << 30, 512, 2), vec![0; 512]).unwrap();
     assert!(disk.pending.len() == 2 && disk.pending.iter().all(|(io, _)| is_write(&io.op)), "it waits");
     // a write that fails changes nothing in its slice
     disk.fail = Some((0, 5));
@@ -174,12 +174,17 @@ fn a_slice_that_nobody_holds_any_more_makes_room_at_once() {
 /// leak, not a flag that is missing.
 #[test]
 fn a_table_of_two_entries_is_copied_for_the_first_that_changes_it() {
-    for (first, kind) in [(0, Kind::Write), (1, Kind::Write), (0, Kind::Discard), (1, Kind::WriteZeroes)] {
+    for (first, kind) in [
+        (0, RequestKind::Write),
+        (1, RequestKind::Write),
+        (0, RequestKind::Discard),
+        (1, RequestKind::WriteZeroes),
+    ] {
         let create = CreateOptions { size: 4 * TABLE, cluster_size: 512, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default()).image;
-        disk.run(&mut image, request(Kind::Write, 0, 3 * 512, 0), vec![7; 3 * 512]);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Write, 0, 3 * 512, 0), vec![7; 3 * 512]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         let table = l1_entry(&disk.file, 0);
         set_l1_entry(&mut disk.file, 1, table);
         check(&mut disk.file, Some(Repair::All));
@@ -187,20 +192,20 @@ fn a_table_of_two_entries_is_copied_for_the_first_that_changes_it() {
         let mut image = opened(&mut disk, Options::default()).image;
         for (entry, byte) in [(first, 0), (1 - first, 7)] {
             assert_eq!(read(&mut disk, &mut image, entry * TABLE + 512), [7; 512]);
-            let bytes = vec![8; if kind == Kind::Write { 512 } else { 0 }];
+            let bytes = vec![8; if kind == RequestKind::Write { 512 } else { 0 }];
             disk.run(&mut image, request(kind, entry * TABLE, 512, 0), bytes);
             assert_eq!(read(&mut disk, &mut image, (1 - first) * TABLE)[0] == 7, byte == 0);
-            disk.run(&mut image, request(Kind::Flush, 0, 0, 0), vec![]);
+            disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
         }
         for entry in [0, 1] {
-            let byte = if kind == Kind::Write { 8 } else { 0 };
+            let byte = if kind == RequestKind::Write { 8 } else { 0 };
             assert_eq!(read(&mut disk, &mut image, entry * TABLE), [byte; 512]);
             assert_eq!(read(&mut disk, &mut image, entry * TABLE + 1024), [7; 512]);
         }
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         let report = check(&mut disk.file, Some(Repair::Leaks));
         // the first table, and its first cluster, if that is given up
-        let leaks = 1 + u64::from(kind != Kind::WriteZeroes);
+        let leaks = 1 + u64::from(kind != RequestKind::WriteZeroes);
         assert_eq!((report.corruptions, report.leaks_fixed), (0, leaks), "{kind:?} by {first} first");
         assert_sound(&disk.file, &format!("{kind:?} by {first} first"));
     }
@@ -213,13 +218,14 @@ fn a_table_of_two_entries_is_refused_if_one_says_that_it_is_its_own() {
         let create = CreateOptions { size: 4 * TABLE, cluster_size: 512, ..CreateOptions::default() };
         let mut disk = Disk::new(qcow2_file(&create), None, 1);
         let mut image = opened(&mut disk, Options::default()).image;
-        disk.run(&mut image, request(Kind::Write, 0, 512, 0), vec![7; 512]);
-        disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+        disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![7; 512]);
+        disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
         let table = l1_entry(&disk.file, 0) & !(1 << 63);
         (0..2).for_each(|n| set_l1_entry(&mut disk.file, n as u64, table | flags[n]));
         let mut image = opened(&mut disk, Options::default()).image;
         assert_eq!(read(&mut disk, &mut image, 0), [7; 512], "the first is right");
-        let refused = disk.try_run(&mut image, request(Kind::Read, reader * TABLE, 512, 0), vec![0; 512]);
+        let refused =
+            disk.try_run(&mut image, request(RequestKind::Read, reader * TABLE, 512, 0), vec![0; 512]);
         assert!(matches!(refused, Err(Error::Corrupt(Fault::L1Entry { index: 1, .. }))), "{refused:?}");
         assert!(check(&mut disk.file, None).corruptions > 0, "the check says so too");
     }

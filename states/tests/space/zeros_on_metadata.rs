@@ -4,7 +4,7 @@ use crate::common::faults::corrupt;
 use crate::common::qcow2::{l1_entry, opened, qcow2_file, set_l2_entry};
 use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
-use quod_states::{IoOp, Kind, Options};
+use quod_states::{IoOp, Options, RequestKind};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -30,8 +30,8 @@ fn no_part_of_metadata_is_zeroed() {
             let mut disk = Disk::new(qcow2_file(&create), None, align);
             let options = Options::default().align(align as u32);
             let mut image = opened(&mut disk, options).image;
-            disk.run(&mut image, request(Kind::Write, 0, 8 * CLUSTER, 0), vec![1; 8 << 16]);
-            disk.run(&mut image, request(Kind::Close, 0, 0, 0), vec![]);
+            disk.run(&mut image, request(RequestKind::Write, 0, 8 * CLUSTER, 0), vec![1; 8 << 16]);
+            disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
             assert_eq!(l1_entry(&disk.file, 0), COPIED | (4 * CLUSTER));
             set_l2_entry(&mut disk.file, 5 * CLUSTER, COPIED | (place * CLUSTER));
 
@@ -39,7 +39,8 @@ fn no_part_of_metadata_is_zeroed() {
             let mut expected = disk.file.clone();
             expected[79] |= 2;
             disk.log.clear();
-            disk.submit(&mut image, request(Kind::WriteZeroes, 5 * CLUSTER + from, len, 1), vec![]).unwrap();
+            disk.submit(&mut image, request(RequestKind::WriteZeroes, 5 * CLUSTER + from, len, 1), vec![])
+                .unwrap();
             disk.settle(&mut image, &mut Rng(1));
             let (_, result, ..) = disk.done.pop().unwrap();
             let value = place * CLUSTER + from;

@@ -7,7 +7,7 @@
 //!   with its place;
 //! * concurrent misses of one slice share one load.
 
-use crate::acb::request::{Kind, Met, RequestId};
+use crate::acb::request::{Met, RequestId, RequestKind};
 use crate::acb::{AcbIndex, State, block::Acb};
 use crate::base::geometry::Geometry;
 use crate::error::Error;
@@ -73,14 +73,16 @@ impl Image {
         let run = if self.options.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
         let counted = self.refcounted.is_some();
         match self.requests.acb(a).kind {
-            Kind::Read => self.read_run(a, run),
-            Kind::Write => self.write_run(a, run, slot),
-            Kind::WriteZeroes if counted => self.zero_counted(a, run, slot),
-            Kind::WriteZeroes => self.zero_run(a, run, slot),
-            Kind::Discard if counted => self.discard_counted(a, run, slot),
-            Kind::Discard => self.discard_run(a, run),
-            Kind::Map => self.map_run(a, run),
-            Kind::Flush | Kind::Quiesce | Kind::Close | Kind::Resize { .. } => self.job_run(a, run, slot),
+            RequestKind::Read => self.read_run(a, run),
+            RequestKind::Write => self.write_run(a, run, slot),
+            RequestKind::WriteZeroes if counted => self.zero_counted(a, run, slot),
+            RequestKind::WriteZeroes => self.zero_run(a, run, slot),
+            RequestKind::Discard if counted => self.discard_counted(a, run, slot),
+            RequestKind::Discard => self.discard_run(a, run),
+            RequestKind::Map => self.map_run(a, run),
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. } => {
+                self.job_run(a, run, slot)
+            }
         }
     }
 

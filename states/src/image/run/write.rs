@@ -10,7 +10,7 @@
 //! * new clusters are linked into a slice that stayed pinned since their allocation, so linking never waits;
 //! * a failed write links nothing: its clusters are given back, or a leak where nobody counts them (QED).
 
-use crate::acb::request::{Kind, Met};
+use crate::acb::request::{Met, RequestKind};
 use crate::acb::{AcbIndex, Source, State, Transfer};
 use crate::base::geometry::{Geometry, align_down, align_up};
 use crate::base::span::Span;
@@ -414,7 +414,7 @@ impl Image {
         let len = piece.tail_start - piece.head_end;
         let host = acb.extent.host + piece.head_end - acb.pos;
         // only writes have a buffer
-        let zero = acb.kind != Kind::Write;
+        let zero = acb.kind != RequestKind::Write;
         let op = IoOp::WriteData {
             acb: id,
             request: acb.request,

@@ -13,8 +13,8 @@
 //! * memory is bounded: a check that has more than `KEPT_MAX` places in mind does not build new structures.
 
 use super::finding::Finding;
-use super::state::{CLUSTERS_MAX, Check, Step, decode};
-use super::walk::{Kind, kind, overlap};
+use super::state::{CLUSTERS_MAX, Check, CheckStep, decode};
+use super::walk::{EntryKind, kind, overlap};
 use crate::check::Repair;
 use crate::error::Error;
 use crate::fault::{Fault, ReferenceFault};
@@ -83,7 +83,7 @@ impl Check {
 
     /// Is it the sync that makes what was dropped durable?
     pub(crate) fn syncs_dropped(&self) -> bool {
-        matches!(self.steps.step(), Some(Step::SyncDropped))
+        matches!(self.steps.step(), Some(CheckStep::SyncDropped))
     }
 
     /// All references are counted: drops the entries that lead beyond the end of the file, if there are some
@@ -108,7 +108,7 @@ impl Check {
             return false;
         }
         self.l1_offset = offset;
-        self.load(Step::DropL1, offset, len as usize);
+        self.load(CheckStep::DropL1, offset, len as usize);
         true
     }
 
@@ -131,7 +131,7 @@ impl Check {
             return self.load_blocks();
         }
         self.say(Finding::Dropped { entries: gone });
-        self.emit(Step::SyncDropped, IoOp::Sync);
+        self.emit(CheckStep::SyncDropped, IoOp::Sync);
     }
 
     pub(super) fn drop_l1_loaded(&mut self, bytes: &[u8]) {
@@ -158,13 +158,13 @@ impl Check {
                 continue;
             }
             self.l2_offset = offset;
-            return self.load(Step::DropL2, offset, cluster as usize);
+            return self.load(CheckStep::DropL2, offset, cluster as usize);
         }
         if core::mem::take(&mut self.l1_fixed) {
             let mut bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             // whole blocks of the device: the rest of the last cluster is the table's, and nothing
             bytes.resize(bytes.len().next_multiple_of(cluster.min(BLOCK) as usize), 0);
-            return self.store(Step::StoreL1, self.l1_offset, bytes);
+            return self.store(CheckStep::StoreL1, self.l1_offset, bytes);
         }
         self.next_dropping();
     }
@@ -181,11 +181,11 @@ impl Check {
             let entry = be::u64_at(&bytes, at);
             let bitmap = if self.shape.extended { be::u64_at(&bytes, at + 8) } else { 0 };
             let (offset, len) = match kind(self.shape, entry) {
-                Kind::Compressed if bitmap == 0 => {
+                EntryKind::Compressed if bitmap == 0 => {
                     let (offset, len) = self.shape.compressed_range(entry);
                     (offset, u64::from(len))
                 }
-                Kind::Allocated => (entry & OFFSET, self.shape.cluster_size()),
+                EntryKind::Allocated => (entry & OFFSET, self.shape.cluster_size()),
                 _ => continue,
             };
             if self.shape.data_file || !self.goes_beyond(self.beyond.end, offset, len) {
@@ -204,7 +204,7 @@ impl Check {
             dropped = true;
         }
         if dropped {
-            return self.store(Step::StoreL2, self.l2_offset, bytes);
+            return self.store(CheckStep::StoreL2, self.l2_offset, bytes);
         }
         self.drop_next();
     }
@@ -270,7 +270,7 @@ impl Check {
             return false;
         }
         self.wrote = true;
-        self.emit(Step::ExtendL1, IoOp::SetLen { len: end });
+        self.emit(CheckStep::ExtendL1, IoOp::SetLen { len: end });
         true
     }
 

@@ -4,8 +4,8 @@
 //! Knows: the refcounts as they are stored now. Must never know: how they came about.
 
 use super::finding::Finding;
-use super::state::{Check, Step, decode};
-use super::walk::{Kind, kind};
+use super::state::{Check, CheckStep, decode};
+use super::walk::{EntryKind, kind};
 use crate::check::Repair;
 use crate::fault::{Fault, L1Fault, WalkFault};
 use crate::qcow2::be;
@@ -19,7 +19,7 @@ impl Check {
         if entries == 0 {
             return self.finish();
         }
-        self.load(Step::CopiedL1, self.header.l1_offset, entries * 8);
+        self.load(CheckStep::CopiedL1, self.header.l1_offset, entries * 8);
     }
 
     /// Flags may be corrected when the refcounts are right.
@@ -70,11 +70,11 @@ impl Check {
                 }
             }
             self.l2_offset = offset;
-            return self.load(Step::CopiedL2, offset, 1 << self.shape.cluster_bits);
+            return self.load(CheckStep::CopiedL2, offset, 1 << self.shape.cluster_bits);
         }
         if self.l1_fixed {
             let bytes = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-            return self.store(Step::FixCopiedL1, self.header.l1_offset, bytes);
+            return self.store(CheckStep::FixCopiedL1, self.header.l1_offset, bytes);
         }
         self.finish();
     }
@@ -85,7 +85,7 @@ impl Check {
         let mut fixed = false;
         for at in (0..bytes.len()).step_by(step) {
             let entry = be::u64_at(&bytes, at);
-            if kind(self.shape, entry) != Kind::Allocated {
+            if kind(self.shape, entry) != EntryKind::Allocated {
                 continue;
             }
             let count = if self.shape.data_file { Some(1) } else { self.refcount(entry & OFFSET) };
@@ -104,7 +104,7 @@ impl Check {
             }
         }
         if fixed {
-            return self.store(Step::FixCopiedL2, self.l2_offset, bytes);
+            return self.store(CheckStep::FixCopiedL2, self.l2_offset, bytes);
         }
         self.next_copied();
     }

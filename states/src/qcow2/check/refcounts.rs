@@ -3,7 +3,7 @@
 //! Knows: both counts of every cluster. Must never know: who refers to a cluster.
 
 use super::finding::Finding;
-use super::state::{After, Check, Step};
+use super::state::{After, Check, CheckStep};
 use crate::check::Repair;
 use crate::error::Error;
 use crate::fault::{Fault, ReftableFault};
@@ -38,7 +38,7 @@ impl Check {
     fn load_block(&mut self) {
         let Some(index) = self.dirty.first().copied() else { return self.compare() };
         let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
-        self.load(Step::Block, offset, 1 << self.shape.cluster_bits);
+        self.load(CheckStep::Block, offset, 1 << self.shape.cluster_bits);
     }
 
     pub(super) fn block_loaded(&mut self, bytes: &[u8]) {
@@ -140,7 +140,7 @@ impl Check {
         while let Some(index) = self.dirty.pop_first() {
             let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
             if offset != 0 {
-                return self.store(Step::FixBlock, offset, self.stored.block(index));
+                return self.store(CheckStep::FixBlock, offset, self.stored.block(index));
             }
         }
         match core::mem::replace(&mut self.after, After::Copied) {
@@ -220,13 +220,15 @@ impl Check {
     }
 
     pub(super) fn write_new_blocks(&mut self) {
-        let Some(index) = self.dirty.pop_first() else { return self.emit(Step::SyncNewBlocks, IoOp::Sync) };
+        let Some(index) = self.dirty.pop_first() else {
+            return self.emit(CheckStep::SyncNewBlocks, IoOp::Sync);
+        };
         let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
-        self.store(Step::NewBlock, offset, self.stored.block(index));
+        self.store(CheckStep::NewBlock, offset, self.stored.block(index));
     }
 
     pub(super) fn write_new_reftable(&mut self) {
         let bytes = self.reftable.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        self.store(Step::NewReftable, self.header.reftable_offset, bytes);
+        self.store(CheckStep::NewReftable, self.header.reftable_offset, bytes);
     }
 }

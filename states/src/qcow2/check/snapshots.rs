@@ -8,7 +8,7 @@
 //!   is free.
 
 use super::finding::Finding;
-use super::state::{After, Check, Job, Step};
+use super::state::{After, Check, CheckStep, Job};
 use crate::check::Repair;
 use crate::error::Error;
 use crate::fault::{Fault, SnapshotFault};
@@ -46,7 +46,7 @@ impl Check {
                     let (offset, have) = (self.header.snapshots_offset + self.snapshots_len, bytes.len());
                     let len = len.max(have + 4096);
                     self.job = Job { offset, len, done: have, bytes, write: false };
-                    return self.go_on(Step::Snapshots);
+                    return self.go_on(CheckStep::Snapshots);
                 }
             }
         }
@@ -56,7 +56,7 @@ impl Check {
             self.reftable = Vec::new();
             return self.walk();
         }
-        self.load(Step::Reftable, self.header.reftable_offset, bytes);
+        self.load(CheckStep::Reftable, self.header.reftable_offset, bytes);
     }
 
     /// Has an entry too much extra data, or too little? That is no corruption yet: it may be repaired.
@@ -133,6 +133,6 @@ impl Check {
         self.snapshots_len = bytes.len() as u64;
         self.len = self.len.max(self.clusters << bits);
         self.after = After::Finish;
-        self.store(Step::NewSnapshots, offset, bytes);
+        self.store(CheckStep::NewSnapshots, offset, bytes);
     }
 }

@@ -30,7 +30,7 @@ pub(super) const CLUSTERS_MAX: u64 = i32::MAX as u64;
 
 /// What is being read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Step {
+pub(super) enum CheckStep {
     Snapshots,
     Reftable,
     L1,
@@ -102,7 +102,7 @@ pub struct Check {
     pub(super) fix: Option<Repair>,
     /// The free end of the file is to be cut off.
     pub(super) cut: bool,
-    pub(super) steps: Steps<Step, Report>,
+    pub(super) steps: Steps<CheckStep, Report>,
     pub(super) job: Job,
     pub(super) report: Report,
     pub(super) findings: Findings,
@@ -246,32 +246,32 @@ impl Check {
         self.report.corruptions_fixed += 1;
     }
 
-    pub(super) fn emit(&mut self, step: Step, op: IoOp) {
+    pub(super) fn emit(&mut self, step: CheckStep, op: IoOp) {
         self.steps.emit(step, op);
     }
 
     /// Reads a table whole; `len` is bounded by the format's limits.
-    pub(super) fn load(&mut self, step: Step, offset: u64, len: usize) {
+    pub(super) fn load(&mut self, step: CheckStep, offset: u64, len: usize) {
         debug_assert!(len > 0 && len as u64 <= TABLE_MAX);
         self.job = Job { offset, len, done: 0, bytes: Vec::new(), write: false };
         self.go_on(step);
     }
 
-    pub(super) fn store(&mut self, step: Step, offset: u64, bytes: Vec<u8>) {
+    pub(super) fn store(&mut self, step: CheckStep, offset: u64, bytes: Vec<u8>) {
         debug_assert!(self.fix.is_some() && !bytes.is_empty());
         self.wrote = true;
         self.job = Job { offset, len: bytes.len(), done: 0, bytes, write: true };
         self.go_on(step);
     }
 
-    pub(super) fn write_header(&mut self, step: Step) {
+    pub(super) fn write_header(&mut self, step: CheckStep) {
         // a job without bytes: they come from the header when they are asked for
         self.job = Job { write: true, ..Job::default() };
         let len = self.header.block_len();
         self.emit(step, IoOp::WriteTable { offset: 0, len });
     }
 
-    pub(super) fn go_on(&mut self, step: Step) {
+    pub(super) fn go_on(&mut self, step: CheckStep) {
         let offset = self.job.offset + self.job.done as u64;
         let len = (self.job.len - self.job.done).min(CHUNK) as u32;
         let write = self.job.write;

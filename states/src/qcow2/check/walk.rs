@@ -4,7 +4,7 @@
 
 use super::counts::Counts;
 use super::finding::Finding;
-use super::state::{CLUSTERS_MAX, Check, Step, decode};
+use super::state::{CLUSTERS_MAX, Check, CheckStep, decode};
 use super::suspects::Hidden;
 use crate::check::Repair;
 use crate::error::Error;
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 /// What an L2 entry is, told by its bits alone, right or wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     /// It has no space.
     Unallocated,
     /// It has a cluster, of data or of zeros.
@@ -27,13 +27,13 @@ pub(super) enum Kind {
     Compressed,
 }
 
-pub(super) fn kind(shape: Shape, entry: u64) -> Kind {
+pub(super) fn kind(shape: Shape, entry: u64) -> EntryKind {
     match entry & OFFSET {
-        _ if entry & COMPRESSED != 0 => Kind::Compressed,
-        0 if entry & ZERO != 0 && !shape.extended => Kind::Unallocated,
-        0 if shape.data_file && entry & COPIED != 0 => Kind::Allocated,
-        0 => Kind::Unallocated,
-        _ => Kind::Allocated,
+        _ if entry & COMPRESSED != 0 => EntryKind::Compressed,
+        0 if entry & ZERO != 0 && !shape.extended => EntryKind::Unallocated,
+        0 if shape.data_file && entry & COPIED != 0 => EntryKind::Allocated,
+        0 => EntryKind::Unallocated,
+        _ => EntryKind::Allocated,
     }
 }
 
@@ -116,7 +116,7 @@ impl Check {
 
     pub(super) fn read_l1(&mut self, offset: u64, entries: u32) {
         self.mark_alone(offset, u64::from(entries) * 8);
-        self.load(Step::L1, offset, entries as usize * 8);
+        self.load(CheckStep::L1, offset, entries as usize * 8);
     }
 
     fn next_l1(&mut self) {
@@ -149,7 +149,7 @@ impl Check {
             return self.fail(Error::Corrupt(Fault::Bitmap { index: 0, value, why }));
         }
         self.mark_alone(bitmaps.directory_offset, bitmaps.directory_size);
-        self.load(Step::Directory, bitmaps.directory_offset, bitmaps.directory_size as usize);
+        self.load(CheckStep::Directory, bitmaps.directory_offset, bitmaps.directory_size as usize);
     }
 
     pub(super) fn l1_loaded(&mut self, bytes: &[u8]) {
@@ -175,7 +175,7 @@ impl Check {
                 self.wrong(Finding::Fault(fault(offset)), fault(entry));
             }
             self.l2_offset = offset;
-            return self.load(Step::L2, offset, cluster as usize);
+            return self.load(CheckStep::L2, offset, cluster as usize);
         }
         self.next_l1();
     }
@@ -199,7 +199,7 @@ impl Check {
             }
         }
         if fixed {
-            return self.store(Step::FixL2, self.l2_offset, bytes);
+            return self.store(CheckStep::FixL2, self.l2_offset, bytes);
         }
         self.next_l2();
     }
@@ -207,17 +207,17 @@ impl Check {
     /// Counts what an entry refers to; what it shall be when it is to be repaired.
     fn count_entry(&mut self, index: u64, entry: u64, bitmap: u64, expected: &mut u64) -> Option<(u64, u64)> {
         let kind = kind(self.shape, entry);
-        if kind != Kind::Compressed && entry & L2_RESERVED != 0 {
+        if kind != EntryKind::Compressed && entry & L2_RESERVED != 0 {
             self.corrupt(Fault::L2Walk { index, entry, why: WalkFault::Reserved });
         }
         self.check_hidden(index, entry);
         match kind {
-            Kind::Compressed => self.count_compressed(index, entry, bitmap),
-            Kind::Allocated => return self.count_cluster(index, entry, bitmap, expected),
-            Kind::Unallocated if Subclusters(bitmap).allocated() != 0 => {
+            EntryKind::Compressed => self.count_compressed(index, entry, bitmap),
+            EntryKind::Allocated => return self.count_cluster(index, entry, bitmap, expected),
+            EntryKind::Unallocated if Subclusters(bitmap).allocated() != 0 => {
                 self.corrupt(Fault::L2Walk { index, entry: bitmap, why: WalkFault::NoCluster });
             }
-            Kind::Unallocated => {}
+            EntryKind::Unallocated => {}
         }
         None
     }
@@ -298,7 +298,7 @@ impl Check {
             return self.fail(Error::Corrupt(Fault::Bitmap { index, value: offset, why }));
         }
         self.mark_alone(offset, len);
-        self.load(Step::BitmapTable, offset, len as usize);
+        self.load(CheckStep::BitmapTable, offset, len as usize);
     }
 
     pub(super) fn bitmap_loaded(&mut self, bytes: &[u8]) {
@@ -344,7 +344,7 @@ impl Check {
                 if repaired {
                     if (offset >> bits) < CLUSTERS_MAX {
                         self.wrote = true;
-                        return self.emit(Step::Extend, IoOp::SetLen { len: offset + cluster });
+                        return self.emit(CheckStep::Extend, IoOp::SetLen { len: offset + cluster });
                     }
                     self.rebuild = true;
                 }
