@@ -52,5 +52,6 @@ impl Report {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(error);
         }
+        debug_assert!(self.problems.len() <= PROBLEMS_MAX);
     }
 }

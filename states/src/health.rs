@@ -108,6 +108,7 @@ impl Health {
 
     /// As if that were durable: only where the rule is removed.
     pub(crate) fn clear_at_once(&mut self) {
+        debug_assert!(self.is_clearing());
         self.autoclear = Autoclear::Clear;
         self.held = false;
     }

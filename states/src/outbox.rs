@@ -138,6 +138,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Room for the I/O of so many acbs, `shared` of shared objects, and the answers of so many requests.
     pub(crate) fn new(acbs: u32, shared: u32, requests: u32) -> Outbox {
+        debug_assert!(acbs.checked_mul(2).is_some_and(|own| own.checked_add(shared).is_some()));
         Outbox {
             ios: Arena::new(shared),
             own_ids: acbs * 2,
@@ -212,11 +213,16 @@ impl Outbox {
     pub(crate) fn take_due(&mut self, which: Due) -> Due {
         let taken = self.due & which;
         self.due -= taken;
+        debug_assert!(!self.due.intersects(which));
         taken
     }
 
     /// For the embedder to do, and nobody waits for it.
     pub(crate) fn tell(&mut self, op: IoOp) {
+        debug_assert!(
+            matches!(op, IoOp::ForgetCompressed { .. } | IoOp::ZeroBuffer { .. }),
+            "no answer comes"
+        );
         self.io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });
     }
 

@@ -32,6 +32,7 @@ impl<S, T> Steps<S, T> {
 
     /// Where the machine is; None: nowhere, it has ended.
     pub(crate) const fn step(&self) -> Option<&S> {
+        debug_assert!(!self.ended || self.step.is_none(), "no step behind the last one");
         self.step.as_ref()
     }
 
@@ -49,6 +50,7 @@ impl<S, T> Steps<S, T> {
         self.enter(step);
         self.generation = self.generation.wrapping_add(1);
         self.out = Some(op);
+        debug_assert!(self.step.is_some() && !self.ended);
     }
 
     /// Goes to a step that names no I/O itself: a machine inside it does.
@@ -66,6 +68,7 @@ impl<S, T> Steps<S, T> {
 
     /// The I/O with this id ended: leaves the step that waited for it. None: none did.
     pub(crate) fn answered(&mut self, id: IoId) -> Option<S> {
+        debug_assert!(self.out.is_none() || self.step.is_some(), "a step waits for what it names");
         if id != self.id() || self.out.is_some() {
             return None;
         }
@@ -93,6 +96,7 @@ impl<S, T> Steps<S, T> {
 
     /// The result, once.
     pub(crate) const fn poll_result(&mut self) -> Option<Result<T, Error>> {
+        debug_assert!(self.result.is_none() || self.ended);
         self.result.take()
     }
 }

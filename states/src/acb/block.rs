@@ -215,6 +215,7 @@ impl Linked for Acb {
     }
 
     fn fail(&mut self, error: &Error) {
+        debug_assert!(self.link != NONE, "only whatever waits can wait in vain");
         self.error = Some(Box::new(error.clone()));
     }
 }

@@ -103,6 +103,7 @@ impl Jobs {
 
     /// A change of size begins; `alone`: beside nothing else.
     pub(crate) fn resize(&mut self, first: Resizing, alone: bool) {
+        debug_assert!(!self.exclusive);
         debug_assert!(self.resizing.is_none(), "one at a time was admitted");
         (self.resizing, self.exclusive) = (Some(first), alone);
     }

@@ -78,6 +78,7 @@ impl Waits {
         wanted: Wanted,
         options: &Options,
     ) -> bool {
+        debug_assert!(wanted.table_span > 0);
         debug_assert!(!wanted.guest.is_empty());
         if self.claims.is_empty() {
             return true;
@@ -179,6 +180,7 @@ impl Waits {
         let Held { claims, pinned, modifies } = core::mem::take(&mut acb.held);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
         acb.extent.source = Source::Zeros;
+        debug_assert!(!claims || self.claims.iter().any(|claim| claim.acb == a));
         if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
             let mut claim = self.claims.swap_remove(index);
             requests.wake(&mut claim.waiters);

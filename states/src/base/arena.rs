@@ -38,6 +38,7 @@ impl<T> Arena<T> {
 
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
+        debug_assert!(self.live <= self.limit, "more values than the limit allows");
         self.live >= self.limit
     }
 
@@ -52,6 +53,7 @@ impl<T> Arena<T> {
 
     #[inline]
     pub(crate) fn len(&self) -> usize {
+        debug_assert!(self.live <= self.limit);
         self.live as usize
     }
 
@@ -123,6 +125,7 @@ impl<T> Arena<T> {
     /// Frees the slot; its id is known to be valid.
     #[inline]
     pub(crate) fn discard(&mut self, index: u32) {
+        debug_assert!(self.find(index).is_some(), "only what lives is freed");
         if let Some(slot) = self.slots.get_mut(index as usize) {
             debug_assert!(slot.live);
             slot.live = false;

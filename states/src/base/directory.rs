@@ -46,6 +46,7 @@ impl Directory {
     pub(crate) fn get(&self, number: u64) -> Option<u32> {
         let node = self.nodes.get((number / (FAN * FAN) as u64) as usize)?.as_ref()?;
         let leaf = node.leaves[(number as usize / FAN) % FAN].as_ref()?;
+        debug_assert!(node.used > 0 && leaf.used > 0, "a level without entries is given back");
         let slot = leaf.slots[number as usize % FAN];
         (slot != NO_SLOT).then_some(slot)
     }
@@ -66,9 +67,11 @@ impl Directory {
         });
         leaf.used += 1;
         leaf.slots[number as usize % FAN] = slot;
+        debug_assert_eq!(self.get(number), Some(slot));
     }
 
     pub(crate) fn remove(&mut self, number: u64) {
+        debug_assert!(self.get(number).is_some(), "what is forgotten was there");
         let Some(place) = self.nodes.get_mut((number / (FAN * FAN) as u64) as usize) else { return };
         let Some(node) = place.as_mut() else { return };
         let home = &mut node.leaves[(number as usize / FAN) % FAN];

@@ -52,6 +52,7 @@ pub struct Geometry {
 impl Geometry {
     /// `entries` must be a power of two; a slice holds at most 512 of them.
     pub fn new(cluster_bits: u32, entries: u64, table_bytes: u64, l1: u64, data_start: u64) -> Geometry {
+        debug_assert!(table_bytes / 8 >= entries, "a table holds its entries");
         debug_assert!(entries.is_power_of_two() && cluster_bits < 32);
         let table_bits = entries.trailing_zeros();
         let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros());
@@ -71,6 +72,7 @@ impl Geometry {
 
     /// qcow2: L2 tables of one cluster with entries of one or (`extended`) two words.
     pub fn qcow2(cluster_bits: u32, extended: bool, l1: u64) -> Geometry {
+        debug_assert!((9..=21).contains(&cluster_bits), "limits of the format");
         let entry_word_bits = u32::from(extended);
         let table_bits = cluster_bits - 3 - entry_word_bits;
         let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros() - entry_word_bits);
@@ -93,6 +95,7 @@ impl Geometry {
 
     /// Bytes of a cluster.
     pub const fn cluster_size(&self) -> u64 {
+        debug_assert!(self.cluster_bits < 63);
         1 << self.cluster_bits
     }
 
@@ -103,6 +106,7 @@ impl Geometry {
 
     /// First byte behind the cluster that holds the byte before `guest`. Guest offsets are below 2^63.
     pub const fn cluster_end(&self, guest: u64) -> u64 {
+        debug_assert!(guest < 1 << 63);
         self.cluster_start(guest + (self.cluster_size() - 1))
     }
 
@@ -114,21 +118,25 @@ impl Geometry {
 
     /// Guest bytes that one L2 slice maps.
     pub const fn slice_span(&self) -> u64 {
+        debug_assert!(self.cluster_bits + self.slice_bits < 63);
         1 << (self.cluster_bits + self.slice_bits)
     }
 
     /// Bytes of a slice in the file.
     pub const fn slice_bytes(&self) -> u32 {
+        debug_assert!(self.table_bytes > 0);
         if self.table_bytes < SLICE_BYTES as u64 { self.table_bytes as u32 } else { SLICE_BYTES }
     }
 
     /// 64-bit words of an L2 slice.
     pub const fn slice_words(&self) -> usize {
+        debug_assert!(self.slice_bits + self.entry_word_bits <= 9, "a slice has 4 KiB at most");
         1 << (self.slice_bits + self.entry_word_bits)
     }
 
     /// Bytes of an L1 slice in the file.
     pub const fn l1_slice_bytes(&self) -> u32 {
+        debug_assert!(self.l1_slice_bits <= 9, "a slice has 4 KiB at most");
         let bytes = 8 << self.l1_slice_bits;
         // a table of few entries still takes whole sectors
         if bytes < SECTOR as u32 { SECTOR as u32 } else { bytes }
@@ -136,6 +144,7 @@ impl Geometry {
 
     /// Slices of one table.
     pub const fn slices_per_table(&self) -> u64 {
+        debug_assert!(self.slice_bits <= self.table_bits);
         1 << (self.table_bits - self.slice_bits)
     }
 
@@ -147,11 +156,13 @@ impl Geometry {
 
     /// The slice of the L1 table that holds entry `l1_index`, and the entry's place in it.
     pub const fn l1_slice(&self, l1_index: u64) -> (SliceNumber, usize) {
+        debug_assert!(l1_index >> self.l1_slice_bits < self.l1_slices, "no L1 table is as long");
         (SliceNumber(l1_index >> self.l1_slice_bits), (l1_index & ((1 << self.l1_slice_bits) - 1)) as usize)
     }
 
     /// The L2 slice that maps `guest`, and the place of the entry's first word in it.
     pub const fn l2_slice(&self, guest: u64) -> (SliceNumber, usize) {
+        debug_assert!(guest < 1 << 63);
         let cluster = guest >> self.cluster_bits;
         let number = self.l2_base + (cluster >> self.slice_bits);
         let entry = cluster & ((1 << self.slice_bits) - 1);
@@ -160,22 +171,26 @@ impl Geometry {
 
     /// qcow2: the slice of refcount block `block` that begins at byte `within` of it.
     pub const fn refcount_slice(&self, block: u64, within: u64) -> SliceNumber {
+        debug_assert!(block <= REFCOUNT_BLOCKS_MAX && within < self.table_bytes);
         let slice_bytes = self.slice_bytes() as u64;
         SliceNumber(self.l1_slices + block * (self.table_bytes / slice_bytes) + within / slice_bytes)
     }
 
     /// Is it a slice of a refcount block?
     pub const fn is_refcount(&self, slice: SliceNumber) -> bool {
+        debug_assert!(self.l1_slices <= self.l2_base);
         slice.0 >= self.l1_slices && slice.0 < self.l2_base
     }
 
     /// Is it a slice of the L1 table?
     pub const fn is_l1(&self, slice: SliceNumber) -> bool {
+        debug_assert!(self.l1_slices > 0);
         slice.0 < self.l1_slices
     }
 
     /// Byte offset of an L1 slice in the file.
     pub const fn l1_slice_host(&self, slice: SliceNumber) -> u64 {
+        debug_assert!(self.is_l1(slice));
         self.l1_offset + slice.0 * self.l1_slice_bytes() as u64
     }
 
@@ -188,11 +203,13 @@ impl Geometry {
 
     /// How many slice numbers a guest disk of `size` bytes can need.
     pub const fn slice_count(&self, size: u64) -> u64 {
+        debug_assert!(size <= 1 << 63);
         self.l2_base + size.div_ceil(self.slice_span())
     }
 
     /// An L1 entry that is not 0 must name a whole table inside the file (below `end`).
     pub fn check_table(&self, index: u64, entry: u64, end: u64) -> Result<(), Error> {
+        debug_assert!(end <= 1 << 63, "no file is longer");
         let bad = |why| Err(Error::Corrupt(Fault::L1Entry { index, entry, why }));
         if entry & (self.cluster_size() - 1) != 0 {
             return bad(L1Fault::QedUnaligned);
@@ -209,6 +226,7 @@ impl Geometry {
     /// A data entry must name a cluster inside the file (below `end`). `guest` is only for the message.
     #[inline]
     pub fn check_data(&self, guest: u64, entry: u64, end: u64) -> Result<(), Error> {
+        debug_assert!(end <= 1 << 63, "no file is longer");
         let aligned = entry & (self.cluster_size() - 1) == 0;
         // `end` is at most 2^63, so the sum only wraps for an entry that is too large anyway
         let inside = entry < end && entry + self.cluster_size() <= end;
@@ -231,11 +249,13 @@ impl Geometry {
 
 /// Rounds down to a multiple of `align`, a power of two.
 pub const fn align_down(value: u64, align: u64) -> u64 {
+    debug_assert!(align.is_power_of_two());
     value & !(align - 1)
 }
 
 /// Rounds up to a multiple of `align`, a power of two. Saturates at the last multiple.
 pub const fn align_up(value: u64, align: u64) -> u64 {
+    debug_assert!(align.is_power_of_two());
     match value.checked_add(align - 1) {
         Some(sum) => align_down(sum, align),
         None => align_down(u64::MAX, align),

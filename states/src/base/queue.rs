@@ -36,11 +36,13 @@ impl Queue {
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
+        debug_assert!((self.first == END) == (self.last == END));
         self.first == END
     }
 
     /// Appends.
     pub(crate) fn push<T: Linked>(&mut self, items: &mut Arena<T>, index: u32) {
+        debug_assert!(index < END, "an index is no mark");
         let item = items.get_mut(index);
         debug_assert_eq!(item.link(), NONE, "an acb waits for one thing at a time");
         item.set_link(END);
@@ -64,6 +66,7 @@ impl Queue {
         if self.first == END {
             self.last = END;
         }
+        debug_assert!(self.first != NONE, "a member links to the next, or to the end");
         Some(index)
     }
 
@@ -79,18 +82,21 @@ impl Queue {
         }
         self.last = other.last;
         *other = Queue::new();
+        debug_assert!(other.is_empty());
     }
 
     /// Moves everything of `other` in front of our first.
     pub(crate) fn prepend<T: Linked>(&mut self, items: &mut Arena<T>, other: &mut Queue) {
         core::mem::swap(self, other);
         self.append(items, other);
+        debug_assert!(other.is_empty());
     }
 
     /// Tells every member what it waited for in vain; they stay in the list.
     pub(crate) fn fail<T: Linked>(&self, items: &mut Arena<T>, error: &Error) {
         let mut next = self.first;
         while next != END {
+            debug_assert!(next != NONE, "a member links to the next, or to the end");
             let item = items.get_mut(next);
             item.fail(error);
             next = item.link();
@@ -104,6 +110,7 @@ impl Queue {
             if next == END {
                 return None;
             }
+            debug_assert!(next != NONE, "a member links to the next, or to the end");
             let index = next;
             next = items.get(index).link();
             Some(index)

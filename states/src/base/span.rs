@@ -27,6 +27,7 @@ impl Span {
     /// Bytes.
     #[inline]
     pub(crate) const fn len(self) -> u64 {
+        debug_assert!(self.start <= self.end);
         self.end - self.start
     }
 
@@ -37,12 +38,14 @@ impl Span {
 
     #[inline]
     pub(crate) const fn contains(self, offset: u64) -> bool {
+        debug_assert!(self.start <= self.end);
         self.start <= offset && offset < self.end
     }
 
     /// They have a byte in common, if neither is empty.
     #[inline]
     pub(crate) const fn overlaps(self, other: Span) -> bool {
+        debug_assert!(self.start <= self.end && other.start <= other.end);
         self.start < other.end && other.start < self.end
     }
 }

@@ -48,6 +48,7 @@ impl Commit {
         let mut left = Queue::new();
         let mut clean_wanted = false;
         let (written, durable) = (self.windows.written(), self.windows.tables_durable());
+        debug_assert!(durable <= written, "what is not written is not durable");
         while let Some(a) = requests.take_first(&mut waiters) {
             let acb = requests.acb(a);
             let satisfied = match acb.commit.want {

@@ -44,6 +44,7 @@ impl DirtyBit {
             DirtyBit::Clear | DirtyBit::Cleared => DirtyBit::Clear,
             DirtyBit::Marking | DirtyBit::Written | DirtyBit::Set => DirtyBit::Set,
         };
+        debug_assert!(matches!(self, DirtyBit::Clear | DirtyBit::Set), "nothing is on its way");
         cleared
     }
 

@@ -114,6 +114,7 @@ impl Commit {
 
     /// A sync is about to be submitted; false: there is nothing that it would make durable.
     pub(crate) const fn begin_sync(&mut self) -> bool {
+        debug_assert!(matches!(self.phase, Phase::Sync | Phase::SyncReftable | Phase::SyncSwitch));
         self.windows.sync_begun();
         core::mem::replace(&mut self.unsynced, false)
     }
@@ -226,10 +227,12 @@ impl Commit {
 
     /// The refcount table that the running round replaces.
     pub(crate) const fn replace_reftable(&mut self, old: ClusterRun) {
+        debug_assert!(self.old_reftable.is_none(), "one table at a time is replaced");
         self.old_reftable = Some(old);
     }
 
     pub(crate) const fn take_old_reftable(&mut self) -> Option<ClusterRun> {
+        debug_assert!(self.old_reftable.is_some(), "there is one");
         self.old_reftable.take()
     }
 

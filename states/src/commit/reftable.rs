@@ -8,7 +8,7 @@
 //! * a new refcount table is complete and durable before the header leads to it, which is durable before
 //!   the old one's clusters are free (QC10).
 
-use super::pipeline::Commit;
+use super::pipeline::{Commit, Phase};
 use super::progress::TABLE_WRITES_MAX;
 use crate::fault::Op;
 use crate::io::IoOp;
@@ -28,6 +28,7 @@ impl Commit {
         options: &Options,
         out: &mut Outbox,
     ) -> bool {
+        debug_assert_eq!(self.phase, Phase::Reftable);
         let (durable, align) = (self.windows.durable(), options.align.max(512));
         let moving = counted.moving.as_ref().filter(|moving| moving.is_due(durable));
         let (offset, step, moved) = match moving {

@@ -51,33 +51,40 @@ impl Windows {
 
     #[inline]
     pub(crate) const fn open(&self) -> u64 {
+        debug_assert!(self.round < self.open);
         self.open
     }
 
     pub(crate) const fn round(&self) -> u64 {
+        debug_assert!(self.round < self.open);
         self.round
     }
 
     pub(crate) const fn durable(&self) -> u64 {
+        debug_assert!(self.durable <= self.round);
         self.durable
     }
 
     pub(crate) const fn written(&self) -> u64 {
+        debug_assert!(self.written <= self.round);
         self.written
     }
 
     pub(crate) const fn tables_durable(&self) -> u64 {
+        debug_assert!(self.tables_durable <= self.written);
         self.tables_durable
     }
 
     /// A round begins: it closes the open window.
     pub(crate) const fn begin_round(&mut self) {
+        debug_assert!(self.written <= self.round && self.round < self.open);
         self.round = self.open;
         self.open += 1;
     }
 
     /// A sync is submitted.
     pub(super) const fn sync_begun(&mut self) {
+        debug_assert!(self.written_before <= self.written);
         self.written_before = self.written;
     }
 
@@ -85,15 +92,18 @@ impl Windows {
     pub(crate) fn sync_ended(&mut self) {
         debug_assert!(self.written_before <= self.written);
         self.tables_durable = self.tables_durable.max(self.written_before);
+        debug_assert!(self.tables_durable <= self.written);
     }
 
     /// It was the round's own: its data is durable.
     pub(crate) const fn data_durable(&mut self) {
+        debug_assert!(self.durable <= self.round);
         self.durable = self.round;
     }
 
     /// The round's pointers are in the file; `nothing`: there were none to write.
     pub(crate) const fn pointers_written(&mut self, nothing: bool) {
+        debug_assert!(self.tables_durable <= self.written && self.written <= self.round);
         let all_durable = self.tables_durable == self.written;
         self.written = self.round;
         if nothing && all_durable {
@@ -103,6 +113,7 @@ impl Windows {
 
     /// As if they were durable: only where that rule is removed.
     pub(crate) const fn believe_durable(&mut self) {
+        debug_assert!(self.written <= self.round);
         self.tables_durable = self.written;
     }
 
@@ -136,16 +147,19 @@ impl Windows {
 
     /// Pointers shall be written that are not.
     pub(crate) const fn wants_pointers(&self) -> bool {
+        debug_assert!(self.demand <= self.open, "nobody demands what is to come");
         self.demand > self.written
     }
 
     /// Or be durable.
     pub(super) const fn wants_more(&self) -> bool {
+        debug_assert!(self.demand_durable <= self.open, "nobody demands what is to come");
         self.wants_pointers() || self.demand_durable > self.tables_durable
     }
 
     /// All that is wanted is written, and all that is written is durable.
     pub(crate) const fn all_durable(&self) -> bool {
+        debug_assert!(self.tables_durable <= self.written);
         self.tables_durable == self.written && !self.wants_pointers()
     }
 

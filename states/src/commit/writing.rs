@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 impl Commit {
     /// A phase begins that writes these slices, or what it finds itself.
     pub(crate) fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>, out: &mut Outbox) {
+        debug_assert!(matches!(phase, Phase::Refcounts | Phase::Reftable | Phase::Tables));
         (self.writing.cursor, self.writing.slots) = (0, slots);
         self.set_phase(phase, out);
     }
@@ -62,6 +63,7 @@ impl Commit {
             }
             self.write_slice(tables, slot, per_block as u64 * 8, out);
         }
+        debug_assert!(self.writing.cursor <= self.writing.slots.len());
         let waits = self.writing.in_flight() > 0 && !self.leaves_tables(options);
         !waits && self.writing.cursor == self.writing.slots.len()
     }
@@ -69,6 +71,7 @@ impl Commit {
     fn write_slice(&mut self, tables: &mut TableCache, slot: u32, block: u64, out: &mut Outbox) {
         let slice = tables.slot_mut(slot);
         let slice_bytes = slice.entries.len() as u64 * 8;
+        debug_assert!(slice.writing == 0 && slice.dirty != 0, "one write of a slice at a time");
         slice.writing = slice.dirty;
         slice.dirty = 0;
         slice.state = SliceState::Writing;
@@ -132,6 +135,7 @@ impl Commit {
 
     /// All pointers of the round are written.
     pub(crate) fn tables_written(&mut self) {
+        debug_assert_eq!(self.phase, Phase::Tables);
         self.windows.pointers_written(!self.writing.wrote);
     }
 }

@@ -62,6 +62,7 @@ impl Image {
     }
 
     fn found_corrupt(&mut self, error: &Error) {
+        debug_assert!(self.refcounted.is_some(), "of another format an entry fails its request alone");
         self.health.found_corrupt(error.clone());
         self.outbox.events.push_back(Event::Poisoned(error.clone()));
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
@@ -84,6 +85,7 @@ impl Image {
 
     /// From now on reads only: memory knows mappings that the file may never have got.
     pub(super) fn poison_with(&mut self, error: Error) {
+        debug_assert!(!self.options.read_only, "nothing was written");
         self.health.poison(error.clone());
         self.outbox.events.push_back(Event::Poisoned(error.clone()));
         self.commit.fail(&mut self.requests, &error);
@@ -91,10 +93,12 @@ impl Image {
             self.space.answer(&mut self.requests, &Error::Poisoned);
         }
         self.outbox.due |= Due::SLOTS;
+        debug_assert!(self.health.is_halted());
     }
 
     /// The bits are cleared in memory; the next round writes the header.
     fn clear_autoclear(&mut self) {
+        debug_assert!(!self.options.read_only);
         self.clear_autoclear_bits();
         self.commit.header_changed(&mut self.outbox);
         self.health.ask();
@@ -115,6 +119,7 @@ impl Image {
     }
 
     fn free(&mut self, run: ClusterRun, window: u64, shared: bool) {
+        debug_assert!(window <= self.commit.windows.open(), "no pointer is removed in a window to come");
         #[cfg(feature = "sabotage")]
         if window > 0 && self.options.sabotaged(Rule::PunchAfterRemoval) {
             self.punch_early(run);

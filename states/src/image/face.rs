@@ -13,11 +13,13 @@ use crate::io::{Io, IoId, Outcome};
 use crate::machine::Machine;
 use crate::outbox::{Alarm, Due, Purpose, Timer};
 use crate::rule::Rule;
+use crate::tables::slice::SliceState;
 use alloc::boxed::Box;
 
 impl Image {
     /// Takes a request, or says why not.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
         let plain = matches!(request.kind, RequestKind::Read | RequestKind::Write);
@@ -37,6 +39,7 @@ impl Image {
                 (0, 0)
             }
         };
+        debug_assert!(pos <= end && end <= self.size);
         let (acb, id) = self.requests.begin(&request, pos, end);
         // the hot path: a read within one cluster that is there
         if request.kind == RequestKind::Read
@@ -95,6 +98,7 @@ impl Image {
 
     /// A timer ran out.
     pub fn handle_timeout(&mut self, timer: Timer) {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         if self.health.is_poisoned() {
             return;
         }
@@ -122,6 +126,7 @@ impl Image {
             self.poison_with(error);
             self.settle();
         }
+        debug_assert!(self.health.is_poisoned() || self.options.read_only);
     }
 
     /// An acb's own I/O ended; with its last the acb goes on.
@@ -163,6 +168,7 @@ impl Image {
     }
 
     fn encode_reftable(&self, at: u64, buf: &mut [u8]) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has one");
         if let Some(counted) = self.refcounted.as_deref() {
             counted.encode_table(at, self.commit.windows.durable(), buf);
         }
@@ -170,6 +176,7 @@ impl Image {
 
     /// The embedder's next turn: the rest of the counts go down.
     fn count_on(&mut self) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone counts");
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.quarantine.resume();
         }
@@ -198,6 +205,7 @@ impl Machine for Image {
             Purpose::Table(slot) => {
                 let encode = self.layout.encoding();
                 let slice = self.tables.slot(slot);
+                debug_assert!(slice.state == SliceState::Writing && io.offset >= slice.host);
                 let skip = ((io.offset - slice.host) / 8) as usize;
                 slice.snapshot(&mut self.scratch);
                 #[cfg(feature = "sabotage")]
@@ -212,6 +220,7 @@ impl Machine for Image {
     }
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         if self.outbox.is_own(id) {
             self.own_io_ended(id, outcome);
             if self.has_dead() {

@@ -26,6 +26,7 @@ const LOOKS: u32 = 64;
 impl Image {
     /// A growth ended.
     pub(super) fn grown(&mut self, result: Result<(), Error>) {
+        debug_assert!(self.space.is_growing());
         let grown = self.space.grown(result, &mut self.outbox);
         self.growth_ended(grown);
     }
@@ -66,6 +67,7 @@ impl Image {
 
     /// A piece of the free end reads as zeros, or will not: then the file grows instead.
     pub(super) fn space_cleared(&mut self, result: &Result<(), Error>) {
+        debug_assert!(self.space.is_growing());
         // durable before a pointer to it, as a hole is (QC6)
         self.hole_made();
         self.space.cleared(result.is_ok());
@@ -84,6 +86,7 @@ impl Image {
 
     /// A hole is there, or will not be.
     pub(super) fn punched(&mut self, hole: Punching, result: &Result<(), Error>) {
+        debug_assert!(self.refcounted.is_some());
         self.hole_made();
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         match self.options.sabotaged(Rule::PunchedFirst) && result.is_ok() {
@@ -98,6 +101,7 @@ impl Image {
 
     /// The file could not grow, for this reason.
     fn search_all(&mut self, error: Error) {
+        debug_assert!(self.refcounted.is_some());
         let first = !self.space.is_full();
         self.space.set_full(error);
         let (begun, lies) = (self.space.next(), self.space.was_left());
@@ -158,6 +162,7 @@ impl Image {
 
     /// Goes on with the search; can it still find something?
     fn search_on(&mut self) -> bool {
+        debug_assert!(self.space.is_full() && !self.space.is_growing());
         self.demand_removals();
         let synced = self.commit.windows.durable() > 0;
         if !synced {

@@ -16,6 +16,7 @@ impl Image {
 
     /// Sets the bit that says so, in memory.
     pub(super) fn set_dirty_bit(&mut self, set: bool) {
+        debug_assert!(!set || self.uses_dirty_bit());
         if let Some(header) = self.layout.header_mut(self.refcounted.as_deref_mut()) {
             header.set_dirty_bit(set);
         }
@@ -28,6 +29,7 @@ impl Image {
 
     /// Clears the autoclear bits that are not kept up, in memory.
     pub(super) fn clear_autoclear_bits(&mut self) {
+        debug_assert!(self.header_len().is_some(), "a raw image has none");
         if let Some(header) = self.layout.header_mut(self.refcounted.as_deref_mut()) {
             header.clear_autoclear();
         }
@@ -39,6 +41,7 @@ impl Image {
     }
 
     pub(super) fn encode_header(&self, buf: &mut [u8]) {
+        debug_assert_eq!(self.header_len(), Some(buf.len() as u32));
         if let Some(header) = self.layout.header(self.refcounted.as_deref()) {
             header.encode_block(buf);
         }

@@ -73,6 +73,7 @@ impl Image {
     }
 
     fn write_header(&mut self, tried: Op) {
+        debug_assert!(self.header_len().is_some(), "a raw image has none");
         let window = self.commit.header_emitted();
         self.health.header_emitted(window);
         self.outbox.counters.header_writes += 1;
@@ -82,6 +83,7 @@ impl Image {
 
     /// Writes the header for the growth that waits for it.
     fn mark_ahead(&mut self) {
+        debug_assert!(self.commit.is_idle() && self.layout.marks_growth());
         self.set_dirty_bit(true);
         self.commit.set_phase(Phase::MarkAhead, &mut self.outbox);
         self.commit.bit.emitted(true);
@@ -152,6 +154,7 @@ impl Image {
     }
 
     fn start_sync(&mut self, phase: Phase) {
+        debug_assert!(matches!(phase, Phase::Sync | Phase::SyncReftable | Phase::SyncSwitch));
         self.commit.set_phase(phase, &mut self.outbox);
         if !self.commit.begin_sync() {
             return self.synced(Ok(()));
@@ -205,6 +208,7 @@ impl Image {
 
     /// After the round's sync: entries of the refcount table whose blocks it made durable.
     fn start_reftable(&mut self) {
+        debug_assert_eq!(self.commit.phase(), Phase::Sync);
         let durable = self.commit.windows.durable();
         let moving = self.refcounted.as_deref().is_some_and(|counted| counted.moving.is_some());
         let lazy = self.counts_come_late() && !moving;
@@ -216,6 +220,7 @@ impl Image {
     }
 
     fn write_reftable(&mut self) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has one");
         let Some(counted) = self.refcounted.as_deref() else { return };
         if !self.commit.write_reftable(counted, &self.options, &mut self.outbox) {
             return;
@@ -228,6 +233,7 @@ impl Image {
 
     /// A write of the refcount table ended.
     pub(super) fn reftable_written(&mut self, result: Result<(), Error>) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has one");
         self.commit.reftable_write_ended();
         match result {
             _ if self.health.is_poisoned() => {}
@@ -239,6 +245,7 @@ impl Image {
     /// The refcount table is durable: entries are no news any more; a new table needs the header to lead to
     /// it.
     fn reftable_durable(&mut self) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has one");
         let durable = self.commit.windows.durable();
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         match counted.table_durable(durable) {
@@ -253,6 +260,7 @@ impl Image {
 
     /// The header leads to the new refcount table, durably: the old one's clusters are free.
     fn switch_durable(&mut self) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has one");
         let old = self.commit.take_old_reftable();
         debug_assert!(old.is_some());
         if let Some(old) = old {
@@ -281,6 +289,7 @@ impl Image {
 
     /// Names writes of slices up to the limit; when all are written the phase ends.
     pub(super) fn write_tables(&mut self) {
+        debug_assert!(!self.health.is_poisoned(), "after a failure nothing more is written");
         if !self.commit.write_slices(&mut self.tables, &self.options, &mut self.outbox) {
             return;
         }
@@ -311,6 +320,7 @@ impl Image {
     /// Answers all that have what they want; clears the dirty bit if that is wanted and possible; goes on if
     /// there is a reason.
     fn end_round(&mut self) {
+        debug_assert!(!self.commit.is_idle(), "a round ends once");
         self.commit.set_phase(Phase::Idle, &mut self.outbox);
         self.release(false);
         let all_durable = self.commit.windows.all_durable() && self.refcounts_settled();
@@ -338,6 +348,7 @@ impl Image {
 
     /// The bit is to be cleared, and nothing is left to be written: first the file is cut.
     fn cut_ahead(&mut self) {
+        debug_assert_eq!(self.commit.bit, DirtyBit::Set);
         let qed = self.layout.marks_growth() && !self.options.sabotaged(Rule::CutBeforeClear);
         match if qed { self.space.cut() } else { None } {
             None => self.start_clear(),
@@ -350,6 +361,7 @@ impl Image {
 
     /// It is; or is as long as it was, which is no harm.
     pub(super) fn cut_off(&mut self) {
+        debug_assert!(self.health.is_poisoned() || self.commit.phase() == Phase::Cut);
         self.commit.wrote();
         if !self.health.is_poisoned() {
             self.start_clear();
@@ -357,6 +369,7 @@ impl Image {
     }
 
     fn start_clear(&mut self) {
+        debug_assert!(self.uses_dirty_bit());
         if self.layout.qed_header().is_some_and(crate::qed::Header::keeps_need_check) {
             // in order, but for what a check found
             self.commit.set_phase(Phase::Idle, &mut self.outbox);

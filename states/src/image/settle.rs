@@ -28,6 +28,7 @@ impl Image {
         if self.requests.has_ready() || !self.outbox.due.is_empty() {
             self.settle_all();
         }
+        debug_assert!(!self.requests.has_ready() && self.outbox.due.is_empty());
     }
 
     // apart, so that a hit asks no more than the question above
@@ -196,5 +197,6 @@ impl Image {
 
 /// Is a slice being loaded from there (of a table that was copied since)? It lies in one cluster.
 fn is_loading<'a>(mut in_flight: impl Iterator<Item = &'a InFlight>, host: Span) -> bool {
+    debug_assert!(!host.is_empty());
     in_flight.any(|io| matches!(io.purpose, Purpose::Load(_)) && host.contains(io.offset))
 }

@@ -103,6 +103,7 @@ impl Image {
     }
 
     fn new(layout: Layout, size: u64, file_len: u64, stale: bool, options: &Options) -> Image {
+        debug_assert!(options.align.is_power_of_two());
         let (acbs, requests) = (options.acbs.max(1), options.requests.max(1));
         let marked = layout.qed_header().is_some_and(Header::need_check);
         let Start { edges, space, slices, slots_min } = layout.start(size, file_len, options);
@@ -161,6 +162,7 @@ impl Image {
     /// What counting works with, where clusters are counted.
     pub(super) fn counting(&mut self) -> Option<(&mut Refcounted, Cx<'_>)> {
         let counted = self.refcounted.as_deref_mut()?;
+        debug_assert!(self.layout.shape().is_some(), "of the formats qcow2 alone counts");
         let windows = &self.commit.windows;
         let cx = Cx {
             append: &mut self.space,

@@ -63,6 +63,7 @@ impl Check {
 
     /// Everything is looked at: make repairs durable, clear the bits, look again.
     fn finish(&mut self) {
+        debug_assert!(self.dirty.is_empty(), "all blocks are written");
         if self.snapshot_corruptions > 0 && self.fix == Some(Repair::All) && self.move_snapshots() {
             return;
         }
@@ -115,6 +116,7 @@ impl Check {
 
     /// The file ends with its last cluster in use; or does not, as a device that has the length it has.
     fn cut(&mut self, result: Result<(), ()>) {
+        debug_assert!(self.image_end() <= self.len, "only what nothing refers to is cut");
         if result.is_ok() {
             self.len = self.image_end();
         }
@@ -185,6 +187,7 @@ impl Machine for Check {
         if self.steps.step().is_some_and(|step| headers.contains(step)) {
             return self.header.encode_block(buf);
         }
+        debug_assert!(self.job.write && self.job.done + buf.len() <= self.job.bytes.len());
         if let Some(bytes) = self.job.bytes.get(self.job.done..self.job.done + buf.len()) {
             buf.copy_from_slice(bytes);
         }

@@ -105,6 +105,7 @@ impl Created {
 
     /// preallocation=metadata, and the others with a data file: L2 table and data take turns.
     fn preallocate(&mut self) -> Result<(), Error> {
+        debug_assert!(self.l2.is_empty() && self.extents.is_empty());
         let (shape, clusters) = (self.header.shape(), self.clusters());
         let mut guest = 0;
         while guest < clusters {
@@ -157,6 +158,7 @@ impl Created {
     /// preallocation=falloc and full: refcounts first, then the data in one run, then the L2 tables wherever
     /// they fit.
     fn reserve(&mut self) -> Result<(), Error> {
+        debug_assert!(self.l2.is_empty() && self.extents.is_empty());
         let (shape, clusters) = (self.header.shape(), self.clusters());
         let tables = clusters.div_ceil(shape.l2_entries());
         let from = self.space.used.end();
@@ -224,6 +226,7 @@ impl Created {
 
     /// Which piece `n` is: an old table, one of the three, a refcount block, an L2 table.
     fn kind(&self, n: usize) -> Piece {
+        debug_assert!(n < self.piece_count());
         let old = self.space.old_tables.len();
         let blocks = old + 3 + self.space.table.len();
         match n {
@@ -284,6 +287,7 @@ impl Created {
     }
 
     fn block(&self, n: u64) -> Vec<u8> {
+        debug_assert!(n < self.space.table.len() as u64);
         let (layout, mut block) = (self.space.layout, vec![0; 1 << self.header.cluster_bits]);
         let first = n << layout.block_bits();
         for (run, end) in self.space.used.within(first, first + layout.block_entries()) {
@@ -295,6 +299,7 @@ impl Created {
     }
 
     fn l2_table(&self, n: u64) -> Vec<u8> {
+        debug_assert!(n < self.l2.len() as u64);
         let shape = self.header.shape();
         let mut table = vec![0; 1 << shape.cluster_bits];
         let (first, end) = (n << shape.l2_bits(), (n + 1) << shape.l2_bits());

@@ -148,6 +148,7 @@ impl Subclusters {
 
     /// With the subclusters of `mask` (bit i for subcluster i) made `sub`.
     pub const fn with(self, mask: u32, sub: Sub) -> Subclusters {
+        debug_assert!(self.is_valid(), "no subcluster is of both kinds");
         let both = mask as u64 | (mask as u64) << 32;
         let bits = match sub {
             Sub::Unallocated => 0,
@@ -161,6 +162,7 @@ impl Subclusters {
 impl Shape {
     /// Bytes of a cluster.
     pub const fn cluster_size(self) -> u64 {
+        debug_assert!(self.cluster_bits >= 9 && self.cluster_bits <= 21, "limits of the format");
         1 << self.cluster_bits
     }
 
@@ -171,6 +173,7 @@ impl Shape {
 
     /// The L2 entries of a table are this power of two.
     pub const fn l2_bits(self) -> u32 {
+        debug_assert!(self.cluster_bits >= 9 && self.cluster_bits <= 21, "limits of the format");
         self.cluster_bits - if self.extended { 4 } else { 3 }
     }
 
@@ -187,11 +190,13 @@ impl Shape {
 
     /// Bits of the offset in a compressed entry; the sector count stands above it.
     const fn offset_width(self) -> u32 {
+        debug_assert!(self.cluster_bits >= 9 && self.cluster_bits <= 21, "limits of the format");
         62 - (self.cluster_bits - 8)
     }
 
     /// Offset and length in bytes of a compressed entry, without checks.
     pub const fn compressed_range(self, entry: u64) -> (u64, u32) {
+        debug_assert!(entry & COMPRESSED != 0);
         let host = entry & ((1 << self.offset_width()) - 1);
         let sectors = ((entry >> self.offset_width()) & ((1 << (self.cluster_bits - 8)) - 1)) + 1;
         (host, (sectors * 512 - host % 512) as u32)
@@ -257,6 +262,7 @@ impl Shape {
     }
 
     fn decode_compressed(self, guest: u64, entry: u64, bitmap: u64) -> Result<L2, Error> {
+        debug_assert!(entry & COMPRESSED != 0);
         if entry & COPIED != 0 {
             return corrupt(L2Fault::CompressedCopied, guest, entry);
         }
@@ -274,6 +280,7 @@ impl Shape {
     }
 
     fn decode_split(self, guest: u64, entry: u64, bitmap: u64, host: Option<u64>) -> Result<L2, Error> {
+        debug_assert!(self.extended);
         let subclusters = Subclusters(bitmap);
         if !subclusters.is_valid() {
             return corrupt(L2Fault::BothKinds, guest, bitmap);
@@ -291,6 +298,11 @@ impl Shape {
     /// The entry and its bitmap. A compressed entry must be one that `decode_l2` gave or `encode_compressed`
     /// can name.
     pub fn encode_l2(self, entry: L2) -> (u64, u64) {
+        debug_assert!(match entry {
+            L2::ZeroAllocated { host, .. } | L2::Normal { host, .. } => host & !OFFSET == 0,
+            L2::Compressed { host, len } => self.encode_compressed(host, len).is_some(),
+            _ => true,
+        });
         let flag = |copied| if copied { COPIED } else { 0 };
         match entry {
             L2::Unallocated => (0, 0),
@@ -318,6 +330,7 @@ impl Shape {
 impl L1 {
     /// The entry.
     pub const fn encode(self) -> u64 {
+        debug_assert!(!matches!(self, L1::Table { host, .. } if host == 0 || host & !OFFSET != 0));
         match self {
             L1::Unallocated => 0,
             L1::Table { host, copied: true } => host | COPIED,

@@ -18,6 +18,7 @@ pub struct BlockShape {
 impl BlockShape {
     /// Bits of a counter.
     pub const fn bits(self) -> u32 {
+        debug_assert!(self.order <= 6);
         1 << self.order
     }
 
@@ -28,6 +29,7 @@ impl BlockShape {
 
     /// The counters of a block are this power of two.
     pub const fn block_bits(self) -> u32 {
+        debug_assert!(self.order <= 6 && self.cluster_bits >= 9, "limits of the format");
         self.cluster_bits + 3 - self.order
     }
 

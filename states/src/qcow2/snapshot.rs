@@ -123,10 +123,12 @@ impl Snapshot {
         self.extra.resize(len, 0);
         be::put_u64(&mut self.extra, 0, state);
         be::put_u64(&mut self.extra, 8, size);
+        debug_assert!(self.is_complete());
     }
 
     /// Appends the entry with its padding.
     pub fn encode(&self, table: &mut Vec<u8>) {
+        debug_assert!(self.id.len() <= usize::from(u16::MAX) && self.name.len() <= usize::from(u16::MAX));
         debug_assert!(table.len().is_multiple_of(8));
         let half = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
         table.extend(self.l1_offset.to_be_bytes());

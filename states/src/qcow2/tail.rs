@@ -46,11 +46,13 @@ impl Tail {
 
     /// Where the search ended.
     pub(crate) fn end(&self) -> u64 {
+        debug_assert!(self.at <= self.clusters);
         self.at
     }
 
     /// What to read next.
     pub(crate) fn next(&mut self, reftable: &[u64]) -> Next {
+        debug_assert!(self.at <= self.clusters);
         let Some(last) = self.at.checked_sub(1) else { return Next::End(0) };
         // blocks that are not there count nothing
         let index = self.counts.table_index(last);
@@ -76,11 +78,13 @@ impl Tail {
     }
 
     fn piece(&self) -> u64 {
+        debug_assert!(self.counts.cluster_bits >= 9, "limits of the format");
         PIECE.min(1 << self.counts.cluster_bits)
     }
 
     /// The piece was read: does the search go on?
     pub(crate) fn read(&mut self, bytes: &[u8]) -> bool {
+        debug_assert!(self.at > 0, "there is something to look at");
         let Some(last) = self.at.checked_sub(1) else { return false };
         let per_piece = (self.piece() * 8) >> self.counts.order;
         let within = self.counts.block_index(last) % per_piece;

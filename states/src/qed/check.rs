@@ -55,6 +55,7 @@ impl Used {
         page[word] |= bit;
         self.count += u64::from(new);
         self.end = self.end.max(cluster + 1);
+        debug_assert!(self.count > 0 && self.pages.contains_key(&(cluster / 4096)));
         new
     }
 }
@@ -135,6 +136,7 @@ impl Check {
 
     /// The header as the check left it, and the file's length.
     pub(crate) fn into_parts(self) -> (Header, u64) {
+        debug_assert!(self.steps.step().is_none(), "it has ended");
         (self.header, self.len)
     }
 
@@ -144,6 +146,7 @@ impl Check {
     }
 
     fn mark_used(&mut self, offset: u64, clusters: u64) -> bool {
+        debug_assert!(clusters > 0);
         let first = offset >> self.geometry.cluster_bits;
         let mut sound = true;
         for cluster in first..first + clusters {
@@ -164,6 +167,7 @@ impl Check {
 
     /// Bytes of the chunk that starts with entry `at` of a table.
     fn chunk_len(&self, at: u64) -> u32 {
+        debug_assert!(at < self.entries());
         (self.geometry.table_bytes - at * 8).min(CHUNK) as u32
     }
 
@@ -205,6 +209,7 @@ impl Check {
     }
 
     fn next_l1_chunk(&mut self) {
+        debug_assert!(self.l1_next >= self.l1.len(), "every entry of the chunk was seen");
         self.l1_at += self.l1.len() as u64;
         self.l1_next = 0;
         if self.l1_at < self.entries() {
@@ -225,11 +230,13 @@ impl Check {
     }
 
     fn read_l2(&mut self) {
+        debug_assert!(self.l2_table > 0);
         let offset = self.l2_table + self.l2_at * 8;
         self.steps.emit(CheckStep::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
     }
 
     fn walk_l2(&mut self) {
+        debug_assert!(self.l1_next > 0, "an entry led here");
         let first_guest = ((self.l1_at + self.l1_next as u64 - 1) << self.geometry.table_bits) + self.l2_at;
         for index in 0..self.l2.len() {
             let Some(&entry) = self.l2.get(index) else { break };
@@ -265,12 +272,14 @@ impl Check {
     }
 
     fn next_l2_chunk(&mut self) {
+        debug_assert!(self.l2_at < self.entries());
         self.l2_at += self.l2.len() as u64;
         if self.l2_at < self.entries() { self.read_l2() } else { self.next_table() }
     }
 
     /// All tables are walked: count leaks; with repair go on to make it durable.
     fn walked(&mut self) {
+        debug_assert!(self.l1_at >= self.entries(), "all of the L1 table was seen");
         let clusters = if self.device { self.used.end } else { self.end >> self.geometry.cluster_bits };
         let usable = clusters.saturating_sub(u64::from(self.header.header_size));
         if self.report.check_errors == 0 {
@@ -286,6 +295,7 @@ impl Check {
     }
 
     fn repairs_durable(&mut self) {
+        debug_assert!(self.repair.is_some());
         if !self.report.is_sound() {
             self.header.keep_need_check();
             return self.end();
@@ -299,6 +309,7 @@ impl Check {
     }
 
     fn trimmed(&mut self) {
+        debug_assert!(self.repair.is_some() && self.report.is_sound());
         let len = self.end_in_use();
         let given_back =
             ((self.end - len.min(self.end)) >> self.geometry.cluster_bits).min(self.report.leaks);
@@ -313,6 +324,7 @@ impl Check {
 
     /// Everything is in order: the bit may say so.
     fn clear(&mut self) {
+        debug_assert!(self.repair.is_some());
         if !self.header.need_check() {
             return self.end();
         }
@@ -348,6 +360,7 @@ impl Machine for Check {
             Some(CheckStep::WriteL1) => &self.l1,
             _ => &self.l2,
         };
+        debug_assert_eq!(buf.len(), entries.len() * 8, "the chunk that was named");
         for (bytes, entry) in buf.chunks_exact_mut(8).zip(entries) {
             bytes.copy_from_slice(&entry.to_le_bytes());
         }

@@ -178,6 +178,7 @@ impl Header {
 
     /// The shape that the machine works with.
     pub fn geometry(&self) -> Geometry {
+        debug_assert!(self.table_size.is_power_of_two() && self.cluster_size.is_power_of_two());
         let table = self.table_bytes();
         let header = u64::from(self.header_size) * u64::from(self.cluster_size);
         Geometry::new(self.cluster_size.trailing_zeros(), table / 8, table, self.l1_table_offset, header)
@@ -219,6 +220,7 @@ impl Header {
 
     /// The header's block with the fields as they are now.
     pub fn encode_block(&self, buf: &mut [u8]) {
+        debug_assert!(buf.len() >= HEADER_BYTES);
         let len = buf.len().min(self.block.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..len), self.block.get(..len)) {
             to.copy_from_slice(from);

@@ -41,6 +41,7 @@ impl Refcounted {
     }
 
     fn allocate_run(&mut self, len: u64, need: Need, cx: &mut Cx<'_>) -> Result<Space, Stop> {
+        debug_assert!(len > 0 && len.is_multiple_of(self.header.cluster_size()));
         let bits = self.header.cluster_bits;
         let count = len >> bits;
         self.look_for_free(cx);
@@ -90,6 +91,7 @@ impl Refcounted {
     /// Metadata that nobody counts is not free: such a run is left alone, and where it was found within the
     /// file the counts are not to be trusted.
     fn step_over_metadata(&mut self, first: u64, count: u64, reused: bool, cx: &mut Cx<'_>) -> bool {
+        debug_assert!(count > 0);
         if self.check_uncounted(first, count).is_ok() {
             return false;
         }
@@ -106,6 +108,7 @@ impl Refcounted {
 
     /// A refcount block for an index that has none.
     fn make_block(&mut self, index: u64, cx: &mut Cx<'_>) -> Result<(), Stop> {
+        debug_assert!(self.table.get(index as usize).is_none_or(|entry| *entry == 0), "there is one");
         let (counts, cluster_size) = (self.counts, self.header.cluster_size());
         let (first, clusters) = (index << counts.block_bits(), 1 << counts.block_bits());
         self.check_uncounted(first, clusters).map_err(Stop::Bad)?;
@@ -137,6 +140,8 @@ impl Refcounted {
     }
 
     fn add_block(&mut self, index: u64, block: u64, window: u64) {
+        debug_assert!(block > 0 && block.is_multiple_of(self.header.cluster_size()));
+        debug_assert!((index as usize) < self.table.len(), "the table has room for it");
         if let Some(entry) = self.table.get_mut(index as usize) {
             debug_assert_eq!(*entry, 0);
             *entry = block;
@@ -147,6 +152,7 @@ impl Refcounted {
 
     /// The refcount table gets room for entry `index`: in memory at once, in the file by the commit pipeline.
     fn grow_reftable(&mut self, index: u64, cx: &mut Cx<'_>) -> Result<(), Stop> {
+        debug_assert!(index >= self.table.len() as u64, "the table has room already");
         let cluster = self.header.cluster_size();
         if self.moving.is_some() {
             // one move at a time: the round that is due makes room
@@ -165,6 +171,7 @@ impl Refcounted {
     /// Space for the new refcount table. It has to be durable like data, though no acb waits for that: the
     /// entries beyond the old table's end do.
     fn place_reftable(&mut self, cx: &mut Cx<'_>) -> Result<(), Stop> {
+        debug_assert!(self.moving.as_ref().is_some_and(|moving| moving.offset.is_none()));
         let Some(clusters) = self.moving.as_ref().map(|moving| moving.clusters) else { return Ok(()) };
         let bytes = clusters << self.header.cluster_bits;
         let placed = self.allocate_run(bytes, Need::Zeros, cx).map_err(|stop| match stop {
@@ -181,6 +188,7 @@ impl Refcounted {
 }
 
 fn has_space(len: u64, need: Need, cx: &mut Cx<'_>) -> Result<(), Stop> {
+    debug_assert!(len > 0);
     match cx.append.has(len, cx.options, cx.out) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Stop::Grow { len, need, counts: false }),

@@ -114,6 +114,7 @@ impl Append {
     }
 
     pub(crate) fn new(file_len: u64, cluster: u64, step_max: u64) -> Append {
+        debug_assert!(cluster.is_power_of_two());
         // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed
         // the file's length, so the first growth starts from there
         let (append, len) = (align_up(file_len, cluster), file_len);
@@ -141,11 +142,13 @@ impl Append {
 
     /// There is something left of a free end that was found.
     pub(crate) fn has_found(&self) -> bool {
+        debug_assert!(self.found.0 <= self.found.1);
         self.grown < self.found_end
     }
 
     /// Of the free end that was found: where it begins, and up to where it was taken.
     pub(crate) fn found(&self) -> (u64, u64) {
+        debug_assert!(self.found.0 <= self.found.1);
         self.found
     }
 
@@ -171,6 +174,7 @@ impl Append {
     fn leave_found(&mut self) {
         self.found_end = 0;
         (self.append, self.grown) = (self.end, self.len.min(self.end));
+        debug_assert!(self.grown <= self.len && self.append <= self.end);
     }
 
     /// Metadata that will be written reaches up to `end`, maybe beyond the end of the file: space is handed
@@ -180,26 +184,31 @@ impl Append {
         if end > self.append {
             (self.append, self.end, self.floor) = (end, self.end.max(end), end);
         }
+        debug_assert!(self.append <= self.end && self.floor <= self.end);
     }
 
     /// Metadata that will be written lies beyond the end of the file.
     pub(crate) fn is_short(&self) -> bool {
+        debug_assert!(self.floor <= self.end);
         self.len < self.floor
     }
 
     /// First byte behind everything that is, or was, allocated.
     #[inline]
     pub(crate) fn end(&self) -> u64 {
+        debug_assert!(self.append <= self.end);
         self.end
     }
 
     /// Where the next cluster comes from.
     pub(crate) fn next(&self) -> u64 {
+        debug_assert!(self.append.is_multiple_of(self.cluster));
         self.append
     }
 
     /// A format whose clusters lie wholly inside the file (QED): one that the file cuts off holds nothing.
     pub(crate) fn whole_clusters(self) -> Append {
+        debug_assert!(self.cluster.is_power_of_two());
         let torn = if self.len < self.append { align_down(self.len, self.cluster) } else { NOWHERE };
         Append { torn, ..self }
     }
@@ -207,6 +216,7 @@ impl Append {
     /// The end that a reference to `len` bytes at `offset` must keep: the file's, or its whole clusters'.
     #[inline]
     pub(crate) fn end_for(&self, offset: u64, len: u64) -> u64 {
+        debug_assert!(self.append <= self.end);
         if offset <= self.torn && self.torn - offset < len { self.torn } else { self.end }
     }
 
@@ -228,11 +238,13 @@ impl Append {
 
     /// The file's length.
     pub(crate) fn file_len(&self) -> u64 {
+        debug_assert!(self.grown <= self.len, "no space is handed out that the file has not");
         self.len
     }
 
     /// The file is about to be cut behind what was handed out: how long it will be, if it is longer.
     pub(crate) fn cut(&mut self) -> Option<u64> {
+        debug_assert!(!self.is_growing(), "nothing grows while the file is cut");
         if self.len <= self.append || self.has_found() || self.device {
             return None;
         }
@@ -310,6 +322,7 @@ impl Append {
             self.leave_found();
             return None;
         }
+        debug_assert!(from < to && to <= self.found_end && self.found_end <= self.len);
         self.grown = from;
         self.note_found(to);
         Some((from, to))
@@ -351,6 +364,7 @@ pub(crate) enum Grown {
 impl Append {
     /// Is there so much space behind what is in use? Err: no file is as long.
     pub(crate) fn has(&mut self, len: u64, options: &Options, out: &mut Outbox) -> Result<bool, Error> {
+        debug_assert!(len > 0);
         if self.append.checked_add(len).is_some_and(|end| end <= self.grown) {
             return Ok(true);
         }
@@ -390,6 +404,7 @@ impl Append {
 
     /// Takes space that is there, and asks for more in time.
     pub(crate) fn take(&mut self, len: u64, need: Need, out: &mut Outbox) -> Option<u64> {
+        debug_assert!(self.grown <= self.len, "no space is handed out that the file has not");
         debug_assert!(len.is_multiple_of(self.cluster));
         let offset = self.append;
         let end = offset.checked_add(len).filter(|end| *end <= self.grown)?;
@@ -411,6 +426,7 @@ impl Append {
         (len, need): (u64, Need),
         out: &mut Outbox,
     ) {
+        debug_assert!(len > 0, "nobody waits for nothing");
         let fewest =
             if self.waiters.is_empty() { Some(len) } else { self.any_wanted.map(|any| any.min(len)) };
         self.any_wanted = fewest.filter(|_| need == Need::Any);
@@ -499,6 +515,7 @@ impl Append {
 
     /// A piece of the free end is being cleared.
     pub(crate) fn clear(&mut self, from: u64, to: u64, out: &mut Outbox) {
+        debug_assert!(to <= self.len, "the file has it");
         debug_assert!(from < to && !self.is_growing());
         self.growing = Some(to);
         out.emit(Purpose::Clear, Op::Clear, from, IoOp::Clear { host: from, len: to - from });
@@ -506,6 +523,7 @@ impl Append {
 
     /// As if it had been: only where that rule is removed.
     pub(crate) fn skip_clear(&mut self, to: u64) {
+        debug_assert!(to <= self.len);
         self.grown = to;
     }
 
@@ -537,6 +555,7 @@ impl Append {
         let Some(to) = self.growing.take() else { return Grown::Less };
         match result {
             Ok(()) => {
+                debug_assert!(to > self.grown);
                 (self.grown, self.len, self.full) = (to, to, None);
                 Grown::Longer
             }
@@ -555,6 +574,7 @@ impl Append {
     /// A piece of the free end reads as zeros, or will not: then the file grows instead (a device has nothing
     /// else).
     pub(crate) fn cleared(&mut self, good: bool) {
+        debug_assert!(self.is_growing());
         let Some(to) = self.growing.take() else { return };
         match good {
             // it was left alone meanwhile
@@ -569,6 +589,7 @@ impl Append {
     pub(crate) fn wake(&mut self, requests: &mut Requests) {
         (self.wanted, self.any_wanted) = (0, None);
         requests.wake(&mut self.waiters);
+        debug_assert!(self.waiters.is_empty());
     }
 
     /// The acbs that wait for space get this answer.

@@ -44,11 +44,13 @@ impl Copies {
 
     /// The copy that is being made of this table.
     pub(crate) fn find(&mut self, l1_index: u64) -> Option<&mut TableCopy> {
+        debug_assert!(self.0.len() <= COPIES_MAX);
         self.0.iter_mut().find(|copy| copy.l1_index == l1_index)
     }
 
     /// Whose end to wait for before this table can be copied: its own copy's; beyond the limit any one's.
     pub(crate) fn in_the_way(&mut self, l1_index: u64) -> Option<&mut TableCopy> {
+        debug_assert!(self.0.len() <= COPIES_MAX);
         let own = self.0.iter().position(|copy| copy.l1_index == l1_index);
         let full = (self.0.len() >= COPIES_MAX).then_some(0);
         self.0.get_mut(own.or(full)?)
@@ -83,6 +85,7 @@ impl Copies {
         if let Some(bytes) = copy.and_then(|copy| copy.chunk.get(..buf.len())) {
             buf.copy_from_slice(bytes);
         }
+        debug_assert!(copy.is_some_and(|copy| copy.chunk.len() == buf.len()), "the chunk that was named");
     }
 
     /// The first invariant that does not hold.
@@ -109,6 +112,7 @@ impl TableCopy {
 
     /// A chunk of the old table was read: it is written to the new one.
     pub(crate) fn write(&mut self, bytes: &[u8], out: &mut Outbox) {
+        debug_assert!(!bytes.is_empty() && bytes.len() as u64 <= CHUNK);
         self.chunk.clear();
         self.chunk.extend_from_slice(bytes);
         let (offset, len) = (self.new + self.done, self.chunk.len() as u32);

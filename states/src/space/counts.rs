@@ -113,6 +113,7 @@ pub(crate) enum Counted {
 impl Refcounted {
     /// The file ends at `end`, a border of clusters.
     pub(crate) fn new(header: Header, tables: OpenedMetadata, end: u64) -> Refcounted {
+        debug_assert!(end.is_multiple_of(header.cluster_size()));
         let OpenedMetadata { reftable: table, snapshots, l2, twice, .. } = tables;
         let cluster = header.cluster_size();
         let mut fixed = alloc::vec![Span::at(0, cluster)];
@@ -164,6 +165,7 @@ impl Refcounted {
         self.unseen.next = self.unseen.end;
         self.hungry = false;
         self.quarantine.forget_free();
+        debug_assert_eq!(self.quarantine.total(), 0);
     }
 
     /// Something of the refcounts is not in the file, or has yet to be counted.
@@ -183,6 +185,7 @@ impl Refcounted {
 
     /// Counters of a slice.
     pub(crate) fn slice_counters(&self, geometry: &Geometry) -> u64 {
+        debug_assert!(self.counts.order <= 6);
         (u64::from(geometry.slice_bytes()) * 8) >> self.counts.order
     }
 }
@@ -196,11 +199,13 @@ impl Move {
 
 /// Counter `index` of big-endian words.
 pub(crate) fn count_of(counts: BlockShape, words: &[u64], index: u64) -> u64 {
+    debug_assert!(place_of(counts, index).0 < words.len(), "the slice counts the cluster");
     let (word, shift) = place_of(counts, index);
     words.get(word).map_or(0, |word| (word >> shift) & counts.max())
 }
 
 fn set_count_of(counts: BlockShape, words: &mut [u64], index: u64, count: u64) {
+    debug_assert!(place_of(counts, index).0 < words.len(), "the slice counts the cluster");
     debug_assert!(count <= counts.max());
     let (word, shift) = place_of(counts, index);
     if let Some(word) = words.get_mut(word) {
@@ -210,6 +215,7 @@ fn set_count_of(counts: BlockShape, words: &mut [u64], index: u64, count: u64) {
 
 /// The word of a counter and its distance from the word's least significant bit.
 fn place_of(counts: BlockShape, index: u64) -> (usize, u32) {
+    debug_assert!(counts.order <= 6);
     let bit = index << counts.order;
     let (word, bit) = ((bit / 64) as usize, (bit % 64) as u32);
     // bytes come from the most significant one, counters of less than a byte from the byte's least
@@ -218,12 +224,14 @@ fn place_of(counts: BlockShape, index: u64) -> (usize, u32) {
         3.. => 64 - counts.bits() - bit,
         _ => 56 - bit / 8 * 8 + bit % 8,
     };
+    debug_assert!(shift + counts.bits() <= 64);
     (word, shift)
 }
 
 impl Refcounted {
     /// Are all of these clusters free?
     pub(super) fn count_run(&self, first: u64, count: u64, cx: &mut Cx<'_>) -> Counted {
+        debug_assert!(count > 0);
         let mut at = first;
         while at < first + count {
             let (slot, start, end) = match self.refcount_slice(at, cx) {
@@ -276,6 +284,7 @@ impl Refcounted {
 
     /// Sets the counts of clusters whose slices are cached.
     pub(super) fn set_counts(&mut self, run: ClusterRun, value: u64, cx: &mut Cx<'_>) {
+        debug_assert!(self.broken.is_none(), "no count may change");
         let (mut at, counts) = (run.first, self.counts);
         let per_block = (cx.options.align.max(512) / 8) as usize;
         while at < run.end() {
@@ -367,6 +376,7 @@ impl Refcounted {
         let moving = self.moving.take_if(|moving| moving.is_due(durable))?;
         let old = self.header.reftable_offset >> self.header.cluster_bits;
         let old = ClusterRun::new(old, self.header.reftable_clusters.into());
+        debug_assert!(moving.offset.is_some_and(|offset| offset > 0), "it has space");
         self.header.reftable_offset = moving.offset.unwrap_or(0);
         self.header.reftable_clusters = moving.clusters as u32;
         Some(old)
@@ -374,6 +384,7 @@ impl Refcounted {
 
     /// Entries from byte `at` of the refcount table on; entries whose blocks are not `durable` are left out.
     pub(crate) fn encode_table(&self, at: u64, durable: u64, buf: &mut [u8]) {
+        debug_assert!(at.is_multiple_of(8) && buf.len().is_multiple_of(8));
         let first = (at / 8) as usize;
         for (index, bytes) in (first..).zip(buf.chunks_exact_mut(8)) {
             let young = self.changed.iter().any(|(changed, window)| *changed == index && *window > durable);

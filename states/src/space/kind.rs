@@ -22,6 +22,7 @@ impl ClusterRun {
 
     /// The first cluster behind it.
     pub(crate) const fn end(self) -> u64 {
+        debug_assert!(self.count > 0 && self.first <= u64::MAX - self.count);
         self.first + self.count
     }
 
@@ -51,6 +52,7 @@ impl Freed {
 
     /// The same pointers' next clusters. False: they are not.
     pub(crate) fn join(&mut self, next: Freed) -> bool {
+        debug_assert!(self.run.count > 0 && next.run.count > 0);
         let same = (self.run.end(), self.window, self.shared) == (next.run.first, next.window, next.shared);
         if same {
             self.run.count += next.run.count;
@@ -76,6 +78,7 @@ pub(crate) struct Removed {
 
 impl Removed {
     pub(crate) const fn first(&self) -> u64 {
+        debug_assert!(self.run.count > 0);
         self.run.first
     }
 
@@ -90,6 +93,7 @@ impl Removed {
 
     /// Without its first cluster.
     pub(crate) fn rest(self) -> Option<Removed> {
+        debug_assert!(self.run.count > 0);
         let run = ClusterRun { first: self.run.first + 1, count: self.run.count - 1 };
         (run.count > 0).then_some(Removed { run, ..self })
     }
@@ -111,6 +115,7 @@ impl Uncounted {
 
     /// Neighbours become one.
     pub(crate) fn join(&mut self, next: Uncounted) -> bool {
+        debug_assert!(self.0.count > 0 && next.0.count > 0);
         let follows = self.0.end() == next.0.first;
         if follows {
             self.0.count += next.0.count;
@@ -125,6 +130,7 @@ impl Uncounted {
 
     /// Its halves, if it has some.
     pub(crate) fn halves(self) -> Option<[Uncounted; 2]> {
+        debug_assert!(self.0.count > 0);
         let ClusterRun { first, count } = self.0;
         let half = count / 2;
         (half > 0).then(|| {

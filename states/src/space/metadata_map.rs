@@ -49,6 +49,7 @@ impl Near {
     }
 
     fn add(&mut self, cluster_bits: u32, span: Span) {
+        debug_assert!(span.start < span.end);
         if span.len() >> cluster_bits >= MANY {
             self.0 = [u64::MAX; 64];
             return;
@@ -85,12 +86,14 @@ impl MetadataMap {
     }
 
     pub(crate) fn add_block(&mut self, block: u64) {
+        debug_assert!(block > 0);
         self.blocks.insert(block);
         self.near.add(self.cluster_bits, Span::at(block, 1));
     }
 
     /// L1 entry `index` leads to `table`, and says whether that is `copied`. False: it is none of the owners.
     pub(crate) fn add_l2_table(&mut self, table: u64, index: u64, copied: bool) -> bool {
+        debug_assert!(table > 0);
         self.near.add(self.cluster_bits, Span::at(table, 1));
         self.l2_tables.add(table, index, copied)
     }
@@ -107,6 +110,7 @@ impl MetadataMap {
 
     /// Which metadata but L2 tables it overlaps.
     pub(crate) fn overlap(&self, span: Span) -> Option<Metadata> {
+        debug_assert!(span.start <= span.end);
         if self.fixed.iter().any(|fixed| !fixed.is_empty() && fixed.overlaps(span)) {
             return Some(Metadata::Fixed);
         }
@@ -126,6 +130,7 @@ impl MetadataMap {
     }
 
     fn search(&self, span: Span) -> Option<Metadata> {
+        debug_assert!(span.start <= span.end);
         self.overlap(span).or_else(|| self.l2_tables.any(span).then_some(Metadata::L2Table))
     }
 

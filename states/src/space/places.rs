@@ -23,6 +23,7 @@ impl Refcounted {
 
     /// Which metadata but L2 tables it overlaps.
     fn overlap(&self, span: Span) -> Option<Metadata> {
+        debug_assert!(!span.is_empty());
         if self.hits_reftable(span) {
             return Some(Metadata::RefcountTable);
         }
@@ -41,6 +42,7 @@ impl Refcounted {
 
     /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
     pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
+        debug_assert!(count > 0);
         let bits = self.header.cluster_bits;
         match self.any_overlap(Span::at(first << bits, count << bits)) {
             None => Ok(()),
@@ -57,6 +59,7 @@ impl Refcounted {
         bytes: u64,
         copied: bool,
     ) -> Result<(), Error> {
+        debug_assert!(bytes > 0);
         if let Some(with) = self.overlap(Span::at(table, bytes)) {
             let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
             return Err(Error::Corrupt(fault));
@@ -69,6 +72,7 @@ impl Refcounted {
 
     /// Data at `[host, host + len)` may not lie on metadata.
     pub(crate) fn check_data_place(&self, pos: u64, host: u64, len: u64) -> Result<(), Error> {
+        debug_assert!(len > 0);
         if self.header.has_data_file() {
             return Ok(());
         }
@@ -82,6 +86,7 @@ impl Refcounted {
 
     /// The same for what a run points to.
     pub(crate) fn check_run_place(&self, pos: u64, run: Run) -> Result<(), Error> {
+        debug_assert!(run.len > 0);
         match run.mapping {
             Mapping::Data(host) | Mapping::ZeroAllocated(host) | Mapping::Reserved(host) => {
                 self.check_data_place(pos, host, run.len)

@@ -71,6 +71,7 @@ impl Quarantine {
                 None => {}
             }
         }
+        debug_assert!(self.waiting.iter().all(|freed| freed.window() > durable));
     }
 
     /// Whose count goes down next, unless that has to wait for the embedder's next turn.
@@ -107,6 +108,7 @@ impl Quarantine {
         self.waiting.clear();
         self.counting.clear();
         self.dead.clear();
+        debug_assert!(!self.has_work() && !self.has_dead());
     }
 
     /// The last window that removals wait for.
@@ -121,6 +123,7 @@ impl Quarantine {
 
     /// Nobody counts these clusters any more.
     pub(crate) fn bury(&mut self, dead: Uncounted) {
+        debug_assert!(dead.run().count > 0);
         if !self.dead.back_mut().is_some_and(|last| last.join(dead)) {
             self.dead.push_back(dead);
         }
@@ -179,6 +182,7 @@ impl Quarantine {
     /// So many free clusters in a row: the first. Looks at a bounded number of runs, from where it ended last
     /// time: runs that are too short for most do not hide the others.
     pub(crate) fn free_run(&mut self, count: u64) -> Option<u64> {
+        debug_assert!(count > 0);
         let (before, behind) = (self.free.range(..self.hand), self.free.range(self.hand..));
         let mut looked = self.hand;
         let found = behind.chain(before).take(LOOK_MAX).find(|(first, run)| {
@@ -187,11 +191,13 @@ impl Quarantine {
         });
         let found = found.map(|(first, _)| *first);
         self.hand = if found.is_some() { looked } else { looked + 1 };
+        debug_assert!(found.is_none_or(|first| self.free.get(&first).is_some_and(|run| *run >= count)));
         found
     }
 
     /// Takes clusters out of the run that holds them.
     pub(crate) fn take(&mut self, first: u64, count: u64) {
+        debug_assert!(count > 0 && count <= self.total, "only what is free is taken");
         let Some((&start, &run)) = self.free.range(..=first).next_back() else { return };
         debug_assert!(first + count <= start + run);
         self.free.remove(&start);
@@ -206,6 +212,7 @@ impl Quarantine {
 
     pub(crate) fn give(&mut self, zeroed: Zeroed) {
         let ClusterRun { mut first, mut count } = zeroed.run();
+        debug_assert!(self.free.range(first..first + count).next().is_none(), "it is free already");
         self.total += count;
         self.news = true;
         if let Some((&start, &run)) = self.free.range(..first).next_back()
@@ -232,11 +239,13 @@ impl Quarantine {
 
     /// Free clusters.
     pub(crate) fn total(&self) -> u64 {
+        debug_assert_eq!(self.total == 0, self.free.is_empty());
         self.total
     }
 
     /// Holes are wanted or being punched.
     pub(crate) fn is_punching(&self) -> bool {
+        debug_assert!(self.punching.len() <= PUNCHES_MAX as usize);
         self.punching.len() + self.dead.len() > 0
     }
 
@@ -261,6 +270,7 @@ impl Quarantine {
         if first + count != end {
             return None;
         }
+        debug_assert!(self.total >= count);
         self.free.remove(&first);
         self.total -= count;
         Some(first)

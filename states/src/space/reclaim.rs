@@ -67,6 +67,7 @@ impl Refcounted {
 
     /// Slices of the refcounts that will be looked at next are loaded together.
     fn load_ahead(&self, at: u64, end: u64, cx: &mut Cx<'_>) {
+        debug_assert!(at < end);
         let step = self.slice_counters(cx.geometry);
         for slice in 1..LOADS {
             let cluster = at + slice * step;

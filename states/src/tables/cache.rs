@@ -7,7 +7,7 @@
 //! Invariants: at most `capacity` slots; a slice has one slot at most; only idle slices are evicted.
 
 use crate::base::directory::Directory;
-use crate::base::geometry::SliceNumber;
+use crate::base::geometry::{SLICE_BYTES, SliceNumber};
 use crate::options::Options;
 use crate::rule::Rule;
 use crate::tables::slice::{CHANCES_MAX, Slice, SliceState};
@@ -50,6 +50,7 @@ impl TableCache {
     }
 
     pub(crate) fn capacity(&self) -> usize {
+        debug_assert!(self.slots.len() <= self.capacity);
         self.capacity
     }
 
@@ -64,17 +65,20 @@ impl TableCache {
 
     #[inline]
     pub(crate) fn slot(&self, slot: u32) -> &Slice {
+        debug_assert!(self.slots.len() <= self.capacity);
         &self.slots[slot as usize]
     }
 
     #[inline]
     pub(crate) fn slot_mut(&mut self, slot: u32) -> &mut Slice {
+        debug_assert!(self.slots.len() <= self.capacity);
         &mut self.slots[slot as usize]
     }
 
     /// A slice was of use.
     #[inline]
     pub(crate) fn touch(&mut self, slot: u32) {
+        debug_assert_ne!(self.slot(slot).state, SliceState::Empty, "it was found there");
         self.slots[slot as usize].touch();
     }
 
@@ -85,9 +89,11 @@ impl TableCache {
     /// A slot for a slice that is not cached, in state `Loading` with `entries` zero entries; None when none
     /// is idle.
     pub(crate) fn claim(&mut self, number: SliceNumber, host: u64, entries: usize) -> Option<u32> {
+        debug_assert!(entries > 0 && entries <= SLICE_BYTES as usize / 8);
         debug_assert!(self.find(number).is_none());
         let (slot, broken) = (self.free_slot()?, self.is_broken());
         let slice = &mut self.slots[slot as usize];
+        debug_assert_eq!(slice.state, SliceState::Empty, "it holds nothing any more");
         debug_assert!(broken || !slice.is_dirty() && slice.waiters.is_empty() && slice.pins == 0);
         slice.number = number.0;
         slice.host = host;
@@ -103,6 +109,7 @@ impl TableCache {
     }
 
     fn free_slot(&mut self) -> Option<u32> {
+        debug_assert!(self.free.len() <= self.slots.len() && self.slots.len() <= self.capacity);
         if let Some(slot) = self.free.pop() {
             return Some(slot);
         }
@@ -133,6 +140,7 @@ impl TableCache {
 
     /// The clock has reached `slot`: what it passed an eighth of a turn ago is not fresh any more.
     fn ripen(&mut self, slot: usize) {
+        debug_assert!(slot < self.slots.len());
         let behind = (self.capacity / 8).max(1);
         let count = self.slots.len();
         if count > behind {
@@ -166,6 +174,7 @@ impl TableCache {
 
     /// Forgets a slice that could not be loaded.
     pub(crate) fn drop_slot(&mut self, slot: u32) {
+        debug_assert!(self.slot(slot).waiters.is_empty(), "whatever waited for it was told");
         self.forget(slot);
         self.free.push(slot);
     }
@@ -214,6 +223,7 @@ impl TableCache {
     fn rob(&mut self, slot: usize) {
         let slice = &mut self.slots[slot];
         if slice.is_dirty() {
+            debug_assert!(self.dirty > 0 && self.young >= slice.young.len());
             self.dirty -= 1;
             self.young -= slice.young.len();
             slice.young.clear();

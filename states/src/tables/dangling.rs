@@ -105,6 +105,7 @@ impl Dangling {
         if self.count > DANGLING_MAX {
             return Err(Error::Corrupt(Fault::TooManyDangling { slice: slice.number, end }));
         }
+        debug_assert!(slice.dangling.is_sorted());
         self.found.insert(slice.number, slice.dangling.clone());
         Ok(lies)
     }
@@ -121,6 +122,7 @@ impl Dangling {
 
 /// Is entry `index` of a slice one of them? `used`: what lay there was taken since, by us.
 pub(crate) fn check_dangling(slice: &Slice, index: usize, used: bool) -> Result<(), Error> {
+    debug_assert!(index < slice.entries.len());
     if !slice.dangling.iter().any(|dangling| usize::from(*dangling) == index) {
         return Ok(());
     }

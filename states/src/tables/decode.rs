@@ -25,6 +25,7 @@ pub(crate) fn decode_qed(
     pos: u64,
     end: u64,
 ) -> Decoded {
+    debug_assert!(pos < end);
     let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
     let Some(&head) = entries.get(first) else {
         return Err(Box::new(Error::Misuse("slice without the entry")));
@@ -63,6 +64,7 @@ pub(crate) fn decode_qcow2(
     pos: u64,
     end: u64,
 ) -> Decoded {
+    debug_assert!(pos < end && first.is_multiple_of(1 << geometry.entry_word_bits));
     let step = 1 << geometry.entry_word_bits;
     let entry = |at: usize| {
         let word = words.get(at).copied()?;
@@ -110,6 +112,7 @@ fn one(
     within: u64,
     file_end: u64,
 ) -> Result<Run, Error> {
+    debug_assert!(within < geometry.cluster_size() && pos - geometry.cluster_start(pos) == within);
     let left = geometry.cluster_size() - within;
     let run = |mapping, private| Run { mapping, len: left, private };
     let check = |host: u64| match shape.data_file {
@@ -151,6 +154,7 @@ fn one(
 
 /// A cluster of subclusters: the run of like ones that holds `within`.
 fn split(geometry: &Geometry, host: Option<u64>, subclusters: Subclusters, within: u64) -> (Mapping, u64) {
+    debug_assert!(within < geometry.cluster_size());
     let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
     let first = (within / size) as u32;
     let kind = subclusters.get(first);
@@ -159,6 +163,7 @@ fn split(geometry: &Geometry, host: Option<u64>, subclusters: Subclusters, withi
         last += 1;
     }
     let len = u64::from(last) * size - within;
+    debug_assert!(len > 0 && within + len <= geometry.cluster_size());
     let mapping = match (kind, host) {
         (Sub::Allocated, Some(host)) => Mapping::Data(host + within),
         (Sub::Zero, Some(host)) => Mapping::ZeroAllocated(host + within),

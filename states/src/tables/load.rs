@@ -37,6 +37,7 @@ impl TableCache {
             }
             _ => (geometry.slice_words(), geometry.slice_bytes(), Op::ReadL2),
         };
+        debug_assert!(words * 8 <= len as usize, "all its entries are read");
         let slot = self.claim(number, host, words)?;
         out.counters.table_reads += 1;
         out.emit(Purpose::Load(slot), op, host, IoOp::ReadTable { offset: host, len });
@@ -56,6 +57,7 @@ impl TableCache {
 
     /// Of a slice only the first `keep` entries are the table's: it may have been read from beyond its end.
     pub(crate) fn cut(&mut self, slot: u32, keep: u64) {
+        debug_assert!(!self.slot(slot).is_dirty(), "nothing of it has changed yet");
         let slice = self.slot_mut(slot);
         let keep = keep.min(slice.entries.len() as u64) as usize;
         slice.entries.iter_mut().skip(keep).for_each(|entry| *entry = 0);
@@ -63,6 +65,7 @@ impl TableCache {
 
     /// A slot for a slice that is known to be zeros: of a table that is new.
     pub(crate) fn claim_zeros(&mut self, number: SliceNumber, host: u64, words: usize) -> Option<u32> {
+        debug_assert!(words > 0);
         let slot = self.claim(number, host, words)?;
         self.slot_mut(slot).state = SliceState::Present;
         Some(slot)
@@ -81,6 +84,8 @@ impl TableCache {
     ) -> bool {
         debug_assert!(count > 0 && first + count <= usize::from(u16::MAX));
         let slice = self.slot_mut(slot);
+        debug_assert!(matches!(slice.state, SliceState::Present | SliceState::Writing));
+        debug_assert!(first + count <= slice.entries.len());
         let was_dirty = slice.is_dirty();
         let Some(range) = slice.entries.get_mut(first..first + count) else { return false };
         let Some(&old) = range.first() else { return false };
@@ -104,6 +109,7 @@ impl TableCache {
     pub(crate) fn mark_dirty(&mut self, slot: u32, blocks: u64, out: &mut Outbox) -> bool {
         debug_assert!(blocks != 0);
         let slice = self.slot_mut(slot);
+        debug_assert!(matches!(slice.state, SliceState::Present | SliceState::Writing));
         let was_dirty = slice.is_dirty();
         slice.dirty |= blocks;
         if !was_dirty {
@@ -138,6 +144,7 @@ impl TableCache {
 
     /// One reason more for a slice to stay in the cache; `rule` names it.
     pub(crate) fn pin(&mut self, slot: u32, rule: Rule) {
+        debug_assert_ne!(self.slot(slot).state, SliceState::Empty, "what is pinned is there");
         let pins = u32::from(!self.is_removed(rule));
         self.slot_mut(slot).pins += pins;
     }

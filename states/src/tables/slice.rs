@@ -88,6 +88,7 @@ impl Slice {
     /// It was of use: if it is not fresh any more, it is in steady use.
     #[inline]
     pub(crate) fn touch(&mut self) {
+        debug_assert!(self.chances <= CHANCES_MAX);
         if !self.fresh {
             self.chances = CHANCES_MAX;
         }
@@ -95,6 +96,7 @@ impl Slice {
 
     /// It can be dropped without losing anything.
     pub(crate) fn is_idle(&self) -> bool {
+        debug_assert_eq!(self.state == SliceState::Writing, self.writing != 0);
         self.state == SliceState::Present && self.dirty == 0 && self.young.is_empty() && self.pins == 0
     }
 
@@ -105,10 +107,12 @@ impl Slice {
 
     /// Changes whose data became durable (`window <= durable`) may be written from now on.
     pub(crate) fn age(&mut self, durable: u64, entries_per_block: usize) {
+        debug_assert!(entries_per_block > 0);
         let aged = self.young.iter().take_while(|young| young.window <= durable).count();
         for young in self.young.drain(..aged) {
             self.dirty |= block_mask(young.first as usize, young.count as usize, entries_per_block);
         }
+        debug_assert!(self.young.first().is_none_or(|young| young.window > durable), "they are sorted");
     }
 
     /// The first invariant that does not hold.
@@ -128,10 +132,12 @@ impl Slice {
         buf.extend_from_slice(&self.entries);
         for young in self.young.iter().rev() {
             let first = young.first as usize;
+            debug_assert!(first + young.count as usize <= self.entries.len(), "a change of this slice");
             if let Some(range) = buf.get_mut(first..first + young.count as usize) {
                 range.fill(young.old);
             }
         }
+        debug_assert_eq!(buf.len(), self.entries.len());
     }
 }
 

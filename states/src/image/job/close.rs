@@ -12,6 +12,7 @@ use crate::rule::Rule;
 
 impl Image {
     pub(super) fn start_close(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(!self.jobs.is_closing(), "one close was admitted");
         self.jobs.close();
         self.requests.set_state(a, State::WaitRequests);
         if self.requests.len() == 1 || self.options.sabotaged(Rule::WaitRequests) {
@@ -28,6 +29,7 @@ impl Image {
 
     /// Committed: the file ends where the data ends.
     pub(super) fn trim(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(!self.options.read_only);
         if self.space.has_found() || self.space.is_device() {
             // what was free already stays: nobody but the counts says that nothing is there
             return Next::Done;
@@ -51,6 +53,7 @@ impl Image {
 
     /// It does.
     pub(super) fn closed(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(self.jobs.is_closing());
         self.requests.note(a, Met::FLUSH);
         Next::Done
     }

@@ -27,6 +27,7 @@ impl Image {
     }
 
     pub(super) fn read_l1(&mut self) {
+        debug_assert!(self.jobs.copying_ref().is_some(), "it moves");
         let Some(from) = self.layout.geometry().map(|geometry| geometry.l1_offset) else { return };
         let (_, whole) = self.old_l1();
         let Some(copying) = self.jobs.copying() else { return };
@@ -41,6 +42,7 @@ impl Image {
 
     /// A chunk of the old L1 table was read.
     pub(crate) fn l1_read(&mut self, outcome: Outcome<'_>, result: Result<(), Error>) {
+        debug_assert!(self.jobs.copying_ref().is_some(), "it moves");
         let (bytes, _) = self.old_l1();
         let poisoned = self.health.is_halted();
         let Some(copying) = self.jobs.copying() else { return };
@@ -65,10 +67,12 @@ impl Image {
         if let Some(bytes) = chunk.and_then(|chunk| chunk.get(..buf.len())) {
             buf.copy_from_slice(bytes);
         }
+        debug_assert!(chunk.is_some_and(|chunk| chunk.len() == buf.len()), "the chunk that was named");
     }
 
     /// A chunk of the new L1 table was written.
     pub(crate) fn l1_written(&mut self, result: Result<(), Error>) {
+        debug_assert!(self.jobs.copying_ref().is_some_and(|copying| !copying.chunk.is_empty()));
         self.commit.wrote();
         if let Err(error) = result {
             return self.l1_failed(&error);
@@ -80,6 +84,7 @@ impl Image {
     }
 
     fn l1_failed(&mut self, error: &Error) {
+        debug_assert!(self.jobs.copying_ref().is_some(), "it moves");
         let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
         let Some(Resizing::Copy(mut copying)) = self.jobs.take() else { return };
         self.requests.fail_all(&copying.waiter, error);

@@ -31,6 +31,7 @@ use alloc::vec::Vec;
 
 impl Image {
     pub(super) fn start_resize(&mut self, a: AcbIndex, size: u64) -> Next {
+        debug_assert!(!self.options.read_only);
         if self.health.is_halted() {
             return Next::fail(Error::Poisoned);
         }
@@ -42,6 +43,7 @@ impl Image {
 
     /// It may change the image now.
     pub(super) fn resize(&mut self, a: AcbIndex, size: u64) -> Next {
+        debug_assert!(!self.options.read_only);
         if self.layout.is_raw() {
             self.commit.wrote();
             self.requests.set_state(a, State::Resize);
@@ -68,6 +70,7 @@ impl Image {
 
     /// Alone, if it has to be; else at once.
     fn resize_counted(&mut self, a: AcbIndex, size: u64) -> Next {
+        debug_assert!(self.refcounted.is_some() && self.jobs.resizing().is_some());
         let Some(geometry) = self.layout.geometry().copied() else { return Next::Look };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
         if self.jobs.resizing() == Some(&Resizing::Range) {
@@ -94,6 +97,7 @@ impl Image {
             let shows = self.backing_len.unwrap_or(0).min(size);
             (self.size, geometry.cluster_end(self.size).min(size).max(shows).max(self.size))
         };
+        debug_assert!(self.jobs.resizing() == Some(&Resizing::Range));
         debug_assert!(start <= end);
         let acb = self.requests.acb_mut(a);
         (acb.pos, acb.extent.end, acb.end) = (start, start, end);
@@ -101,6 +105,7 @@ impl Image {
 
     /// The next run of it: what comes to light reads as zeros, what goes is given up.
     pub(super) fn resize_run(&mut self, a: AcbIndex, size: u64, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(run.len > 0);
         if size >= self.size {
             return self.zero_counted(a, run, slot);
         }
@@ -127,6 +132,7 @@ impl Image {
     }
 
     fn write_size(&mut self, a: AcbIndex, size: u64) -> Next {
+        debug_assert!(self.refcounted.is_some());
         self.requests.acb_mut(a).commit.window = 0;
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.header.size = size;
@@ -173,6 +179,7 @@ impl Image {
     /// From the pipeline back to work.
     fn look_again(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
+        debug_assert!(acb.kind.is_job());
         acb.commit.window = 0;
         // the last phases of a round with nothing to write pass without being shown
         match acb.state {
@@ -189,6 +196,7 @@ impl Image {
             return Next::Done;
         };
         let bytes = align_up(shape.l1_entries(size) * 8, geometry.cluster_size());
+        debug_assert!(bytes > 0, "it moves because it grows");
         let to = match self.allocate(a, bytes, State::AllocL2) {
             Ok(to) => to,
             Err(next) => return next,
@@ -206,6 +214,7 @@ impl Image {
     }
 
     pub(super) fn l1_copied(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(self.jobs.copying_ref().is_some());
         if let Some(copying) = self.jobs.copying() {
             let new = Span::at(copying.to, copying.bytes);
             self.jobs.next(Resizing::CopySync(new));
@@ -234,6 +243,7 @@ impl Image {
 
     /// The header leads to the new table, durably: so do the cached slices.
     fn l1_moved(&mut self, old: Span) {
+        debug_assert!(self.refcounted.is_some());
         let Some(to) = self.refcounted.as_deref().map(|counted| counted.header.l1_offset) else { return };
         let Some(geometry) = self.layout.geometry_mut() else { return };
         geometry.l1_offset = to;

@@ -22,6 +22,7 @@ use crate::tables::slice::SliceState;
 impl Image {
     /// The acb wants to change a table that is shared: it waits until there is a copy.
     pub(crate) fn copy_table(&mut self, a: AcbIndex, pos: u64) -> Next {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone shares tables");
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let l1_index = geometry.l1_index(pos);
         let Some(counted) = self.refcounted.as_deref_mut() else { return Next::On };
@@ -96,6 +97,7 @@ impl Image {
     }
 
     fn copy_failed(&mut self, l1_index: u64, error: &Error) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone shares tables");
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         let Some(mut copy) = counted.copies.end(l1_index) else { return };
         let bits = counted.header.cluster_bits;
@@ -115,6 +117,7 @@ impl Image {
         counted.map.remove_l2_table(copy.old, l1_index);
         counted.map.add_l2_table(copy.new, l1_index, true);
         let shared = counted.header.snapshots == 0 && counted.map.shared_with(copy.old, l1_index) > 0;
+        debug_assert!(copy.new.is_multiple_of(geometry.table_bytes) && copy.new != copy.old);
         let (_, l1_entry) = geometry.l1_slice(l1_index);
         let window = self.commit.windows.open();
         let value = L1::Table { host: copy.new, copied: true }.encode();

@@ -22,6 +22,7 @@ impl Image {
     /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
     /// The change is young.
     pub(crate) fn set_entries(&mut self, slot: u32, range: (usize, usize), values: (u64, u64)) {
+        debug_assert!(!self.options.read_only);
         let window = self.commit.windows.open();
         if self.tables.set_entries(slot, range, values, window, &mut self.outbox) {
             self.dangling.note_linked(self.tables.slot(slot).number);
@@ -40,6 +41,7 @@ impl Image {
         let host = acb.extent.host - (acb.pos - first);
         let guest = Span::new(acb.pos, acb.extent.end);
         let Some(slot) = acb.held.pinned else { return };
+        debug_assert!(count > 0 && host.is_multiple_of(geometry.cluster_size()));
         let (number, entry) = geometry.l2_slice(first);
         debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
         // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
@@ -96,6 +98,7 @@ impl Image {
     pub(crate) fn entry_words(&self, slot: u32, start: u64) -> Option<(u64, u64)> {
         let geometry = self.layout.geometry()?;
         let (_, at) = geometry.l2_slice(start);
+        debug_assert_eq!(self.tables.slot(slot).number, geometry.l2_slice(start).0.0, "it maps that");
         let entries = &self.tables.slot(slot).entries;
         let bitmap = if geometry.entry_word_bits == 0 { 0 } else { entries.get(at + 1).copied()? };
         Some((entries.get(at).copied()?, bitmap))
@@ -131,6 +134,7 @@ impl Image {
 
     /// What an entry pointed to until now is one reference poorer, unless it is `kept`.
     pub(crate) fn release_old(&mut self, shape: Shape, old: L2, kept: Option<u64>) {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone gives clusters back");
         if shape.data_file {
             return;
         }
@@ -163,6 +167,7 @@ impl Image {
 
 /// Which subclusters of the cluster at `start` lie, in part at least, in this guest range.
 pub(crate) fn units(geometry: &Geometry, start: u64, guest: Span) -> u32 {
+    debug_assert!(guest.start <= guest.end);
     let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
     let (low, high) = (guest.start.max(start), guest.end.min(start + geometry.cluster_size()));
     if low >= high || size == 0 {

@@ -17,6 +17,7 @@ pub(crate) const EXTENT_MAX: u64 = 8 << 20;
 
 impl Image {
     pub(crate) fn read_run(&mut self, a: AcbIndex, run: Run) -> Next {
+        debug_assert!(run.len > 0);
         let Run { mapping, len, .. } = run;
         let acb = self.requests.acb(a);
         let (pos, request) = (acb.pos, acb.request);
@@ -53,6 +54,7 @@ impl Image {
     }
 
     pub(crate) fn map_run(&mut self, a: AcbIndex, run: Run) -> Next {
+        debug_assert!(run.len > 0);
         let offset = self.requests.acb(a).pos;
         let (status, host) = match run.mapping {
             Mapping::Data(host) => (Status::Data, Some(host)),

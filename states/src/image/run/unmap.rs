@@ -109,6 +109,7 @@ impl Image {
 
     /// Was there something to change?
     fn unmap_one(&mut self, slot: u32, start: u64, mask: u32, how: Unmap) -> Result<bool, Error> {
+        debug_assert!(mask != 0, "a part of the cluster is meant");
         let Some(shape) = self.layout.shape() else { return Ok(false) };
         let Some(words) = self.entry_words(slot, start) else { return Ok(false) };
         // the lookup has seen the first entry of the range alone
@@ -148,6 +149,7 @@ impl Image {
 
     /// Discard of a run of qcow2: whole clusters.
     pub(crate) fn discard_counted(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(self.refcounted.is_some() && run.len > 0);
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
@@ -168,6 +170,7 @@ impl Image {
 
     /// Write-zeroes of a run of qcow2.
     pub(crate) fn zero_counted(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(self.refcounted.is_some() && run.len > 0);
         let (Some(geometry), Some((pos, end, whole))) =
             (self.layout.geometry().copied(), self.reach(a, run, slot))
         else {
@@ -201,6 +204,7 @@ impl Image {
 
     /// Zeros in part of one unit.
     fn zero_part(&mut self, a: AcbIndex, run: Run, slot: Option<u32>, unit: u64, how: Option<Unmap>) -> Next {
+        debug_assert!(unit.is_power_of_two() && run.len > 0);
         let pos = self.requests.acb(a).pos;
         let start = align_down(pos, unit);
         let len = run.len.min(start + unit - pos);

@@ -17,6 +17,7 @@ use crate::outbox::Due;
 use crate::rule::Rule;
 use crate::space::allocate::Stop;
 use crate::space::kind::Need;
+use crate::tables::slice::SliceState;
 use alloc::boxed::Box;
 
 /// Host space.
@@ -29,6 +30,7 @@ pub(crate) struct Place {
 impl Image {
     /// A slice is being loaded.
     pub(crate) fn wait_for_slice(&mut self, a: AcbIndex, slot: u32) -> Next {
+        debug_assert_eq!(self.tables.slot(slot).state, SliceState::Loading);
         self.requests.note(a, Met::MISS);
         self.outbox.counters.misses += 1;
         self.requests.set_state(a, State::ReadL2);
@@ -39,6 +41,7 @@ impl Image {
     /// A load ended. Its waiters use the slice before anything can evict it: they go to the head of the ready
     /// queue.
     pub(crate) fn loaded(&mut self, slot: u32, outcome: Outcome<'_>, result: Result<(), Error>) {
+        debug_assert_eq!(self.tables.slot(slot).state, SliceState::Loading);
         let number = SliceNumber(self.tables.slot(slot).number);
         let result = match (result, outcome) {
             (Ok(()), Outcome::Table(bytes)) => {
@@ -115,6 +118,7 @@ impl Image {
     /// `len` bytes of space that reads as zeros; or what becomes of the acb: it waits, in `state` if it is
     /// for the file to grow, or has failed.
     pub(crate) fn allocate(&mut self, a: AcbIndex, len: u64, state: State) -> Result<u64, Next> {
+        debug_assert!(len > 0);
         self.allocate_for(a, len, Need::Zeros, state).map(|place| place.host)
     }
 

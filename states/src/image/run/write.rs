@@ -67,6 +67,7 @@ struct Piece {
 impl Image {
     /// A run of a write.
     pub(crate) fn write_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(run.len > 0);
         let pos = self.requests.acb(a).pos;
         if let Some(counted) = self.refcounted.as_deref()
             && let Err(error) = counted.check_run_place(pos, run)
@@ -85,6 +86,7 @@ impl Image {
     }
 
     pub(crate) fn write_in_place(&mut self, a: AcbIndex, host: u64, len: u64) -> Next {
+        debug_assert!(len > 0);
         let align = u64::from(self.options.align);
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
@@ -115,6 +117,7 @@ impl Image {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let pos = self.requests.acb(a).pos;
         let plan = self.plan_new(&geometry, pos, run);
+        debug_assert!(plan.clusters.start <= pos && pos <= plan.cut && plan.cut <= plan.clusters.end);
         if self.tables.is_overfull() {
             return self.wait_for_slot(a);
         }
@@ -146,6 +149,7 @@ impl Image {
 
     /// Host space for what is planned; or what becomes of the acb.
     fn place_new(&mut self, a: AcbIndex, slot: u32, plan: &Plan) -> Result<Place, Next> {
+        debug_assert!(!plan.clusters.is_empty());
         if let Some(base) = plan.reuse {
             let host = Span::at(base + plan.fill.start - plan.clusters.start, plan.fill.len());
             return match self.pass_sectors(a, host, plan.modifies()) {
@@ -166,6 +170,7 @@ impl Image {
 
     /// What a write of this run writes, and where what it does not cover comes from.
     fn plan_new(&self, geometry: &Geometry, pos: u64, run: Run) -> Plan {
+        debug_assert!(run.len > 0);
         let (extended, data_file) =
             self.layout.shape().map_or((false, false), |shape| (shape.extended, shape.data_file));
         let first = geometry.cluster_start(pos);
@@ -215,6 +220,7 @@ impl Image {
             Source::Zeros => Span::new(align_down(pos, align), align_up(cut, align)),
         };
         let (need, fill) = self.need_for(clusters, extended, units, fill);
+        debug_assert!(clusters.start <= fill.start && fill.end <= clusters.end, "it fills its own clusters");
         Plan { cut, clusters, unit: units, fill, source, reuse, need }
     }
 
@@ -353,6 +359,7 @@ impl Image {
         let parts = [(Part::Head, piece.start, piece.head_end), (Part::Tail, piece.tail_start, piece.end)];
         for ((part, start, end), read) in parts.into_iter().zip(reads) {
             if let Some((low, high, source)) = read {
+                debug_assert!(start <= low && low < high && high <= end, "it lies in the part");
                 let (at, len, part_len) = ((low - start) as u32, (high - low) as u32, (end - start) as u32);
                 self.outbox.emit_own(
                     &mut self.requests,
@@ -408,6 +415,8 @@ impl Image {
     }
 
     fn emit_write(&mut self, a: AcbIndex, piece: &Piece) -> Next {
+        debug_assert!(piece.start <= piece.head_end && piece.head_end <= piece.tail_start);
+        debug_assert!(piece.tail_start <= piece.end && piece.start < piece.end);
         let id = self.requests.id(a);
         let acb = self.requests.acb_mut(a);
         acb.write.at = piece.end;
@@ -450,6 +459,7 @@ impl Image {
 
     /// After a write: does its completion have to wait for the pipeline?
     pub(crate) fn note_written(&mut self, a: AcbIndex, allocated: bool) {
+        debug_assert!(!self.options.read_only);
         self.commit.wrote();
         let acb = self.requests.acb_mut(a);
         acb.commit.window = self.commit.windows.open();

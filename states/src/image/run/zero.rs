@@ -18,6 +18,7 @@ use alloc::boxed::Box;
 impl Image {
     /// Write-zeroes of a run.
     pub(crate) fn zero_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(run.len > 0);
         let Run { mapping, len, .. } = run;
         let acb = self.requests.acb(a);
         let (pos, end) = (acb.pos, acb.pos + len);
@@ -94,6 +95,7 @@ impl Image {
 
     /// Zeros over data: whole blocks by the host's means, the rest by modifying sectors.
     pub(crate) fn zero_in_place(&mut self, a: AcbIndex, host: u64, len: u64) -> Next {
+        debug_assert!(len > 0);
         let pos = self.requests.acb(a).pos;
         if let Some(counted) = self.refcounted.as_deref()
             && let Err(error) = counted.check_data_place(pos, host, len)
@@ -113,6 +115,7 @@ impl Image {
     }
 
     fn zero_host(&mut self, a: AcbIndex, host: u64, len: u64, unmap: bool) -> Next {
+        debug_assert!(len > 0);
         if !self.pass_sectors(a, Span::at(host, len), false) {
             return Next::Wait;
         }
@@ -141,6 +144,7 @@ impl Image {
 
     /// Discard. QED has nothing to give back (formats.md 2.11): the data stays, which a discard allows.
     pub(crate) fn discard_run(&mut self, a: AcbIndex, run: Run) -> Next {
+        debug_assert!(run.len > 0 && self.refcounted.is_none());
         let Run { mapping, len, .. } = run;
         let (true, Mapping::Data(host)) = (self.layout.is_raw(), mapping) else {
             return self.skip(a, len);

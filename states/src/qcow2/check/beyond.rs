@@ -47,11 +47,13 @@ impl Check {
 
     /// Something lies beyond the end of the file.
     pub(super) fn lies_beyond(&mut self, offset: u64, len: u64) {
+        debug_assert!(self.is_beyond(offset, len));
         self.tell_beyond(offset, len);
         self.keep_place(offset, len);
     }
 
     fn keep_place(&mut self, offset: u64, len: u64) {
+        debug_assert!(len > 0);
         let (bits, reach) = (self.shape.cluster_bits, 2 * self.clusters + REACH);
         if self.fix.is_some() && offset >> bits < reach {
             self.beyond.keep(offset >> bits, (offset.saturating_add(len - 1) >> bits) + 1);
@@ -124,6 +126,7 @@ impl Check {
         // a table that several L1 entries lead to was met as often, with its entries only once
         let gone = self.beyond.told.saturating_sub(self.beyond.stay);
         self.beyond.told = self.beyond.stay;
+        debug_assert!(gone <= self.report.corruptions, "each was counted when it was told");
         self.report.corruptions -= gone;
         self.report.corruptions_fixed += gone;
         self.report.dropped += gone;
@@ -239,6 +242,7 @@ impl Check {
         if !self.beyond.dropped {
             return;
         }
+        debug_assert!(self.fix == Some(Repair::All), "nothing else drops entries");
         let mut at = self.clusters;
         while let Some(cluster) = self.stored.next_used(at) {
             at = cluster + 1;
@@ -276,6 +280,7 @@ impl Check {
 
     /// The file is as long, or will not be.
     pub(super) fn l1_reached(&mut self, reached: bool) {
+        debug_assert_eq!(self.which, 0, "only the active one is worth a longer file");
         let (offset, entries) = (self.header.l1_offset, self.header.l1_entries);
         if reached {
             self.tell_beyond(offset, u64::from(entries) * 8);

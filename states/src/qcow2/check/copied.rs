@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 
 impl Check {
     pub(super) fn check_copied(&mut self) {
+        debug_assert!(self.dirty.is_empty(), "all blocks are written");
         let entries = self.header.l1_entries as usize;
         self.l1_fixed = false;
         if entries == 0 {

@@ -23,6 +23,7 @@ impl Counts {
     }
 
     fn page_bytes(&self) -> usize {
+        debug_assert!(self.layout.order <= 6);
         (PAGE as usize) << self.layout.order >> 3
     }
 
@@ -56,6 +57,7 @@ impl Counts {
 
     /// Takes the counters of block `index`.
     pub(super) fn load(&mut self, index: u64, block: &[u8]) {
+        debug_assert!(block.len() <= 1 << self.layout.cluster_bits);
         let first = index << (self.layout.block_bits() - PAGE_BITS);
         for (n, bytes) in block.chunks(self.page_bytes()).enumerate() {
             if bytes.iter().any(|byte| *byte != 0) {

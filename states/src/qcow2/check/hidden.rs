@@ -57,6 +57,7 @@ impl Check {
             self.hide(index, entry, why);
         }
         if shape.data_file && (offset != 0 || entry & COPIED != 0) && self.which == 0 {
+            debug_assert!(self.l1_next > 0, "an entry led here");
             let table = self.l1_next as u64 - 1;
             let guest = ((table << shape.l2_bits()) + index) << shape.cluster_bits;
             if offset != guest {

@@ -51,6 +51,7 @@ impl Beyond {
     }
 
     pub(super) fn keep(&mut self, mut first: u64, mut end: u64) {
+        debug_assert!(first < end);
         while let Some((&start, &until)) = self.kept.range(..=end).next_back()
             && until >= first
         {
@@ -62,5 +63,6 @@ impl Beyond {
         } else {
             self.too_many = true;
         }
+        debug_assert!(self.kept.len() <= KEPT_MAX);
     }
 }

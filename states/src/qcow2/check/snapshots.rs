@@ -76,6 +76,7 @@ impl Check {
 
     /// Completes the entries and starts writing them to a free place. False: there is none.
     pub(super) fn move_snapshots(&mut self) -> bool {
+        debug_assert!(self.fix == Some(Repair::All) && self.snapshot_corruptions > 0);
         let size = self.header.guest_size();
         let mut bytes = Vec::new();
         for snapshot in &mut self.snapshots {
@@ -101,6 +102,7 @@ impl Check {
 
     /// Free clusters in a row that refcount blocks exist for.
     fn free_run(&self, count: u64) -> Option<u64> {
+        debug_assert!(count > 0);
         self.check_places().ok()?;
         let mut first = 0;
         loop {
@@ -121,6 +123,7 @@ impl Check {
 
     /// The refcounts are written: now the table, then the header; the old table is free after that.
     pub(super) fn write_snapshots(&mut self, offset: u64, bytes: Vec<u8>) {
+        debug_assert!(offset > 0 && offset.is_multiple_of(self.shape.cluster_size()));
         let (bits, old, len) = (self.shape.cluster_bits, self.header.snapshots_offset, self.snapshots_len);
         for cluster in old >> bits..(old + len).div_ceil(self.shape.cluster_size()) {
             let count = self.stored.get(cluster);

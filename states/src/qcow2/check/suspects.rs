@@ -41,5 +41,6 @@ impl Hidden {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(fault);
         }
+        debug_assert!(self.problems.len() <= PROBLEMS_MAX && self.problems.len() as u64 <= self.count);
     }
 }

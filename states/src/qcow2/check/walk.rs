@@ -39,6 +39,7 @@ pub(super) fn kind(shape: Shape, entry: u64) -> EntryKind {
 
 /// Do two ranges (first byte, bytes) overlap?
 pub(super) fn overlap(one: (u64, u64), other: (u64, u64)) -> bool {
+    debug_assert!(one.1 > 0);
     other.1 > 0 && one.0 < other.0.saturating_add(other.1) && other.0 < one.0 + one.1
 }
 
@@ -115,6 +116,7 @@ impl Check {
     }
 
     pub(super) fn read_l1(&mut self, offset: u64, entries: u32) {
+        debug_assert!(entries > 0);
         self.mark_alone(offset, u64::from(entries) * 8);
         self.load(CheckStep::L1, offset, entries as usize * 8);
     }
@@ -223,6 +225,7 @@ impl Check {
     }
 
     fn count_compressed(&mut self, index: u64, entry: u64, bitmap: u64) {
+        debug_assert!(entry & COMPRESSED != 0);
         if entry & COPIED != 0 {
             let fault = |entry| Fault::L2Walk { index, entry, why: WalkFault::CompressedCopied };
             self.wrong(Finding::Fault(fault(self.shape.compressed_range(entry).0)), fault(entry));
@@ -249,6 +252,7 @@ impl Check {
         bitmap: u64,
         expected: &mut u64,
     ) -> Option<(u64, u64)> {
+        debug_assert!(entry & COMPRESSED == 0);
         let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
         if !Subclusters(bitmap).is_valid() {
             let fault = |entry| Fault::L2Walk { index, entry, why: WalkFault::BothKinds };
@@ -362,6 +366,7 @@ impl Check {
 
     /// The file is now long enough for the block.
     pub(super) fn extended(&mut self) {
+        debug_assert!(self.next > 0);
         let entry = self.reftable.get(self.next - 1).copied().unwrap_or(0);
         self.len = entry + self.shape.cluster_size();
         self.clusters = self.clusters.max(self.len >> self.shape.cluster_bits);
@@ -371,6 +376,7 @@ impl Check {
     }
 
     pub(super) fn not_extended(&mut self) {
+        debug_assert!(self.fix == Some(Repair::All), "nothing else makes the file longer");
         self.rebuild = true;
         self.next_block();
     }

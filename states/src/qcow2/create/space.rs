@@ -24,6 +24,7 @@ pub(super) struct Runs(BTreeMap<u64, u64>);
 
 impl Runs {
     fn insert(&mut self, mut first: u64, mut end: u64) {
+        debug_assert!(first < end);
         if let Some((&before, &stop)) = self.0.range(..=first).next_back()
             && stop >= first
         {
@@ -37,6 +38,7 @@ impl Runs {
     }
 
     fn remove(&mut self, first: u64, end: u64) {
+        debug_assert!(first <= end);
         while let Some((&run, &stop)) = self.0.range(..end).next_back() {
             if stop <= first {
                 break;
@@ -62,11 +64,13 @@ impl Runs {
             }
             from = stop;
         }
+        debug_assert!(self.within(from, from + count).next().is_none());
         from
     }
 
     /// The parts of `first..end` that are in a run.
     pub(super) fn within(&self, first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        debug_assert!(first <= end);
         let before = self.0.range(..first).next_back();
         let runs = before.into_iter().chain(self.0.range(first..end));
         runs.map(move |(&run, &stop)| (run.max(first), stop.min(end))).filter(|(run, stop)| run < stop)
@@ -110,10 +114,12 @@ impl Space {
 
     /// Clusters of the refcount table.
     pub(super) fn table_clusters(&self) -> u64 {
+        debug_assert!(self.table.len().is_multiple_of(1 << (self.layout.cluster_bits - 3)), "whole ones");
         self.table.len() as u64 >> (self.layout.cluster_bits - 3)
     }
 
     fn search(&mut self, count: u64) -> u64 {
+        debug_assert!(count > 0);
         let first = self.used.free(self.next, count);
         self.next = first + count;
         first
@@ -159,6 +165,7 @@ impl Space {
 
     /// A refcount block for `cluster`, or what is needed before it can be made.
     fn make_block(&mut self, index: u64, cluster: u64) -> Result<(), Error> {
+        debug_assert!(self.table.get(index as usize).is_none_or(|block| *block == 0));
         let block = self.search(1);
         if self.layout.table_index(block) == index {
             self.used.insert(block, block + 1);
@@ -229,6 +236,7 @@ impl Space {
         self.used.remove(first, first + count);
         self.next = self.next.min(first);
         self.old_tables.push((first, old));
+        debug_assert!(start < end && self.table.len() as u64 * 8 <= TABLE_MAX);
         Ok(end)
     }
 }

@@ -49,6 +49,7 @@ impl Header {
 
     /// How refcounts are to be read.
     pub const fn refcounts(&self) -> BlockShape {
+        debug_assert!(self.refcount_order <= 6, "limits of the format");
         BlockShape { cluster_bits: self.cluster_bits, order: self.refcount_order }
     }
 
@@ -118,6 +119,7 @@ impl Header {
         if self.autoclear & BITMAPS == 0 {
             self.bitmaps = None;
         }
+        debug_assert_eq!(self.stale_autoclear(keep), 0);
     }
 
     /// The dirty bit, which only version 3 has.
@@ -132,6 +134,7 @@ impl Header {
     }
 
     fn set_incompatible(&mut self, bit: u64, set: bool) {
+        debug_assert!(bit.is_power_of_two(), "one at a time");
         if self.version == 3 {
             self.incompatible = if set { self.incompatible | bit } else { self.incompatible & !bit };
         }
@@ -139,6 +142,7 @@ impl Header {
 
     /// Bytes of the block that holds the header.
     pub fn block_len(&self) -> u32 {
+        debug_assert!(!self.block.is_empty());
         self.block.len() as u32
     }
 
@@ -159,6 +163,7 @@ impl Header {
     }
 
     fn put_fields(&self, block: &mut [u8]) {
+        debug_assert!(block.len() >= LENGTHS[usize::from(self.version == 3)]);
         be::put_u64(block, 24, self.size);
         be::put_u32(block, 36, self.l1_entries);
         be::put_u64(block, 40, self.l1_offset);
@@ -236,12 +241,14 @@ impl Header {
         be::put_u32(&mut block, 16, self.backing.as_ref().map_or(0, |name| name.len() as u32));
         let len = block.len().next_multiple_of(self.cluster_size().min(4096) as usize).max(self.block.len());
         block.resize(len, 0);
+        debug_assert!(block.len() >= self.header_length as usize && block.len() >= self.block.len());
         self.block = block;
         Ok(())
     }
 
     /// The fields that never change, in a block of `len` bytes.
     fn fixed(&self, len: usize) -> Vec<u8> {
+        debug_assert!(len >= LENGTHS[usize::from(self.version == 3)]);
         let mut block = alloc::vec![0; len];
         be::put_u32(&mut block, 0, MAGIC);
         be::put_u32(&mut block, 4, self.version);
@@ -263,6 +270,8 @@ impl Header {
         features: [u64; 3],
         data_file: Option<&[u8]>,
     ) -> Result<Header, Error> {
+        debug_assert!((9..=21).contains(&cluster_bits) && refcount_order <= 6, "limits of the format");
+        debug_assert!(matches!(version, 2 | 3));
         let [incompatible, compatible, autoclear] = features;
         let zstd = incompatible & incompatible::COMPRESSION != 0;
         let data_file = data_file.map(|name| Extension { kind: Extension::DATA_FILE, data: name.to_vec() });

@@ -122,6 +122,7 @@ pub(super) fn feature_names() -> Extension {
 
 /// Appends an extension with its padding.
 pub(super) fn push(block: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    debug_assert!(block.len().is_multiple_of(8), "each begins at a multiple of 8");
     block.extend(kind.to_be_bytes());
     block.extend((data.len() as u32).to_be_bytes());
     block.extend(data);
