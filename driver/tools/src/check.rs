@@ -207,7 +207,7 @@ fn run_qcow2(
     repair: Option<Repair>,
     listener: &mut dyn FnMut(Finding),
 ) -> Result<CheckReport, Error> {
-    let mut check = qcow2::Check::new(header, host.len(), repair);
+    let mut check = qcow2::Check::new(header, host.len(), repair).on_device(host.is_device());
     let report = host.pump(&mut check, |check| {
         while let Some(finding) = check.poll_finding() {
             listener(finding);

@@ -21,6 +21,8 @@ pub struct ForeignInfo {
     pub virtual_size: Option<u64>,
     /// Length of the file, bytes.
     pub file_len: u64,
+    /// It is a block device.
+    pub is_device: bool,
     /// Bytes that it takes on the host.
     pub disk_size: u64,
     /// Its header, if it is a LUKS container.
@@ -47,6 +49,7 @@ pub fn foreign(path: impl AsRef<Path>, format: Foreign, force_share: bool) -> Re
             _ => virtual_size(format, &head, &tail),
         },
         file_len: host.len(),
+        is_device: host.is_device(),
         disk_size: disk_size(path)?,
         luks,
     })

@@ -25,6 +25,8 @@ pub struct ImageInfo {
     pub specific: FormatInfo,
     /// Length of the file, bytes.
     pub file_len: u64,
+    /// It is a block device.
+    pub is_device: bool,
     /// Bytes that it takes on the host.
     pub disk_size: u64,
     /// The file that its backing name leads to, if it is a file's name. See [`Named::path`].
@@ -137,6 +139,7 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
         path: path.to_path_buf(),
         specific,
         file_len: host.len(),
+        is_device: host.is_device(),
         disk_size: disk_size(path)?,
         backing_path: backing.and_then(|named| named.path()),
         below: info.backing.as_ref().map(|backing| below(path, backing)),

@@ -56,7 +56,8 @@ impl CheckMachine {
             }
             Format::Qcow2 => {
                 let header = qcow2_file::header(sim, path)?;
-                Ok(CheckMachine::Qcow2(Box::new(format::Check::new(header, len, repair))))
+                let check = format::Check::new(header, len, repair);
+                Ok(CheckMachine::Qcow2(Box::new(check.on_device(sim.is_device(path)))))
             }
             Format::Raw => fail(format!("{path}: nothing to check in a raw image")),
         }

@@ -12,6 +12,11 @@ use quod_backend::sim::{Chooser, Fifo, FileOptions, Sim};
 use quod_bench::contract::payload::{self, SECTOR};
 use quod_bench::contract::{Checked, fail};
 
+/// Bytes that a device has behind its image, at most.
+const DEVICE_MAX: u64 = 16 << 20;
+/// What it holds there.
+const OLD: u8 = 0xdb;
+
 /// Layers below the image at most.
 const DEPTH: usize = 3;
 
@@ -210,6 +215,8 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let options = FileOptions {
         offset_align: blocks[ask(chooser, 2)],
         holes: format != Format::Qcow2 || !chance(chooser, 8),
+        // of the size, so that no other choice depends on it
+        block_device: format != Format::Raw && !form.has_data_file() && (size / SECTOR) % 7 == 3,
         ..FileOptions::default()
     };
     let mut sim = Sim::new();
@@ -226,6 +233,12 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
     let mut bytes = start.bytes;
     if (size / SECTOR).is_multiple_of(4) {
         mark(&mut bytes, form);
+    }
+    if options.block_device {
+        // room for all of it, or not (a repair of late counts may need as much as they take)
+        let late = matches!(form, Form::Qcow2(qcow2) if qcow2.lazy_refcounts);
+        let more = if late || (size / SECTOR).is_multiple_of(2) { 3 * size + 40 * cluster } else { size / 2 };
+        bytes.resize(bytes.len() + more.min(DEVICE_MAX) as usize, OLD);
     }
     sim.insert_file(TOP, &bytes, options);
     if form.has_data_file() {
@@ -259,6 +272,7 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
         stale,
         snapshots: start.snapshots,
         leaks: start.leaks,
+        fills_up: options.block_device,
         ..Subject::new(form)
     };
     Ok((World::new(sim, start.content, session, subject), place))

@@ -145,6 +145,7 @@ impl Opening {
             return self.next_snapshot();
         }
         let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
+        let check = check.on_device(self.options.fixed_len);
         self.steps.enter(MetadataStep::Check(Box::new(check)));
         self.check_ended();
     }

@@ -146,15 +146,15 @@ fn human(layer: &ImageInfo) -> String {
     if let Some(facts) = layer.qcow2() {
         lines.extend(qcow2::human(layer, facts));
     }
-    lines.extend(host_lines(&layer.path, layer.file_len, layer.disk_size));
+    lines.extend(host_lines(&layer.path, layer.is_device, layer.file_len, layer.disk_size));
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn host_lines(path: &Path, file_len: u64, disk_size: u64) -> [String; 5] {
+fn host_lines(path: &Path, is_device: bool, file_len: u64, disk_size: u64) -> [String; 5] {
     [
         "Child node '/file':".into(),
         format!("    filename: {}", path.display()),
-        "    protocol type: file".into(),
+        format!("    protocol type: {}", protocol(is_device)),
         format!("    file length: {}", bytes(file_len.next_multiple_of(512))),
         format!("    disk size: {}", sizes::rounded(disk_size)),
     ]
@@ -175,12 +175,17 @@ fn is_encrypted(layer: &ImageInfo) -> bool {
     layer.qcow2().is_some_and(|facts| facts.encryption.is_some())
 }
 
-fn host_object(path: &Path, file_len: u64, disk_size: u64) -> Value {
+/// QEMU's driver of a file, or of a device.
+fn protocol(is_device: bool) -> &'static str {
+    if is_device { "host_device" } else { "file" }
+}
+
+fn host_object(path: &Path, is_device: bool, file_len: u64, disk_size: u64) -> Value {
     let file = json!({
         "children": [],
         "virtual-size": file_len.next_multiple_of(512),
         "filename": path.display().to_string(),
-        "format": "file",
+        "format": protocol(is_device),
         "actual-size": disk_size,
         "format-specific": {"type": "file", "data": {}},
         "dirty-flag": false,
@@ -192,7 +197,7 @@ fn host_object(path: &Path, file_len: u64, disk_size: u64) -> Value {
 fn object(layer: &ImageInfo) -> Value {
     let mut fields = Map::new();
     let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
-    add("children", host_object(&layer.path, layer.file_len, layer.disk_size));
+    add("children", host_object(&layer.path, layer.is_device, layer.file_len, layer.disk_size));
     if let Some(format) = backing_format(layer) {
         add("backing-filename-format", format.into());
     }
@@ -247,14 +252,14 @@ fn foreign_human(facts: &ForeignInfo) -> String {
         lines.push("encrypted: yes".into());
         lines.extend(luks::human(luks));
     }
-    lines.extend(host_lines(&facts.path, facts.file_len, facts.disk_size));
+    lines.extend(host_lines(&facts.path, facts.is_device, facts.file_len, facts.disk_size));
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 fn foreign_object(facts: &ForeignInfo) -> Value {
     let mut fields = Map::new();
     let mut add = |name: &str, value: Value| fields.insert(name.to_string(), value);
-    add("children", host_object(&facts.path, facts.file_len, facts.disk_size));
+    add("children", host_object(&facts.path, facts.is_device, facts.file_len, facts.disk_size));
     if let Some(size) = facts.virtual_size {
         add("virtual-size", size.into());
     }

@@ -7,7 +7,8 @@ use crate::out::{fail, note, program};
 use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change, why_not_opened};
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
-use quod::{AllowAll, Error, ErrorKind, Format, OpenOptions, describe};
+use quod::fault::FormatLack;
+use quod::{AllowAll, Error, ErrorKind, Format, Lack, OpenOptions, describe};
 use quod_tools::Session;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -131,6 +132,9 @@ fn why(format: Format, error: &Error) -> String {
         Error::File { kind: ErrorKind::Device { errno, .. } | ErrorKind::Io { errno, .. }, .. }
         | Error::Backend { errno, .. } => file(*errno),
         Error::File { kind: ErrorKind::NoSpace, .. } => file(libc::ENOSPC),
+        Error::File { kind: ErrorKind::Unsupported(Lack::Format(FormatLack::ResizeDevice(_))), .. } => {
+            "Cannot resize device files".into()
+        }
         other => other.to_string(),
     }
 }

@@ -119,8 +119,12 @@ impl Check {
             return;
         }
         let leak = stored > computed;
-        let fixable = stored != 0 && (leak && fix.is_some() || !leak && fix == Some(Repair::All));
-        self.rebuild |= stored == 0;
+        // as QEMU: what counts nothing where something is may be anything, and is made anew. A device may
+        // have no room for that: there a block that can be read is put right where it lies
+        let block = self.room.is_some() && self.reftable.get(index as usize).is_some_and(|block| *block != 0);
+        let anew = stored == 0 && !block;
+        let fixable = !anew && (leak && fix.is_some() || !leak && fix == Some(Repair::All));
+        self.rebuild |= anew;
         self.say(Finding::Refcount { cluster, stored, computed, repaired: fixable });
         if fixable {
             self.stored.set(cluster, computed);
@@ -150,8 +154,21 @@ impl Check {
         }
     }
 
-    /// The first of so many free clusters in a row at or behind `first`, now in use.
-    fn take(&mut self, count: u64, mut first: u64) -> u64 {
+    /// The first of so many free clusters in a row at or behind `first`, or where a device has some; now in
+    /// use.
+    fn take(&mut self, count: u64, first: u64) -> u64 {
+        let outside = |check: &Check, first: u64| check.room.is_some_and(|room| first + count > room);
+        let mut found = self.free(count, first);
+        if outside(self, found) && first > 0 {
+            found = self.free(count, 0);
+        }
+        self.full |= outside(self, found);
+        (found..found + count).for_each(|cluster| self.computed.set(cluster, 1));
+        self.clusters = self.clusters.max(found + count);
+        found
+    }
+
+    fn free(&self, count: u64, mut first: u64) -> u64 {
         loop {
             let used = self.computed.next_used(first).filter(|used| *used < first + count);
             let Some(next) = used.map(|used| used + 1).or_else(|| self.beyond.kept_until(first, count))
@@ -160,8 +177,6 @@ impl Check {
             };
             first = next;
         }
-        (first..first + count).for_each(|cluster| self.computed.set(cluster, 1));
-        self.clusters = self.clusters.max(first + count);
         first
     }
 
@@ -174,7 +189,12 @@ impl Check {
             if table.get(index as usize).is_some_and(|block| *block != 0) {
                 continue;
             }
-            block = self.take(1, block.max(index << self.layout.block_bits()));
+            let first = block.max(index << self.layout.block_bits());
+            block = self.take(1, first);
+            if block < first {
+                // what counts this one may be missing, too
+                at = 0;
+            }
             if index as usize >= table.len() {
                 let per_cluster = 1 << (self.shape.cluster_bits - 3);
                 table.resize((index as usize + 1).next_multiple_of(per_cluster), 0);
@@ -209,6 +229,9 @@ impl Check {
                 break first << self.shape.cluster_bits;
             }
         };
+        if self.full {
+            return self.fail(Error::NoSpace);
+        }
         self.header.reftable_offset = offset;
         self.header.reftable_clusters = ((table.len() as u64 * 8) >> self.shape.cluster_bits) as u32;
         self.len = self.len.max(self.clusters << self.shape.cluster_bits);

@@ -102,6 +102,10 @@ pub struct Check {
     pub(super) fix: Option<Repair>,
     /// The free end of the file is to be cut off.
     pub(super) cut: bool,
+    /// Whole clusters of a device: nothing is placed behind them.
+    pub(super) room: Option<u64>,
+    /// Something found no place there.
+    pub(super) full: bool,
     pub(super) steps: Steps<CheckStep, Report>,
     pub(super) job: Job,
     pub(super) report: Report,
@@ -162,6 +166,8 @@ impl Check {
             clusters: len.div_ceil(shape.cluster_size()),
             fix: repair,
             cut: repair.is_some(),
+            room: None,
+            full: false,
             steps: Steps::new(),
             job: Job::default(),
             report: Report::default(),
@@ -197,6 +203,15 @@ impl Check {
         };
         check.run();
         check
+    }
+
+    /// The file is a device: it keeps its length, and what a repair places has to fit. To be said at once.
+    pub fn on_device(mut self, device: bool) -> Check {
+        if device {
+            self.cut = false;
+            self.room = Some(self.len >> self.shape.cluster_bits);
+        }
+        self
     }
 
     /// The outcome, once. An error means that the check could not be made; what it found wrong is in the
