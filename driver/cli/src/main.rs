@@ -14,7 +14,7 @@ mod output;
 mod words;
 
 use clap::{Parser, Subcommand};
-use cmd::{bench, check, create, info, map, replay, resize};
+use cmd::{bench, check, create, info, map, measure, replay, resize};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ enum Command {
     Check(check::Args),
     Map(map::Args),
     Resize(resize::Args),
+    Measure(measure::Args),
     /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
     #[command(disable_help_flag = true)]
     Io {
@@ -78,6 +79,7 @@ fn command() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Create(args) => create::run(args),
+        Command::Measure(args) => measure::run(args),
         Command::Info(args) => info::run(args),
         Command::Check(args) => check::run(args),
         Command::Map(args) => map::run(args),

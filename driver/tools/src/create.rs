@@ -191,11 +191,16 @@ fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     host.write(0, &start)
 }
 
-fn create_qcow2(path: &Path, options: &CreateOptions, stop: fn() -> bool) -> Result<(), Error> {
+/// A new qcow2 image, planned. `data`: the name of its data file.
+pub(crate) fn plan_qcow2(
+    path: &Path,
+    options: &CreateOptions,
+    data: Option<&str>,
+    preallocation: Preallocation,
+) -> Result<qcow2::Created, Error> {
     let own = &options.qcow2;
     let backing = options.backing.as_ref();
-    let data = own.data_file.as_deref().map(|name| data_name(path, name)).transpose()?;
-    let image = qcow2::create(&qcow2::CreateOptions {
+    qcow2::create(&qcow2::CreateOptions {
         size: options.size,
         version: own.version,
         cluster_size: options.cluster_size.unwrap_or(64 << 10),
@@ -205,15 +210,21 @@ fn create_qcow2(path: &Path, options: &CreateOptions, stop: fn() -> bool) -> Res
         compression: own.compression,
         backing: backing.map(|(name, _)| name.as_bytes()),
         backing_format: backing.and_then(|(_, format)| *format).map(|format| format.name().as_bytes()),
-        data_file: data.as_ref().map(|name| name.as_bytes()),
+        data_file: data.map(str::as_bytes),
         data_file_raw: own.data_file_raw,
-        preallocation: own.preallocation,
+        preallocation,
     })
     .map_err(|error| match error {
         // nothing was written: it is the header that has no room
         quod_states::Error::NoSpace => Error::Misuse("the backing file's name does not fit the header"),
         other => Error::from_core(path, FileRole::Image, &other),
-    })?;
+    })
+}
+
+fn create_qcow2(path: &Path, options: &CreateOptions, stop: fn() -> bool) -> Result<(), Error> {
+    let own = &options.qcow2;
+    let data = own.data_file.as_deref().map(|name| data_name(path, name)).transpose()?;
+    let image = plan_qcow2(path, options, data.as_deref(), own.preallocation)?;
     let mut host = fresh(path, FileRole::Image)?;
     host.stop = stop;
     let mut files = vec![path.to_path_buf()];

@@ -21,6 +21,7 @@ mod host;
 mod info;
 mod luks;
 mod map;
+mod measure;
 mod session;
 
 pub use backing::set_backing;
@@ -32,6 +33,7 @@ pub use foreign::{ForeignInfo, foreign};
 pub use info::{FormatInfo, ImageInfo, Qcow2Info, info, probe};
 pub use luks::{KeySlot, Luks};
 pub use map::{MapRun, Mapper};
+pub use measure::{Measure, measure};
 pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;
 pub use quod_states::qcow2::{Encryption, Preallocation};

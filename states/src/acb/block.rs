@@ -79,7 +79,7 @@ pub(crate) enum Source {
 pub(crate) struct InProgress {
     /// `pos` while nothing is in progress.
     pub(crate) end: u64,
-    /// Host offset of `pos`. Of a resize that has asked for the length of the file: that.
+    /// Host offset of `pos`.
     pub(crate) host: u64,
     /// Where fills come from. While a compressed cluster is read: that.
     pub(crate) source: Source,

@@ -72,6 +72,8 @@ pub(crate) struct Jobs {
     resizing: Option<Resizing>,
     /// Nothing is accepted until it is done.
     exclusive: bool,
+    /// What a device said when its length was last asked for.
+    told: u64,
 }
 
 impl Jobs {
@@ -99,6 +101,15 @@ impl Jobs {
 
     pub(crate) const fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// The device has told its length.
+    pub(crate) fn tell_length(&mut self, len: u64) {
+        self.told = len;
+    }
+
+    pub(crate) const fn told_length(&self) -> u64 {
+        self.told
     }
 
     /// A change of size begins; `alone`: beside nothing else.

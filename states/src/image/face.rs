@@ -141,12 +141,13 @@ impl Image {
         };
         let acb = self.requests.acb_mut(a);
         acb.io.pending &= !bit;
-        if let Outcome::Failed(errno) = outcome {
-            let error = Error::Device { op: acb.state.operation(), offset: acb.extent.host, errno };
-            acb.error.get_or_insert_with(|| Box::new(error));
-        }
-        if let Outcome::Length(len) = outcome {
-            acb.extent.host = len;
+        match outcome {
+            Outcome::Done | Outcome::Table(_) => {}
+            Outcome::Failed(errno) => {
+                let error = Error::Device { op: acb.state.operation(), offset: acb.extent.host, errno };
+                acb.error.get_or_insert_with(|| Box::new(error));
+            }
+            Outcome::Length(len) => self.jobs.tell_length(len),
         }
         if acb.io.pending != 0 {
             if !self.options.sabotaged(Rule::WaitAllParts) {

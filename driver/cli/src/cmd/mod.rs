@@ -8,5 +8,6 @@ mod common;
 pub mod create;
 pub mod info;
 pub mod map;
+pub mod measure;
 pub mod replay;
 pub mod resize;

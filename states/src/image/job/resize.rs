@@ -280,7 +280,7 @@ impl Image {
     pub(super) fn resized(&mut self, a: AcbIndex, size: u64) -> Next {
         debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
         self.requests.note(a, Met::FLUSH);
-        let told = self.requests.acb(a).extent.host;
+        let told = self.jobs.told_length();
         if self.space.is_device() && told != size {
             return Next::fail(Error::Unsupported(Lack::ResizeDevice(told)));
         }
