@@ -1,4 +1,5 @@
-//! `quod measure`: how large a file or a device has to be for an image, as `qemu-img measure --size` tells it.
+//! `quod measure`: how large a file or a device has to be for an image, as `qemu-img measure --size` tells
+//! it.
 //!
 //! Knows: options, and how the two numbers are printed. Must never know: how an image is laid out.
 
