@@ -225,7 +225,9 @@ impl OpenOptions {
     /// Take QEMU-compatible locks, on all files of the disk; default on. A lock that somebody else has is
     /// asked for again every 5 ms for 200 ms, by a timer of the driver; then the opening ends with
     /// [`ErrorKind::Locked`](crate::ErrorKind::Locked). On a file system without locks it ends with
-    /// [`FileOp::LockWithout`](crate::FileOp::LockWithout). Off: two writers destroy an image.
+    /// [`FileOp::LockWithout`](crate::FileOp::LockWithout). A block device that is opened by its path to be
+    /// written is claimed as well (O_EXCL): [`FileOp::Claim`](crate::FileOp::Claim) if it is mounted, or
+    /// another program has claimed it. Off: two writers destroy an image.
     pub fn lock(mut self, lock: bool) -> Self {
         self.lock = lock;
         self

@@ -47,6 +47,8 @@ pub enum FileOp {
     Open,
     /// To open it past the page cache. EINVAL: its file system has no O_DIRECT.
     OpenDirect,
+    /// To claim it, a block device that is mounted, or claimed by another program (EBUSY).
+    Claim,
     /// To ask for its length and the like.
     Examine,
     /// To lock it.
@@ -79,6 +81,7 @@ impl fmt::Display for FileOp {
         f.write_str(match self {
             FileOp::Open => "open",
             FileOp::OpenDirect => "open with O_DIRECT, which its file system may not have",
+            FileOp::Claim => "claim: it is mounted, or another program has claimed it",
             FileOp::Examine => "examine",
             FileOp::Lock => "lock",
             FileOp::LockWithout => {

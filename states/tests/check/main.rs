@@ -11,6 +11,7 @@ mod answers;
 mod beyond;
 mod damage;
 mod damaged;
+mod device;
 mod moved;
 mod qcow2;
 mod qed;
