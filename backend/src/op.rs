@@ -126,6 +126,17 @@ pub enum Op {
         /// Bytes.
         len: u64,
     },
+    /// Nobody needs the range's bytes any more: a hole where one can be punched (zeros), else of a block
+    /// device its own discard (BLKDISCARD; it may read as anything then), else nothing. Parts of blocks stay
+    /// as they are.
+    Discard {
+        /// Which file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// Grow the file to `to` bytes: by allocating (fallocate mode 0) if `allocate`, falling back to a sparse
     /// extension where the file system cannot, or is not believed. A block device is as long as it is: done
     /// if that is enough, else ENOSPC.

@@ -70,6 +70,7 @@ impl Threads {
             | Op::Write { file, .. }
             | Op::Sync { file }
             | Op::ZeroRange { file, .. }
+            | Op::Discard { file, .. }
             | Op::PunchHole { file, .. }
             | Op::Grow { file, .. }
             | Op::SetLen { file, .. }

@@ -154,6 +154,21 @@ fn zeroing_and_punching() {
     });
 }
 
+/// Whether a file system has holes or not: whole blocks may be gone, nothing else is touched, and it
+/// succeeds.
+#[test]
+fn a_discard_never_fails_for_lack_of_means() {
+    each(|backend, folder| {
+        let path = folder.join("discarded");
+        std::fs::write(&path, [7; 32768]).unwrap();
+        let file = open(backend, &path, true, false);
+        assert_eq!(run(backend, Op::Discard { file, offset: 100, len: 20000 }), Ok(Output::Done));
+        let bytes = read(backend, file, 0, 32768).unwrap();
+        let expected = [&[7; 4096][..], &[0; 12288], &[7; 16384]].concat();
+        assert_eq!(bytes, expected);
+    });
+}
+
 #[test]
 fn what_is_not_believed_is_not_asked_for() {
     each(|b, dir| {

@@ -94,6 +94,22 @@ fn zeros_are_zeros_and_no_more() {
     });
 }
 
+/// A loop device has holes, so its bytes are gone; parts of blocks stay.
+#[test]
+fn a_discard_takes_whole_blocks_and_no_more() {
+    for sector in [512, 4096] {
+        each(sector, |backend, device| {
+            let file = open(backend, device.path(), true, false);
+            assert_eq!(run(backend, Op::Discard { file, offset: 512, len: 16384 }), Ok(Output::Done));
+            assert_eq!(read(backend, file, 4096, 12288).unwrap(), [0; 12288]);
+            assert_eq!(read(backend, file, 0, 4096).unwrap(), [OLD; 4096]);
+            assert_eq!(read(backend, file, 16384, 4096).unwrap(), [OLD; 4096]);
+            assert_eq!(run(backend, Op::Discard { file, offset: 512, len: 512 }), Ok(Output::Done));
+            assert_eq!(read(backend, file, 0, 4096).unwrap(), [OLD; 4096]);
+        });
+    }
+}
+
 #[test]
 fn a_claim_keeps_others_who_claim_away() {
     each(512, |backend, device| {

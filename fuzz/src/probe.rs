@@ -35,9 +35,9 @@ fn summary(op: &Op) -> [u64; 4] {
         Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
             (*file, *offset, segments.iter().map(|segment| segment.len() as u64).sum())
         }
-        Op::ZeroRange { file, offset, len, .. } | Op::PunchHole { file, offset, len } => {
-            (*file, *offset, *len)
-        }
+        Op::ZeroRange { file, offset, len, .. }
+        | Op::Discard { file, offset, len }
+        | Op::PunchHole { file, offset, len } => (*file, *offset, *len),
         Op::Grow { file, from, to, .. } => (*file, *from, *to),
         Op::SetLen { file, len } => (*file, 0, *len),
     };

@@ -189,6 +189,14 @@ pub enum IoOp {
         /// Bytes.
         len: u64,
     },
+    /// Nobody needs `len` bytes at `host` any more: the device gets them back if it can, and they may read as
+    /// anything. Named only where [`Options::fixed_len`](crate::Options::fixed_len) is set.
+    Discard {
+        /// Host offset.
+        host: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// Make `len` bytes of the image's own file at `host` read as zeros, whatever they are (where guest data
     /// has a file of its own, they are not guest data). The space is about to be used: the host keeps it.
     Clear {

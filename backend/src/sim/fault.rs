@@ -44,7 +44,7 @@ impl OpKind {
             Op::Write { .. } => OpKind::Write,
             Op::Sync { .. } => OpKind::Sync,
             Op::ZeroRange { .. } => OpKind::ZeroRange,
-            Op::PunchHole { .. } => OpKind::PunchHole,
+            Op::PunchHole { .. } | Op::Discard { .. } => OpKind::PunchHole,
             Op::Grow { .. } => OpKind::Grow,
             Op::SetLen { .. } => OpKind::SetLen,
             Op::Prove { .. } => OpKind::Prove,

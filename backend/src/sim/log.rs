@@ -33,9 +33,9 @@ impl PendingOp {
             Op::Read { file, offset, segments } | Op::Write { file, offset, segments } => {
                 (Some(*file), *offset, segments.iter().map(|s| s.len() as u64).sum())
             }
-            Op::ZeroRange { file, offset, len, .. } | Op::PunchHole { file, offset, len } => {
-                (Some(*file), *offset, *len)
-            }
+            Op::ZeroRange { file, offset, len, .. }
+            | Op::Discard { file, offset, len }
+            | Op::PunchHole { file, offset, len } => (Some(*file), *offset, *len),
             Op::Grow { file, from, to, .. } => (Some(*file), *from, to.saturating_sub(*from)),
             Op::SetLen { file, len } => (Some(*file), 0, *len),
         };

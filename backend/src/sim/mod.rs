@@ -248,6 +248,12 @@ impl Sim {
                 let zeros = Change::Zero(offset..end(offset, len)?);
                 change(number, if options.lies { Change::Nothing } else { zeros }, 0, None)
             }
+            Op::Discard { file, offset, len } => {
+                let number = self.writable(file)?;
+                let zeros = Change::Zero(offset..end(offset, len)?);
+                let kept = !self.files[number].options.holes;
+                change(number, if kept { Change::Nothing } else { zeros }, 0, None)
+            }
             Op::Grow { file, to, .. } => change(self.writable(file)?, Change::Nothing, end(0, to)?, None),
             Op::Prove { file, shown } => {
                 self.writable(file).map(|_| Action::Prove { handle: file.0 as usize, shown })?

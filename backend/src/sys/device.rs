@@ -1,7 +1,7 @@
 //! Block devices: how long they are, how much they take at once, and claiming one.
 //!
 //! Knows: ioctls and sysfs of the block layer. Must never know: who asks, what lies on the device.
-//! Invariant: nothing here writes to a device.
+//! Invariant: nothing here changes a device but [`discard`].
 
 use super::call::retry;
 use crate::op::Errno;
@@ -13,6 +13,9 @@ const BLKGETSIZE64: u64 = 0x8008_1272;
 const SEGMENTS: u64 = 128;
 /// Memory of a guest is scattered in pages.
 const PAGE: u64 = 4096;
+
+/// `_IO(0x12, 119)`.
+const BLKDISCARD: u64 = 0x1277;
 
 /// What is known of a device that is open.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +48,14 @@ pub(crate) fn len(fd: RawFd) -> Result<u64, Errno> {
     // SAFETY: BLKGETSIZE64 writes one u64.
     retry(|| unsafe { libc::ioctl(fd, BLKGETSIZE64 as _, pointer) })?;
     Ok(len)
+}
+
+/// Tells the device that nobody needs the range, whole sectors. EOPNOTSUPP: it does not want to know.
+pub(crate) fn discard(fd: RawFd, offset: u64, len: u64) -> Result<(), Errno> {
+    let range = [offset, len];
+    let pointer = range.as_ptr();
+    // SAFETY: BLKDISCARD reads two u64.
+    retry(|| unsafe { libc::ioctl(fd, BLKDISCARD as _, pointer) }).map(drop)
 }
 
 /// Claims a device, as mount, mkfs and LVM do: who claims it as well is refused (EBUSY), by whichever node.

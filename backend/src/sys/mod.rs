@@ -85,6 +85,7 @@ fn perform_on(file: &OpenFile, op: Op) -> Result<Output, Errno> {
         Op::ZeroRange { offset, len, unmap, .. } => {
             space::zero_range(file, offset, len, unmap).map(|()| Output::Done)
         }
+        Op::Discard { offset, len, .. } => space::discard(file, offset, len).map(|()| Output::Done),
         Op::PunchHole { offset, len, .. } => space::punch_hole(file, offset, len).map(|()| Output::Done),
         Op::Grow { from, to, allocate, .. } => space::grow(file, from, to, allocate).map(|()| Output::Done),
         Op::SetLen { len, .. } => space::set_len(file, len).map(|()| Output::Done),

@@ -4,6 +4,7 @@
 //! Knows: which errors mean "cannot". Must never know: who asks, who is believed.
 
 use super::call::{retry, signed};
+use super::device;
 use super::file::OpenFile;
 use super::transfer::{self, Transfer};
 use crate::buffer::{Segment, Segments};
@@ -105,6 +106,24 @@ pub(crate) fn punch_hole(file: &OpenFile, offset: u64, len: u64) -> Result<(), E
         }
     }
     Ok(())
+}
+
+pub(crate) fn discard(file: &OpenFile, offset: u64, len: u64) -> Result<(), Errno> {
+    let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
+    let [_, (first, last, _), _] = parts(offset, end);
+    if first == last {
+        return Ok(());
+    }
+    match punch_hole(file, first, last - first) {
+        Err(errno) if unsupported(errno) && file.is_device() => {
+            match device::discard(file.fd(), first, last - first) {
+                Err(errno) if unsupported(errno) => Ok(()),
+                other => other,
+            }
+        }
+        Err(errno) if unsupported(errno) => Ok(()),
+        other => other,
+    }
 }
 
 fn punch(fd: RawFd, offset: u64, len: u64) -> Result<(), Errno> {

@@ -158,6 +158,7 @@ impl Context {
             Op::Lock { file, .. }
             | Op::Stat { file }
             | Op::SetLen { file, .. }
+            | Op::Discard { file, .. }
             | Op::PunchHole { file, .. }
             | Op::ZeroRange { file, .. }
             | Op::Grow { file, .. }

@@ -43,6 +43,7 @@ pub(super) fn plain<M: Machine>(
             return Some((FlightTask::WriteTable { loan }, Op::Write { file: id, offset, segments }));
         }
         IoOp::ZeroRange { host, len, unmap } => Op::ZeroRange { file: id, offset: host, len, unmap },
+        IoOp::Discard { host, len } => Op::Discard { file: id, offset: host, len },
         IoOp::PunchHole { host, len } => Op::PunchHole { file: id, offset: host, len },
         IoOp::Clear { host, len } => Op::ZeroRange { file: id, offset: host, len, unmap: false },
         IoOp::Grow { from, to } => Op::Grow { file: id, from, to, allocate },

@@ -252,6 +252,7 @@ impl Host {
             IoOp::Length => return Err(Error::Misuse("a machine without guest bytes asks for no length")),
             IoOp::Sync => self.file.sync(),
             IoOp::ReadData { .. }
+            | IoOp::Discard { .. }
             | IoOp::ReadBacking { .. }
             | IoOp::ReadCompressed { .. }
             | IoOp::ForgetCompressed { .. }

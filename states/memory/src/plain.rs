@@ -25,7 +25,9 @@ pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -
             file.read(offset, bytes);
         }
         IoOp::WriteTable { offset, .. } => file.write(offset, bytes),
-        IoOp::PunchHole { host, len } | IoOp::Clear { host, len } => file.zero(host, len),
+        IoOp::PunchHole { host, len } | IoOp::Clear { host, len } | IoOp::Discard { host, len } => {
+            file.zero(host, len);
+        }
         IoOp::Grow { from, to } => {
             // longer it may be: it may not have been cut as far as was asked
             assert!(from <= file.end(), "the file is shorter than the machine thinks");

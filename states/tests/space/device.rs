@@ -231,6 +231,21 @@ fn counts_say_where_a_qcow2_image_ends() {
     assert_sound(&disk.file, "two sessions");
 }
 
+/// Nobody has asked for zeros, and a device may have to write them.
+#[test]
+fn a_discard_of_a_raw_device_asks_for_no_zeros() {
+    for (options, expected) in [(device(), "Discard"), (Options::default(), "ZeroRange")] {
+        let mut disk = Disk::new(vec![OLD; 1 << 20], None, 1);
+        let mut image = Image::raw(1 << 20, &options);
+        ask(&mut disk, &mut image, RequestKind::Discard, 4096, 8192).unwrap();
+        let ops = changes(&mut disk);
+        assert!(ops.len() == 1 && format!("{ops:?}").contains(expected), "{ops:?}");
+        ask(&mut disk, &mut image, RequestKind::WriteZeroes, 4096, 8192).unwrap();
+        let ops = changes(&mut disk);
+        assert!(matches!(ops[..], [IoOp::ZeroRange { host: 4096, len: 8192, unmap: false }]), "{ops:?}");
+    }
+}
+
 #[test]
 fn a_raw_image_has_the_size_of_the_device() {
     let mut disk = Disk::new(vec![OLD; 1 << 20], None, 1);

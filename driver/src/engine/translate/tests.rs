@@ -75,6 +75,7 @@ fn guest_data_goes_to_its_own_file_and_the_rest_does_not() {
         (IoOp::ReadCompressed { request, buffer_offset, len, host, bytes, within }, OpKind::Read, false),
         (fill(FillSource::Compressed { host, bytes, within }), OpKind::Read, false),
         (IoOp::PunchHole { host, len }, OpKind::PunchHole, false),
+        (IoOp::Discard { host, len }, OpKind::PunchHole, false),
         (IoOp::Grow { from: host, to: 1 << 20 }, OpKind::Grow, false),
         (IoOp::SetLen { len: 1 << 20 }, OpKind::SetLen, false),
     ];

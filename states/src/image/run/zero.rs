@@ -111,19 +111,20 @@ impl Image {
             return self.write_in_place(a, host, first - host);
         }
         let unmap = self.layout.is_raw() && self.requests.acb(a).flags.contains(Flags::MAY_UNMAP);
-        self.zero_host(a, host, last - first, unmap)
+        self.zero_host(a, Span::new(host, last), |host, len| IoOp::ZeroRange { host, len, unmap })
     }
 
-    fn zero_host(&mut self, a: AcbIndex, host: u64, len: u64, unmap: bool) -> Next {
-        debug_assert!(len > 0);
-        if !self.pass_sectors(a, Span::at(host, len), false) {
+    fn zero_host(&mut self, a: AcbIndex, range: Span, op: impl FnOnce(u64, u64) -> IoOp) -> Next {
+        debug_assert!(!range.is_empty());
+        if !self.pass_sectors(a, range, false) {
             return Next::Wait;
         }
-        let len = self.requests.take_run(a, len, host, Met::HIT);
+        let host = range.start;
+        let len = self.requests.take_run(a, range.len(), host, Met::HIT);
         let acb = self.requests.acb_mut(a);
         acb.write.fill = Span::new(acb.pos, acb.extent.end);
         self.requests.set_state(a, State::ZeroData);
-        self.outbox.emit_own(&mut self.requests, a, Part::Head, IoOp::ZeroRange { host, len, unmap });
+        self.outbox.emit_own(&mut self.requests, a, Part::Head, op(host, len));
         Next::Wait
     }
 
@@ -157,6 +158,11 @@ impl Image {
         if host < first {
             return self.skip(a, first - host);
         }
-        self.zero_host(a, host, last - first, true)
+        // a device may have no way to zeros but to write them, which nobody has asked for
+        let device = self.space.is_device();
+        self.zero_host(a, Span::new(first, last), |host, len| match device {
+            true => IoOp::Discard { host, len },
+            false => IoOp::ZeroRange { host, len, unmap: true },
+        })
     }
 }
