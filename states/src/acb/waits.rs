@@ -180,10 +180,8 @@ impl Waits {
         let Held { claims, pinned, modifies } = core::mem::take(&mut acb.held);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
         acb.extent.source = Source::Zeros;
-        debug_assert!(!claims || self.claims.iter().any(|claim| claim.acb == a));
-        if claims && let Some(index) = self.claims.iter().position(|claim| claim.acb == a) {
-            let mut claim = self.claims.swap_remove(index);
-            requests.wake(&mut claim.waiters);
+        if claims {
+            self.unclaim(requests, a);
         }
         if modifies {
             debug_assert!(self.modifying > 0);
@@ -193,6 +191,16 @@ impl Waits {
             requests.wake(&mut self.sectors);
         }
         pinned
+    }
+
+    /// Its claim is gone: those that waited for it look again.
+    fn unclaim(&mut self, requests: &mut Requests, a: AcbIndex) {
+        let index = self.claims.iter().position(|claim| claim.acb == a);
+        debug_assert!(index.is_some(), "an acb that claims stands in the list");
+        if let Some(index) = index {
+            let mut claim = self.claims.swap_remove(index);
+            requests.wake(&mut claim.waiters);
+        }
     }
 
     /// The lists that acbs stand in here, and which states they are in.

@@ -140,6 +140,7 @@ impl Image {
     }
 
     /// The acb's range is done: complete, or first through the commit pipeline.
+    #[inline(always)]
     fn range_done(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb(a);
         if acb.kind.is_job() {
