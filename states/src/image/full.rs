@@ -104,7 +104,7 @@ impl Image {
         debug_assert!(self.refcounted.is_some());
         let first = !self.space.is_full();
         self.space.set_full(error);
-        let (begun, lies) = (self.space.next(), self.space.was_left());
+        let (begun, lies) = (self.space.used_end(), self.space.was_left());
         let Some(counted) = self.refcounted.as_deref_mut() else { return };
         if !counted.starving {
             counted.starving = true;

@@ -93,7 +93,7 @@ impl Image {
             if let Some(tail) = tail.filter(|tail| counted.metadata_end() <= *tail) {
                 image.space.begin_at(tail);
             }
-            counted.unseen.end = image.space.next() >> header.cluster_bits;
+            counted.unseen.end = image.space.used_end() >> header.cluster_bits;
             image.refcounted = Some(Box::new(counted));
             if header.l1_entries > 0 {
                 image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);

@@ -256,6 +256,15 @@ impl Append {
         &self.waiters
     }
 
+    /// First byte behind what may have come free again: of a device its whole clusters, since the one that it
+    /// cuts off can neither be cleared nor written.
+    pub(crate) fn used_end(&self) -> u64 {
+        match self.device {
+            true => self.append.min(align_down(self.len, self.cluster)),
+            false => self.append,
+        }
+    }
+
     /// The file cannot grow, or could not when somebody waited for it last.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {

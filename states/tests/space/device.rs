@@ -158,6 +158,19 @@ fn all_of_it_is_used_and_then_there_is_no_space_until_there_is() {
     }
 }
 
+/// It can neither be cleared nor written.
+#[test]
+fn the_cluster_that_a_device_cuts_off_is_no_space() {
+    let mut disk = qcow2(0);
+    let end = disk.file.len().next_multiple_of(CLUSTER as usize) + 700;
+    disk.file.resize(end, OLD);
+    let mut image = open(&mut disk);
+    assert_eq!(write(&mut disk, &mut image, 0, 512), Err(Error::NoSpace));
+    let ops = changes(&mut disk);
+    let outside = |op: &IoOp| matches!(*op, IoOp::Clear { host, len } if host + len > end as u64);
+    assert!(!ops.iter().any(outside), "{ops:?}");
+}
+
 /// A device that fails to clear answers those that wait; a later write tries again.
 #[test]
 fn a_failure_to_clear_is_told() {
