@@ -14,6 +14,7 @@ mod start;
 pub use check::{check, leaks, repaired, sound, survived, used};
 pub use create::create;
 pub use edit::Editor;
+pub(crate) use edit::STALE;
 pub use form::{DATA, Data, Form, Qcow2, Shape};
 pub use head::{autoclear, is_marked, probe};
 pub use qed::cluster as qed_cluster;

@@ -66,6 +66,15 @@ pub enum FileOp {
 }
 
 impl FileOp {
+    /// To open it, if the operating system answered so.
+    #[doc(hidden)]
+    pub const fn opening(errno: i32) -> FileOp {
+        match errno {
+            libc::EBUSY => FileOp::Claim,
+            _ => FileOp::Open,
+        }
+    }
+
     /// To lock it, if the operating system answered so.
     #[doc(hidden)]
     pub const fn locking(errno: i32) -> FileOp {

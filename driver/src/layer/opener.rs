@@ -232,8 +232,7 @@ pub(crate) fn is_conflict(errno: Errno) -> bool {
 pub(crate) fn step_error(opener: &Opener, errno: Errno) -> Error {
     let op = match opener.step {
         OpenStep::Open if opener.direct && errno.0 == libc::EINVAL => FileOp::OpenDirect,
-        OpenStep::Open if errno.0 == libc::EBUSY => FileOp::Claim,
-        OpenStep::Open => FileOp::Open,
+        OpenStep::Open => FileOp::opening(errno.0),
         OpenStep::Stat | OpenStep::StatAgain => FileOp::Examine,
         OpenStep::Lock if is_conflict(errno) => {
             let lock = if opener.lock == LockMode::Write { Lock::Write } else { Lock::Read };

@@ -173,19 +173,24 @@ fn blank(host: &mut Host, len: u64, mode: Preallocation) -> Result<(), Error> {
     Ok(())
 }
 
-fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+/// The header of a new QED image.
+pub(crate) fn plan_qed(path: &Path, options: &CreateOptions) -> Result<Header, Error> {
     let backing = options.backing.as_ref();
-    let header = Header::create(&qed::CreateOptions {
+    Header::create(&qed::CreateOptions {
         size: options.size,
         cluster_size: options.cluster_size.unwrap_or(64 << 10),
         table_size: options.table_size.unwrap_or(4),
         backing: backing.map(|(name, _)| name.as_bytes()),
         backing_raw: backing.is_some_and(|(_, format)| *format == Some(Format::Raw)),
     })
-    .map_err(|error| Error::from_core(path, FileRole::Image, &error))?;
+    .map_err(|error| Error::from_core(path, FileRole::Image, &error))
+}
+
+fn create_qed(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+    let header = plan_qed(path, options)?;
     let mut start = header.encode().to_vec();
     debug_assert_eq!(start.len(), NAME_AT);
-    start.extend(backing.map_or(&b""[..], |(name, _)| name.as_bytes()));
+    start.extend(options.backing.as_ref().map_or(&b""[..], |(name, _)| name.as_bytes()));
     let mut host = fresh(path, FileRole::Image)?;
     blank(&mut host, header.l1_table_offset + header.table_bytes(), Preallocation::Off)?;
     host.write(0, &start)
@@ -270,8 +275,10 @@ fn write_qcow2(
         files.push(path);
         if data.is_device() {
             // what is mapped, or read past the image, reads as zeros; the rest is written before it is read
-            blank(&mut data, if raw || mode != Preallocation::Off { len } else { 0 }, mode)?;
-            room(&mut data, len)?;
+            match raw || mode != Preallocation::Off {
+                true => blank(&mut data, len, mode)?,
+                false => room(&mut data, len)?,
+            }
         } else {
             preallocate(&mut data, (0, len), mode)?;
             data.set_len(len)?;

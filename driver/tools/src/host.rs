@@ -39,10 +39,7 @@ impl Host {
 
     /// The same of a file that is not the image itself.
     pub(crate) fn open_as(role: FileRole, path: &Path, write: bool, lock: bool) -> Result<Host, Error> {
-        let failed = |errno| {
-            let op = if errno == libc::EBUSY { FileOp::Claim } else { FileOp::Open };
-            Error::io(path, role, op, errno)
-        };
+        let failed = |errno| Error::io(path, role, FileOp::opening(errno), errno);
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(libc::EINVAL))?;
         let file = BlockingFile::open(name, OpenFlags { write, direct: false, claim: write && lock })
             .map_err(|error| Error::backend(BackendOp::SetUp, &error))?

@@ -2,10 +2,9 @@
 //!
 //! Knows: sizes. Must never know: files, devices.
 
-use crate::create::{CreateOptions, plan_qcow2};
-use quod::{Error, FileRole, Format};
+use crate::create::{CreateOptions, plan_qcow2, plan_qed};
+use quod::{Error, Format};
 use quod_states::qcow2::Preallocation;
-use quod_states::qed::{self, Header};
 use std::path::Path;
 
 /// What an image takes.
@@ -33,25 +32,18 @@ pub struct Measure {
 /// As [`create`](crate::create) of options that contradict each other, and sizes that the format cannot have.
 pub fn measure(options: &CreateOptions) -> Result<Measure, Error> {
     let path = Path::new("");
-    let failed = |error| Error::from_core(path, FileRole::Image, &error);
+    // its name would only have to fit
+    let alone = CreateOptions { backing: None, ..options.clone() };
     let (fully_allocated, data) = match options.format {
         Format::Raw => (options.size, 0),
         Format::Qed => {
-            let header = Header::create(&qed::CreateOptions {
-                size: options.size,
-                cluster_size: options.cluster_size.unwrap_or(64 << 10),
-                table_size: options.table_size.unwrap_or(4),
-                backing: None,
-                backing_raw: false,
-            })
-            .map_err(failed)?;
+            let header = plan_qed(path, &alone)?;
             let (cluster, table) = (u64::from(header.cluster_size), header.table_bytes());
             let data = options.size.next_multiple_of(cluster);
             let tables = options.size.div_ceil(table / 8 * cluster);
             (header.l1_table_offset + table + tables * table + data, data)
         }
         Format::Qcow2 => {
-            let alone = CreateOptions { backing: None, ..options.clone() };
             let own = &options.qcow2;
             let image = plan_qcow2(path, &alone, own.data_file.as_deref(), Preallocation::Metadata)?;
             let inside = own.data_file.is_none();

@@ -17,7 +17,7 @@ use quod_states::qcow2::{Header, L2, Purpose, Shape, Sub, Subclusters};
 use std::io::Write;
 
 /// What lies in space that nothing should show.
-const STALE: u8 = 0xdb;
+pub(crate) const STALE: u8 = 0xdb;
 
 fn deflated(content: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = DeflateEncoder::new(Vec::new(), flate2::Compression::default());

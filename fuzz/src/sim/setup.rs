@@ -14,8 +14,6 @@ use quod_bench::contract::{Checked, fail};
 
 /// Bytes that a device has behind its image, at most.
 const DEVICE_MAX: u64 = 16 << 20;
-/// What it holds there.
-const OLD: u8 = 0xdb;
 
 /// Layers below the image at most.
 const DEPTH: usize = 3;
@@ -238,7 +236,7 @@ pub fn build(chooser: &mut dyn Chooser, tweak: Tweak) -> Checked<(World, Place)>
         // room for all of it, or not (a repair of late counts may need as much as they take)
         let late = matches!(form, Form::Qcow2(qcow2) if qcow2.lazy_refcounts);
         let more = if late || (size / SECTOR).is_multiple_of(2) { 3 * size + 40 * cluster } else { size / 2 };
-        bytes.resize(bytes.len() + more.min(DEVICE_MAX) as usize, OLD);
+        bytes.resize(bytes.len() + more.min(DEVICE_MAX) as usize, image::STALE);
     }
     sim.insert_file(TOP, &bytes, options);
     if form.has_data_file() {

@@ -325,10 +325,18 @@ impl Append {
             }
             return None;
         }
+        let piece = self.take_found(need);
+        if piece.is_none() {
+            self.leave_found();
+        }
+        piece
+    }
+
+    /// The same, if there is something left.
+    fn take_found(&mut self, need: u64) -> Option<(u64, u64)> {
         let from = self.grown.max(self.append);
         let to = align_up(self.append.saturating_add(need.max(CLEAR)), self.cluster).min(self.found_end);
         if from >= to {
-            self.leave_found();
             return None;
         }
         debug_assert!(from < to && to <= self.found_end && self.found_end <= self.len);
@@ -480,14 +488,11 @@ impl Append {
         if need > 0 && self.any_wanted.is_some_and(|len| self.has_stale(len, true)) {
             return Ask::Again;
         }
-        let from = self.grown.max(self.append);
-        let to = align_up(self.append.saturating_add(need.max(CLEAR)), self.cluster).min(self.found_end);
-        if from < to {
-            self.grown = from;
-            self.note_found(to);
-            return Ask::Clear(from, to);
+        match self.take_found(need) {
+            Some((from, to)) => Ask::Clear(from, to),
+            None if need > 0 => Ask::Length,
+            None => Ask::Nothing,
         }
-        if need > 0 { Ask::Length } else { Ask::Nothing }
     }
 
     /// The device is asked how long it is.
@@ -504,8 +509,8 @@ impl Append {
             Ok(len) => len,
             Err(error) => return Grown::Not(error),
         };
-        let (before, end) = (align_down(self.len, self.cluster), align_down(len, self.cluster));
-        if end <= before || end <= align_up(self.len, self.cluster).max(self.append) {
+        let end = align_down(len, self.cluster);
+        if end <= align_up(self.len, self.cluster).max(self.append) {
             return Grown::Not(Error::NoSpace);
         }
         if !self.len.is_multiple_of(self.cluster) {

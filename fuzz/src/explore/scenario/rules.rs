@@ -5,11 +5,8 @@
 
 use super::qcow2::{K, LATE, LAZY, SMALL, SPAN, USUAL, WIDE, data, discard, scenario};
 use super::setting::{CLUSTER, Scenario, read, write, zero};
-use crate::image::{Data, Part, Qcow2};
+use crate::image::{Data, Part, Qcow2, STALE};
 use crate::world::Ask;
-
-/// What lies where nothing should be shown.
-const STALE: u8 = 0xdb;
 
 impl Scenario {
     /// The file is changed before it is opened, and leaks so many clusters then.

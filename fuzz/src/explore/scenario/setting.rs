@@ -20,8 +20,6 @@ pub(super) const SPAN: u64 = CLUSTER * CLUSTER / 8;
 const PREPARED: u64 = 3_000_000;
 /// The payload of the first part.
 const PARTS: u64 = 4_000_000;
-/// What a device holds where nothing was written.
-const OLD: u8 = 0xdb;
 
 /// See the module's header.
 #[derive(Clone, Debug)]
@@ -217,7 +215,7 @@ impl Scenario {
             patch(&mut start.bytes);
         }
         if let Some(more) = self.device {
-            start.bytes.resize(start.bytes.len() + more as usize, OLD);
+            start.bytes.resize(start.bytes.len() + more as usize, image::STALE);
         }
         let block_device = self.device.is_some();
         let options = FileOptions { offset_align: self.align, block_device, ..FileOptions::default() };
