@@ -67,18 +67,7 @@ fn allocate(path: &Path, gate: AllocationGate, count: u64) -> Duration {
     let open = OpenOptions::new().write(true).allocation_gate(gate).format(Some(Format::Qed));
     let config = Config::default().requests(64 + FLUSHES_MAX);
     let mut session = Session::with_config(path, open, config).expect("the image opens");
-    let load = Load {
-        count,
-        depth: 64,
-        size: 4096,
-        step: 65536,
-        offset: 0,
-        write: true,
-        pattern: 1,
-        fua: false,
-        flush_interval: 0,
-        drain: true,
-    };
+    let load = Load { count, step: 65536, reads: 0, pattern: 1, ..Load::default() };
     let disk = session.disk();
     let outcome = sequential::run(session.driver(), disk, &load).expect("the load runs");
     session.close().expect("the image closes");

@@ -4,6 +4,7 @@
 
 use quod::{BackendKind, Config, Format, OpenOptions};
 use quod_bench::contract::blocks::Initial;
+use quod_bench::load::order::Order;
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load};
 use quod_bench::replay::{self, Observer, Options, ReplayError, Speed};
 use quod_bench::report::ReplayReport;
@@ -189,16 +190,18 @@ fn a_load_writes_where_it_should() {
             size: 4096,
             step: 8192,
             offset: 4096,
-            write: true,
+            reads: 0,
+            latency: true,
             pattern: 0xa5,
             fua: false,
             flush_interval,
             drain,
+            ..Load::default()
         };
         let disk = session.disk();
         let outcome = sequential::run(session.driver(), disk, &load).unwrap();
         session.close().unwrap();
-        assert_eq!(outcome.latencies.count(), 100);
+        assert_eq!((outcome.writes.count(), outcome.reads.count()), (100, 0));
         // at 92, 84, ... and 0 of 100 unsent if the queue is drained; otherwise whenever such a number is met
         let flushes = outcome.flushes.count();
         assert!(if flush_interval == 0 { flushes == 0 } else { flushes >= 11 }, "{flushes} flushes");
@@ -224,11 +227,13 @@ fn a_load_stops_in_order() {
             size: 4096,
             step: 4096,
             offset: 0,
-            write: true,
+            reads: 0,
+            latency: true,
             pattern: 1,
             fua: false,
             flush_interval,
             drain,
+            ..Load::default()
         };
         let (disk, asked) = (session.disk(), std::cell::Cell::new(0));
         let stops = || {
@@ -238,7 +243,7 @@ fn a_load_stops_in_order() {
         let outcome = sequential::run_guarded(session.driver(), disk, &load, None, &stops).unwrap();
         session.close().unwrap();
         assert!(outcome.done >= 8 && outcome.done < 100_000, "{}", outcome.done);
-        assert_eq!(outcome.latencies.count(), outcome.done);
+        assert_eq!(outcome.writes.count(), outcome.done);
     }
 }
 
@@ -247,25 +252,80 @@ fn what_ends_in_the_call_that_made_it_is_timed() {
     let fixture = fresh(Format::Qed);
     let config = Config::default().requests(8 + FLUSHES_MAX);
     let mut session = Session::with_config(&fixture.path, OpenOptions::new(), config).unwrap();
-    let load = Load {
-        count: 1000,
-        depth: 8,
-        size: 4096,
-        step: 4096,
-        offset: 0,
-        write: false,
-        pattern: 0,
-        fua: false,
-        flush_interval: 0,
-        drain: true,
-    };
+    let load =
+        Load { count: 1000, depth: 8, size: 4096, step: 4096, offset: 0, latency: true, ..Load::default() };
     // nothing is allocated: the disk is asked for nothing but its first table
     let disk = session.disk();
     let outcome = sequential::run(session.driver(), disk, &load).unwrap();
-    let found = outcome.latencies.summary();
+    let found = outcome.reads.summary();
     assert!(found.count == 1000 && found.p50_us > 0.01 && found.p999_us <= found.max_us, "{found:?}");
     let stats = session.stats().unwrap();
     let reads = stats.kind(quod::Kind::Read);
     assert!(reads.len() == 1000 && reads.value_at_quantile(0.5) > 10, "{}", reads.value_at_quantile(0.5));
+    session.close().unwrap();
+}
+
+/// Runs a load on a raw image of 1 MiB, whose bytes are 1, opened for writing.
+fn on_ones(load: &Load) -> (sequential::LoadOutcome, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ones");
+    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let config = Config::default().requests(load.depth + FLUSHES_MAX);
+    let open = OpenOptions::new().write(true).format(Some(Format::Raw));
+    let mut session = Session::with_config(&path, open, config).unwrap();
+    let disk = session.disk();
+    let outcome = sequential::run(session.driver(), disk, load).unwrap();
+    session.close().unwrap();
+    (outcome, std::fs::read(&path).unwrap())
+}
+
+#[test]
+fn a_mix_writes_its_pattern_alone_and_flushes_after_its_writes() {
+    for (drain, final_flush) in [(true, false), (false, true)] {
+        let load = Load {
+            count: 2000,
+            depth: 8,
+            order: Order::Random,
+            reads: 70,
+            pattern: 7,
+            flush_interval: 4,
+            drain,
+            final_flush,
+            latency: true,
+            ..Load::default()
+        };
+        let (outcome, bytes) = on_ones(&load);
+        let writes = outcome.done - outcome.done_reads;
+        assert!((450..750).contains(&writes), "{writes} of {} write", outcome.done);
+        assert_eq!((outcome.reads.count(), outcome.writes.count()), (outcome.done_reads, writes));
+        assert_eq!(outcome.requests().count(), outcome.done);
+        // behind the last four writes no request may come that would send their flush
+        let flushes = outcome.done_flushes - u64::from(final_flush);
+        assert!((writes / 4 - 1..=writes / 4).contains(&flushes), "{flushes} flushes, {writes} writes");
+        assert_eq!(outcome.flushes.count(), outcome.done_flushes);
+        // a buffer that was read into is never written
+        let (blocks, _) = bytes.as_chunks::<4096>();
+        assert!(blocks.iter().all(|block| *block == [1; 4096] || *block == [7; 4096]));
+        let written = blocks.iter().filter(|block| block[0] == 7).count();
+        assert!((150..256).contains(&written), "{written} of 256 blocks");
+    }
+}
+
+#[test]
+fn a_seed_writes_the_same_places_again() {
+    let load = Load { count: 60, depth: 5, order: Order::Random, reads: 0, pattern: 9, ..Load::default() };
+    let first = on_ones(&load);
+    assert_eq!((first.0.done, first.0.writes.count()), (60, 0), "nobody asked for latencies");
+    assert_eq!(on_ones(&load).1, first.1);
+    assert_ne!(on_ones(&Load { seed: 2, ..load }).1, first.1);
+}
+
+#[test]
+fn random_requests_that_fit_nowhere_are_refused() {
+    let fixture = fresh(Format::Raw);
+    let mut session = Session::with_config(&fixture.path, OpenOptions::new(), Config::default()).unwrap();
+    let load = Load { order: Order::Random, offset: 1 << 40, ..Load::default() };
+    let disk = session.disk();
+    assert!(sequential::run(session.driver(), disk, &load).is_err());
     session.close().unwrap();
 }

@@ -2,4 +2,5 @@
 //!
 //! Knows: the public face of the driver. Must never know: traces, what a disk must contain.
 
+pub mod order;
 pub mod sequential;

@@ -1,10 +1,12 @@
-//! A load as `qemu-img bench` makes it: requests of one size at a steady stride, a fixed number in flight.
+//! A load as `qemu-img bench` makes it: requests of one size at a steady stride, a fixed number in flight;
+//! and in a random order, and reads and writes mixed, which that does not.
 //!
 //! As lean as it can be, since it is the ruler: buffers are made once and travel round through the
-//! completions; nothing is allocated per request.
+//! completions; nothing is allocated per request, and nothing looks at latencies that nobody asked for.
 //!
 //! Knows: the driver's public face. Must never know: image formats, files.
 
+use crate::load::order::{Next, Order, Places, Sequence};
 use crate::measure::histogram::Latencies;
 use crate::measure::usage::cpu_time;
 use quod::{Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Refusal, Request};
@@ -28,32 +30,80 @@ pub struct Load {
     pub step: u64,
     /// Of the first.
     pub offset: u64,
-    /// Write instead of read.
-    pub write: bool,
+    /// One step on from request to request, or anywhere.
+    pub order: Order,
+    /// Of the chances in an order or a mix.
+    pub seed: u64,
+    /// Requests of a hundred that read; the others write.
+    pub reads: u32,
     /// Every byte of what is written.
     pub pattern: u8,
     /// Every write is durable before it completes.
     pub fua: bool,
-    /// A flush after this many requests; 0: none.
+    /// A flush after this many requests, of a mix after this many writes; 0: none.
     pub flush_interval: u64,
     /// Wait until nothing is in flight before a flush.
     pub drain: bool,
+    /// Flush once more behind the last request, and let that count.
+    pub final_flush: bool,
+    /// Record how long each request and each flush took.
+    pub latency: bool,
+}
+
+impl Default for Load {
+    /// As `qemu-img bench` if nothing is said: 75,000 reads of 4 KiB one behind the other, 64 in flight.
+    fn default() -> Load {
+        Load {
+            count: 75_000,
+            depth: 64,
+            size: 4096,
+            step: 4096,
+            offset: 0,
+            order: Order::Steps,
+            seed: 1,
+            reads: 100,
+            pattern: 0,
+            fua: false,
+            flush_interval: 0,
+            drain: true,
+            final_flush: false,
+            latency: false,
+        }
+    }
+}
+
+impl Load {
+    /// It reads and writes.
+    pub fn is_mix(&self) -> bool {
+        (1..100).contains(&self.reads)
+    }
+
+    /// It changes the image.
+    pub fn writes(&self) -> bool {
+        self.reads < 100
+    }
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub struct LoadOutcome {
-    /// From the first submission to the last completion (flushes after the last request not included, as in
-    /// QEMU).
+    /// From the first submission to the last completion. Flushes after the last request are not included, as
+    /// in QEMU, but with [`Load::final_flush`].
     pub elapsed: Duration,
     /// Processor time in between, worker threads included.
     pub cpu: Duration,
-    /// Of each read or write, from submission to completion.
-    pub latencies: Latencies,
+    /// Of each read, from submission to completion; like the next two empty without [`Load::latency`].
+    pub reads: Latencies,
+    /// Of each write.
+    pub writes: Latencies,
     /// Of each flush.
     pub flushes: Latencies,
     /// Requests that were done: all, unless somebody stopped the run.
     pub done: u64,
+    /// How many of them read.
+    pub done_reads: u64,
+    /// Flushes that were done, not counted as requests.
+    pub done_flushes: u64,
 }
 
 struct Run<'a, B: Backend> {
@@ -62,9 +112,14 @@ struct Run<'a, B: Backend> {
     load: &'a Load,
     first: Option<FirstSector>,
     stops: &'a dyn Fn() -> bool,
-    image_size: u64,
-    buffers: Vec<Buffer>,
-    offset: u64,
+    places: Places,
+    /// A request that was refused as busy.
+    refused: Option<Next>,
+    /// Buffers of reads, and of writes: these keep their pattern.
+    readable: Vec<Buffer>,
+    writable: Vec<Buffer>,
+    /// Writes of a mix since its last flush.
+    unflushed: u64,
     /// Requests that have not completed, those in flight included.
     left: u64,
     in_flight: u64,
@@ -76,8 +131,7 @@ struct Run<'a, B: Backend> {
     halted: bool,
     /// Requests that are not sent because of that.
     cut: u64,
-    latencies: Latencies,
-    flushes: Latencies,
+    outcome: LoadOutcome,
 }
 
 /// Runs a load on an open disk that is idle. The driver must take `depth` requests and
@@ -96,20 +150,32 @@ pub fn run_guarded<B: Backend>(
     stops: &dyn Fn() -> bool,
 ) -> Result<LoadOutcome, Error> {
     let image_size = driver.disk_info(disk).ok_or(Error::Closed)?.virtual_size();
+    let sequence = Sequence {
+        order: load.order,
+        offset: load.offset,
+        step: load.step,
+        size: load.size as u64,
+        reads: load.reads,
+        seed: load.seed,
+    };
+    let places = Places::new(sequence, image_size);
+    let places = places.ok_or(Error::Misuse("the image has no room for one of the random requests"))?;
     let depth = u64::from(load.depth).min(load.count) as usize;
-    let mut buffers: Vec<Buffer> = (0..depth).map(|_| Buffer::zeroed(load.size)).collect();
-    if load.write {
-        buffers.iter_mut().for_each(|buffer| buffer.as_mut_slice().fill(load.pattern));
-    }
+    let made =
+        |wanted| if wanted { (0..depth).map(|_| Buffer::zeroed(load.size)).collect() } else { Vec::new() };
+    let mut writable: Vec<Buffer> = made(load.writes());
+    writable.iter_mut().for_each(|buffer| buffer.as_mut_slice().fill(load.pattern));
     let mut run = Run {
         driver,
         disk,
         load,
         first,
         stops,
-        image_size,
-        buffers,
-        offset: load.offset,
+        places,
+        refused: None,
+        readable: made(load.reads > 0),
+        writable,
+        unflushed: 0,
         left: load.count,
         in_flight: 0,
         flushes_in_flight: 0,
@@ -117,8 +183,7 @@ pub fn run_guarded<B: Backend>(
         in_flush: false,
         halted: false,
         cut: 0,
-        latencies: Latencies::new(),
-        flushes: Latencies::new(),
+        outcome: LoadOutcome::new(),
     };
     let (began, cpu) = (Instant::now(), cpu_time());
     run.fill()?;
@@ -126,17 +191,35 @@ pub fn run_guarded<B: Backend>(
         run.look();
         run.turn()?;
     }
-    let (elapsed, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
-    while run.flushes_in_flight > 0 || run.flushes_owed > 0 {
-        run.turn()?;
+    if load.final_flush && !run.halted {
+        run.flush()?;
+        run.finish_flushes()?;
     }
-    Ok(LoadOutcome {
-        elapsed,
-        cpu,
-        latencies: run.latencies,
-        flushes: run.flushes,
-        done: load.count - run.cut,
-    })
+    let (elapsed, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
+    run.finish_flushes()?;
+    Ok(LoadOutcome { elapsed, cpu, done: load.count - run.cut, ..run.outcome })
+}
+
+impl LoadOutcome {
+    /// Of all reads and writes.
+    pub fn requests(&self) -> Latencies {
+        let mut all = self.reads.clone();
+        all.add(&self.writes);
+        all
+    }
+
+    fn new() -> LoadOutcome {
+        LoadOutcome {
+            elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
+            reads: Latencies::new(),
+            writes: Latencies::new(),
+            flushes: Latencies::new(),
+            done: 0,
+            done_reads: 0,
+            done_flushes: 0,
+        }
+    }
 }
 
 impl<B: Backend> Run<'_, B> {
@@ -156,16 +239,29 @@ impl<B: Backend> Run<'_, B> {
             done.result?;
             match done.kind {
                 CompletionKind::Flush => {
-                    self.flushes.record(done.latency);
+                    self.outcome.done_flushes += 1;
+                    if self.load.latency {
+                        self.outcome.flushes.record(done.latency);
+                    }
                     self.flushes_in_flight -= 1;
                     if self.in_flush {
                         self.in_flush = false;
                         self.fill()?;
                     }
                 }
+                CompletionKind::Read(buffers) => {
+                    self.outcome.done_reads += 1;
+                    if self.load.latency {
+                        self.outcome.reads.record(done.latency);
+                    }
+                    self.readable.extend(buffers.into_owned());
+                    self.finish_one()?;
+                }
                 other => {
-                    self.latencies.record(done.latency);
-                    self.keep(other.into_buffers());
+                    if self.load.latency {
+                        self.outcome.writes.record(done.latency);
+                    }
+                    self.writable.extend(other.into_buffers().and_then(Buffers::into_owned));
                     self.finish_one()?;
                 }
             }
@@ -183,7 +279,8 @@ impl<B: Backend> Run<'_, B> {
         if self.halted {
             return Ok(());
         }
-        if self.load.flush_interval > 0 && unsent.is_multiple_of(self.load.flush_interval) {
+        let interval = self.load.flush_interval;
+        if interval > 0 && !self.load.is_mix() && unsent.is_multiple_of(interval) {
             if self.load.drain {
                 if self.in_flight == 0 {
                     self.in_flush = true;
@@ -194,10 +291,6 @@ impl<B: Backend> Run<'_, B> {
             self.flush()?;
         }
         self.fill()
-    }
-
-    fn keep(&mut self, buffers: Option<Buffers>) {
-        self.buffers.extend(buffers.and_then(Buffers::into_owned));
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -218,52 +311,58 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
+    fn finish_flushes(&mut self) -> Result<(), Error> {
+        while self.flushes_in_flight > 0 || self.flushes_owed > 0 {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Is it time for a flush of a mix, and must the next request wait for it?
+    fn flush_mix(&mut self) -> Result<bool, Error> {
+        if !self.load.is_mix() || self.load.flush_interval == 0 || self.unflushed < self.load.flush_interval {
+            return Ok(self.in_flush);
+        }
+        if self.load.drain && self.in_flight > 0 {
+            return Ok(true);
+        }
+        self.unflushed = 0;
+        self.in_flush = self.load.drain;
+        self.flush()?;
+        Ok(self.in_flush)
+    }
+
     /// Fills the queue up to its depth.
     fn fill(&mut self) -> Result<(), Error> {
-        while self.left > self.in_flight
-            && self.in_flight < u64::from(self.load.depth)
-            && let Some(buffer) = self.buffers.pop()
-        {
-            let request = match self.load.write {
-                true if self.load.fua => Request::write(self.offset, buffer, 0).fua(),
-                true => Request::write(self.offset, buffer, 0),
-                false => Request::read(self.offset, buffer, 0),
+        while self.left > self.in_flight && self.in_flight < u64::from(self.load.depth) {
+            if self.flush_mix()? {
+                return Ok(());
+            }
+            let next = self.refused.take().unwrap_or_else(|| self.places.draw());
+            let buffers = if next.reads { &mut self.readable } else { &mut self.writable };
+            // as many of each kind as may be in flight of both
+            let Some(buffer) = buffers.pop() else { return Err(Error::Misuse("a buffer did not come back")) };
+            let request = match next.reads {
+                true => Request::read(next.offset, buffer, 0),
+                false if self.load.fua => Request::write(next.offset, buffer, 0).fua(),
+                false => Request::write(next.offset, buffer, 0),
             };
             self.first.as_mut().map_or(Ok(()), |first| first.admit(&request))?;
             match self.driver.submit(self.disk, request) {
                 Ok(()) => {}
                 // requests of many extents take many control blocks: go on when one ended
                 Err(rejected) if rejected.reason == Refusal::Busy && self.in_flight > 0 => {
-                    self.keep(rejected.request.kind.into_buffers());
+                    let back = rejected.request.kind.into_buffers().and_then(Buffers::into_owned);
+                    let buffers = if next.reads { &mut self.readable } else { &mut self.writable };
+                    buffers.extend(back);
+                    self.refused = Some(next);
                     return Ok(());
                 }
                 Err(rejected) => return Err(rejected.reason.into()),
             }
             self.in_flight += 1;
-            self.offset = next_offset(self.offset, self.load.step, self.image_size);
+            self.unflushed += u64::from(!next.reads);
         }
         Ok(())
-    }
-}
-
-/// As QEMU goes on: modulo the size of the image, whatever fits there (a request across the end fails).
-fn next_offset(offset: u64, step: u64, image_size: u64) -> u64 {
-    if image_size <= step { 0 } else { (offset + step) % image_size }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::next_offset;
-
-    #[test]
-    fn offsets_wrap_as_in_qemu() {
-        let mib = |n: u64| n << 20;
-        let walk = |start, step| {
-            std::iter::successors(Some(start), move |at| Some(next_offset(*at, step, mib(16)))).take(6)
-        };
-        let expected = [3, 15, 11, 7, 3, 15].map(mib);
-        assert!(walk(mib(3), mib(12)).eq(expected));
-        assert!(walk(0, mib(4)).eq([0, 4, 8, 12, 0, 4].map(mib)));
-        assert!(walk(0, mib(16)).eq([0; 6]));
     }
 }

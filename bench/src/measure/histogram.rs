@@ -37,6 +37,15 @@ impl Latencies {
         self.total += u128::from(nanos);
     }
 
+    /// Counts all of another distribution too.
+    pub fn add(&mut self, other: &Latencies) {
+        // cannot fail: both have the bounds of `new`
+        let added = self.nanos.add(&other.nanos);
+        debug_assert!(added.is_ok());
+        self.max = self.max.max(other.max);
+        self.total += other.total;
+    }
+
     /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.nanos.len()
@@ -118,6 +127,17 @@ mod tests {
         assert_eq!((summary.max_us, summary.mean_us), (1000.0, 500.5));
         assert!((latencies.count_above(Duration::from_micros(900)) as i64 - 100).abs() <= 1);
         assert_eq!(Latencies::new().summary(), Percentiles::default());
+    }
+
+    #[test]
+    fn two_distributions_are_one() {
+        let (mut even, mut odd, mut all) = (Latencies::new(), Latencies::new(), Latencies::new());
+        for us in 1..=1000 {
+            if us % 2 == 0 { &mut even } else { &mut odd }.record(Duration::from_micros(us));
+            all.record(Duration::from_micros(us));
+        }
+        even.add(&odd);
+        assert_eq!(even.summary(), all.summary());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `quod bench`: a sequential load with the options and the lines of `qemu-img bench`, and a few lines more.
+//! `quod bench`: a load with the options and the lines of `qemu-img bench`, and a few of both more.
 //!
 //! Knows: the command line. Must never know: how the load is run.
 
@@ -8,7 +8,9 @@ use crate::words::failure::{warn_about_probing, warn_of_change, why_not_opened};
 use crate::words::{format, sizes};
 use crate::{interrupt, out};
 use quod::{AllowAll, BackendKind, Config, Error, OpenOptions, Policy};
+use quod_bench::load::order::Order;
 use quod_bench::load::sequential::{self, FLUSHES_MAX, Load, LoadOutcome};
+use quod_bench::measure::histogram::Latencies;
 use quod_bench::options;
 use quod_bench::report::Hold;
 use quod_tools::Session;
@@ -53,15 +55,30 @@ pub struct Args {
     /// Byte to write
     #[arg(long, default_value = "0", allow_hyphen_values = true)]
     pattern: String,
-    /// Flush after this many requests
+    /// Requests at random places, each a whole number of steps behind the offset
+    #[arg(long)]
+    random: bool,
+    /// Of -w, read this percentage of the requests, in a random mix
+    #[arg(long, value_name = "PERCENT", default_value = "0", requires = "write")]
+    reads: String,
+    /// Seed of --random and --reads: the same number makes the same requests again
+    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    seed: u64,
+    /// Flush after this many requests, with --reads after this many writes
     #[arg(long, default_value = "0", value_name = "COUNT", allow_hyphen_values = true)]
     flush_interval: String,
+    /// Flush once more at the end, as a part of the run
+    #[arg(long)]
+    final_flush: bool,
     /// Do not wait for the requests in flight before a flush
     #[arg(long)]
     no_drain: bool,
     /// Open without locks, even if a writer has the image open
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// Record how long each request takes, and tell the percentiles
+    #[arg(long)]
+    latency: bool,
     /// Print only what qemu-img prints
     #[arg(short, long)]
     quiet: bool,
@@ -125,11 +142,12 @@ fn load(args: &Args) -> Result<Load, String> {
     let size = number("buffer size", &args.buffer_size, 1, INT_MAX, true)?;
     let step = number("step size", &args.step_size, 0, INT_MAX, true)?;
     let pattern = number("pattern byte", &args.pattern, 0, 255, false)?;
+    let reads = if args.write { number("percentage of reads", &args.reads, 0, 99, false)? } else { 100 };
     let flush_interval = number("flush interval", &args.flush_interval, 0, INT_MAX, false)?;
     if !args.write && flush_interval > 0 {
         return Err("--flush-interval is only available in write tests".into());
     }
-    if flush_interval > 0 && flush_interval < depth {
+    if flush_interval > 0 && flush_interval < depth && reads == 0 {
         return Err("Flush interval can't be smaller than depth".into());
     }
     Ok(Load {
@@ -139,11 +157,15 @@ fn load(args: &Args) -> Result<Load, String> {
         size: size as usize,
         step: if step == 0 { size } else { step },
         offset,
-        write: args.write,
+        order: if args.random { Order::Random } else { Order::Steps },
+        seed: args.seed,
+        reads: reads as u32,
         pattern: pattern as u8,
         fua: matches!(args.cache.as_str(), "writethrough" | "directsync"),
         flush_interval: if args.cache == "unsafe" { 0 } else { flush_interval },
         drain: !args.no_drain,
+        final_flush: args.final_flush && args.write && args.cache != "unsafe",
+        latency: args.latency,
     })
 }
 
@@ -193,7 +215,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
     if first.is_some() {
         warn_about_probing(image.as_ref());
     }
-    if load.write {
+    if load.writes() {
         warn_of_change(image.as_ref(), session.info());
     }
     announce(&load);
@@ -220,7 +242,7 @@ fn measure(args: &Args, plan: Plan) -> Result<(), String> {
         print(&load, &outcome, &hold, backend, closed);
     }
     if outcome.done < load.count {
-        let state = if load.write { "the image is closed cleanly" } else { "the image was only read" };
+        let state = if load.writes() { "the image is closed cleanly" } else { "the image was only read" };
         note(format_args!("interrupted: {} of {} requests done; {state}", outcome.done, load.count));
     }
     let Some(output) = output else { return Ok(()) };
@@ -239,14 +261,28 @@ fn failed(error: &Error) -> String {
 }
 
 fn announce(load: &Load) {
-    let Load { count, depth, size, step, offset, .. } = load;
-    let kind = if load.write { "write" } else { "read" };
+    let Load { count, depth, size, step, offset, reads, .. } = load;
+    let kind = match reads {
+        0 => "write",
+        100 => "read",
+        _ => "mixed",
+    };
     sayln!(
         "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel \
          (starting at offset {offset}, step size {step})"
     );
+    if load.order == Order::Random {
+        sayln!("At random places, seed {}", load.seed);
+    }
+    if load.is_mix() {
+        sayln!("{reads} of 100 requests read, seed {}", load.seed);
+    }
     if load.flush_interval > 0 {
-        sayln!("Sending flush every {} requests", load.flush_interval);
+        let what = if load.is_mix() { "writes" } else { "requests" };
+        sayln!("Sending flush every {} {what}", load.flush_interval);
+    }
+    if load.final_flush {
+        sayln!("Sending a flush at the end");
     }
 }
 
@@ -260,8 +296,11 @@ fn rate(load: &Load, outcome: &LoadOutcome) -> (f64, f64, f64) {
 fn print(load: &Load, outcome: &LoadOutcome, hold: &Hold, backend: &str, closed: Duration) {
     let (iops, mib, cpu) = rate(load, outcome);
     sayln!("{iops:.0} IOPS, {mib:.1} MiB/s, {cpu:.2} us CPU per request ({backend})");
-    let rows =
-        [("Request latency", outcome.latencies.summary()), ("Flush latency", outcome.flushes.summary())];
+    let rows = [
+        ("Read latency", outcome.reads.summary()),
+        ("Write latency", outcome.writes.summary()),
+        ("Flush latency", outcome.flushes.summary()),
+    ];
     let rows =
         rows.into_iter().chain([("Thread held, own code", hold.own), ("in system calls", hold.syscall)]);
     for (name, row) in rows.filter(|(_, row)| row.count > 0) {
@@ -277,24 +316,37 @@ fn print(load: &Load, outcome: &LoadOutcome, hold: &Hold, backend: &str, closed:
 fn figures(load: &Load, outcome: &LoadOutcome, hold: &Hold, closed: Duration) -> serde_json::Value {
     let (iops, mib, cpu) = rate(load, outcome);
     json!({
-        "write": load.write,
+        "write": load.writes(),
+        "random": load.order == Order::Random,
+        "reads_percent": load.reads,
+        "seed": load.seed,
         "count": load.count,
         "done": outcome.done,
+        "done_reads": outcome.done_reads,
+        "done_flushes": outcome.done_flushes,
         "depth": load.depth,
         "buffer_size": load.size,
         "step_size": load.step,
         "offset": load.offset,
         "flush_interval": load.flush_interval,
         "drain": load.drain,
+        "final_flush": load.final_flush,
         "elapsed_s": outcome.elapsed.as_secs_f64(),
         "close_s": closed.as_secs_f64(),
         "iops": iops,
         "mib_per_s": mib,
         "cpu_us_per_request": cpu,
-        "latency": outcome.latencies.summary(),
-        "flush_latency": outcome.flushes.summary(),
+        "latency": recorded(&outcome.requests()),
+        "read_latency": recorded(&outcome.reads),
+        "write_latency": recorded(&outcome.writes),
+        "flush_latency": recorded(&outcome.flushes),
         "hold": hold,
     })
+}
+
+/// Null unless some were recorded.
+fn recorded(latencies: &Latencies) -> serde_json::Value {
+    if latencies.count() > 0 { json!(latencies.summary()) } else { json!(null) }
 }
 
 #[cfg(test)]
