@@ -1,8 +1,8 @@
 //! System calls that both real backends share: one function an operation, blocking, EINTR-proof.
 //!
 //! Knows: file descriptors and Linux. Must never know: rings, tokens, queues' depths, image formats.
-//! Invariant: nothing here runs on the caller's thread except [`event`] (never blocks) and what `Drop` must
-//! wait for.
+//! Invariant: nothing here runs on the caller's thread except [`event`] (never blocks), what `Drop` must wait
+//! for, and what [`crate::blocking`] asks for, whose caller waits.
 
 pub(crate) mod call;
 pub(crate) mod device;

@@ -64,6 +64,14 @@ pub(crate) fn sync(fd: RawFd) -> Result<(), Errno> {
     retry(|| unsafe { libc::fdatasync(fd) }).map(drop)
 }
 
+/// The range will be read soon, through the page cache. An advice: what cannot take it does nothing.
+pub(crate) fn will_read(file: &OpenFile, offset: u64, len: u64) {
+    if let (Ok(offset), Ok(len)) = (signed(offset), signed(len)) {
+        // SAFETY: no pointers.
+        let _ = unsafe { libc::posix_fadvise(file.fd(), offset, len, libc::POSIX_FADV_WILLNEED) };
+    }
+}
+
 pub(crate) fn set_len(file: &OpenFile, len: u64) -> Result<(), Errno> {
     if file.is_device() {
         return reaches(file, len);

@@ -22,6 +22,8 @@ pub(crate) struct Host {
     role: FileRole,
     len: u64,
     is_device: bool,
+    /// Memory of the tables that a machine reads.
+    table: Vec<u8>,
     /// Asked between operations of long works; true ends them with [`Error::Cancelled`].
     pub(crate) stop: fn() -> bool,
 }
@@ -44,8 +46,15 @@ impl Host {
         let file = BlockingFile::open(name, OpenFlags { write, direct: false, claim: write && lock })
             .map_err(|error| Error::backend(BackendOp::SetUp, &error))?
             .map_err(|errno| failed(errno.0))?;
-        let mut host =
-            Host { file, path: path.to_path_buf(), role, len: 0, is_device: false, stop: || false };
+        let mut host = Host {
+            file,
+            path: path.to_path_buf(),
+            role,
+            len: 0,
+            is_device: false,
+            table: Vec::new(),
+            stop: || false,
+        };
         if lock {
             host.lock(if write { LockMode::Write } else { LockMode::Read })?;
         }
@@ -122,7 +131,10 @@ impl Host {
 
     /// Up to `len` bytes, fewer at the end of the file.
     pub(crate) fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
-        answered(self.file.read(offset, len))?.map_err(|errno| self.device(DeviceOp::Read, offset, errno))
+        let mut bytes = vec![0; len];
+        let read = answered(self.file.read(offset, &mut bytes))?;
+        bytes.truncate(read.map_err(|errno| self.device(DeviceOp::Read, offset, errno))?);
+        Ok(bytes)
     }
 
     /// The first `len` bytes; zeros past the end of a shorter file.
@@ -226,13 +238,14 @@ impl Host {
     fn serve<M: Machine>(&mut self, machine: &mut M, io: &Io) -> Result<(), Error> {
         let answer = match io.op {
             IoOp::ReadTable { offset, len } => {
-                let read = answered(self.file.read(offset, len as usize))?.map(|mut bytes| {
-                    // zeros behind the end of the file
-                    bytes.resize(len as usize, 0);
-                    machine.handle_completion(io.id, Outcome::Table(&bytes));
-                });
-                if let Err(errno) = read {
-                    machine.handle_completion(io.id, Outcome::Failed(errno.0));
+                self.table.resize(len as usize, 0);
+                match answered(self.file.read(offset, &mut self.table))? {
+                    Ok(read) => {
+                        // zeros behind the end of the file
+                        self.table[read..].fill(0);
+                        machine.handle_completion(io.id, Outcome::Table(&self.table));
+                    }
+                    Err(errno) => machine.handle_completion(io.id, Outcome::Failed(errno.0)),
                 }
                 return Ok(());
             }
