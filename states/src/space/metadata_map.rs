@@ -80,9 +80,11 @@ impl MetadataMap {
         }
     }
 
-    /// What begins at `start` is none any more.
-    pub(crate) fn remove_fixed(&mut self, start: u64) {
-        self.fixed.retain(|span| span.start != start);
+    /// This piece of it is none any more. One without bytes takes nothing with it that begins where it did:
+    /// an L1 table without entries may lie at 0, as the header does.
+    pub(crate) fn remove_fixed(&mut self, old: Span) {
+        debug_assert!(old.start > 0 || old.is_empty(), "the header stays where it is");
+        self.fixed.retain(|span| *span != old);
     }
 
     pub(crate) fn add_block(&mut self, block: u64) {
@@ -179,13 +181,23 @@ mod tests {
         }
         assert_eq!(map.any_overlap(Span::new(5 * CLUSTER, 60 * CLUSTER)), Some(table), "many at once");
         assert_eq!((map.overlap(Span::at(6 * CLUSTER, CLUSTER)), map.end()), (None, 7 * CLUSTER));
-        map.remove_fixed(4 * CLUSTER);
+        map.remove_fixed(Span::at(4 * CLUSTER, 8));
         map.remove_l2_table(6 * CLUSTER, 0);
         assert_eq!((of(&map, 4), of(&map, 6)), (None, None));
         assert!(map.add_l2_table(9 * CLUSTER, 1, true) && !map.add_l2_table(9 * CLUSTER, 2, false));
         assert_eq!((of(&map, 9), map.check()), (Some(table), Ok(())));
         map.near.0.0[0] = 0;
         assert_eq!(map.check(), Err(String::from("metadata at 0x600 would not be found")));
+    }
+
+    /// An image of size 0 has an L1 table without entries, at 0 as QEMU makes it: when it gets a larger one,
+    /// the header stays metadata.
+    #[test]
+    fn an_empty_table_takes_no_other_with_it() {
+        let fixed = alloc::vec![Span::at(0, CLUSTER), Span::at(0, 0)];
+        let mut map = MetadataMap::new(9, fixed, Owners::default());
+        map.remove_fixed(Span::at(0, 0));
+        assert_eq!(map.any_overlap(Span::at(0, CLUSTER)), Some(Metadata::Fixed));
     }
 
     #[test]

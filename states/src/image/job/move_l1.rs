@@ -101,7 +101,7 @@ impl Image {
             return;
         };
         if let Some(counted) = self.refcounted.as_deref_mut() {
-            counted.map.remove_fixed(old.start);
+            counted.map.remove_fixed(old);
         }
         self.free_clusters(ClusterRun::new(old.start >> bits, old.len().div_ceil(cluster).max(1)), 0);
     }

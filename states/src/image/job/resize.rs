@@ -255,7 +255,7 @@ impl Image {
             }
         }
         if let Some(counted) = self.refcounted.as_deref_mut() {
-            counted.map.remove_fixed(old.start);
+            counted.map.remove_fixed(old);
             counted.map.add_fixed(Span::at(to, u64::from(counted.header.l1_entries) * 8));
         }
         let clusters = old.len().div_ceil(geometry.cluster_size());
