@@ -44,10 +44,12 @@ impl<T> Arena<T> {
 
     /// Indexes are below this.
     pub(crate) fn limit(&self) -> u32 {
+        debug_assert!(self.slots.len() <= self.limit as usize, "slots are made up to the limit");
         self.limit
     }
 
     pub(crate) fn is_empty(&self) -> bool {
+        debug_assert!(self.live as usize <= self.slots.len(), "a live value has a slot");
         self.live == 0
     }
 
@@ -64,6 +66,7 @@ impl<T> Arena<T> {
             return None;
         }
         self.generation = self.generation.wrapping_add(1);
+        debug_assert!(self.free == NO_SLOT || self.live < self.slots.len() as u32, "a free slot is not live");
         let generation = self.generation;
         self.live += 1;
         let index = self.free;
@@ -118,6 +121,7 @@ impl<T> Arena<T> {
         let slot =
             self.slots.get(index as usize).filter(|slot| slot.live && slot.generation == generation)?;
         let value = slot.value.clone();
+        debug_assert!(self.live > 0, "what is taken out is counted");
         self.discard(index);
         Some(value)
     }
@@ -132,10 +136,12 @@ impl<T> Arena<T> {
             slot.generation = self.free;
             self.free = index;
             self.live -= 1;
+            debug_assert!(self.live < self.limit, "there is room now");
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        debug_assert!(self.live as usize <= self.slots.len(), "a live value has a slot");
         self.slots.iter().filter(|(_, slot)| slot.live).map(|(index, slot)| (index as u32, &slot.value))
     }
 }

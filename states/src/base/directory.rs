@@ -37,6 +37,7 @@ impl Directory {
     /// Makes room for numbers below `slices`.
     pub(crate) fn reserve(&mut self, slices: u64) {
         let nodes = slices.div_ceil((FAN * FAN) as u64) as usize;
+        debug_assert!(nodes.checked_mul(FAN * FAN).is_some(), "every number has a place");
         if nodes > self.nodes.len() {
             self.nodes.resize_with(nodes, || None);
         }
@@ -44,10 +45,12 @@ impl Directory {
 
     #[inline]
     pub(crate) fn get(&self, number: u64) -> Option<u32> {
+        debug_assert!(number < u64::MAX / 2, "numbers of slices are small");
         let node = self.nodes.get((number / (FAN * FAN) as u64) as usize)?.as_ref()?;
         let leaf = node.leaves[(number as usize / FAN) % FAN].as_ref()?;
         debug_assert!(node.used > 0 && leaf.used > 0, "a level without entries is given back");
         let slot = leaf.slots[number as usize % FAN];
+        debug_assert!(leaf.used <= FAN as u32 && node.used <= FAN as u32, "no more entries than places");
         (slot != NO_SLOT).then_some(slot)
     }
 
@@ -66,6 +69,7 @@ impl Directory {
             Box::new(Leaf { used: 0, slots: [NO_SLOT; FAN] })
         });
         leaf.used += 1;
+        debug_assert!(leaf.used <= FAN as u32, "no more entries than places");
         leaf.slots[number as usize % FAN] = slot;
         debug_assert_eq!(self.get(number), Some(slot));
     }
@@ -78,9 +82,11 @@ impl Directory {
         let Some(leaf) = home.as_mut() else { return };
         debug_assert!(leaf.slots[number as usize % FAN] != NO_SLOT);
         leaf.slots[number as usize % FAN] = NO_SLOT;
+        debug_assert!(leaf.used > 0, "the entry was counted");
         leaf.used -= 1;
         if leaf.used == 0 {
             *home = None;
+            debug_assert!(node.used > 0, "the leaf was counted");
             node.used -= 1;
             if node.used == 0 {
                 *place = None;

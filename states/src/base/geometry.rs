@@ -56,6 +56,7 @@ impl Geometry {
         debug_assert!(entries.is_power_of_two() && cluster_bits < 32);
         let table_bits = entries.trailing_zeros();
         let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros());
+        debug_assert!(data_start > 0, "offset 0 is the header's: an entry of 0 is no place");
         Geometry {
             cluster_bits,
             table_bits,
@@ -76,6 +77,7 @@ impl Geometry {
         let entry_word_bits = u32::from(extended);
         let table_bits = cluster_bits - 3 - entry_word_bits;
         let slice_bits = table_bits.min((SLICE_BYTES / 8).trailing_zeros() - entry_word_bits);
+        debug_assert!(table_bits >= slice_bits, "a table has a whole slice");
         let l1_slice_bits = (SLICE_BYTES / 8).trailing_zeros();
         let l1_slices = L1_BYTES_MAX / u64::from(SLICE_BYTES);
         let block_slices = (1u64 << cluster_bits).div_ceil(u64::from(SLICE_BYTES));
@@ -101,6 +103,7 @@ impl Geometry {
 
     /// First byte of the cluster that holds `guest`.
     pub const fn cluster_start(&self, guest: u64) -> u64 {
+        debug_assert!(self.cluster_bits > 0, "a cluster is more than a byte");
         guest & !(self.cluster_size() - 1)
     }
 
@@ -112,6 +115,7 @@ impl Geometry {
 
     /// Guest bytes that one L2 table maps; saturates for the largest geometries.
     pub const fn table_span(&self) -> u64 {
+        debug_assert!(self.table_bits < 64 && self.cluster_bits < 64, "limits of the formats");
         let bits = self.cluster_bits + self.table_bits;
         if bits >= 63 { 1 << 63 } else { 1 << bits }
     }
@@ -150,6 +154,7 @@ impl Geometry {
 
     /// Index into the L1 table.
     pub const fn l1_index(&self, guest: u64) -> u64 {
+        debug_assert!(self.cluster_bits + self.table_bits > 0, "an L2 table maps more than a byte");
         let bits = self.cluster_bits + self.table_bits;
         if bits >= 64 { 0 } else { guest >> bits }
     }
@@ -165,6 +170,7 @@ impl Geometry {
         debug_assert!(guest < 1 << 63);
         let cluster = guest >> self.cluster_bits;
         let number = self.l2_base + (cluster >> self.slice_bits);
+        debug_assert!(!self.is_l1(SliceNumber(number)), "slices of the L1 table come first");
         let entry = cluster & ((1 << self.slice_bits) - 1);
         (SliceNumber(number), (entry << self.entry_word_bits) as usize)
     }
@@ -173,6 +179,7 @@ impl Geometry {
     pub const fn refcount_slice(&self, block: u64, within: u64) -> SliceNumber {
         debug_assert!(block <= REFCOUNT_BLOCKS_MAX && within < self.table_bytes);
         let slice_bytes = self.slice_bytes() as u64;
+        debug_assert!(self.table_bytes.is_multiple_of(slice_bytes), "a block is whole slices");
         SliceNumber(self.l1_slices + block * (self.table_bytes / slice_bytes) + within / slice_bytes)
     }
 
@@ -196,8 +203,10 @@ impl Geometry {
 
     /// Byte offset in the file of the L2 slice that maps `guest`, in a table at `table`.
     pub const fn l2_slice_host(&self, table: u64, guest: u64) -> u64 {
+        debug_assert!(table >= self.data_start, "no table lies in the header");
         let cluster = guest >> self.cluster_bits;
         let within = (cluster >> self.slice_bits) & (self.slices_per_table() - 1);
+        debug_assert!(within < self.slices_per_table(), "it is one of the table's slices");
         table + within * self.slice_bytes() as u64
     }
 
@@ -235,6 +244,7 @@ impl Geometry {
 
     #[cold]
     fn bad_data(&self, guest: u64, entry: u64) -> Result<(), Error> {
+        debug_assert!(self.cluster_bits < 63, "limits of the formats");
         let cluster = guest >> self.cluster_bits;
         let bad = |why| Err(Error::Corrupt(Fault::Pointer { cluster, host: entry, why }));
         if entry & (self.cluster_size() - 1) != 0 {

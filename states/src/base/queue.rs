@@ -42,6 +42,7 @@ impl Queue {
 
     /// Appends.
     pub(crate) fn push<T: Linked>(&mut self, items: &mut Arena<T>, index: u32) {
+        debug_assert!((self.first == END) == (self.last == END), "the ends of a list go together");
         debug_assert!(index < END, "an index is no mark");
         let item = items.get_mut(index);
         debug_assert_eq!(item.link(), NONE, "an acb waits for one thing at a time");
@@ -56,6 +57,7 @@ impl Queue {
 
     /// Takes the first.
     pub(crate) fn pop<T: Linked>(&mut self, items: &mut Arena<T>) -> Option<u32> {
+        debug_assert!((self.first == END) == (self.last == END), "the ends of a list go together");
         if self.first == END {
             return None;
         }
@@ -72,6 +74,7 @@ impl Queue {
 
     /// Moves everything of `other` behind our last.
     pub(crate) fn append<T: Linked>(&mut self, items: &mut Arena<T>, other: &mut Queue) {
+        debug_assert!(self.first == END || self.first != other.first, "a member is in one list");
         if other.first == END {
             return;
         }
@@ -87,6 +90,7 @@ impl Queue {
 
     /// Moves everything of `other` in front of our first.
     pub(crate) fn prepend<T: Linked>(&mut self, items: &mut Arena<T>, other: &mut Queue) {
+        debug_assert!(self.first == END || self.first != other.first, "a member is in one list");
         core::mem::swap(self, other);
         self.append(items, other);
         debug_assert!(other.is_empty());
@@ -105,6 +109,7 @@ impl Queue {
 
     /// The members, first to last.
     pub(crate) fn iter<'a, T: Linked>(&self, items: &'a Arena<T>) -> impl Iterator<Item = u32> + 'a {
+        debug_assert!((self.first == END) == (self.last == END), "the ends of a list go together");
         let mut next = self.first;
         core::iter::from_fn(move || {
             if next == END {
@@ -113,6 +118,7 @@ impl Queue {
             debug_assert!(next != NONE, "a member links to the next, or to the end");
             let index = next;
             next = items.get(index).link();
+            debug_assert!(next != index, "nothing is behind itself");
             Some(index)
         })
     }

@@ -36,6 +36,10 @@ impl Refcounted {
         debug_assert!(len > 0 && len.is_multiple_of(self.header.cluster_size()));
         if self.moving.as_ref().is_some_and(|moving| moving.offset.is_none()) {
             self.place_reftable(cx)?;
+            debug_assert!(
+                self.moving.as_ref().is_some_and(|moving| moving.offset.is_some()),
+                "it has space now"
+            );
         }
         self.allocate_run(len, need, cx)
     }
@@ -44,6 +48,7 @@ impl Refcounted {
         debug_assert!(len > 0 && len.is_multiple_of(self.header.cluster_size()));
         let bits = self.header.cluster_bits;
         let count = len >> bits;
+        debug_assert!(count > 0, "a cluster at least");
         self.look_for_free(cx);
         if let Some(error) = &self.broken {
             return Err(Stop::Bad(error.clone()));
@@ -64,6 +69,7 @@ impl Refcounted {
                         continue;
                     }
                     let run = ClusterRun::new(first, count);
+                    debug_assert!(first > 0, "the header's cluster is never free");
                     self.set_counts(run, 1, cx);
                     match reused {
                         _ if stale => {
@@ -101,6 +107,7 @@ impl Refcounted {
             return true;
         }
         let last = (first..first + count).rfind(|cluster| self.check_uncounted(*cluster, 1).is_err());
+        debug_assert!(last.is_some(), "one of them holds it");
         let behind = (last.unwrap_or(first) + 1) << self.counts.cluster_bits;
         cx.append.skip_to(behind);
         true
@@ -128,6 +135,7 @@ impl Refcounted {
             return Ok(());
         }
         let per_slice = self.slice_counters(cx.geometry);
+        debug_assert!(per_slice > 0, "a slice counts clusters");
         let byte = counts.block_index(cluster) / per_slice * u64::from(cx.geometry.slice_bytes());
         let number = cx.geometry.refcount_slice(index, byte);
         let block = cluster << counts.cluster_bits;
@@ -160,6 +168,7 @@ impl Refcounted {
         }
         let wanted = (index + 1).max(self.table.len() as u64 * 3 / 2);
         let bytes = (wanted * 8).next_multiple_of(cluster).min(TABLE_MAX);
+        debug_assert!(bytes.is_multiple_of(cluster), "a table is whole clusters");
         if index >= bytes / 8 {
             return Err(Stop::NoSpace);
         }
@@ -174,6 +183,7 @@ impl Refcounted {
         debug_assert!(self.moving.as_ref().is_some_and(|moving| moving.offset.is_none()));
         let Some(clusters) = self.moving.as_ref().map(|moving| moving.clusters) else { return Ok(()) };
         let bytes = clusters << self.header.cluster_bits;
+        debug_assert!(bytes > 0 && bytes <= TABLE_MAX, "limits of the format");
         let placed = self.allocate_run(bytes, Need::Zeros, cx).map_err(|stop| match stop {
             Stop::Grow { len, need, .. } => Stop::Grow { len, need, counts: true },
             other => other,
@@ -198,6 +208,7 @@ fn has_space(len: u64, need: Need, cx: &mut Cx<'_>) -> Result<(), Stop> {
 
 /// Takes space that is there.
 fn take_space(len: u64, need: Need, cx: &mut Cx<'_>) {
+    debug_assert!(len > 0, "nobody takes nothing");
     let taken = cx.append.take(len, need, cx.out);
     debug_assert!(taken.is_some());
 }

@@ -118,6 +118,10 @@ impl Append {
         // both are rounded up: what is in a partial last cluster is not known, and `grown` must not exceed
         // the file's length, so the first growth starts from there
         let (append, len) = (align_up(file_len, cluster), file_len);
+        debug_assert!(
+            append >= len || append.checked_add(cluster).is_none(),
+            "a partial cluster is left out"
+        );
         Append { append, grown: append.min(len), found_end: 0, cluster, step_max, ..Append::fixed(append) }
             .with_len(len)
     }
@@ -128,6 +132,7 @@ impl Append {
 
     /// On a device, or not.
     pub(crate) fn on_device(self, device: bool) -> Append {
+        debug_assert!(self.growing.is_none() && self.waiters.is_empty(), "nothing is on its way yet");
         Append { device, ..self }
     }
 
@@ -135,6 +140,7 @@ impl Append {
     pub(crate) fn begin_at(&mut self, tail: u64) {
         debug_assert!(tail.is_multiple_of(self.cluster));
         let end = align_down(self.len, self.cluster);
+        debug_assert!(self.found.0 == self.found.1, "nothing was taken yet");
         if tail < end {
             (self.append, self.grown, self.found, self.found_end) = (tail, tail, (tail, tail), end);
         }
@@ -154,6 +160,7 @@ impl Append {
 
     /// Some of it was taken.
     pub(crate) fn found_used(&self) -> bool {
+        debug_assert!(self.found.0 <= self.found.1, "what was taken does not run backwards");
         self.found.0 < self.found.1
     }
 
@@ -162,11 +169,13 @@ impl Append {
         self.distrusted = true;
         if self.has_found() {
             self.leave_found();
+            debug_assert!(!self.has_found(), "nothing is left of it");
         }
     }
 
     /// That happened.
     pub(crate) fn was_left(&self) -> bool {
+        debug_assert!(!self.distrusted || !self.has_found() || self.device, "what is left alone is not used");
         self.distrusted
     }
 
@@ -208,6 +217,7 @@ impl Append {
 
     /// A format whose clusters lie wholly inside the file (QED): one that the file cuts off holds nothing.
     pub(crate) fn whole_clusters(self) -> Append {
+        debug_assert!(!self.has_found(), "no such format has a free end");
         debug_assert!(self.cluster.is_power_of_two());
         let torn = if self.len < self.append { align_down(self.len, self.cluster) } else { NOWHERE };
         Append { torn, ..self }
@@ -223,11 +233,13 @@ impl Append {
     /// Is it the cluster that the file cuts off?
     #[inline]
     pub(crate) fn is_torn(&self, cluster: u64) -> bool {
+        debug_assert!(self.torn == NOWHERE || self.torn.is_multiple_of(self.cluster), "it is a cluster");
         cluster == self.torn
     }
 
     /// The file grows, or its free end is being cleared.
     pub(crate) fn is_growing(&self) -> bool {
+        debug_assert!(self.growing.is_none_or(|to| to > self.grown), "it grows to more than it has");
         self.growing.is_some()
     }
 
@@ -253,12 +265,17 @@ impl Append {
     }
 
     pub(crate) fn waiters(&self) -> &Queue {
+        debug_assert!(
+            !self.waiters.is_empty() || self.any_wanted.is_none(),
+            "only those that wait want some"
+        );
         &self.waiters
     }
 
     /// First byte behind what may have come free again: of a device its whole clusters, since the one that it
     /// cuts off can neither be cleared nor written.
     pub(crate) fn used_end(&self) -> u64 {
+        debug_assert!(self.append <= self.end, "what is handed out lies before the end");
         match self.device {
             true => self.append.min(align_down(self.len, self.cluster)),
             false => self.append,
@@ -272,6 +289,7 @@ impl Append {
     }
 
     pub(crate) fn set_full(&mut self, error: Error) {
+        debug_assert!(!self.is_growing(), "whether it can grow is known when that has ended");
         self.full = Some(error);
     }
 
@@ -282,6 +300,7 @@ impl Append {
     /// What lies before `offset` is not used, though it may be free.
     pub(crate) fn skip_to(&mut self, offset: u64) {
         debug_assert!(offset >= self.append);
+        debug_assert!(offset.is_multiple_of(self.cluster), "space is whole clusters");
         self.append = offset;
         self.end = self.end.max(offset);
     }
@@ -295,6 +314,7 @@ impl Append {
 
     /// The next length to grow to, `need` bytes behind `append` at least.
     fn target(&self, need: u64) -> u64 {
+        debug_assert!(self.append < NOWHERE, "no file is as long");
         self.whole(self.append.saturating_add(need).saturating_add(self.step()))
     }
 
@@ -306,6 +326,7 @@ impl Append {
     /// So little space is left that the next growth should start before anybody has to wait for it.
     fn runs_low(&self) -> bool {
         let left = self.grown.saturating_sub(self.append);
+        debug_assert!(left <= self.len, "what is left is of the file");
         let step = if self.has_found() { CLEAR } else { self.step() };
         self.growing.is_none() && self.step_max >= STEP_MIN && left < step / 2
     }
@@ -313,6 +334,7 @@ impl Append {
     /// Behind what may be handed out lies the cluster that the file cuts off: it is left out when what is in
     /// front of it does not do any more.
     fn stops_short(&self) -> bool {
+        debug_assert!(self.grown <= self.len, "no space is handed out that the file has not");
         !self.has_found() && self.grown < self.len
     }
 
@@ -335,6 +357,7 @@ impl Append {
     /// The same, if there is something left.
     fn take_found(&mut self, need: u64) -> Option<(u64, u64)> {
         let from = self.grown.max(self.append);
+        debug_assert!(from.is_multiple_of(self.cluster), "whole clusters are cleared");
         let to = align_up(self.append.saturating_add(need.max(CLEAR)), self.cluster).min(self.found_end);
         if from >= to {
             return None;
@@ -342,6 +365,7 @@ impl Append {
         debug_assert!(from < to && to <= self.found_end && self.found_end <= self.len);
         self.grown = from;
         self.note_found(to);
+        debug_assert!(self.grown < to, "there is something to clear");
         Some((from, to))
     }
 
@@ -382,6 +406,7 @@ impl Append {
     /// Is there so much space behind what is in use? Err: no file is as long.
     pub(crate) fn has(&mut self, len: u64, options: &Options, out: &mut Outbox) -> Result<bool, Error> {
         debug_assert!(len > 0);
+        debug_assert!(self.grown <= self.len, "no space is handed out that the file has not");
         if self.append.checked_add(len).is_some_and(|end| end <= self.grown) {
             return Ok(true);
         }
@@ -403,6 +428,7 @@ impl Append {
     /// Is there so much of the free end, as it is, of a device? `synced`: see [`Append::ask`].
     pub(crate) fn has_stale(&self, len: u64, synced: bool) -> bool {
         let end = self.append.checked_add(len);
+        debug_assert!(len > 0, "nobody asks for nothing");
         // what is zeros already is used first
         let fits = self.grown <= self.append && end.is_some_and(|end| end <= self.found_end);
         self.device && synced && fits && !self.is_growing()
@@ -414,6 +440,7 @@ impl Append {
         let offset = self.append;
         self.append += len;
         self.grown = self.append;
+        debug_assert!(self.grown <= self.found_end, "it lies in the free end");
         self.end = self.end.max(self.append);
         self.note_found(self.append);
         offset
@@ -427,6 +454,7 @@ impl Append {
         let end = offset.checked_add(len).filter(|end| *end <= self.grown)?;
         self.append = end;
         self.end = self.end.max(end);
+        debug_assert!(self.append <= self.grown, "what is handed out the file has");
         // nothing is cleared ahead of what needs no zeros
         if self.runs_low() && !(self.device && need == Need::Any) {
             self.asked = true;
@@ -457,6 +485,7 @@ impl Append {
     /// could not grow, that is tried again only when more is asked for.
     pub(crate) fn need(&mut self) -> Option<u64> {
         let asked = core::mem::take(&mut self.asked);
+        debug_assert!(self.waiters.is_empty() || self.wanted > 0, "those that wait want something");
         match self.waiters.is_empty() {
             _ if self.is_growing() => None,
             true => (asked && self.runs_low()).then_some(0),
@@ -468,6 +497,7 @@ impl Append {
     /// there, and when that is used up, more of a file. `synced`: what was counted down before us is durable.
     pub(crate) fn ask(&mut self, need: u64, synced: bool) -> Ask {
         debug_assert!(!self.is_growing());
+        debug_assert!(self.grown <= self.len, "no space is handed out that the file has not");
         if self.has_found() && !synced {
             return if need > 0 { Ask::Sync } else { Ask::Nothing };
         }
@@ -485,6 +515,7 @@ impl Append {
 
     /// A device's free end is used up to its last cluster; then the device may have grown.
     fn ask_device(&mut self, need: u64) -> Ask {
+        debug_assert!(self.device && !self.is_growing(), "one question at a time");
         if need > 0 && self.any_wanted.is_some_and(|len| self.has_stale(len, true)) {
             return Ask::Again;
         }
@@ -504,6 +535,7 @@ impl Append {
 
     /// It has told. What it has come to have may hold anything.
     pub(crate) fn told_length(&mut self, told: Result<u64, Error>) -> Grown {
+        debug_assert!(self.device && self.is_growing(), "only what is asked is told");
         self.growing = None;
         let len = match told {
             Ok(len) => len,
@@ -518,6 +550,7 @@ impl Append {
             self.append = self.append.max(align_up(self.len, self.cluster));
         }
         self.grown = self.grown.max(self.append.min(end));
+        debug_assert!(self.grown <= end, "what may be handed out lies on the device");
         (self.found_end, self.len, self.full) = (end, len, None);
         Grown::Longer
     }
@@ -538,12 +571,14 @@ impl Append {
     /// As if it had been: only where that rule is removed.
     pub(crate) fn skip_clear(&mut self, to: u64) {
         debug_assert!(to <= self.len);
+        debug_assert!(to > self.grown, "there was something to clear");
         self.grown = to;
     }
 
     /// The file grows, for `need` bytes and what will be wanted next.
     pub(crate) fn grow_for(&mut self, need: u64, out: &mut Outbox) {
         let target = self.target(need).min(HOST_MAX);
+        debug_assert!(target <= HOST_MAX, "no file is longer");
         self.grow(target, false, out);
     }
 
@@ -566,6 +601,7 @@ impl Append {
     /// A growth ended.
     pub(crate) fn grown(&mut self, result: Result<(), Error>, out: &mut Outbox) -> Grown {
         debug_assert!(self.is_growing());
+        debug_assert!(!self.device, "the length of a device is not ours");
         let Some(to) = self.growing.take() else { return Grown::Less };
         match result {
             Ok(()) => {
@@ -589,6 +625,7 @@ impl Append {
     /// else).
     pub(crate) fn cleared(&mut self, good: bool) {
         debug_assert!(self.is_growing());
+        debug_assert!(self.len >= self.grown, "what is cleared the file has");
         let Some(to) = self.growing.take() else { return };
         match good {
             // it was left alone meanwhile

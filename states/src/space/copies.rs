@@ -39,6 +39,7 @@ pub(crate) struct Copies(Vec<TableCopy>);
 
 impl Copies {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &TableCopy> {
+        debug_assert!(self.0.len() <= COPIES_MAX, "so many copies at once");
         self.0.iter()
     }
 
@@ -53,6 +54,7 @@ impl Copies {
         debug_assert!(self.0.len() <= COPIES_MAX);
         let own = self.0.iter().position(|copy| copy.l1_index == l1_index);
         let full = (self.0.len() >= COPIES_MAX).then_some(0);
+        debug_assert!(own.is_none_or(|own| self.0[own].l1_index == l1_index), "its own copy's end");
         self.0.get_mut(own.or(full)?)
     }
 
@@ -65,6 +67,7 @@ impl Copies {
         out: &mut Outbox,
     ) -> &mut TableCopy {
         debug_assert!(old != 0 && new != old && self.0.len() < COPIES_MAX);
+        debug_assert!(self.0.iter().all(|copy| copy.l1_index != l1_index), "one copy of a table at a time");
         let copy =
             TableCopy { l1_index, l1_slot, old, new, done: 0, chunk: Vec::new(), waiters: Queue::new() };
         copy.read(bytes, out);
@@ -90,6 +93,7 @@ impl Copies {
 
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
+        debug_assert!(self.0.len() <= COPIES_MAX, "so many copies at once");
         let twice =
             |copy: &&TableCopy| self.0.iter().filter(|other| other.l1_index == copy.l1_index).count() > 1;
         match self.0.iter().find(twice) {
@@ -106,6 +110,7 @@ impl TableCopy {
         let offset = self.old + self.done;
         // both are powers of two: there is no smaller last chunk
         let len = bytes.min(CHUNK) as u32;
+        debug_assert!(len > 0 && u64::from(len) <= CHUNK, "a chunk at a time");
         out.counters.table_reads += 1;
         out.emit(Purpose::CopyRead(self.l1_index), Op::ReadL2, offset, IoOp::ReadTable { offset, len });
     }
@@ -116,6 +121,7 @@ impl TableCopy {
         self.chunk.clear();
         self.chunk.extend_from_slice(bytes);
         let (offset, len) = (self.new + self.done, self.chunk.len() as u32);
+        debug_assert!(offset != self.old, "the old table stays as it is");
         out.counters.table_writes += 1;
         out.counters.table_bytes_written += u64::from(len);
         let op = IoOp::WriteTable { offset, len };
@@ -126,6 +132,7 @@ impl TableCopy {
     pub(crate) fn written(&mut self, bytes: u64, out: &mut Outbox) -> bool {
         debug_assert!(!self.chunk.is_empty());
         self.done += self.chunk.len() as u64;
+        debug_assert!(self.done <= bytes, "no more than the table is copied");
         if self.done < bytes {
             self.read(bytes, out);
         }

@@ -116,6 +116,7 @@ impl Refcounted {
         debug_assert!(end.is_multiple_of(header.cluster_size()));
         let OpenedMetadata { reftable: table, snapshots, l2, twice, .. } = tables;
         let cluster = header.cluster_size();
+        debug_assert!(cluster.is_power_of_two(), "limits of the format");
         let mut fixed = alloc::vec![Span::at(0, cluster)];
         fixed.push(Span::at(header.l1_offset, u64::from(header.l1_entries) * 8));
         fixed.extend(snapshots);
@@ -151,11 +152,16 @@ impl Refcounted {
     /// First byte behind the metadata whose place is known.
     pub(crate) fn metadata_end(&self) -> u64 {
         let bytes = u64::from(self.header.reftable_clusters) << self.header.cluster_bits;
+        debug_assert!(bytes.is_multiple_of(self.header.cluster_size()), "a table is whole clusters");
         self.map.end().max(self.header.reftable_offset + bytes)
     }
 
     /// Entries of the refcount table in the file.
     pub(crate) fn file_entries(&self) -> usize {
+        debug_assert!(
+            self.counts.cluster_bits == self.header.cluster_bits,
+            "one image, one size of clusters"
+        );
         ((u64::from(self.header.reftable_clusters) << self.counts.cluster_bits) / 8) as usize
     }
 
@@ -164,6 +170,7 @@ impl Refcounted {
     pub(super) fn distrust(&mut self) {
         self.unseen.next = self.unseen.end;
         self.hungry = false;
+        debug_assert!(self.unseen.next >= self.unseen.end, "nothing more is looked for");
         self.quarantine.forget_free();
         debug_assert_eq!(self.quarantine.total(), 0);
     }
@@ -193,6 +200,7 @@ impl Refcounted {
 impl Move {
     /// It has space, durably.
     pub(crate) fn is_due(&self, durable: u64) -> bool {
+        debug_assert!(self.clusters > 0, "a table is not empty");
         self.offset.is_some() && self.window <= durable
     }
 }
@@ -201,6 +209,7 @@ impl Move {
 pub(crate) fn count_of(counts: BlockShape, words: &[u64], index: u64) -> u64 {
     debug_assert!(place_of(counts, index).0 < words.len(), "the slice counts the cluster");
     let (word, shift) = place_of(counts, index);
+    debug_assert!(shift < 64, "a counter lies in its word");
     words.get(word).map_or(0, |word| (word >> shift) & counts.max())
 }
 
@@ -210,6 +219,7 @@ fn set_count_of(counts: BlockShape, words: &mut [u64], index: u64, count: u64) {
     let (word, shift) = place_of(counts, index);
     if let Some(word) = words.get_mut(word) {
         *word = *word & !(counts.max() << shift) | count << shift;
+        debug_assert!(*word >> shift & counts.max() == count, "it is there");
     }
 }
 
@@ -240,6 +250,7 @@ impl Refcounted {
             };
             let slice = cx.tables.slot(slot);
             let until = end.min(first + count);
+            debug_assert!(until > at, "a look gets on");
             let used = (at..until).find(|at| count_of(self.counts, &slice.entries, at - start) != 0);
             if let Some(used) = used {
                 return Counted::Used(used);
@@ -254,6 +265,7 @@ impl Refcounted {
         let (counts, per_slice) = (self.counts, self.slice_counters(cx.geometry));
         let (index, within) = (counts.table_index(cluster), counts.block_index(cluster));
         let entry = self.table.get(index as usize).copied().unwrap_or(0);
+        debug_assert!(per_slice.is_power_of_two(), "a slice counts a power of two");
         let block = self.check_block(index, entry, cx.append.end()).map_err(Counted::Bad)?;
         let Some(block) = block else { return Err(Counted::NoBlock(index)) };
         let byte = within / per_slice * u64::from(cx.geometry.slice_bytes());
@@ -275,6 +287,7 @@ impl Refcounted {
     }
 
     fn check_block(&self, index: u64, entry: u64, file_end: u64) -> Result<Option<u64>, Error> {
+        debug_assert!(file_end <= 1 << 63, "no file is longer");
         let Some(block) = self.header.shape().decode_reftable(index, entry)? else { return Ok(None) };
         if block.checked_add(self.header.cluster_size()).is_none_or(|end| end > file_end) {
             return Err(Error::Corrupt(Fault::Reftable { index, entry, why: ReftableFault::Beyond }));
@@ -293,6 +306,7 @@ impl Refcounted {
                 return;
             };
             let until = end.min(run.end());
+            debug_assert!(start <= at && at < until, "a slice counts the cluster");
             for cluster in at..until {
                 set_count_of(counts, &mut cx.tables.slot_mut(slot).entries, cluster - start, value);
             }
@@ -320,6 +334,7 @@ impl Refcounted {
     /// `shared`: other entries of the active tables still do.
     pub(crate) fn free(&mut self, run: ClusterRun, window: u64, shared: bool, out: &mut Outbox) {
         debug_assert!(run.count > 0);
+        debug_assert!(run.first > 0, "the header's cluster is never free");
         self.quarantine.wait(Freed::new(run, window, shared));
         out.due |= if window == 0 { Due::COUNT } else { Due::ARM };
     }
@@ -333,6 +348,7 @@ impl Refcounted {
             }
             left -= 1;
             let first = removed.first();
+            debug_assert!(first > 0, "the header's cluster is never free");
             match self.count(first, cx) {
                 Ok(0) | Err(Wait::Never) => {}
                 // what lies there is metadata, and stays counted: no hole may be punched in it
@@ -363,6 +379,7 @@ impl Refcounted {
     pub(crate) fn give_up_counting(&mut self) {
         self.quarantine.give_up();
         self.unseen.next = self.unseen.end;
+        debug_assert!(!self.quarantine.is_counting(), "nothing waits for counts any more");
     }
 
     /// The refcount table is durable: entries are no news any more. Some: so is a new one, which the header
@@ -376,9 +393,11 @@ impl Refcounted {
         let moving = self.moving.take_if(|moving| moving.is_due(durable))?;
         let old = self.header.reftable_offset >> self.header.cluster_bits;
         let old = ClusterRun::new(old, self.header.reftable_clusters.into());
+        debug_assert!(old.first > 0, "the header's cluster is no table");
         debug_assert!(moving.offset.is_some_and(|offset| offset > 0), "it has space");
         self.header.reftable_offset = moving.offset.unwrap_or(0);
         self.header.reftable_clusters = moving.clusters as u32;
+        debug_assert!(self.file_entries() >= self.table.len(), "all entries have a place in the file");
         Some(old)
     }
 
@@ -386,6 +405,7 @@ impl Refcounted {
     pub(crate) fn encode_table(&self, at: u64, durable: u64, buf: &mut [u8]) {
         debug_assert!(at.is_multiple_of(8) && buf.len().is_multiple_of(8));
         let first = (at / 8) as usize;
+        debug_assert!(first <= self.table.len(), "it begins in the table");
         for (index, bytes) in (first..).zip(buf.chunks_exact_mut(8)) {
             let young = self.changed.iter().any(|(changed, window)| *changed == index && *window > durable);
             let entry = if young { 0 } else { self.table.get(index).copied().unwrap_or(0) };

@@ -17,6 +17,7 @@ pub(crate) struct ClusterRun {
 impl ClusterRun {
     pub(crate) const fn new(first: u64, count: u64) -> ClusterRun {
         debug_assert!(count > 0);
+        debug_assert!(first.checked_add(count).is_some(), "clusters have numbers");
         ClusterRun { first, count }
     }
 
@@ -27,6 +28,7 @@ impl ClusterRun {
     }
 
     pub(crate) const fn contains(self, cluster: u64) -> bool {
+        debug_assert!(self.count > 0, "a run is not empty");
         self.first <= cluster && cluster < self.end()
     }
 }
@@ -43,10 +45,12 @@ pub(crate) struct Freed {
 impl Freed {
     /// `window` 0: nothing durable ever pointed there.
     pub(crate) const fn new(run: ClusterRun, window: u64, shared: bool) -> Freed {
+        debug_assert!(run.count > 0, "a run is not empty");
         Freed { run, window, shared }
     }
 
     pub(crate) const fn window(&self) -> u64 {
+        debug_assert!(self.run.count > 0, "a run is not empty");
         self.window
     }
 
@@ -62,6 +66,7 @@ impl Freed {
 
     /// Tables of the windows up to `durable` are durable: is the removal among them?
     pub(crate) const fn removed(self, durable: u64) -> Result<Removed, Freed> {
+        debug_assert!(self.run.count > 0, "a run is not empty");
         match self.window <= durable {
             true => Ok(Removed { run: self.run, shared: self.shared }),
             false => Err(self),
@@ -83,11 +88,13 @@ impl Removed {
     }
 
     pub(crate) const fn is_shared(&self) -> bool {
+        debug_assert!(self.run.count > 0, "a run is not empty");
         self.shared
     }
 
     /// Its first cluster, whose count is 0 now.
     pub(crate) const fn uncounted(&self) -> Uncounted {
+        debug_assert!(self.run.count > 0, "it has a first cluster");
         Uncounted(ClusterRun::new(self.run.first, 1))
     }
 
@@ -106,10 +113,12 @@ pub(crate) struct Uncounted(ClusterRun);
 impl Uncounted {
     /// It was so when the image was opened, durably.
     pub(crate) const fn found(run: ClusterRun) -> Uncounted {
+        debug_assert!(run.count > 0, "a run is not empty");
         Uncounted(run)
     }
 
     pub(crate) const fn run(&self) -> ClusterRun {
+        debug_assert!(self.0.count > 0, "a run is not empty");
         self.0
     }
 
@@ -125,6 +134,7 @@ impl Uncounted {
 
     /// A hole is to be punched, unless a request in flight uses it.
     pub(crate) const fn punch(self, in_use: bool) -> Result<Punching, Uncounted> {
+        debug_assert!(self.0.count > 0, "a hole is not empty");
         if in_use { Err(self) } else { Ok(Punching(self.0)) }
     }
 
@@ -145,16 +155,19 @@ pub(crate) struct Punching(ClusterRun);
 
 impl Punching {
     pub(crate) const fn run(&self) -> ClusterRun {
+        debug_assert!(self.0.count > 0, "a hole is not empty");
         self.0
     }
 
     /// The hole is there; or it may hold anything, as before.
     pub(crate) const fn ended(self, good: bool) -> Result<Zeroed, Uncounted> {
+        debug_assert!(self.0.count > 0, "a hole is not empty");
         if good { Ok(Zeroed(self.0)) } else { Err(Uncounted(self.0)) }
     }
 
     /// As if the hole were there: only where that rule is removed.
     pub(crate) const fn believed(&self) -> Zeroed {
+        debug_assert!(self.0.count > 0, "a hole is not empty");
         Zeroed(self.0)
     }
 }
@@ -166,10 +179,12 @@ pub(crate) struct Zeroed(ClusterRun);
 impl Zeroed {
     /// The file never had it before, or it was cleared.
     pub(crate) const fn new_space(run: ClusterRun) -> Zeroed {
+        debug_assert!(run.count > 0, "space is not empty");
         Zeroed(run)
     }
 
     pub(crate) const fn run(self) -> ClusterRun {
+        debug_assert!(self.0.count > 0, "space is not empty");
         self.0
     }
 }
@@ -180,6 +195,7 @@ pub(crate) struct Stale(ClusterRun);
 
 impl Stale {
     pub(crate) const fn free_end(run: ClusterRun) -> Stale {
+        debug_assert!(run.count > 0, "space is not empty");
         Stale(run)
     }
 }

@@ -45,10 +45,12 @@ impl Near {
     /// The clusters of it: word and bit.
     fn bits(cluster_bits: u32, span: Span) -> impl Iterator<Item = (usize, u64)> {
         let (first, last) = (span.start >> cluster_bits, span.end.saturating_sub(1) >> cluster_bits);
+        debug_assert!(first <= last, "it has a byte");
         (first..=last).map(|cluster| ((cluster / 64 % 64) as usize, 1 << (cluster % 64)))
     }
 
     fn add(&mut self, cluster_bits: u32, span: Span) {
+        debug_assert!((9..=21).contains(&cluster_bits), "limits of the format");
         debug_assert!(span.start < span.end);
         if span.len() >> cluster_bits >= MANY {
             self.0 = [u64::MAX; 64];
@@ -60,6 +62,7 @@ impl Near {
 
 impl MetadataMap {
     pub(crate) fn new(cluster_bits: u32, fixed: Vec<Span>, l2_tables: Owners) -> MetadataMap {
+        debug_assert!((9..=21).contains(&cluster_bits), "limits of the format");
         let near = Aside(Near([0; 64]));
         let mut map = MetadataMap { cluster_bits, blocks: BTreeSet::new(), l2_tables, fixed, near };
         for span in map.fixed.iter().filter(|span| !span.is_empty()) {
@@ -96,17 +99,20 @@ impl MetadataMap {
     /// L1 entry `index` leads to `table`, and says whether that is `copied`. False: it is none of the owners.
     pub(crate) fn add_l2_table(&mut self, table: u64, index: u64, copied: bool) -> bool {
         debug_assert!(table > 0);
+        debug_assert!(index < 1 << 32, "no L1 table is as long");
         self.near.add(self.cluster_bits, Span::at(table, 1));
         self.l2_tables.add(table, index, copied)
     }
 
     /// It leads there no more.
     pub(crate) fn remove_l2_table(&mut self, table: u64, index: u64) {
+        debug_assert!(table > 0, "offset 0 is no table");
         self.l2_tables.remove(table, index);
     }
 
     /// So many other entries lead there.
     pub(crate) fn shared_with(&self, table: u64, index: u64) -> usize {
+        debug_assert!(table > 0, "offset 0 is no table");
         self.l2_tables.shared_with(table, index)
     }
 
@@ -138,6 +144,7 @@ impl MetadataMap {
 
     /// First byte behind all of it.
     pub(crate) fn end(&self) -> u64 {
+        debug_assert!(!self.fixed.is_empty(), "an image has a header");
         let cluster = 1 << self.cluster_bits;
         let blocks = self.blocks.last().map_or(0, |block| block.saturating_add(cluster));
         let tables = self.l2_tables.last().map_or(0, |table| table.saturating_add(cluster));
@@ -146,6 +153,7 @@ impl MetadataMap {
 
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
+        debug_assert!(self.fixed.iter().all(|span| span.start <= span.end), "none runs backwards");
         let places = self.blocks.iter().copied().chain(self.l2_tables.tables().map(|(table, _)| table));
         let known = |place: u64| {
             Near::bits(self.cluster_bits, Span::at(place, 1))

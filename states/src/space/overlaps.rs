@@ -20,6 +20,7 @@ pub(crate) fn two_entries((index, entry): (u64, u64)) -> Error {
 pub(crate) fn beyond_the_end(header: &Header, reftable: &[u64], end: u64) -> Option<Error> {
     let cluster = header.cluster_size();
     let value = header.reftable_offset;
+    debug_assert!(end.is_multiple_of(cluster), "the file ends with a cluster, as far as it is used");
     if value.saturating_add(u64::from(header.reftable_clusters) * cluster) > end {
         return Some(Error::Corrupt(Fault::Header { value, why: HeaderFault::ReftableBeyond }));
     }
@@ -33,6 +34,7 @@ pub(crate) fn beyond_the_end(header: &Header, reftable: &[u64], end: u64) -> Opt
 /// Pieces of metadata that lie on each other, when the image is opened: `fixed` begins with the header and
 /// the L1 table.
 pub(crate) fn overlapping(header: &Header, reftable: &[u64], fixed: &[Span], l2: &Owners) -> Option<Error> {
+    debug_assert!(fixed.len() >= 2, "the header and the L1 table come first");
     let (cluster, shape) = (header.cluster_size(), header.shape());
     let mut pieces: Vec<(Span, Metadata, u64)> = Vec::new();
     for (n, span) in fixed.iter().enumerate() {
@@ -50,6 +52,7 @@ pub(crate) fn overlapping(header: &Header, reftable: &[u64], fixed: &[Span], l2:
     pieces.extend(l2.tables().map(|(table, index)| (Span::at(table, cluster), Metadata::L2Table, index)));
     pieces.retain(|(span, ..)| !span.is_empty());
     pieces.sort_unstable();
+    debug_assert!(pieces.iter().all(|(span, ..)| span.start < span.end), "pieces have bytes");
     let mut last: Option<(u64, Metadata)> = None;
     for (Span { start: at, end }, kind, index) in pieces {
         if let Some((until, with)) = last

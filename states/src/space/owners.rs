@@ -18,9 +18,11 @@ impl Owners {
     /// L1 entry `index` leads to `table`, and says whether that is `copied`: counted once. False: it is none
     /// of the owners, as another entry is and one of them says so.
     pub(crate) fn add(&mut self, table: u64, index: u64, copied: bool) -> bool {
+        debug_assert!(table > 0, "offset 0 is no table");
         let owns = !self.others(table, index).any(|other| copied || other);
         if owns {
             self.0.insert((table, index), copied);
+            debug_assert!(self.0.contains_key(&(table, index)), "it is one of the owners");
         }
         owns
     }
@@ -44,11 +46,13 @@ impl Owners {
 
     /// So many other entries lead there.
     pub(crate) fn shared_with(&self, table: u64, index: u64) -> usize {
+        debug_assert!(table > 0, "offset 0 is no table");
         self.others(table, index).count()
     }
 
     /// Does a table begin there?
     pub(crate) fn any(&self, span: Span) -> bool {
+        debug_assert!(span.start <= span.end, "it does not run backwards");
         !span.is_empty() && self.0.range((span.start, 0)..(span.end, 0)).next().is_some()
     }
 

@@ -18,6 +18,10 @@ impl Refcounted {
     #[inline]
     fn hits_reftable(&self, span: Span) -> bool {
         let table = Span::at(self.header.reftable_offset, self.file_entries() as u64 * 8);
+        debug_assert!(
+            table.start.is_multiple_of(self.header.cluster_size()),
+            "the table begins with a cluster"
+        );
         !table.is_empty() && table.overlaps(span)
     }
 
@@ -34,6 +38,7 @@ impl Refcounted {
     #[inline]
     fn any_overlap(&self, span: Span) -> Option<Metadata> {
         debug_assert!(span.start.is_multiple_of(self.header.cluster_size()));
+        debug_assert!(span.start <= span.end, "it does not run backwards");
         if self.hits_reftable(span) {
             return Some(Metadata::RefcountTable);
         }
@@ -44,6 +49,10 @@ impl Refcounted {
     pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
         debug_assert!(count > 0);
         let bits = self.header.cluster_bits;
+        debug_assert!(
+            first.checked_add(count).is_some_and(|end| end <= u64::MAX >> bits),
+            "no file is longer"
+        );
         match self.any_overlap(Span::at(first << bits, count << bits)) {
             None => Ok(()),
             Some(with) => Err(Error::Corrupt(Fault::Overlap { by: By::Free, index: first, at: 0, with })),
@@ -60,6 +69,7 @@ impl Refcounted {
         copied: bool,
     ) -> Result<(), Error> {
         debug_assert!(bytes > 0);
+        debug_assert!(table > 0, "offset 0 is no table");
         if let Some(with) = self.overlap(Span::at(table, bytes)) {
             let fault = Fault::Overlap { by: By::L2Table, index: l1_index, at: table, with };
             return Err(Error::Corrupt(fault));
@@ -87,6 +97,7 @@ impl Refcounted {
     /// The same for what a run points to.
     pub(crate) fn check_run_place(&self, pos: u64, run: Run) -> Result<(), Error> {
         debug_assert!(run.len > 0);
+        debug_assert!(pos < 1 << 63, "guest offsets are below that");
         match run.mapping {
             Mapping::Data(host) | Mapping::ZeroAllocated(host) | Mapping::Reserved(host) => {
                 self.check_data_place(pos, host, run.len)
@@ -98,6 +109,7 @@ impl Refcounted {
 
     /// The same for what an entry points to that is to be given up; its count must be there to go down.
     pub(crate) fn check_entry_place(&self, start: u64, entry: L2) -> Result<(), Error> {
+        debug_assert!(start.is_multiple_of(self.header.cluster_size()), "an entry maps a cluster");
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }

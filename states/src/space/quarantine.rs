@@ -82,6 +82,7 @@ impl Quarantine {
     /// The first cluster of the first of them is done with.
     pub(crate) fn counted(&mut self) {
         debug_assert!(!self.counting.is_empty());
+        debug_assert!(!self.paused, "nothing goes down before the embedder's next turn");
         if let Some(rest) = self.counting.pop_front().and_then(Removed::rest) {
             self.counting.push_front(rest);
         }
@@ -101,6 +102,7 @@ impl Quarantine {
     /// Counts cannot be read: what waits for them leaks.
     pub(crate) fn give_up(&mut self) {
         self.counting.clear();
+        debug_assert!(!self.is_counting(), "nothing waits for counts any more");
     }
 
     /// Whose clusters these are is in doubt: none of them is freed. What waits is a leak.
@@ -108,6 +110,7 @@ impl Quarantine {
         self.waiting.clear();
         self.counting.clear();
         self.dead.clear();
+        debug_assert!(self.window().is_none(), "nothing waits for a window any more");
         debug_assert!(!self.has_work() && !self.has_dead());
     }
 
@@ -124,6 +127,7 @@ impl Quarantine {
     /// Nobody counts these clusters any more.
     pub(crate) fn bury(&mut self, dead: Uncounted) {
         debug_assert!(dead.run().count > 0);
+        debug_assert!(dead.run().first > 0, "the header's cluster is never free");
         if !self.dead.back_mut().is_some_and(|last| last.join(dead)) {
             self.dead.push_back(dead);
         }
@@ -144,6 +148,7 @@ impl Quarantine {
     /// there.
     /// What is in use waits on.
     pub(crate) fn next_punch(&mut self, in_use: impl Fn(ClusterRun) -> bool) -> Option<Punching> {
+        debug_assert!(self.punching.len() <= PUNCHES_MAX as usize, "so many holes at once");
         if self.punching.len() >= PUNCHES_MAX as usize {
             return None;
         }
@@ -164,6 +169,7 @@ impl Quarantine {
     pub(crate) fn punched(&mut self, hole: Punching, good: bool, again: bool) {
         debug_assert!(self.punching.contains(&hole));
         self.punching.retain(|other| *other != hole);
+        debug_assert!(!self.punching.contains(&hole), "a hole is on its way once");
         match hole.ended(good) {
             Ok(free) => self.give(free),
             Err(dead) if again => self.dead.extend(dead.halves().into_iter().flatten()),
@@ -177,6 +183,7 @@ impl Quarantine {
     /// A hole is on its way, and its clusters were handed out, or lost, before: only where a rule is removed.
     pub(crate) fn forget_hole(&mut self, hole: Punching) {
         self.punching.retain(|other| *other != hole);
+        debug_assert!(!self.punching.contains(&hole), "a hole is on its way once");
     }
 
     /// So many free clusters in a row: the first. Looks at a bounded number of runs, from where it ended last
@@ -200,6 +207,7 @@ impl Quarantine {
         debug_assert!(count > 0 && count <= self.total, "only what is free is taken");
         let Some((&start, &run)) = self.free.range(..=first).next_back() else { return };
         debug_assert!(first + count <= start + run);
+        debug_assert!(start <= first, "the run begins there, or before");
         self.free.remove(&start);
         self.total -= count;
         if start < first {
@@ -224,6 +232,7 @@ impl Quarantine {
         if let Some(run) = self.free.remove(&(first + count)) {
             count += run;
         }
+        debug_assert!(count > 0 && self.total >= count, "what is free is counted");
         self.free.insert(first, count);
     }
 
@@ -234,6 +243,7 @@ impl Quarantine {
 
     /// Where clusters begin that could not be punched.
     pub(crate) fn take_unpunched(&mut self) -> u64 {
+        debug_assert!(self.unpunched.is_none_or(|first| first > 0), "the header's cluster is never free");
         self.unpunched.take().unwrap_or(u64::MAX)
     }
 
@@ -254,6 +264,7 @@ impl Quarantine {
         self.dead.clear();
         self.free.clear();
         self.total = 0;
+        debug_assert!(!self.has_dead(), "nothing is on its way to be free but holes");
     }
 
     /// A cluster that nobody counts is on its way, or free.
@@ -273,6 +284,7 @@ impl Quarantine {
         debug_assert!(self.total >= count);
         self.free.remove(&first);
         self.total -= count;
+        debug_assert!(first < end, "a run is not empty");
         Some(first)
     }
 

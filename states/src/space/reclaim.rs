@@ -36,6 +36,7 @@ impl Refcounted {
             return;
         }
         let batch = (BATCH >> self.header.cluster_bits).max(1);
+        debug_assert!(self.unseen.next <= self.unseen.end, "it looks up to the end");
         let known = self.quarantine.total() > batch && !self.starving;
         let enough = self.unseen.next >= self.unseen.end || known;
         let later = self.quarantine.is_punching() || cx.durable == 0 || cx.halted;
@@ -61,6 +62,7 @@ impl Refcounted {
                 Err(_) => (end, 0),
             };
             found += more;
+            debug_assert!(next > at, "a look gets on");
             self.unseen.next = next;
         }
     }
@@ -69,6 +71,7 @@ impl Refcounted {
     fn load_ahead(&self, at: u64, end: u64, cx: &mut Cx<'_>) {
         debug_assert!(at < end);
         let step = self.slice_counters(cx.geometry);
+        debug_assert!(step > 0, "a slice counts clusters");
         for slice in 1..LOADS {
             let cluster = at + slice * step;
             if cluster >= end || !matches!(self.refcount_slice(cluster, cx), Err(Counted::Loading(_)) | Ok(_))
@@ -98,6 +101,7 @@ impl Refcounted {
         let Some(first) = (at..stop).find(free) else { return (stop, 0) };
         let until = stop.min(first + most);
         let end = (first..until).find(|cluster| !free(cluster)).unwrap_or(until);
+        debug_assert!(first < end && end <= stop, "a run of the slice");
         if self.check_uncounted(first, end - first).is_err() {
             // what the counts call free is not: from here on space comes from behind the end of the file
             let end = self.unseen.end;

@@ -50,12 +50,14 @@ impl TableCache {
     }
 
     pub(crate) fn capacity(&self) -> usize {
+        debug_assert!(self.capacity >= 2, "an L1 slice and an L2 slice must fit");
         debug_assert!(self.slots.len() <= self.capacity);
         self.capacity
     }
 
     pub(crate) fn reserve(&mut self, slice_count: u64) {
         self.directory.reserve(slice_count);
+        debug_assert!(self.slots.len() <= self.capacity, "slots are made up to the capacity");
     }
 
     #[inline]
@@ -83,12 +85,14 @@ impl TableCache {
     }
 
     pub(crate) fn slots(&self) -> &[Slice] {
+        debug_assert!(self.slots.len() <= self.capacity, "slots are made up to the capacity");
         &self.slots
     }
 
     /// A slot for a slice that is not cached, in state `Loading` with `entries` zero entries; None when none
     /// is idle.
     pub(crate) fn claim(&mut self, number: SliceNumber, host: u64, entries: usize) -> Option<u32> {
+        debug_assert!(host < 1 << 63, "a slice lies where a file may have it");
         debug_assert!(entries > 0 && entries <= SLICE_BYTES as usize / 8);
         debug_assert!(self.find(number).is_none());
         let (slot, broken) = (self.free_slot()?, self.is_broken());
@@ -105,12 +109,14 @@ impl TableCache {
         slice.shared = false;
         slice.entries.resize(entries, 0);
         self.directory.insert(number.0, slot);
+        debug_assert_eq!(self.find(number), Some(slot), "a slice that is claimed is found");
         Some(slot)
     }
 
     fn free_slot(&mut self) -> Option<u32> {
         debug_assert!(self.free.len() <= self.slots.len() && self.slots.len() <= self.capacity);
         if let Some(slot) = self.free.pop() {
+            debug_assert_eq!(self.slots[slot as usize].state, SliceState::Empty, "a free slot holds nothing");
             return Some(slot);
         }
         if self.slots.len() < self.capacity {
@@ -122,6 +128,7 @@ impl TableCache {
         // every turn of the clock takes one chance from each idle slice, so this ends
         for _ in 0..self.slots.len() * (CHANCES_MAX as usize + 1) {
             let slot = self.hand;
+            debug_assert!(slot < self.slots.len(), "the hand stands on a slot");
             self.hand = (self.hand + 1) % self.slots.len();
             self.ripen(slot);
             if !self.slots[slot].is_idle() && !self.robs(slot) {
@@ -133,6 +140,7 @@ impl TableCache {
                 continue;
             }
             self.forget(slot as u32);
+            debug_assert_eq!(self.slots[slot].state, SliceState::Empty, "what is evicted is forgotten");
             return Some(slot as u32);
         }
         None
@@ -143,6 +151,7 @@ impl TableCache {
         debug_assert!(slot < self.slots.len());
         let behind = (self.capacity / 8).max(1);
         let count = self.slots.len();
+        debug_assert!(count <= self.capacity, "slots are made up to the capacity");
         if count > behind {
             self.slots[(slot + count - behind) % count].fresh = false;
         }
@@ -150,6 +159,7 @@ impl TableCache {
 
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
+        debug_assert!(self.dirty <= self.slots.len(), "each dirty slot is counted once");
         let (mut dirty, mut young) = (0, 0);
         for (slot, slice) in self.slots.iter().enumerate() {
             if slice.state == SliceState::Empty {
@@ -176,10 +186,12 @@ impl TableCache {
     pub(crate) fn drop_slot(&mut self, slot: u32) {
         debug_assert!(self.slot(slot).waiters.is_empty(), "whatever waited for it was told");
         self.forget(slot);
+        debug_assert!(!self.free.contains(&slot), "a slot is free once");
         self.free.push(slot);
     }
 
     fn forget(&mut self, slot: u32) {
+        debug_assert!(!matches!(self.slots[slot as usize].state, SliceState::Empty), "a slot is freed once");
         #[cfg(feature = "sabotage")]
         self.rob(slot as usize);
         let broken = self.is_broken();
@@ -187,6 +199,7 @@ impl TableCache {
         debug_assert!(broken || !slice.is_dirty() && slice.pins == 0);
         slice.state = SliceState::Empty;
         let number = slice.number;
+        debug_assert!(broken || self.find(SliceNumber(number)) == Some(slot), "a slice is found in its slot");
         self.directory.remove(number);
     }
 }

@@ -37,11 +37,13 @@ pub(crate) struct Dangling {
 
 impl Dangling {
     pub(crate) fn new(end: u64) -> Dangling {
+        debug_assert!(end <= 1 << 63, "no file is longer");
         Dangling { end, linked: BTreeSet::new(), found: BTreeMap::new(), count: 0 }
     }
 
     /// Nothing that was there when the image was opened lies from here on.
     pub(crate) fn file_end(&self) -> u64 {
+        debug_assert!(self.count >= self.found.len(), "a slice that is remembered has such pointers");
         self.end
     }
 
@@ -81,8 +83,10 @@ impl Dangling {
         kind: Pointers,
         found: (u64, u64),
     ) -> Result<bool, Error> {
+        debug_assert!(!slice.is_dirty(), "a slice is searched before it changes");
         debug_assert!(slice.dangling.is_empty() && found.0 <= found.1);
         if let Some(found) = self.found.get(&slice.number) {
+            debug_assert!(!found.is_empty(), "a slice that is remembered has such pointers");
             slice.dangling.extend_from_slice(found);
             return Ok(false);
         }
@@ -92,6 +96,7 @@ impl Dangling {
         let (end, (free, taken)) = (self.end, found);
         let mut lies = false;
         for (index, entry) in slice.entries.iter().enumerate() {
+            debug_assert!(index <= usize::from(u16::MAX), "an entry's index fits the list");
             match kind.offset(index, *entry) {
                 offset if offset < free => {}
                 offset if offset >= end || offset < taken => slice.dangling.push(index as u16),
@@ -102,6 +107,7 @@ impl Dangling {
             return Ok(lies);
         }
         self.count += slice.dangling.len();
+        debug_assert!(slice.dangling.len() <= slice.entries.len(), "an entry dangles once");
         if self.count > DANGLING_MAX {
             return Err(Error::Corrupt(Fault::TooManyDangling { slice: slice.number, end }));
         }
@@ -122,6 +128,7 @@ impl Dangling {
 
 /// Is entry `index` of a slice one of them? `used`: what lay there was taken since, by us.
 pub(crate) fn check_dangling(slice: &Slice, index: usize, used: bool) -> Result<(), Error> {
+    debug_assert!(slice.dangling.len() <= slice.entries.len(), "an entry dangles once");
     debug_assert!(index < slice.entries.len());
     if !slice.dangling.iter().any(|dangling| usize::from(*dangling) == index) {
         return Ok(());

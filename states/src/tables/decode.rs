@@ -27,6 +27,7 @@ pub(crate) fn decode_qed(
 ) -> Decoded {
     debug_assert!(pos < end);
     let mut covered = geometry.cluster_size() - (pos - geometry.cluster_start(pos));
+    debug_assert!(covered > 0 && covered <= geometry.cluster_size(), "a run begins within a cluster");
     let Some(&head) = entries.get(first) else {
         return Err(Box::new(Error::Misuse("slice without the entry")));
     };
@@ -49,6 +50,7 @@ pub(crate) fn decode_qed(
         }
         covered += geometry.cluster_size();
     }
+    debug_assert!((pos + covered).is_multiple_of(geometry.cluster_size()), "a run ends with a cluster");
     let mapping = Mapping::Data(head + (pos - geometry.cluster_start(pos)));
     Ok(Run { mapping, len: covered, private: true })
 }
@@ -74,9 +76,11 @@ pub(crate) fn decode_qcow2(
         return Err(Box::new(Error::Misuse("slice without the entry")));
     };
     let within = pos - geometry.cluster_start(pos);
+    debug_assert!(within < geometry.cluster_size(), "it is a place in the cluster");
     let Run { mapping, len: mut covered, private } =
         one(geometry, shape, word, bitmap, pos, within, file_end)?;
     let alone = matches!(mapping, Mapping::Compressed { .. } | Mapping::Reserved(_));
+    debug_assert!(covered > 0, "an entry says something of each byte");
     if within + covered < geometry.cluster_size() || alone {
         return Ok(Run { mapping, len: covered, private });
     }
@@ -85,6 +89,7 @@ pub(crate) fn decode_qcow2(
         let Some((word, bitmap)) = entry(at) else { break };
         let Ok(next) = one(geometry, shape, word, bitmap, pos + covered, 0, file_end) else { break };
         let len = next.len;
+        debug_assert!(len > 0 && len <= geometry.cluster_size(), "an entry maps one cluster at most");
         let follows = match (mapping, next.mapping) {
             (Mapping::Data(host), Mapping::Data(next)) => host + covered == next,
             (Mapping::ZeroAllocated(host), Mapping::ZeroAllocated(next)) => host + covered == next,
@@ -114,6 +119,7 @@ fn one(
 ) -> Result<Run, Error> {
     debug_assert!(within < geometry.cluster_size() && pos - geometry.cluster_start(pos) == within);
     let left = geometry.cluster_size() - within;
+    debug_assert!(left > 0, "a run is not empty");
     let run = |mapping, private| Run { mapping, len: left, private };
     let check = |host: u64| match shape.data_file {
         // where the guest has it is where the data file has it (formats.md 3.11)
@@ -157,6 +163,7 @@ fn split(geometry: &Geometry, host: Option<u64>, subclusters: Subclusters, withi
     debug_assert!(within < geometry.cluster_size());
     let size = geometry.cluster_size() / u64::from(Subclusters::COUNT);
     let first = (within / size) as u32;
+    debug_assert!(first < Subclusters::COUNT, "it is one of the cluster's subclusters");
     let kind = subclusters.get(first);
     let mut last = first + 1;
     while last < Subclusters::COUNT && subclusters.get(last) == kind {

@@ -39,6 +39,7 @@ impl TableCache {
         };
         debug_assert!(words * 8 <= len as usize, "all its entries are read");
         let slot = self.claim(number, host, words)?;
+        debug_assert_eq!(self.slot(slot).state, SliceState::Loading, "whoever looks finds that it is loaded");
         out.counters.table_reads += 1;
         out.emit(Purpose::Load(slot), op, host, IoOp::ReadTable { offset: host, len });
         Some(slot)
@@ -48,6 +49,7 @@ impl TableCache {
     pub(crate) fn fill(&mut self, slot: u32, bytes: &[u8], decode: fn([u8; 8]) -> u64) {
         let slice = self.slot_mut(slot);
         debug_assert_eq!(slice.state, SliceState::Loading);
+        debug_assert!(!slice.is_dirty(), "a slice that is loaded has no changes");
         debug_assert_eq!(bytes.len(), slice.entries.len() * 8);
         for (entry, bytes) in slice.entries.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *entry = decode(*bytes);
@@ -60,6 +62,7 @@ impl TableCache {
         debug_assert!(!self.slot(slot).is_dirty(), "nothing of it has changed yet");
         let slice = self.slot_mut(slot);
         let keep = keep.min(slice.entries.len() as u64) as usize;
+        debug_assert!(keep <= slice.entries.len(), "no entry is made");
         slice.entries.iter_mut().skip(keep).for_each(|entry| *entry = 0);
     }
 
@@ -67,6 +70,7 @@ impl TableCache {
     pub(crate) fn claim_zeros(&mut self, number: SliceNumber, host: u64, words: usize) -> Option<u32> {
         debug_assert!(words > 0);
         let slot = self.claim(number, host, words)?;
+        debug_assert!(self.slot(slot).entries.iter().all(|entry| *entry == 0), "a new table is zeros");
         self.slot_mut(slot).state = SliceState::Present;
         Some(slot)
     }
@@ -87,6 +91,7 @@ impl TableCache {
         debug_assert!(matches!(slice.state, SliceState::Present | SliceState::Writing));
         debug_assert!(first + count <= slice.entries.len());
         let was_dirty = slice.is_dirty();
+        debug_assert!(window > 0, "a change belongs to a window");
         let Some(range) = slice.entries.get_mut(first..first + count) else { return false };
         let Some(&old) = range.first() else { return false };
         debug_assert!(range.iter().all(|entry| *entry == old), "a run is of one kind");
@@ -99,6 +104,7 @@ impl TableCache {
         slice.young.push(Young { first: first as u16, count: count as u16, old, window });
         self.young += 1;
         self.dirty += usize::from(!was_dirty);
+        debug_assert!(self.dirty > 0 && self.dirty <= self.slots().len(), "the slot is dirty now");
         if self.young > YOUNG_MAX / 2 || self.is_half_dirty() {
             out.due |= Due::SOON;
         }
@@ -111,9 +117,11 @@ impl TableCache {
         let slice = self.slot_mut(slot);
         debug_assert!(matches!(slice.state, SliceState::Present | SliceState::Writing));
         let was_dirty = slice.is_dirty();
+        debug_assert!(!slice.entries.is_empty(), "what changes has entries");
         slice.dirty |= blocks;
         if !was_dirty {
             self.dirty += 1;
+            debug_assert!(self.dirty <= self.slots().len(), "each dirty slot is counted once");
             if self.is_half_dirty() {
                 out.due |= Due::SOON;
             }
@@ -123,6 +131,7 @@ impl TableCache {
 
     /// Changes of a slice whose data is durable may be written from now on.
     pub(crate) fn age(&mut self, slot: u32, durable: u64, entries_per_block: usize) {
+        debug_assert!(self.slot(slot).is_dirty(), "only what has changed ages");
         let slice = self.slot_mut(slot);
         let young = slice.young.len();
         slice.age(durable, entries_per_block);
@@ -146,11 +155,13 @@ impl TableCache {
     pub(crate) fn pin(&mut self, slot: u32, rule: Rule) {
         debug_assert_ne!(self.slot(slot).state, SliceState::Empty, "what is pinned is there");
         let pins = u32::from(!self.is_removed(rule));
+        debug_assert!(self.slot(slot).pins < u32::MAX, "there are fewer acbs");
         self.slot_mut(slot).pins += pins;
     }
 
     /// One reason less.
     pub(crate) fn unpin(&mut self, slot: u32, rule: Rule, out: &mut Outbox) {
+        debug_assert_ne!(self.slot(slot).state, SliceState::Empty, "what is pinned stays");
         self.unpin_quietly(slot, rule);
         if self.slot(slot).pins == 0 {
             out.due |= Due::SLOTS;
@@ -163,5 +174,6 @@ impl TableCache {
         let slice = self.slot_mut(slot);
         debug_assert!(slice.pins >= pins);
         slice.pins -= pins;
+        debug_assert_ne!(slice.state, SliceState::Empty, "what is pinned stays");
     }
 }

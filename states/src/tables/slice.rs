@@ -89,6 +89,7 @@ impl Slice {
     #[inline]
     pub(crate) fn touch(&mut self) {
         debug_assert!(self.chances <= CHANCES_MAX);
+        debug_assert!(self.state != SliceState::Empty, "a slot that holds nothing is of no use");
         if !self.fresh {
             self.chances = CHANCES_MAX;
         }
@@ -97,6 +98,7 @@ impl Slice {
     /// It can be dropped without losing anything.
     pub(crate) fn is_idle(&self) -> bool {
         debug_assert_eq!(self.state == SliceState::Writing, self.writing != 0);
+        debug_assert!(self.state != SliceState::Empty || self.pins == 0, "what is pinned is there");
         self.state == SliceState::Present && self.dirty == 0 && self.young.is_empty() && self.pins == 0
     }
 
@@ -111,12 +113,14 @@ impl Slice {
         let aged = self.young.iter().take_while(|young| young.window <= durable).count();
         for young in self.young.drain(..aged) {
             self.dirty |= block_mask(young.first as usize, young.count as usize, entries_per_block);
+            debug_assert!(self.dirty != 0, "a change that may be written is marked");
         }
         debug_assert!(self.young.first().is_none_or(|young| young.window > durable), "they are sorted");
     }
 
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
+        debug_assert!(self.chances <= CHANCES_MAX, "a slice has so many chances");
         if !self.young.is_sorted_by_key(|young| young.window) {
             return Err(String::from("young changes are out of order"));
         }
@@ -128,6 +132,7 @@ impl Slice {
 
     /// The snapshot: entry `index` without the changes that must not be written yet.
     pub(crate) fn snapshot(&self, buf: &mut Vec<u64>) {
+        debug_assert!(!matches!(self.state, SliceState::Empty | SliceState::Loading), "it is in memory");
         buf.clear();
         buf.extend_from_slice(&self.entries);
         for young in self.young.iter().rev() {
@@ -146,6 +151,7 @@ pub(crate) fn block_mask(first: usize, count: usize, entries_per_block: usize) -
     debug_assert!(count > 0 && entries_per_block > 0);
     let (low, high) = (first / entries_per_block, (first + count - 1) / entries_per_block);
     debug_assert!(high < 64);
+    debug_assert!(low <= high, "a range does not run backwards");
     (u64::MAX >> (63 - (high - low))) << low
 }
 
@@ -163,7 +169,7 @@ mod tests {
 
     #[test]
     fn young_changes_stay_out_of_the_snapshot_until_their_data_is_durable() {
-        let mut slice = Slice::empty();
+        let mut slice = Slice { state: SliceState::Present, ..Slice::empty() };
         slice.entries = alloc::vec![0; 8];
         // entry 3: 0 -> zero cluster (needs no data) -> 0x3000 -> and entry 4 later
         slice.entries[3] = 1;
