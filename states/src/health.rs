@@ -48,6 +48,7 @@ impl Health {
     /// A change has to wait, or cannot be made.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
+        debug_assert!(self.held || !self.is_halted(), "whoever wants to change a halted image has to ask");
         self.held
     }
 
@@ -87,6 +88,7 @@ impl Health {
 
     /// The bits are there, and nobody has asked yet.
     pub(crate) fn is_stale(&self) -> bool {
+        debug_assert!(self.held || self.autoclear != Autoclear::Stale, "the first change has to ask");
         self.autoclear == Autoclear::Stale
     }
 
@@ -97,6 +99,7 @@ impl Health {
 
     /// They are on their way out.
     pub(crate) fn is_clearing(&self) -> bool {
+        debug_assert!(self.held || self.is_clear(), "changes wait until the bits are gone");
         matches!(self.autoclear, Autoclear::Asked | Autoclear::Written(_))
     }
 
@@ -104,6 +107,7 @@ impl Health {
     pub(crate) fn ask(&mut self) {
         debug_assert!(self.is_stale());
         self.autoclear = Autoclear::Asked;
+        debug_assert!(self.held, "changes wait until that is durable");
     }
 
     /// As if that were durable: only where the rule is removed.
@@ -115,6 +119,7 @@ impl Health {
 
     /// The header is being written, and durable when this window is.
     pub(crate) fn header_emitted(&mut self, window: u64) {
+        debug_assert!(window > 0, "a header belongs to a window");
         if self.autoclear == Autoclear::Asked {
             self.autoclear = Autoclear::Written(window);
         }
@@ -125,6 +130,7 @@ impl Health {
         if let Autoclear::Written(window) = self.autoclear
             && window <= durable
         {
+            debug_assert!(self.held, "changes have waited for it");
             self.autoclear = Autoclear::Clear;
             self.held = self.is_halted();
         }

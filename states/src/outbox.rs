@@ -173,7 +173,9 @@ impl Outbox {
         let bit = part as u8;
         debug_assert_eq!(acb.io.pending & (1 << bit), 0);
         acb.io.pending |= 1 << bit;
+        debug_assert!(acb.io.pending <= 3, "two at most");
         let id = IoId { index: a.slot() * 2 + u32::from(bit), generation: acb.io.generation };
+        debug_assert!(id.index < self.own_ids, "an acb's own id");
         self.io.push_back(Io { id, op });
     }
 
@@ -183,17 +185,20 @@ impl Outbox {
         debug_assert_eq!(acb.io.pending, 0);
         let generation = self.generation.0.wrapping_add(1);
         self.generation.0 = generation;
+        debug_assert!(a.slot() * 2 < self.own_ids, "an acb's own id");
         (acb.io.pending, acb.io.generation) = (1, generation);
         self.io.push_back(Io { id: IoId { index: a.slot() * 2, generation }, op });
     }
 
     /// The I/O of shared objects that is in flight.
     pub(crate) fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
+        debug_assert!(self.ios.len() <= self.ios.limit() as usize, "so many at once");
         self.ios.iter().map(|(_, io)| io)
     }
 
     /// The I/O of a shared object with this id; None: it is an acb's own, or none.
     pub(crate) fn shared(&self, id: IoId) -> Option<&InFlight> {
+        debug_assert!(self.own_ids < u32::MAX, "ids of shared objects come behind");
         self.ios.find(id.index.checked_sub(self.own_ids)?)
     }
 

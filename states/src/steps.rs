@@ -38,6 +38,7 @@ impl<S, T> Steps<S, T> {
 
     /// The same, for the machine inside it.
     pub(crate) const fn step_mut(&mut self) -> Option<&mut S> {
+        debug_assert!(!self.ended || self.step.is_none(), "no step behind the last one");
         self.step.as_mut()
     }
 
@@ -77,6 +78,7 @@ impl<S, T> Steps<S, T> {
 
     /// Leaves the step, whatever it waited for.
     pub(crate) const fn leave(&mut self) -> Option<S> {
+        debug_assert!(self.out.is_none(), "the step before is not yet done with its I/O");
         self.step.take()
     }
 

@@ -187,6 +187,7 @@ impl Acb {
 
     /// A sibling that takes over what lies behind the extent in progress, which is cut off here.
     pub(crate) fn split(&mut self) -> Acb {
+        debug_assert!(self.pos <= self.extent.end && self.extent.end < self.end, "something lies behind");
         let mut sibling = Acb { pos: self.extent.end, ..self.clone() };
         sibling.state = State::Free;
         sibling.met = Met::empty();
@@ -194,11 +195,13 @@ impl Acb {
         (sibling.commit.uncommitted, sibling.commit.window) = (false, 0);
         (sibling.io.pending, sibling.link, sibling.error) = (0, NONE, None);
         self.end = self.extent.end;
+        debug_assert!(sibling.pos == self.end && sibling.pos < sibling.end, "nothing is left out");
         sibling
     }
 
     /// The host range that a write of this acb in place touches, sectors rounded out by `fill`.
     pub(crate) fn host_range(&self) -> Span {
+        debug_assert!(self.write.fill.start <= self.pos, "what is filled begins with the extent, or before");
         Span::at(self.extent.host - (self.pos - self.write.fill.start), self.write.fill.len())
     }
 }

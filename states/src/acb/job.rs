@@ -80,6 +80,7 @@ impl Jobs {
     /// A job refuses something: the common case at one glance.
     #[inline]
     pub(crate) const fn refuse(&self) -> bool {
+        debug_assert!(!self.exclusive || self.resizing.is_some(), "what is alone runs");
         self.closing || self.exclusive
     }
 
@@ -117,9 +118,11 @@ impl Jobs {
         debug_assert!(!self.exclusive);
         debug_assert!(self.resizing.is_none(), "one at a time was admitted");
         (self.resizing, self.exclusive) = (Some(first), alone);
+        debug_assert!(!self.closing, "nothing begins once a close was accepted");
     }
 
     pub(crate) const fn is_alone(&self) -> bool {
+        debug_assert!(!self.exclusive || self.resizing.is_some(), "what is alone runs");
         self.exclusive
     }
 
@@ -129,6 +132,7 @@ impl Jobs {
 
     /// The next step of the change of size.
     pub(crate) fn next(&mut self, step: Resizing) {
+        debug_assert!(!matches!(step, Resizing::Settle), "that is the first step");
         self.resizing = Some(step);
     }
 
@@ -159,6 +163,10 @@ impl Jobs {
 
     /// The change of size has ended, well or not.
     pub(crate) fn end_resize(&mut self) {
+        debug_assert!(
+            self.copying_ref().is_none_or(|copying| copying.waiter.is_empty()),
+            "it has its answer"
+        );
         (self.resizing, self.exclusive) = (None, false);
     }
 

@@ -70,15 +70,18 @@ impl Requests {
     /// There is no room for another request.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
+        debug_assert!(self.open.len() <= self.acbs.len(), "a request has an acb at least");
         self.open.is_full() || self.acbs.is_full()
     }
 
     /// Requests that were accepted and have not ended.
     pub(crate) fn len(&self) -> usize {
+        debug_assert!(self.open.len() <= self.acbs.len(), "a request has an acb at least");
         self.open.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
+        debug_assert!(!self.open.is_empty() || self.acbs.is_empty(), "an acb works for a request");
         self.open.is_empty()
     }
 
@@ -86,6 +89,7 @@ impl Requests {
     #[inline]
     pub(crate) fn begin(&mut self, request: &Request, pos: u64, end: u64) -> (AcbIndex, RequestId) {
         debug_assert!(!self.is_full());
+        debug_assert!(pos <= end, "a range does not run backwards");
         let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
         // cannot fail: there is room
         let (index, generation) = self.open.insert(open).expect("room");
@@ -125,11 +129,13 @@ impl Requests {
     pub(crate) fn answer_map(&mut self, a: AcbIndex, extent: Extent) {
         let request = self.acb(a).request.index;
         debug_assert_eq!(self.acb(a).kind, RequestKind::Map);
+        debug_assert!(self.open.get(request).extent.is_none(), "one run is asked for");
         self.open.get_mut(request).extent = Some(Box::new(extent));
     }
 
     /// The acb's next `len` bytes need nothing more.
     pub(crate) fn skip(&mut self, a: AcbIndex, len: u64) -> bool {
+        debug_assert!(len > 0, "a step gets on");
         let acb = self.acb_mut(a);
         acb.pos += len;
         acb.extent.end = acb.pos;
@@ -163,6 +169,7 @@ impl Requests {
             return;
         }
         let (sibling, request) = (acb.split(), acb.request.index);
+        debug_assert_eq!(sibling.request.index, request, "a sibling works for the same request");
         debug_assert!(sibling.pos < sibling.end);
         // cannot fail: there is room, as was seen above
         let (sibling, _) = self.acbs.insert(sibling).expect("room");
@@ -179,6 +186,10 @@ impl Requests {
     /// The acb stands in a list from now on.
     pub(crate) fn wait_in(&mut self, queue: &mut Queue, a: AcbIndex) {
         debug_assert_eq!(self.acb(a).io.pending, 0, "an acb waits for one thing at a time");
+        debug_assert!(
+            !matches!(self.acb(a).state, State::Free | State::Done),
+            "it has something to wait for"
+        );
         queue.push(&mut self.acbs, a.0);
     }
 
@@ -201,6 +212,7 @@ impl Requests {
 
     /// What all of a list wait for will not come; they stay in it.
     pub(crate) fn fail_all(&mut self, queue: &Queue, error: &Error) {
+        debug_assert!(!matches!(error, Error::Cancelled), "nobody leaves a list for a cancel");
         queue.fail(&mut self.acbs, error);
     }
 
@@ -231,6 +243,7 @@ impl Requests {
     pub(crate) fn use_host(&self, host: Span) -> bool {
         debug_assert!(!host.is_empty());
         self.iter().filter(|(_, acb)| acb.io.pending != 0).any(|(_, acb)| {
+            debug_assert!(acb.pos <= acb.extent.end, "an extent does not run backwards");
             let own = match acb.state {
                 State::ReadData => host.overlaps(Span::at(acb.extent.host, acb.extent.end - acb.pos)),
                 State::WriteData | State::ZeroData | State::ReadModify | State::CopyOnWrite => {
@@ -261,6 +274,7 @@ impl Requests {
 
     #[inline]
     pub(crate) fn set_state(&mut self, a: AcbIndex, next: State) {
+        debug_assert!(next != State::Free || self.acb(a).io.pending == 0, "a slot is free without I/O");
         let acb = self.acb_mut(a);
         let from = core::mem::replace(&mut acb.state, next);
         debug_assert!(self.edges.allows(from, next), "no edge {from:?} -> {next:?}");
@@ -273,6 +287,7 @@ impl Requests {
     /// Two steps at once: through `via`, where nothing is waited for, to `next`.
     #[inline]
     pub(crate) fn set_state_through(&mut self, a: AcbIndex, via: State, next: State) {
+        debug_assert!(via != next, "two steps");
         let acb = self.acb_mut(a);
         let from = core::mem::replace(&mut acb.state, next);
         debug_assert!(self.edges.allows(from, via), "no edge {from:?} -> {via:?}");
@@ -289,6 +304,7 @@ impl Requests {
     fn record(&mut self, a: AcbIndex, from: State, to: State) {
         let (acb, request) = (self.id(a), self.acb(a).request);
         let steps = &mut *self.steps;
+        debug_assert!(steps.kept.len() <= TRANSITIONS_MAX, "so many are kept");
         if steps.kept.len() == TRANSITIONS_MAX {
             steps.kept.pop_front();
             steps.lost += 1;
@@ -298,6 +314,7 @@ impl Requests {
 
     /// The next transition that nobody has polled.
     pub(crate) fn poll_transition(&mut self) -> Option<Transition> {
+        debug_assert!(self.steps.kept.len() <= TRANSITIONS_MAX, "so many are kept");
         self.steps.kept.pop_front()
     }
 
@@ -318,6 +335,7 @@ impl Requests {
         debug_assert_eq!(acb.state, State::Free);
         debug_assert!(acb.io.pending == 0 && !acb.held.any());
         let (id, met) = (acb.request, acb.met);
+        debug_assert!(self.acbs.len() >= self.open.len(), "a request has an acb at least");
         self.acbs.discard(a.0);
         let open = self.open.get_mut(id.index);
         open.met |= met;
@@ -360,6 +378,7 @@ impl Requests {
             if open.error.is_none() {
                 open.error = Some(Box::new(Error::Cancelled));
                 cancelled += 1;
+                debug_assert!(cancelled <= self.open.len(), "a request is cancelled once");
             }
         }
         cancelled
@@ -396,6 +415,7 @@ impl Acb {
         }
         // an acb that waits has no extent in progress: woken, it looks again, and finds nothing left to do
         let more = self.extent.end < self.end;
+        debug_assert!(self.pos <= self.extent.end && self.extent.end <= self.end, "no range runs backwards");
         self.end = self.extent.end;
         if more {
             // what was not asked for any more need not be durable

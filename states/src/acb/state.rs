@@ -95,6 +95,7 @@ states! {
 impl State {
     /// What its own I/O does, for errors.
     pub(crate) const fn operation(self) -> Op {
+        debug_assert!(!matches!(self, State::Free | State::Done), "it has no I/O");
         match self {
             State::ReadData => Op::ReadData,
             State::ReadBacking => Op::ReadBacking,

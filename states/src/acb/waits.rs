@@ -61,6 +61,7 @@ pub(crate) struct Waits {
 impl Waits {
     /// Room for the claims of so many acbs.
     pub(crate) fn new(acbs: u32) -> Waits {
+        debug_assert!(acbs > 0, "an image has acbs");
         let claims = Vec::with_capacity(acbs as usize);
         Waits { claims, sectors: Queue::new(), modifying: 0, slots: Queue::new() }
     }
@@ -135,6 +136,7 @@ impl Waits {
         options: &Options,
     ) -> bool {
         let conflict = requests.iter().any(|(other, acb)| {
+            debug_assert!(modifies || self.modifying > 0, "the common case is none of these");
             // one that modifies may read its surroundings (`CopyOnWrite`) after its neighbours
             let writes = acb.held.modifies
                 || matches!(acb.state, State::ReadModify | State::WriteData | State::ZeroData);

@@ -35,6 +35,7 @@ impl Commit {
 
     /// The acb waits until the header's autoclear bits are cleared, durably.
     pub(crate) fn wait_for_header(&mut self, requests: &mut Requests, a: AcbIndex, out: &mut Outbox) {
+        debug_assert_eq!(requests.acb(a).commit.window, 0, "it has changed nothing yet");
         requests.set_state(a, State::ClearAutoclear);
         requests.acb_mut(a).commit.want = Want::Header;
         requests.wait_in(&mut self.waiters, a);
@@ -51,6 +52,7 @@ impl Commit {
         debug_assert!(durable <= written, "what is not written is not durable");
         while let Some(a) = requests.take_first(&mut waiters) {
             let acb = requests.acb(a);
+            debug_assert!(acb.error.is_none(), "a failure answers all at once");
             let satisfied = match acb.commit.want {
                 Want::Header => autoclear,
                 Want::Written => acb.commit.window <= written,
@@ -63,6 +65,7 @@ impl Commit {
         if clean {
             self.windows.still_clean(clean_wanted);
         }
+        debug_assert!(self.waiters.is_empty(), "nothing comes to wait while those are looked at");
         self.waiters = left;
     }
 
@@ -91,6 +94,7 @@ impl Commit {
                 requests.set_state(a, next);
             }
         }
+        debug_assert!(self.waiters.is_empty(), "nothing comes to wait while those are looked at");
         self.waiters = kept;
     }
 

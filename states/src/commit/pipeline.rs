@@ -5,7 +5,7 @@
 //! Invariants: one round at a time; nothing but a sync follows the clearing of the dirty bit.
 
 use super::bit::DirtyBit;
-use super::progress::Writing;
+use super::progress::{TABLE_WRITES_MAX, Writing};
 use super::windows::Windows;
 use crate::base::queue::Queue;
 use crate::outbox::{Alarm, Due, Outbox, Timer};
@@ -94,10 +94,15 @@ impl Commit {
     }
 
     pub(crate) const fn phase(&self) -> Phase {
+        debug_assert!(self.writing.in_flight() <= TABLE_WRITES_MAX, "so many writes at once");
         self.phase
     }
 
     pub(crate) fn set_phase(&mut self, phase: Phase, out: &mut Outbox) {
+        debug_assert!(
+            phase != Phase::Idle || self.old_reftable.is_none(),
+            "a table that was replaced is free"
+        );
         self.phase = phase;
         out.due |= Due::SHOW;
     }
@@ -116,11 +121,13 @@ impl Commit {
     pub(crate) const fn begin_sync(&mut self) -> bool {
         debug_assert!(matches!(self.phase, Phase::Sync | Phase::SyncReftable | Phase::SyncSwitch));
         self.windows.sync_begun();
+        debug_assert!(self.windows.round() < self.windows.open(), "a sync covers a window that is closed");
         core::mem::replace(&mut self.unsynced, false)
     }
 
     /// As if it covered what was written since: only where that rule is removed.
     pub(crate) const fn covers_all(&mut self) {
+        debug_assert!(!matches!(self.phase, Phase::Idle), "a sync is on its way");
         self.unsynced = false;
     }
 
@@ -136,6 +143,7 @@ impl Commit {
 
     /// The header is being written: the window whose sync makes it durable.
     pub(crate) fn header_emitted(&mut self) -> u64 {
+        debug_assert!(!self.is_idle(), "a round writes the header");
         self.header_dirty = false;
         // the sync of the running round covers it, or that of the next
         if self.phase == Phase::Mark { self.windows.round() } else { self.windows.open() }
@@ -150,6 +158,7 @@ impl Commit {
             || autoclear
             || self.bit == DirtyBit::Cleared;
         let ahead = self.wants_bit && !self.bit.is_in_file();
+        debug_assert!(self.bit != DirtyBit::Marking || !self.is_idle(), "a header on its way is a round's");
         match self.bit {
             _ if !self.is_idle() || !(reason || ahead) => RoundStart::Nothing,
             _ if !reason => RoundStart::Ahead,

@@ -36,10 +36,12 @@ impl Commit {
             None => (counted.header.reftable_offset, u64::from(align), false),
         };
         let bytes = if moved { counted.table.len() * 8 } else { counted.file_entries() * 8 } as u64;
+        debug_assert!(offset > 0 && bytes > 0, "a refcount table has a place");
         let mut next = self.writing.cursor as u64;
         while next * step < bytes && self.writing.in_flight() < TABLE_WRITES_MAX {
             let (at, len) = (next * step, step.min(bytes - next * step));
             next += 1;
+            debug_assert!(len > 0 && at < bytes, "a piece of the table");
             let due = counted.changed.iter().any(|(index, window)| {
                 let place = *index as u64 * 8;
                 *window <= durable && place >= at && place < at + len

@@ -86,6 +86,7 @@ impl Windows {
     pub(super) const fn sync_begun(&mut self) {
         debug_assert!(self.written_before <= self.written);
         self.written_before = self.written;
+        debug_assert!(self.written_before <= self.round, "it covers no pointers of a round to come");
     }
 
     /// It ended: pointers that were written before it are durable.
@@ -99,6 +100,7 @@ impl Windows {
     pub(crate) const fn data_durable(&mut self) {
         debug_assert!(self.durable <= self.round);
         self.durable = self.round;
+        debug_assert!(self.durable < self.open, "what is written now is not durable");
     }
 
     /// The round's pointers are in the file; `nothing`: there were none to write.
@@ -106,6 +108,7 @@ impl Windows {
         debug_assert!(self.tables_durable <= self.written && self.written <= self.round);
         let all_durable = self.tables_durable == self.written;
         self.written = self.round;
+        debug_assert!(self.written < self.open, "pointers of the open window wait for the next round");
         if nothing && all_durable {
             self.tables_durable = self.written;
         }
@@ -123,6 +126,7 @@ impl Windows {
         self.demand = self.demand.max(window);
         if durably {
             self.demand_durable = self.demand_durable.max(window);
+            debug_assert!(self.demand_durable <= self.demand, "what shall be durable shall be written");
         }
     }
 

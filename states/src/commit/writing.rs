@@ -22,6 +22,7 @@ impl Commit {
     /// A phase begins that writes these slices, or what it finds itself.
     pub(crate) fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>, out: &mut Outbox) {
         debug_assert!(matches!(phase, Phase::Refcounts | Phase::Reftable | Phase::Tables));
+        debug_assert_eq!(self.writing.in_flight(), 0, "the phase before has ended");
         (self.writing.cursor, self.writing.slots) = (0, slots);
         self.set_phase(phase, out);
     }
@@ -33,6 +34,7 @@ impl Commit {
         slots.clear();
         core::mem::swap(&mut slots, &mut self.writing.dirty);
         let some = !slots.is_empty();
+        debug_assert!(self.writing.dirty.is_empty(), "what becomes dirty from now on is the next round's");
         self.begin_writing(Phase::Tables, slots, out);
         some
     }
@@ -71,6 +73,7 @@ impl Commit {
     fn write_slice(&mut self, tables: &mut TableCache, slot: u32, block: u64, out: &mut Outbox) {
         let slice = tables.slot_mut(slot);
         let slice_bytes = slice.entries.len() as u64 * 8;
+        debug_assert!(slice_bytes > 0, "what is dirty has entries");
         debug_assert!(slice.writing == 0 && slice.dirty != 0, "one write of a slice at a time");
         slice.writing = slice.dirty;
         slice.dirty = 0;
@@ -100,11 +103,13 @@ impl Commit {
         debug_assert_eq!(slice.state, SliceState::Writing);
         slice.state = SliceState::Present;
         let writing = core::mem::take(&mut slice.writing);
+        debug_assert!(writing != 0, "a write covers blocks");
         if !good {
             slice.dirty |= writing;
             return false;
         }
         if !slice.is_dirty() {
+            debug_assert!(tables.dirty > 0, "the slice was counted");
             tables.dirty -= 1;
             out.due |= Due::SLOTS;
             return false;
@@ -136,6 +141,7 @@ impl Commit {
     /// All pointers of the round are written.
     pub(crate) fn tables_written(&mut self) {
         debug_assert_eq!(self.phase, Phase::Tables);
+        debug_assert_eq!(self.writing.cursor, self.writing.slots.len(), "each slice had its turn");
         self.windows.pointers_written(!self.writing.wrote);
     }
 }
