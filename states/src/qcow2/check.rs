@@ -6,7 +6,8 @@
 //! Invariants:
 //! * the counts are those of `qemu-img check`; after a repair they are those of a second run, as qemu-img's
 //!   are. An image that is sound by them is not if the machine would refuse it (`hidden.rs`);
-//! * memory is bounded by the refcount blocks that the file has and by what its entries refer to;
+//! * memory is bounded by the refcount blocks that the file has and by what its entries refer to: a bit for
+//!   most clusters, and less where neighbours are as one another (`counts.rs`);
 //! * without `repair` nothing is written; with it, a table that other metadata overlaps is not written (on a
 //!   bitmap's table, what could be a valid entry there is not changed);
 //! * repairs are durable before the dirty and corrupt bits are cleared, and these only when the image is
@@ -58,7 +59,7 @@ impl Check {
         self.beyond = Beyond::new(self.len);
         self.after = After::Copied;
         self.job = Job::default();
-        self.parse_snapshots();
+        self.parse_snapshots(Vec::new());
     }
 
     /// Everything is looked at: make repairs durable, clear the bits, look again.
@@ -123,26 +124,43 @@ impl Check {
         self.end();
     }
 
-    fn loaded(&mut self, step: CheckStep, bytes: Vec<u8>) {
+    fn loaded(&mut self, step: CheckStep, bytes: &[u8]) {
         match step {
-            CheckStep::Snapshots => {
-                self.job.bytes = bytes;
-                self.parse_snapshots();
-            }
+            CheckStep::Snapshots => self.parse_snapshots(bytes.to_vec()),
             CheckStep::Reftable => {
-                self.reftable = decode(&bytes);
+                self.reftable = decode(bytes);
                 self.walk();
             }
-            CheckStep::L1 => self.l1_loaded(&bytes),
+            CheckStep::L1 => self.l1_loaded(bytes),
             CheckStep::L2 => self.l2_loaded(bytes),
-            CheckStep::DropL1 => self.drop_l1_loaded(&bytes),
-            CheckStep::DropL2 => self.drop_l2_loaded(bytes),
-            CheckStep::Directory => self.directory_loaded(&bytes),
-            CheckStep::BitmapTable => self.bitmap_loaded(&bytes),
-            CheckStep::Block => self.block_loaded(&bytes),
-            CheckStep::CopiedL1 => self.copied_l1_loaded(&bytes),
+            CheckStep::DropL1 => self.drop_l1_loaded(bytes),
+            CheckStep::DropL2 => self.drop_l2_loaded(bytes.to_vec()),
+            CheckStep::Directory => self.directory_loaded(bytes),
+            CheckStep::BitmapTable => self.bitmap_loaded(bytes),
+            CheckStep::Block => self.block_loaded(bytes),
+            CheckStep::CopiedL1 => self.copied_l1_loaded(bytes),
             CheckStep::CopiedL2 => self.copied_l2_loaded(bytes),
             _ => self.fail(Error::Misuse("a read that was not asked for")),
+        }
+    }
+
+    /// A table, or the next piece of it.
+    fn table(&mut self, step: CheckStep, bytes: &[u8]) {
+        self.job.done += bytes.len();
+        let whole = bytes.is_empty() || self.job.done >= self.job.len;
+        if whole && self.job.bytes.is_empty() {
+            return self.loaded(step, bytes);
+        }
+        self.job.bytes.extend(bytes);
+        if !whole {
+            return self.go_on(step);
+        }
+        let bytes = core::mem::take(&mut self.job.bytes);
+        self.loaded(step, &bytes);
+        if !self.job.write && self.job.bytes.is_empty() {
+            // for the next table
+            self.job.bytes = bytes;
+            self.job.bytes.clear();
         }
     }
 
@@ -203,15 +221,7 @@ impl Machine for Check {
                 let offset = self.job.offset + self.job.done as u64;
                 self.fail(Error::Device { op: Op::Check, offset, errno });
             }
-            Outcome::Table(bytes) if !self.job.write => {
-                self.job.bytes.extend(bytes);
-                self.job.done += bytes.len();
-                if bytes.is_empty() || self.job.done >= self.job.len {
-                    let bytes = core::mem::take(&mut self.job.bytes);
-                    return self.loaded(step, bytes);
-                }
-                self.go_on(step);
-            }
+            Outcome::Table(bytes) if !self.job.write => self.table(step, bytes),
             _ => {
                 let tables =
                     [CheckStep::FixL2, CheckStep::FixBlock, CheckStep::NewBlock, CheckStep::NewReftable];

@@ -30,7 +30,7 @@ const REACH: u64 = 1 << 20;
 
 impl Check {
     /// Does a range go beyond `end` by a cluster or more? The last cluster may be there in part.
-    fn goes_beyond(&self, end: u64, offset: u64, len: u64) -> bool {
+    pub(super) fn goes_beyond(&self, end: u64, offset: u64, len: u64) -> bool {
         // offsets and lengths are below 2^63
         len > 0 && offset.saturating_add(len) >= end.saturating_add(self.shape.cluster_size())
     }
@@ -76,11 +76,6 @@ impl Check {
     pub(super) fn mark_table(&mut self, offset: u64) {
         self.mark_entry(offset, self.shape.cluster_size());
         self.count_table(offset);
-        let (cluster, max) = (offset >> self.shape.cluster_bits, self.layout.max());
-        if self.fix == Some(Repair::All) && !self.goes_beyond(self.beyond.end, offset, 1) {
-            let count = self.tables.get(cluster);
-            self.tables.set(cluster, count.saturating_add(1).min(max));
-        }
     }
 
     /// Is it the sync that makes what was dropped durable?
@@ -217,7 +212,7 @@ impl Check {
         let cluster = self.l2_offset >> self.shape.cluster_bits;
         !self.beyond.overflow
             && !self.overlaps(self.l2_offset)
-            && self.tables.get(cluster) == self.computed.get(cluster)
+            && self.hidden.tables.get(&cluster) == Some(&self.computed.get(cluster))
     }
 
     /// Nothing else leads to this L1 table.

@@ -1,5 +1,5 @@
 //! The part of the check that looks at the copied flags of the active tables: set exactly where the refcount
-//! is one.
+//! is one. It needs no second look at tables where all flags are set, if all refcounts are right and one.
 //!
 //! Knows: the refcounts as they are stored now. Must never know: how they came about.
 
@@ -17,10 +17,19 @@ impl Check {
         debug_assert!(self.dirty.is_empty(), "all blocks are written");
         let entries = self.header.l1_entries as usize;
         self.l1_fixed = false;
-        if entries == 0 {
+        if entries == 0 || self.flags_are_right() {
             return self.finish();
         }
         self.load(CheckStep::CopiedL1, self.header.l1_offset, entries * 8);
+    }
+
+    /// Known without a look: every entry has the flag, its cluster has one reference, and each refcount is
+    /// the number of references.
+    fn flags_are_right(&self) -> bool {
+        let report = &self.report;
+        let counted = report.is_sound() && report.leaks == 0 && self.bad_blocks.is_empty() && !self.wrote;
+        debug_assert!(!counted || !self.beyond.overflow && !self.beyond.entries_stay());
+        counted && self.all_copied && self.computed.all_alone()
     }
 
     /// Flags may be corrected when the refcounts are right.
@@ -80,32 +89,44 @@ impl Check {
         self.finish();
     }
 
-    pub(super) fn copied_l2_loaded(&mut self, mut bytes: Vec<u8>) {
+    /// The flag of an L2 entry is wrong: the refcount. None: it is right, or nobody can say.
+    fn wrong_flag(&self, entry: u64) -> Option<u64> {
+        if kind(self.shape, entry) != EntryKind::Allocated {
+            return None;
+        }
+        let copied = entry & COPIED != 0;
+        if self.shape.data_file {
+            return Some(1).filter(|_| !copied);
+        }
+        if self.stored.is_one((entry & OFFSET) >> self.shape.cluster_bits) == copied {
+            // as it should be, or of a block that cannot be read
+            return None;
+        }
+        self.refcount(entry & OFFSET)
+    }
+
+    pub(super) fn copied_l2_loaded(&mut self, bytes: &[u8]) {
         let corrects = self.corrects() && !self.overlaps(self.l2_offset);
         let step = self.shape.l2_entry_bytes() as usize;
-        let mut fixed = false;
+        let mut fixed = Vec::new();
         for at in (0..bytes.len()).step_by(step) {
-            let entry = be::u64_at(&bytes, at);
-            if kind(self.shape, entry) != EntryKind::Allocated {
-                continue;
-            }
-            let count = if self.shape.data_file { Some(1) } else { self.refcount(entry & OFFSET) };
-            let Some(refcount) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else {
-                continue;
-            };
+            let entry = be::u64_at(bytes, at);
+            let Some(refcount) = self.wrong_flag(entry) else { continue };
             let why = WalkFault::Copied;
             self.wrong(
                 Finding::Copied { l1_index: None, entry, refcount, repaired: corrects },
                 Fault::L2Walk { index: (at / step) as u64, entry, why },
             );
             if corrects {
-                be::put_u64(&mut bytes, at, entry ^ COPIED);
-                fixed = true;
+                if fixed.is_empty() {
+                    fixed = bytes.to_vec();
+                }
+                be::put_u64(&mut fixed, at, entry ^ COPIED);
                 self.repaired();
             }
         }
-        if fixed {
-            return self.store(CheckStep::FixCopiedL2, self.l2_offset, bytes);
+        if !fixed.is_empty() {
+            return self.store(CheckStep::FixCopiedL2, self.l2_offset, fixed);
         }
         self.next_copied();
     }

@@ -34,8 +34,8 @@ impl Check {
             return;
         }
         let cluster = offset >> self.shape.cluster_bits;
-        let count = self.hidden.tables.get(cluster);
-        self.hidden.tables.set(cluster, (count + 1).min(self.layout.max()));
+        let count = self.hidden.tables.entry(cluster).or_insert(0);
+        *count = (*count + 1).min(self.layout.max());
     }
 
     /// An entry of an L2 table of the L1 table at hand: what the machine would say of it.
@@ -69,7 +69,7 @@ impl Check {
     /// Nothing else is wrong: is it this? `last`: no other run follows, which would say it again.
     pub(super) fn tell_hidden(&mut self, last: bool) {
         self.find_shared();
-        let Hidden { problems, count, .. } = core::mem::replace(&mut self.hidden, Hidden::new(self.layout));
+        let Hidden { problems, count, .. } = core::mem::replace(&mut self.hidden, Hidden::new());
         self.report.corruptions += count;
         for fault in problems {
             if last {
@@ -92,11 +92,9 @@ impl Check {
                 self.hidden.problem(Fault::Cluster { index, value, why });
             }
         }
-        let mut at = 0;
-        while let Some(index) = self.hidden.tables.next_used(at) {
-            at = index + 1;
+        for (index, own) in core::mem::take(&mut self.hidden.tables) {
             let value = self.computed.get(index);
-            if value > self.hidden.tables.get(index) {
+            if value > own {
                 self.hidden.problem(Fault::Cluster { index, value, why });
             }
         }

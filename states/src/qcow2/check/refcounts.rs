@@ -84,26 +84,32 @@ impl Check {
         self.write_blocks();
     }
 
-    /// Goes through all clusters that have a count or should have one.
+    /// Goes through all clusters whose counts are not what they should be.
     fn compare_counts(&mut self, fix: Option<Repair>) {
-        self.highest = 0;
+        self.highest = self.highest_used();
         let bad = self.bad_blocks.iter().map(|index| {
             let (first, end) = (index << self.layout.block_bits(), (index + 1) << self.layout.block_bits());
             end.min(self.clusters).saturating_sub(first)
         });
         self.report.check_errors += bad.sum::<u64>();
         let mut at = 0;
-        loop {
-            let pages = [self.computed.page_from(at), self.stored.page_from(at)];
-            let Some((from, end)) = pages.into_iter().flatten().min() else { return };
-            for cluster in from..end.min(self.clusters) {
-                self.compare_cluster(cluster, fix);
-            }
-            if end >= self.clusters {
-                return;
-            }
-            at = end;
+        while let Some(cluster) = self.computed.next_difference(&self.stored, at, self.clusters) {
+            at = cluster + 1;
+            self.compare_cluster(cluster, fix);
         }
+    }
+
+    /// The last cluster of the file that has a count or should have one, but where no count can be read.
+    fn highest_used(&self) -> u64 {
+        let mut end = self.clusters;
+        while let Some(last) = self.computed.last_used(end).max(self.stored.last_used(end)) {
+            let index = self.layout.table_index(last);
+            if !self.bad_blocks.contains(&index) {
+                return last;
+            }
+            end = index << self.layout.block_bits();
+        }
+        0
     }
 
     fn compare_cluster(&mut self, cluster: u64, fix: Option<Repair>) {
@@ -112,12 +118,7 @@ impl Check {
             return;
         }
         let (stored, computed) = (self.stored.get(cluster), self.computed.get(cluster));
-        if stored > 0 || computed > 0 {
-            self.highest = cluster;
-        }
-        if stored == computed {
-            return;
-        }
+        debug_assert_ne!(stored, computed);
         let leak = stored > computed;
         // as QEMU: what counts nothing where something is may be anything, and is made anew. A device may
         // have no room for that: there a block that can be read is put right where it lies

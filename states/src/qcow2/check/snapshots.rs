@@ -18,8 +18,7 @@ use alloc::vec::Vec;
 
 impl Check {
     /// Snapshot entries from what was read of their table so far.
-    pub(super) fn parse_snapshots(&mut self) {
-        let mut bytes = core::mem::take(&mut self.job.bytes);
+    pub(super) fn parse_snapshots(&mut self, mut bytes: Vec<u8>) {
         let (mut at, trim) = (0, self.fix == Some(Repair::All));
         while (self.snapshots.len() as u64) < u64::from(self.header.snapshots) {
             let index = self.snapshots.len() as u64;

@@ -119,8 +119,8 @@ pub struct Check {
     /// References found, and refcounts stored.
     pub(super) computed: Counts,
     pub(super) stored: Counts,
-    /// References to L2 tables by L1 entries, when entries may be dropped.
-    pub(super) tables: Counts,
+    /// Every active entry that has a cluster has the copied flag.
+    pub(super) all_copied: bool,
     /// What is wrong though all counts are right.
     pub(super) hidden: Hidden,
     pub(super) reftable: Vec<u64>,
@@ -178,8 +178,8 @@ impl Check {
             snapshot_corruptions: 0,
             computed: Counts::new(layout),
             stored: Counts::new(layout),
-            tables: Counts::new(layout),
-            hidden: Hidden::new(layout),
+            all_copied: true,
+            hidden: Hidden::new(),
             reftable: Vec::new(),
             bad_blocks: BTreeSet::new(),
             which: 0,
@@ -268,7 +268,9 @@ impl Check {
     /// Reads a table whole; `len` is bounded by the format's limits.
     pub(super) fn load(&mut self, step: CheckStep, offset: u64, len: usize) {
         debug_assert!(len > 0 && len as u64 <= TABLE_MAX);
-        self.job = Job { offset, len, done: 0, bytes: Vec::new(), write: false };
+        let mut bytes = core::mem::take(&mut self.job.bytes);
+        bytes.clear();
+        self.job = Job { offset, len, done: 0, bytes, write: false };
         self.go_on(step);
     }
 

@@ -5,10 +5,9 @@
 //!
 //! Invariant: at most `PROBLEMS_MAX` faults are kept; all are counted.
 
-use super::counts::Counts;
 use crate::check::PROBLEMS_MAX;
 use crate::fault::Fault;
-use crate::qcow2::refcount::BlockShape;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// See the module's header.
@@ -19,21 +18,15 @@ pub(super) struct Hidden {
     pub(super) count: u64,
     /// Metadata that nothing else may refer to: first byte and bytes.
     pub(super) alone: Vec<(u64, u64)>,
-    /// References to L2 tables.
-    pub(super) tables: Counts,
+    /// References to L2 tables by L1 entries, by cluster: in the file or beyond its end.
+    pub(super) tables: BTreeMap<u64, u64>,
     /// L1 entries that are a flag alone, and counted as if they led to the header.
     pub(super) only_flags: u64,
 }
 
 impl Hidden {
-    pub(super) fn new(layout: BlockShape) -> Hidden {
-        Hidden {
-            problems: Vec::new(),
-            count: 0,
-            alone: Vec::new(),
-            tables: Counts::new(layout),
-            only_flags: 0,
-        }
+    pub(super) fn new() -> Hidden {
+        Hidden { problems: Vec::new(), count: 0, alone: Vec::new(), tables: BTreeMap::new(), only_flags: 0 }
     }
 
     pub(super) fn problem(&mut self, fault: Fault) {

@@ -43,15 +43,30 @@ pub(super) fn overlap(one: (u64, u64), other: (u64, u64)) -> bool {
     other.1 > 0 && one.0 < other.0.saturating_add(other.1) && other.0 < one.0 + one.1
 }
 
+/// How many entries from the first on have no flag but that they are copied, all the same, and lead to whole
+/// clusters one behind the other. 0: not even the first.
+fn plain_run(shape: Shape, entries: &[[u8; 8]]) -> usize {
+    let Some((first, others)) = entries.split_first() else { return 0 };
+    let (first, cluster) = (u64::from_be_bytes(*first), shape.cluster_size());
+    let plain = first & !(COPIED | OFFSET) == 0 && first & OFFSET != 0 && first.is_multiple_of(cluster);
+    if !plain || shape.data_file {
+        return 0;
+    }
+    // what goes over into the bits above an offset is beyond the end of every file
+    let follows = |(entry, n): &(&[u8; 8], u64)| u64::from_be_bytes(**entry) == first + n * cluster;
+    1 + others.iter().zip(1..).take_while(follows).count()
+}
+
 impl Check {
     /// Starts counting.
     pub(super) fn walk(&mut self) {
-        (self.computed, self.tables) = (Counts::new(self.layout), Counts::new(self.layout));
+        self.computed = Counts::new(self.layout);
         self.beyond.forget();
         if self.rebuilt.is_none() {
             self.stored = Counts::new(self.layout);
         }
-        self.hidden = Hidden::new(self.layout);
+        self.hidden = Hidden::new();
+        self.all_copied = true;
         self.bad_blocks.clear();
         let report = &mut self.report;
         (report.allocated_clusters, report.fragmented_clusters, report.compressed_clusters) = (0, 0, 0);
@@ -70,15 +85,16 @@ impl Check {
             return self.lies_beyond(offset, len);
         }
         let bits = self.shape.cluster_bits;
-        for k in offset >> bits..=(offset + len - 1) >> bits {
-            self.clusters = self.clusters.max(k + 1);
-            let count = self.computed.get(k);
-            if count == self.layout.max() {
-                let fault = Fault::Cluster { index: k, value: count, why: ClusterFault::Overflow };
-                self.wrong(Finding::Overflow { offset: k << bits }, fault);
+        let (mut at, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
+        self.clusters = self.clusters.max(end);
+        while at < end {
+            at = self.computed.raise(at, end);
+            if at < end {
+                let value = self.layout.max();
+                let fault = Fault::Cluster { index: at, value, why: ClusterFault::Overflow };
+                self.wrong(Finding::Overflow { offset: at << bits }, fault);
                 self.beyond.overflow = true;
-            } else {
-                self.computed.set(k, count + 1);
+                at += 1;
             }
         }
     }
@@ -171,6 +187,7 @@ impl Check {
                 self.corrupt(Fault::L1Entry { index, entry, why: L1Fault::Reserved });
             }
             let (offset, cluster) = (entry & OFFSET, self.shape.cluster_size());
+            self.all_copied &= self.which > 0 || offset == 0 || entry & COPIED != 0;
             self.mark_table(offset);
             if !offset.is_multiple_of(cluster) {
                 let fault = |entry| Fault::L1Entry { index, entry, why: L1Fault::Unaligned };
@@ -182,28 +199,69 @@ impl Check {
         self.next_l1();
     }
 
-    pub(super) fn l2_loaded(&mut self, mut bytes: Vec<u8>) {
+    pub(super) fn l2_loaded(&mut self, bytes: &[u8]) {
         let step = self.shape.l2_entry_bytes() as usize;
-        let (mut expected, mut fixed) = (0, false);
-        for at in (0..bytes.len()).step_by(step) {
-            let entry = be::u64_at(&bytes, at);
-            let bitmap = if self.shape.extended { be::u64_at(&bytes, at + 8) } else { 0 };
+        let (mut expected, mut fixed, mut at) = (0, Vec::new(), 0);
+        while at < bytes.len() {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let run = if step == 8 { plain_run(self.shape, rest.as_chunks::<8>().0) } else { 0 };
+            let end = at + step * run.max(1);
+            if run == 0 || !self.count_run(be::u64_at(bytes, at), run as u64, &mut expected) {
+                self.count_entries(bytes, at, end, &mut expected, &mut fixed);
+            }
+            at = end;
+        }
+        if !fixed.is_empty() {
+            return self.store(CheckStep::FixL2, self.l2_offset, fixed);
+        }
+        self.next_l2();
+    }
+
+    /// Counts what a run of plain entries refers to. False: it has to be looked at one by one.
+    fn count_run(&mut self, entry: u64, count: u64, expected: &mut u64) -> bool {
+        debug_assert!(count > 0 && !self.shape.extended && !self.shape.data_file);
+        let (offset, len) = (entry & OFFSET, count * self.shape.cluster_size());
+        if self.goes_beyond(self.beyond.end, offset, len) {
+            return false;
+        }
+        if self.which == 0 {
+            self.report.allocated_clusters += count;
+            self.report.fragmented_clusters += u64::from(*expected != 0 && offset != *expected);
+            *expected = offset + len;
+            self.all_copied &= entry & COPIED != 0;
+        }
+        self.mark(offset, len);
+        true
+    }
+
+    /// Counts what the entries in a range of a table's bytes refer to; `fixed` is the table as it shall be,
+    /// if that is another one.
+    fn count_entries(
+        &mut self,
+        bytes: &[u8],
+        from: usize,
+        to: usize,
+        expected: &mut u64,
+        fixed: &mut Vec<u8>,
+    ) {
+        let step = self.shape.l2_entry_bytes() as usize;
+        for at in (from..to).step_by(step) {
+            let entry = be::u64_at(bytes, at);
+            let bitmap = if self.shape.extended { be::u64_at(bytes, at + 8) } else { 0 };
             if entry == 0 && bitmap == 0 {
                 continue;
             }
-            let zeroed = self.count_entry((at / step) as u64, entry, bitmap, &mut expected);
+            let zeroed = self.count_entry((at / step) as u64, entry, bitmap, expected);
             if let Some((entry, bitmap)) = zeroed {
-                be::put_u64(&mut bytes, at, entry);
-                if self.shape.extended {
-                    be::put_u64(&mut bytes, at + 8, bitmap);
+                if fixed.is_empty() {
+                    fixed.extend(bytes);
                 }
-                fixed = true;
+                be::put_u64(fixed, at, entry);
+                if self.shape.extended {
+                    be::put_u64(fixed, at + 8, bitmap);
+                }
             }
         }
-        if fixed {
-            return self.store(CheckStep::FixL2, self.l2_offset, bytes);
-        }
-        self.next_l2();
     }
 
     /// Counts what an entry refers to; what it shall be when it is to be repaired.
@@ -276,6 +334,7 @@ impl Check {
             self.report.allocated_clusters += 1;
             self.report.fragmented_clusters += u64::from(*expected != 0 && offset != *expected);
             *expected = offset + cluster;
+            self.all_copied &= entry & COPIED != 0;
         }
         if !self.shape.data_file {
             self.mark_entry(offset, cluster);
