@@ -246,10 +246,14 @@ mod tests {
         (edges, 0..130u64).prop_map(|(edge, by)| (edge + by).saturating_sub(65))
     }
 
+    fn length() -> impl Strategy<Value = u64> {
+        prop::sample::select(alloc::vec![1, 64, PAGE, 700, 1500])
+    }
+
     proptest! {
         #[test]
         fn a_set_has_what_was_claimed(
-            claims in prop::collection::vec((place(), prop::sample::select(alloc::vec![1, 64, 512, 700, 1500])), 1..20),
+            claims in prop::collection::vec((place(), length()), 1..20),
             gone in prop::collection::vec(place(), 0..5),
             asked in prop::collection::vec(place(), 1..20),
         ) {
