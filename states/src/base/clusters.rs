@@ -59,6 +59,7 @@ impl<T: Default> Pages<T> {
     /// The page behind this one, or behind its room if that has nothing.
     fn behind(&self, page: u64) -> u64 {
         let room = (page / ROOM as u64) as usize;
+        debug_assert!(page < self.end(), "nothing lies behind the last room");
         match self.rooms.get(room) {
             Some(Some(_)) => page + 1,
             _ => (room as u64 + 1) * ROOM as u64,
@@ -84,6 +85,7 @@ fn bits(from: u64, to: u64) -> u64 {
 impl Page {
     /// 64 clusters.
     fn word(&self, n: usize) -> u64 {
+        debug_assert!(n < (PAGE / 64) as usize);
         match self {
             Page::Without => 0,
             Page::All => u64::MAX,
@@ -134,6 +136,7 @@ impl Page {
     }
 
     fn next(&self, from: u64) -> Option<u64> {
+        debug_assert!(from < PAGE);
         let first = self.word((from / 64) as usize) & u64::MAX << (from % 64);
         let mut words = (from / 64 + 1..PAGE / 64).map(|n| (n, self.word(n as usize)));
         let (n, word) = match first {
@@ -169,7 +172,7 @@ impl ClusterSet {
 
     /// Puts in the clusters from `first` on, up to the first that is in already, or `end`: which that is.
     pub(crate) fn claim(&mut self, first: u64, end: u64) -> u64 {
-        debug_assert!(first <= end);
+        debug_assert!(first <= end && end <= MOST);
         let mut at = first;
         while at < end {
             let page = at & !(PAGE - 1);

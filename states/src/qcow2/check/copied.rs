@@ -102,7 +102,9 @@ impl Check {
             // as it should be, or of a block that cannot be read
             return None;
         }
-        self.refcount(entry & OFFSET)
+        let refcount = self.refcount(entry & OFFSET);
+        debug_assert!(refcount.is_none_or(|count| (count == 1) != copied));
+        refcount
     }
 
     pub(super) fn copied_l2_loaded(&mut self, bytes: &[u8]) {

@@ -27,6 +27,7 @@ enum More {
 
 impl More {
     fn get(&self, at: usize) -> u64 {
+        debug_assert!(at < PAGE as usize);
         match self {
             More::Nowhere => 0,
             More::Bytes(bytes) => bytes.get(at).copied().map_or(0, u64::from),
@@ -106,6 +107,7 @@ impl Counts {
                 return end;
             }
             let more = self.more(at) + 1;
+            debug_assert!(more <= self.layout.max(), "no count is higher");
             if more == self.layout.max() {
                 return at;
             }
@@ -126,6 +128,7 @@ impl Counts {
 
     /// The first cluster from `at` on, in front of `end`, whose count is another one in `other`.
     pub(super) fn next_difference(&self, other: &Counts, mut at: u64, end: u64) -> Option<u64> {
+        debug_assert!(self.layout == other.layout, "counts of one file");
         let end = end.min(self.used.end().max(other.used.end()));
         let none = More::Nowhere;
         while at < end {
@@ -172,6 +175,7 @@ impl Counts {
         let mut block = vec![0; 1 << self.layout.cluster_bits];
         let (first, mut at) = (index << self.layout.block_bits(), index << self.layout.block_bits());
         while let Some(cluster) = self.next_used(at).filter(|n| self.layout.table_index(*n) == index) {
+            debug_assert!(self.get(cluster) > 0 && cluster >= first);
             self.layout.set(&mut block, cluster - first, self.get(cluster));
             at = cluster + 1;
         }

@@ -104,6 +104,7 @@ impl Check {
         let mut end = self.clusters;
         while let Some(last) = self.computed.last_used(end).max(self.stored.last_used(end)) {
             let index = self.layout.table_index(last);
+            debug_assert!(last < end);
             if !self.bad_blocks.contains(&index) {
                 return last;
             }

@@ -245,6 +245,7 @@ impl Check {
         fixed: &mut Vec<u8>,
     ) {
         let step = self.shape.l2_entry_bytes() as usize;
+        debug_assert!(from < to && to <= bytes.len());
         for at in (from..to).step_by(step) {
             let entry = be::u64_at(bytes, at);
             let bitmap = if self.shape.extended { be::u64_at(bytes, at + 8) } else { 0 };
