@@ -30,6 +30,7 @@ use alloc::boxed::Box;
 impl Image {
     /// No bitmap was made invalid since the image was opened (qcow2).
     pub fn keeps_bitmaps(&self) -> bool {
+        debug_assert!(self.refcounted.is_none() || self.layout.shape().is_some(), "qcow2 alone has bitmaps");
         self.refcounted.as_deref().is_some_and(|counted| counted.header.bitmaps().is_some())
     }
 
@@ -115,6 +116,7 @@ impl Image {
     /// Of several entries of the active tables that lead to a cluster one less does, once the tables of
     /// `window` are durable.
     pub(super) fn free_shared(&mut self, first: u64, window: u64) {
+        debug_assert!(first > 0, "the header's cluster is never free");
         self.free(ClusterRun::new(first, 1), window, true);
     }
 

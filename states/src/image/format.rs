@@ -49,10 +49,12 @@ impl Layout {
     }
 
     pub(super) fn qed(header: qed::Header) -> Layout {
+        debug_assert!(header.cluster_size.is_power_of_two(), "the header was validated");
         Layout::Qed(header.geometry(), header)
     }
 
     pub(super) fn qcow2(header: &qcow2::Header) -> Layout {
+        debug_assert!((9..=21).contains(&header.cluster_bits), "the header was validated");
         let shape = header.shape();
         Layout::Qcow2(Geometry::qcow2(header.cluster_bits, shape.extended, header.l1_offset), shape)
     }
@@ -63,6 +65,7 @@ impl Layout {
             false => file_len,
         };
         let align = u64::from(options.align);
+        debug_assert!(size.is_multiple_of(512), "a disk has whole sectors");
         debug_assert!(align.is_power_of_two() && align <= self.cluster_size().max(65536));
         match self {
             Layout::Raw => {
@@ -153,16 +156,19 @@ impl Layout {
     /// The cluster of such an entry. Any other flag than COPIED is left, and no valid offset.
     #[inline]
     pub(super) fn plain_cluster(&self, word: u64) -> u64 {
+        debug_assert!(!self.is_raw(), "a raw image has no entries");
         if matches!(self, Layout::Qcow2(..)) { word & !COPIED } else { word }
     }
 
     /// A word of a table, from its bytes.
     pub(super) fn decoding(&self) -> fn([u8; 8]) -> u64 {
+        debug_assert!(!self.is_raw(), "a raw image has no tables");
         if matches!(self, Layout::Qcow2(..)) { u64::from_be_bytes } else { u64::from_le_bytes }
     }
 
     /// And back.
     pub(super) fn encoding(&self) -> fn(u64) -> [u8; 8] {
+        debug_assert!(!self.is_raw(), "a raw image has no tables");
         if matches!(self, Layout::Qcow2(..)) { u64::to_be_bytes } else { u64::to_le_bytes }
     }
 
@@ -249,6 +255,7 @@ impl Layout {
 
     /// Does this image's dirty bit allow what is not in order to be written?
     pub(super) fn uses_dirty_bit(&self, counted: Option<&Refcounted>) -> bool {
+        debug_assert!(counted.is_none() || self.shape().is_some(), "of the formats qcow2 alone counts");
         match self {
             Layout::Raw => false,
             Layout::Qed(..) => true,
@@ -260,6 +267,7 @@ impl Layout {
 
     /// The header, to be changed in memory.
     pub(super) fn header_mut<'a>(&'a mut self, counted: Option<&'a mut Refcounted>) -> Option<HeaderMut<'a>> {
+        debug_assert!(counted.is_none() || self.shape().is_some(), "of the formats qcow2 alone counts");
         match (self, counted) {
             (Layout::Qed(_, header), _) => Some(HeaderMut::Qed(header)),
             (_, Some(counted)) => Some(HeaderMut::Qcow2(&mut counted.header)),
@@ -269,6 +277,7 @@ impl Layout {
 
     /// The header, as it shall be.
     pub(super) fn header<'a>(&'a self, counted: Option<&'a Refcounted>) -> Option<HeaderRef<'a>> {
+        debug_assert!(counted.is_none() || self.shape().is_some(), "of the formats qcow2 alone counts");
         match (self, counted) {
             (Layout::Qed(_, header), _) => Some(HeaderRef::Qed(header)),
             (_, Some(counted)) => Some(HeaderRef::Qcow2(&counted.header)),

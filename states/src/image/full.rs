@@ -38,10 +38,12 @@ impl Image {
             _ => Err(result.err().unwrap_or(Error::Misuse("a length was asked for and not told"))),
         };
         let grown = self.space.told_length(told);
+        debug_assert!(!self.space.is_growing(), "a device is asked again when somebody waits again");
         self.growth_ended(grown);
     }
 
     fn growth_ended(&mut self, grown: Grown) {
+        debug_assert!(!self.options.read_only, "nothing grows that is read alone");
         match grown {
             Grown::Longer => {
                 if let Some(counted) = self.refcounted.as_deref_mut() {
@@ -79,6 +81,7 @@ impl Image {
 
     /// The sync that comes before the next pointer to it makes the hole durable too.
     fn hole_made(&mut self) {
+        debug_assert!(!self.options.read_only, "no hole is made in what is read alone");
         if !self.options.sabotaged(Rule::HoleBeforePointer) {
             self.commit.wrote();
         }
@@ -151,6 +154,7 @@ impl Image {
         let Some((counted, mut cx)) = self.counting() else { return };
         for _ in 0..LOOKS {
             let before = counted.unseen.next;
+            debug_assert!(before <= counted.unseen.end, "it looks up to the end");
             counted.look_for_free(&mut cx);
             if counted.quarantine.is_punching() || before == counted.unseen.next {
                 return;

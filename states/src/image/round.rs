@@ -42,6 +42,7 @@ impl Image {
             RoundStart::Sync => None,
             RoundStart::Round { mark } => Some(mark && self.uses_dirty_bit()),
         };
+        debug_assert!(self.commit.is_idle(), "one round at a time");
         self.outbox.counters.commits += 1;
         let Some(mark) = mark else { return self.start_round(false) };
         if mark {
@@ -53,6 +54,7 @@ impl Image {
 
     /// Removals of pointers that clusters wait for go out, with the next round.
     pub(super) fn demand_removals(&mut self) {
+        debug_assert!(!self.health.is_poisoned(), "after a failure nothing more is demanded");
         if let Some(window) = self.refcounted.as_deref().and_then(|counted| counted.quarantine.window()) {
             self.commit.windows.demand(window, true);
         }
@@ -61,6 +63,7 @@ impl Image {
     fn start_round(&mut self, write_header: bool) {
         debug_assert!(self.commit.is_idle());
         self.commit.windows.begin_round();
+        debug_assert!(!self.health.is_poisoned() && !self.options.read_only, "a round writes");
         if write_header {
             self.commit.set_phase(Phase::Mark, &mut self.outbox);
             let set = self.dirty_bit() && self.uses_dirty_bit();
@@ -98,6 +101,7 @@ impl Image {
             return self.poison_with(error);
         }
         let phase = self.commit.phase();
+        debug_assert!(!self.layout.is_raw(), "a raw image has no header");
         self.commit.wrote();
         self.commit.bit.written(phase == Phase::Clear);
         match phase {
@@ -127,12 +131,14 @@ impl Image {
 
     /// The pipeline has nothing to do: is there a reason for a round?
     fn rest(&mut self) {
+        debug_assert!(!self.commit.is_idle(), "a round ends once");
         self.commit.set_phase(Phase::Idle, &mut self.outbox);
         self.outbox.due |= Due::ROUND;
     }
 
     /// The counts go out, if they have to before the sync.
     fn start_refcounts(&mut self) {
+        debug_assert!(!self.health.is_poisoned(), "after a failure nothing more is written");
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::BlockBeforeReftable) {
             self.spill_reftable();
@@ -180,6 +186,7 @@ impl Image {
             self.commit.covers_all();
         }
         self.commit.windows.sync_ended();
+        debug_assert!(!self.commit.is_idle(), "a sync is a round's");
         match self.commit.phase() {
             Phase::SyncReftable => return self.reftable_durable(),
             Phase::SyncSwitch => return self.switch_durable(),
@@ -201,6 +208,7 @@ impl Image {
     /// or linked in memory alone, is behind the end of what a check would find.
     fn mark_again(&mut self) {
         let qed = self.layout.marks_growth() && !self.jobs.is_closing();
+        debug_assert!(self.commit.bit == DirtyBit::Clear, "the bit was cleared, durably");
         if qed && (!self.waits.has_no_claims() || self.tables.dirty > 0) {
             self.commit.want_bit();
         }
@@ -305,6 +313,7 @@ impl Image {
     }
 
     pub(super) fn table_written(&mut self, slot: u32, result: Result<(), Error>) {
+        debug_assert!(!self.layout.is_raw(), "a raw image has no tables");
         let counts = self.commit.slice_written(&mut self.tables, slot, result.is_ok(), &mut self.outbox);
         if counts && let Some(counted) = self.refcounted.as_deref_mut() {
             counted.dirty.push(slot);
@@ -338,11 +347,13 @@ impl Image {
 
     /// Readies the acbs that have what they want. `clean`: the dirty bit is cleared, or was never set.
     fn release(&mut self, clean: bool) {
+        debug_assert!(!self.health.is_poisoned(), "a failure has answered all");
         self.commit.release(&mut self.requests, clean, self.health.is_clear());
     }
 
     /// The bit may not be cleared yet: the file is growing.
     fn holds_clearing(&self) -> bool {
+        debug_assert!(!self.layout.is_raw() || !self.space.is_growing(), "a raw file grows by its requests");
         self.layout.marks_growth() && self.space.is_growing()
     }
 
@@ -370,6 +381,7 @@ impl Image {
 
     fn start_clear(&mut self) {
         debug_assert!(self.uses_dirty_bit());
+        debug_assert!(self.commit.windows.wants_clean(), "nobody asked for it");
         if self.layout.qed_header().is_some_and(crate::qed::Header::keeps_need_check) {
             // in order, but for what a check found
             self.commit.set_phase(Phase::Idle, &mut self.outbox);

@@ -47,6 +47,7 @@ impl Image {
     fn see_to_due(&mut self) {
         let first = Due::WROTE | Due::SLOTS | Due::COUNT | Due::LOOK;
         let mut due = self.outbox.take_due(Due::all());
+        debug_assert!(!due.is_empty(), "something is due");
         if due.contains(Due::WROTE) {
             self.commit.wrote();
         }
@@ -147,6 +148,7 @@ impl Image {
             let Some(hole) = counted.quarantine.next_punch(in_use) else { continue };
             let run = hole.run();
             let (host, len) = (run.first << bits, run.count << bits);
+            debug_assert!(host > 0 && len > 0, "the header's cluster is never free");
             self.outbox.tell(IoOp::ForgetCompressed { host, len });
             if self.options.sabotaged(Rule::PunchedFirst) {
                 counted.quarantine.give(hole.believed());
@@ -189,6 +191,7 @@ impl Image {
 
     /// May the file grow now? If not, and somebody waits for it, it may soon.
     fn may_grow(&mut self, wanted: bool) -> bool {
+        debug_assert!(!self.space.is_growing(), "one growth at a time");
         let removed =
             self.options.sabotaged(Rule::BitBeforeGrowth) || self.options.sabotaged(Rule::MarkDirty);
         !self.layout.marks_growth() || removed || self.commit.may_grow(wanted, &mut self.outbox)

@@ -59,6 +59,7 @@ impl Image {
     /// A raw image of `len` bytes. A guest's disk has whole sectors: behind the end of the file are zeros,
     /// and what is written there makes it longer.
     pub fn raw(len: u64, options: &Options) -> Image {
+        debug_assert!(len <= u64::MAX - 511, "a file's length is signed");
         Image::new(Layout::raw(), len.next_multiple_of(512), len, false, options)
     }
 
@@ -67,6 +68,7 @@ impl Image {
     pub(crate) fn qed(header: Header, file_len: u64, free_end: Option<u64>, options: &Options) -> Image {
         let size = header.image_size;
         let stale = header.autoclear_features != 0;
+        debug_assert!(size.is_multiple_of(512), "the header was validated");
         let mut image = Image::new(Layout::qed(header), size, file_len, stale, options);
         if let Some(free_end) = free_end {
             image.space.begin_at(free_end);
@@ -108,6 +110,7 @@ impl Image {
         let marked = layout.qed_header().is_some_and(Header::need_check);
         let Start { edges, space, slices, slots_min } = layout.start(size, file_len, options);
         let slots = (options.cache_bytes / u64::from(SLICE_BYTES)).clamp(slots_min, 1 << 24) as usize;
+        debug_assert!(slots >= 2 && acbs > 0 && requests > 0, "an image works with what it has");
         Image {
             layout,
             options: *options,
@@ -131,11 +134,13 @@ impl Image {
     /// Length of the backing layer's guest disk; call before the first request. None: no backing layer.
     pub fn set_backing_len(&mut self, len: Option<u64>) {
         debug_assert!(self.requests.is_empty());
+        debug_assert!(self.commit.is_idle(), "nothing has begun");
         self.backing_len = len;
     }
 
     /// Size of the guest disk, bytes.
     pub fn virtual_size(&self) -> u64 {
+        debug_assert!(self.size.is_multiple_of(512), "a disk has whole sectors");
         self.size
     }
 

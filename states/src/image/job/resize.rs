@@ -32,6 +32,7 @@ use alloc::vec::Vec;
 impl Image {
     pub(super) fn start_resize(&mut self, a: AcbIndex, size: u64) -> Next {
         debug_assert!(!self.options.read_only);
+        debug_assert!(self.jobs.resizing().is_none(), "one at a time was admitted");
         if self.health.is_halted() {
             return Next::fail(Error::Poisoned);
         }
@@ -44,6 +45,7 @@ impl Image {
     /// It may change the image now.
     pub(super) fn resize(&mut self, a: AcbIndex, size: u64) -> Next {
         debug_assert!(!self.options.read_only);
+        debug_assert!(!self.health.is_halted(), "nothing changes any more");
         if self.layout.is_raw() {
             self.commit.wrote();
             self.requests.set_state(a, State::Resize);
@@ -65,6 +67,7 @@ impl Image {
         let (Some(shape), Some(counted)) = (self.layout.shape(), self.refcounted.as_deref()) else { return };
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
         let first = if moves { Resizing::Settle } else { Resizing::Range };
+        debug_assert!(!self.jobs.is_alone(), "nothing that has to be alone runs");
         self.jobs.resize(first, moves || size < self.size);
     }
 
@@ -114,6 +117,7 @@ impl Image {
 
     /// `FindCluster`, with nothing (more) to look up: the next step that waits for no answer.
     pub(super) fn range_resized(&mut self, a: AcbIndex, size: u64) -> Next {
+        debug_assert!(self.requests.acb(a).kind.is_job(), "a job's range");
         match self.jobs.resizing() {
             _ if self.health.is_halted() => Next::fail(Error::Poisoned),
             Some(Resizing::Place) => self.place_l1(a, size),
@@ -147,6 +151,7 @@ impl Image {
 
     /// The pipeline answers: what the step wrote is durable.
     pub(super) fn size_durable(&mut self, a: AcbIndex, size: u64) -> Next {
+        debug_assert!(!self.options.read_only, "nothing was written");
         match self.jobs.take() {
             // a header that leads to the new table, or has the new size, is in the file: it is so
             Some(Resizing::Settle | Resizing::CopySync(..) | Resizing::RangeSync)
@@ -231,6 +236,7 @@ impl Image {
         let old = Span::at(counted.header.l1_offset, u64::from(counted.header.l1_entries) * 8);
         counted.header.l1_offset = new.start;
         counted.header.l1_entries = (new.len() / 8) as u32;
+        debug_assert!(counted.header.l1_entries > 0, "it moves because it grows");
         self.jobs.next(Resizing::Switch(old));
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::SwitchBeforeFree) {
@@ -249,6 +255,7 @@ impl Image {
         geometry.l1_offset = to;
         let geometry = *geometry;
         let slices = old.len().div_ceil(u64::from(geometry.l1_slice_bytes()));
+        debug_assert!(to.is_multiple_of(geometry.cluster_size()), "a table begins with a cluster");
         for number in (0..slices).map(SliceNumber) {
             if let Some(slot) = self.tables.find(number) {
                 self.tables.slot_mut(slot).host = geometry.l1_slice_host(number);
@@ -266,6 +273,7 @@ impl Image {
 
     /// The request has ended, well or not.
     pub(super) fn resize_ended(&mut self) {
+        debug_assert!(!self.options.read_only, "no size changes in what is read alone");
         self.jobs.end_resize();
         let size = self.size;
         // a size that never became durable is not written by accident later
@@ -281,6 +289,7 @@ impl Image {
         debug_assert!(self.layout.is_raw(), "of the others only a close sets the file's length");
         self.requests.note(a, Met::FLUSH);
         let told = self.jobs.told_length();
+        debug_assert!(size <= 1 << 62, "a size that no file can hold was refused");
         if self.space.is_device() && told != size {
             return Next::fail(Error::Unsupported(Lack::ResizeDevice(told)));
         }

@@ -42,6 +42,7 @@ impl Image {
         let guest = Span::new(acb.pos, acb.extent.end);
         let Some(slot) = acb.held.pinned else { return };
         debug_assert!(count > 0 && host.is_multiple_of(geometry.cluster_size()));
+        debug_assert_eq!(acb.io.pending, 0, "all of the extent is written");
         let (number, entry) = geometry.l2_slice(first);
         debug_assert_eq!(self.tables.slot(slot).number, number.0, "pinned");
         // the sync that makes the data durable comes first: `set_entries` keeps the change out of table
@@ -78,6 +79,7 @@ impl Image {
         let end = geometry.cluster_end(acb.extent.end).max(first + geometry.cluster_size());
         let host = acb.extent.host - (acb.pos - first);
         let (first_host, count) = (host >> geometry.cluster_bits, (end - first) >> geometry.cluster_bits);
+        debug_assert!(first_host > 0 && count > 0, "it got clusters behind the header");
         self.free_clusters(ClusterRun::new(first_host, count), 0);
     }
 
@@ -85,6 +87,7 @@ impl Image {
     fn link_one(&mut self, slot: u32, shape: Shape, start: u64, host: u64, mask: u32) {
         let Some((word, bitmap)) = self.entry_words(slot, start) else { return };
         let old = shape.decode_l2(start, word, bitmap).unwrap_or(L2::Unallocated);
+        debug_assert!(host.is_multiple_of(1 << shape.cluster_bits), "an entry leads to a cluster");
         let bitmap = match old {
             _ if !shape.extended => 0,
             L2::Compressed { .. } => Subclusters::ALL_ALLOCATED.0,
@@ -100,6 +103,7 @@ impl Image {
         let (_, at) = geometry.l2_slice(start);
         debug_assert_eq!(self.tables.slot(slot).number, geometry.l2_slice(start).0.0, "it maps that");
         let entries = &self.tables.slot(slot).entries;
+        debug_assert!(entries.len() == geometry.slice_words(), "it is an L2 slice");
         let bitmap = if geometry.entry_word_bits == 0 { 0 } else { entries.get(at + 1).copied()? };
         Some((entries.get(at).copied()?, bitmap))
     }
@@ -109,6 +113,7 @@ impl Image {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         debug_assert!(!self.must_copy(slot, start));
         let (_, at) = geometry.l2_slice(start);
+        debug_assert!(bitmap == 0 || geometry.entry_word_bits == 1, "one word has no subclusters");
         let Some((old_word, old_bitmap)) = self.entry_words(slot, start) else { return };
         if old_word != word {
             self.set_entries(slot, (at, 1), (word, 0));
@@ -139,6 +144,7 @@ impl Image {
             return;
         }
         let (window, bits) = (self.commit.windows.open(), shape.cluster_bits);
+        debug_assert!(window > 0, "a removal belongs to a window");
         match old {
             L2::Normal { host, copied }
             | L2::ZeroAllocated { host, copied }
@@ -174,6 +180,7 @@ pub(crate) fn units(geometry: &Geometry, start: u64, guest: Span) -> u32 {
         return 0;
     }
     let (first, last) = ((low - start) / size, (high - 1 - start) / size);
+    debug_assert!(first <= last && last < u64::from(Subclusters::COUNT), "subclusters of the cluster");
     (u32::MAX >> (31 - (last - first))) << first
 }
 

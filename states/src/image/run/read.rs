@@ -22,6 +22,7 @@ impl Image {
         let acb = self.requests.acb(a);
         let (pos, request) = (acb.pos, acb.request);
         let buffer_offset = pos - acb.origin;
+        debug_assert!(pos >= acb.origin, "the buffer begins with the request");
         let shows = self.backing_len.unwrap_or(0);
         let (state, op) = match mapping {
             Mapping::Data(host) => {

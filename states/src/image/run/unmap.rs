@@ -72,6 +72,7 @@ impl Image {
     ) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let (first, last) = (geometry.cluster_start(guest.start), geometry.cluster_end(guest.end));
+        debug_assert!(first < last && len > 0, "it gets on");
         if !self.pass_gate(a, Span::new(first, last), slot.is_none()) {
             return Next::Wait;
         }
@@ -140,6 +141,7 @@ impl Image {
         let pos = acb.pos;
         // so is that of what comes to light: behind it there is nothing of the guest's
         let whole = if acb.end >= self.size { geometry.cluster_end(acb.end) } else { acb.end };
+        debug_assert!(run.len > 0 && pos < acb.end, "something of the range is left");
         let table = match slot {
             Some(_) => pos - pos % geometry.slice_span() + geometry.slice_span(),
             None => geometry.cluster_end(pos + run.len),
@@ -156,6 +158,7 @@ impl Image {
             return Next::On;
         };
         let (first, last) = (geometry.cluster_end(pos), geometry.cluster_start(whole));
+        debug_assert!(pos <= end && end <= whole, "it reaches no farther than its last unit");
         let Some(counted) = self.refcounted.as_deref() else { return Next::On };
         // with a backing layer version 2 has no entry that hides it
         // nor has an image whose data file must stay a valid raw image one that says more than the file
@@ -208,6 +211,7 @@ impl Image {
         let pos = self.requests.acb(a).pos;
         let start = align_down(pos, unit);
         let len = run.len.min(start + unit - pos);
+        debug_assert!(len > 0 && start <= pos, "the unit holds the place");
         let run = Run { len, ..run };
         let hidden = self.backing_len.is_none_or(|backing| backing <= start);
         match run.mapping {
@@ -237,6 +241,7 @@ impl Image {
             return Next::On;
         };
         debug_assert_eq!(pos, geometry.cluster_start(pos));
+        debug_assert!(end > pos, "it gets on");
         self.unmap(a, (Span::new(pos, geometry.cluster_end(whole)), end - pos), Unmap::Drop, run, slot)
     }
 }

@@ -53,6 +53,7 @@ impl Image {
             (Err(error), _) => Err(error),
         };
         let slice = self.tables.slot_mut(slot);
+        debug_assert_eq!(slice.number, number.0, "a slot keeps its slice while that is loaded");
         if let Err(error) = &result {
             self.requests.fail_all(&slice.waiters, error);
         }
@@ -70,6 +71,7 @@ impl Image {
 
     /// The last slice of an L1 table may be read from beyond its end.
     fn cut_l1(&mut self, slot: u32, number: SliceNumber) {
+        debug_assert!(!self.tables.slot(slot).is_dirty(), "nothing of it has changed yet");
         let (Some(geometry), Some(counted)) = (self.layout.geometry(), self.refcounted.as_deref()) else {
             return;
         };
@@ -81,6 +83,7 @@ impl Image {
 
     /// A slice of an image that may be written was just loaded: does it lead beyond the end of the file?
     fn find_dangling(&mut self, slot: u32, number: SliceNumber) -> Result<(), Error> {
+        debug_assert_eq!(self.tables.slot(slot).number, number.0, "the slice that was loaded");
         let Some(pointers) = self.layout.pointers(number) else { return Ok(()) };
         if self.options.read_only || self.options.sabotaged(Rule::DanglingStaysDead) {
             return Ok(());
@@ -93,6 +96,7 @@ impl Image {
 
     /// No slot of the cache is free, or too many mappings are uncommitted.
     pub(crate) fn wait_for_slot(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(!self.layout.is_raw(), "a raw image has no tables");
         if self.health.is_poisoned() {
             // dirty slices stay in memory for ever now: nothing will come free
             return Next::fail(Error::Poisoned);
@@ -104,6 +108,7 @@ impl Image {
 
     /// May the acb change entries of this guest range now, by the gate in force? If not, it waits.
     pub(crate) fn pass_gate(&mut self, a: AcbIndex, guest: Span, new_table: bool) -> bool {
+        debug_assert!(!guest.is_empty(), "clusters are meant");
         let table_span = self.layout.geometry().map_or(1 << 63, |geometry| geometry.table_span());
         let wanted = Wanted { guest, new_table, table_span };
         self.waits.pass_gate(&mut self.requests, a, wanted, &self.options)
@@ -112,6 +117,7 @@ impl Image {
     /// May a write in place of this host range start? If not, the acb waits.
     #[inline]
     pub(crate) fn pass_sectors(&mut self, a: AcbIndex, host: Span, modifies: bool) -> bool {
+        debug_assert!(!host.is_empty(), "a write has bytes");
         self.waits.pass_sectors(&mut self.requests, a, host, modifies, &self.options)
     }
 
@@ -130,6 +136,7 @@ impl Image {
         need: Need,
         state: State,
     ) -> Result<Place, Next> {
+        debug_assert!(len > 0, "nobody asks for nothing");
         let Some((counted, mut cx)) = self.counting() else { return self.append(a, len, need, state) };
         let bits = counted.header.cluster_bits;
         match counted.allocate(len, need, &mut cx) {
@@ -151,6 +158,7 @@ impl Image {
 
     /// Where nobody counts clusters: what lies behind all others.
     fn append(&mut self, a: AcbIndex, len: u64, need: Need, state: State) -> Result<Place, Next> {
+        debug_assert!(self.refcounted.is_none(), "counted clusters are allocated by their counts");
         let synced = self.commit.windows.durable() > 0;
         if need == Need::Any && self.space.has_stale(len, synced) {
             return Ok(Place { host: self.space.take_stale(len), stale: true });
@@ -166,6 +174,7 @@ impl Image {
     }
 
     fn wait_for_space(&mut self, a: AcbIndex, wanted: (u64, Need), state: State) -> Next {
+        debug_assert!(wanted.0 > 0, "nobody waits for nothing");
         self.requests.set_state(a, state);
         self.space.wait(&mut self.requests, a, wanted, &mut self.outbox);
         Next::Wait

@@ -69,6 +69,7 @@ impl Image {
     pub(crate) fn write_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
         debug_assert!(run.len > 0);
         let pos = self.requests.acb(a).pos;
+        debug_assert!(!self.options.read_only, "a write was refused");
         if let Some(counted) = self.refcounted.as_deref()
             && let Err(error) = counted.check_run_place(pos, run)
         {
@@ -91,6 +92,7 @@ impl Image {
         // an extent that is cut short ends with a block
         let len = if len > EXTENT_MAX { align_down(host + EXTENT_MAX, align) - host } else { len };
         let blocks = Span::new(align_down(host, align), align_up(host + len, align));
+        debug_assert!(blocks.start <= host && host + len <= blocks.end, "blocks hold the guest's bytes");
         let modifies = blocks.start != host || blocks.end != host + len;
         if !self.pass_sectors(a, blocks, modifies) {
             return Next::Wait;
@@ -189,6 +191,7 @@ impl Image {
             geometry.cluster_size()
         };
         let mut units = Span::new(align_down(pos, unit), align_up(cut, unit));
+        debug_assert!(units.start <= pos && units.end >= cut, "units hold the guest's bytes");
         let shows = self.backing_len.unwrap_or(0);
         let backing = if shows > units.start { Source::Backing } else { Source::Zeros };
         let (source, reuse) = match run.mapping {
@@ -227,6 +230,7 @@ impl Image {
     /// What new space has to be like for this to be written to it, and what is written then. Where bytes that
     /// nobody wrote do not show (a subcluster's, of the others of its cluster) or none are left, anything.
     fn need_for(&self, clusters: Span, extended: bool, unit: Span, fill: Span) -> (Need, Span) {
+        debug_assert!(unit.start <= unit.end && clusters.start <= unit.start, "units lie in the clusters");
         if !self.space.is_device() {
             return (Need::Zeros, fill);
         }
@@ -246,6 +250,7 @@ impl Image {
     pub(crate) fn new_table(&mut self, a: AcbIndex, pos: u64) -> Next {
         let Some(geometry) = self.layout.geometry().copied() else { return Next::On };
         let l1_index = geometry.l1_index(pos);
+        debug_assert!(!self.options.read_only, "a table is made for a change");
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         // the lookup just read the entry from it
         let Some(l1_slot) = self.tables.find(l1_number) else { return Next::On };
@@ -282,6 +287,7 @@ impl Image {
     /// once.
     pub(crate) fn next_piece(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb(a);
+        debug_assert_eq!(acb.io.pending, 0, "the piece before is done");
         if acb.write.at >= acb.write.fill.end {
             return self.extent_written(a);
         }
@@ -309,6 +315,7 @@ impl Image {
             return false;
         }
         let (host, pos, own) = (acb.extent.host, acb.pos, acb.write.unit);
+        debug_assert!(own.start <= own.end && piece.start < piece.end, "there is something to write");
         // they lie within a block of the guest's bytes: no underflow
         let read =
             |low: u64, high: u64| (low < high).then(|| (low, high, FillSource::Host(host + low - pos)));
@@ -323,6 +330,7 @@ impl Image {
         let acb = self.requests.acb(a);
         let (source, own) = (acb.extent.source, acb.write.unit);
         let first = geometry.cluster_start(acb.pos);
+        debug_assert!(own.start >= first, "units begin with the cluster, or behind");
         let shows = self.backing_len.unwrap_or(0);
         let read = |low: u64, high: u64| {
             let (high, from) = match source {
@@ -352,6 +360,7 @@ impl Image {
             return false;
         }
         self.requests.set_state(a, state);
+        debug_assert!(matches!(state, State::ReadModify | State::CopyOnWrite), "states that read fills");
         if state == State::CopyOnWrite {
             self.requests.note(a, Met::BACKING);
         }
@@ -385,6 +394,7 @@ impl Image {
     /// The piece at `write.at`; None when all is written.
     fn piece(&self, a: AcbIndex) -> Option<Piece> {
         let acb = self.requests.acb(a);
+        debug_assert!(acb.write.at >= acb.write.fill.start, "pieces begin with the fill");
         let (at, pos, run_end, fill_end) = (acb.write.at, acb.pos, acb.extent.end, acb.write.fill.end);
         if at >= fill_end {
             return None;

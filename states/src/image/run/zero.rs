@@ -22,6 +22,7 @@ impl Image {
         let Run { mapping, len, .. } = run;
         let acb = self.requests.acb(a);
         let (pos, end) = (acb.pos, acb.pos + len);
+        debug_assert!(end <= acb.end, "a run ends with the range");
         match mapping {
             #[cfg(feature = "sabotage")]
             Mapping::Data(_) if self.options.sabotaged(Rule::KeptClusters) => self.zero_entry(a, run, slot),
@@ -75,6 +76,7 @@ impl Image {
 
     /// The entries of these guest clusters say zero; `len` bytes of the request are done with it.
     fn set_zero_entries(&mut self, a: AcbIndex, guest: Span, len: u64, slot: Option<u32>) -> Next {
+        debug_assert!(!guest.is_empty() && len > 0, "it gets on");
         let new_table = slot.is_none();
         if !self.pass_gate(a, guest, new_table) {
             return Next::Wait;
@@ -120,6 +122,7 @@ impl Image {
             return Next::Wait;
         }
         let host = range.start;
+        debug_assert!(host.is_multiple_of(self.options.align.into()), "whole blocks are zeroed");
         let len = self.requests.take_run(a, range.len(), host, Met::HIT);
         let acb = self.requests.acb_mut(a);
         acb.write.fill = Span::new(acb.pos, acb.extent.end);
@@ -130,6 +133,7 @@ impl Image {
 
     /// The acb's next `len` bytes need nothing more.
     pub(crate) fn skip(&mut self, a: AcbIndex, len: u64) -> Next {
+        debug_assert_eq!(self.requests.acb(a).io.pending, 0, "nothing of it is in flight while it looks");
         self.requests.skip(a, len);
         Next::On
     }
@@ -137,6 +141,7 @@ impl Image {
     /// `ZeroData`: the range reads as zeros.
     pub(crate) fn extent_zeroed(&mut self, a: AcbIndex) -> Next {
         let acb = self.requests.acb_mut(a);
+        debug_assert!(acb.pos < acb.extent.end, "zeros were written");
         acb.pos = acb.extent.end;
         self.let_go(a);
         self.note_written(a, false);
