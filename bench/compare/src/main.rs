@@ -21,15 +21,14 @@ mod workload;
 
 use clap::Parser;
 use engine::{Engine, Maker};
-use plot::Figure;
 use program::qemu::MOVERS;
 use runner::{Figures, How, Idle, Runner};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use table::{HEAD, Row, Section};
+use table::{Figure, Row, Section};
 use workload::Workload;
 
 /// quod beside other programs on the same work
@@ -133,8 +132,8 @@ fn compare(args: &Args) -> Result<(), String> {
         say(&section.markdown())?;
         sections.push(section);
     }
-    let lines: Vec<String> = sections.iter().map(Section::line).collect();
-    say(&format!("{HEAD}\n{}", lines.join("\n")))?;
+    say(&table::short(&sections, Figure::Speed))?;
+    say(&table::short(&sections, Figure::Cpu))?;
     images.remove().map_err(|error| format!("{}: {error}", folder.display()))?;
     if let Some(path) = &args.json {
         let works: Vec<serde_json::Value> = sections.iter().map(Section::json).collect();
@@ -227,19 +226,18 @@ fn row(runner: &Runner, workload: &Workload, entry: &Entry, grind: bool) -> Opti
     Some(row)
 }
 
-fn draw(folder: &std::path::Path, sections: &[Section]) -> Result<(), String> {
+/// A plot of speeds and one of processor time for each group of works.
+fn draw(folder: &Path, sections: &[Section]) -> Result<(), String> {
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let (writes, reads): (Vec<&Section>, Vec<&Section>) =
-        sections.iter().partition(|section| section.workload.work.writes());
-    let drawn = |name: &str, sections: &[&Section], figure| {
-        let path = folder.join(name);
-        if sections.is_empty() {
-            return Ok(());
+    for (name, works) in workload::GROUPS {
+        let is_in = |section: &&Section| works.iter().any(|work| work.name == section.workload.name);
+        let group: Vec<&Section> = sections.iter().filter(is_in).collect();
+        for (end, figure) in [("", Figure::Speed), ("-cpu", Figure::Cpu)] {
+            let path = folder.join(format!("{name}{end}.svg"));
+            if !group.is_empty() {
+                plot::draw(&path, &group, figure).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
         }
-        plot::draw(&path, sections, figure).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    drawn("reads.svg", &reads, Figure::Speed)?;
-    drawn("writes.svg", &writes, Figure::Speed)?;
-    drawn("reads-cpu.svg", &reads, Figure::Cpu)?;
-    drawn("writes-cpu.svg", &writes, Figure::Cpu)
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use crate::engine::Maker;
 use crate::setting::Format;
-use crate::table::{Row, Section, Spread, digits};
+use crate::table::{Figure, Row, Section, Spread, digits};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
@@ -18,31 +18,6 @@ const LINE: i32 = 17;
 const HEAD: i32 = 44;
 const LABELS: i32 = 190;
 const BARS: i32 = 220;
-
-/// What a bar tells.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Figure {
-    /// Requests or bytes a second: longer is better.
-    Speed,
-    /// Processor time a request: shorter is better.
-    Cpu,
-}
-
-impl Figure {
-    fn spread(self, row: &Row) -> Spread {
-        match self {
-            Figure::Speed => row.speed,
-            Figure::Cpu => Spread { median: row.cpu, low: row.cpu, high: row.cpu },
-        }
-    }
-
-    fn unit(self, section: &Section) -> &'static str {
-        match self {
-            Figure::Speed => section.workload.unit.name(),
-            Figure::Cpu => "processor time a request, microseconds",
-        }
-    }
-}
 
 fn colour(row: &Row) -> RGBColor {
     match (row.engine.maker, row.engine.format) {

@@ -144,10 +144,12 @@ impl Runner {
         let counted = |count: u64| -> Result<f64, String> {
             let image = self.image(how)?;
             let words = self.words(how, how.workload.work.with_count(count), &image)?;
-            let grind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"].map(String::from);
+            // stdbuf becomes qemu-img: the last one that tells is meant
+            let grind = "valgrind --tool=callgrind --callgrind-out-file=/dev/null --trace-children=yes";
+            let grind: Vec<String> = grind.split(' ').map(str::to_owned).collect();
             let words = [&grind[..], &words].concat();
             let ran = measure::run(&words, None, &self.host)?;
-            let line = ran.stderr.lines().find_map(|line| line.split_once("Collected : "));
+            let line = ran.stderr.lines().rev().find_map(|line| line.split_once("Collected : "));
             let (_, figure) = line.ok_or("callgrind told nothing")?;
             figure.trim().parse().map_err(|_| format!("callgrind said {figure}"))
         };

@@ -128,11 +128,6 @@ pub fn digits(figure: f64) -> String {
 }
 
 impl Section {
-    fn best(&self, is: impl Fn(&Row) -> bool) -> Option<&Row> {
-        let rows = self.rows.iter().filter(|row| is(row));
-        rows.max_by(|a, b| a.speed.median.total_cmp(&b.speed.median))
-    }
-
     /// Its part of the table.
     pub fn markdown(&self) -> String {
         let mut text = format!("### {}: {}\n\n", self.workload.name, self.workload.title);
@@ -186,35 +181,6 @@ impl Section {
         text
     }
 
-    /// The short form: one line of a table of all works.
-    pub fn line(&self) -> String {
-        let cell = |row: Option<&Row>| {
-            row.map_or_else(|| "| ".to_owned(), |row| format!("| {} ", digits(row.speed.median)))
-        };
-        let of = |maker: Maker, format: &str| {
-            let is = |row: &Row| row.engine.maker == maker && row.engine.format.name() == format;
-            cell(self.best(is))
-        };
-        let mut line = format!("| {}, {} ", self.workload.name, self.workload.unit.name());
-        line += &of(Maker::Fio, "raw");
-        for format in ["raw", "qed", "qcow2"] {
-            line += &of(Maker::Quod, format);
-        }
-        for format in ["raw", "qed", "qcow2"] {
-            line += &of(Maker::Qemu, format);
-        }
-        line += &cell(self.best(|row| matches!(row.engine.maker, Maker::Imago | Maker::ImagoPool)));
-        line += &of(Maker::Qcow2Rs, "qcow2");
-        let ratio = |format: &str| {
-            let of = |row: &Row| row.engine.format.name() == format;
-            let ours = self.best(|row| of(row) && row.engine.maker == Maker::Quod)?;
-            let theirs = self.best(|row| of(row) && row.engine.maker.is_peer())?;
-            Some(format!("{:.2}", ours.speed.median / theirs.speed.median))
-        };
-        let ratios = ["raw", "qed", "qcow2"].map(|format| ratio(format).unwrap_or_else(|| "-".to_owned()));
-        line + &format!("| {} |", ratios.join(", "))
-    }
-
     /// All figures.
     pub fn json(&self) -> Value {
         json!({
@@ -228,8 +194,74 @@ impl Section {
     }
 }
 
-/// The head of the short form. The last column is quod (ring, writeback) to the best other engine on the same
-/// format: raw, QED, qcow2.
-pub const HEAD: &str = "\
+/// What is told in short, and drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Figure {
+    /// Requests or bytes a second: longer is better.
+    Speed,
+    /// Processor time a request: shorter is better.
+    Cpu,
+}
+
+impl Figure {
+    /// Of a row.
+    pub fn spread(self, row: &Row) -> Spread {
+        match self {
+            Figure::Speed => row.speed,
+            Figure::Cpu => Spread { median: row.cpu, low: row.cpu, high: row.cpu },
+        }
+    }
+
+    /// Its unit.
+    pub fn unit(self, section: &Section) -> &'static str {
+        match self {
+            Figure::Speed => section.workload.unit.name(),
+            Figure::Cpu => "processor time a request, microseconds",
+        }
+    }
+}
+
+impl Figure {
+    /// The best of some rows.
+    fn best(self, section: &Section, is: impl Fn(&Row) -> bool) -> Option<f64> {
+        let figures = section.rows.iter().filter(|row| is(row)).map(|row| self.spread(row).median);
+        match self {
+            Figure::Speed => figures.reduce(f64::max),
+            Figure::Cpu => figures.reduce(f64::min),
+        }
+    }
+
+    /// A line of the short form.
+    fn line(self, section: &Section) -> String {
+        let of = |maker: Maker, format: &str| {
+            self.best(section, |row| row.engine.maker == maker && row.engine.format.name() == format)
+        };
+        let imago = |row: &Row| matches!(row.engine.maker, Maker::Imago | Maker::ImagoPool);
+        let formats = ["raw", "qed", "qcow2"];
+        let mut cells = vec![of(Maker::Fio, "raw")];
+        cells.extend(formats.map(|format| of(Maker::Quod, format)));
+        cells.extend(formats.map(|format| of(Maker::Qemu, format)));
+        cells.extend([self.best(section, imago), of(Maker::Qcow2Rs, "qcow2")]);
+        let ratio = |format: &str| {
+            let peer = |row: &Row| row.engine.format.name() == format && row.engine.maker.is_peer();
+            let (ours, theirs) = (of(Maker::Quod, format)?, self.best(section, peer)?);
+            Some(if theirs > 0.0 { ours / theirs } else { return None })
+        };
+        let told = |cell: Option<f64>, none: &str| cell.map_or_else(|| none.to_owned(), digits);
+        let cells: Vec<String> = cells.into_iter().map(|cell| told(cell, "")).collect();
+        let ratios = formats.map(|format| told(ratio(format), "-"));
+        let unit = if self == Figure::Speed { section.workload.unit.name() } else { "us" };
+        format!("| {}, {unit} | {} | {} |\n", section.workload.name, cells.join(" | "), ratios.join(", "))
+    }
+}
+
+/// The short form, a line a work. The last column is quod (ring, writeback) to the best other engine on the
+/// same format: raw, QED, qcow2.
+pub fn short(sections: &[Section], figure: Figure) -> String {
+    let lines: String = sections.iter().map(|section| figure.line(section)).collect();
+    format!("{HEAD}\n{lines}")
+}
+
+const HEAD: &str = "\
 | work | fio | quod raw | qed | qcow2 | qemu-img raw | qed | qcow2 | imago | qcow2-rs | quod to others |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";

@@ -265,7 +265,11 @@ const OTHERS: [Workload; 2] = [
     },
 ];
 
-/// All of them, in the order of the table.
+/// All of them, in the order of the table, in groups that have a plot each.
+pub const GROUPS: [(&str, &[Workload]); 4] =
+    [("reads", &READS), ("writes", &WRITES), ("metadata", &METADATA), ("others", &OTHERS)];
+
+/// All of them.
 pub fn all() -> impl Iterator<Item = Workload> {
-    READS.into_iter().chain(WRITES).chain(METADATA).chain(OTHERS)
+    GROUPS.into_iter().flat_map(|(_, works)| works.iter().copied())
 }
