@@ -4,10 +4,12 @@
 //!
 //! Invariants:
 //! * what is asked for in order is looked at in runs: 512 clusters at once where all of them are in, or none;
-//! * memory follows what was put in: a page that has neither all of its clusters nor none takes 64 bytes, and
-//!   a room of 256 pages with any 4 KiB. A set grows with the highest cluster in it by a word a room alone.
+//! * memory follows what was put in: a page that has neither all of its clusters nor none takes 64 bytes. A
+//!   room of 256 pages is found at once, and takes 4 KiB; there are at most [`ROOMS`] of them, and pages
+//!   behind those are kept one by one: so few entries of an image cannot make much memory of a long file.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// Clusters of a page.
@@ -15,34 +17,44 @@ pub(crate) const PAGE: u64 = 1 << PAGE_BITS;
 pub(crate) const PAGE_BITS: u32 = 9;
 /// Pages of a room.
 const ROOM: usize = 256;
-/// What may be put in: the formats' checks count in 31 bits, and place new structures behind that.
-const MOST: u64 = 1 << 40;
+/// Rooms at most: enough for as many clusters as qcow2's check counts, and twice that again.
+const ROOMS: u64 = 1 << 15;
+/// What may be put in.
+const MOST: u64 = 1 << 63;
 
 /// Something for each page, kept a room at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages<T> {
     rooms: Vec<Option<Box<[T; ROOM]>>>,
+    /// Behind all rooms that there may be.
+    far: BTreeMap<u64, T>,
 }
 
 impl<T: Default> Pages<T> {
     pub(crate) const fn new() -> Pages<T> {
-        Pages { rooms: Vec::new() }
+        Pages { rooms: Vec::new(), far: BTreeMap::new() }
     }
 
     /// Nothing was ever put in.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.rooms.is_empty()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rooms.is_empty() && self.far.is_empty()
     }
 
-    /// None: its room has nothing.
+    /// None: nothing was put in there, or around it.
     pub(crate) fn get(&self, page: u64) -> Option<&T> {
-        let room = self.rooms.get((page / ROOM as u64) as usize)?.as_ref()?;
-        room.get(page as usize % ROOM)
+        let room = page / ROOM as u64;
+        if room >= ROOMS {
+            return self.far.get(&page);
+        }
+        self.rooms.get(room as usize)?.as_ref()?.get(page as usize % ROOM)
     }
 
     /// To be changed; made if it is not there.
     pub(crate) fn entry(&mut self, page: u64) -> &mut T {
         debug_assert!(page < MOST >> PAGE_BITS, "numbers are bounded where they are read");
+        if page / ROOM as u64 >= ROOMS {
+            return self.far.entry(page).or_default();
+        }
         let room = (page / ROOM as u64) as usize;
         if room >= self.rooms.len() {
             self.rooms.resize_with(room + 1, || None);
@@ -52,18 +64,31 @@ impl<T: Default> Pages<T> {
     }
 
     /// Behind the last page of the last room.
-    fn end(&self) -> u64 {
+    fn near_end(&self) -> u64 {
         (self.rooms.len() * ROOM) as u64
     }
 
-    /// The page behind this one, or behind its room if that has nothing.
+    /// Behind the last page.
+    fn end(&self) -> u64 {
+        self.far.last_key_value().map_or(self.near_end(), |(page, _)| page + 1)
+    }
+
+    /// The page behind this one, or a later one in front of which there is nothing.
     fn behind(&self, page: u64) -> u64 {
-        let room = (page / ROOM as u64) as usize;
-        debug_assert!(page < self.end(), "nothing lies behind the last room");
-        match self.rooms.get(room) {
+        let room = page / ROOM as u64;
+        debug_assert!(page < self.end(), "nothing lies behind the end");
+        match self.rooms.get(room as usize) {
             Some(Some(_)) => page + 1,
-            _ => (room as u64 + 1) * ROOM as u64,
+            Some(None) => (room + 1) * ROOM as u64,
+            None => self.far.range(page + 1..).next().map_or(self.end(), |(page, _)| *page),
         }
+    }
+
+    /// The pages in front of `end`, the last first.
+    fn below(&self, end: u64) -> impl Iterator<Item = (u64, &T)> {
+        let near = (0..end.min(self.near_end())).rev();
+        let near = near.filter_map(|page| Some((page, self.get(page)?)));
+        self.far.range(..end).rev().map(|(page, what)| (*page, what)).chain(near)
     }
 }
 
@@ -209,10 +234,9 @@ impl ClusterSet {
 
     /// The last cluster in front of `end` that is in.
     pub(crate) fn last_below(&self, end: u64) -> Option<u64> {
-        let end = end.min(self.pages.end() << PAGE_BITS);
-        (0..end.div_ceil(PAGE)).rev().find_map(|page| {
-            let to = (end - (page << PAGE_BITS)).min(PAGE);
-            Some((page << PAGE_BITS) + self.pages.get(page)?.last_below(to)?)
+        self.pages.below(end.div_ceil(PAGE)).find_map(|(page, clusters)| {
+            let first = page << PAGE_BITS;
+            Some(first + clusters.last_below((end - first).min(PAGE))?)
         })
     }
 
@@ -245,7 +269,9 @@ mod tests {
 
     fn place() -> impl Strategy<Value = u64> {
         // around the ends of words, pages and rooms
-        let edges = prop::sample::select(alloc::vec![0, 64, PAGE, 2 * PAGE, ROOM as u64 * PAGE, 3 << 20]);
+        let (room, far) = (ROOM as u64 * PAGE, ROOMS * ROOM as u64 * PAGE);
+        let edges = alloc::vec![0, 64, PAGE, 2 * PAGE, room, 3 << 20, far, far + PAGE, 1 << 50];
+        let edges = prop::sample::select(edges);
         (edges, 0..130u64).prop_map(|(edge, by)| (edge + by).saturating_sub(65))
     }
 
@@ -296,7 +322,11 @@ mod tests {
     }
 
     #[test]
-    fn one_cluster_far_away_takes_one_room() {
+    fn one_cluster_far_away_takes_one_room_or_one_page() {
+        let mut set = ClusterSet::new();
+        assert_eq!(set.claim(1 << 50, (1 << 50) + 1), (1 << 50) + 1);
+        assert_eq!((set.pages.rooms.len(), set.next(0)), (0, Some(1 << 50)));
+        assert_eq!((set.last_below(1 << 50), set.last_below(u64::MAX)), (None, Some(1 << 50)));
         let mut set = ClusterSet::new();
         assert_eq!(set.claim(u64::from(u32::MAX), 1 << 32), 1 << 32);
         assert_eq!(set.pages.rooms.iter().flatten().count(), 1);

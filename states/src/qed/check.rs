@@ -10,6 +10,7 @@
 //!   a dirty image durably before the bit is cleared (QE12): a clear bit says that there is none.
 
 use super::Header;
+use crate::base::clusters::ClusterSet;
 use crate::base::geometry::{Geometry, align_down};
 use crate::check::{Repair, Report};
 use crate::error::Error;
@@ -17,8 +18,6 @@ use crate::fault::{ClusterFault, Fault, Op};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::steps::Steps;
-use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// Bytes read at once.
@@ -37,26 +36,23 @@ enum CheckStep {
     SyncHeader,
 }
 
-/// Referenced clusters, in pages of 4096 that exist only where something is referred to.
-#[derive(Clone, Debug, Default)]
+/// Referenced clusters.
+#[derive(Clone, Debug)]
 struct Used {
-    pages: BTreeMap<u64, Box<[u64; 64]>>,
+    clusters: ClusterSet,
     count: u64,
     /// First cluster behind the last.
     end: u64,
 }
 
 impl Used {
-    /// False if it was already.
-    fn insert(&mut self, cluster: u64) -> bool {
-        let page = self.pages.entry(cluster / 4096).or_insert_with(|| Box::new([0; 64]));
-        let (word, bit) = ((cluster % 4096 / 64) as usize, 1 << (cluster % 64));
-        let new = page[word] & bit == 0;
-        page[word] |= bit;
-        self.count += u64::from(new);
-        self.end = self.end.max(cluster + 1);
-        debug_assert!(self.count > 0 && self.pages.contains_key(&(cluster / 4096)));
-        new
+    /// Those from `first` on, up to one that was already, or `end`: which that is.
+    fn claim(&mut self, first: u64, end: u64) -> u64 {
+        debug_assert!(first < end);
+        let reached = self.clusters.claim(first, end);
+        self.count += reached - first;
+        self.end = self.end.max(end);
+        reached
     }
 }
 
@@ -78,11 +74,12 @@ pub struct Check {
     l1_at: u64,
     l1_next: usize,
     l1_fixed: bool,
-    /// The chunk of the L2 table.
-    l2: Vec<u64>,
+    /// The chunk of the L2 table: entry index of its first, how many, and what they shall be if that is
+    /// something else.
     l2_table: u64,
     l2_at: u64,
-    l2_fixed: bool,
+    l2_count: u64,
+    l2: Vec<u64>,
     last_data: u64,
     repaired: bool,
 }
@@ -102,16 +99,16 @@ impl Check {
             repair,
             device: false,
             steps: Steps::new(),
-            used: Used::default(),
+            used: Used { clusters: ClusterSet::new(), count: 0, end: 0 },
             report,
             l1: Vec::new(),
             l1_at: 0,
             l1_next: 0,
             l1_fixed: false,
-            l2: Vec::new(),
             l2_table: 0,
             l2_at: 0,
-            l2_fixed: false,
+            l2_count: 0,
+            l2: Vec::new(),
             last_data: 0,
             repaired: false,
             header,
@@ -145,17 +142,25 @@ impl Check {
         self.used.end << self.geometry.cluster_bits
     }
 
+    /// False: one was used already.
     fn mark_used(&mut self, offset: u64, clusters: u64) -> bool {
-        debug_assert!(clusters > 0);
         let first = offset >> self.geometry.cluster_bits;
-        let mut sound = true;
-        for cluster in first..first + clusters {
-            if !self.used.insert(cluster) {
+        self.mark(first, first + clusters, Some(offset))
+    }
+
+    /// The same; `value` is what led there, if it is not the cluster's own offset.
+    fn mark(&mut self, first: u64, end: u64, value: Option<u64>) -> bool {
+        debug_assert!(first < end);
+        let (mut at, mut sound) = (first, true);
+        while at < end {
+            at = self.used.claim(at, end);
+            if at < end {
                 sound = false;
                 self.report.corruptions += 1;
-                let why = ClusterFault::Shared;
-                let fault = Fault::Cluster { index: cluster, value: offset, why };
+                let value = value.unwrap_or(at << self.geometry.cluster_bits);
+                let fault = Fault::Cluster { index: at, value, why: ClusterFault::Shared };
                 self.report.problem(Error::Corrupt(fault));
+                at += 1;
             }
         }
         sound
@@ -235,11 +240,53 @@ impl Check {
         self.steps.emit(CheckStep::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
     }
 
-    fn walk_l2(&mut self) {
+    fn walk_l2(&mut self, bytes: &[u8]) {
         debug_assert!(self.l1_next > 0, "an entry led here");
-        let first_guest = ((self.l1_at + self.l1_next as u64 - 1) << self.geometry.table_bits) + self.l2_at;
-        for index in 0..self.l2.len() {
-            let Some(&entry) = self.l2.get(index) else { break };
+        let entries = bytes.as_chunks::<8>().0;
+        self.l2_count = entries.len() as u64;
+        self.l2.clear();
+        let mut index = 0;
+        while let Some(rest) = entries.get(index..).filter(|rest| !rest.is_empty()) {
+            let run = run(rest, self.geometry.cluster_size());
+            let entry = rest.first().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            if entry > 1 && !self.mark_run(entry, run as u64) {
+                self.walk_entries(entries, index, run);
+            }
+            index += run;
+        }
+        if !self.l2.is_empty() {
+            let offset = self.l2_table + self.l2_at * 8;
+            return self
+                .steps
+                .emit(CheckStep::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
+        }
+        self.next_l2_chunk();
+    }
+
+    /// Counts a run of entries that lead to clusters one behind the other. False: each is to be looked at.
+    fn mark_run(&mut self, entry: u64, count: u64) -> bool {
+        debug_assert!(entry > 1 && count > 0);
+        let cluster = self.geometry.cluster_size();
+        let sound = |entry| self.geometry.check_data(0, entry, self.end).is_ok();
+        // the last as well: then all of them are in the file
+        if !sound(entry) || !sound(entry + (count - 1) * cluster) {
+            return false;
+        }
+        self.report.allocated_clusters += count;
+        if self.last_data != 0 && self.last_data.wrapping_add(cluster) != entry {
+            self.report.fragmented_clusters += 1;
+        }
+        self.last_data = entry + (count - 1) * cluster;
+        let first = entry >> self.geometry.cluster_bits;
+        self.mark(first, first + count, None);
+        true
+    }
+
+    fn walk_entries(&mut self, entries: &[[u8; 8]], first: usize, count: usize) {
+        debug_assert!(first + count <= entries.len());
+        let table = (self.l1_at + self.l1_next as u64 - 1) << self.geometry.table_bits;
+        for (index, bytes) in entries.iter().enumerate().skip(first).take(count) {
+            let entry = u64::from_le_bytes(*bytes);
             if entry <= 1 {
                 continue;
             }
@@ -249,11 +296,13 @@ impl Check {
             }
             self.last_data = entry;
             // only for the message: an index beyond what 64 bits address cannot be named
-            let guest =
-                (first_guest + index as u64).checked_shl(self.geometry.cluster_bits).unwrap_or(u64::MAX);
+            let guest = table + self.l2_at + index as u64;
+            let guest = guest.checked_shl(self.geometry.cluster_bits).unwrap_or(u64::MAX);
             if let Err(error) = self.geometry.check_data(guest, entry, self.end) {
                 if self.bad_entry(error) {
-                    self.l2_fixed = true;
+                    if self.l2.is_empty() {
+                        self.l2 = entries.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+                    }
                     if let Some(entry) = self.l2.get_mut(index) {
                         *entry = 0;
                     }
@@ -262,18 +311,11 @@ impl Check {
             }
             self.mark_used(entry, 1);
         }
-        if core::mem::take(&mut self.l2_fixed) {
-            let offset = self.l2_table + self.l2_at * 8;
-            return self
-                .steps
-                .emit(CheckStep::WriteL2, IoOp::WriteTable { offset, len: self.l2.len() as u32 * 8 });
-        }
-        self.next_l2_chunk();
     }
 
     fn next_l2_chunk(&mut self) {
         debug_assert!(self.l2_at < self.entries());
-        self.l2_at += self.l2.len() as u64;
+        self.l2_at += self.l2_count;
         if self.l2_at < self.entries() { self.read_l2() } else { self.next_table() }
     }
 
@@ -345,6 +387,17 @@ impl Check {
     }
 }
 
+/// How many entries from the first on lead to nothing, or to clusters one behind the other.
+fn run(entries: &[[u8; 8]], cluster: u64) -> usize {
+    let Some((first, others)) = entries.split_first() else { return 0 };
+    let first = u64::from_le_bytes(*first);
+    if first <= 1 {
+        return 1 + others.iter().take_while(|bytes| u64::from_le_bytes(**bytes) <= 1).count();
+    }
+    let expected = |n: u64| first.wrapping_add(n.wrapping_mul(cluster));
+    1 + others.iter().zip(1..).take_while(|(bytes, n)| u64::from_le_bytes(**bytes) == expected(*n)).count()
+}
+
 fn decode(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()
 }
@@ -386,10 +439,7 @@ impl Machine for Check {
                 self.l1 = decode(bytes);
                 self.next_table();
             }
-            (CheckStep::ReadL2, Outcome::Table(bytes)) => {
-                self.l2 = decode(bytes);
-                self.walk_l2();
-            }
+            (CheckStep::ReadL2, Outcome::Table(bytes)) => self.walk_l2(bytes),
             (CheckStep::WriteL2, _) => self.next_l2_chunk(),
             (CheckStep::WriteL1, _) => self.next_l1_chunk(),
             (CheckStep::SyncRepairs, _) => self.repairs_durable(),

@@ -179,6 +179,34 @@ fn what_two_refer_to_is_not_repaired() {
     assert_eq!((file[16] & NEED_CHECK, get(&file, T1, 4)), (NEED_CHECK, 51 * CLUSTER));
 }
 
+/// Clusters one behind the other are counted at once, and told one by one where they are not sound.
+#[test]
+fn a_row_of_clusters_is_sound_but_for_those_that_are_not() {
+    let mut file = image(true);
+    // the last ten lie beyond the end of the file; two are data of others
+    (0..20).for_each(|n| set(&mut file, T1, 100 + n, (CLUSTERS - 10 + n) * CLUSTER));
+    (0..11).for_each(|n| set(&mut file, T1, 200 + n, (49 + n) * CLUSTER));
+    let beyond = |n| {
+        let what = "data cluster lies beyond the end of the file";
+        corrupt("L2 table, guest cluster", 100 + n, (CLUSTERS - 10 + n) * CLUSTER, what)
+    };
+    let twice =
+        |cluster| corrupt("cluster of the file", cluster, cluster * CLUSTER, "is referred to more than once");
+    let report = Report {
+        corruptions: 12,
+        leaks: sound().leaks - 10 - 9,
+        allocated_clusters: 6 + 20 + 11,
+        fragmented_clusters: 3 + 2,
+        problems: (10..20).map(beyond).chain([twice(50), twice(51)]).collect(),
+        ..sound()
+    };
+    assert_eq!(run(&mut file, None, never), (Ok(report.clone()), vec![]));
+    let fixed = Report { corruptions: 2, corruptions_fixed: 10, ..report };
+    assert_eq!(run(&mut file, Some(Repair::All), never), (Ok(fixed), vec!["table", "sync"]));
+    let left = (0..20).map(|n| get(&file, T1, 100 + n)).filter(|entry| *entry != 0);
+    assert!(left.eq((CLUSTERS - 10..CLUSTERS).map(|cluster| cluster * CLUSTER)));
+}
+
 #[test]
 fn only_so_many_problems_are_described() {
     let mut file = image(false);

@@ -78,7 +78,7 @@ impl Counts {
     }
 
     /// No cluster was ever counted more than once.
-    pub(super) const fn all_alone(&self) -> bool {
+    pub(super) fn all_alone(&self) -> bool {
         self.more.is_empty()
     }
 
