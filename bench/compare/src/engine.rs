@@ -37,7 +37,7 @@ pub struct Engine {
 }
 
 /// All of them, in the order of the table.
-pub const ALL: [Engine; 16] = {
+pub const ALL: [Engine; 17] = {
     use Format::{Qcow2, Qed, Raw};
     use Maker::{Fio, Imago, ImagoPool, Qcow2Rs, Qemu, Quod, QuodThreads, QuodWritethrough};
     const fn of(maker: Maker, format: Format) -> Engine {
@@ -58,6 +58,7 @@ pub const ALL: [Engine; 16] = {
         of(Qemu, Qcow2),
         of(Imago, Raw),
         of(Imago, Qcow2),
+        of(ImagoPool, Raw),
         of(ImagoPool, Qcow2),
         of(Qcow2Rs, Qcow2),
     ]
