@@ -115,6 +115,10 @@ impl Backend for AnyBackend {
         either!(self, b => b.name())
     }
 
+    fn time_calls(&mut self, on: bool) {
+        either!(self, b => b.time_calls(on))
+    }
+
     fn take_syscall_nanos(&mut self) -> u64 {
         either!(self, b => b.take_syscall_nanos())
     }

@@ -64,8 +64,9 @@ impl Segment {
     }
 }
 
-/// A scatter list. Four segments stay inline; longer lists allocate.
-pub type Segments = SmallVec<[Segment; 4]>;
+/// A scatter list. One segment stays inline, as most lists have no more and each operation carries its own;
+/// longer lists allocate.
+pub type Segments = SmallVec<[Segment; 1]>;
 
 /// Memory of its own, made of zeros, aligned to [`Buffer::ALIGN`], so that a transfer past the page cache
 /// needs no copy if offset and length are multiples of the device's blocks. Making one is an allocation, of

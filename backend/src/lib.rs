@@ -71,6 +71,9 @@ pub trait Backend {
     /// Short name for reports: "io_uring", "threads", "sim".
     fn name(&self) -> &'static str;
 
+    /// Measure the system calls of `submit` from now on; off at first.
+    fn time_calls(&mut self, on: bool);
+
     /// Nanoseconds spent inside system calls of `submit` since the last call of this method: reported apart
     /// from our own time.
     fn take_syscall_nanos(&mut self) -> u64;

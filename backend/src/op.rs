@@ -214,9 +214,9 @@ pub struct Stat {
     pub len: u64,
     /// Device and inode: two names of one file compare equal.
     pub identity: (u64, u64),
-    /// Bytes that offsets and lengths must be multiples of: 1 for buffered files.
+    /// Bytes that offsets and lengths must be multiples of, a power of two: 1 for buffered files.
     pub offset_align: u32,
-    /// Bytes that memory addresses must be multiples of: 1 for buffered files.
+    /// Bytes that memory addresses must be multiples of, a power of two: 1 for buffered files.
     pub memory_align: u32,
     /// It is a block device: it neither grows nor shrinks by our doing, but may by others', and what it holds
     /// where nothing was written is not known.

@@ -34,6 +34,8 @@ pub struct Threads {
     capacity: usize,
     syscall: Duration,
     epoch: Instant,
+    /// System calls are timed.
+    timed: bool,
 }
 
 impl Threads {
@@ -57,6 +59,7 @@ impl Threads {
             capacity,
             syscall: Duration::ZERO,
             epoch: Instant::now(),
+            timed: false,
         })
     }
 
@@ -113,9 +116,11 @@ impl Backend for Threads {
             self.event.signal();
         }
         if !self.queued.is_empty() {
-            let start = Instant::now();
+            let start = self.timed.then(Instant::now);
             self.pool.submit(&mut self.queued);
-            self.syscall += start.elapsed();
+            if let Some(start) = start {
+                self.syscall += start.elapsed();
+            }
         }
         Ok(())
     }
@@ -180,6 +185,10 @@ impl Backend for Threads {
 
     fn name(&self) -> &'static str {
         "threads"
+    }
+
+    fn time_calls(&mut self, on: bool) {
+        self.timed = on;
     }
 
     fn take_syscall_nanos(&mut self) -> u64 {

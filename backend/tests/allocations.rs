@@ -42,6 +42,7 @@ fn reads_writes_and_syncs_of_the_ring_allocate_nothing() {
     let mut out = Vec::with_capacity(64);
     let mut run = |rounds: u64, segments: usize, batch: u64| {
         let (start, before) = (Instant::now(), ALLOCATIONS.get());
+        ring.time_calls(true);
         ring.take_syscall_nanos();
         for round in 0..rounds {
             for i in 0..batch {

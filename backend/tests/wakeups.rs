@@ -143,6 +143,7 @@ fn a_busy_loop_finishes() {
             let dir = temp_dir();
             let path = dir.path().join("f");
             std::fs::write(&path, vec![3; 4 << 20]).unwrap();
+            b.time_calls(true);
             let (cached, direct) = (open(b, &path, true, false), open(b, &path, false, true));
             let mut events = Loop::new(b);
             let mut buffers: Vec<Buffer> = (0..16).map(|_| Buffer::zeroed(4096)).collect();

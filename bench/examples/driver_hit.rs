@@ -79,6 +79,8 @@ impl Backend for Instant {
         "instant"
     }
 
+    fn time_calls(&mut self, _: bool) {}
+
     fn take_syscall_nanos(&mut self) -> u64 {
         0
     }

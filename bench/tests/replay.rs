@@ -181,7 +181,7 @@ fn a_small_image_is_refused() {
 fn a_load_writes_where_it_should() {
     for (flush_interval, drain) in [(0, true), (8, true), (8, false)] {
         let fixture = fresh(Format::Raw);
-        let config = Config::default().requests(8 + FLUSHES_MAX);
+        let config = Config::default().requests(8 + FLUSHES_MAX).timing(true);
         let open = OpenOptions::new().write(true).format(Some(Format::Raw));
         let mut session = Session::with_config(&fixture.path, open, config).unwrap();
         let load = Load {
@@ -191,7 +191,6 @@ fn a_load_writes_where_it_should() {
             step: 8192,
             offset: 4096,
             reads: 0,
-            latency: true,
             pattern: 0xa5,
             fua: false,
             flush_interval,
@@ -218,7 +217,7 @@ fn a_load_writes_where_it_should() {
 fn a_load_stops_in_order() {
     for (flush_interval, drain) in [(0, true), (8, true), (8, false)] {
         let fixture = fresh(Format::Raw);
-        let config = Config::default().requests(8 + FLUSHES_MAX);
+        let config = Config::default().requests(8 + FLUSHES_MAX).timing(true);
         let open = OpenOptions::new().write(true).format(Some(Format::Raw));
         let mut session = Session::with_config(&fixture.path, open, config).unwrap();
         let load = Load {
@@ -228,7 +227,6 @@ fn a_load_stops_in_order() {
             step: 4096,
             offset: 0,
             reads: 0,
-            latency: true,
             pattern: 1,
             fua: false,
             flush_interval,
@@ -250,10 +248,9 @@ fn a_load_stops_in_order() {
 #[test]
 fn what_ends_in_the_call_that_made_it_is_timed() {
     let fixture = fresh(Format::Qed);
-    let config = Config::default().requests(8 + FLUSHES_MAX);
+    let config = Config::default().requests(8 + FLUSHES_MAX).timing(true);
     let mut session = Session::with_config(&fixture.path, OpenOptions::new(), config).unwrap();
-    let load =
-        Load { count: 1000, depth: 8, size: 4096, step: 4096, offset: 0, latency: true, ..Load::default() };
+    let load = Load { count: 1000, depth: 8, size: 4096, step: 4096, offset: 0, ..Load::default() };
     // nothing is allocated: the disk is asked for nothing but its first table
     let disk = session.disk();
     let outcome = sequential::run(session.driver(), disk, &load).unwrap();
@@ -266,11 +263,11 @@ fn what_ends_in_the_call_that_made_it_is_timed() {
 }
 
 /// Runs a load on a raw image of 1 MiB, whose bytes are 1, opened for writing.
-fn on_ones(load: &Load) -> (sequential::LoadOutcome, Vec<u8>) {
+fn on_ones(load: &Load, timing: bool) -> (sequential::LoadOutcome, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ones");
     std::fs::write(&path, vec![1; 1 << 20]).unwrap();
-    let config = Config::default().requests(load.depth + FLUSHES_MAX);
+    let config = Config::default().requests(load.depth + FLUSHES_MAX).timing(timing);
     let open = OpenOptions::new().write(true).format(Some(Format::Raw));
     let mut session = Session::with_config(&path, open, config).unwrap();
     let disk = session.disk();
@@ -291,10 +288,9 @@ fn a_mix_writes_its_pattern_alone_and_flushes_after_its_writes() {
             flush_interval: 4,
             drain,
             final_flush,
-            latency: true,
             ..Load::default()
         };
-        let (outcome, bytes) = on_ones(&load);
+        let (outcome, bytes) = on_ones(&load, true);
         let writes = outcome.done - outcome.done_reads;
         assert!((450..750).contains(&writes), "{writes} of {} write", outcome.done);
         assert_eq!((outcome.reads.count(), outcome.writes.count()), (outcome.done_reads, writes));
@@ -314,10 +310,10 @@ fn a_mix_writes_its_pattern_alone_and_flushes_after_its_writes() {
 #[test]
 fn a_seed_writes_the_same_places_again() {
     let load = Load { count: 60, depth: 5, order: Order::Random, reads: 0, pattern: 9, ..Load::default() };
-    let first = on_ones(&load);
+    let first = on_ones(&load, false);
     assert_eq!((first.0.done, first.0.writes.count()), (60, 0), "nobody asked for latencies");
-    assert_eq!(on_ones(&load).1, first.1);
-    assert_ne!(on_ones(&Load { seed: 2, ..load }).1, first.1);
+    assert_eq!(on_ones(&load, false).1, first.1);
+    assert_ne!(on_ones(&Load { seed: 2, ..load }, false).1, first.1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::hold::Hold;
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::Place;
 use crate::layer::opener::Opener;
-use crate::request::{Completion, DiskId, DiskInfo, Refusal, Rejected, Request, RequestKind};
+use crate::request::{Completion, DiskId, DiskInfo, Ended, Refusal, Rejected, Request, RequestKind};
 use crate::stats::Stats;
 use crate::trace::TimedTransition;
 use quod_backend::{AnyBackend, Backend};
@@ -172,9 +172,9 @@ impl<B: Backend> Driver<B> {
         if path.as_os_str().is_empty() {
             return Err(Error::Misuse("an empty path"));
         }
-        let index = self.engine.vacant();
+        let (index, now) = (self.engine.vacant(), self.engine.time());
         let disk = &mut self.engine.disks[index as usize];
-        disk.phase = Phase::Opening(Box::new(Opener::new(path.to_path_buf(), fd, options, self.engine.now)));
+        disk.phase = Phase::Opening(Box::new(Opener::new(path.to_path_buf(), fd, options, now)));
         disk.outstanding = 1;
         self.engine.accepted += 1;
         let id = disk.id(index);
@@ -225,7 +225,19 @@ impl<B: Backend> Driver<B> {
     /// [`Error::Closed`] for a disk that is not open any more (or is another driver's); [`Error::Misuse`]
     /// before it is open, for ranges past its end, for a read or write without a buffer, and for changes of a
     /// disk that is open for reading; [`Error::File`] for a size that the image cannot have.
+    #[inline]
     pub fn submit(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
+        match self.engine.begin_hit(disk, &request) {
+            Some((place, hit)) => {
+                self.engine.send_hit(place, hit, request);
+                Ok(())
+            }
+            None => self.submit_any(disk, request),
+        }
+    }
+
+    #[inline(never)]
+    fn submit_any(&mut self, disk: DiskId, request: Request) -> Result<(), Rejected> {
         self.begins();
         let before = self.engine.done.len();
         self.engine.submitting = true;
@@ -237,8 +249,9 @@ impl<B: Backend> Driver<B> {
             Err(rejected) => Err(*rejected),
         };
         self.engine.submitting = false;
-        let elapsed = self.measured();
-        if self.engine.done.len() > before {
+        if let Some(elapsed) = self.measured()
+            && self.engine.done.len() > before
+        {
             self.time_from(before, elapsed);
         }
         result
@@ -246,8 +259,9 @@ impl<B: Backend> Driver<B> {
 
     /// What began and ended in this call took as long as the call: on its one clock reading it took no time.
     fn time_from(&mut self, before: usize, elapsed: Duration) {
-        for done in self.engine.done.range_mut(before..).filter(|done| done.latency.is_zero()) {
-            done.latency = elapsed;
+        let instant = |done: &&mut Ended| done.latency.is_some_and(|latency| latency.is_zero());
+        for done in self.engine.done.range_mut(before..).filter(instant) {
+            done.latency = Some(elapsed);
             let stats = self.engine.disks[done.disk.index as usize].stats.as_mut();
             if let (Some(kind), Some(stats)) = (done.kind.request(), stats) {
                 stats.time(kind, done.met, elapsed);
@@ -316,7 +330,7 @@ impl<B: Backend> Driver<B> {
         let core = request.kind.to_core(request.user);
         match layer.image.submit(core) {
             Ok(slot) => {
-                layer.occupy(slot, request, core.len, now);
+                layer.occupy(slot, request, now);
                 disk.outstanding += 1;
                 self.engine.accepted += 1;
                 Ok(Place { disk: id.index, layer: index as u16 })
@@ -411,11 +425,11 @@ impl<B: Backend> Driver<B> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn next_completion(&mut self) -> Option<Completion> {
-        let completion = self.engine.done.pop_front()?;
-        if let Some(disk) = self.engine.disk_mut(completion.disk) {
+        let ended = self.engine.done.pop_front()?;
+        if let Some(disk) = self.engine.disk_mut(ended.disk) {
             disk.outstanding -= 1;
         }
-        Some(completion)
+        Some(ended.into())
     }
 
     /// Call `turn` and take completions when this much time has passed, if not before. Zero: there are
@@ -476,6 +490,7 @@ impl<B: Backend> Driver<B> {
     }
 
     /// How long calls into the driver held the thread, of all disks together.
+    /// Empty without [`Config::timing`](field@Config::timing).
     pub fn hold(&self) -> &Hold {
         &self.hold
     }
@@ -520,12 +535,21 @@ impl<B: Backend> Driver<B> {
     }
 
     /// The beginning of a call: the first of its two clock reads.
+    #[inline]
     fn begins(&mut self) {
-        self.engine.now = self.engine.port.backend.now();
+        if self.engine.timed {
+            self.engine.now = self.engine.port.backend.now();
+        }
     }
 
     /// The end of a call: the second of its two clock reads.
-    fn measured(&mut self) -> Duration {
+    #[inline]
+    fn measured(&mut self) -> Option<Duration> {
+        self.engine.timed.then(|| self.record())
+    }
+
+    #[cold]
+    fn record(&mut self) -> Duration {
         let elapsed = self.engine.port.backend.now().saturating_sub(self.engine.now);
         self.hold.record(elapsed, self.engine.port.backend.take_syscall_nanos());
         elapsed

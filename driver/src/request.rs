@@ -200,6 +200,18 @@ impl RequestKind {
         }
     }
 
+    /// Bytes that it is about.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            RequestKind::Read { buffers, .. } | RequestKind::Write { buffers, .. } => buffers.len(),
+            RequestKind::WriteZeroes { len, .. }
+            | RequestKind::Discard { len, .. }
+            | RequestKind::Map { len, .. } => *len,
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. } => 0,
+        }
+    }
+
     /// As the machine of a layer takes it.
     pub(crate) fn to_core(&self, user: u64) -> quod_states::Request {
         use quod_states::RequestKind as Core;
@@ -480,7 +492,32 @@ pub struct Completion {
     /// What the request met on its way.
     pub met: Met,
     /// From submission to completion; of a request that ended in the call that brought it, the call's time.
-    pub latency: Duration,
+    /// None without [`Config::timing`](field@crate::Config::timing).
+    pub latency: Option<Duration>,
+}
+
+/// A completion until it is taken.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub disk: DiskId,
+    pub user: u64,
+    pub kind: CompletionKind,
+    /// In a box: it is long, and there is none, nearly always.
+    pub result: Result<(), Box<Error>>,
+    pub met: Met,
+    pub latency: Option<Duration>,
+}
+
+impl From<Ended> for Completion {
+    #[inline]
+    fn from(ended: Ended) -> Completion {
+        let Ended { disk, user, kind, result, met, latency } = ended;
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(*error),
+        };
+        Completion { disk, user, kind, result, met, latency }
+    }
 }
 
 /// An open disk.

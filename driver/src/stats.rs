@@ -4,7 +4,7 @@
 //! Invariant: recording never allocates; a request counts in one kind and in one path class.
 
 use crate::hold::nanos_histogram;
-use crate::request::Kind;
+use crate::request::{CompletionKind, Kind};
 use hdrhistogram::Histogram;
 use quod_states::{Counters, Met};
 use std::time::Duration;
@@ -74,10 +74,11 @@ impl PathClass {
 }
 
 /// What a disk has done since it was opened. Histograms are of nanoseconds from submission to completion, 1
-/// ns to 60 s (longer counts as that), two digits; requests that failed are in them too.
+/// ns to 60 s (longer counts as that), two digits; requests that failed are in them too. They are empty
+/// without [`Config::timing`](field@crate::Config::timing).
 ///
 /// ```
-/// use quod::{Kind, PathClass, Stats};
+/// use quod::{Config, Kind, PathClass, Stats};
 /// /// 99 of 100 reads of allocated clusters took no longer, in nanoseconds.
 /// fn slow_hits(stats: &Stats) -> u64 {
 ///     stats.path(PathClass::Hit).value_at_quantile(0.99)
@@ -85,7 +86,9 @@ impl PathClass {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("disk.qed");
 /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qed, 1 << 20))?;
-/// # let mut session = quod_tools::Session::open(&path, quod::OpenOptions::new().write(true))?;
+/// # let open = quod::OpenOptions::new().write(true);
+/// # let config = Config::default().timing(true);
+/// # let mut session = quod_tools::Session::with_config(&path, open, config)?;
 /// # session.write(0, &[1; 4096])?;
 /// # session.read(0, &mut [0; 4096])?;
 /// # let stats = session.stats().unwrap();
@@ -129,6 +132,15 @@ impl Stats {
         self.kinds[kind as usize].saturating_record(nanos);
         if let Some(class) = PathClass::of(met) {
             self.paths[class as usize].saturating_record(nanos);
+        }
+    }
+
+    /// A read or a write completed.
+    #[inline]
+    pub(crate) fn moved(&mut self, kind: &CompletionKind, len: u64) {
+        match kind {
+            CompletionKind::Read(_) => self.bytes_read += len,
+            _ => self.bytes_written += len,
         }
     }
 

@@ -237,7 +237,7 @@ fn an_opening_waits_for_a_lock_a_little_and_holds_nobody() {
         })
     };
     for backend in [quod::BackendKind::Auto, quod::BackendKind::Threads] {
-        let config = Config::default().backend(backend);
+        let config = Config::default().backend(backend).timing(true);
         let other = leave(60);
         let mut session = Session::with_config(&path, writable(), config).unwrap();
         assert!(session.driver().hold().max() < Duration::from_millis(50));
@@ -396,7 +396,7 @@ fn foreign_formats_are_refused_by_name() {
 fn a_session_on_workers_moves_the_same_bytes() {
     let folder = Folder::new();
     let path = folder.qed("a.qed", 1 << 20, None);
-    let config = Config::default().backend(quod::BackendKind::Threads);
+    let config = Config::default().backend(quod::BackendKind::Threads).timing(true);
     let mut model = vec![0; 1 << 20];
     let mut session = Session::with_config(&path, writable(), config).unwrap();
     scribble(&mut session, &mut model, 77, 100);

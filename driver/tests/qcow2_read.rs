@@ -139,7 +139,8 @@ fn a_compressed_image_below_a_qed_image_that_is_written() {
 #[test]
 fn sequential_reads_decompress_a_cluster_once() {
     let (_folder, image, model) = compressed("");
-    let mut session = Session::open(&image, OpenOptions::new()).unwrap();
+    let config = quod::Config::default().timing(true);
+    let mut session = Session::with_config(&image, OpenOptions::new(), config).unwrap();
     let mut bytes = vec![0; 4096];
     for at in (0..model.len()).step_by(4096) {
         session.read(at as u64, &mut bytes).unwrap();

@@ -166,6 +166,8 @@ impl Backend for Probe {
         "sim"
     }
 
+    fn time_calls(&mut self, _: bool) {}
+
     fn take_syscall_nanos(&mut self) -> u64 {
         0
     }

@@ -32,6 +32,18 @@ pub struct Io {
     pub op: IoOp,
 }
 
+/// A read that is one read of the file, and nothing else: begun by
+/// [`Image::begin_hit`](crate::Image::begin_hit).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// Which request.
+    pub request: RequestId,
+    /// Its I/O.
+    pub io: IoId,
+    /// Where in the image's file its bytes are.
+    pub host: u64,
+}
+
 /// Which side of the guest's bytes a fill belongs to: the part of the written range in front of them, or
 /// behind.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -36,7 +36,9 @@ mod space;
 mod steps;
 mod tables;
 
-pub use acb::request::{Event, Extent, Flags, Met, Refused, Request, RequestId, RequestKind, Status};
+pub use acb::request::{
+    Event, Extent, Flags, HitEnded, Met, Refused, Request, RequestId, RequestKind, Status,
+};
 pub use acb::{AcbId, State, Transition};
 pub use check::{Repair, Report};
 pub use counters::Counters;
@@ -44,7 +46,7 @@ pub use error::Error;
 pub use fault::{Fault, Lack, Op};
 pub use image::Image;
 pub use info::{Backing, Bitmaps, Format, Info};
-pub use io::{FillSource, Io, IoId, IoOp, Outcome, Part};
+pub use io::{FillSource, Hit, Io, IoId, IoOp, Outcome, Part};
 pub use machine::Machine;
 pub use open::{Opened, Opening};
 pub use options::{AllocationGate, Options, Policy};

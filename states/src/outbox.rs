@@ -7,7 +7,7 @@
 //! head's fill, and its tail's), so that the hot path touches no second slab; between two mutators nothing
 //! is due.
 
-use crate::acb::request::Event;
+use crate::acb::request::{Event, RequestId};
 use crate::acb::requests::Requests;
 use crate::acb::{Acb, AcbIndex};
 use crate::base::arena::Arena;
@@ -179,15 +179,36 @@ impl Outbox {
         self.io.push_back(Io { id, op });
     }
 
+    /// For an acb that has no I/O in flight.
+    #[inline]
+    pub(crate) fn next_generation(&mut self) -> u32 {
+        self.generation.0 = self.generation.0.wrapping_add(1);
+        self.generation.0
+    }
+
     /// An I/O of an acb that has none in flight, and gets no other beside it.
     #[inline]
     pub(crate) fn emit_first(&mut self, acb: &mut Acb, a: AcbIndex, op: IoOp) {
         debug_assert_eq!(acb.io.pending, 0);
-        let generation = self.generation.0.wrapping_add(1);
-        self.generation.0 = generation;
+        let generation = self.next_generation();
         debug_assert!(a.slot() * 2 < self.own_ids, "an acb's own id");
         (acb.io.pending, acb.io.generation) = (1, generation);
         self.io.push_back(Io { id: IoId { index: a.slot() * 2, generation }, op });
+    }
+
+    /// The I/O of an acb that gets no other beside it: a whole request is one read.
+    #[inline]
+    pub(crate) fn emit_read(&mut self, id: IoId, request: RequestId, len: u64, host: u64) {
+        debug_assert!(len > 0 && self.is_own(id));
+        let op = IoOp::ReadData { request, buffer_offset: 0, len, host };
+        self.io.push_back(Io { id, op });
+    }
+
+    /// Names the only I/O of an acb.
+    #[inline]
+    pub(crate) fn own_id(&self, a: AcbIndex, generation: u32) -> IoId {
+        debug_assert!(a.slot() * 2 < self.own_ids);
+        IoId { index: a.slot() * 2, generation }
     }
 
     /// The I/O of shared objects that is in flight.

@@ -345,6 +345,8 @@ impl Backend for Sim {
         "sim"
     }
 
+    fn time_calls(&mut self, _: bool) {}
+
     fn take_syscall_nanos(&mut self) -> u64 {
         0
     }

@@ -218,7 +218,9 @@ pub(crate) fn to_stat(statx: &libc::statx, direct: bool, store: Store) -> Stat {
     let (memory_align, offset_align) = match direct {
         false => (1, 1),
         true if statx.stx_mask & STATX_DIOALIGN != 0 && statx.stx_dio_offset_align != 0 => {
-            (statx.stx_dio_mem_align.max(1), statx.stx_dio_offset_align)
+            // powers of two they are
+            let whole = u32::next_power_of_two;
+            (whole(statx.stx_dio_mem_align), whole(statx.stx_dio_offset_align))
         }
         true => (DIRECT_ALIGN, DIRECT_ALIGN),
     };

@@ -40,8 +40,12 @@ pub(crate) enum Progress {
 }
 
 impl Transfer {
+    #[inline]
     pub(crate) fn new(write: bool, direct: bool, offset: u64, segments: Segments) -> Transfer {
-        let left = segments.iter().map(|s| s.len() as u64).sum();
+        let left = match segments[..] {
+            [only] => only.len() as u64,
+            ref list => list.iter().map(|s| s.len() as u64).sum(),
+        };
         let mut transfer =
             Transfer { write, direct, offset, done: 0, left, segments, first: 0, most: u64::MAX };
         transfer.skip_empty();
@@ -89,6 +93,7 @@ impl Transfer {
         &rest[..count.count()]
     }
 
+    #[inline]
     fn skip_empty(&mut self) {
         while self.segments.get(self.first).is_some_and(|s| s.len() == 0) {
             self.first += 1;

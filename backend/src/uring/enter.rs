@@ -109,9 +109,11 @@ impl Uring {
             if to_submit == 0 && !look {
                 break;
             }
-            let start = Instant::now();
+            let start = self.timed.then(Instant::now);
             let result = self.enter(to_submit, 0, None);
-            self.syscall += start.elapsed();
+            if let Some(start) = start {
+                self.syscall += start.elapsed();
+            }
             self.enters += 1;
             result?;
             self.harvest();
@@ -126,10 +128,10 @@ impl Uring {
 
     /// Turns until something finished or time ran out.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let start = Instant::now();
+        let until = timeout.map(|timeout| (Instant::now(), timeout));
         loop {
             self.turn()?;
-            let left = timeout.map(|t| t.saturating_sub(start.elapsed()));
+            let left = until.map(|(start, timeout)| timeout.saturating_sub(start.elapsed()));
             if !self.core.done.is_empty() || left == Some(Duration::ZERO) {
                 return Ok(());
             }

@@ -25,7 +25,7 @@ use crate::op::{Completion, Errno, Op, Output, Token};
 use crate::sys::event::EventFd;
 use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::{Backend, Full};
-use io_uring::IoUring;
+use io_uring::{IoUring, squeue};
 use slab::Slab;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -73,6 +73,8 @@ pub struct Uring {
     capacity: usize,
     /// System calls that `submit` made.
     enters: u64,
+    /// System calls are timed.
+    timed: bool,
     syscall: Duration,
     epoch: Instant,
 }
@@ -108,22 +110,42 @@ impl Uring {
             cleared: false,
             capacity,
             enters: 0,
+            timed: false,
             syscall: Duration::ZERO,
             epoch: Instant::now(),
         })
     }
 
+    #[inline]
+    fn publish(&mut self, key: usize, entry: squeue::Entry) {
+        let entry = entry.user_data(key as u64);
+        // SAFETY: its pointers are the operation's segments (their maker's promise), static, or in
+        // the slot, which stays where it is until the entry is answered.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        // one entry a slot, and no more slots than entries
+        assert!(pushed.is_ok(), "the submission queue holds one entry a slot");
+    }
+
+    #[inline(never)]
+    fn push_other(&mut self, token: Token, op: Op) {
+        match self.core.context.begin(op) {
+            Ok(work) => {
+                // fewer than its capacity: does not reallocate
+                let key = self.core.slots.insert(OpSlot { token, work });
+                let next = self.core.context.issue(&mut self.core.slots[key].work);
+                self.go(key, next);
+            }
+            Err(errno) => {
+                self.core.done.push(Completion { token, result: Err(errno) });
+                self.unannounced = true;
+            }
+        }
+    }
+
     /// Publishes, hands over or answers.
     fn go(&mut self, key: usize, next: Next) {
         match next {
-            Next::Entry(entry) => {
-                let entry = entry.user_data(key as u64);
-                // SAFETY: its pointers are the operation's segments (their maker's promise), static, or in
-                // the slot, which stays where it is until the entry is answered.
-                let pushed = unsafe { self.ring.submission().push(&entry) };
-                // one entry a slot, and no more slots than entries
-                assert!(pushed.is_ok(), "the submission queue holds one entry a slot");
-            }
+            Next::Entry(entry) => self.publish(key, entry),
             Next::Job(task) => self.core.jobs.push(SysJob { id: key as u64, task }),
             Next::Done(result) => {
                 self.core.answer(key, result);
@@ -174,17 +196,24 @@ impl Backend for Uring {
         if self.in_flight() >= self.capacity {
             return Err(Full(op));
         }
-        match self.core.context.begin(op) {
-            Ok(work) => {
-                // fewer than its capacity: does not reallocate
+        let one = match &op {
+            Op::Read { file, offset, segments } => match segments[..] {
+                [segment] => self.core.context.begin_one(false, *file, *offset, segment),
+                _ => None,
+            },
+            Op::Write { file, offset, segments } => match segments[..] {
+                [segment] => self.core.context.begin_one(true, *file, *offset, segment),
+                _ => None,
+            },
+            _ => None,
+        };
+        match one {
+            // fewer than its capacity: does not reallocate
+            Some((work, entry)) => {
                 let key = self.core.slots.insert(OpSlot { token, work });
-                let next = self.core.context.issue(&mut self.core.slots[key].work);
-                self.go(key, next);
+                self.publish(key, entry);
             }
-            Err(errno) => {
-                self.core.done.push(Completion { token, result: Err(errno) });
-                self.unannounced = true;
-            }
+            None => self.push_other(token, op),
         }
         Ok(())
     }
@@ -195,7 +224,11 @@ impl Backend for Uring {
 
     fn reap(&mut self, out: &mut Vec<Completion>) -> usize {
         let count = self.core.done.len();
-        out.append(&mut self.core.done);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.core.done);
+        } else {
+            out.append(&mut self.core.done);
+        }
         if self.cleared {
             // cleared without a submit since: what was announced is still to come
             self.cleared = false;
@@ -232,6 +265,10 @@ impl Backend for Uring {
 
     fn name(&self) -> &'static str {
         "io_uring"
+    }
+
+    fn time_calls(&mut self, on: bool) {
+        self.timed = on;
     }
 
     fn take_syscall_nanos(&mut self) -> u64 {

@@ -31,6 +31,26 @@ struct Entry {
     closing: bool,
     /// Transfers must not be tried inside the system call.
     slow: bool,
+    /// Bytes of one system call, at most.
+    at_once: u64,
+}
+
+/// What a transfer must know of its file.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    pub(super) target: Target,
+    pub(super) slow: bool,
+    pub(super) at_once: u64,
+}
+
+impl Entry {
+    #[inline]
+    fn target(&self, index: u32) -> Target {
+        match self.fixed {
+            true => Target::Fixed(types::Fixed(index)),
+            false => Target::Plain(types::Fd(self.file.fd())),
+        }
+    }
 }
 
 /// Open files.
@@ -46,13 +66,16 @@ impl Files {
     }
 
     pub(super) fn insert(&mut self, file: OpenFile) -> u32 {
-        let slow = file.holds_the_caller();
-        self.entries.insert(Entry { file: Arc::new(file), fixed: false, closing: false, slow }) as u32
+        let (slow, at_once) = (file.holds_the_caller(), file.bytes_at_once());
+        let entry = Entry { file: Arc::new(file), fixed: false, closing: false, slow, at_once };
+        self.entries.insert(entry) as u32
     }
 
-    /// Transfers of this file would be made while the system call holds the ring's thread.
-    pub(super) fn holds_the_caller(&self, index: u32) -> bool {
-        self.entries.get(index as usize).is_some_and(|entry| entry.slow)
+    /// How a transfer gets there.
+    #[inline]
+    pub(super) fn way(&self, index: u32) -> Result<Way, Errno> {
+        let entry = self.open_entry(index)?;
+        Ok(Way { target: entry.target(index), slow: entry.slow, at_once: entry.at_once })
     }
 
     /// The ring's table has room for this file.
@@ -82,10 +105,7 @@ impl Files {
     }
 
     pub(super) fn target(&self, index: u32) -> Result<Target, Errno> {
-        self.open_entry(index).map(|entry| match entry.fixed {
-            true => Target::Fixed(types::Fixed(index)),
-            false => Target::Plain(types::Fd(entry.file.fd())),
-        })
+        self.open_entry(index).map(|entry| entry.target(index))
     }
 
     /// From here on the number is nobody's.

@@ -20,6 +20,14 @@ use std::sync::Arc;
 
 /// Where an operation is.
 pub(super) enum Work {
+    /// A transfer of one segment in one system call, which nearly all operations are; if that does not end
+    /// it, it goes on as `Move`.
+    One {
+        file: u32,
+        write: bool,
+        offset: u64,
+        segment: Segment,
+    },
     Move {
         file: u32,
         transfer: Transfer,
@@ -78,6 +86,9 @@ pub(super) enum Work {
     },
 }
 
+/// Bytes of a transfer of one entry: more is a short transfer, which goes on.
+const ONE_MAX: u64 = 1 << 30;
+
 /// How to make zeros: tried in this order.
 pub(super) enum Way {
     Punch,
@@ -109,6 +120,38 @@ macro_rules! on {
 }
 
 impl Context {
+    /// As `begin` and `issue`, of a transfer of one segment in one system call. None: it is not so easy.
+    #[inline]
+    pub(super) fn begin_one(
+        &self,
+        write: bool,
+        file: FileId,
+        offset: u64,
+        segment: Segment,
+    ) -> Option<(Work, squeue::Entry)> {
+        let way = self.files.way(file.0).ok()?;
+        let len = segment.len() as u64;
+        // an offset of -1 would mean the file's position
+        if len == 0 || len > way.at_once || len > ONE_MAX || signed(offset).is_err() || way.slow {
+            return None;
+        }
+        let entry = self.single_entry(way.target, write, offset, segment);
+        Some((Work::One { file: file.0, write, offset, segment }, entry))
+    }
+
+    fn transfer(
+        &self,
+        write: bool,
+        file: FileId,
+        offset: u64,
+        segments: crate::Segments,
+    ) -> Result<Work, Errno> {
+        let open = self.files.get(file)?;
+        // an offset of -1 would mean the file's position
+        signed(offset)?;
+        Ok(Work::Move { file: file.0, transfer: Transfer::of(open, write, offset, segments) })
+    }
+
     /// An operation's first step.
     pub(super) fn begin(&mut self, op: Op) -> Result<Work, Errno> {
         let supported = self.supported;
@@ -202,19 +245,6 @@ impl Context {
         })
     }
 
-    fn transfer(
-        &self,
-        write: bool,
-        file: FileId,
-        offset: u64,
-        segments: crate::Segments,
-    ) -> Result<Work, Errno> {
-        let open = self.files.get(file)?;
-        // an offset of -1 would mean the file's position
-        signed(offset)?;
-        Ok(Work::Move { file: file.0, transfer: Transfer::of(open, write, offset, segments) })
-    }
-
     fn close(&mut self, file: FileId) -> Result<Work, Errno> {
         self.files.start_closing(file)?;
         match self.files.is_fixed(file.0) {
@@ -255,8 +285,12 @@ impl Context {
             Ok(Some(entry))
         };
         match work {
+            Work::One { file, write, offset, segment } => {
+                let way = self.files.way(*file).map_err(|_| None)?;
+                Ok(Some(self.single_entry(way.target, *write, *offset, *segment)))
+            }
             Work::Move { transfer, .. } if transfer.is_empty() => Ok(None),
-            Work::Move { file, transfer } => Ok(Some(self.move_entry(*file, target(*file)?, transfer))),
+            Work::Move { file, transfer } => Ok(Some(self.move_entry(*file, transfer)?)),
             Work::Sync { file } => {
                 let flags = types::FsyncFlags::DATASYNC;
                 Ok(Some(on!(target(*file)?, |fd| opcode::Fsync::new(fd).flags(flags).build())))
@@ -268,7 +302,7 @@ impl Context {
             Work::Zero { file, offset, end, way } => match way {
                 Way::Punch => fallocate(*file, space::PUNCH_MODE, *offset, *end - *offset),
                 Way::Zero => fallocate(*file, space::ZERO_MODE, *offset, *end - *offset),
-                Way::Write(transfer) => Ok(Some(self.move_entry(*file, target(*file)?, transfer))),
+                Way::Write(transfer) => Ok(Some(self.move_entry(*file, transfer)?)),
             },
             Work::Allocate { file, from, to } => fallocate(*file, 0, *from, *to - *from),
             Work::Stat { file, statx } => {
@@ -288,12 +322,10 @@ impl Context {
         }
     }
 
-    fn move_entry(&self, file: u32, target: Target, transfer: &Transfer) -> squeue::Entry {
-        let entry = self.plain_entry(target, transfer);
-        match self.files.holds_the_caller(file) {
-            true => entry.flags(squeue::Flags::ASYNC),
-            false => entry,
-        }
+    fn move_entry(&self, file: u32, transfer: &Transfer) -> Result<squeue::Entry, Option<SysTask>> {
+        let way = self.files.way(file).map_err(|_| None)?;
+        let entry = self.plain_entry(way.target, transfer);
+        Ok(if way.slow { entry.flags(squeue::Flags::ASYNC) } else { entry })
     }
 
     fn plain_entry(&self, target: Target, transfer: &Transfer) -> squeue::Entry {
@@ -309,9 +341,9 @@ impl Context {
         }
     }
 
+    #[inline]
     fn single_entry(&self, target: Target, write: bool, offset: u64, segment: Segment) -> squeue::Entry {
-        // more is a short transfer, which goes on
-        let len = segment.len().min(1 << 30) as u32;
+        let len = segment.len().min(ONE_MAX as usize) as u32;
         let address = segment.address();
         match (write, self.buffers.find(segment)) {
             (true, None) => on!(target, |fd| opcode::Write::new(fd, address, len).offset(offset).build()),

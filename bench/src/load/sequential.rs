@@ -46,8 +46,6 @@ pub struct Load {
     pub drain: bool,
     /// Flush once more behind the last request, and let that count.
     pub final_flush: bool,
-    /// Record how long each request and each flush took.
-    pub latency: bool,
 }
 
 impl Default for Load {
@@ -67,7 +65,6 @@ impl Default for Load {
             flush_interval: 0,
             drain: true,
             final_flush: false,
-            latency: false,
         }
     }
 }
@@ -92,7 +89,8 @@ pub struct LoadOutcome {
     pub elapsed: Duration,
     /// Processor time in between, worker threads included.
     pub cpu: Duration,
-    /// Of each read, from submission to completion; like the next two empty without [`Load::latency`].
+    /// Of each read, from submission to completion; like the next two empty if the driver does
+    /// not measure ([`quod::Config::timing`]).
     pub reads: Latencies,
     /// Of each write.
     pub writes: Latencies,
@@ -240,8 +238,8 @@ impl<B: Backend> Run<'_, B> {
             match done.kind {
                 CompletionKind::Flush => {
                     self.outcome.done_flushes += 1;
-                    if self.load.latency {
-                        self.outcome.flushes.record(done.latency);
+                    if let Some(latency) = done.latency {
+                        self.outcome.flushes.record(latency);
                     }
                     self.flushes_in_flight -= 1;
                     if self.in_flush {
@@ -251,15 +249,15 @@ impl<B: Backend> Run<'_, B> {
                 }
                 CompletionKind::Read(buffers) => {
                     self.outcome.done_reads += 1;
-                    if self.load.latency {
-                        self.outcome.reads.record(done.latency);
+                    if let Some(latency) = done.latency {
+                        self.outcome.reads.record(latency);
                     }
                     self.readable.extend(buffers.into_owned());
                     self.finish_one()?;
                 }
                 other => {
-                    if self.load.latency {
-                        self.outcome.writes.record(done.latency);
+                    if let Some(latency) = done.latency {
+                        self.outcome.writes.record(latency);
                     }
                     self.writable.extend(other.into_buffers().and_then(Buffers::into_owned));
                     self.finish_one()?;

@@ -138,8 +138,8 @@ fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Sess
     // one request more than the depth: flushes and the like never find the house full
     let requests = options.depth.saturating_add(1);
     let queue_depth = Config::default().queue_depth.max(options.depth);
-    let config =
-        Config::default().backend(options.backend).queue_depth(queue_depth).requests(requests).trace(trace);
+    let config = Config::default().backend(options.backend).queue_depth(queue_depth).requests(requests);
+    let config = config.timing(true).trace(trace);
     let open = OpenOptions::new().write(write).direct(options.direct).format(options.format);
     let open = open.allocation_gate(options.gate).policy(options.policy).open_gate(quod::AllowAll);
     Session::with_config(path, open, config)

@@ -279,7 +279,7 @@ impl Player<'_> {
             self.pool.give(buffer);
         }
         match done.result {
-            Ok(()) => self.tally.completed(record.op, record.len, done.met, done.latency),
+            Ok(()) => self.tally.completed(record.op, record.len, done.met, done.latency.unwrap_or_default()),
             Err(error) => self.failed(&record, &error),
         }
         if self.factor.is_some() {

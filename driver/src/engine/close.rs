@@ -6,23 +6,31 @@
 use super::Engine;
 use crate::layer::disk::{Closing, Phase};
 use crate::layer::flight::{Flight, FlightTask, NO_IO, Target};
-use crate::request::Completion;
+use crate::request::Ended;
 use quod_backend::{Backend, Op};
 
 impl<B: Backend> Engine<B> {
-    /// The disk goes away; `completion` is delivered when its files are closed.
-    pub(super) fn begin_close(&mut self, index: u32, completion: Completion) {
+    /// The disk goes away; `ended` is delivered when its files are closed.
+    pub(super) fn begin_close(&mut self, index: u32, ended: Ended) {
         let disk = &mut self.disks[index as usize];
         for layer in &mut disk.layers {
             layer.deadlines = [None; 2];
         }
-        let closing = Closing { completion, sent: false, left: disk.files.len() };
+        let closing = Closing { ended, sent: false, left: disk.files.len() };
         disk.phase = Phase::Closing(Box::new(closing));
         self.try_close(index);
     }
 
     /// Closes the files of a disk that is going away, once nothing of it is in flight.
+    #[inline]
     pub(super) fn try_close(&mut self, index: u32) {
+        if matches!(self.disks[index as usize].phase, Phase::Closing(_)) {
+            self.close_files(index);
+        }
+    }
+
+    #[inline(never)]
+    fn close_files(&mut self, index: u32) {
         let disk = &mut self.disks[index as usize];
         let Phase::Closing(closing) = &mut disk.phase else { return };
         if closing.sent || disk.flights > 0 {
@@ -53,7 +61,7 @@ impl<B: Backend> Engine<B> {
         if let Phase::Closing(closing) = std::mem::replace(&mut disk.phase, Phase::Vacant) {
             disk.vacate();
             self.vacant.push(index);
-            self.complete(closing.completion);
+            self.complete(closing.ended);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod cancel;
 mod close;
+mod hit;
 mod open;
 mod pump;
 mod timers;
@@ -19,7 +20,7 @@ use crate::layer::disk::Disk;
 use crate::layer::flight::Place;
 use crate::layer::out::{LayerJob, Out};
 use crate::layer::port::Port;
-use crate::request::{Completion, DiskId};
+use crate::request::{DiskId, Ended};
 use crate::trace::Transitions;
 use crate::transform::Transform;
 use quod_backend::{Backend, Completion as Landed};
@@ -38,12 +39,15 @@ pub(crate) struct Engine<B> {
     pub(crate) disks: Vec<Disk>,
     vacant: Vec<u32>,
     jobs: VecDeque<LayerJob>,
-    pub(crate) done: VecDeque<Completion>,
+    pub(crate) done: VecDeque<Ended>,
     pub(crate) transitions: Transitions,
     /// The earliest deadline of any timer, or an earlier moment.
     pub(crate) earliest: Option<Duration>,
-    /// The backend's clock when the present call began (in `wait`: after the sleep).
+    /// The backend's clock, if calls are timed when the present one began (in `wait`: after the sleep), else
+    /// when it was last asked; see `time`.
     pub(crate) now: Duration,
+    /// Each call reads the clock where it begins and ends.
+    pub(crate) timed: bool,
     /// Requests and openings accepted and not completed.
     pub(crate) accepted: usize,
     pub(crate) config: Config,
@@ -58,7 +62,8 @@ pub(crate) struct Engine<B> {
 static DRIVERS: AtomicU32 = AtomicU32::new(0);
 
 impl<B: Backend> Engine<B> {
-    pub(crate) fn new(backend: B, config: Config) -> Engine<B> {
+    pub(crate) fn new(mut backend: B, config: Config) -> Engine<B> {
+        backend.time_calls(config.timing);
         let room = backend.capacity().clamp(64, 4096);
         Engine {
             transform: Transform::new(config.decompressors as usize),
@@ -70,6 +75,7 @@ impl<B: Backend> Engine<B> {
             transitions: Transitions::new(config.trace),
             earliest: None,
             now: Duration::ZERO,
+            timed: config.timing || config.trace,
             accepted: 0,
             config,
             submitting: false,
@@ -96,6 +102,14 @@ impl<B: Backend> Engine<B> {
         self.disks.get_mut(id.index as usize).filter(|disk| disk.has(id))
     }
 
+    /// What time it is for the present call.
+    pub(crate) fn time(&mut self) -> Duration {
+        if !self.timed {
+            self.now = self.port.backend.now();
+        }
+        self.now
+    }
+
     /// A layer, the ways out of it, and the transforms.
     fn at(&mut self, place: Place) -> Option<(Out<'_, B>, &mut Layer, &mut Transform)> {
         let Disk { layers, flights, .. } = &mut self.disks[place.disk as usize];
@@ -105,8 +119,9 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Puts a completion where the embedder takes it.
-    fn complete(&mut self, completion: Completion) {
+    #[inline]
+    fn complete(&mut self, ended: Ended) {
         self.accepted -= 1;
-        self.done.push_back(completion);
+        self.done.push_back(ended);
     }
 }

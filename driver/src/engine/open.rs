@@ -13,7 +13,7 @@ use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::{Flight, FlightTask, NO_IO, Place, Target};
 use crate::layer::opener::{Next, OpenStep, Opener, is_conflict, step_error, stricter};
 use crate::layer::{Layer, LayerFile};
-use crate::request::{Completion, CompletionKind, DiskId, DiskInfo, LayerInfo};
+use crate::request::{CompletionKind, DiskId, DiskInfo, Ended, LayerInfo};
 use crate::stats::Stats;
 use crate::transform::inflate::is_built_in;
 use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Proven, Stat, Store};
@@ -90,7 +90,7 @@ impl<B: Backend> Engine<B> {
     }
 
     fn step(&mut self, index: u32, result: Result<Output, Errno>) -> Result<Next, Error> {
-        let (config, now) = (self.config, self.now);
+        let (config, now) = (self.config, self.time());
         let disk = &mut self.disks[index as usize];
         let Phase::Opening(opener) = &mut disk.phase else { return Ok(Next::Wait) };
         let depth = disk.layers.len();
@@ -182,7 +182,7 @@ impl<B: Backend> Engine<B> {
 
     /// Asks again for a lock that was refused, if it is time to.
     pub(super) fn retry_lock(&mut self, index: u32) {
-        let now = self.now;
+        let now = self.now; // as `fire_timers` has asked
         if opener(&mut self.disks[index as usize]).is_some_and(|o| o.retry.is_some_and(|at| at <= now)) {
             self.ask_lock(index);
         }
@@ -312,8 +312,12 @@ impl<B: Backend> Engine<B> {
         for layer in 0..layers {
             self.settle(Place { disk: index, layer });
         }
-        let latency = self.now.saturating_sub(started);
-        self.complete(completion(id, options.user, Ok(()), latency));
+        let latency = self.latency(started);
+        self.complete(ended(id, options.user, Ok(()), latency));
+    }
+
+    fn latency(&self, started: Duration) -> Option<Duration> {
+        self.config.timing.then(|| self.now.saturating_sub(started))
     }
 
     /// The opening failed: close what was opened, then say so.
@@ -321,9 +325,9 @@ impl<B: Backend> Engine<B> {
         let disk = &mut self.disks[index as usize];
         let id = disk.id(index);
         let Some(opener) = opener(disk) else { return };
-        let latency = self.now.saturating_sub(opener.started);
-        let completion = completion(id, opener.options.user, Err(error), latency);
-        self.begin_close(index, completion);
+        let (user, started) = (opener.options.user, opener.started);
+        let ended = ended(id, user, Err(Box::new(error)), self.latency(started));
+        self.begin_close(index, ended);
     }
 }
 
@@ -334,6 +338,6 @@ fn opener(disk: &mut Disk) -> Option<&mut Opener> {
     }
 }
 
-fn completion(disk: DiskId, user: u64, result: Result<(), Error>, latency: Duration) -> Completion {
-    Completion { disk, user, kind: CompletionKind::Opened, result, met: Met::empty(), latency }
+fn ended(disk: DiskId, user: u64, result: Result<(), Box<Error>>, latency: Option<Duration>) -> Ended {
+    Ended { disk, user, kind: CompletionKind::Opened, result, met: Met::empty(), latency }
 }

@@ -5,36 +5,33 @@
 //! the job list, so nothing recurses however long the chain; a public call returns with the job list empty.
 
 use super::Engine;
-use super::translate::{land_plain, translate};
+use super::translate::{land_plain, read_data, translate};
 use crate::error::Error;
 use crate::layer::flight::{Dest, Flight, FlightTask, Place};
 use crate::layer::out::{LayerJob, plain_outcome};
-use crate::layer::{Child, Layer, Origin, Owner, RequestSlot, timer_index};
+use crate::layer::{Child, Layer, Origin, Owner, timer_index};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::request::{Completion, CompletionKind};
+use crate::request::{CompletionKind, Ended};
 use crate::trace::TimedTransition;
 use quod_backend::{Backend, Errno, Output, Segments};
-use quod_states::{
-    Event, Extent, Flags, IoId, Machine, Met, Outcome, Part, Refused, Request, RequestId, RequestKind,
-};
+use quod_states::{Alarm, Event, Flags, IoId, IoOp, Machine, Outcome, Part, Refused, Request, RequestKind};
 use std::time::Duration;
-
-/// What a machine says about an ended request.
-struct Done {
-    request: RequestId,
-    user: u64,
-    result: Result<(), quod_states::Error>,
-    met: Met,
-    extent: Option<Extent>,
-}
 
 impl<B: Backend> Engine<B> {
     /// Takes everything that a layer's machine wants, and then everything that follows from it in other
     /// layers.
+    #[inline]
     pub(crate) fn settle(&mut self, place: Place) {
         self.drain(place);
+        if !self.jobs.is_empty() {
+            self.do_jobs();
+        }
+    }
+
+    #[inline(never)]
+    fn do_jobs(&mut self) {
         while let Some(job) = self.jobs.pop_front() {
             match job {
                 LayerJob::Submit { place, child } => self.submit_child(place, child),
@@ -43,98 +40,135 @@ impl<B: Backend> Engine<B> {
         }
     }
 
+    #[inline]
+    fn layer(&mut self, place: Place) -> Option<&mut Layer> {
+        self.disks.get_mut(place.disk as usize)?.layers.get_mut(place.layer as usize)
+    }
+
+    // in parts, so that a hit pays for what it meets
+    #[inline]
     fn drain(&mut self, place: Place) {
+        let Some(layer) = self.layer(place) else { return };
+        if layer.image.has_io() {
+            self.drain_io(place);
+        }
+        if self.config.trace {
+            self.keep_transitions(place);
+        }
+        if self.layer(place).is_some_and(|layer| layer.image.has_news()) {
+            self.hear(place);
+        }
+    }
+
+    #[inline(never)]
+    fn drain_io(&mut self, place: Place) {
         let Some((mut out, layer, transform)) = self.at(place) else { return };
         while let Some(io) = layer.image.poll_io() {
-            translate(&mut out, layer, io);
+            if let IoOp::ReadData { request, buffer_offset, len, host } = io.op {
+                read_data(&mut out, layer, io.id, request, buffer_offset, len, host);
+                continue;
+            }
+            translate(&mut out, layer, &io);
             if layer.clusters.is_wanted() {
                 transform.serve(&mut out, layer);
             }
         }
-        let disk = &mut self.disks[place.disk as usize];
-        let id = disk.id(place.disk);
-        let layer = &mut disk.layers[place.layer as usize];
-        while let Some(alarm) = layer.image.poll_timeout() {
-            let deadline = alarm.after_ms.map(|ms| self.now + Duration::from_millis(u64::from(ms)));
-            layer.deadlines[timer_index(alarm.timer)] = deadline;
-            self.earliest = [self.earliest, deadline].into_iter().flatten().min();
+    }
+
+    /// What the machine has to say: alarms, and requests that have ended.
+    #[inline(never)]
+    fn hear(&mut self, place: Place) {
+        if let Some(alarm) = self.layer(place).and_then(|layer| layer.image.poll_timeout()) {
+            self.set_alarms(place, alarm);
         }
-        if self.config.trace {
-            while let Some(transition) = layer.image.poll_transition() {
-                let layer = usize::from(place.layer);
-                self.transitions.push(TimedTransition { disk: id, layer, at: self.now, transition });
+        let timed = self.config.timing;
+        loop {
+            let Some(disk) = self.disks.get_mut(place.disk as usize) else { return };
+            let Some(layer) = disk.layers.get_mut(place.layer as usize) else { return };
+            let Some(event) = layer.image.poll_event() else { return };
+            // what nearly all come to, apart from the rest
+            if let Event::Done { request, user, result: Ok(()), met, extent: None } = event
+                && !timed
+                && layer.parked.is_empty()
+                && let slot = &mut layer.slots[request.index as usize]
+                && let Some(kind) = slot.take_moved()
+            {
+                if let Some(stats) = &mut disk.stats {
+                    stats.moved(&kind, slot.len);
+                }
+                let done =
+                    Ended { disk: disk.id(place.disk), user, kind, result: Ok(()), met, latency: None };
+                self.complete(done);
+                continue;
             }
-        }
-        while let Some(event) = self.next_event(place) {
             // `Poisoned` needs no delivery: from now on every write says so, and `Driver::poisoned` tells
-            if let Event::Done { request, user, result, met, extent } = event {
-                let (result, extent) = (result.map_err(|error| *error), extent.map(|extent| *extent));
-                self.finish(place, Done { request, user, result, met, extent });
+            if let Event::Done { .. } = event {
+                self.finish(place, event);
             }
         }
     }
 
-    fn next_event(&mut self, place: Place) -> Option<Event> {
-        self.disks[place.disk as usize].layers.get_mut(place.layer as usize)?.image.poll_event()
+    #[cold]
+    fn set_alarms(&mut self, place: Place, first: Alarm) {
+        let now = self.time();
+        let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+        let mut next = Some(first);
+        while let Some(alarm) = next {
+            let deadline = alarm.after_ms.map(|ms| now + Duration::from_millis(u64::from(ms)));
+            layer.deadlines[timer_index(alarm.timer)] = deadline;
+            self.earliest = [self.earliest, deadline].into_iter().flatten().min();
+            next = layer.image.poll_timeout();
+        }
+    }
+
+    #[cold]
+    fn keep_transitions(&mut self, place: Place) {
+        let disk = &mut self.disks[place.disk as usize];
+        let id = disk.id(place.disk);
+        let Some(layer) = disk.layers.get_mut(place.layer as usize) else { return };
+        while let Some(transition) = layer.image.poll_transition() {
+            let layer = usize::from(place.layer);
+            self.transitions.push(TimedTransition { disk: id, layer, at: self.now, transition });
+        }
     }
 
     /// A request has ended in its machine: its slot is free, its owner hears of it.
-    fn finish(&mut self, place: Place, done: Done) {
-        let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
-        let slot = &mut layer.slots[done.request.index as usize];
-        // a buffer must not go back to its owner while an operation uses it
-        assert_eq!(slot.busy, 0, "the machine ended a request whose buffer is in use");
-        let RequestSlot { owner, cause, .. } = std::mem::take(slot);
-        let result = done.result.as_ref().map_err(|error| blame(layer, cause, error)).copied();
+    #[inline(never)]
+    fn finish(&mut self, place: Place, event: Event) {
+        let Event::Done { request, user, result, met, extent } = event else { return };
+        let disk = &mut self.disks[place.disk as usize];
+        let layer = &mut disk.layers[place.layer as usize];
+        let slot = &mut layer.slots[request.index as usize];
+        let (owner, len, cause) = (slot.vacate(), slot.len, slot.cause.take());
+        let result = result.map_err(|error| Box::new(blame(layer, cause, &error)));
         if let Some(child) = layer.parked.pop_front() {
             self.jobs.push_back(LayerJob::Submit { place, child });
         }
         match owner {
-            Some(Owner::Child { io, origin }) => {
-                let above = Place { disk: place.disk, layer: place.layer - 1 };
-                let result = result.map_err(Box::new);
-                self.jobs.push_back(LayerJob::Answer { place: above, io, origin, result });
-            }
-            Some(Owner::Guest { kind: mut ended, len, started, .. }) => {
-                let kind = ended.request();
-                if let CompletionKind::Map(extent) = &mut ended {
-                    *extent = done.extent;
-                }
-                let latency = self.now.saturating_sub(started);
-                let disk = &mut self.disks[place.disk as usize];
-                if let (Some(stats), Some(kind)) = (&mut disk.stats, kind) {
-                    stats.count(kind, len, result.is_ok());
-                    if !(self.submitting && latency.is_zero()) {
-                        stats.time(kind, done.met, latency);
+            Some(Owner::Guest { kind, started, .. }) => {
+                let latency = self.config.timing.then(|| self.now.saturating_sub(started));
+                let mut ended = Ended { disk: disk.id(place.disk), user, kind, result, met, latency };
+                if let (Some(stats), Some(kind)) = (&mut disk.stats, ended.kind.request()) {
+                    stats.count(kind, len, ended.result.is_ok());
+                    // what took no time yet gets its time when the call ends
+                    if let Some(latency) = latency.filter(|latency| !(self.submitting && latency.is_zero())) {
+                        stats.time(kind, met, latency);
                     }
                 }
-                let completion = Completion {
-                    disk: disk.id(place.disk),
-                    user: done.user,
-                    kind: ended,
-                    result,
-                    met: done.met,
-                    latency,
-                };
-                self.deliver(place, completion);
+                match &mut ended.kind {
+                    CompletionKind::Close => return self.begin_close(place.disk, ended),
+                    CompletionKind::Map(answer) => *answer = extent.map(|extent| *extent),
+                    CompletionKind::Resize if ended.result.is_ok() => disk.resized(),
+                    _ => {}
+                }
+                self.complete(ended);
+            }
+            Some(Owner::Child { io, origin }) => {
+                let above = Place { disk: place.disk, layer: place.layer - 1 };
+                self.jobs.push_back(LayerJob::Answer { place: above, io, origin, result });
             }
             None => debug_assert!(false, "the machine ended a request that nobody made"),
         }
-    }
-
-    fn deliver(&mut self, place: Place, completion: Completion) {
-        let disk = &mut self.disks[place.disk as usize];
-        match completion.kind {
-            CompletionKind::Close => return self.begin_close(place.disk, completion),
-            CompletionKind::Resize if completion.result.is_ok() => {
-                let size = disk.layers[0].image.virtual_size();
-                if let Some(info) = &mut disk.info {
-                    info.resized(size);
-                }
-            }
-            _ => {}
-        }
-        self.complete(completion);
     }
 
     fn submit_child(&mut self, place: Place, child: Child) {
@@ -146,9 +180,8 @@ impl<B: Backend> Engine<B> {
         let request = Request { kind: RequestKind::Read, offset, len, flags: Flags::empty(), user: 0 };
         match layer.image.submit(request) {
             Ok(id) => {
-                let owner = Some(Owner::Child { io: child.io, origin: child.origin });
-                let slot = RequestSlot { owner, segments: child.segments, ..RequestSlot::default() };
-                layer.slots[id.index as usize] = slot;
+                let owner = Owner::Child { io: child.io, origin: child.origin };
+                layer.slots[id.index as usize].occupy(owner, child.segments, len);
                 self.drain(place);
             }
             Err(Refused::Busy) => layer.parked.push_back(child),
@@ -189,7 +222,32 @@ impl<B: Backend> Engine<B> {
     }
 
     /// An operation of a layer came back.
+    #[inline]
     pub(super) fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
+        if let FlightTask::Read { dest: Dest::Request { index, .. }, len, bounce: None, .. } = flight.task
+            && let Ok(Output::Bytes(moved)) = result
+            && moved >= len
+        {
+            // what nearly all reads come to: the bytes are where they belong
+            let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+            layer.slots[index as usize].busy -= 1;
+            if !self.end_hit(place, flight.io, index) {
+                self.own_landed(place, flight.io);
+            }
+            return;
+        }
+        self.other_landed(place, flight, result);
+    }
+
+    #[inline(never)]
+    fn own_landed(&mut self, place: Place, io: IoId) {
+        if let Some(layer) = self.layer(place) {
+            layer.image.handle_completion(io, Outcome::Done);
+            self.settle(place);
+        }
+    }
+
+    fn other_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
         let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
         let arena = &mut self.port.arena;
         let lost = result.err().filter(|errno| place.layer == 0 && layer.is_lost(*errno));

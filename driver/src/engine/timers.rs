@@ -14,7 +14,8 @@ use quod_backend::Backend;
 impl<B: Backend> Engine<B> {
     /// Fires what is due.
     pub(super) fn fire_timers(&mut self) {
-        if self.earliest.is_none_or(|deadline| deadline > self.now) {
+        let Some(earliest) = self.earliest else { return };
+        if earliest > self.time() {
             return;
         }
         for disk in 0..self.disks.len() {

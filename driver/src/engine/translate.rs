@@ -30,7 +30,7 @@ pub(super) fn plain<M: Machine>(
         IoOp::ReadTable { offset, len } => {
             let (start, span, skip) = round_out(&file.stat, offset, u64::from(len));
             let loan = arena.take(span as usize);
-            let segments = Segments::from_iter([arena.segment(&loan, 0, span as usize)]);
+            let segments = Segments::from_buf([arena.segment(&loan, 0, span as usize)]);
             return Some((
                 FlightTask::ReadTable { loan, skip, len },
                 Op::Read { file: id, offset: start, segments },
@@ -39,7 +39,7 @@ pub(super) fn plain<M: Machine>(
         IoOp::WriteTable { offset, len } => {
             let loan = arena.take(len as usize);
             machine.encode(io.id, arena.bytes_mut(&loan, len as usize));
-            let segments = Segments::from_iter([arena.segment(&loan, 0, len as usize)]);
+            let segments = Segments::from_buf([arena.segment(&loan, 0, len as usize)]);
             return Some((FlightTask::WriteTable { loan }, Op::Write { file: id, offset, segments }));
         }
         IoOp::ZeroRange { host, len, unmap } => Op::ZeroRange { file: id, offset: host, len, unmap },
@@ -92,13 +92,28 @@ pub(super) fn land_plain<M: Machine>(
     }
 }
 
+/// A read of guest data into the request's own buffer: what most I/O is.
+#[inline]
+pub(super) fn read_data<B: Backend>(
+    out: &mut Out<'_, B>,
+    layer: &mut Layer,
+    io: IoId,
+    request: RequestId,
+    buffer_offset: u64,
+    len: u64,
+    host: u64,
+) {
+    let segments = lease(layer, request, buffer_offset, len);
+    let dest = Dest::Request { index: request.index, offset: buffer_offset };
+    out.read(layer.data(), io, host, len, dest, segments);
+}
+
 /// Does what a layer's machine named, or sends it on its way.
-pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
+#[inline(never)]
+pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
     match io.op {
         IoOp::ReadData { request, buffer_offset, len, host } => {
-            let segments = lease(layer, request, buffer_offset, len);
-            let dest = Dest::Request { index: request.index, offset: buffer_offset };
-            out.read(layer.data(), io.id, host, dest, segments);
+            read_data(out, layer, io.id, request, buffer_offset, len, host);
         }
         IoOp::ReadBacking { request, buffer_offset, len, guest } => {
             let segments = lease(layer, request, buffer_offset, len);
@@ -112,10 +127,11 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
         IoOp::ReadFill { acb, part, part_len, at, len, source } => {
             let fill = &mut layer.fills[acb.index as usize][side(part)];
             let segment = fill.begin(&mut out.port.arena, acb.generation, part_len, at, len);
-            let segments = Segments::from_iter([segment]);
+            let segments = Segments::from_buf([segment]);
             match source {
                 FillSource::Host(host) => {
-                    out.read(layer.data(), io.id, host, Dest::Fill { acb, part, at }, segments);
+                    let dest = Dest::Fill { acb, part, at };
+                    out.read(layer.data(), io.id, host, u64::from(len), dest, segments);
                 }
                 FillSource::Backing(offset) => {
                     let origin = Origin::Fill(acb, part);
@@ -150,7 +166,7 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
         }
         _ => {
             let (image, file) = (&mut layer.image, &layer.file);
-            if let Some((task, op)) = plain(image, &mut out.port.arena, file, layer.allocate_ahead, &io) {
+            if let Some((task, op)) = plain(image, &mut out.port.arena, file, layer.allocate_ahead, io) {
                 out.send(io.id, task, op);
             }
         }
@@ -158,6 +174,7 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
 }
 
 /// Part of a request's buffer, for an operation or a child: the request does not end before it.
+#[inline]
 fn lease(layer: &mut Layer, request: RequestId, offset: u64, len: u64) -> Segments {
     let slot = &mut layer.slots[request.index as usize];
     slot.busy += 1;
@@ -165,31 +182,43 @@ fn lease(layer: &mut Layer, request: RequestId, offset: u64, len: u64) -> Segmen
 }
 
 /// One write of head fill, guest bytes and tail fill: as a vector if every piece fits, otherwise gathered.
-fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: Io) {
+fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
     let IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } = io.op else { return };
-    let guest = lease(layer, request, buffer_offset, if zero { 0 } else { len });
+    if head == 0 && tail == 0 && !zero {
+        let segments = lease(layer, request, buffer_offset, len);
+        if fits(&layer.data().stat, host, &segments) {
+            let op = Op::Write { file: layer.data().id, offset: host, segments };
+            return out.send(io.id, FlightTask::Write { acb, request: request.index, bounce: None }, op);
+        }
+        layer.slots[request.index as usize].busy -= 1; // it is asked for again
+    }
+    write_pieces(out, layer, io);
+}
+
+fn write_pieces<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
+    let IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } = io.op else { return };
     let arena = &mut out.port.arena;
-    let mut segments = Segments::new();
-    append_fill(layer, arena, acb, Part::Head, head, &mut segments);
-    if head == 0 {
-        segments = guest;
-    } else {
-        segments.extend(guest);
+    // one list for all writes: most of them are gathered, and those that are not need a copy of it
+    let list = &mut out.port.pieces;
+    list.clear();
+    append_fill(layer, arena, acb, Part::Head, head, list);
+    let slot = &mut layer.slots[request.index as usize];
+    slot.busy += 1;
+    match zero {
+        true => arena.append_zeros(list, len),
+        false => buffers::cut_into(&slot.segments, buffer_offset, len, list),
     }
-    if zero {
-        arena.append_zeros(&mut segments, len);
-    }
-    append_fill(layer, arena, acb, Part::Tail, tail, &mut segments);
+    append_fill(layer, arena, acb, Part::Tail, tail, list);
     let offset = host - u64::from(head);
-    let mut bounce = None;
-    if !fits(&layer.data().stat, offset, &segments) {
-        let size = buffers::total(&segments) as usize;
+    let (segments, bounce) = if fits(&layer.data().stat, offset, list) {
+        (Segments::from_slice(list), None)
+    } else {
+        let size = buffers::total(list) as usize;
         let loan = arena.take(size);
-        buffers::gather(&segments, arena.bytes_mut(&loan, size));
-        segments = Segments::from_iter([arena.segment(&loan, 0, size)]);
-        debug_assert!(fits(&layer.data().stat, offset, &segments), "the machine named an unaligned write");
-        bounce = Some(loan);
-    }
+        buffers::gather(list, arena.bytes_mut(&loan, size));
+        (Segments::from_buf([arena.segment(&loan, 0, size)]), Some(loan))
+    };
+    debug_assert!(fits(&layer.data().stat, offset, &segments), "the machine named an unaligned write");
     let op = Op::Write { file: layer.data().id, offset, segments };
     out.send(io.id, FlightTask::Write { acb, request: request.index, bounce }, op);
 }

@@ -118,14 +118,16 @@ impl<B: Backend> Engine<B> {
     /// Sleeps until something finished, a timer is due or `timeout` ran out, unless there is something to do,
     /// or nothing to wait for; and takes what the backend collected meanwhile.
     pub(crate) fn rest(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.now));
+        let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.time()));
         let until = [timeout, alarm].into_iter().flatten().min();
         let idle = self.done.is_empty() && self.transform.is_idle() && self.port.yielded.is_empty();
         let expects = self.port.in_flight() > 0 || self.transform.is_busy() || until.is_some();
         if idle && expects {
             self.sleep(until).map_err(|error| Error::backend(BackendOp::Wait, &error))?;
         }
-        self.now = self.port.backend.now();
+        if self.timed {
+            self.now = self.port.backend.now();
+        }
         self.port.backend.clear_notify();
         self.reap();
         Ok(())
@@ -139,7 +141,10 @@ impl<B: Backend> Engine<B> {
             self.port.push_pending();
             self.port.backend.wait(until)?;
         }
-        self.port.backend.take_syscall_nanos();
+        if self.timed {
+            // the sleep is not what the hold is about
+            self.port.backend.take_syscall_nanos();
+        }
         Ok(())
     }
 

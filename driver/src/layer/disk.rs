@@ -6,7 +6,7 @@
 use super::flight::Flight;
 use super::opener::Opener;
 use super::{Layer, Origin, Owner};
-use crate::request::{Completion, DiskId, DiskInfo};
+use crate::request::{DiskId, DiskInfo, Ended};
 use crate::stats::Stats;
 use quod_backend::FileId;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(crate) struct Closing {
     /// Delivered when the last file is closed.
-    pub completion: Completion,
+    pub ended: Ended,
     /// The close operations were sent.
     pub sent: bool,
     /// Those that have not come back.
@@ -71,6 +71,14 @@ impl Disk {
 
     pub(crate) fn id(&self, index: u32) -> DiskId {
         DiskId { driver: self.driver, index, generation: self.generation }
+    }
+
+    /// The image has another size.
+    pub(crate) fn resized(&mut self) {
+        let size = self.layers.first().map(|layer| layer.image.virtual_size());
+        if let (Some(info), Some(size)) = (&mut self.info, size) {
+            info.resized(size);
+        }
     }
 
     /// Is it this disk's?

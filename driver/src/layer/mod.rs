@@ -87,7 +87,6 @@ pub(crate) enum Owner {
     Guest {
         kind: CompletionKind,
         user: u64,
-        len: u64,
         started: Duration,
     },
     Child {
@@ -100,11 +99,52 @@ pub(crate) enum Owner {
 #[derive(Debug, Default)]
 pub(crate) struct RequestSlot {
     pub owner: Option<Owner>,
+    /// Bytes that it asks for.
+    pub len: u64,
     pub segments: Segments,
     /// Operations and children that use the segments.
     pub busy: u32,
     /// What the layer below said when it failed this request.
     pub cause: Option<Box<Error>>,
+}
+
+impl RequestSlot {
+    /// A request enters.
+    #[inline]
+    pub(crate) fn occupy(&mut self, owner: Owner, segments: Segments, len: u64) {
+        debug_assert!(self.owner.is_none() && self.busy == 0, "a slot is one request's");
+        (self.owner, self.len, self.segments, self.cause) = (Some(owner), len, segments, None);
+    }
+
+    /// It has ended in its machine.
+    #[inline]
+    pub(crate) fn vacate(&mut self) -> Option<Owner> {
+        // a buffer must not go back to its owner while an operation uses it
+        assert_eq!(self.busy, 0, "the machine ended a request whose buffer is in use");
+        self.segments = Segments::new();
+        self.owner.take()
+    }
+
+    /// It is a read or a write of the guest's.
+    #[inline]
+    pub(crate) fn moves_for_guest(&self) -> bool {
+        matches!(
+            self.owner,
+            Some(Owner::Guest { kind: CompletionKind::Read(_) | CompletionKind::Write(_), .. })
+        )
+    }
+
+    /// As `vacate`, if it is so: what goes back to the guest.
+    #[inline]
+    pub(crate) fn take_moved(&mut self) -> Option<CompletionKind> {
+        if !self.moves_for_guest() {
+            return None;
+        }
+        match self.vacate() {
+            Some(Owner::Guest { kind, .. }) => Some(kind),
+            _ => None,
+        }
+    }
 }
 
 /// One file of the chain with its machine.
@@ -173,16 +213,18 @@ impl Layer {
         self.files().any(|file| is_gone(errno, file.stat.store))
     }
 
-    /// A guest's request enters its slot.
-    pub(crate) fn occupy(&mut self, id: RequestId, request: Request, len: u64, started: Duration) {
+    /// A guest's request enters its slot. Its bytes.
+    #[inline]
+    pub(crate) fn occupy(&mut self, id: RequestId, request: Request, started: Duration) -> u64 {
         let Request { kind, user } = request;
+        let len = kind.len();
         let mut kind = kind.into_answer();
         let segments = match &mut kind {
             CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => buffers.scatter_list(),
             _ => Segments::new(),
         };
-        let owner = Some(Owner::Guest { kind, user, len, started });
-        self.slots[id.index as usize] = RequestSlot { owner, segments, ..RequestSlot::default() };
+        self.slots[id.index as usize].occupy(Owner::Guest { kind, user, started }, segments, len);
+        len
     }
 
     /// One of the two syncs of an I/O has ended. With the second: how both have.

@@ -26,19 +26,22 @@ pub(crate) enum LayerJob {
 }
 
 /// A transfer of these pieces at this offset can go to the file as it is.
+#[inline]
 pub(crate) fn fits(stat: &Stat, offset: u64, segments: &[Segment]) -> bool {
-    if segments.len() > MOST_PIECES {
-        return false;
+    debug_assert!(stat.offset_align.is_power_of_two() && stat.memory_align.is_power_of_two());
+    let (grain, memory) = (u64::from(stat.offset_align) - 1, u64::from(stat.memory_align) - 1);
+    if grain | memory == 0 {
+        return segments.len() <= MOST_PIECES;
     }
-    if stat.offset_align <= 1 && stat.memory_align <= 1 {
-        return true;
-    }
-    let (grain, memory) = (u64::from(stat.offset_align.max(1)), stat.memory_align.max(1) as usize);
     let good = |segment: &Segment| {
-        let (address, len) = (segment.address() as usize, segment.len());
-        address.is_multiple_of(memory) && len.is_multiple_of(memory) && (len as u64).is_multiple_of(grain)
+        let (address, len) = (segment.address().addr() as u64, segment.len() as u64);
+        address & memory == 0 && len & (memory | grain) == 0
     };
-    offset.is_multiple_of(grain) && segments.iter().all(good)
+    let all = match segments {
+        [only] => good(only),
+        list => list.len() <= MOST_PIECES && list.iter().all(good),
+    };
+    offset & grain == 0 && all
 }
 
 /// A range rounded out to the file's grain: its start, its length, and where in it the wanted bytes begin.
@@ -68,21 +71,37 @@ pub(crate) struct Out<'a, B> {
 }
 
 impl<B: Backend> Out<'_, B> {
+    #[inline]
     pub(crate) fn send(&mut self, io: IoId, task: FlightTask, op: Op) {
         *self.flights += 1;
         let target = Target::Layer(self.place.layer);
         self.port.send(Flight { disk: self.place.disk, target, io, task }, op);
     }
 
-    pub(crate) fn read(&mut self, file: &LayerFile, io: IoId, host: u64, dest: Dest, segments: Segments) {
-        let len = buffers::total(&segments);
+    /// Reads `len` bytes at `host`, which is what the segments take.
+    #[inline]
+    pub(crate) fn read(
+        &mut self,
+        file: &LayerFile,
+        io: IoId,
+        host: u64,
+        len: u64,
+        dest: Dest,
+        segments: Segments,
+    ) {
+        debug_assert_eq!(len, buffers::total(&segments));
         if fits(&file.stat, host, &segments) {
             let task = FlightTask::Read { dest, len, bounce: None, skip: 0 };
             return self.send(io, task, Op::Read { file: file.id, offset: host, segments });
         }
+        self.read_bounced(file, io, host, len, dest);
+    }
+
+    #[cold]
+    fn read_bounced(&mut self, file: &LayerFile, io: IoId, host: u64, len: u64, dest: Dest) {
         let (start, span, skip) = round_out(&file.stat, host, len);
         let loan = self.port.arena.take(span as usize);
-        let segments = Segments::from_iter([self.port.arena.segment(&loan, 0, span as usize)]);
+        let segments = Segments::from_buf([self.port.arena.segment(&loan, 0, span as usize)]);
         let task = FlightTask::Read { dest, len, bounce: Some(loan), skip };
         self.send(io, task, Op::Read { file: file.id, offset: start, segments });
     }

@@ -8,7 +8,7 @@
 
 use super::flight::{Flight, FlightTask, Place};
 use crate::memory::arena::Arena;
-use quod_backend::{Backend, Op, Token};
+use quod_backend::{Backend, Op, Segments, Token};
 use quod_states::IoId;
 use std::collections::VecDeque;
 
@@ -28,6 +28,8 @@ pub(crate) struct Port<B> {
     pending: VecDeque<(Token, Op)>,
     in_flight: usize,
     unsent: bool,
+    /// Of the write that is being put together.
+    pub pieces: Segments,
     /// What goes on in the next turn.
     pub yielded: Vec<(Place, IoId)>,
 }
@@ -45,11 +47,13 @@ impl<B: Backend> Port<B> {
             pending: VecDeque::with_capacity(room),
             in_flight: 0,
             unsent: false,
+            pieces: Segments::new(),
             yielded: Vec::new(),
         }
     }
 
     /// Sends an operation with the next submission, or when there is room.
+    #[inline]
     pub(crate) fn send(&mut self, flight: Flight, op: Op) {
         let token = self.enter(flight);
         self.unsent = true;
@@ -67,6 +71,7 @@ impl<B: Backend> Port<B> {
         self.land(token)
     }
 
+    #[inline]
     fn enter(&mut self, flight: Flight) -> Token {
         self.in_flight += 1;
         let index = match self.free.pop() {
@@ -82,6 +87,7 @@ impl<B: Backend> Port<B> {
     }
 
     /// The flight of a finished operation; None if the token is stale.
+    #[inline]
     pub(crate) fn land(&mut self, token: Token) -> Option<Flight> {
         let index = token.0 as u32;
         let entry = self.entries.get_mut(index as usize)?;

@@ -9,7 +9,7 @@
 use quod_backend::{Buffer, Segment, Segments};
 
 /// Memory that is valid because somebody promised it: guest memory, for instance (`guest_memory` among the
-/// examples takes it from vm-memory). Four segments cost no allocation.
+/// examples takes it from vm-memory). One segment costs no allocation.
 ///
 /// ```
 /// use quod::{Buffers, RawBuffers, Request, Segment};
@@ -141,7 +141,7 @@ impl Buffers {
             unsafe { buffer.segment(0, len) }
         };
         match self {
-            Buffers::Owned(buffer) => Segments::from_iter([one(buffer)]),
+            Buffers::Owned(buffer) => Segments::from_buf([one(buffer)]),
             Buffers::Vec(buffers) => buffers.iter_mut().map(one).collect(),
             Buffers::Raw(raw) => raw.segments.clone(),
         }
@@ -165,6 +165,7 @@ pub(crate) fn part(buffer: &mut Buffer, offset: usize, len: usize) -> Segment {
 ///
 /// # Panics
 /// If the range is outside the segment.
+#[inline]
 pub(crate) fn within(segment: Segment, offset: usize, len: usize) -> Segment {
     assert!(offset <= segment.len() && len <= segment.len() - offset, "part outside its segment");
     // SAFETY: the range is inside the segment and shares its promise.
@@ -190,9 +191,25 @@ pub(crate) fn view_mut<T>(keeper: &mut T, memory: Segment, len: usize) -> &mut [
 }
 
 /// `len` bytes of a scatter list from `offset` on (fewer if the list ends before).
+#[inline]
 pub(crate) fn cut(segments: &[Segment], offset: u64, len: u64) -> Segments {
-    let (mut skip, mut left) = (offset, len);
+    match segments {
+        &[only] if offset <= only.len() as u64 && len <= only.len() as u64 - offset && len > 0 => {
+            Segments::from_buf([within(only, offset as usize, len as usize)])
+        }
+        _ => cut_list(segments, offset, len),
+    }
+}
+
+fn cut_list(segments: &[Segment], offset: u64, len: u64) -> Segments {
     let mut out = Segments::new();
+    cut_into(segments, offset, len, &mut out);
+    out
+}
+
+/// As `cut`, behind what a list has.
+pub(crate) fn cut_into(segments: &[Segment], offset: u64, len: u64, out: &mut Segments) {
+    let (mut skip, mut left) = (offset, len);
     for segment in segments {
         let size = segment.len() as u64;
         if skip >= size {
@@ -209,7 +226,6 @@ pub(crate) fn cut(segments: &[Segment], offset: u64, len: u64) -> Segments {
         left -= take;
     }
     debug_assert_eq!(left, 0, "the machine named bytes outside its request's buffer");
-    out
 }
 
 /// Bytes of a scatter list.

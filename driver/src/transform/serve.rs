@@ -50,7 +50,7 @@ impl Transform {
         } else if layer.clusters.join(index, want) {
             let (start, span, skip) = round_out(&layer.file.stat, want.host, u64::from(want.bytes));
             let loan = out.port.arena.take(span as usize);
-            let segments = Segments::from_iter([out.port.arena.segment(&loan, 0, span as usize)]);
+            let segments = Segments::from_buf([out.port.arena.segment(&loan, 0, span as usize)]);
             let task = FlightTask::ReadCompressed { cluster: index, loan, skip, bytes: want.bytes };
             out.send(want.io, task, Op::Read { file: layer.file.id, offset: start, segments });
         }

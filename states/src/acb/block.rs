@@ -185,6 +185,39 @@ impl Acb {
         }
     }
 
+    /// What `new` makes, made of one that has ended, where it lies.
+    #[inline(always)]
+    pub(crate) fn renew(&mut self, id: RequestId, asked: &Request, begin: u64, behind: u64) {
+        debug_assert!(begin <= behind);
+        let nothing = Span::new(0, 0);
+        // each by its name, so that none is forgotten
+        let Acb {
+            request,
+            state,
+            kind,
+            flags,
+            met,
+            origin,
+            pos,
+            end,
+            extent,
+            write,
+            io,
+            held,
+            commit,
+            error,
+            link,
+        } = self;
+        (*request, *state, *kind, *flags) = (id, State::Free, asked.kind, asked.flags);
+        (*met, *origin, *pos, *end) = (Met::empty(), asked.offset, begin, behind);
+        (extent.end, extent.host, extent.source) = (begin, 0, Source::Zeros);
+        (write.fill, write.at, write.unit, write.stale) = (nothing, 0, nothing, false);
+        (io.pending, io.generation) = (0, 0);
+        *held = Held::default();
+        (commit.window, commit.want, commit.uncommitted) = (0, Want::Written, false);
+        (*error, *link) = (None, NONE);
+    }
+
     /// A sibling that takes over what lies behind the extent in progress, which is cut off here.
     pub(crate) fn split(&mut self) -> Acb {
         debug_assert!(self.pos <= self.extent.end && self.extent.end < self.end, "something lies behind");

@@ -160,6 +160,17 @@ pub enum Event {
     Poisoned(Error),
 }
 
+/// A [`Hit`](crate::Hit) that has ended: [`Image::end_hit`](crate::Image::end_hit).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HitEnded {
+    /// Which request.
+    pub request: RequestId,
+    /// Its `user` value.
+    pub user: u64,
+    /// What it met.
+    pub met: Met,
+}
+
 /// Why a request was not accepted.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Refused {

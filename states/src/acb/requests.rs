@@ -11,7 +11,7 @@
 
 use super::block::{Acb, AcbId, AcbIndex, Source};
 use super::edges::{EdgeCounts, EdgeTable, Transition};
-use super::request::{Event, Extent, Flags, Met, Request, RequestId, RequestKind};
+use super::request::{Event, Extent, Flags, HitEnded, Met, Request, RequestId, RequestKind};
 use super::state::State;
 use crate::base::arena::Arena;
 use crate::base::aside::Aside;
@@ -90,13 +90,100 @@ impl Requests {
     pub(crate) fn begin(&mut self, request: &Request, pos: u64, end: u64) -> (AcbIndex, RequestId) {
         debug_assert!(!self.is_full());
         debug_assert!(pos <= end, "a range does not run backwards");
-        let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
-        // cannot fail: there is room
-        let (index, generation) = self.open.insert(open).expect("room");
+        self.enter(request, pos, end, |_| {})
+    }
+
+    #[inline(always)]
+    fn enter(
+        &mut self,
+        request: &Request,
+        pos: u64,
+        end: u64,
+        begin: impl Fn(&mut Acb),
+    ) -> (AcbIndex, RequestId) {
+        let (index, generation) = match self.open.reuse() {
+            Some((index, generation, open)) => {
+                debug_assert!(open.error.is_none() && open.extent.is_none(), "both are taken when it ends");
+                (open.user, open.acbs, open.met) = (request.user, 1, Met::empty());
+                (index, generation)
+            }
+            None => {
+                let open = Open { user: request.user, acbs: 1, met: Met::empty(), error: None, extent: None };
+                // cannot fail: there is room
+                self.open.insert(open).expect("room")
+            }
+        };
         let id = RequestId { index, generation };
+        if let Some((a, _, acb)) = self.acbs.reuse() {
+            acb.renew(id, request, pos, end);
+            begin(acb);
+            return (AcbIndex(a), id);
+        }
+        let mut acb = Acb::new(id, request, pos, end);
+        begin(&mut acb);
         // cannot fail: nor is this slab full
-        let (a, _) = self.acbs.insert(Acb::new(id, request, pos, end)).expect("room");
+        let (a, _) = self.acbs.insert(acb).expect("room");
         (AcbIndex(a), id)
+    }
+
+    /// As `begin`, of a read that is one read of the file, whole: in `ReadData`, its I/O in flight.
+    #[inline(always)]
+    pub(crate) fn begin_read(
+        &mut self,
+        request: &Request,
+        host: u64,
+        generation: u32,
+    ) -> (AcbIndex, RequestId) {
+        debug_assert!(!self.is_full() && request.kind == RequestKind::Read);
+        debug_assert!(self.edges.allows(State::Free, State::FindCluster));
+        debug_assert!(self.edges.allows(State::FindCluster, State::ReadData));
+        let (pos, end) = (request.offset, request.offset + request.len);
+        let (a, id) = self.enter(request, pos, end, |acb| {
+            (acb.state, acb.met) = (State::ReadData, Met::HIT);
+            (acb.extent.end, acb.extent.host) = (end, host);
+            (acb.io.pending, acb.io.generation) = (1, generation);
+        });
+        self.steps.counts.count(State::Free, State::FindCluster);
+        self.steps.counts.count(State::FindCluster, State::ReadData);
+        if self.steps.trace {
+            self.record(a, State::Free, State::FindCluster);
+            self.record(a, State::FindCluster, State::ReadData);
+        }
+        (a, id)
+    }
+
+    /// The only I/O of an acb in `ReadData` has ended without an error: ends the acb and its request, if that
+    /// is all that follows. None: it is not, and nothing was done.
+    #[inline(always)]
+    pub(crate) fn end_read(&mut self, slot: u32, generation: u32) -> Option<HitEnded> {
+        let acb = self.acbs.find_mut(slot)?;
+        if acb.state != State::ReadData
+            || (acb.io.pending, acb.io.generation) != (1, generation)
+            || acb.extent.end != acb.end
+            || acb.error.is_some()
+            || self.closer.is_some()
+        {
+            return None;
+        }
+        let (request, met) = (acb.request, acb.met);
+        let open = self.open.get_mut(request.index);
+        if open.acbs != 1 || open.error.is_some() || !open.met.is_empty() {
+            return None;
+        }
+        debug_assert!(!acb.held.any() && open.extent.is_none());
+        debug_assert!(self.edges.allows(State::ReadData, State::Done));
+        debug_assert!(self.edges.allows(State::Done, State::Free));
+        (acb.io.pending, acb.state) = (0, State::Free);
+        let user = open.user;
+        self.steps.counts.count(State::ReadData, State::Done);
+        self.steps.counts.count(State::Done, State::Free);
+        if self.steps.trace {
+            self.record(AcbIndex(slot), State::ReadData, State::Done);
+            self.record(AcbIndex(slot), State::Done, State::Free);
+        }
+        self.acbs.discard(slot);
+        self.open.discard(request.index);
+        Some(HitEnded { request, user, met })
     }
 
     #[inline]

@@ -81,6 +81,20 @@ impl<T> Arena<T> {
         Some((index as u32, generation))
     }
 
+    /// As `insert`, of whatever the slot had before, which the caller tells what to be where it lies. None:
+    /// there is no slot that had a value and is free.
+    #[inline]
+    pub(crate) fn reuse(&mut self) -> Option<(u32, u32, &mut T)> {
+        let index = self.free;
+        let slot = self.slots.get_mut(index as usize)?;
+        debug_assert!(!slot.live && self.live < self.limit);
+        self.free = slot.generation;
+        self.generation = self.generation.wrapping_add(1);
+        self.live += 1;
+        (slot.live, slot.generation) = (true, self.generation);
+        Some((index, self.generation, &mut slot.value))
+    }
+
     /// What an index that was kept names.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> &T {
@@ -93,6 +107,12 @@ impl<T> Arena<T> {
     /// The same, for an index that came from outside.
     pub(crate) fn find(&self, index: u32) -> Option<&T> {
         self.slots.get(index as usize).filter(|slot| slot.live).map(|slot| &slot.value)
+    }
+
+    /// As `find`.
+    #[inline]
+    pub(crate) fn find_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.slots.get_mut(index as usize).filter(|slot| slot.live).map(|slot| &mut slot.value)
     }
 
     /// As `get`.

@@ -6,10 +6,10 @@
 //! nothing.
 
 use super::value::Image;
-use crate::acb::request::{Event, Refused, Request, RequestId, RequestKind};
-use crate::acb::{State, Transition};
+use crate::acb::Transition;
+use crate::acb::request::{Event, HitEnded, Refused, Request, RequestId, RequestKind};
 use crate::error::Error;
-use crate::io::{Io, IoId, Outcome};
+use crate::io::{Hit, Io, IoId, Outcome};
 use crate::machine::Machine;
 use crate::outbox::{Alarm, Due, Purpose, Timer};
 use crate::rule::Rule;
@@ -20,6 +20,44 @@ impl Image {
     /// Takes a request, or says why not.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
+        match self.begin_hit(&request) {
+            Some(Hit { request: id, io, host }) => {
+                self.outbox.emit_read(io, id, request.len, host);
+                Ok(id)
+            }
+            None => self.submit_other(request),
+        }
+    }
+
+    /// A read that is one read of the file, within one cluster that is there: what `submit` and `poll_io`
+    /// come to, at once, without a queue between. The embedder does the
+    /// [`IoOp::ReadData`](crate::IoOp::ReadData) of all its bytes, and says how it ended: with `end_hit`, or
+    /// `handle_completion`. None: it is no such read, and nothing was done.
+    #[inline]
+    pub fn begin_hit(&mut self, request: &Request) -> Option<Hit> {
+        if request.kind != RequestKind::Read || self.jobs.refuse() || self.requests.is_full() {
+            return None;
+        }
+        let end = request.offset.checked_add(request.len).filter(|end| *end <= self.size)?;
+        let host = self.hit(request.offset, end)?;
+        let generation = self.outbox.next_generation();
+        let (a, id) = self.requests.begin_read(request, host, generation);
+        Some(Hit { request: id, io: self.outbox.own_id(a, generation), host })
+    }
+
+    /// The I/O of a hit has ended without an error: what `handle_completion` and `poll_event` come to, at
+    /// once. None: more follows than that the request has ended, and nothing was done.
+    #[inline]
+    pub fn end_hit(&mut self, id: IoId) -> Option<HitEnded> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
+        if !self.outbox.is_own(id) || !id.index.is_multiple_of(2) || self.has_dead() {
+            return None;
+        }
+        self.requests.end_read(id.index / 2, id.generation)
+    }
+
+    #[inline(never)]
+    fn submit_other(&mut self, request: Request) -> Result<RequestId, Refused> {
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
         let plain = matches!(request.kind, RequestKind::Read | RequestKind::Write);
@@ -41,13 +79,6 @@ impl Image {
         };
         debug_assert!(pos <= end && end <= self.size);
         let (acb, id) = self.requests.begin(&request, pos, end);
-        // the hot path: a read within one cluster that is there
-        if request.kind == RequestKind::Read
-            && let Some(host) = self.hit(pos, end)
-        {
-            self.read_hit(acb, id, request.len, host);
-            return Ok(id);
-        }
         self.start(acb, request.kind);
         self.settle();
         Ok(id)
@@ -79,6 +110,18 @@ impl Image {
     /// [`Error::Cancelled`]: of its range any part may have been done. How many are so.
     pub fn cancel(&mut self, user: u64) -> usize {
         self.requests.cancel(user)
+    }
+
+    /// There is I/O to poll.
+    #[inline]
+    pub fn has_io(&self) -> bool {
+        !self.outbox.io.is_empty()
+    }
+
+    /// There is an event or a change of a timer to poll.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        !self.outbox.events.is_empty() || !self.outbox.alarms.is_empty()
     }
 
     /// The next event.
@@ -155,10 +198,6 @@ impl Image {
             }
             acb.io.pending = 0;
         }
-        if acb.state == State::ReadData && acb.extent.end == acb.end && acb.error.is_none() {
-            // the hot path: what `advance` would do
-            return self.end_acb(a, None);
-        }
         self.advance(a);
     }
 
@@ -222,6 +261,13 @@ impl Machine for Image {
 
     fn handle_completion(&mut self, id: IoId, outcome: Outcome<'_>) {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
+        if matches!(outcome, Outcome::Done)
+            && let Some(HitEnded { request, user, met }) = self.end_hit(id)
+        {
+            let done = Event::Done { request, user, result: Ok(()), met, extent: None };
+            self.outbox.events.push_back(done);
+            return;
+        }
         if self.outbox.is_own(id) {
             self.own_io_ended(id, outcome);
             if self.has_dead() {

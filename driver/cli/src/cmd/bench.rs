@@ -76,7 +76,7 @@ pub struct Args {
     /// Open without locks, even if a writer has the image open
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// Record how long each request takes, and tell the percentiles
+    /// Measure how long each request takes, and how long calls into the driver hold the thread
     #[arg(long)]
     latency: bool,
     /// Print only what qemu-img prints
@@ -165,7 +165,6 @@ fn load(args: &Args) -> Result<Load, String> {
         flush_interval: if args.cache == "unsafe" { 0 } else { flush_interval },
         drain: !args.no_drain,
         final_flush: args.final_flush && args.write && args.cache != "unsafe",
-        latency: args.latency,
     })
 }
 
@@ -201,7 +200,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
     let config = Config::default()
         .backend(args.backend.unwrap_or(aio))
         .queue_depth(Config::default().queue_depth.max(load.depth.saturating_add(64)))
-        .requests(load.depth.saturating_add(FLUSHES_MAX));
+        .requests(load.depth.saturating_add(FLUSHES_MAX))
+        .timing(args.latency);
     Ok(Plan { image: image.clone(), load, open, config })
 }
 
@@ -340,7 +340,7 @@ fn figures(load: &Load, outcome: &LoadOutcome, hold: &Hold, closed: Duration) ->
         "read_latency": recorded(&outcome.reads),
         "write_latency": recorded(&outcome.writes),
         "flush_latency": recorded(&outcome.flushes),
-        "hold": hold,
+        "hold": (hold.own.count > 0).then_some(hold),
     })
 }
 

@@ -46,7 +46,7 @@ fn run_dry(driver: &mut Driver<Sim>, seed: u64) {
 /// Names an operation; what the backend is asked for.
 fn ask(driver: &mut Driver<Sim>, op: IoOp) -> Vec<(OpKind, FileId, u64)> {
     let (mut out, layer, transform) = driver.engine.at(PLACE).unwrap();
-    translate(&mut out, layer, Io { id: IoId { index: u32::MAX, generation: 1 }, op });
+    translate(&mut out, layer, &Io { id: IoId { index: u32::MAX, generation: 1 }, op });
     transform.serve(&mut out, layer);
     out.port.push_pending();
     let pending = driver.backend().pending();

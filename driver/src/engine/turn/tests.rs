@@ -54,7 +54,7 @@ fn run_dry(driver: &mut Driver<Sim>) {
 
 fn ask(driver: &mut Driver<Sim>, op: IoOp) {
     let (mut out, layer, transform) = driver.engine.at(PLACE).unwrap();
-    translate(&mut out, layer, Io { id: IoId { index: u32::MAX, generation: 1 }, op });
+    translate(&mut out, layer, &Io { id: IoId { index: u32::MAX, generation: 1 }, op });
     transform.serve(&mut out, layer);
     driver.engine.settle(PLACE);
 }

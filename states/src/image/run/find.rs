@@ -7,13 +7,13 @@
 //!   with its place;
 //! * concurrent misses of one slice share one load.
 
-use crate::acb::request::{Met, RequestId, RequestKind};
+use crate::acb::request::RequestKind;
 use crate::acb::{AcbIndex, State, block::Acb};
 use crate::base::geometry::Geometry;
 use crate::error::Error;
 use crate::image::next::Next;
+use crate::image::run::read::EXTENT_MAX;
 use crate::image::value::Image;
-use crate::io::IoOp;
 use crate::rule::Rule;
 use crate::tables::dangling::check_dangling;
 use crate::tables::mapping::{Mapping, Run, ZERO_ENTRY};
@@ -89,7 +89,10 @@ impl Image {
     /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
     #[inline]
     pub(crate) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
-        let geometry = self.layout.plain_geometry()?;
+        let Some(geometry) = self.layout.plain_geometry() else {
+            // a raw image's bytes are where they are
+            return (self.layout.is_raw() && pos < end && end - pos <= EXTENT_MAX).then_some(pos);
+        };
         let within = pos & (geometry.cluster_size() - 1);
         if end == pos || within + (end - pos) > geometry.cluster_size() {
             return None;
@@ -110,19 +113,6 @@ impl Image {
         slice.touch();
         self.outbox.counters.hits += 1;
         Some(cluster + within)
-    }
-
-    /// A whole new request is this one read.
-    #[inline]
-    pub(crate) fn read_hit(&mut self, a: AcbIndex, request: RequestId, len: u64, host: u64) {
-        let acb = self.requests.acb_mut(a);
-        debug_assert_eq!(acb.end, acb.pos + len);
-        acb.met = Met::HIT;
-        acb.extent.end = acb.end;
-        acb.extent.host = host;
-        let op = IoOp::ReadData { request, buffer_offset: 0, len, host };
-        self.outbox.emit_first(acb, a, op);
-        self.requests.set_state_through(a, State::FindCluster, State::ReadData);
     }
 
     /// What is `pos` mapped to, and for how long?
