@@ -91,6 +91,7 @@ impl Opening {
     }
 
     fn finish_raw(&mut self) {
+        debug_assert!(self.backing.is_none(), "a raw file names no other");
         let info = Info::of_raw(self.file_len);
         let image = Image::raw(self.file_len, &self.options);
         self.steps.end(Ok(Box::new(Opened { image, info, report: None })));
@@ -98,6 +99,7 @@ impl Opening {
 
     fn finish(&mut self, header: Header, report: Option<Report>) {
         let info = Info { dirty: self.dirty, ..Info::of_qed(&header, self.backing.as_deref()) };
+        debug_assert!(self.format != Some(Format::Raw), "a raw file has no header");
         let image = Image::qed(header, self.file_len, self.free_end, &self.options);
         self.steps.end(Ok(Box::new(Opened { image, info, report })));
     }
@@ -126,6 +128,7 @@ impl Opening {
     fn read_region(&mut self, bytes: &[u8]) {
         let align = u64::from(self.options.align.max(512));
         let len = align_up(Qcow2Header::region(bytes) as u64, align) as u32;
+        debug_assert!(len >= self.options.align, "whole blocks are read");
         self.steps.emit(OpenStep::ReadRegion, IoOp::ReadTable { offset: 0, len });
     }
 
@@ -147,6 +150,7 @@ impl Opening {
     }
 
     fn header_valid(&mut self, header: Header) {
+        debug_assert!(!self.dirty && self.backing.is_none(), "a header is looked at once");
         self.dirty = header.need_check();
         match header.backing_name() {
             Some((offset, len)) if len > 0 => {
@@ -162,6 +166,7 @@ impl Opening {
             return self.check(header);
         }
         header.autoclear_features = 0;
+        debug_assert!(!self.options.read_only, "what is read alone is not written");
         let len = header.block_len();
         self.steps.emit(OpenStep::ClearAutoclear(header), IoOp::WriteTable { offset: 0, len });
     }
@@ -171,6 +176,7 @@ impl Opening {
         self.searches = !header.need_check();
         let device = self.options.fixed_len;
         let searched = device || !self.file_len.is_multiple_of(header.cluster_size.into());
+        debug_assert!(self.steps.step().is_none(), "the header is in order");
         if self.options.read_only || skipped || self.searches && !searched {
             return self.finish(header, None);
         }
@@ -186,6 +192,7 @@ impl Opening {
             return self.finish(header, None);
         }
         let (value, index) = (self.file_len, self.file_len / u64::from(header.cluster_size));
+        debug_assert!(!self.options.read_only, "what is read alone is not searched");
         self.steps.fail(Error::Corrupt(Fault::Cluster { index, value, why: ClusterFault::CutOff }));
     }
 

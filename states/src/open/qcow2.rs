@@ -106,6 +106,7 @@ impl Opening {
     }
 
     fn begin(&mut self) {
+        debug_assert!(self.steps.step().is_none(), "it begins once");
         if self.options.read_only {
             return self.finish();
         }
@@ -123,6 +124,7 @@ impl Opening {
         let Some(list) = self.header.bitmaps() else { return self.put_in_order() };
         let (names, invalid) = bitmap::names(directory, list.count);
         let valid = list.count.saturating_sub(invalid);
+        debug_assert!(valid + invalid <= list.count, "each is one or the other");
         self.info.bitmaps = (valid > 0).then_some(Bitmaps { valid, names, dropped: false });
         self.put_in_order();
     }
@@ -136,6 +138,7 @@ impl Opening {
         if let Some(bitmaps) = &mut self.info.bitmaps {
             bitmaps.dropped = true;
         }
+        debug_assert!(!self.options.read_only, "what is read alone is not written");
         let len = self.header.block_len();
         self.steps.emit(MetadataStep::ClearAutoclear, IoOp::WriteTable { offset: 0, len });
     }
@@ -146,6 +149,7 @@ impl Opening {
         }
         let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
         let check = check.on_device(self.options.fixed_len);
+        debug_assert!(!self.options.read_only, "what is read alone is not repaired");
         self.steps.enter(MetadataStep::Check(Box::new(check)));
         self.check_ended();
     }
@@ -175,6 +179,7 @@ impl Opening {
 
     /// Where snapshots have their metadata: nothing may be written there.
     fn next_snapshot(&mut self) {
+        debug_assert!(self.snapshots.0 <= self.header.snapshots, "no more than there are");
         let (count, offset, len) = self.snapshots;
         if count < self.header.snapshots {
             return self.steps.emit(MetadataStep::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
@@ -196,6 +201,7 @@ impl Opening {
             }
             Ok(Parsed::Entry(snapshot, len)) => {
                 let table = Span::at(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8);
+                debug_assert!(len >= FIXED, "an entry has its fixed part");
                 self.tables.snapshots.push(table);
                 self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + len as u64, FIXED);
                 self.next_snapshot();
@@ -235,6 +241,7 @@ impl Opening {
         let shape = self.header.shape();
         for bytes in bytes.as_chunks::<8>().0 {
             let index = self.l1_done;
+            debug_assert!(index <= u64::from(L1_MAX), "a longer table is not read");
             self.l1_done += 1;
             if index >= u64::from(self.header.l1_entries) {
                 break;
@@ -251,6 +258,7 @@ impl Opening {
 
     /// What is free at the end of the file?
     fn begin_tail(&mut self) {
+        debug_assert!(!self.options.read_only, "only what is written needs space");
         let header = &self.header;
         let tail = Tail::new(header.refcounts(), header.shape(), self.file_len >> header.cluster_bits);
         self.next_tail(tail);
@@ -273,12 +281,14 @@ impl Opening {
     }
 
     fn tail_known(&mut self, cluster: u64) {
+        debug_assert!(self.tables.tail.is_none(), "the free end is looked for once");
         self.tables.tail = Some(cluster << self.header.cluster_bits);
         self.finish();
     }
 
     fn finish(&mut self) {
         let written = (!self.options.read_only).then(|| core::mem::take(&mut self.tables));
+        debug_assert!(written.is_some() != self.options.read_only, "what is written needs its tables");
         let image = Image::qcow2(&self.header, self.file_len, written, &self.options);
         let (info, report) = (self.info.clone(), self.report.take());
         self.steps.end(Ok(Box::new(Opened { image, info, report })));

@@ -101,6 +101,7 @@ pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Res
     let mut at = 0;
     while at < bytes.len() {
         let index = bitmaps.len() as u64;
+        debug_assert!(bitmaps.len() <= BITMAPS_MAX as usize, "the header's count was validated");
         if index >= count.into() {
             return corrupt(BitmapFault::MoreEntries, index, at as u64);
         }
@@ -124,6 +125,7 @@ pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Res
             at,
         };
         bitmap.validate(index, entry.get(16).copied().unwrap_or(0), name_len, shape, size)?;
+        debug_assert!(bitmap.at == at && at.is_multiple_of(8), "an entry begins at a multiple of 8");
         bitmaps.push(bitmap);
         at += usize::try_from(end.next_multiple_of(8)).unwrap_or(usize::MAX);
     }
@@ -139,6 +141,7 @@ pub fn names(bytes: &[u8], count: u32) -> (Vec<Vec<u8>>, u32) {
     let (mut names, mut invalid, mut at) = (Vec::new(), 0, 0);
     for _ in 0..count {
         let entry = bytes.get(at..).unwrap_or(&[]);
+        debug_assert!(at.is_multiple_of(8), "an entry begins at a multiple of 8");
         let (name_len, extra_len) = (be::u16_at(entry, 18), be::u32_at(entry, 20));
         let Some(name) = entry.get(FIXED..FIXED + usize::from(name_len)) else { break };
         if extra_len != 0 || name_len == 0 || name_len > NAME_MAX {
@@ -156,16 +159,19 @@ pub fn names(bytes: &[u8], count: u32) -> (Vec<Vec<u8>>, u32) {
 impl Bitmap {
     /// It was open for writing when its driver ended, or still is: its bits are not to be trusted.
     pub const fn in_use(&self) -> bool {
+        debug_assert!(self.flags & !(IN_USE | AUTO) == 0, "other flags were refused");
         self.flags & IN_USE != 0
     }
 
     /// It shall be loaded and kept up to date by whoever writes the image.
     pub const fn auto(&self) -> bool {
+        debug_assert!(self.flags & !(IN_USE | AUTO) == 0, "other flags were refused");
         self.flags & AUTO != 0
     }
 
     /// Bytes of its table.
     pub const fn table_bytes(&self) -> u64 {
+        debug_assert!(self.table_entries <= TABLE_MAX, "a longer table was refused");
         self.table_entries as u64 * 8
     }
 

@@ -43,6 +43,7 @@ impl Check {
     /// One pass over everything.
     fn run(&mut self) {
         let total_clusters = self.header.guest_size().div_ceil(self.shape.cluster_size());
+        debug_assert!(self.steps.step().is_none(), "a run begins between two steps");
         self.report = Report { total_clusters, ..Report::default() };
         if self.clusters > CLUSTERS_MAX {
             let error = Error::Unsupported(Lack::Check(self.clusters));
@@ -64,6 +65,7 @@ impl Check {
 
     /// Everything is looked at: make repairs durable, clear the bits, look again.
     fn finish(&mut self) {
+        debug_assert!(self.steps.step().is_none(), "the step before is done");
         debug_assert!(self.dirty.is_empty(), "all blocks are written");
         if self.snapshot_corruptions > 0 && self.fix == Some(Repair::All) && self.move_snapshots() {
             return;
@@ -81,6 +83,7 @@ impl Check {
 
     fn durable(&mut self) {
         let marked = self.header.is_dirty() || self.header.is_corrupt();
+        debug_assert!(self.dirty.is_empty(), "what is repaired is written");
         if self.fix == Some(Repair::All) && self.beyond.entries_stay() && !self.header.is_corrupt() {
             // whoever writes the image next would put other things there
             self.header.set_corrupt(true);
@@ -99,6 +102,7 @@ impl Check {
     fn end(&mut self) {
         let Report { corruptions_fixed, leaks_fixed, dropped, .. } = self.report;
         let fixed = (corruptions_fixed, leaks_fixed, dropped);
+        debug_assert!(self.steps.step().is_none(), "the last step is done");
         if self.fix.take().is_some() && fixed != (0, 0, 0) {
             self.fixed = Some(fixed);
             self.wrote = false;

@@ -100,6 +100,7 @@ pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
 
 impl Created {
     fn clusters(&self) -> u64 {
+        debug_assert!(self.header.size > 0 || self.header.l1_entries == 0, "no disk has no tables");
         self.header.size.div_ceil(self.header.cluster_size())
     }
 
@@ -119,6 +120,7 @@ impl Created {
                     self.l2.push(at);
                 }
                 let count = end.min((table + 1) << shape.l2_bits()) - guest;
+                debug_assert!(count > 0, "it gets on");
                 let got = match host {
                     _ if shape.data_file => {
                         self.push(guest, guest, count);
@@ -162,6 +164,7 @@ impl Created {
         let (shape, clusters) = (self.header.shape(), self.clusters());
         let tables = clusters.div_ceil(shape.l2_entries());
         let from = self.space.used.end();
+        debug_assert!(from > 0, "the header comes first");
         let start = self.space.make_area(from, clusters + tables + 1, true, None)?;
         self.space.alloc_at(start, clusters)?;
         for _ in 0..tables {
@@ -192,6 +195,7 @@ impl Created {
 
     /// Length of the file in bytes.
     pub const fn len(&self) -> u64 {
+        debug_assert!(self.len > 0, "a new image is never empty");
         self.len
     }
 
@@ -203,11 +207,13 @@ impl Created {
     /// preallocation=falloc: the range (offset, bytes) whose space is to be reserved; full: to be written
     /// with zeros.
     pub const fn data_range(&self) -> Option<(u64, u64)> {
+        debug_assert!(self.len > 0, "it was laid out");
         self.reserve
     }
 
     /// Length of the data file in bytes; its space is to be reserved or written as `preallocation` says.
     pub const fn data_file_len(&self) -> Option<u64> {
+        debug_assert!(self.data_file_len.is_none() || self.header.has_data_file(), "only with a data file");
         self.data_file_len
     }
 
@@ -215,6 +221,7 @@ impl Created {
     pub fn pieces(&self) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
         (0..self.piece_count()).filter_map(|n| {
             let (offset, end) = self.piece_range(n);
+            debug_assert!(offset <= end, "it does not run backwards");
             (offset < end).then(|| (offset, self.piece(n)))
         })
     }

@@ -179,12 +179,14 @@ impl Shape {
 
     /// L2 entries of a table.
     pub const fn l2_entries(self) -> u64 {
+        debug_assert!(self.l2_bits() < 32, "limits of the format");
         1 << self.l2_bits()
     }
 
     /// L1 entries that a guest disk of `size` bytes needs.
     pub const fn l1_entries(self, size: u64) -> u64 {
         let bits = self.cluster_bits + self.l2_bits();
+        debug_assert!(bits < 63, "an L2 table maps less than all there is");
         (size >> bits) + !size.is_multiple_of(1 << bits) as u64
     }
 
@@ -292,6 +294,7 @@ impl Shape {
             return Ok(L2::Unallocated);
         }
         let copied = entry & COPIED != 0;
+        debug_assert!(host.is_some() || subclusters.zero() != 0, "something of it is there");
         Ok(L2::Split { host, copied: copied && host.is_some(), subclusters })
     }
 

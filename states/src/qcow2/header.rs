@@ -182,6 +182,7 @@ impl Header {
         header.check_extensions()?;
         header.read_backing(bytes)?;
         let block = header.used(bytes).next_multiple_of(header.cluster_size().min(4096) as usize);
+        debug_assert!(block <= 1 << 21, "the header is one cluster at most");
         header.block = bytes.get(..block).unwrap_or(bytes).to_vec();
         Ok(header)
     }
@@ -223,6 +224,7 @@ impl Header {
             block: Vec::new(),
         };
         let length = u64::from(header.header_length);
+        debug_assert!(header.version >= 3 || header.incompatible == 0, "version 2 has no feature bits");
         if version == 3 && length < 104 {
             return corrupt(HeaderFault::TooShort, length);
         }
@@ -365,6 +367,7 @@ impl Header {
 
     /// Where the extensions end at the latest.
     fn extensions_end(&self) -> usize {
+        debug_assert!(self.backing_offset <= self.cluster_size(), "the header is one cluster at most");
         if self.backing_offset != 0 { self.backing_offset as usize } else { 1 << self.cluster_bits }
     }
 
@@ -372,6 +375,7 @@ impl Header {
     fn used(&self, bytes: &[u8]) -> usize {
         let extensions = extensions::end(bytes, self.header_length as usize, self.extensions_end());
         let name = self.backing.as_ref().map_or(0, |name| self.backing_offset as usize + name.len());
+        debug_assert!(extensions <= self.extensions_end(), "extensions end before the name");
         extensions.max(name).max(LENGTHS[0])
     }
 }

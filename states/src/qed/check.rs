@@ -113,6 +113,7 @@ impl Check {
             repaired: false,
             header,
         };
+        debug_assert!(check.end <= check.len, "what entries may refer to is of the file");
         let l1 = check.geometry.l1_offset;
         check.mark_used(l1, u64::from(check.header.table_size));
         check.read_l1();
@@ -122,6 +123,7 @@ impl Check {
     /// The file is a device: what nothing refers to behind the last cluster in use is no leak, and is not
     /// given back. To be said at once.
     pub fn on_device(self, device: bool) -> Check {
+        debug_assert!(!self.repaired, "it is said at once");
         Check { device, ..self }
     }
 
@@ -139,6 +141,7 @@ impl Check {
 
     /// First byte behind all clusters that something refers to, as far as tables could be read.
     pub(crate) fn end_in_use(&self) -> u64 {
+        debug_assert!(self.used.count <= self.used.end, "each cluster is counted once");
         self.used.end << self.geometry.cluster_bits
     }
 
@@ -167,6 +170,7 @@ impl Check {
     }
 
     fn entries(&self) -> u64 {
+        debug_assert!(self.geometry.table_bytes / 8 == 1 << self.geometry.table_bits, "a table is entries");
         1 << self.geometry.table_bits
     }
 
@@ -178,6 +182,7 @@ impl Check {
 
     fn read_l1(&mut self) {
         let offset = self.geometry.l1_offset + self.l1_at * 8;
+        debug_assert!(offset + 8 <= self.geometry.l1_offset + self.geometry.table_bytes, "within the table");
         self.steps.emit(CheckStep::ReadL1, IoOp::ReadTable { offset, len: self.chunk_len(self.l1_at) });
     }
 
@@ -185,6 +190,7 @@ impl Check {
     fn next_table(&mut self) {
         while let Some(&entry) = self.l1.get(self.l1_next) {
             let index = self.l1_at + self.l1_next as u64;
+            debug_assert!(index < self.entries(), "an index of the table");
             self.l1_next += 1;
             if entry == 0 {
                 continue;
@@ -237,6 +243,7 @@ impl Check {
     fn read_l2(&mut self) {
         debug_assert!(self.l2_table > 0);
         let offset = self.l2_table + self.l2_at * 8;
+        debug_assert!(offset + 8 <= self.l2_table + self.geometry.table_bytes, "within the table");
         self.steps.emit(CheckStep::ReadL2, IoOp::ReadTable { offset, len: self.chunk_len(self.l2_at) });
     }
 
@@ -324,6 +331,7 @@ impl Check {
         debug_assert!(self.l1_at >= self.entries(), "all of the L1 table was seen");
         let clusters = if self.device { self.used.end } else { self.end >> self.geometry.cluster_bits };
         let usable = clusters.saturating_sub(u64::from(self.header.header_size));
+        debug_assert!(self.l2_at <= self.entries(), "no table goes on behind its end");
         if self.report.check_errors == 0 {
             self.report.leaks = usable.saturating_sub(self.used.count);
         }
@@ -376,12 +384,14 @@ impl Check {
     }
 
     fn end(&mut self) {
+        debug_assert!(self.repair.is_some() || !self.repaired, "without leave nothing is repaired");
         let report = core::mem::take(&mut self.report);
         self.steps.end(Ok(report));
     }
 
     fn unreadable(&mut self, error: Error) {
         self.report.check_errors += 1;
+        debug_assert!(self.l2_table > 0, "an L2 table could not be read");
         self.report.problem(error);
         self.next_table();
     }

@@ -86,6 +86,7 @@ fn check_shape(cluster_size: u32, table_size: u32) -> Result<(), Error> {
 /// The largest guest disk that tables of this shape map (Q2: more bits than 64 are needed on the way).
 pub fn size_max(cluster_size: u32, table_size: u32) -> u64 {
     let entries = u128::from(cluster_size) * u128::from(table_size) / 8;
+    debug_assert!(cluster_size.is_power_of_two() && table_size.is_power_of_two(), "the shape was validated");
     // guest offsets stay below 2^63, as QEMU's do
     u64::try_from((entries * entries * u128::from(cluster_size)).min((1 << 63) - 512)).unwrap_or(0)
 }
@@ -153,6 +154,7 @@ impl Header {
     }
 
     fn validate_backing(&self, header_bytes: u64) -> Result<(), Error> {
+        debug_assert!(header_bytes > 0, "the header was validated");
         if self.features & BACKING_FILE == 0 {
             return Ok(());
         }
@@ -168,11 +170,13 @@ impl Header {
 
     /// The largest guest disk that tables of this shape map.
     pub fn size_max(&self) -> u64 {
+        debug_assert!(self.table_size <= 16, "the shape was validated");
         size_max(self.cluster_size, self.table_size)
     }
 
     /// Bytes of a table.
     pub fn table_bytes(&self) -> u64 {
+        debug_assert!(self.table_size.is_power_of_two(), "the shape was validated");
         u64::from(self.table_size) * u64::from(self.cluster_size)
     }
 
@@ -181,22 +185,26 @@ impl Header {
         debug_assert!(self.table_size.is_power_of_two() && self.cluster_size.is_power_of_two());
         let table = self.table_bytes();
         let header = u64::from(self.header_size) * u64::from(self.cluster_size);
+        debug_assert!(header > 0 && self.l1_table_offset >= header, "the L1 table lies behind the header");
         Geometry::new(self.cluster_size.trailing_zeros(), table / 8, table, self.l1_table_offset, header)
     }
 
     /// Where the backing file's name lies: offset and length in bytes.
     pub fn backing_name(&self) -> Option<(u64, u32)> {
+        debug_assert!(self.features & !KNOWN_FEATURES == 0, "unknown features were refused");
         (self.features & BACKING_FILE != 0)
             .then_some((self.backing_filename_offset.into(), self.backing_filename_size))
     }
 
     /// The backing file must be taken as raw.
     pub fn backing_raw(&self) -> bool {
+        debug_assert!(self.features & !KNOWN_FEATURES == 0, "unknown features were refused");
         self.features & NO_PROBE != 0
     }
 
     /// The need-check bit.
     pub fn need_check(&self) -> bool {
+        debug_assert!(self.features & !KNOWN_FEATURES == 0, "unknown features were refused");
         self.features & NEED_CHECK != 0
     }
 
@@ -215,6 +223,7 @@ impl Header {
 
     /// Bytes of the block that holds the header.
     pub(crate) fn block_len(&self) -> u32 {
+        debug_assert!(!self.block.is_empty(), "the header was read");
         self.block.len() as u32
     }
 
@@ -273,6 +282,7 @@ impl Header {
         if HEADER_BYTES + name.len() > options.cluster_size as usize {
             return refuse(NewFault::QedBackingOutside, name.len() as u64);
         }
+        debug_assert!(size.is_multiple_of(512), "a disk has whole sectors");
         let mut features = 0;
         if options.backing.is_some() {
             features |= BACKING_FILE | if options.backing_raw { NO_PROBE } else { 0 };
@@ -312,6 +322,7 @@ impl Header {
         }
         self.backing_filename_offset = if len == 0 { 0 } else { HEADER_BYTES as u32 };
         self.backing_filename_size = len as u32;
+        debug_assert!(self.backing_name().is_some() == name.is_some(), "the feature says so");
         Ok(())
     }
 }

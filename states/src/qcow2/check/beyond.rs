@@ -31,12 +31,14 @@ const REACH: u64 = 1 << 20;
 impl Check {
     /// Does a range go beyond `end` by a cluster or more? The last cluster may be there in part.
     pub(super) fn goes_beyond(&self, end: u64, offset: u64, len: u64) -> bool {
+        debug_assert!(end <= 1 << 63, "no file is longer");
         // offsets and lengths are below 2^63
         len > 0 && offset.saturating_add(len) >= end.saturating_add(self.shape.cluster_size())
     }
 
     /// Does it go beyond the end of the file, as that is by now?
     pub(super) fn is_beyond(&self, offset: u64, len: u64) -> bool {
+        debug_assert!(self.len.is_multiple_of(512), "whole sectors");
         self.goes_beyond(self.len, offset, len)
     }
 
@@ -105,6 +107,7 @@ impl Check {
             return false;
         }
         self.l1_offset = offset;
+        debug_assert!(self.fix == Some(Repair::All), "nothing else drops entries");
         self.load(CheckStep::DropL1, offset, len as usize);
         true
     }
@@ -134,6 +137,7 @@ impl Check {
 
     pub(super) fn drop_l1_loaded(&mut self, bytes: &[u8]) {
         self.l1 = decode(bytes);
+        debug_assert!(self.fix == Some(Repair::All), "nothing else drops entries");
         (self.l1_next, self.l1_fixed) = (0, false);
         self.l1_writable = self.l1_is_alone();
         self.drop_next();
@@ -169,6 +173,7 @@ impl Check {
 
     fn stays(&mut self, offset: u64, len: u64) {
         self.beyond.stay += 1;
+        debug_assert!(self.beyond.dropped, "it stays though others are dropped");
         self.keep_place(offset, len);
     }
 
@@ -209,6 +214,7 @@ impl Check {
 
     /// Nothing but L1 entries leads to this L2 table.
     fn l2_is_alone(&self) -> bool {
+        debug_assert!(self.fix == Some(Repair::All), "tables are counted where entries may be dropped");
         let cluster = self.l2_offset >> self.shape.cluster_bits;
         !self.beyond.overflow
             && !self.overlaps(self.l2_offset)
@@ -218,6 +224,7 @@ impl Check {
     /// Nothing else leads to this L1 table.
     fn l1_is_alone(&self) -> bool {
         let (offset, len) = (self.l1_offset, self.l1.len() as u64 * 8);
+        debug_assert!(len > 0, "the table has entries");
         let active = (0, self.header.l1_offset, self.header.l1_entries);
         let others = (1..).zip(&self.snapshots).map(|(n, s)| (n, s.l1_offset, s.l1_entries));
         let apart = |(n, at, entries): (usize, u64, u32)| {
@@ -265,6 +272,7 @@ impl Check {
         }
         let end = (offset + bytes).next_multiple_of(self.shape.cluster_size());
         let near = end >> self.shape.cluster_bits <= CLUSTERS_MAX && self.header.l1_is_in_reach(self.len);
+        debug_assert!(end >= offset + bytes, "the file gets long enough");
         if !near || !self.is_beyond(offset, bytes) {
             return false;
         }

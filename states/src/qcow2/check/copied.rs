@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 impl Check {
     pub(super) fn check_copied(&mut self) {
         debug_assert!(self.dirty.is_empty(), "all blocks are written");
+        debug_assert!(self.rebuilt.is_none() || self.fix == Some(Repair::All), "a rebuild was asked for");
         let entries = self.header.l1_entries as usize;
         self.l1_fixed = false;
         if entries == 0 || self.flags_are_right() {
@@ -44,6 +45,7 @@ impl Check {
     /// None: the refcount cannot be read.
     fn refcount(&self, offset: u64) -> Option<u64> {
         let cluster = offset >> self.shape.cluster_bits;
+        debug_assert!(cluster < 1 << 55, "entries hold offsets below 2^56");
         let bad = self.bad_blocks.contains(&self.layout.table_index(cluster));
         (!bad).then(|| self.stored.get(cluster))
     }
@@ -53,6 +55,7 @@ impl Check {
         let range = (self.header.l1_offset, u64::from(self.header.l1_entries) * 8);
         self.l1_overlaps = self.fix.is_some() && self.overlaps_others(range);
         self.l1 = decode(bytes);
+        debug_assert!(self.l1.len() <= self.header.l1_entries as usize, "the table that was asked for");
         self.l1_next = 0;
         self.next_copied();
     }

@@ -42,6 +42,7 @@ impl Check {
     pub(super) fn check_hidden(&mut self, index: u64, entry: u64) {
         let shape = self.shape;
         let (compressed, offset) = (entry & COMPRESSED != 0, entry & OFFSET);
+        debug_assert!(entry != 0 || shape.extended, "an entry that says nothing is left out");
         if compressed {
             let host = shape.compressed_range(entry).0;
             if !shape.data_file && host >= self.len.next_multiple_of(shape.cluster_size()) {
@@ -69,6 +70,7 @@ impl Check {
     /// Nothing else is wrong: is it this? `last`: no other run follows, which would say it again.
     pub(super) fn tell_hidden(&mut self, last: bool) {
         self.find_shared();
+        debug_assert!(self.report.is_sound(), "nothing else is wrong");
         let Hidden { problems, count, .. } = core::mem::replace(&mut self.hidden, Hidden::new());
         self.report.corruptions += count;
         for fault in problems {

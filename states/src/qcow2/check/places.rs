@@ -41,11 +41,13 @@ impl Beyond {
 
     /// Entries of L1 or L2 tables lead there still.
     pub(super) fn entries_stay(&self) -> bool {
+        debug_assert!(self.told >= self.stay, "what stays was told");
         self.told > 0
     }
 
     /// Where the last kept place that reaches into these clusters ends.
     pub(super) fn kept_until(&self, first: u64, count: u64) -> Option<u64> {
+        debug_assert!(count > 0, "nobody asks about nothing");
         let (_, &end) = self.kept.range(..first.saturating_add(count)).next_back()?;
         (end > first).then_some(end)
     }

@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 impl Check {
     /// The refcount blocks, read once: a block that several entries lead to counts for the first of them.
     pub(super) fn load_blocks(&mut self) {
+        debug_assert!(self.steps.step().is_none(), "all references are counted");
         if self.rebuilt.is_some() {
             return self.compare();
         }
@@ -38,6 +39,7 @@ impl Check {
     fn load_block(&mut self) {
         let Some(index) = self.dirty.first().copied() else { return self.compare() };
         let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
+        debug_assert!(offset > 0, "a block that is read has a place");
         self.load(CheckStep::Block, offset, 1 << self.shape.cluster_bits);
     }
 
@@ -60,6 +62,7 @@ impl Check {
             return self.write_blocks();
         }
         let before = (self.report.corruptions, self.report.check_errors, self.report.problems.len());
+        debug_assert!(self.dirty.is_empty(), "all blocks were read");
         self.compare_counts(None);
         match self.fix {
             None => {}
@@ -114,6 +117,7 @@ impl Check {
     }
 
     fn compare_cluster(&mut self, cluster: u64, fix: Option<Repair>) {
+        debug_assert!(cluster < self.clusters, "it is one of the file's");
         let index = self.layout.table_index(cluster);
         if self.bad_blocks.contains(&index) {
             return;
@@ -145,6 +149,7 @@ impl Check {
     pub(super) fn write_blocks(&mut self) {
         while let Some(index) = self.dirty.pop_first() {
             let offset = self.reftable.get(index as usize).copied().unwrap_or(0);
+            debug_assert!(self.fix.is_some(), "without leave no count changes");
             if offset != 0 {
                 return self.store(CheckStep::FixBlock, offset, self.stored.block(index));
             }
@@ -159,6 +164,7 @@ impl Check {
     /// The first of so many free clusters in a row at or behind `first`, or where a device has some; now in
     /// use.
     fn take(&mut self, count: u64, first: u64) -> u64 {
+        debug_assert!(count > 0, "nobody takes nothing");
         let outside = |check: &Check, first: u64| check.room.is_some_and(|room| first + count > room);
         let mut found = self.free(count, first);
         if outside(self, found) && first > 0 {
@@ -218,6 +224,7 @@ impl Check {
         (self.report.corruptions, self.report.leaks, self.report.check_errors) = (0, 0, 0);
         self.report.problems.clear();
         self.rebuild = false;
+        debug_assert!(self.fix == Some(Repair::All), "nothing less makes counts anew");
         let mut table = Vec::new();
         self.place_blocks(0, &mut table);
         let offset = loop {
@@ -245,6 +252,7 @@ impl Check {
     }
 
     pub(super) fn write_new_blocks(&mut self) {
+        debug_assert!(self.rebuilt.is_some(), "the structures are made anew");
         let Some(index) = self.dirty.pop_first() else {
             return self.emit(CheckStep::SyncNewBlocks, IoOp::Sync);
         };
@@ -253,6 +261,7 @@ impl Check {
     }
 
     pub(super) fn write_new_reftable(&mut self) {
+        debug_assert!(self.rebuilt.is_some() && self.dirty.is_empty(), "blocks are durable before it");
         let bytes = self.reftable.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         self.store(CheckStep::NewReftable, self.header.reftable_offset, bytes);
     }

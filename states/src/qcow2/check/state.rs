@@ -227,6 +227,7 @@ impl Check {
 
     /// Where the last used cluster ends: qemu-img's image-end-offset.
     pub const fn image_end(&self) -> u64 {
+        debug_assert!(self.highest < 1 << 55, "no file has as many clusters");
         (self.highest + 1) << self.shape.cluster_bits
     }
 
@@ -257,6 +258,7 @@ impl Check {
 
     /// Makes the one just counted a repaired one.
     pub(super) fn repaired(&mut self) {
+        debug_assert!(self.report.corruptions > 0, "it was counted when it was told");
         self.report.corruptions -= 1;
         self.report.corruptions_fixed += 1;
     }
@@ -285,12 +287,14 @@ impl Check {
         // a job without bytes: they come from the header when they are asked for
         self.job = Job { write: true, ..Job::default() };
         let len = self.header.block_len();
+        debug_assert!(self.fix.is_some(), "without leave nothing is written");
         self.emit(step, IoOp::WriteTable { offset: 0, len });
     }
 
     pub(super) fn go_on(&mut self, step: CheckStep) {
         let offset = self.job.offset + self.job.done as u64;
         let len = (self.job.len - self.job.done).min(CHUNK) as u32;
+        debug_assert!(len > 0 || self.job.len == 0, "a step moves bytes");
         let write = self.job.write;
         self.emit(
             step,

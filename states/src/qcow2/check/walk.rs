@@ -68,6 +68,7 @@ impl Check {
         self.hidden = Hidden::new();
         self.all_copied = true;
         self.bad_blocks.clear();
+        debug_assert!(self.beyond.told == 0, "references are counted anew");
         let report = &mut self.report;
         (report.allocated_clusters, report.fragmented_clusters, report.compressed_clusters) = (0, 0, 0);
         self.which = 0;
@@ -102,6 +103,7 @@ impl Check {
     /// Does a write at an L2 table overlap other metadata than L2 tables?
     pub(super) fn overlaps(&self, offset: u64) -> bool {
         let cluster = self.shape.cluster_size();
+        debug_assert!(offset >> 63 == 0, "entries hold offsets below that");
         let l1 = |at: u64, entries: u32| overlap((offset, cluster), (at, u64::from(entries) * 8));
         !offset.is_multiple_of(cluster)
             || l1(self.header.l1_offset, self.header.l1_entries)
@@ -112,6 +114,7 @@ impl Check {
     /// Does a range overlap other metadata than L1 and L2 tables? Tables of bitmaps are known when the
     /// references are counted.
     pub(super) fn overlaps_others(&self, range: (u64, u64)) -> bool {
+        debug_assert!(range.1 > 0, "a range has bytes");
         let (header, cluster) = (&self.header, self.shape.cluster_size());
         let hit = |from: u64, len: u64| overlap(range, (from, len));
         hit(0, cluster)
@@ -123,6 +126,7 @@ impl Check {
     }
 
     fn walk_l1(&mut self, offset: u64, entries: u32) {
+        debug_assert!(u64::from(entries) * 8 <= 32 << 20, "a longer table was refused");
         if entries == 0 {
             return self.next_l1();
         }
@@ -171,6 +175,7 @@ impl Check {
     }
 
     pub(super) fn l1_loaded(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() as u64 <= 32 << 20, "a longer table was refused");
         self.l1 = decode(bytes);
         self.l1_next = 0;
         self.next_l2();
@@ -268,6 +273,7 @@ impl Check {
     /// Counts what an entry refers to; what it shall be when it is to be repaired.
     fn count_entry(&mut self, index: u64, entry: u64, bitmap: u64, expected: &mut u64) -> Option<(u64, u64)> {
         let kind = kind(self.shape, entry);
+        debug_assert!(bitmap == 0 || self.shape.extended, "one word has no subclusters");
         if kind != EntryKind::Compressed && entry & L2_RESERVED != 0 {
             self.corrupt(Fault::L2Walk { index, entry, why: WalkFault::Reserved });
         }
@@ -357,6 +363,7 @@ impl Check {
         let Some(bitmap) = self.bitmaps.get(self.next) else { return self.walk_blocks() };
         let (offset, len) = (bitmap.table_offset, bitmap.table_bytes());
         self.next += 1;
+        debug_assert!(len > 0, "a table is not empty");
         if offset > i64::MAX as u64 - len {
             let (index, why) = (self.next as u64 - 1, BitmapFault::TableBeyond);
             return self.fail(Error::Corrupt(Fault::Bitmap { index, value: offset, why }));
@@ -366,6 +373,7 @@ impl Check {
     }
 
     pub(super) fn bitmap_loaded(&mut self, bytes: &[u8]) {
+        debug_assert!(self.next > 0, "a bitmap led here");
         for (index, entry) in decode(bytes).into_iter().enumerate() {
             match bitmap::decode_piece(index as u64, entry, self.shape) {
                 Ok(Piece::Stored(host)) => self.mark(host, self.shape.cluster_size()),
@@ -429,6 +437,7 @@ impl Check {
         debug_assert!(self.next > 0);
         let entry = self.reftable.get(self.next - 1).copied().unwrap_or(0);
         self.len = entry + self.shape.cluster_size();
+        debug_assert!(self.len > entry, "the file has the block now");
         self.clusters = self.clusters.max(self.len >> self.shape.cluster_bits);
         self.repaired();
         self.mark(entry, self.shape.cluster_size());

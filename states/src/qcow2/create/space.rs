@@ -34,6 +34,7 @@ impl Runs {
             end = end.max(stop);
             self.0.remove(&next);
         }
+        debug_assert!(self.0.range(first..=end).next().is_none(), "runs neither overlap nor touch");
         self.0.insert(first, end);
     }
 
@@ -55,6 +56,7 @@ impl Runs {
 
     /// The first place at or behind `from` with `count` clusters that are in no run.
     fn free(&self, mut from: u64, count: u64) -> u64 {
+        debug_assert!(count > 0, "nobody looks for nothing");
         if let Some((_, &stop)) = self.0.range(..=from).next_back() {
             from = from.max(stop);
         }
@@ -121,6 +123,7 @@ impl Space {
     fn search(&mut self, count: u64) -> u64 {
         debug_assert!(count > 0);
         let first = self.used.free(self.next, count);
+        debug_assert!(first > 0, "the header comes first");
         self.next = first + count;
         first
     }
@@ -157,6 +160,7 @@ impl Space {
                 return Ok(Err(Again));
             }
             let stop = end.min((index + 1) << self.layout.block_bits());
+            debug_assert!(at < stop, "it gets on");
             self.used.insert(at, stop);
             at = stop;
         }
@@ -167,6 +171,7 @@ impl Space {
     fn make_block(&mut self, index: u64, cluster: u64) -> Result<(), Error> {
         debug_assert!(self.table.get(index as usize).is_none_or(|block| *block == 0));
         let block = self.search(1);
+        debug_assert!(block != 0, "entry 0 is none");
         if self.layout.table_index(block) == index {
             self.used.insert(block, block + 1);
         } else if self.claim(block, 1)?.is_err() {
@@ -229,6 +234,7 @@ impl Space {
             at += 1;
         }
         let end = at + entries / per_cluster;
+        debug_assert!(at >= start, "blocks come first");
         self.used.insert(start, end);
         let old = core::mem::replace(&mut self.table, table);
         let (first, count) = (self.table_at, old.len() as u64 / per_cluster);

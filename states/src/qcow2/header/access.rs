@@ -15,6 +15,7 @@ use crate::fault::NewFault;
 impl Header {
     /// Bytes of a cluster.
     pub const fn cluster_size(&self) -> u64 {
+        debug_assert!(self.cluster_bits >= 9 && self.cluster_bits <= 21, "limits of the format");
         1 << self.cluster_bits
     }
 
@@ -39,6 +40,7 @@ impl Header {
 
     /// How entries are to be read.
     pub const fn shape(&self) -> Shape {
+        debug_assert!(self.version == 2 || self.version == 3, "others were refused");
         Shape {
             version: self.version,
             cluster_bits: self.cluster_bits,
@@ -55,26 +57,31 @@ impl Header {
 
     /// The dirty bit: refcounts may be wrong.
     pub const fn is_dirty(&self) -> bool {
+        debug_assert!(self.version == 3 || self.incompatible == 0, "version 2 has no feature bits");
         self.incompatible & incompatible::DIRTY != 0
     }
 
     /// The corrupt bit.
     pub const fn is_corrupt(&self) -> bool {
+        debug_assert!(self.version == 3 || self.incompatible == 0, "version 2 has no feature bits");
         self.incompatible & incompatible::CORRUPT != 0
     }
 
     /// Refcounts may be postponed.
     pub const fn lazy_refcounts(&self) -> bool {
+        debug_assert!(self.version == 3 || self.compatible == 0, "version 2 has no feature bits");
         self.compatible & LAZY_REFCOUNTS != 0
     }
 
     /// Guest data lies in another file.
     pub const fn has_data_file(&self) -> bool {
+        debug_assert!(self.version == 3 || self.incompatible == 0, "version 2 has no feature bits");
         self.incompatible & incompatible::DATA_FILE != 0
     }
 
     /// The data file alone is a valid raw image.
     pub const fn data_file_raw(&self) -> bool {
+        debug_assert!(self.version == 3 || self.autoclear == 0, "version 2 has no feature bits");
         self.autoclear & RAW_DATA_FILE != 0
     }
 
@@ -105,11 +112,16 @@ impl Header {
     /// Where the persistent bitmaps lie. None also when a writer that did not know them has let them go
     /// stale.
     pub const fn bitmaps(&self) -> Option<bitmap::Extension> {
+        debug_assert!(
+            self.bitmaps.is_none() || self.autoclear & BITMAPS != 0,
+            "stale ones are told of by none"
+        );
         self.bitmaps
     }
 
     /// Autoclear bits that a writer must clear before its first write, when it keeps those of `keep`.
     pub const fn stale_autoclear(&self, keep: u64) -> u64 {
+        debug_assert!(self.version == 3 || self.autoclear == 0, "version 2 has no feature bits");
         self.autoclear & !(KNOWN_AUTOCLEAR & keep)
     }
 
@@ -148,6 +160,7 @@ impl Header {
 
     /// The header's block with the fields as they are now. What `buf` has beyond it is left alone.
     pub fn encode_block(&self, buf: &mut [u8]) {
+        debug_assert!(!self.block.is_empty(), "the header was read, or laid out");
         let len = buf.len().min(self.block.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..len), self.block.get(..len)) {
             to.copy_from_slice(from);
@@ -157,6 +170,7 @@ impl Header {
 
     /// The header's block.
     pub fn encode(&self) -> Vec<u8> {
+        debug_assert!(!self.block.is_empty(), "the header was read, or laid out");
         let mut block = self.block.clone();
         self.put_fields(&mut block);
         block
@@ -191,6 +205,7 @@ impl Header {
         if len > 15 {
             return Err(Error::Corrupt(Fault::New { value: len as u64, why: NewFault::BackingFormat }));
         }
+        debug_assert!(len <= 15, "a longer name of a format was refused");
         let mut next = self.clone();
         next.extensions.retain(|extension| extension.kind != Extension::BACKING_FORMAT);
         if let Some(format) = format {
@@ -207,6 +222,7 @@ impl Header {
     pub(super) fn lay_out(&mut self) -> Result<(), Error> {
         let known = LENGTHS[usize::from(self.version == 3)];
         let unknown = self.block.get(known..self.header_length as usize).unwrap_or(&[]);
+        debug_assert!(known + unknown.len() <= self.cluster_size() as usize, "the fields fit a cluster");
         self.header_length = (known + unknown.len()) as u32;
         let mut block = self.fixed(known);
         block.extend(unknown);
@@ -298,6 +314,10 @@ impl Header {
             bitmaps: None,
             block: Vec::new(),
         };
+        debug_assert!(
+            header.reftable_offset.is_multiple_of(header.cluster_size()),
+            "a table begins a cluster"
+        );
         header.lay_out()?;
         Ok(header)
     }

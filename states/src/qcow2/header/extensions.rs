@@ -114,6 +114,7 @@ pub(super) fn feature_names() -> Extension {
     let mut data = Vec::with_capacity(FEATURES.len() * RECORD);
     for (set, bit, name) in FEATURES {
         data.extend([set, bit]);
+        debug_assert!(name.len() <= RECORD - 2 && bit < 64, "a record names one bit");
         data.extend(name.bytes());
         data.resize(data.len().next_multiple_of(RECORD), 0);
     }
