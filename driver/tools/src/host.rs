@@ -230,6 +230,9 @@ impl Host {
             let Some(io) = machine.poll_io() else {
                 return Err(Error::Misuse("the machine wants nothing and has not ended"));
             };
+            while let Some((offset, len)) = machine.poll_ahead() {
+                self.file.will_read(offset, len);
+            }
             self.serve(machine, &io)?;
         }
     }

@@ -203,6 +203,10 @@ impl Machine for Check {
         self.steps.poll_io()
     }
 
+    fn poll_ahead(&mut self) -> Option<(u64, u64)> {
+        self.next_ahead()
+    }
+
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {
         let headers =
             [CheckStep::WriteHeader, CheckStep::MarkCorrupt, CheckStep::Switch, CheckStep::SwitchSnapshots];

@@ -22,6 +22,8 @@ use alloc::vec::Vec;
 
 /// Bytes read at once.
 const CHUNK: u64 = 64 << 10;
+/// Bytes of tables that are told to be read soon, at most: a disk's queue is full of them.
+const AHEAD: u64 = 2 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum CheckStep {
@@ -73,6 +75,8 @@ pub struct Check {
     l1: Vec<u64>,
     l1_at: u64,
     l1_next: usize,
+    /// Entries of the chunk up to here were told to be read soon.
+    l1_ahead: usize,
     l1_fixed: bool,
     /// The chunk of the L2 table: entry index of its first, how many, and what they shall be if that is
     /// something else.
@@ -104,6 +108,7 @@ impl Check {
             l1: Vec::new(),
             l1_at: 0,
             l1_next: 0,
+            l1_ahead: 0,
             l1_fixed: false,
             l2_table: 0,
             l2_at: 0,
@@ -222,7 +227,7 @@ impl Check {
     fn next_l1_chunk(&mut self) {
         debug_assert!(self.l1_next >= self.l1.len(), "every entry of the chunk was seen");
         self.l1_at += self.l1.len() as u64;
-        self.l1_next = 0;
+        (self.l1_next, self.l1_ahead) = (0, 0);
         if self.l1_at < self.entries() {
             return self.read_l1();
         }
@@ -415,6 +420,23 @@ fn decode(bytes: &[u8]) -> Vec<u64> {
 impl Machine for Check {
     fn poll_io(&mut self) -> Option<Io> {
         self.steps.poll_io()
+    }
+
+    fn poll_ahead(&mut self) -> Option<(u64, u64)> {
+        if self.steps.step() != Some(&CheckStep::ReadL2) {
+            return None;
+        }
+        let len = self.geometry.table_bytes.min(AHEAD);
+        let end = self.l1_next + (AHEAD / len) as usize;
+        self.l1_ahead = self.l1_ahead.max(self.l1_next);
+        while self.l1_ahead < end {
+            let offset = *self.l1.get(self.l1_ahead)?;
+            self.l1_ahead += 1;
+            if offset != 0 {
+                return Some((offset, len));
+            }
+        }
+        None
     }
 
     fn encode(&mut self, _id: IoId, buf: &mut [u8]) {

@@ -7,6 +7,7 @@ mod files;
 #[path = "../common/sparse.rs"]
 mod sparse;
 
+mod ahead;
 mod answers;
 mod beyond;
 mod damage;

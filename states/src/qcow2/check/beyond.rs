@@ -138,7 +138,7 @@ impl Check {
     pub(super) fn drop_l1_loaded(&mut self, bytes: &[u8]) {
         self.l1 = decode(bytes);
         debug_assert!(self.fix == Some(Repair::All), "nothing else drops entries");
-        (self.l1_next, self.l1_fixed) = (0, false);
+        (self.l1_next, self.ahead, self.l1_fixed) = (0, 0, false);
         self.l1_writable = self.l1_is_alone();
         self.drop_next();
     }

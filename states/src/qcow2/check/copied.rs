@@ -56,7 +56,7 @@ impl Check {
         self.l1_overlaps = self.fix.is_some() && self.overlaps_others(range);
         self.l1 = decode(bytes);
         debug_assert!(self.l1.len() <= self.header.l1_entries as usize, "the table that was asked for");
-        self.l1_next = 0;
+        (self.l1_next, self.ahead) = (0, 0);
         self.next_copied();
     }
 

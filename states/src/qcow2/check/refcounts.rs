@@ -21,6 +21,7 @@ impl Check {
         if self.starts_dropping() {
             return;
         }
+        self.ahead = 0;
         let mut seen = BTreeSet::new();
         for (index, entry) in self.reftable.iter_mut().enumerate() {
             *entry &= !511;

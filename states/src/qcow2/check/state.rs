@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::fault::Fault;
 use crate::io::IoOp;
 use crate::qcow2::bitmap::Bitmap;
-use crate::qcow2::entry::Shape;
+use crate::qcow2::entry::{OFFSET, Shape};
 use crate::qcow2::header::Header;
 use crate::qcow2::refcount::BlockShape;
 use crate::qcow2::snapshot::{Snapshot, TABLE_MAX};
@@ -25,6 +25,8 @@ use alloc::vec::Vec;
 
 /// Bytes read or written at once.
 pub(super) const CHUNK: usize = 64 << 10;
+/// Bytes of tables that are told to be read soon, at most: a disk's queue is full of them.
+const AHEAD: u64 = 2 << 20;
 /// QEMU counts clusters in 31 bits.
 pub(super) const CLUSTERS_MAX: u64 = i32::MAX as u64;
 
@@ -131,6 +133,8 @@ pub struct Check {
     pub(super) l1: Vec<u64>,
     pub(super) l1_offset: u64,
     pub(super) l1_next: usize,
+    /// Entries of the L1 table, or refcount blocks, up to here were told to be read soon.
+    pub(super) ahead: u64,
     pub(super) l1_fixed: bool,
     pub(super) l1_overlaps: bool,
     pub(super) l1_writable: bool,
@@ -186,6 +190,7 @@ impl Check {
             l1: Vec::new(),
             l1_offset: 0,
             l1_next: 0,
+            ahead: 0,
             l1_fixed: false,
             l1_overlaps: false,
             l1_writable: false,
@@ -289,6 +294,31 @@ impl Check {
         let len = self.header.block_len();
         debug_assert!(self.fix.is_some(), "without leave nothing is written");
         self.emit(step, IoOp::WriteTable { offset: 0, len });
+    }
+
+    /// The next table behind the one that is read now, and not far behind it.
+    pub(super) fn next_ahead(&mut self) -> Option<(u64, u64)> {
+        let cluster = self.shape.cluster_size();
+        let tables = (AHEAD / cluster).max(1);
+        if self.steps.step() == Some(&CheckStep::Block) {
+            let first = self.dirty.first()? + 1;
+            let index = *self.dirty.range(self.ahead.max(first)..first + tables).next()?;
+            self.ahead = index + 1;
+            return Some((*self.reftable.get(index as usize)?, cluster));
+        }
+        if !matches!(self.steps.step(), Some(CheckStep::L2 | CheckStep::CopiedL2 | CheckStep::DropL2)) {
+            return None;
+        }
+        let end = self.l1_next as u64 + tables;
+        self.ahead = self.ahead.max(self.l1_next as u64);
+        while self.ahead < end {
+            let offset = self.l1.get(self.ahead as usize)? & OFFSET;
+            self.ahead += 1;
+            if offset != 0 {
+                return Some((offset, cluster));
+            }
+        }
+        None
     }
 
     pub(super) fn go_on(&mut self, step: CheckStep) {

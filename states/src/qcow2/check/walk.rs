@@ -177,7 +177,7 @@ impl Check {
     pub(super) fn l1_loaded(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() as u64 <= 32 << 20, "a longer table was refused");
         self.l1 = decode(bytes);
-        self.l1_next = 0;
+        (self.l1_next, self.ahead) = (0, 0);
         self.next_l2();
     }
 
