@@ -3,26 +3,8 @@
 
 mod common;
 
-use common::{Answer, prepare, qemu_img, qemu_io, quod, quod_io};
-use std::path::Path;
+use common::{Answer, bytes, folders, prepare, qemu_img, qemu_io, quod, quod_io};
 use tempfile::TempDir;
-
-/// Two folders with the same images.
-fn folders() -> [TempDir; 2] {
-    [(), ()].map(|()| {
-        let folder = tempfile::tempdir().unwrap();
-        for (format, file) in [("raw", "r"), ("qed", "q")] {
-            prepare("qemu-img", &["create", "-q", "-f", format, file, "1M"], folder.path());
-            let args = ["-f", format, "-c", "write -P 7 64k 128k", "-c", "write -P 8 1020k 4k", file];
-            prepare("qemu-io", &args, folder.path());
-        }
-        folder
-    })
-}
-
-fn bytes(folder: &Path, file: &str) -> Vec<u8> {
-    std::fs::read(folder.join(file)).unwrap()
-}
 
 #[test]
 fn a_guessed_format_is_not_written_into_being() {

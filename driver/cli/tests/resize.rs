@@ -2,26 +2,8 @@
 
 mod common;
 
-use common::{Answer, prepare, qemu_img, qemu_io, quod};
-use std::path::Path;
+use common::{Answer, bytes, folders, qemu_img, qemu_io, quod};
 use tempfile::TempDir;
-
-/// Two folders with the same images.
-fn folders() -> [TempDir; 2] {
-    [(), ()].map(|()| {
-        let folder = tempfile::tempdir().unwrap();
-        for (format, file) in [("raw", "r"), ("qed", "q")] {
-            prepare("qemu-img", &["create", "-q", "-f", format, file, "1M"], folder.path());
-            let args = ["-f", format, "-c", "write -P 7 64k 128k", "-c", "write -P 8 1020k 4k", file];
-            prepare("qemu-io", &args, folder.path());
-        }
-        folder
-    })
-}
-
-fn bytes(folder: &Path, file: &str) -> Vec<u8> {
-    std::fs::read(folder.join(file)).unwrap()
-}
 
 fn same(command: &str, [ours, theirs]: &[TempDir; 2]) -> Answer {
     let args: Vec<&str> = ["resize"].into_iter().chain(command.split_whitespace()).collect();

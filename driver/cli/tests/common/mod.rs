@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tempfile::TempDir;
 
 /// What a process left behind.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,4 +82,22 @@ fn without_time(line: &str) -> String {
         Some((bytes, _)) if bytes.bytes().all(|byte| byte.is_ascii_digit()) => format!("{bytes},1\n"),
         _ => line.to_string(),
     }
+}
+
+/// Two folders with the same images, raw and QED: for the two tools to change alike.
+pub fn folders() -> [TempDir; 2] {
+    [(), ()].map(|()| {
+        let folder = tempfile::tempdir().unwrap();
+        for (format, file) in [("raw", "r"), ("qed", "q")] {
+            prepare("qemu-img", &["create", "-q", "-f", format, file, "1M"], folder.path());
+            let args = ["-f", format, "-c", "write -P 7 64k 128k", "-c", "write -P 8 1020k 4k", file];
+            prepare("qemu-io", &args, folder.path());
+        }
+        folder
+    })
+}
+
+/// What a file of a folder holds.
+pub fn bytes(folder: &Path, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(file)).unwrap()
 }
