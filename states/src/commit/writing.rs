@@ -20,22 +20,31 @@ use alloc::vec::Vec;
 
 impl Commit {
     /// A phase begins that writes these slices, or what it finds itself.
-    pub(crate) fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>, out: &mut Outbox) {
+    pub(crate) fn begin_writing(
+        &mut self,
+        phase: Phase,
+        slots: Vec<u32>,
+        options: &Options,
+        out: &mut Outbox,
+    ) {
         debug_assert!(matches!(phase, Phase::Refcounts | Phase::Reftable | Phase::Tables));
-        debug_assert_eq!(self.writing.in_flight(), 0, "the phase before has ended");
+        debug_assert!(
+            self.writing.in_flight() == 0 || self.leaves_tables(options),
+            "the phase before has ended"
+        );
         (self.writing.cursor, self.writing.slots) = (0, slots);
         self.set_phase(phase, out);
     }
 
     /// The slices that are dirty: the round's pointers. False: there are none.
-    pub(crate) fn begin_tables(&mut self, out: &mut Outbox) -> bool {
+    pub(crate) fn begin_tables(&mut self, options: &Options, out: &mut Outbox) -> bool {
         self.writing.wrote = false;
         let mut slots = core::mem::take(&mut self.writing.slots);
         slots.clear();
         core::mem::swap(&mut slots, &mut self.writing.dirty);
         let some = !slots.is_empty();
         debug_assert!(self.writing.dirty.is_empty(), "what becomes dirty from now on is the next round's");
-        self.begin_writing(Phase::Tables, slots, out);
+        self.begin_writing(Phase::Tables, slots, options, out);
         some
     }
 
@@ -131,11 +140,6 @@ impl Commit {
             Phase::Tables => tables,
             _ => counts || tables,
         }
-    }
-
-    /// Writes of tables that have not ended.
-    pub(crate) const fn writes_in_flight(&self) -> u32 {
-        self.writing.in_flight()
     }
 
     /// All pointers of the round are written.

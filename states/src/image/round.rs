@@ -150,13 +150,8 @@ impl Image {
             Some(counted) if !skip && !counted.dirty.is_empty() => core::mem::take(&mut counted.dirty),
             _ => return self.start_sync(Phase::Sync),
         };
-        self.begin_writing(Phase::Refcounts, dirty);
+        self.commit.begin_writing(Phase::Refcounts, dirty, &self.options, &mut self.outbox);
         self.write_tables();
-    }
-
-    fn begin_writing(&mut self, phase: Phase, slots: Vec<u32>) {
-        debug_assert!(self.commit.writes_in_flight() == 0 || self.commit.leaves_tables(&self.options));
-        self.commit.begin_writing(phase, slots, &mut self.outbox);
     }
 
     fn start_sync(&mut self, phase: Phase) {
@@ -223,7 +218,7 @@ impl Image {
         if lazy || self.refcounted.as_deref().is_none_or(|counted| !counted.table_is_due(durable)) {
             return self.pointers_may_go();
         }
-        self.begin_writing(Phase::Reftable, Vec::new());
+        self.commit.begin_writing(Phase::Reftable, Vec::new(), &self.options, &mut self.outbox);
         self.write_reftable();
     }
 
@@ -288,8 +283,7 @@ impl Image {
         if !self.commit.windows.wants_pointers() {
             return self.end_round();
         }
-        debug_assert!(self.commit.writes_in_flight() == 0 || self.commit.leaves_tables(&self.options));
-        match self.commit.begin_tables(&mut self.outbox) {
+        match self.commit.begin_tables(&self.options, &mut self.outbox) {
             true => self.outbox.due |= Due::TABLES,
             false => self.write_tables(),
         }
