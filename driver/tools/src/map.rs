@@ -11,13 +11,20 @@
 use crate::host::Host;
 use crate::info::read_qcow2;
 use crate::session::Session;
-use quod::{Error, LayerInfo, OpenOptions};
+use quod::{Error, LayerInfo, OpenOptions, Request};
 use quod_states::qcow2::Purpose;
 use quod_states::{Format, Status};
 use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// Pieces of tables that are asked for at once: a turn for each would take longer than to read it.
+const AHEAD: u64 = 32;
+/// The `user` of what is asked for only so that the piece is there.
+const AHEAD_USER: u64 = 1;
+/// Bytes of such a piece: what the driver reads of a table at once.
+const SLICE: u64 = 4096;
 
 /// A run of guest bytes of one kind.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -82,6 +89,10 @@ struct Layer {
     file: Option<File>,
     /// Its metadata was preallocated; None: nobody asked yet.
     preallocated: Option<bool>,
+    /// The stretch of that file that was looked at last: where it begins, data or hole, where it ends.
+    stretch: Option<(u64, bool, u64)>,
+    /// The tables are asked for up to here, guest bytes.
+    ahead: u64,
 }
 
 impl Mapper {
@@ -94,7 +105,7 @@ impl Mapper {
         let layers = session.info().map(|info| info.layers().to_vec()).ok_or(Error::Closed)?;
         let layers = layers.into_iter().map(|info| {
             let file = File::open(info.data_file.as_ref().unwrap_or(&info.path)).ok();
-            Layer { info, file, preallocated: None }
+            Layer { info, file, preallocated: None, stretch: None, ahead: 0 }
         });
         let layers = layers.collect();
         Ok(Mapper { session, layers })
@@ -156,6 +167,7 @@ impl Mapper {
             if self.layers[depth].info.info.format == Format::Raw {
                 return Ok(self.raw_run(depth, start, length));
             }
+            self.ask_ahead(depth, start, length);
             let extent = self.session.map(depth, start, length)?;
             length = length.min(extent.len);
             assert!(length > 0, "an extent has bytes");
@@ -174,6 +186,26 @@ impl Mapper {
         }
     }
 
+    /// Has the pieces of tables read that follow in this range. What comes of it is told when it is its turn.
+    fn ask_ahead(&mut self, depth: usize, start: u64, length: u64) {
+        drop(self.session.take_ended());
+        let (end, Some(layer)) = (start.saturating_add(length), self.layers.get_mut(depth)) else { return };
+        if start < layer.ahead {
+            return;
+        }
+        let info = &layer.info.info;
+        let entry = if info.unit < info.cluster_size { 16 } else { 8 };
+        let span = SLICE / entry * u64::from(info.cluster_size);
+        layer.ahead = start.saturating_add(span * AHEAD);
+        let follow = (1..AHEAD).map(|n| (start / span + n).saturating_mul(span));
+        for offset in follow.take_while(|offset| *offset < end) {
+            let request = Request::map(depth, offset, 1, AHEAD_USER);
+            if self.session.submit(request).is_err() {
+                return;
+            }
+        }
+    }
+
     /// A run of data, up to where the host's file changes from data to hole or back, if that counts.
     fn holes(&mut self, run: MapRun) -> MapRun {
         let Some(layer) = self.layers.get_mut(run.depth) else { return run };
@@ -183,11 +215,11 @@ impl Mapper {
         if !counts {
             return run;
         }
-        let len = file.metadata().map_or(0, |facts| facts.len()).next_multiple_of(512);
-        match stretch(file, offset) {
-            // up to the end there is nothing, and behind it neither
-            Some((false, end)) if end >= len => MapRun { zero: true, ..run },
-            Some((data, end)) => MapRun { zero: !data, length: run.length.min(end - offset), ..run },
+        let known = layer.stretch.filter(|(from, _, end)| (*from..*end).contains(&offset));
+        let known = known.or_else(|| stretch(file, offset).map(|(data, end)| (offset, data, end)));
+        layer.stretch = known;
+        match known {
+            Some((_, data, end)) => MapRun { zero: !data, length: run.length.min(end - offset), ..run },
             None => run,
         }
     }

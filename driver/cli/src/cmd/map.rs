@@ -13,6 +13,9 @@ use quod_tools::{MapRun, Mapper};
 use std::path::Path;
 use std::process::ExitCode;
 
+/// Bytes of tables that are kept: each is looked at once.
+const TABLES: u64 = 1 << 20;
+
 /// Show where the data of an image lies
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,6 +45,7 @@ pub fn run(args: Args) -> ExitCode {
         .format(format)
         .lock(!args.asked.force_share)
         .tolerate_writers(true)
+        .cache_bytes(TABLES)
         .open_gate(AllowAll);
     let mut mapper = match Mapper::open(&args.asked.file, options) {
         Ok(mapper) => mapper,
