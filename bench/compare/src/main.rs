@@ -209,7 +209,7 @@ fn best(runs: &[Vec<Figures>]) -> Option<usize> {
     ways.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
 }
 
-/// The row of an engine, with what takes runs of its own: percentiles and instructions.
+/// The row of an engine, with what takes runs of its own: percentiles and the hold, and instructions.
 fn row(runner: &Runner, workload: &Workload, entry: &Entry, grind: bool) -> Option<Row> {
     let index = best(&entry.runs)?;
     let (engine, mover) = (entry.engine, entry.movers[index]);
@@ -217,7 +217,8 @@ fn row(runner: &Runner, workload: &Workload, entry: &Entry, grind: bool) -> Opti
     row.mover = (engine.maker == Maker::Qemu).then(|| mover.to_owned());
     let how = How { engine, workload, mover, latency: true };
     if engine.maker != Maker::Qemu {
-        row.tail = runner.run(&how, &entry.idle).ok().and_then(|figures| figures.tail);
+        let timed = runner.run(&how, &entry.idle).ok();
+        (row.tail, row.hold) = timed.map_or((None, None), |figures| (figures.tail, figures.hold));
     }
     if grind {
         let counted = runner.instructions(&How { latency: false, ..how });

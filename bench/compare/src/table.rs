@@ -40,7 +40,7 @@ pub struct Row {
     pub mover: Option<String>,
     /// Speed, in the unit of the work.
     pub speed: Spread,
-    /// Of a run of its own.
+    /// Of a run of its own, in which times are measured.
     pub tail: Option<Tail>,
     /// Processor time a request, microseconds.
     pub cpu: f64,
@@ -50,7 +50,7 @@ pub struct Row {
     pub device: Option<(f64, f64)>,
     /// Space of the file afterwards, bytes.
     pub space: u64,
-    /// Longest hold of all runs: own code, kernel; microseconds.
+    /// Longest hold of that run: own code, kernel; microseconds.
     pub hold: Option<(f64, f64)>,
 }
 
@@ -66,8 +66,6 @@ impl Row {
             |of: &dyn Fn(&Figures) -> f64| Spread::of(runs.iter().map(of)).map(|spread| spread.median);
         let devices = runs.iter().all(|run| run.device.is_some());
         let device = |of: fn((f64, f64)) -> f64| median(&|run| run.device.map_or(0.0, of));
-        let longest =
-            |of: fn((f64, f64)) -> f64| runs.iter().filter_map(|run| run.hold.map(of)).reduce(f64::max);
         Some(Row {
             engine,
             mover: None,
@@ -77,7 +75,7 @@ impl Row {
             instructions: None,
             device: device(|done| done.0).zip(device(|done| done.1)).filter(|_| devices),
             space: median(&|run| run.space as f64)? as u64,
-            hold: longest(|hold| hold.0).zip(longest(|hold| hold.1)),
+            hold: None,
         })
     }
 

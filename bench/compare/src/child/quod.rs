@@ -36,6 +36,7 @@ fn open(task: &Task, depth: u32) -> Result<Session, String> {
         None => open,
     };
     let config = Config::default().backend(backend).requests(depth + FLUSHES_MAX);
+    let config = config.timing(task.latency);
     Session::with_config(&task.image, open, config).map_err(|error| error.to_string())
 }
 
@@ -48,16 +49,19 @@ pub fn run(task: &Task) -> Result<Outcome, String> {
     let mut session = open(task, depth)?;
     session.driver().reset_hold();
     let (seconds, tail) = match task.work {
-        Work::Load(load) => run_load(&mut session, &load, task.latency)?,
-        work => run_steps(&mut session, &work, depth, task.latency)?,
+        Work::Load(load) => run_load(&mut session, &load)?,
+        work => run_steps(&mut session, &work, depth)?,
     };
     let hold = Hold::of(session.driver().hold());
     session.close().map_err(|error| error.to_string())?;
-    let (hold_own, hold_kernel) = (Some(hold.own.max_us), Some(hold.syscall.max_us));
+    let (hold_own, hold_kernel) = match task.latency {
+        true => (Some(hold.own.max_us), Some(hold.syscall.max_us)),
+        false => (None, None),
+    };
     Ok(Outcome { seconds, tail, hold_own, hold_kernel })
 }
 
-fn run_load(session: &mut Session, load: &Load, latency: bool) -> Result<(f64, Option<Tail>), String> {
+fn run_load(session: &mut Session, load: &Load) -> Result<(f64, Option<Tail>), String> {
     let disk = session.disk();
     let ours = sequential::Load {
         count: load.count,
@@ -71,19 +75,13 @@ fn run_load(session: &mut Session, load: &Load, latency: bool) -> Result<(f64, O
         flush_interval: load.flush_every,
         drain: load.drain,
         final_flush: load.writes(),
-        latency,
         ..sequential::Load::default()
     };
     let outcome = sequential::run(session.driver(), disk, &ours).map_err(|error| error.to_string())?;
     Ok((outcome.elapsed.as_secs_f64(), Tail::of(&outcome.requests())))
 }
 
-fn run_steps(
-    session: &mut Session,
-    work: &Work,
-    depth: u32,
-    latency: bool,
-) -> Result<(f64, Option<Tail>), String> {
+fn run_steps(session: &mut Session, work: &Work, depth: u32) -> Result<(f64, Option<Tail>), String> {
     let size = session.info().ok_or("the disk is closed")?.virtual_size();
     let mut feed = Feed::new(work, size)?;
     let (disk, driver) = (session.disk(), session.driver());
@@ -117,8 +115,8 @@ fn run_steps(
         while let Some(done) = driver.next_completion() {
             done.result.map_err(|error| error.to_string())?;
             in_flight -= 1;
-            if latency {
-                latencies.record(done.latency);
+            if let Some(latency) = done.latency {
+                latencies.record(latency);
             }
         }
     }
