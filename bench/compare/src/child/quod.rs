@@ -110,6 +110,9 @@ fn run_steps(session: &mut Session, work: &Work, depth: u32) -> Result<(f64, Opt
                 Err(rejected) => return Err(rejected.to_string()),
             }
         }
+        if in_flight == 0 {
+            break;
+        }
         let timeout = driver.next_timeout();
         driver.wait(timeout).map_err(|error| error.to_string())?;
         while let Some(done) = driver.next_completion() {
