@@ -551,7 +551,9 @@ impl<B: Backend> Driver<B> {
     #[cold]
     fn record(&mut self) -> Duration {
         let elapsed = self.engine.port.backend.now().saturating_sub(self.engine.now);
-        self.hold.record(elapsed, self.engine.port.backend.take_syscall_nanos());
+        let (before, in_calls) = std::mem::take(&mut self.engine.held);
+        let syscall = self.engine.port.backend.take_syscall_nanos().saturating_add(in_calls);
+        self.hold.record(elapsed.saturating_add(before), syscall);
         elapsed
     }
 }

@@ -15,80 +15,106 @@ pub(crate) fn nanos_histogram() -> Histogram<u32> {
     bounds.unwrap_or_else(|_| unreachable!("constant bounds"))
 }
 
-/// How long `open`, `submit`, `cancel`, `turn` and `wait` (without its sleep) held the thread: the driver's
-/// own time, and apart from it that inside system calls. Histograms are of nanoseconds, 1 ns to 60 s (longer
-/// counts as that), two digits.
+/// Some times, and the longest and all of them together, exactly.
+#[derive(Clone, Debug)]
+struct Times {
+    histogram: Histogram<u32>,
+    max: u64,
+    total: u64,
+}
+
+impl Times {
+    fn new() -> Times {
+        Times { histogram: nanos_histogram(), max: 0, total: 0 }
+    }
+
+    fn record(&mut self, nanos: u64) {
+        self.histogram.saturating_record(nanos.max(1));
+        self.max = self.max.max(nanos);
+        self.total = self.total.saturating_add(nanos);
+    }
+
+    fn reset(&mut self) {
+        self.histogram.reset();
+        (self.max, self.total) = (0, 0);
+    }
+}
+
+/// How long `open`, `submit`, `cancel`, `turn` and `wait` (without its sleep) held the thread; and the two
+/// parts of that: the driver's own time, and the time inside system calls. Histograms are of nanoseconds,
+/// 1 ns to 60 s (longer counts as that), two digits.
 #[derive(Clone, Debug)]
 pub struct Hold {
-    own: Histogram<u32>,
-    max: u64,
-    syscall: Histogram<u32>,
-    syscall_max: u64,
-    total: u64,
-    syscall_total: u64,
+    whole: Times,
+    own: Times,
+    syscall: Times,
 }
 
 impl Hold {
     pub(crate) fn new() -> Hold {
-        Hold {
-            own: nanos_histogram(),
-            max: 0,
-            syscall: nanos_histogram(),
-            syscall_max: 0,
-            total: 0,
-            syscall_total: 0,
-        }
+        Hold { whole: Times::new(), own: Times::new(), syscall: Times::new() }
     }
 
     /// One call took `elapsed`, `syscall` nanoseconds of it inside the kernel.
     pub(crate) fn record(&mut self, elapsed: Duration, syscall: u64) {
         let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        let own = elapsed.saturating_sub(syscall);
-        self.own.saturating_record(own.max(1));
-        self.max = self.max.max(own);
-        self.total = self.total.saturating_add(own);
+        self.whole.record(elapsed);
+        self.own.record(elapsed.saturating_sub(syscall));
         if syscall > 0 {
-            self.syscall.saturating_record(syscall);
-            self.syscall_max = self.syscall_max.max(syscall);
-            self.syscall_total = self.syscall_total.saturating_add(syscall);
+            self.syscall.record(syscall);
         }
     }
 
-    /// Distribution of the driver's own time per call, nanoseconds.
+    /// Distribution of how long one call held the thread, own code and kernel together, nanoseconds.
     pub fn histogram(&self) -> &Histogram<u32> {
-        &self.own
+        &self.whole.histogram
+    }
+
+    /// Longest that one call held the thread, own code and kernel together.
+    pub fn max(&self) -> Duration {
+        Duration::from_nanos(self.whole.max)
+    }
+
+    /// How long all calls held the thread, own code and kernel together.
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.whole.total)
+    }
+
+    /// Distribution of the driver's own time per call, nanoseconds.
+    pub fn own_histogram(&self) -> &Histogram<u32> {
+        &self.own.histogram
     }
 
     /// Longest own time of one call.
-    pub fn max(&self) -> Duration {
-        Duration::from_nanos(self.max)
+    pub fn own_max(&self) -> Duration {
+        Duration::from_nanos(self.own.max)
     }
 
     /// Own time of all calls.
-    pub fn total(&self) -> Duration {
-        Duration::from_nanos(self.total)
+    pub fn own_total(&self) -> Duration {
+        Duration::from_nanos(self.own.total)
     }
 
     /// Distribution of the time inside system calls, per call that made one, nanoseconds.
     pub fn syscall_histogram(&self) -> &Histogram<u32> {
-        &self.syscall
+        &self.syscall.histogram
     }
 
     /// Longest time that one call spent inside system calls.
     pub fn syscall_max(&self) -> Duration {
-        Duration::from_nanos(self.syscall_max)
+        Duration::from_nanos(self.syscall.max)
     }
 
     /// Time of all calls inside system calls.
     pub fn syscall_total(&self) -> Duration {
-        Duration::from_nanos(self.syscall_total)
+        Duration::from_nanos(self.syscall.total)
     }
 
     /// Forgets everything (to leave a warm-up out of a measurement). Allocates nothing.
     pub fn reset(&mut self) {
+        self.whole.reset();
         self.own.reset();
         self.syscall.reset();
-        (self.max, self.syscall_max, self.total, self.syscall_total) = (0, 0, 0, 0);
     }
 }
 
@@ -97,18 +123,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn system_calls_are_reported_apart() {
+    fn the_parts_of_a_hold_are_reported_beside_it() {
         let mut hold = Hold::new();
         hold.record(Duration::from_micros(10), 4_000);
+        hold.record(Duration::from_micros(8), 7_000);
         hold.record(Duration::from_micros(3), 0);
-        assert_eq!(hold.max(), Duration::from_micros(6));
-        assert_eq!(hold.total(), Duration::from_micros(9));
-        assert_eq!(hold.syscall_max(), Duration::from_micros(4));
-        assert_eq!(hold.histogram().len(), 2);
-        assert_eq!(hold.syscall_histogram().len(), 1);
+        assert_eq!((hold.max(), hold.total()), (Duration::from_micros(10), Duration::from_micros(21)));
+        assert_eq!((hold.own_max(), hold.own_total()), (Duration::from_micros(6), Duration::from_micros(10)));
+        assert_eq!(hold.syscall_max(), Duration::from_micros(7));
+        assert_eq!(hold.syscall_total(), Duration::from_micros(11));
+        assert_eq!((hold.histogram().len(), hold.own_histogram().len()), (3, 3));
+        assert_eq!(hold.syscall_histogram().len(), 2);
         hold.record(Duration::from_secs(100), 0);
         assert_eq!(hold.max(), Duration::from_secs(100));
         hold.reset();
         assert_eq!((hold.max(), hold.histogram().len()), (Duration::ZERO, 0));
+        assert_eq!((hold.own_max(), hold.own_histogram().len()), (Duration::ZERO, 0));
     }
 }

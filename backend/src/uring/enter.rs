@@ -138,7 +138,8 @@ impl Uring {
             if self.core.slots.is_empty() && left.is_none() {
                 return Ok(());
             }
-            let only_ring = self.in_kernel > 0 && self.helped == 0;
+            // where calls are timed, what is collected after the sleep is no part of the sleep
+            let only_ring = self.in_kernel > 0 && self.helped == 0 && !self.timed;
             if only_ring && (left.is_none() || self.ring.params().is_feature_ext_arg()) {
                 let to_submit = self.ring.submission().len();
                 self.enter(to_submit, 1, left)?;
@@ -150,6 +151,9 @@ impl Uring {
             let pending = !self.ring.submission().is_empty();
             if !pending && !self.something_to_collect() {
                 self.event.sleep(left)?;
+            }
+            if self.timed {
+                return Ok(());
             }
         }
     }

@@ -75,6 +75,8 @@ pub struct Pacing {
 /// How long one call into the driver held the thread.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Hold {
+    /// Own code and system calls together.
+    pub hold: Percentiles,
     /// The driver's own code.
     pub own: Percentiles,
     /// Inside system calls.
@@ -86,7 +88,8 @@ impl Hold {
     pub fn of(hold: &quod::Hold) -> Hold {
         let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Hold {
-            own: Percentiles::of(hold.histogram(), nanos(hold.max())),
+            hold: Percentiles::of(hold.histogram(), nanos(hold.max())),
+            own: Percentiles::of(hold.own_histogram(), nanos(hold.own_max())),
             syscall: Percentiles::of(hold.syscall_histogram(), nanos(hold.syscall_max())),
         }
     }
@@ -237,6 +240,7 @@ impl fmt::Display for ReplayReport {
             )?;
         }
         head(f, "thread held")?;
+        line(f, "hold", &self.hold.hold)?;
         line(f, "own code", &self.hold.own)?;
         line(f, "system calls", &self.hold.syscall)?;
         self.fmt_states(f)?;

@@ -46,6 +46,9 @@ pub(crate) struct Engine<B> {
     /// The backend's clock, if calls are timed when the present one began (in `wait`: after the sleep), else
     /// when it was last asked; see `time`.
     pub(crate) now: Duration,
+    /// How long the present call held the thread before its sleep, and nanoseconds of that inside system
+    /// calls.
+    pub(crate) held: (Duration, u64),
     /// Each call reads the clock where it begins and ends.
     pub(crate) timed: bool,
     /// Requests and openings accepted and not completed.
@@ -75,6 +78,7 @@ impl<B: Backend> Engine<B> {
             transitions: Transitions::new(config.trace),
             earliest: None,
             now: Duration::ZERO,
+            held: (Duration::ZERO, 0),
             timed: config.timing || config.trace,
             accepted: 0,
             config,

@@ -123,10 +123,16 @@ impl<B: Backend> Engine<B> {
         let idle = self.done.is_empty() && self.transform.is_idle() && self.port.yielded.is_empty();
         let expects = self.port.in_flight() > 0 || self.transform.is_busy() || until.is_some();
         if idle && expects {
+            // what the call hands over is its own time, the sleep is not
+            self.start()?;
+            let before = self.timed.then(|| self.port.backend.now().saturating_sub(self.now));
+            let in_calls = self.port.backend.take_syscall_nanos();
             self.sleep(until).map_err(|error| Error::backend(BackendOp::Wait, &error))?;
-        }
-        if self.timed {
-            self.now = self.port.backend.now();
+            if let Some(held) = before {
+                self.port.backend.take_syscall_nanos();
+                self.held = (held, in_calls);
+                self.now = self.port.backend.now();
+            }
         }
         self.port.backend.clear_notify();
         self.reap();
@@ -134,18 +140,10 @@ impl<B: Backend> Engine<B> {
     }
 
     fn sleep(&mut self, until: Option<Duration>) -> std::io::Result<()> {
-        if self.transform.is_busy() {
-            self.port.submit()?;
-            self.transform.sleep(until)?;
-        } else {
-            self.port.push_pending();
-            self.port.backend.wait(until)?;
+        match self.transform.is_busy() {
+            true => self.transform.sleep(until),
+            false => self.port.backend.wait(until),
         }
-        if self.timed {
-            // the sleep is not what the hold is about
-            self.port.backend.take_syscall_nanos();
-        }
-        Ok(())
     }
 
     /// When the next turn has something to do, if nothing finishes before. Zero: now.

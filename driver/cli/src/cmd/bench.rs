@@ -301,8 +301,8 @@ fn print(load: &Load, outcome: &LoadOutcome, hold: &Hold, backend: &str, closed:
         ("Write latency", outcome.writes.summary()),
         ("Flush latency", outcome.flushes.summary()),
     ];
-    let rows =
-        rows.into_iter().chain([("Thread held, own code", hold.own), ("in system calls", hold.syscall)]);
+    let parts = [("Thread held", hold.hold), ("  own code", hold.own), ("  system calls", hold.syscall)];
+    let rows = rows.into_iter().chain(parts);
     for (name, row) in rows.filter(|(_, row)| row.count > 0) {
         let (p50, p90, p99, p999, max) = (row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us);
         sayln!(
