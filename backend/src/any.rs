@@ -3,7 +3,7 @@
 //! Knows: which refusals mean "io_uring is not for you here". Must never know: how either works.
 
 use crate::buffer::Segment;
-use crate::op::{Completion, Op, Token};
+use crate::op::{Completion, MemoryId, Op, Token};
 use crate::{Backend, Full, Threads, Uring};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -123,8 +123,12 @@ impl Backend for AnyBackend {
         either!(self, b => b.take_syscall_nanos())
     }
 
-    fn register_buffer(&mut self, segment: Segment) {
-        either!(self, b => b.register_buffer(segment))
+    fn register_memory(&mut self, region: Segment) -> io::Result<MemoryId> {
+        either!(self, b => b.register_memory(region))
+    }
+
+    fn unregister_memory(&mut self, id: MemoryId) -> bool {
+        either!(self, b => b.unregister_memory(id))
     }
 }
 

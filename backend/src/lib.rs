@@ -22,7 +22,9 @@ pub mod uring;
 
 pub use any::{AnyBackend, BackendKind};
 pub use buffer::{Buffer, Segment, Segments};
-pub use op::{Completion, Errno, FileId, LockMode, Op, OpenFlags, Output, Proven, Stat, Store, Token};
+pub use op::{
+    Completion, Errno, FileId, LockMode, MemoryId, Op, OpenFlags, Output, Proven, Stat, Store, Token,
+};
 
 pub use threads::Threads;
 pub use uring::Uring;
@@ -78,7 +80,15 @@ pub trait Backend {
     /// from our own time.
     fn take_syscall_nanos(&mut self) -> u64;
 
-    /// Registers a long-lived buffer (table and bounce arenas) so that transfers inside it skip page pinning.
-    /// Best effort: the memory must stay valid until the backend is dropped.
-    fn register_buffer(&mut self, segment: Segment);
+    /// Registers long-lived memory, so that transfers inside it skip the pinning of its pages, where the
+    /// backend and its host can do that; transfers work without, too. It must stay valid until it was taken
+    /// back, or the backend was dropped.
+    ///
+    /// Errors, none of which changes anything: EOPNOTSUPP (this backend or host cannot), ENOMEM (more than
+    /// the limit of locked memory, RLIMIT_MEMLOCK, allows), ENOSPC (over 1,024 regions, each GiB of a larger
+    /// one being one), EFAULT and EINVAL (no memory), [`uring::is_wrong_thread`].
+    fn register_memory(&mut self, region: Segment) -> std::io::Result<MemoryId>;
+
+    /// Takes it back: no operation in flight uses it. False: nothing of this name is registered.
+    fn unregister_memory(&mut self, id: MemoryId) -> bool;
 }

@@ -195,7 +195,13 @@ impl Backend for Threads {
         u64::try_from(std::mem::take(&mut self.syscall).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn register_buffer(&mut self, _segment: Segment) {}
+    fn register_memory(&mut self, _: Segment) -> std::io::Result<crate::MemoryId> {
+        Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    fn unregister_memory(&mut self, _: crate::MemoryId) -> bool {
+        false
+    }
 }
 
 impl Drop for Threads {

@@ -258,3 +258,38 @@ fn nothing_happens_before_submit_and_wait_times_out() {
         b.wait(None).unwrap();
     });
 }
+
+#[test]
+fn registered_memory_is_read_and_written_as_other_memory() {
+    each(|b, dir| {
+        std::fs::write(dir.join("f"), vec![0; 65536]).unwrap();
+        for direct in [false, true] {
+            let f = open(b, &dir.join("f"), true, direct);
+            let mut memory = Buffer::zeroed(32768);
+            for (at, byte) in memory.as_mut_slice().iter_mut().enumerate() {
+                *byte = (at / 512) as u8 + 1;
+            }
+            let want = memory.as_slice().to_vec();
+            // SAFETY: each operation is reaped before the buffer is looked at, and it outlives the region.
+            let part = |memory: &mut Buffer, at, len| unsafe { memory.segment(at, len) };
+            let region = b.register_memory(part(&mut memory, 0, 32768));
+            assert_eq!(region.is_ok(), b.name() == "io_uring", "{region:?}");
+            let write = |b: &mut dyn Backend, offset, segments| {
+                assert!(matches!(run(b, Op::Write { file: f, offset, segments }), Ok(Output::Bytes(16384))));
+            };
+            let one = Segments::from_iter([part(&mut memory, 0, 16384)]);
+            write(b, 0, one);
+            let several = [(20480, 4096), (16384, 4096), (24576, 8192)];
+            let several = several.map(|(at, len)| part(&mut memory, at, len));
+            write(b, 16384, Segments::from_iter(several));
+            memory.as_mut_slice().fill(0);
+            let segments = Segments::from_iter(several);
+            assert_eq!(run(b, Op::Read { file: f, offset: 16384, segments }), Ok(Output::Bytes(16384)));
+            // the region goes, and the rest is read as ever
+            assert_eq!(region.is_ok_and(|region| b.unregister_memory(region)), b.name() == "io_uring");
+            let segments = Segments::from_iter([part(&mut memory, 0, 16384)]);
+            assert_eq!(run(b, Op::Read { file: f, offset: 0, segments }), Ok(Output::Bytes(16384)));
+            assert!(memory.as_slice() == want);
+        }
+    });
+}

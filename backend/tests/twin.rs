@@ -103,7 +103,7 @@ fn check(b: &mut dyn Backend, steps: &[Step], direct: bool) -> Buffer {
     let dir = temp_dir();
     let mut arena = Buffer::zeroed(1 << 20);
     // SAFETY: `twin` drops it after the backend.
-    b.register_buffer(unsafe { arena.segment(0, 1 << 20) });
+    let _ = b.register_memory(unsafe { arena.segment(0, 1 << 20) });
     let paths = ["a", "b"].map(|name| dir.path().join(name));
     let twin_paths = ["c", "d"].map(|name| dir.path().join(name));
     paths

@@ -221,7 +221,7 @@ fn a_ring_may_move_before_its_first_use() {
     let mut arena = Buffer::zeroed(8192);
     let mut ring = Uring::new(8).unwrap();
     // SAFETY: the arena is dropped after the ring.
-    ring.register_buffer(unsafe { arena.segment(0, 8192) });
+    let _ = ring.register_memory(unsafe { arena.segment(0, 8192) });
     let worker = std::thread::spawn(move || {
         let f = open(&mut ring, &path, false, false);
         assert_eq!(read(&mut ring, f, 0, 100).unwrap(), b"hello");

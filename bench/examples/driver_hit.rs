@@ -85,7 +85,13 @@ impl Backend for Instant {
         0
     }
 
-    fn register_buffer(&mut self, _: Segment) {}
+    fn register_memory(&mut self, _: Segment) -> std::io::Result<quod_backend::MemoryId> {
+        Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    fn unregister_memory(&mut self, _: quod_backend::MemoryId) -> bool {
+        false
+    }
 }
 
 /// An empty QED image: clusters of 64 KiB, tables of four clusters.

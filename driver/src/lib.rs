@@ -49,6 +49,7 @@ mod gate;
 mod hold;
 mod layer;
 mod memory;
+mod registered;
 mod request;
 mod stats;
 mod trace;
@@ -61,7 +62,8 @@ pub use gate::{AllowAll, Allowed, DenyBacking, Named, OpenGate, Role, SameDirect
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
 pub use request::{
-    Completion, CompletionKind, DiskId, DiskInfo, Kind, LayerInfo, Refusal, Rejected, Request, RequestKind,
+    Completion, CompletionKind, DiskId, DiskInfo, Kind, LayerInfo, MemoryId, Refusal, Rejected, Request,
+    RequestKind,
 };
 pub use stats::{PathClass, Stats};
 pub use trace::TimedTransition;

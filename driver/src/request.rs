@@ -20,6 +20,14 @@ pub struct DiskId {
     pub(crate) generation: u32,
 }
 
+/// Names memory that is registered with one driver
+/// ([`Driver::register_memory`](crate::Driver::register_memory)).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct MemoryId {
+    pub(crate) driver: u32,
+    pub(crate) region: quod_backend::MemoryId,
+}
+
 /// One guest request. Offsets, lengths and sizes are bytes, of any alignment; a range lies inside the disk
 /// ([`DiskInfo::virtual_size`]), or the request is refused. `user` is the embedder's, and comes back with the
 /// completion; several may have the same.

@@ -172,5 +172,11 @@ impl Backend for Probe {
         0
     }
 
-    fn register_buffer(&mut self, _segment: Segment) {}
+    fn register_memory(&mut self, _: Segment) -> std::io::Result<quod_backend::MemoryId> {
+        Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    fn unregister_memory(&mut self, _: quod_backend::MemoryId) -> bool {
+        false
+    }
 }

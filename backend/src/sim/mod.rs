@@ -351,5 +351,11 @@ impl Backend for Sim {
         0
     }
 
-    fn register_buffer(&mut self, _segment: Segment) {}
+    fn register_memory(&mut self, _: Segment) -> std::io::Result<crate::MemoryId> {
+        Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    fn unregister_memory(&mut self, _: crate::MemoryId) -> bool {
+        false
+    }
 }

@@ -3,6 +3,7 @@
 //! Knows: io_uring_enter's errors, which thread may call it. Must never know: what operations mean.
 
 use super::Uring;
+use super::thread::wrong_thread;
 use super::work::Next;
 use io_uring::{EnterFlags, types};
 use std::io::{self, Write};
@@ -13,23 +14,6 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 4;
 /// How long a drop on the wrong thread waits for the kernel to finish by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What the kernel says with EEXIST.
-#[derive(Debug)]
-struct WrongThread;
-
-impl std::fmt::Display for WrongThread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a ring belongs to the thread that submitted to it first")
-    }
-}
-
-impl std::error::Error for WrongThread {}
-
-/// The ring was entered by another thread than the one that it belongs to; it is as it was.
-pub fn is_wrong_thread(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<WrongThread>())
-}
 
 impl Uring {
     fn enable(&mut self) -> io::Result<()> {
@@ -65,8 +49,7 @@ impl Uring {
             Err(error) => match error.raw_os_error() {
                 // nothing was taken: entries stay published, and go with the next enter
                 Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
-                Some(libc::EEXIST) => Err(io::Error::other(WrongThread)),
-                _ => Err(error),
+                _ => Err(wrong_thread(error)),
             },
         }
     }

@@ -11,27 +11,30 @@
 //! * drop returns only when the kernel uses no memory of any operation any more.
 
 mod enter;
+mod memory;
 mod setup;
 mod step;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod work;
 
-pub use enter::is_wrong_thread;
+pub use thread::is_wrong_thread;
 
 use crate::buffer::Segment;
-use crate::op::{Completion, Errno, Op, Output, Token};
+use crate::op::{Completion, Errno, MemoryId, Op, Output, Token};
 use crate::sys::event::EventFd;
 use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::{Backend, Full};
 use io_uring::{IoUring, squeue};
+use memory::Memory;
 use slab::Slab;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use table::{Buffers, Files};
+use table::Files;
 use work::{Context, Next, Work};
 
 struct OpSlot {
@@ -93,7 +96,7 @@ impl Uring {
         let params = ring.params();
         let capacity = queue_depth.max(1).min(params.sq_entries()).min(params.cq_entries()) as usize;
         let files = Files::new(&ring.submitter(), supported.files_update);
-        let context = Context { files, buffers: Buffers::default(), supported };
+        let context = Context { files, memory: Memory::default(), supported };
         let slots = Slab::with_capacity(capacity);
         let core = Core { context, slots, done: Vec::with_capacity(capacity), jobs: Vec::new() };
         Ok(Uring {
@@ -275,8 +278,12 @@ impl Backend for Uring {
         u64::try_from(std::mem::take(&mut self.syscall).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn register_buffer(&mut self, segment: Segment) {
-        self.core.context.buffers.register(&self.ring.submitter(), segment);
+    fn register_memory(&mut self, region: Segment) -> io::Result<MemoryId> {
+        self.core.context.memory.register(&self.ring.submitter(), region).map_err(thread::wrong_thread)
+    }
+
+    fn unregister_memory(&mut self, id: MemoryId) -> bool {
+        self.core.context.memory.unregister(&self.ring.submitter(), id)
     }
 }
 

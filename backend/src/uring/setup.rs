@@ -18,6 +18,8 @@ pub(super) struct Supported {
     pub(super) fallocate: bool,
     pub(super) ftruncate: bool,
     pub(super) files_update: bool,
+    /// Scatter lists in registered memory (Linux 6.15).
+    pub(super) vectored_fixed: bool,
 }
 
 /// A ring and what it can do.
@@ -66,6 +68,8 @@ fn probe(ring: &IoUring) -> io::Result<Supported> {
         fallocate: probe.is_supported(opcode::Fallocate::CODE),
         ftruncate: probe.is_supported(opcode::Ftruncate::CODE),
         files_update: probe.is_supported(opcode::FilesUpdate::CODE),
+        vectored_fixed: probe.is_supported(opcode::ReadvFixed::CODE)
+            && probe.is_supported(opcode::WritevFixed::CODE),
     })
 }
 

@@ -1,10 +1,9 @@
-//! What is registered with the ring: files by number, buffers by address.
+//! The files that are registered with the ring, by number.
 //!
 //! Knows: which index means what. Must never know: operations.
 //! Invariants: a file number is not given out again before its ring registration was undone; a closing file
 //! has no target.
 
-use crate::buffer::Segment;
 use crate::op::{Errno, FileId};
 use crate::sys::file::OpenFile;
 use io_uring::{Submitter, types};
@@ -13,10 +12,6 @@ use std::sync::Arc;
 
 /// Files beyond these are used by plain descriptor.
 const FIXED_FILES: u32 = 1024;
-/// Ranges beyond these are not registered: finding one is a linear search.
-const FIXED_BUFFERS: usize = 32;
-/// The kernel's limit for one registered buffer.
-const MAX_BUFFER: usize = 1 << 30;
 
 /// How an SQE names a file.
 #[derive(Clone, Copy)]
@@ -125,42 +120,5 @@ impl Files {
         for (_, entry) in &self.entries {
             entry.file.unlock();
         }
-    }
-}
-
-/// Registered memory.
-#[derive(Default)]
-pub(super) struct Buffers {
-    /// None: not tried yet; Some(false): this kernel has no sparse table.
-    table: Option<bool>,
-    ranges: Vec<(usize, usize)>,
-}
-
-impl Buffers {
-    /// Best effort: a kernel or memory limit that refuses costs speed only.
-    pub(super) fn register(&mut self, submitter: &Submitter<'_>, segment: Segment) {
-        let made = *self
-            .table
-            .get_or_insert_with(|| submitter.register_buffers_sparse(FIXED_BUFFERS as u32).is_ok());
-        let mut rest = segment;
-        while made && rest.len() > 0 && self.ranges.len() < FIXED_BUFFERS {
-            let len = rest.len().min(MAX_BUFFER);
-            let iovec = libc::iovec { iov_base: rest.address().cast(), iov_len: len };
-            // SAFETY: the caller of `Backend::register_buffer` keeps the memory valid until the backend is
-            // dropped.
-            let done = unsafe { submitter.register_buffers_update(self.ranges.len() as u32, &[iovec], None) };
-            if done.is_err() {
-                return;
-            }
-            self.ranges.push((rest.address().addr(), rest.address().addr() + len));
-            rest = rest.skip(len);
-        }
-    }
-
-    /// The registered buffer that a segment lies in.
-    pub(super) fn find(&self, segment: Segment) -> Option<u16> {
-        let start = segment.address().addr();
-        let end = start + segment.len();
-        self.ranges.iter().position(|&(from, to)| from <= start && end <= to).map(|index| index as u16)
     }
 }

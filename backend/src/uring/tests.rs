@@ -80,6 +80,7 @@ fn workers_do_what_the_ring_lacks() {
             fallocate: has(3),
             ftruncate: has(4),
             files_update: has(5),
+            vectored_fixed: has(5),
         };
         everything(&mut Uring::with_ring(ring, 8).unwrap());
     }
@@ -103,12 +104,12 @@ fn an_idle_turn_costs_no_system_call_and_a_cached_read_one() {
     assert_eq!((ring.take_syscall_nanos(), ring.enters), (0, ring.enters));
     let mut buffer = Buffer::zeroed(32768);
     // SAFETY: outlives the ring's use of it.
-    ring.register_buffer(unsafe { buffer.segment(0, 32768) });
+    let _ = ring.register_memory(unsafe { buffer.segment(0, 32768) });
     for _ in 0..10 {
         for i in 0..8 {
             // SAFETY: as above.
             let segment = unsafe { buffer.segment(i * 4096, 4096) };
-            assert_eq!(ring.core.context.buffers.find(segment), Some(0));
+            assert_eq!(ring.core.context.memory.find(segment), Some(0));
             let op =
                 Op::Read { file: f, offset: i as u64 * 4096, segments: Segments::from_slice(&[segment]) };
             ring.push(Token(i as u64), op).unwrap();
@@ -149,4 +150,32 @@ fn file_numbers_are_reused_only_after_close() {
         let Ok(Output::Opened(g)) = result(2) else { panic!() };
         assert_eq!(run(&mut ring, Op::Close { file: g }), Ok(Output::Done));
     }
+}
+
+#[test]
+fn registered_memory_comes_and_goes() {
+    let mut ring = Uring::new(4).unwrap();
+    let mut buffers: Vec<Buffer> = (0..3).map(|_| Buffer::zeroed(16384)).collect();
+    // SAFETY: nothing is transferred, and the ring goes first.
+    let whole: Vec<Segment> = buffers.iter_mut().map(|buffer| unsafe { buffer.segment(0, 16384) }).collect();
+    let ids: Vec<_> = whole.iter().map(|region| ring.register_memory(*region).unwrap()).collect();
+    let find = |ring: &Uring, segment: Segment| ring.core.context.memory.find(segment);
+    let slots: Vec<_> = whole.iter().map(|region| find(&ring, *region).unwrap()).collect();
+    assert!(slots[0] != slots[1] && slots[1] != slots[2] && slots[0] != slots[2]);
+    let (inside, behind) = (whole[1].skip(4096), whole[1].skip(16384));
+    assert_eq!((find(&ring, inside), inside.len()), (Some(slots[1]), 12288));
+    let memory = &ring.core.context.memory;
+    assert_eq!(memory.find_all(&[inside, whole[1], behind]), Some(slots[1]));
+    assert_eq!(memory.find_all(&[inside, whole[0]]), None, "a list has one slot");
+    // SAFETY: as above; it ends behind the region.
+    let across = unsafe { Segment::new(whole[1].address(), 16385) };
+    assert_eq!(find(&ring, across), None);
+    assert!(ring.unregister_memory(ids[1]) && !ring.unregister_memory(ids[1]));
+    assert_eq!((find(&ring, inside), find(&ring, whole[2])), (None, Some(slots[2])));
+    let again = ring.register_memory(whole[1]).unwrap();
+    assert!(again != ids[1] && find(&ring, whole[1]) == Some(slots[1]), "its slot, under another name");
+    // SAFETY: nobody uses it: there is no memory.
+    let nowhere = unsafe { Segment::new(std::ptr::without_provenance_mut(4096), 4096) };
+    assert_eq!(ring.register_memory(nowhere).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    assert_eq!(find(&ring, nowhere), None);
 }

@@ -5,8 +5,9 @@
 //! Invariants: pointers in an SQE point into the slot's boxes, the operation's segments or static memory,
 //! none of which moves while the SQE is in flight; every step ends in another step or in the answer.
 
+use super::memory::Memory;
 use super::setup::Supported;
-use super::table::{Buffers, Files, Target};
+use super::table::{Files, Target};
 use crate::buffer::Segment;
 use crate::op::{Errno, FileId, Op, OpenFlags, Output, Proven};
 use crate::sys::call::signed;
@@ -106,7 +107,7 @@ pub(super) enum Next {
 /// What the steps need to look at.
 pub(super) struct Context {
     pub(super) files: Files,
-    pub(super) buffers: Buffers,
+    pub(super) memory: Memory,
     pub(super) supported: Supported,
 }
 
@@ -335,9 +336,16 @@ impl Context {
         }
         // a segment is an iovec in memory; the list lives in the slot, which does not move
         let (list, count) = (rest.as_ptr().cast::<libc::iovec>(), rest.len() as u32);
-        match transfer.write {
-            true => on!(target, |fd| opcode::Writev::new(fd, list, count).offset(offset).build()),
-            false => on!(target, |fd| opcode::Readv::new(fd, list, count).offset(offset).build()),
+        let slot = self.memory.find_all(rest).filter(|_| self.supported.vectored_fixed);
+        match (transfer.write, slot) {
+            (true, None) => on!(target, |fd| opcode::Writev::new(fd, list, count).offset(offset).build()),
+            (false, None) => on!(target, |fd| opcode::Readv::new(fd, list, count).offset(offset).build()),
+            (true, Some(slot)) => {
+                on!(target, |fd| opcode::WritevFixed::new(fd, list, count, slot).offset(offset).build())
+            }
+            (false, Some(slot)) => {
+                on!(target, |fd| opcode::ReadvFixed::new(fd, list, count, slot).offset(offset).build())
+            }
         }
     }
 
@@ -345,7 +353,7 @@ impl Context {
     fn single_entry(&self, target: Target, write: bool, offset: u64, segment: Segment) -> squeue::Entry {
         let len = segment.len().min(ONE_MAX as usize) as u32;
         let address = segment.address();
-        match (write, self.buffers.find(segment)) {
+        match (write, self.memory.find(segment)) {
             (true, None) => on!(target, |fd| opcode::Write::new(fd, address, len).offset(offset).build()),
             (false, None) => on!(target, |fd| opcode::Read::new(fd, address, len).offset(offset).build()),
             (true, Some(index)) => {

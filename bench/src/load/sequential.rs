@@ -7,6 +7,7 @@
 //! Knows: the driver's public face. Must never know: image formats, files.
 
 use crate::load::order::{Next, Order, Places, Sequence};
+use crate::load::registered::{register, take_back};
 use crate::measure::histogram::Latencies;
 use crate::measure::usage::cpu_time;
 use quod::{Buffer, Buffers, CompletionKind, DiskId, Driver, Error, Refusal, Request};
@@ -46,6 +47,8 @@ pub struct Load {
     pub drain: bool,
     /// Flush once more behind the last request, and let that count.
     pub final_flush: bool,
+    /// The buffers are registered with the driver ([`Driver::register_memory`]).
+    pub registered: bool,
 }
 
 impl Default for Load {
@@ -65,6 +68,7 @@ impl Default for Load {
             flush_interval: 0,
             drain: true,
             final_flush: false,
+            registered: false,
         }
     }
 }
@@ -159,10 +163,17 @@ pub fn run_guarded<B: Backend>(
     let places = Places::new(sequence, image_size);
     let places = places.ok_or(Error::Misuse("the image has no room for one of the random requests"))?;
     let depth = u64::from(load.depth).min(load.count) as usize;
-    let made =
-        |wanted| if wanted { (0..depth).map(|_| Buffer::zeroed(load.size)).collect() } else { Vec::new() };
-    let mut writable: Vec<Buffer> = made(load.writes());
+    let made = |wanted: bool| -> Vec<Buffer> {
+        let count = if wanted { depth } else { 0 };
+        (0..count).map(|_| Buffer::zeroed(load.size)).collect()
+    };
+    let mut writable = made(load.writes());
     writable.iter_mut().for_each(|buffer| buffer.as_mut_slice().fill(load.pattern));
+    let (mut readable, mut regions) = (made(load.reads > 0), Vec::new());
+    if load.registered {
+        register(driver, &mut readable, &mut regions)?;
+        register(driver, &mut writable, &mut regions)?;
+    }
     let mut run = Run {
         driver,
         disk,
@@ -171,7 +182,7 @@ pub fn run_guarded<B: Backend>(
         stops,
         places,
         refused: None,
-        readable: made(load.reads > 0),
+        readable,
         writable,
         unflushed: 0,
         left: load.count,
@@ -195,6 +206,7 @@ pub fn run_guarded<B: Backend>(
     }
     let (elapsed, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
     run.finish_flushes()?;
+    take_back(run.driver, &mut regions)?;
     Ok(LoadOutcome { elapsed, cpu, done: load.count - run.cut, ..run.outcome })
 }
 

@@ -52,17 +52,21 @@ const COLUMNS_MAX: usize = 110;
 /// What a comment says that proves why an `unwrap()` or `expect()` never panics.
 const PROOF: &str = "cannot fail:";
 /// Files and folders that may have `unsafe` code.
-const UNSAFE: [&str; 11] = [
+const UNSAFE: [&str; 13] = [
     // system calls and memory that the kernel writes to
     "backend/",
     // guest buffers as scatter lists
     "driver/src/memory/buffers.rs",
+    // memory that stays where it is, somebody promises
+    "driver/src/registered.rs",
     // epoll(7) without a library: what the example is about
     "driver/examples/epoll_loop.rs",
     // addresses of a guest's memory
     "driver/examples/guest_memory.rs",
     // a descriptor registered with tokio
     "driver/examples/tokio_loop.rs",
+    // buffers that are registered
+    "bench/src/load/registered.rs",
     // getrusage(2)
     "bench/src/measure/usage.rs",
     // segments given to a bare backend

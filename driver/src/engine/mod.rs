@@ -58,7 +58,7 @@ pub(crate) struct Engine<B> {
     pub(crate) submitting: bool,
     reaped: Vec<Landed>,
     /// Which driver of the process this is: so that nobody takes the id of another one's disk for his own's.
-    number: u32,
+    pub(crate) number: u32,
 }
 
 /// Drivers made so far.

@@ -117,6 +117,8 @@ pub enum BackendOp {
     Submit,
     /// To wait for it.
     Wait,
+    /// To register memory with it.
+    Register,
 }
 
 impl fmt::Display for BackendOp {
@@ -125,6 +127,7 @@ impl fmt::Display for BackendOp {
             BackendOp::SetUp => "setting up the backend",
             BackendOp::Submit => "submitting operations",
             BackendOp::Wait => "waiting",
+            BackendOp::Register => "registering memory",
         })
     }
 }

@@ -79,6 +79,9 @@ pub struct Args {
     /// Measure how long each request takes, and how long calls into the driver hold the thread
     #[arg(long)]
     latency: bool,
+    /// Register the buffers with the ring, as a VMM does with a guest's memory
+    #[arg(long)]
+    registered: bool,
     /// Print only what qemu-img prints
     #[arg(short, long)]
     quiet: bool,
@@ -165,6 +168,7 @@ fn load(args: &Args) -> Result<Load, String> {
         flush_interval: if args.cache == "unsafe" { 0 } else { flush_interval },
         drain: !args.no_drain,
         final_flush: args.final_flush && args.write && args.cache != "unsafe",
+        registered: args.registered,
     })
 }
 
@@ -331,6 +335,7 @@ fn figures(load: &Load, outcome: &LoadOutcome, hold: &Hold, closed: Duration) ->
         "flush_interval": load.flush_interval,
         "drain": load.drain,
         "final_flush": load.final_flush,
+        "registered": load.registered,
         "elapsed_s": outcome.elapsed.as_secs_f64(),
         "close_s": closed.as_secs_f64(),
         "iops": iops,

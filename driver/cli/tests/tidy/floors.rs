@@ -6,7 +6,7 @@ use crate::scan::lines;
 
 /// The floors with their rooms (a folder, or a file beside lib.rs), from the top down.
 const FLOORS: [(&str, &[&str]); 6] = [
-    ("face", &["lib", "driver", "event_loop"]),
+    ("face", &["lib", "driver", "event_loop", "registered"]),
     ("engine", &["engine"]),
     ("transform", &["transform"]),
     ("layer", &["layer"]),
