@@ -80,7 +80,7 @@ const UNSAFE: [&str; 13] = [
     "bench/tests/no_alloc.rs",
 ];
 /// Programs whose output only their authors read. The command has `out.rs`.
-const PRINTS: [&str; 2] = ["driver/examples/", "bench/examples/"];
+const PRINTS: [&str; 1] = ["driver/examples/"];
 const PRINTING: [&str; 5] = ["print!(", "println!(", "eprint!(", "eprintln!(", "dbg!("];
 const TOP_LEVEL: [&str; 14] = [
     "CHANGELOG.md",

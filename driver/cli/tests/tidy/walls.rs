@@ -22,7 +22,7 @@ fn roots<'a>(package: &str, names: &'a [String]) -> Vec<&'a str> {
             return false;
         };
         match rest.split('/').collect::<Vec<&str>>().as_slice() {
-            ["src", "lib.rs" | "main.rs"] | ["src", "bin", _] => true,
+            ["src", "lib.rs" | "main.rs"] | ["src", "bin", _] | ["src", "bin", _, "main.rs"] => true,
             [folder, _] | [folder, _, "main.rs"] => ROOTS.contains(folder) && rest.ends_with(".rs"),
             _ => false,
         }
