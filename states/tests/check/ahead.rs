@@ -3,9 +3,9 @@
 //! Checks: each table behind the one that is read is told once, in order, 2 MiB of them at most; one that no
 //! entry leads to is not; what is no table of tables tells nothing.
 
-use crate::common::qed_file;
-use crate::sparse::{BLOCK, COPIED, K, L2, PLAN, Plan, REFTABLE, start};
 use quod_states::{IoOp, Machine, Outcome, qed};
+use quod_states_tests::qed_file;
+use quod_states_tests::sparse::{BLOCK, COPIED, K, L2, PLAN, Plan, REFTABLE, start};
 
 /// Each read, and what was told with it.
 type Reads = Vec<(u64, Vec<(u64, u64)>)>;

@@ -3,9 +3,9 @@
 //! Checks: an answer that comes twice, late, or with another's name changes nothing, whatever it says; nor do
 //! bytes that come with the answer to a write.
 
-use crate::common::qed_file;
-use crate::sparse::{BLOCK, File, sound, sound_report, start};
 use quod_states::{Error, Io, IoId, IoOp, Machine, Outcome, Repair, Report, qcow2, qed};
+use quod_states_tests::qed_file;
+use quod_states_tests::sparse::{BLOCK, File, sound, sound_report, start};
 
 /// Answers all I/O; between two answers come such that nobody waits for.
 fn disturbed<M: Machine>(
@@ -101,7 +101,7 @@ fn bytes_from_a_write_are_not_taken_for_a_table() {
     for junk in [&[][..], &[0x55; 8], &[0x55; 1024]] {
         let mut file = sound();
         file.put(BLOCK + 9 * 8, &[1]);
-        file.len += 2 * crate::sparse::K;
+        file.len += 2 * quod_states_tests::sparse::K;
         assert_eq!(repair(&mut file, junk), Ok(Report { leaks_fixed: 1, ..sound_report() }));
         file.len = sound().len;
         assert_eq!(file, sound());

@@ -4,9 +4,9 @@
 //! goes down or anything is placed; what cannot be dropped keeps its place and marks the image; an L1 table
 //! that lies there is reached by a longer file.
 
-use crate::sparse::*;
 use quod_states::qcow2::Finding;
 use quod_states::{Error, IoOp, Repair, Report};
+use quod_states_tests::sparse::*;
 
 const FAR: u64 = 1 << 40;
 const ZERO: u64 = 1;

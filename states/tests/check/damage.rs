@@ -1,8 +1,8 @@
 //! Damage, at random and with purpose.
 
-use crate::common::Rng;
-use crate::common::qcow2::{header, set_count};
 use quod_states::qcow2::Header;
+use quod_states_tests::Rng;
+use quod_states_tests::qcow2::{header, set_count};
 
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
@@ -83,7 +83,7 @@ fn l2(file: &mut [u8], header: &Header, rng: &mut Rng) -> String {
     set_be(file, to, value);
     let mut bitmap = 0;
     if shape.extended && rng.below(2) == 0 {
-        bitmap = rng.next() & rng.next();
+        bitmap = rng.word() & rng.word();
         bitmap = if rng.below(2) == 0 { bitmap & !(bitmap >> 32) } else { bitmap };
         set_be(file, to + 8, bitmap);
     }
@@ -194,7 +194,7 @@ pub fn damage(file: &mut Vec<u8>, rng: &mut Rng) -> String {
         }
     };
     // what is no image any more is none of this test's
-    if crate::common::qcow2::try_header(file).is_none() {
+    if quod_states_tests::qcow2::try_header(file).is_none() {
         let len = kept.len().min(file.len());
         file[..len].copy_from_slice(&kept[..len]);
         return "nothing".into();

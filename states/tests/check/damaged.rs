@@ -8,11 +8,11 @@
 //!
 //! QUOD_RANDOM_FIRST and QUOD_RANDOM_SEEDS choose the seeds.
 
-use crate::common::qcow2::{compress, header, of_snapshot, qcow2_file, snapshot, try_check};
-use crate::common::{Disk, Rng, request};
 use quod_states::fault::{L1Fault, WalkFault};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Fault, Flags, Image, Options, Repair, Report, Request, RequestKind};
+use quod_states_tests::qcow2::{compress, header, of_snapshot, qcow2_file, snapshot, try_check};
+use quod_states_tests::{Disk, Rng, request};
 
 /// A valid image and what its guest sees.
 struct Shape {
@@ -174,7 +174,7 @@ fn base(rng: &mut Rng, shape: &Shape) -> Disk {
     let model = contents(&mut disk).unwrap();
     let keeps_discarded = create.version == 2 && shape.backing.is_some();
     let cluster = create.cluster_size.into();
-    let mut guest = Guest { rng: Rng(rng.next()), disk, model, cluster, keeps_discarded, user: 0 };
+    let mut guest = Guest { rng: Rng(rng.word()), disk, model, cluster, keeps_discarded, user: 0 };
     guest.session(Options::default(), 25).unwrap();
     let Guest { mut disk, mut model, .. } = guest;
     if shape.compressed {

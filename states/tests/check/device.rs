@@ -4,10 +4,10 @@
 //! is lost is made anew in clusters that are free anywhere; where none are it is said, and nothing is
 //! written.
 
-use crate::common::qcow2::{assert_sound, created, header, l2_entry, set_count};
-use crate::common::request;
 use quod_states::qcow2::{Check, CreateOptions};
 use quod_states::{Error, IoOp, Options, Repair, Report, RequestKind};
+use quod_states_tests::qcow2::{assert_sound, created, header, l2_entry, set_count};
+use quod_states_tests::request;
 
 const CLUSTER: u64 = 512;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;

@@ -1,12 +1,5 @@
 //! Checks and repairs of both formats.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/files.rs"]
-mod files;
-#[path = "../common/sparse.rs"]
-mod sparse;
-
 mod ahead;
 mod answers;
 mod beyond;

@@ -3,9 +3,9 @@
 //! Checks: the first free clusters in a row that have counts are taken, inside the file or behind its end;
 //! without such, nothing is written; version 2 asks for less than version 3.
 
-use crate::sparse::*;
 use quod_states::qcow2::Finding;
 use quod_states::{IoOp, Repair, Report};
+use quod_states_tests::sparse::*;
 
 /// A name of 1000 bytes: without extra data, the entry has 1040 bytes, and complete, 1056.
 fn long(extra: &[u8]) -> Vec<u8> {

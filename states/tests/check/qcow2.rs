@@ -5,10 +5,10 @@
 //! compressed data, snapshots, bitmaps, refcount table and blocks. What was repaired is clean for qemu-img.
 //! qemu-img and qemu-io must be installed.
 
-use crate::files::Folder;
 use quod_states::fault::{ClusterFault, WalkFault};
 use quod_states::qcow2::{Check, Finding, Header, Purpose};
 use quod_states::{Error, Fault, IoOp, Machine, Outcome, Repair, Report};
+use quod_states_tests::files::Folder;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn run(dir: &Path, program: &str, args: &[&str]) -> (i32, String) {
 
 /// Creates an image and fills it with qemu-io commands; the file's bytes.
 fn image(options: &str, size: &str, commands: &[&str]) -> Vec<u8> {
-    let dir = Folder::new();
+    let dir = Folder::create();
     let args = ["create", "-q", "-f", "qcow2", "-o", options, "image", size];
     assert_eq!(run(dir.path(), "qemu-img", &args), (0, String::new()));
     for command in commands {
@@ -112,7 +112,7 @@ fn is_hidden(problem: &Error) -> bool {
 fn compare(name: &str, file: &[u8]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (repair, mode) in MODES {
-        let dir = Folder::new();
+        let dir = Folder::create();
         std::fs::write(dir.path().join("image"), file).expect("a file");
         let mut args = vec!["check", "--output=json", "-f", "qcow2"];
         if repair.is_some() {

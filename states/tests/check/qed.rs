@@ -3,10 +3,10 @@
 //! Checks: every field of the report and every problem's words, for tables of more than one chunk and files
 //! of many clusters; what a repair writes, in which order; what I/O that fails leaves behind.
 
-use crate::common::faults::corrupt;
-use crate::common::qed_file;
 use quod_states::qed::{Check, Header};
 use quod_states::{Error, IoOp, Machine, Op, Outcome, Repair, Report};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qed_file;
 
 /// Tables of 16 clusters: 16384 entries, read in two chunks.
 const CLUSTER: u64 = 8192;

@@ -4,9 +4,9 @@
 //! structures go and what they count; what is told when a cluster is far away, or referred to too often; what
 //! I/O that fails leaves to be told.
 
-use crate::sparse::*;
 use quod_states::qcow2::Finding;
 use quod_states::{Error, IoOp, Op, Repair, Report};
+use quod_states_tests::sparse::*;
 
 /// A cluster of zeros.
 const ZERO: u64 = 1;

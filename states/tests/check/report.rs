@@ -5,14 +5,14 @@
 //! its finding, its problem and its count; findings that nobody asks for are counted; what cannot be read
 //! ends the check.
 
-use crate::common::faults::{corrupt, fault};
-use crate::common::qcow2::{
+use quod_states::qcow2::{Check, CreateOptions, Finding};
+use quod_states::{Error, IoOp, Machine, Op, Options, Outcome, Repair, Report, RequestKind};
+use quod_states_tests::faults::{corrupt, fault};
+use quod_states_tests::qcow2::{
     assert_sound, count, header, l1_entry, l2_entry, qcow2_file, set_count, set_l1_entry, set_l2_entry,
     snapshot,
 };
-use crate::common::{Disk, request};
-use quod_states::qcow2::{Check, CreateOptions, Finding};
-use quod_states::{Error, IoOp, Machine, Op, Options, Outcome, Repair, Report, RequestKind};
+use quod_states_tests::{Disk, request};
 
 const CLUSTER: u64 = 4096;
 const COPIED: u64 = 1 << 63;
@@ -238,7 +238,7 @@ fn findings_that_nobody_asks_for_are_counted() {
     disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![7; 512]);
     disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     // every entry of the table leads beyond the end: 131072 of them
-    let at = crate::common::qcow2::l2_at(&disk.file, 0).unwrap() as usize;
+    let at = quod_states_tests::qcow2::l2_at(&disk.file, 0).unwrap() as usize;
     for entry in disk.file[at..at + (1 << 20)].as_chunks_mut::<8>().0 {
         *entry = (COPIED | 1 << 50).to_be_bytes();
     }

@@ -3,9 +3,9 @@
 //! Checks: how far entries and tables are read, and how long they may be; what is told of entries that say
 //! too little; where a snapshot's L1 table may lie, and how large it may be.
 
-use crate::sparse::*;
 use quod_states::qcow2::Finding;
 use quod_states::{IoOp, Repair, Report};
+use quod_states_tests::sparse::*;
 
 const TABLE: u64 = 8 * K;
 const PLACE: &str = "snapshot table";

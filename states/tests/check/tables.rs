@@ -5,9 +5,9 @@
 //! flags are not corrected in what is also a table of a bitmap, nor in an L1 table that lies on other
 //! metadata, be it new.
 
-use crate::sparse::*;
 use quod_states::qcow2::Finding;
 use quod_states::{IoOp, Repair};
+use quod_states_tests::sparse::*;
 
 /// Zeros that keep space which does not begin at a cluster: a repair lets go of the space.
 const BAD: u64 = 20 * K + 512 + 1;

@@ -3,9 +3,9 @@
 //! Checks: which entries have a cluster in a data file, and in the file itself; what is beyond the end of the
 //! file; entries with subclusters; tables of bitmaps, and where they may not lie.
 
-use crate::sparse::*;
 use quod_states::qcow2::Finding;
 use quod_states::{Error, IoOp, Repair, Report};
+use quod_states_tests::sparse::*;
 
 const FLAG: &str = "the copied flag contradicts the refcount";
 const RESERVED: &str = "reserved bits are set";

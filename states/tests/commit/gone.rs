@@ -1,10 +1,10 @@
 //! The embedder says that what holds the file is gone, at each step of a mixed load: nothing more is
 //! written, every request ends, reads go on, and the image that is left can be opened and used.
 
-use crate::common::qcow2::{check, qcow2_file};
-use crate::common::{Disk, Rng, qed_file, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Options, RequestKind, Timer};
+use quod_states_tests::qcow2::{check, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_file, request, write};
 
 const CLUSTER: u64 = 65536;
 

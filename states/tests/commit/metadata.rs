@@ -4,13 +4,13 @@
 //! late, or found no space (QC9, QC10); the bytes of the table; that a quiesce leaves none of it behind; that
 //! lazy counts leave the table alone until it moves.
 
-use crate::common::qcow2::{assert_sound, header};
-use crate::common::{Disk, write};
-use crate::narrow::{
+use quod_states::{Error, Image, IoOp, Op, RequestKind};
+use quod_states_tests::narrow::{
     BLOCK, CLUSTER, FULL, complete_but, complete_to, long, name, open, run, settle, start, steps, with_table,
     words,
 };
-use quod_states::{Error, Image, IoOp, Op, RequestKind};
+use quod_states_tests::qcow2::{assert_sound, header};
+use quod_states_tests::{Disk, write};
 
 /// The refcount table grows by half, to whole clusters. Its clusters come behind the three or four blocks
 /// that the space at the end of the file needs; the header leads to it when it is durable.

@@ -7,10 +7,10 @@
 //! * after a failure nothing is written, whatever was on its way; the corrupt bit waits for its turn;
 //! * counts that a round leaves behind have their timer.
 
-use crate::common::qcow2::{header, opened, qcow2_file, set_l2_entry};
-use crate::common::{Disk, Rng, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Op, Options, RequestKind, Timer};
+use quod_states_tests::qcow2::{header, opened, qcow2_file, set_l2_entry};
+use quod_states_tests::{Disk, Rng, qed_disk, request, write};
 
 const CLUSTER: u64 = 65536;
 

@@ -4,10 +4,10 @@
 //! of QED's need-check bit runs only while nothing is to be written, and clears the bit; counters, to the
 //! last.
 
-use crate::common::qcow2::{assert_sound, count, l2_entry, qcow2_file};
-use crate::common::{Disk, Rng, qed_file, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Alarm, Counters, Image, IoOp, Options, Policy, RequestKind, Timer};
+use quod_states_tests::qcow2::{assert_sound, count, l2_entry, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_file, request};
 
 const CLUSTER: u64 = 65536;
 const NEED_CHECK: u8 = 2;

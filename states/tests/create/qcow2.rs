@@ -4,8 +4,8 @@
 //! refcounts, compression types, backing and data files, preallocation, sizes at and around the steps of the
 //! tables; and that what qemu-img refuses is refused. qemu-img must be installed.
 
-use crate::files::Folder;
 use quod_states::qcow2::{Compression, CreateOptions, Preallocation, create};
+use quod_states_tests::files::Folder;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -80,7 +80,7 @@ fn compare(ours: &File, theirs: &mut File, what: &str) {
 }
 
 fn check(options: &CreateOptions) {
-    let dir = Folder::new();
+    let dir = Folder::create();
     let accepted = qemu(dir.path(), options);
     let created = create(options);
     assert_eq!(created.is_ok(), accepted, "{options:?}: {:?}", created.err());

@@ -5,10 +5,10 @@
 //! harm; nothing is freed, punched or cut off that was there; reads go on. And QED, where the request alone
 //! fails.
 
-use crate::common::qcow2::{check, header, l2_entry, opened, qcow2_file, set_l2_entry, snapshot};
-use crate::common::{Disk, Rng, qed_file, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Options, Policy, Repair, RequestKind, Timer};
+use quod_states_tests::qcow2::{check, header, l2_entry, opened, qcow2_file, set_l2_entry, snapshot};
+use quod_states_tests::{Disk, Rng, qed_file, read_all, request, write};
 
 const CLUSTER: u64 = 65536;
 const SIZE: u64 = 4 << 20;

@@ -3,12 +3,12 @@
 //! Checks: the path that a request went; the runs that `Map` tells; of a request whose I/O failed what was
 //! tried, and where; what is refused, and why.
 
-use crate::common::qcow2::{compress, qcow2_file};
-use crate::common::{Disk, Rng, qed_disk, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
     Error, Extent, Flags, Image, IoOp, Met, Op, Options, Policy, Refused, Request, RequestKind, Status,
 };
+use quod_states_tests::qcow2::{compress, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_disk, request};
 
 const CLUSTER: u64 = 65536;
 
@@ -69,7 +69,7 @@ fn map_tells_runs_of_all_kinds() {
     disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     compress(&mut disk.file, &[4], &mut vec![0; 1 << 22]);
     let mut image = disk.open(Options::default()).unwrap().image;
-    let first = crate::common::qcow2::l2_entry(&disk.file, 0) & !(1 << 63);
+    let first = quod_states_tests::qcow2::l2_entry(&disk.file, 0) & !(1 << 63);
     for (offset, len, status, host) in [
         (0, 2 * CLUSTER, Status::Data, Some(first)),
         (513, 2 * CLUSTER - 513, Status::Data, Some(first + 513)),
@@ -146,10 +146,10 @@ fn the_table_that_failed_is_named() {
     disk.run(&mut image, request(RequestKind::Close, 0, 0, 0), vec![]);
     compress(&mut disk.file, &[1], &mut vec![0; 1 << 22]);
     let file = &disk.file;
-    let header = crate::common::qcow2::header(file);
+    let header = quod_states_tests::qcow2::header(file);
     let (l1, table) = (header.l1_offset, header.reftable_offset as usize);
     let block = u64::from_be_bytes(file[table..table + 8].try_into().unwrap());
-    let l2 = crate::common::qcow2::l2_at(file, 0).unwrap();
+    let l2 = quod_states_tests::qcow2::l2_at(file, 0).unwrap();
     let any_table = |op: &IoOp| matches!(op, IoOp::ReadTable { .. });
     let compressed = |op: &IoOp| matches!(op, IoOp::ReadCompressed { .. });
     let mut image = disk.open(Options::default()).unwrap().image;

@@ -4,10 +4,10 @@
 //! request that needs nothing more ends well; extents that were not begun are not begun; requests about the
 //! whole image run to their end; nobody else is touched, and nothing leaks.
 
-use crate::common::qcow2::{assert_sound, qcow2_file};
-use crate::common::{Disk, Rng, qed_disk, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Options, RequestKind};
+use quod_states_tests::qcow2::{assert_sound, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_disk, read_all, request, write};
 
 const CLUSTER: u64 = 65536;
 

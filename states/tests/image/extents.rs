@@ -5,11 +5,11 @@
 //! snapshot moves, and what is stale is overwritten; blocks that are partly somebody else's are read first,
 //! and by one writer at a time.
 
-use crate::common::qcow2::{assert_sound, created, of_snapshot, opened, snapshot};
-use crate::common::{Disk, qed_file, read_all, request};
-use crate::ops::{asked, complete_all, listed, mapped, words, writes};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Image, Machine, Options, Outcome, RequestKind};
+use quod_states_tests::ops::{asked, complete_all, listed, mapped, words, writes};
+use quod_states_tests::qcow2::{assert_sound, created, of_snapshot, opened, snapshot};
+use quod_states_tests::{Disk, qed_file, read_all, request};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

@@ -4,10 +4,10 @@
 //! write, write-zeroes, discard or change of size the header is written with the bits cleared, and durable,
 //! once; what waits for it ends as any request does, cancelled or failed; a close cannot overtake it.
 
-use crate::common::qcow2::{header, qcow2_file};
-use crate::common::{Disk, Rng, qed_file, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Flags, Image, IoOp, Options, Refused, Request, RequestKind};
+use quod_states_tests::qcow2::{header, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_file, request, write};
 
 const CLUSTER: u64 = 65536;
 const SIZE: u64 = 1 << 30;

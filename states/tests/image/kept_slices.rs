@@ -1,9 +1,9 @@
 //! Slices that a step needs again after it has asked the cache for others.
 
-use crate::common::qcow2::{check, count, opened, qcow2_file, set_count, snapshot};
-use crate::common::{Disk, Rng, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Options, RequestKind};
+use quod_states_tests::qcow2::{check, count, opened, qcow2_file, set_count, snapshot};
+use quod_states_tests::{Disk, Rng, request, write};
 
 /// Guest bytes that a table maps: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;

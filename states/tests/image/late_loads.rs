@@ -1,9 +1,9 @@
 //! Slices of tables that are on their way while the table they come from is given up.
 
-use crate::common::qcow2::{l1_entry, l2_entry, opened, qcow2_file, set_l1_entry};
-use crate::common::{Disk, Rng, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Image, IoOp, Options, RequestKind};
+use quod_states_tests::qcow2::{l1_entry, l2_entry, opened, qcow2_file, set_l1_entry};
+use quod_states_tests::{Disk, Rng, request, write};
 
 const CLUSTER: u64 = 65536;
 /// As far as one slice of a table maps.

@@ -3,10 +3,10 @@
 //! Checks: a long discard, and the counts that go down after it, are done in bounded turns and to the end;
 //! holes are punched one after another for ever; a disk that grew far is mapped to its end.
 
-use crate::common::qcow2::{assert_sound, count, l2_entry, qcow2_file};
-use crate::common::{Disk, Rng, qed_file, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Image, IoOp, Options, RequestKind};
+use quod_states_tests::qcow2::{assert_sound, count, l2_entry, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_file, request};
 
 /// 512-byte clusters: many for little.
 fn narrow(size: u64) -> (Disk, Image) {

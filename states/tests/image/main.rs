@@ -1,10 +1,5 @@
 //! Requests: what each does, step by step, and what it answers.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/ops.rs"]
-mod ops;
-
 mod after_corruption;
 mod answers;
 mod cancel;

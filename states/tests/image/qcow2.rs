@@ -12,15 +12,15 @@
 //! * a new size is durable after what it brings or takes (QC17);
 //! * slices are loaded once, copy-on-write reads what it needs and writes once.
 
-use crate::common::qcow2::{
-    assert_durable_before, assert_sound, count, created, l1_entry, l2_entry, opened, set_l1_entry,
-    set_l2_entry,
-};
-use crate::common::{Disk, Rng, Step, read_all, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
     Error, FillSource, Flags, Image, IoOp, Op, Options, Part, Policy, Refused, Request, RequestKind, State,
 };
+use quod_states_tests::qcow2::{
+    assert_durable_before, assert_sound, count, created, l1_entry, l2_entry, opened, set_l1_entry,
+    set_l2_entry,
+};
+use quod_states_tests::{Disk, Rng, Step, read_all, request, write};
 
 const CLUSTER: u64 = 65536;
 /// Where a fresh image of such clusters has its tables, in clusters.
@@ -208,7 +208,7 @@ fn narrow(refcount_bits: u32) -> (Disk, Image) {
 
 /// The table entries of the file at the end: refcount blocks and L2 tables.
 fn tables(file: &[u8]) -> (Vec<u64>, Vec<u64>) {
-    let header = crate::common::qcow2::header(file);
+    let header = quod_states_tests::qcow2::header(file);
     let len = (u64::from(header.reftable_clusters) << header.cluster_bits) as usize;
     let blocks = words(&file[header.reftable_offset as usize..][..len]).filter(|block| *block != 0).collect();
     let l1 = words(&file[header.l1_offset as usize..][..header.l1_entries as usize * 8]);
@@ -229,7 +229,7 @@ fn a_refcount_block_goes_before_its_entry_and_that_before_what_it_counts() {
         }
     }
     flush(&mut disk, &mut image);
-    let reftable = crate::common::qcow2::header(&disk.file).reftable_offset;
+    let reftable = quod_states_tests::qcow2::header(&disk.file).reftable_offset;
     let (blocks, l2) = tables(&disk.file);
     assert!(blocks.len() >= 3, "{blocks:?}");
     for (index, &block) in blocks.iter().enumerate().skip(1) {
@@ -261,12 +261,12 @@ fn a_refcount_block_goes_before_its_entry_and_that_before_what_it_counts() {
 fn a_new_refcount_table_goes_before_the_header_and_that_before_the_old_one_is_free() {
     // a table of 64 entries, each counting 64 clusters: 2 MiB of file
     let (mut disk, mut image) = narrow(64);
-    let old = crate::common::qcow2::header(&disk.file).reftable_offset;
+    let old = quod_states_tests::qcow2::header(&disk.file).reftable_offset;
     for n in 0..48 {
         run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, CLUSTER);
         flush(&mut disk, &mut image);
     }
-    let header = crate::common::qcow2::header(&disk.file);
+    let header = quod_states_tests::qcow2::header(&disk.file);
     let (new, len) = (header.reftable_offset, u64::from(header.reftable_clusters) * 512);
     assert_ne!(new, old, "the table has moved");
     let switches = |step: &Step| writes_within(step, 0, 512) && step.bytes[48..56] == new.to_be_bytes();
@@ -296,13 +296,13 @@ fn lazy_refcounts_set_the_dirty_bit_first_and_count_at_the_end() {
             run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, 4096);
             flush(&mut disk, &mut image);
         }
-        assert!(crate::common::qcow2::header(&disk.file).is_dirty());
+        assert!(quod_states_tests::qcow2::header(&disk.file).is_dirty());
         assert_durable_before(&disk, "QC12", is("header"), is_pointer);
         assert!(!steps(&disk).contains(&"refcounts"), "counts wait");
         let (before, began) = (image.counters().header_writes, disk.log.len());
         assert_eq!(before, 1, "the bit is set once");
         run(&mut disk, &mut image, last, 0, 0);
-        let header = crate::common::qcow2::header(&disk.file);
+        let header = quod_states_tests::qcow2::header(&disk.file);
         assert!(!header.is_dirty() && header.lazy_refcounts());
         disk.log.drain(..began);
         assert_durable_before(&disk, "QC13", is("refcounts"), is("header"));
@@ -312,7 +312,7 @@ fn lazy_refcounts_set_the_dirty_bit_first_and_count_at_the_end() {
         } else {
             run(&mut disk, &mut image, RequestKind::Write, 20 * CLUSTER, 4096);
             flush(&mut disk, &mut image);
-            assert!(crate::common::qcow2::header(&disk.file).is_dirty(), "a new period");
+            assert!(quod_states_tests::qcow2::header(&disk.file).is_dirty(), "a new period");
         }
     }
 }

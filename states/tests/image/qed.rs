@@ -1,9 +1,9 @@
 //! What the QED machine promises about concurrency, batching, ordering and failure, one test a promise.
 
-use crate::common::{Disk, Rng, qed_disk, qed_file, read_all, request, write};
 use quod_states::{
     AllocationGate, Error, Flags, Image, IoOp, Op, Options, Policy, Request, RequestKind, State, Timer,
 };
+use quod_states_tests::{Disk, Rng, qed_disk, qed_file, read_all, request, write};
 
 const CLUSTER: u64 = 65536;
 

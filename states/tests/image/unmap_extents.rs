@@ -3,11 +3,11 @@
 //! Checks: no table is made for nothing; long ranges are changed in turns; QED, raw images and data files,
 //! which have rules of their own; a table that may be shared is copied before what it maps changes.
 
-use crate::common::qcow2::{assert_sound, l1_entry, opened, qcow2_file, set_l1_entry};
-use crate::common::{Disk, qed_file, read_all, request};
-use crate::ops::{asked, listed, mapped, words, writes};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Flags, Image, Machine, Options, Outcome, Request, RequestKind};
+use quod_states_tests::ops::{asked, listed, mapped, words, writes};
+use quod_states_tests::qcow2::{assert_sound, l1_entry, opened, qcow2_file, set_l1_entry};
+use quod_states_tests::{Disk, qed_file, read_all, request};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;

@@ -5,8 +5,8 @@
 //! a request is its answer; growth ahead that fails does not matter; a changed slice has its timer; so many
 //! table writes are in flight and no more.
 
-use crate::common::{Disk, Rng, qed_disk, request, write};
 use quod_states::{AllocationGate, Error, Image, Io, IoOp, Machine, Options, Outcome, RequestKind, Timer};
+use quod_states_tests::{Disk, Rng, qed_disk, request, write};
 
 const CLUSTER: u64 = 65536;
 
@@ -236,7 +236,7 @@ fn a_round_writes_only_what_changed() {
 #[test]
 fn a_count_is_written_with_its_sector_alone() {
     let create = quod_states::qcow2::CreateOptions { size: 1 << 30, ..Default::default() };
-    let mut disk = Disk::new(crate::common::qcow2::qcow2_file(&create), None, 1);
+    let mut disk = Disk::new(quod_states_tests::qcow2::qcow2_file(&create), None, 1);
     let mut image = disk.open(Options::default().grow_step(0)).unwrap().image;
     run(&mut disk, &mut image, RequestKind::Write, 0, 512);
     run(&mut disk, &mut image, RequestKind::Flush, 0, 0);

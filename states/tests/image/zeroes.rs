@@ -4,11 +4,11 @@
 //! Checks: versions 2 and 3, and subclusters; with and without a backing layer, also one that ends where a
 //! cluster begins; parts of data, of zeros, of nothing, of compressed clusters.
 
-use crate::common::qcow2::{assert_sound, compress, header, l2_at, opened, qcow2_file, set_l2_entry};
-use crate::common::{Disk, read_all, request};
-use crate::ops::{asked, mapped, writes};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Flags, Options, Request, RequestKind};
+use quod_states_tests::ops::{asked, mapped, writes};
+use quod_states_tests::qcow2::{assert_sound, compress, header, l2_at, opened, qcow2_file, set_l2_entry};
+use quod_states_tests::{Disk, read_all, request};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;

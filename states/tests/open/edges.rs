@@ -5,13 +5,13 @@
 //! short to hold an entry ends the opening; nothing is written to the snapshot table; each step of a repair
 //! is durable before the next.
 
-use crate::common::faults::corrupt;
-use crate::common::qcow2::{
-    assert_sound, header, l1_entry, qcow2_file, set_l1_entry, set_l2_entry, snapshot,
-};
-use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, IoOp, Machine, Opening, Options, Outcome, RequestKind};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qcow2::{
+    assert_sound, header, l1_entry, qcow2_file, set_l1_entry, set_l2_entry, snapshot,
+};
+use quod_states_tests::{Disk, Rng, request};
 
 const COPIED: u64 = 1 << 63;
 const AUTOCLEAR: usize = 88;

@@ -3,9 +3,9 @@
 //! Checks: headers of both versions with one to three changed bytes, from a fixed seed; after a change of
 //! the backing file the header is that of `qemu-img rebase`. qemu-img must be installed.
 
-use crate::files::Folder;
 use quod_states::Error;
 use quod_states::qcow2::{Header, Purpose};
+use quod_states_tests::files::Folder;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,7 +15,7 @@ fn qemu(dir: &Path, args: &[&str]) -> bool {
 }
 
 fn image(options: &str) -> Vec<u8> {
-    let dir = Folder::new();
+    let dir = Folder::create();
     let options = format!("backing_file=base,backing_fmt=raw,{options}");
     assert!(qemu(dir.path(), &["create", "-q", "-u", "-f", "qcow2", "-o", &options, "image", "64M"]));
     std::fs::read(dir.path().join("image")).expect("the image")
@@ -23,7 +23,7 @@ fn image(options: &str) -> Vec<u8> {
 
 #[test]
 fn the_same_headers_are_refused() {
-    let dir = Folder::new();
+    let dir = Folder::create();
     let images =
         ["compat=1.1", "compat=0.10", "extended_l2=on,compression_type=zstd", "cluster_size=512"].map(image);
     let mut seed = 7u64;
@@ -62,7 +62,7 @@ fn another_backing_file() {
         for (name, format) in
             [("other", formats[0]), ("a/much/longer/name of a file", formats[1]), ("", None)]
         {
-            let dir = Folder::new();
+            let dir = Folder::create();
             let mut file = image(options);
             std::fs::write(dir.path().join("image"), &file).expect("a file");
             let mut args = vec!["rebase", "-u", "-f", "qcow2", "-b", name];

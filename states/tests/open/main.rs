@@ -1,10 +1,5 @@
 //! Opening: what is read, what is refused, what is put in order before an image is ready.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/files.rs"]
-mod files;
-
 mod edges;
 mod header;
 mod qcow2;

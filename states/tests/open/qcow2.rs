@@ -5,13 +5,13 @@
 //! or refused; what is told of the image, its bitmaps included; failures. And, of QED, a backing name of no
 //! bytes.
 
-use crate::common::faults::corrupt;
-use crate::common::qcow2::{count, header, qcow2_file, snapshot};
-use crate::common::{Disk, qed_file, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
     Backing, Bitmaps, Error, Format, IoOp, Lack, Machine, Op, Opening, Options, Outcome, RequestKind,
 };
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qcow2::{count, header, qcow2_file, snapshot};
+use quod_states_tests::{Disk, qed_file, request};
 
 const CLUSTER: u64 = 65536;
 const AUTOCLEAR: usize = 88;
@@ -144,12 +144,12 @@ fn nothing_is_written_to_any_part_of_a_snapshots_table() {
     // an entry of the disk leads to each of three clusters, of which the table takes two
     for (n, refused) in [(0, true), (1, true), (2, false)] {
         let mut disk = Disk::new(disk.file.clone(), None, 1);
-        let l1_entry = crate::common::qcow2::l1_entry(&disk.file, 0);
-        crate::common::qcow2::set_l1_entry(&mut disk.file, 0, l1_entry | 1 << 63);
-        crate::common::qcow2::set_l2_entry(&mut disk.file, 0, (l1 + n * CLUSTER) | 1 << 63);
+        let l1_entry = quod_states_tests::qcow2::l1_entry(&disk.file, 0);
+        quod_states_tests::qcow2::set_l1_entry(&mut disk.file, 0, l1_entry | 1 << 63);
+        quod_states_tests::qcow2::set_l2_entry(&mut disk.file, 0, (l1 + n * CLUSTER) | 1 << 63);
         let mut image = disk.open(Options::default()).unwrap().image;
         disk.submit(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]).unwrap();
-        disk.settle(&mut image, &mut crate::common::Rng(1));
+        disk.settle(&mut image, &mut quod_states_tests::Rng(1));
         let result = disk.done.pop().unwrap().1;
         assert_eq!(matches!(result, Err(Error::Corrupt(_))), refused, "cluster {n}: {result:?}");
     }
@@ -225,7 +225,7 @@ fn a_dirty_image_is_repaired_or_refused() {
     let mut image = disk.open(Options::default()).unwrap().image;
     disk.run(&mut image, request(RequestKind::Write, 0, 512, 0), vec![1; 512]);
     disk.run(&mut image, request(RequestKind::Flush, 0, 0, 0), vec![]);
-    let data = crate::common::qcow2::l2_entry(&disk.file, 0) & !(1 << 63);
+    let data = quod_states_tests::qcow2::l2_entry(&disk.file, 0) & !(1 << 63);
     let mut dirty = Disk::new(disk.file.clone(), None, 1);
     assert_eq!((header(&dirty.file).is_dirty(), count(&dirty.file, data / CLUSTER)), (true, 0));
     let opened = dirty.open(Options::default()).unwrap();
@@ -234,7 +234,7 @@ fn a_dirty_image_is_repaired_or_refused() {
     assert!(opened.info.dirty, "it was");
     assert_eq!((header(&dirty.file).is_dirty(), count(&dirty.file, data / CLUSTER)), (false, 1));
     // an entry with reserved bits is no work for a repair
-    let at = crate::common::qcow2::l2_at(&disk.file, 0).unwrap() as usize;
+    let at = quod_states_tests::qcow2::l2_at(&disk.file, 0).unwrap() as usize;
     disk.file[at] |= 0x20;
     let reading = disk.open(Options::default().read_only(true)).unwrap();
     assert!(reading.report.is_none() && reading.info.dirty);

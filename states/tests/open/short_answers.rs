@@ -2,9 +2,9 @@
 //!
 //! Checks: the opening ends with an error instead of asking for the same bytes again, without end.
 
-use crate::common::qcow2::{header, qcow2_file, snapshot};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, IoOp, Machine, Opening, Options, Outcome};
+use quod_states_tests::qcow2::{header, qcow2_file, snapshot};
 
 /// How an opening ends whose read of `len` bytes at `offset` is answered with `got` of them.
 fn ended(file: &[u8], (offset, len): (u64, u32), got: usize) -> Result<(), Error> {

@@ -4,9 +4,9 @@
 //! not touched; what cannot be repaired keeps its bit (trap Q7); a partial last cluster is never used (QE7);
 //! unknown autoclear bits go before a repair.
 
-use crate::common::faults::corrupt;
-use crate::common::{Disk, qed_file, request};
 use quod_states::{Error, IoOp, Machine, Opening, Options, Outcome, RequestKind};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::{Disk, qed_file, request};
 
 const CLUSTER: u64 = 65536;
 /// Byte of the header's features, and the bit.

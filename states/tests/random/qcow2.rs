@@ -8,13 +8,13 @@
 //! Over: cluster sizes, refcount widths, version 2, extended L2, lazy refcounts, backing layers, and images
 //! that start with data, compressed clusters or a snapshot.
 
-use crate::common::qcow2::{check, compress, header, of_snapshot, qcow2_file, snapshot};
-use crate::common::{Disk, Rng, read_all, request};
 use quod_states::acb::edges::QCOW2_EDGES;
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
     AllocationGate, Error, Flags, Image, Options, Policy, Refused, Request, RequestKind, State,
 };
+use quod_states_tests::qcow2::{check, compress, header, of_snapshot, qcow2_file, snapshot};
+use quod_states_tests::{Disk, Rng, read_all, request};
 use std::collections::BTreeMap;
 
 type Edges = BTreeMap<(State, State), u64>;

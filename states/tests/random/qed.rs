@@ -4,13 +4,13 @@
 //! request ends; after close a check finds neither corruption nor leaks, the dirty bit is clear, and a fresh
 //! open reads the same bytes.
 
-use crate::common::{Disk, Rng, qed_file, read_all, request};
 use quod_states::acb::edges::QED_EDGES;
 use quod_states::qed::{Check, Header};
 use quod_states::{
     AllocationGate, Error, Flags, IoOp, Machine, Options, Outcome, Policy, Refused, Report, Request,
     RequestKind, State,
 };
+use quod_states_tests::{Disk, Rng, qed_file, read_all, request};
 
 /// Checks a file in memory.
 fn check(file: &[u8], may_be_dirty: bool) -> Report {

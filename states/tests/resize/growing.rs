@@ -1,11 +1,11 @@
 //! A larger qcow2 disk: the part that comes to light reads as zeros, whatever stands in the file where its
 //! entries come to be, and whatever a longer backing layer holds there.
 
-use crate::common::qcow2::{assert_sound, header, opened, qcow2_file};
-use crate::common::{Disk, read_all, request};
-use crate::ops::{asked, mapped, writes};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Options, RequestKind};
+use quod_states_tests::ops::{asked, mapped, writes};
+use quod_states_tests::qcow2::{assert_sound, header, opened, qcow2_file};
+use quod_states_tests::{Disk, read_all, request};
 
 /// What one L1 entry maps in an image with clusters of 512 bytes.
 const SPAN: u64 = 32 << 10;

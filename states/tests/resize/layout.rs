@@ -5,11 +5,11 @@
 //! alone; a size that changes no entry takes one round, and one that is the same stops nobody; which images
 //! are refused; a file is cut where its data ends, and only if it is longer.
 
-use crate::common::faults::corrupt;
-use crate::common::qcow2::{assert_sound, header, qcow2_file, set_l2_entry};
-use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Lack, Met, Options, Refused, RequestKind};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qcow2::{assert_sound, header, qcow2_file, set_l2_entry};
+use quod_states_tests::{Disk, Rng, request};
 
 const COPIED: u64 = 1 << 63;
 /// What an L1 cluster of 512 bytes maps with clusters of 512 bytes.

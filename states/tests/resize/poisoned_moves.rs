@@ -1,9 +1,9 @@
 //! Tables on their way to another place when the image is poisoned: nothing more is written.
 
-use crate::common::qcow2::{opened, qcow2_file, snapshot};
-use crate::common::{Disk, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Options, RequestKind, Timer};
+use quod_states_tests::qcow2::{opened, qcow2_file, snapshot};
+use quod_states_tests::{Disk, request, write};
 
 const CLUSTER: u64 = 65536;
 

@@ -4,10 +4,10 @@
 //! chunks, and leaves no leak, also when any one I/O fails; what comes to light reads as zeros, what goes is
 //! given back.
 
-use crate::common::qcow2::{assert_sound, check, header, qcow2_file, snapshot};
-use crate::common::{Disk, Rng, qed_file, read_all, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Options, Refused, RequestKind};
+use quod_states_tests::qcow2::{assert_sound, check, header, qcow2_file, snapshot};
+use quod_states_tests::{Disk, Rng, qed_file, read_all, request};
 
 fn opened(file: Vec<u8>, backing: Option<Vec<u8>>) -> (Disk, Image) {
     let mut disk = Disk::new(file, backing, 1);
@@ -185,7 +185,7 @@ fn a_second_change_of_size_is_not_accepted_meanwhile() {
     assert!(disk.done.iter().all(|done| done.1 == Ok(())));
     close(&mut disk, &mut image);
     assert_eq!(
-        crate::common::qcow2::header(&disk.file).size,
+        quod_states_tests::qcow2::header(&disk.file).size,
         64 * 64 * 512 * 2,
         "what was answered is in the file"
     );

@@ -8,13 +8,13 @@
 //! * a rewritten compressed cluster is a normal one, and its old space comes free when the last of those that
 //!   share it goes.
 
-use crate::common::qcow2::{
+use quod_states::qcow2::CreateOptions;
+use quod_states::{FillSource, Flags, Image, IoOp, Options, Request, RequestKind};
+use quod_states_tests::qcow2::{
     assert_durable_before, assert_sound, check, compress, count, l1_entry, l2_entry, of_snapshot, opened,
     qcow2_file, snapshot,
 };
-use crate::common::{Disk, Rng, Step, read_all, request};
-use quod_states::qcow2::CreateOptions;
-use quod_states::{FillSource, Flags, Image, IoOp, Options, Request, RequestKind};
+use quod_states_tests::{Disk, Rng, Step, read_all, request};
 
 const CLUSTER: u64 = 65536;
 /// Where a fresh image of such clusters has its counts and its L1 table.
@@ -366,8 +366,8 @@ fn a_counted_cluster_is_never_handed_out() {
     run(&mut disk, &mut image, RequestKind::Write, 0, 512);
     run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     let end = disk.file.len() as u64 / CLUSTER;
-    crate::common::qcow2::set_count(&mut disk.file, end, 1);
-    crate::common::qcow2::set_count(&mut disk.file, end + 2, 3);
+    quod_states_tests::qcow2::set_count(&mut disk.file, end, 1);
+    quod_states_tests::qcow2::set_count(&mut disk.file, end + 2, 3);
     let mut image = opened(&mut disk, Options::default().grow_step(0)).image;
     for n in 1..4 {
         run(&mut disk, &mut image, RequestKind::Write, n * CLUSTER, 512);

@@ -1,11 +1,13 @@
 //! Pointers that led beyond the end of the file when it was opened, and no longer do since the file has
 //! grown: what lies there now is somebody else's. Nobody reads it, overwrites it or gives it up through them.
 
-use crate::common::faults::corrupt;
-use crate::common::qcow2::{assert_sound, check, count, header, l2_entry, opened, qcow2_file, set_l2_entry};
-use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Flags, Image, IoOp, Options, Repair, Request, RequestKind};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qcow2::{
+    assert_sound, check, count, header, l2_entry, opened, qcow2_file, set_l2_entry,
+};
+use quod_states_tests::{Disk, Rng, request};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;

@@ -9,10 +9,10 @@
 //!   forbids it;
 //! * a raw image has the size that the device has.
 
-use crate::common::qcow2::{assert_sound, created, l2_entry, opened, qcow2_file};
-use crate::common::{Disk, Rng, qed_file, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Lack, Options, RequestKind, qed};
+use quod_states_tests::qcow2::{assert_sound, created, l2_entry, opened, qcow2_file};
+use quod_states_tests::{Disk, Rng, qed_file, request};
 
 const CLUSTER: u64 = 65536;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;

@@ -8,13 +8,13 @@
 //! * where the file cannot grow, every free cluster is used before anybody is told "no space";
 //! * a QED file that says it is clean has no space ahead of its data, whenever its writer is killed.
 
-use crate::common::qcow2::{
+use quod_states::qcow2::CreateOptions;
+use quod_states::{Error, Fault, Image, IoOp, Options, Repair, RequestKind, Timer, qed};
+use quod_states_tests::qcow2::{
     assert_durable_before, assert_sound, check, count, l1_entry, l2_entry, opened, qcow2_file, set_count,
     set_l1_entry, set_l2_entry,
 };
-use crate::common::{Disk, Rng, Step, qed_disk, request};
-use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Fault, Image, IoOp, Options, Repair, RequestKind, Timer, qed};
+use quod_states_tests::{Disk, Rng, Step, qed_disk, request};
 
 const CLUSTER: u64 = 65536;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;

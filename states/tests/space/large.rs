@@ -3,10 +3,12 @@
 //! Checks: counts in every slice of a refcount block, and in more blocks than one; free space is found again
 //! in all of them; a shared L2 table is copied in chunks; a refcount table grows by half of what it has.
 
-use crate::common::qcow2::{assert_sound, check, count, header, l2_entry, qcow2_file, set_count, snapshot};
-use crate::common::{Disk, read_all, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Image, IoOp, Options, RequestKind};
+use quod_states_tests::qcow2::{
+    assert_sound, check, count, header, l2_entry, qcow2_file, set_count, snapshot,
+};
+use quod_states_tests::{Disk, read_all, request};
 
 const MIB: u64 = 1 << 20;
 
@@ -104,7 +106,7 @@ fn a_shared_table_is_copied_in_chunks() {
     }
     run(&mut disk, &mut image, RequestKind::Close, 0, 0);
     assert_sound(&disk.file, "closed");
-    let mut of_snapshot = Disk::new(crate::common::qcow2::of_snapshot(&disk.file), None, 1);
+    let mut of_snapshot = Disk::new(quod_states_tests::qcow2::of_snapshot(&disk.file), None, 1);
     let mut image = of_snapshot.open(Options::default().read_only(true)).unwrap().image;
     let read = of_snapshot.run(&mut image, request(RequestKind::Read, 8192 * CLUSTER, 512, 0), vec![0; 512]);
     assert_eq!(read[0], 3, "the snapshot has what it had");

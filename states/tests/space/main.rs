@@ -1,10 +1,5 @@
 //! Clusters: which requests may have them, from when on, and where metadata lies.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/narrow.rs"]
-mod narrow;
-
 mod clusters;
 mod dangling;
 mod device;

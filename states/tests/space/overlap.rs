@@ -10,13 +10,13 @@
 //! * metadata that lies on metadata stops whatever changes counts or tables;
 //! * a table that was a snapshot's alone, and came free, may hold data afterwards.
 
-use crate::common::qcow2::{
+use quod_states::qcow2::CreateOptions;
+use quod_states::{Error, Flags, Image, IoOp, Options, Repair, Request, RequestKind};
+use quod_states_tests::qcow2::{
     assert_sound, check, header, l1_entry, l2_entry, opened, qcow2_file, set_count, set_l1_entry,
     set_l2_entry, snapshot,
 };
-use crate::common::{Disk, Rng, request};
-use quod_states::qcow2::CreateOptions;
-use quod_states::{Error, Flags, Image, IoOp, Options, Repair, Request, RequestKind};
+use quod_states_tests::{Disk, Rng, request};
 
 const CLUSTER: u64 = 65536;
 /// Where a fresh image of such clusters has its refcount table, its counts and its L1 table.

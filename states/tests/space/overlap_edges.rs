@@ -3,11 +3,11 @@
 //! Checks: each cluster of a refcount table is known; a write is refused as a whole, with the guest cluster
 //! where it begins, if any of its clusters lies on a table.
 
-use crate::common::faults::corrupt;
-use crate::common::qcow2::{header, qcow2_file, set_count, set_l2_entry};
-use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Options, RequestKind};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qcow2::{header, qcow2_file, set_count, set_l2_entry};
+use quod_states_tests::{Disk, Rng, request};
 
 const COPIED: u64 = 1 << 63;
 

@@ -8,10 +8,10 @@
 //! * what lies on metadata is neither given up nor punched; counts that cannot be read hold nobody up;
 //! * free clusters that are on their way already are not found again.
 
-use crate::common::qcow2::{compress, count, l2_entry, opened, qcow2_file, set_l2_entry};
-use crate::common::{Disk, Rng, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{FillSource, Image, IoOp, Options, RequestKind};
+use quod_states_tests::qcow2::{compress, count, l2_entry, opened, qcow2_file, set_l2_entry};
+use quod_states_tests::{Disk, Rng, qed_disk, request, write};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;
@@ -163,7 +163,7 @@ fn what_turns_out_to_be_a_table_stays_counted_and_whole() {
     run(&mut disk, &mut image, RequestKind::Write, 0, 512);
     run(&mut disk, &mut image, RequestKind::Write, far, 512);
     run(&mut disk, &mut image, RequestKind::Close, 0, 0);
-    let table = crate::common::qcow2::l1_entry(&disk.file, 131_099) & !COPIED;
+    let table = quod_states_tests::qcow2::l1_entry(&disk.file, 131_099) & !COPIED;
     set_l2_entry(&mut disk.file, 512, table | COPIED);
     let mut image = open(&mut disk);
     disk.run(&mut image, request(RequestKind::Discard, 512, 512, 0), vec![]);
@@ -225,7 +225,7 @@ fn space_for_a_table_is_durable_before_the_entry_that_leads_to_it() {
     fail_new_table(&mut disk, &mut image, |op| matches!(op, IoOp::Grow { .. }));
     flush_beside(&mut disk, &mut image, |_| false);
     assert_eq!(order(&mut disk)[..2], ["sync", "table 3"]);
-    assert_eq!(crate::common::qcow2::l1_entry(&disk.file, 1), old | COPIED);
+    assert_eq!(quod_states_tests::qcow2::l1_entry(&disk.file, 1), old | COPIED);
 
     let (mut disk, mut image) = qed_disk(8 << 30, 1, None, Options::default().grow_step(0));
     run(&mut disk, &mut image, RequestKind::Write, 0, 512);

@@ -1,12 +1,12 @@
 //! New refcount blocks of a qcow2 image: where they may lie, what they count, how many go out at once.
 
-use crate::common::qcow2::{assert_sound, count, l2_entry, opened, qcow2_file, set_count};
-use crate::common::{Disk, write};
-use crate::narrow::{
-    BLOCK, CLUSTER, long, not_free, open, run, set_word, settle, start, with_table, word, words,
-};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{IoOp, Options, RequestKind};
+use quod_states_tests::narrow::{
+    BLOCK, CLUSTER, long, not_free, open, run, set_word, settle, start, with_table, word, words,
+};
+use quod_states_tests::qcow2::{assert_sound, count, l2_entry, opened, qcow2_file, set_count};
+use quod_states_tests::{Disk, write};
 
 const COPIED: u64 = 1 << 63;
 

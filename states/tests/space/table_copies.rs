@@ -5,12 +5,12 @@
 //! copied like a snapshot's, if neither says that it is its own; a slice that nobody holds any more makes
 //! room at once.
 
-use crate::common::qcow2::{
-    assert_sound, check, header, l1_entry, of_snapshot, opened, qcow2_file, set_l1_entry, snapshot,
-};
-use crate::common::{Disk, qed_disk, request, write};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Fault, Image, IoOp, Op, Options, Repair, RequestKind};
+use quod_states_tests::qcow2::{
+    assert_sound, check, header, l1_entry, of_snapshot, opened, qcow2_file, set_l1_entry, snapshot,
+};
+use quod_states_tests::{Disk, qed_disk, request, write};
 
 /// Guest bytes that a table maps, and tables that a slice of the L1 table leads to: clusters have 512 bytes.
 const TABLE: u64 = 64 * 512;

@@ -1,10 +1,10 @@
 //! Zeros that an image's entries want written over its own metadata.
 
-use crate::common::faults::corrupt;
-use crate::common::qcow2::{l1_entry, opened, qcow2_file, set_l2_entry};
-use crate::common::{Disk, Rng, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{IoOp, Options, RequestKind};
+use quod_states_tests::faults::corrupt;
+use quod_states_tests::qcow2::{l1_entry, opened, qcow2_file, set_l2_entry};
+use quod_states_tests::{Disk, Rng, request};
 
 const CLUSTER: u64 = 65536;
 const COPIED: u64 = 1 << 63;

@@ -162,7 +162,7 @@ fn one_embedder_in_memory_is_shared() {
             && !name.starts_with("driver/cli/tests/")
             && !EMBEDDERS.contains(&name.as_str())
     };
-    let shared = ["states/tests/common/mod.rs", "states/tests/common/qcow2.rs"].map(String::from);
+    let shared = ["disk.rs", "qcow2.rs"].map(|name| format!("states/tests/common/src/{name}"));
     let sources = tracked().into_iter().filter(ours).chain(shared);
     none(&sources.flat_map(|name| embeds(&name, &read(&name).unwrap_or_default())).collect::<Vec<String>>());
     for name in EMBEDDERS {

@@ -4,31 +4,36 @@
 //! Clusters have 1 KiB and counts 64 bits unless a plan says otherwise: all of metadata is big-endian words,
 //! and a refcount block counts 128 clusters.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-
 use quod_states::qcow2::{Check, Finding, Header, Purpose};
 use quod_states::{Error, IoOp, Machine, Outcome, Repair, Report};
 use std::collections::BTreeMap;
 
 /// Bytes of a cluster.
 pub const K: u64 = 1024;
+/// Nobody else refers to what the entry leads to.
 pub const COPIED: u64 = 1 << 63;
 
-/// Where [`sound`] has its tables.
+/// Where [`sound`] has its refcount table.
 pub const REFTABLE: u64 = K;
+/// Where [`sound`] has its refcount block.
 pub const BLOCK: u64 = 2 * K;
+/// Where [`sound`] has its L1 table.
 pub const L1: u64 = 3 * K;
+/// Where [`sound`] has its L2 table.
 pub const L2: u64 = 4 * K;
 
 const SECTOR: usize = 512;
 
 #[derive(Clone, PartialEq, Debug)]
+/// A file: its length, and the sectors that are not zero.
 pub struct File {
+    /// Bytes.
     pub len: u64,
     sectors: BTreeMap<u64, [u8; SECTOR]>,
 }
 
 impl File {
+    /// Fills `bytes` from `offset` on; zeros behind the end.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -42,6 +47,7 @@ impl File {
         }
     }
 
+    /// Writes there; the file gets as long as it must.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -57,6 +63,7 @@ impl File {
         self.len = self.len.max(offset + bytes.len() as u64);
     }
 
+    /// The big-endian word there.
     pub fn word(&self, at: u64) -> u64 {
         let mut bytes = [0; 8];
         self.read(at, &mut bytes);
@@ -71,7 +78,7 @@ impl File {
         self.len = len;
     }
 
-    pub fn put32(&mut self, at: u64, value: u32) {
+    fn put32(&mut self, at: u64, value: u32) {
         self.write(at, &value.to_be_bytes());
     }
 
@@ -91,14 +98,21 @@ fn sector_of(offset: u64) -> (u64, usize) {
 
 /// What a header says: offsets, and how much there is.
 pub struct Plan {
+    /// 2 or 3.
     pub version: u32,
+    /// Clusters have this power of two of bytes.
     pub cluster_bits: u32,
     /// Counts have this power of two of bits.
     pub order: u32,
+    /// Bytes of the guest disk.
     pub size: u64,
+    /// Place and entries of the L1 table.
     pub l1: (u64, u32),
+    /// Place and clusters of the refcount table.
     pub reftable: (u64, u32),
+    /// Place and entries of the snapshot table.
     pub snapshots: (u64, u32),
+    /// Bits of features that a reader must know.
     pub incompatible: u64,
     /// Bitmaps, size and place of their directory.
     pub bitmaps: Option<(u32, u64, u64)>,
@@ -170,13 +184,19 @@ pub fn sound_report() -> Report {
     Report { total_clusters: 128, allocated_clusters: 3, ..Report::default() }
 }
 
+/// A check that has ended.
 pub struct Run {
+    /// How it ended.
     pub report: Result<Report, Error>,
+    /// What it found, in order.
     pub findings: Vec<Finding>,
+    /// All that it asked for.
     pub io: Vec<IoOp>,
-    /// The header and the file's length as the check believes them to be, and the end of the last cluster.
+    /// The header as the check believes it to be.
     pub header: Header,
+    /// The file's length as the check believes it to be.
     pub len: u64,
+    /// The end of the last cluster.
     pub end: u64,
 }
 
@@ -186,6 +206,7 @@ impl Run {
         self.io.iter().filter(|op| !matches!(op, IoOp::ReadTable { .. })).copied().collect()
     }
 
+    /// Its reads: where, and how many bytes.
     pub fn reads(&self) -> Vec<(u64, u32)> {
         let read = |op: &IoOp| match *op {
             IoOp::ReadTable { offset, len } => Some((offset, len)),
@@ -195,6 +216,7 @@ impl Run {
     }
 }
 
+/// A check that has not begun.
 pub fn start(file: &File, repair: Option<Repair>) -> Check {
     let mut region = vec![0; 512];
     file.read(0, &mut region);
@@ -247,19 +269,21 @@ pub fn run_failing(file: &mut File, repair: Option<Repair>, mut fails: impl FnMu
     Run { report, findings, io, header, len, end }
 }
 
+/// A read, to compare with.
 pub fn read(offset: u64, len: u32) -> IoOp {
     IoOp::ReadTable { offset, len }
 }
 
+/// A write, to compare with.
 pub fn write(offset: u64, len: u32) -> IoOp {
     IoOp::WriteTable { offset, len }
 }
 
-pub use crate::common::faults::corrupt;
+pub use crate::faults::corrupt;
 
 /// An entry that contradicts the format, as a finding.
 pub fn entry(place: &'static str, index: u64, value: u64, what: &'static str) -> Finding {
-    Finding::Fault(crate::common::faults::fault(place, index, value, what))
+    Finding::Fault(crate::faults::fault(place, index, value, what))
 }
 
 /// A count that is not the number of references.

@@ -3,8 +3,8 @@
 //!
 //! The disk of these tests has a compression of its own: eight bytes are a cluster (see `packed.rs`).
 
-use super::Disk;
-use super::packed::decompress;
+use crate::packed::decompress;
+use crate::{Disk, Step};
 use quod_memory::run;
 use quod_states::qcow2::{Check, CreateOptions, Header, Purpose, create};
 use quod_states::{Error, Image, IoOp, Opened, Options, Repair, Report};
@@ -20,10 +20,12 @@ pub fn qcow2_file(options: &CreateOptions<'_>) -> Vec<u8> {
     file
 }
 
+/// Its header, which is sound.
 pub fn header(file: &[u8]) -> Header {
     try_header(file).unwrap()
 }
 
+/// The same, if a check can begin with it.
 pub fn try_header(file: &[u8]) -> Option<Header> {
     let mut region = file[..file.len().min(Header::region(file))].to_vec();
     region.resize(Header::region(file), 0);
@@ -55,6 +57,7 @@ pub fn l2_entry(file: &[u8], guest: u64) -> u64 {
     l2_at(file, guest).map_or(0, |at| be(file, at))
 }
 
+/// Changes the entry; the table must be there.
 pub fn set_l2_entry(file: &mut [u8], guest: u64, entry: u64) {
     let at = l2_at(file, guest).expect("an L2 table");
     set_be(file, at, entry);
@@ -65,6 +68,7 @@ pub fn l1_entry(file: &[u8], index: u64) -> u64 {
     be(file, header(file).l1_offset + index * 8)
 }
 
+/// Changes the entry of this index.
 pub fn set_l1_entry(file: &mut [u8], index: u64, entry: u64) {
     let at = header(file).l1_offset + index * 8;
     set_be(file, at, entry);
@@ -205,8 +209,8 @@ pub fn opened(disk: &mut Disk, options: Options) -> Opened {
 pub fn assert_durable_before(
     disk: &Disk,
     what: &str,
-    first: impl Fn(&super::Step) -> bool,
-    then: impl Fn(&super::Step) -> bool,
+    first: impl Fn(&Step) -> bool,
+    then: impl Fn(&Step) -> bool,
 ) {
     let mut pairs = 0;
     for (late, then) in disk.log.iter().filter(|step| then(step)).enumerate() {

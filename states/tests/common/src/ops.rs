@@ -1,10 +1,8 @@
 //! What the machine asks for, and what a table says, in words that a test can list.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-
-use crate::common::qcow2::{header, l2_at, l2_entry};
-use crate::common::{Disk, request};
-use quod_states::{Error, FillSource, Image, IoOp, Part, Request, RequestKind};
+use crate::qcow2::{header, l2_at, l2_entry};
+use crate::{Disk, request};
+use quod_states::{FillSource, Image, IoOp, Part, Request, RequestKind};
 
 /// Data and holes; nothing of tables, syncs and the file's length.
 pub fn words(op: &IoOp) -> Option<String> {
@@ -46,16 +44,12 @@ pub fn complete_all(disk: &mut Disk, image: &mut Image) {
 
 /// What one request alone asks for.
 pub fn asked(disk: &mut Disk, image: &mut Image, wanted: Request) -> Vec<String> {
-    asked_with(disk, image, wanted).unwrap()
-}
-
-/// The same of one that may fail.
-pub fn asked_with(disk: &mut Disk, image: &mut Image, wanted: Request) -> Result<Vec<String>, Error> {
     disk.log.clear();
     let len = if wanted.kind == RequestKind::Write { wanted.len as usize } else { 0 };
     disk.submit(image, wanted, (0..len).map(|at| (at / 512 % 251 + 1) as u8).collect()).unwrap();
     complete_all(disk, image);
-    disk.done.pop().expect("answered").1.map(|()| listed(disk))
+    disk.done.pop().expect("answered").1.unwrap();
+    listed(disk)
 }
 
 /// A write alone.

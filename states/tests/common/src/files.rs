@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Folder {
+    /// A new folder.
+    pub fn create() -> Folder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("quod-qcow2-{}-{n}", std::process::id()));
@@ -15,6 +16,7 @@ impl Folder {
         Folder(path)
     }
 
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -4,16 +4,16 @@
 //! 64 blocks, so it is full at 2 MiB. Files are as long as the test wants: what was not written reads as
 //! zeros.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-
-use crate::common::qcow2::{header, opened, qcow2_file, set_count};
-use crate::common::{Disk, request};
+use crate::qcow2::{header, opened, qcow2_file, set_count};
+use crate::{Disk, request};
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Image, IoOp, Options, RequestKind};
 
+/// Bytes of a cluster.
 pub const CLUSTER: u64 = 512;
-/// Bytes of the file that a block counts, and that a cluster of the table leads to.
+/// Bytes of the file that a block counts.
 pub const BLOCK: u64 = 64 * CLUSTER;
+/// Bytes of the file that a cluster of the table counts through its blocks.
 pub const FULL: u64 = 64 * BLOCK;
 
 /// An image with data in guest cluster 0, closed.
@@ -71,28 +71,34 @@ pub fn with_table(clusters: u64) -> Disk {
     disk
 }
 
+/// The big-endian word there.
 pub fn word(file: &[u8], at: u64) -> u64 {
     u64::from_be_bytes(file[at as usize..][..8].try_into().unwrap())
 }
 
+/// Puts a word there.
 pub fn set_word(file: &mut [u8], at: u64, value: u64) {
     file[at as usize..][..8].copy_from_slice(&value.to_be_bytes());
 }
 
+/// Bytes as big-endian words.
 pub fn words(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
 }
 
+/// Opens the image, which takes no space ahead; the log begins anew.
 pub fn open(disk: &mut Disk) -> Image {
     let image = opened(disk, Options::default().grow_step(0)).image;
     disk.log.clear();
     image
 }
 
+/// A request alone, from start to end.
 pub fn run(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, len: u64) {
     disk.run(image, request(kind, offset, len, 0), vec![1; len as usize]);
 }
 
+/// Submits a request without bytes.
 pub fn start(disk: &mut Disk, image: &mut Image, kind: RequestKind, offset: u64, user: u64) {
     disk.submit(image, request(kind, offset, 0, user), vec![]).unwrap();
 }
@@ -121,6 +127,7 @@ pub fn complete_but(disk: &mut Disk, image: &mut Image, keep: &str) {
     }
 }
 
+/// Completes everything, oldest first.
 pub fn settle(disk: &mut Disk, image: &mut Image) {
     while !disk.pending.is_empty() {
         disk.complete_first(image);

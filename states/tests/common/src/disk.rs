@@ -1,12 +1,7 @@
 //! A disk in memory that answers the machine's I/O in an order that a seed chooses, and makes some of it
 //! fail.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-
-pub mod faults;
-mod packed;
-pub mod qcow2;
-
+use crate::packed;
 use quod_memory::{Memory, encode, outcome};
 use quod_states::qed::{CreateOptions, Header};
 use quod_states::{
@@ -16,18 +11,21 @@ use quod_states::{
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
+/// Random numbers of a seed.
 pub struct Rng(pub u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
+    /// A number less than `n`.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.word() % n
     }
 }
 
@@ -58,13 +56,16 @@ pub fn write(disk: &mut Disk, image: &mut Image, offset: u64, len: u64, user: u6
 
 /// One I/O as the device saw it. Times count the device's events.
 pub struct Step {
+    /// What it does.
     pub op: IoOp,
     id: IoId,
     /// What a table write writes.
     pub bytes: Vec<u8>,
+    /// When the machine named it.
     pub submitted: u64,
-    /// `u64::MAX`: not yet.
+    /// When it was answered; `u64::MAX`: not yet.
     pub completed: u64,
+    /// The device refused it.
     pub failed: bool,
 }
 
@@ -74,9 +75,13 @@ pub type Answer = (u64, Result<(), quod_states::Error>, Vec<u8>, RequestId);
 /// Files and buffers of an image, I/O in flight, and what came of it.
 pub struct Disk {
     memory: Memory,
+    /// I/O in flight, with the bytes of what writes tables.
     pub pending: Vec<(Io, Vec<u8>)>,
+    /// Ended requests, oldest first.
     pub done: Vec<Answer>,
+    /// Alarms that the machine has set.
     pub alarms: Vec<quod_states::Alarm>,
+    /// What the last answered question about an extent says.
     pub extent: Option<quod_states::Extent>,
     /// What the last answered request of each user value met.
     pub paths: BTreeMap<u64, quod_states::Met>,
@@ -112,6 +117,7 @@ fn inflate(file: &[u8], host: u64, within: u64, to: &mut [u8]) {
 }
 
 impl Disk {
+    /// A disk over these bytes, whose requests lie on multiples of `align`.
     pub fn new(file: Vec<u8>, backing: Option<Vec<u8>>, align: u64) -> Disk {
         Disk {
             memory: Memory::new(file, backing, align, inflate),
@@ -129,6 +135,7 @@ impl Disk {
         }
     }
 
+    /// Opens the image; an opening that asks for I/O gets it at once.
     pub fn open(&mut self, options: Options) -> Result<Opened, quod_states::Error> {
         let mut opening = Opening::new(None, self.file.len() as u64, options);
         loop {
@@ -155,6 +162,7 @@ impl Disk {
         bytes
     }
 
+    /// Submits a request whose buffer holds these bytes; what it asks for is pending then.
     pub fn submit(
         &mut self,
         image: &mut Image,
@@ -167,6 +175,7 @@ impl Disk {
         Ok(id)
     }
 
+    /// Takes all that the machine has to say, and looks for broken invariants.
     pub fn drain(&mut self, image: &mut Image) {
         while let Some(io) = image.poll_io() {
             if self.memory.at_once(&io.op) {
@@ -270,6 +279,7 @@ impl Disk {
     }
 }
 
+/// A request without flags.
 pub fn request(kind: RequestKind, offset: u64, len: u64, user: u64) -> Request {
     Request { kind, offset, len, flags: quod_states::Flags::empty(), user }
 }
