@@ -13,7 +13,7 @@ use std::time::Instant;
 /// `aio_read off len...`
 pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let (flags, operands) = read::flags(tool, words, "CP:iqrv")?;
-    if flags.invalid {
+    if flags.common.invalid {
         tool.say("injecting invalid read request\n");
         return Ok(());
     }
@@ -29,10 +29,10 @@ pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         offset,
         bytes: lengths.iter().sum(),
         start: Instant::now(),
-        quiet: flags.quiet,
-        condensed: flags.condensed,
+        quiet: flags.common.quiet,
+        condensed: flags.common.condensed,
         dump: flags.dump,
-        pattern: flags.pattern,
+        pattern: flags.common.pattern,
     };
     start(tool, memo, |user| Request::read(offset, buffers(&lengths), user));
     Ok(())
@@ -41,7 +41,7 @@ pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 /// `aio_write off len...`
 pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let (flags, operands) = write::flags(tool, words, "CfiP:qruz")?;
-    if flags.invalid {
+    if flags.common.invalid {
         tool.say("injecting invalid write request\n");
         return Ok(());
     }
@@ -64,14 +64,14 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         offset,
         bytes,
         start: Instant::now(),
-        quiet: flags.quiet,
-        condensed: flags.condensed,
+        quiet: flags.common.quiet,
+        condensed: flags.common.condensed,
         dump: false,
         pattern: None,
     };
     let mode = tool.target.as_ref().map(|target| target.mode.clone()).unwrap_or_default();
     let (fua, unmap) = (flags.fua || mode.writethrough, flags.unmap && !mode.keep_discarded);
-    let pattern = flags.pattern.unwrap_or(0xcd);
+    let pattern = flags.common.pattern.unwrap_or(0xcd);
     let detected = mode.detect_zeroes.filter(|_| !flags.zero && pattern == 0);
     let unmap = detected.unwrap_or(unmap);
     start(tool, memo, |user| match flags.zero || detected.is_some() {

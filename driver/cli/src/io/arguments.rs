@@ -1,4 +1,4 @@
-//! What commands take: numbers as C reads them, whole sectors, lengths of scatter lists.
+//! What commands take: options that those that move bytes share, whole sectors, lengths of scatter lists.
 //!
 //! Knows: QEMU's limits and complaints. Must never know: which command asks.
 
@@ -6,6 +6,37 @@ use super::tool::{Failed, Tool};
 
 /// Bytes of one request at most: what fits an int, whole sectors.
 pub const BYTES_MAX: u64 = 2_147_483_136;
+
+/// What commands that move bytes can be asked, whichever way these go.
+#[derive(Clone, Debug, Default)]
+pub struct Common {
+    /// `-C`
+    pub condensed: bool,
+    /// `-q`
+    pub quiet: bool,
+    /// `-b`
+    pub state: bool,
+    /// `-i`
+    pub invalid: bool,
+    /// `-P`
+    pub pattern: Option<u8>,
+}
+
+impl Common {
+    /// Takes an option that the command does not have for itself.
+    pub fn take(&mut self, tool: &mut Tool, letter: char, value: &str) -> Result<(), Failed> {
+        match letter {
+            'C' => self.condensed = true,
+            'q' => self.quiet = true,
+            'b' => self.state = true,
+            'i' => self.invalid = true,
+            'P' => self.pattern = Some(tool.pattern(value)?),
+            // -p is the default, and registering a buffer (-r) changes nothing that can be seen
+            _ => {}
+        }
+        Ok(())
+    }
+}
 
 /// Refuses what is no whole sector.
 pub fn sectors(tool: &mut Tool, value: u64, name: &str) -> Result<(), Failed> {

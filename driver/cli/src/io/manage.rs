@@ -6,7 +6,6 @@ use super::open::{Mode, image_options};
 use super::target::Target;
 use super::tool::{Failed, Tool};
 use crate::words::failure::{warn_about_probing, why_not_opened};
-use crate::words::getopt::Found;
 use crate::words::{format, keyval};
 use quod::{Format, describe};
 use quod_tools as tools;
@@ -14,42 +13,26 @@ use std::path::{Path, PathBuf};
 
 /// `open [-rsCnkU] [-t cache] [-d discard] [-o options] [path]`
 pub fn open(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
-    let (found, operands) = Tool::sort(words, "snCro:ki:t:d:U");
     let mut mode = Mode { format: None, ..Mode::default() };
     let mut options: Option<String> = None;
-    for item in found {
-        let result = match item {
-            Found::Option('s', _) => {
-                mode.snapshot = true;
-                Ok(())
-            }
-            Found::Option('n', _) => mode.set_cache("none"),
-            Found::Option('C', _) => {
-                mode.copy_on_read = true;
-                Ok(())
-            }
-            Found::Option('r', _) => {
-                mode.read_only = true;
-                Ok(())
-            }
-            Found::Option('k', _) => mode.set_engine("native"),
-            Found::Option('i', value) => mode.set_engine(&value),
-            Found::Option('t', value) => mode.set_cache(&value),
-            Found::Option('d', value) => mode.set_discard(&value),
-            Found::Option('U', _) => {
-                mode.force_share = true;
-                Ok(())
-            }
-            Found::Option(_, value) => {
-                options = Some(options.map_or(value.clone(), |before| format!("{before},{value}")));
-                Ok(())
-            }
-            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
-        };
-        if let Err(text) = result {
-            return Err(tool.complain(&text));
+    let mut set = |letter, value: String| -> Result<(), String> {
+        match letter {
+            's' => mode.snapshot = true,
+            'n' => mode.set_cache("none")?,
+            'C' => mode.copy_on_read = true,
+            'r' => mode.read_only = true,
+            'k' => mode.set_engine("native")?,
+            'i' => mode.set_engine(&value)?,
+            't' => mode.set_cache(&value)?,
+            'd' => mode.set_discard(&value)?,
+            'U' => mode.force_share = true,
+            _ => options = Some(options.take().map_or(value.clone(), |before| format!("{before},{value}"))),
         }
-    }
+        Ok(())
+    };
+    let operands = tool.options(words, "snCro:ki:t:d:U", |tool, letter, value| {
+        set(letter, value).map_err(|text| tool.complain(&text))
+    })?;
     let path = match (operands.as_slice(), &options) {
         ([path], _) => Some(Path::new(path)),
         ([], Some(_)) => None,
@@ -88,39 +71,30 @@ pub fn open_image(tool: &mut Tool, path: &Path, mode: Mode, named: bool) -> Resu
 
 /// `reopen [(-r|-w)] [-c cache] [-o options]`: closes and opens again.
 pub fn reopen(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
-    let (found, operands) = Tool::sort(words, "c:o:rw");
     let Some(target) = tool.target.as_ref() else { return Err(Failed) };
     let (mut mode, path): (Mode, PathBuf) = (target.mode.clone(), target.path.clone());
     let layers =
         target.info().map(|info| info.layers().iter().map(|layer| layer.info.format).collect::<Vec<_>>());
     let layers = layers.unwrap_or_default();
     let (mut writable, mut cache, mut options) = (None, false, Vec::new());
-    for item in found {
-        let result = match item {
-            Found::Option('c', value) => {
+    let mut set = |letter, value: String| -> Result<(), String> {
+        match letter {
+            'c' => {
                 cache = true;
-                mode.set_cache(&value)
+                mode.set_cache(&value)?;
             }
-            Found::Option('r' | 'w', _) if writable.is_some() => {
-                Err("Only one -r/-w option may be given".into())
+            'r' | 'w' if writable.is_some() => return Err("Only one -r/-w option may be given".into()),
+            'r' | 'w' => writable = Some(letter == 'w'),
+            _ => {
+                let pairs = keyval::parse(&value);
+                options.extend(pairs.ok_or_else(|| format!("Invalid option list: {value}"))?);
             }
-            Found::Option('r', _) => {
-                writable = Some(false);
-                Ok(())
-            }
-            Found::Option('w', _) => {
-                writable = Some(true);
-                Ok(())
-            }
-            Found::Option(_, value) => keyval::parse(&value)
-                .map(|pairs| options.extend(pairs))
-                .ok_or_else(|| format!("Invalid option list: {value}")),
-            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
-        };
-        if let Err(text) = result {
-            return Err(tool.complain(&text));
         }
-    }
+        Ok(())
+    };
+    let operands = tool.options(words, "c:o:rw", |tool, letter, value| {
+        set(letter, value).map_err(|text| tool.complain(&text))
+    })?;
     if !operands.is_empty() {
         return Err(tool.usage("reopen"));
     }

@@ -2,12 +2,11 @@
 //!
 //! Knows: their arguments and texts. Must never know: how they are done.
 
-use super::arguments::BYTES_MAX;
+use super::arguments::{BYTES_MAX, Common};
 use super::report::{self, Transfer};
 use super::tool::{Failed, Tool};
 use crate::interrupt;
 use crate::words::failure::resize_rule;
-use crate::words::getopt::Found;
 use crate::words::numbers::c_integer;
 use crate::words::{format, qcow2, sizes};
 use quod::{DiskInfo, Format, Request, Status, describe};
@@ -28,15 +27,8 @@ pub fn flush(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
 
 /// `discard off len`
 pub fn discard(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
-    let (found, operands) = Tool::sort(words, "Cq");
-    let (mut condensed, mut quiet) = (false, false);
-    for item in found {
-        match item {
-            Found::Option('C', _) => condensed = true,
-            Found::Option(..) => quiet = true,
-            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
-        }
-    }
+    let mut common = Common::default();
+    let operands = tool.options(words, "Cq", |tool, letter, value| common.take(tool, letter, &value))?;
     let [offset, length] = operands.as_slice() else { return Err(tool.usage("discard")) };
     let offset = tool.number(offset)?;
     let bytes = tool.number(length)?;
@@ -52,8 +44,8 @@ pub fn discard(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         other => other,
     };
     result.map_err(|errno| tool.failed("discard", errno))?;
-    if !quiet {
-        let elapsed = start.elapsed();
+    if !common.quiet {
+        let (elapsed, condensed) = (start.elapsed(), common.condensed);
         tool.say(&Transfer { verb: "discard", bytes, offset, elapsed, condensed }.text());
     }
     Ok(())
@@ -61,14 +53,11 @@ pub fn discard(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 
 /// `truncate off`
 pub fn truncate(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
-    let (found, operands) = Tool::sort(words, "m:");
     let mut preallocation = "off".to_string();
-    for item in found {
-        match item {
-            Found::Option(_, value) => preallocation = value,
-            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
-        }
-    }
+    let operands = tool.options(words, "m:", |_, _, value| {
+        preallocation = value;
+        Ok(())
+    })?;
     match preallocation.as_str() {
         "off" | "metadata" | "falloc" | "full" => {}
         other => return Err(tool.complain(&format!("Invalid preallocation mode '{other}'"))),

@@ -2,51 +2,36 @@
 //!
 //! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are read.
 
-use super::arguments::{BYTES_MAX, sectors, vector};
+use super::arguments::{BYTES_MAX, Common, sectors, vector};
 use super::bytes::{buffers, gather};
 use super::report::{self, Transfer};
 use super::tool::{Failed, Tool};
-use crate::words::getopt::Found;
 use quod::Request;
 use std::time::Instant;
 
 /// What both commands can be asked.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// `-C`
-    pub condensed: bool,
-    /// `-q`
-    pub quiet: bool,
+    /// What writing commands can be asked, too.
+    pub common: Common,
     /// `-v`
     pub dump: bool,
-    /// `-P`
-    pub pattern: Option<u8>,
-    state: bool,
     skip: Option<u64>,
     length: Option<u64>,
-    /// `-i`
-    pub invalid: bool,
 }
 
 /// Reads flags: all that `letters` allows.
 pub fn flags(tool: &mut Tool, words: &[String], letters: &str) -> Result<(Flags, Vec<String>), Failed> {
-    let (found, operands) = Tool::sort(words, letters);
     let mut flags = Flags::default();
-    for item in found {
-        match item {
-            Found::Option('C', _) => flags.condensed = true,
-            Found::Option('q', _) => flags.quiet = true,
-            Found::Option('v', _) => flags.dump = true,
-            Found::Option('b', _) => flags.state = true,
-            Found::Option('i', _) => flags.invalid = true,
-            Found::Option('P', value) => flags.pattern = Some(tool.pattern(&value)?),
-            Found::Option('s', value) => flags.skip = Some(tool.number(&value)?),
-            Found::Option('l', value) => flags.length = Some(tool.number(&value)?),
-            // -p is the default, and registering a buffer (-r) changes nothing that can be seen
-            Found::Option(..) => {}
-            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
+    let operands = tool.options(words, letters, |tool, letter, value| {
+        match letter {
+            'v' => flags.dump = true,
+            's' => flags.skip = Some(tool.number(&value)?),
+            'l' => flags.length = Some(tool.number(&value)?),
+            _ => flags.common.take(tool, letter, &value)?,
         }
-    }
+        Ok(())
+    })?;
     Ok((flags, operands))
 }
 
@@ -59,7 +44,7 @@ pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     if count > BYTES_MAX {
         return Err(tool.refuse(&format!("length cannot exceed {BYTES_MAX}, given {length}")));
     }
-    if flags.pattern.is_none() && (flags.length.is_some() || flags.skip.is_some()) {
+    if flags.common.pattern.is_none() && (flags.length.is_some() || flags.skip.is_some()) {
         return Err(tool.usage("read"));
     }
     let skip = flags.skip.unwrap_or(0);
@@ -67,7 +52,7 @@ pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     if skip.checked_add(length).is_none_or(|end| end > count) {
         return Err(tool.refuse("pattern verification range exceeds end of read data"));
     }
-    if flags.state {
+    if flags.common.state {
         sectors(tool, offset, "offset")?;
         sectors(tool, count, "count")?;
         return Err(tool.failed("read", libc::ENOTSUP));
@@ -76,7 +61,8 @@ pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let bytes = fetch(tool, offset, &[count]).map_err(|errno| tool.failed("read", errno))?;
     let elapsed = start.elapsed();
     let range = skip as usize..(skip + length) as usize;
-    let wrong = flags.pattern.and_then(|pattern| report::mismatch(&bytes[range], pattern, offset + skip));
+    let wrong =
+        flags.common.pattern.and_then(|pattern| report::mismatch(&bytes[range], pattern, offset + skip));
     finish(tool, &flags, offset, &bytes, elapsed, wrong)
 }
 
@@ -92,7 +78,7 @@ pub fn readv(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let start = Instant::now();
     let bytes = fetch(tool, offset, &lengths).map_err(|errno| tool.failed("readv", errno))?;
     let elapsed = start.elapsed();
-    let wrong = flags.pattern.and_then(|pattern| report::mismatch(&bytes, pattern, offset));
+    let wrong = flags.common.pattern.and_then(|pattern| report::mismatch(&bytes, pattern, offset));
     finish(tool, &flags, offset, &bytes, elapsed, wrong)
 }
 
@@ -107,12 +93,12 @@ fn finish(
     if let Some(text) = &wrong {
         tool.say(text);
     }
-    if !flags.quiet {
+    if !flags.common.quiet {
         if flags.dump {
             tool.say(&report::dump(bytes, offset));
         }
         let bytes = bytes.len() as u64;
-        let transfer = Transfer { verb: "read", bytes, offset, elapsed, condensed: flags.condensed };
+        let transfer = Transfer { verb: "read", bytes, offset, elapsed, condensed: flags.common.condensed };
         tool.say(&transfer.text());
     }
     if wrong.is_some() { Err(Failed) } else { Ok(()) }

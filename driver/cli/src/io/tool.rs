@@ -83,16 +83,26 @@ impl Tool {
         Failed
     }
 
-    /// Sorts a command's words into options and operands.
-    pub fn sort(words: &[String], letters: &str) -> (Vec<Found>, Vec<String>) {
-        getopt::sort(words.get(1..).unwrap_or_default(), &Spec { letters, names: &[] })
-    }
-
-    /// An option that the command does not have.
-    pub fn bad_option(&mut self, words: &[String], text: &str) -> Failed {
-        let name = words.first().map_or("", String::as_str);
-        complain!("{name}: {text}");
-        self.usage(name)
+    /// Gives `take` a command's options, each with its value, in the order in which they stand; ends with the
+    /// first that is wrong. The operands.
+    pub fn options(
+        &mut self,
+        words: &[String],
+        letters: &str,
+        mut take: impl FnMut(&mut Tool, char, String) -> Result<(), Failed>,
+    ) -> Result<Vec<String>, Failed> {
+        let (name, rest) = words.split_first().map_or(("", words), |(name, rest)| (name.as_str(), rest));
+        let (found, operands) = getopt::sort(rest, &Spec { letters, names: &[] });
+        for item in found {
+            match item {
+                Found::Option(letter, value) => take(self, letter, value)?,
+                Found::Bad(text) => {
+                    complain!("{name}: {text}");
+                    return Err(self.usage(name));
+                }
+            }
+        }
+        Ok(operands)
     }
 
     /// A number with units.

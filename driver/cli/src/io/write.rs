@@ -2,11 +2,10 @@
 //!
 //! Knows: their flags, the order in which qemu-io looks at them. Must never know: how bytes are written.
 
-use super::arguments::{BYTES_MAX, sectors, vector};
+use super::arguments::{BYTES_MAX, Common, sectors, vector};
 use super::bytes::{durable, fill, zeroes};
 use super::report::Transfer;
 use super::tool::{Failed, Tool};
-use crate::words::getopt::Found;
 use quod::{Request, describe};
 use std::time::{Duration, Instant};
 
@@ -16,21 +15,14 @@ const FILL: u8 = 0xcd;
 /// What the writing commands can be asked.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// `-C`
-    pub condensed: bool,
-    /// `-q`
-    pub quiet: bool,
+    /// What reading commands can be asked, too.
+    pub common: Common,
     /// `-f`
     pub fua: bool,
     /// `-z`
     pub zero: bool,
     /// `-u`
     pub unmap: bool,
-    /// `-P`
-    pub pattern: Option<u8>,
-    /// `-i`
-    pub invalid: bool,
-    state: bool,
     compressed: bool,
     no_fallback: bool,
     source: Option<String>,
@@ -38,26 +30,19 @@ pub struct Flags {
 
 /// Reads flags: all that `letters` allows.
 pub fn flags(tool: &mut Tool, words: &[String], letters: &str) -> Result<(Flags, Vec<String>), Failed> {
-    let (found, operands) = Tool::sort(words, letters);
     let mut flags = Flags::default();
-    for item in found {
-        match item {
-            Found::Option('C', _) => flags.condensed = true,
-            Found::Option('q', _) => flags.quiet = true,
-            Found::Option('f', _) => flags.fua = true,
-            Found::Option('z', _) => flags.zero = true,
-            Found::Option('u', _) => flags.unmap = true,
-            Found::Option('b', _) => flags.state = true,
-            Found::Option('c', _) => flags.compressed = true,
-            Found::Option('n', _) => flags.no_fallback = true,
-            Found::Option('i', _) => flags.invalid = true,
-            Found::Option('s', value) => flags.source = Some(value),
-            Found::Option('P', value) => flags.pattern = Some(tool.pattern(&value)?),
-            // -p is the default, and registering a buffer (-r) changes nothing that can be seen
-            Found::Option(..) => {}
-            Found::Bad(text) => return Err(tool.bad_option(words, &text)),
+    let operands = tool.options(words, letters, |tool, letter, value| {
+        match letter {
+            'f' => flags.fua = true,
+            'z' => flags.zero = true,
+            'u' => flags.unmap = true,
+            'c' => flags.compressed = true,
+            'n' => flags.no_fallback = true,
+            's' => flags.source = Some(value),
+            _ => flags.common.take(tool, letter, &value)?,
         }
-    }
+        Ok(())
+    })?;
     Ok((flags, operands))
 }
 
@@ -74,13 +59,13 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
         let hint = if flags.zero { " without -n" } else { "" };
         return Err(tool.refuse(&format!("length cannot exceed {BYTES_MAX}{hint}, given {length}")));
     }
-    if flags.state || flags.compressed {
+    if flags.common.state || flags.compressed {
         sectors(tool, offset, "offset")?;
         sectors(tool, count, "count")?;
     }
     let bytes = if flags.zero { Vec::new() } else { contents(tool, &flags, count)? };
     let start = Instant::now();
-    let result = if flags.state || flags.compressed {
+    let result = if flags.common.state || flags.compressed {
         Err(libc::ENOTSUP)
     } else if flags.zero {
         write_zeroes(tool, &flags, offset, count)
@@ -102,7 +87,7 @@ pub fn writev(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let offset = tool.number(offset)?;
     let lengths = vector(tool, lengths)?;
     let total: u64 = lengths.iter().sum();
-    let bytes = vec![flags.pattern.unwrap_or(FILL); total as usize];
+    let bytes = vec![flags.common.pattern.unwrap_or(FILL); total as usize];
     let start = Instant::now();
     store(tool, offset, &lengths, bytes, flags.fua).map_err(|errno| tool.failed("writev", errno))?;
     finish(tool, &flags, offset, total, start.elapsed());
@@ -110,12 +95,13 @@ pub fn writev(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
 }
 
 fn contradiction(flags: &Flags) -> Option<&'static str> {
-    let sources =
-        usize::from(flags.zero) + usize::from(flags.pattern.is_some()) + usize::from(flags.source.is_some());
-    if flags.state && flags.zero {
+    let sources = usize::from(flags.zero)
+        + usize::from(flags.common.pattern.is_some())
+        + usize::from(flags.source.is_some());
+    if flags.common.state && flags.zero {
         return Some("-b and -z cannot be specified at the same time");
     }
-    if flags.fua && (flags.state || flags.compressed) {
+    if flags.fua && (flags.common.state || flags.compressed) {
         return Some("-f and -b or -c cannot be specified at the same time");
     }
     if flags.no_fallback && !flags.zero {
@@ -129,7 +115,9 @@ fn contradiction(flags: &Flags) -> Option<&'static str> {
 
 /// The bytes of `write`: a file over and over, or a pattern.
 fn contents(tool: &mut Tool, flags: &Flags, count: u64) -> Result<Vec<u8>, Failed> {
-    let Some(name) = &flags.source else { return Ok(vec![flags.pattern.unwrap_or(FILL); count as usize]) };
+    let Some(name) = &flags.source else {
+        return Ok(vec![flags.common.pattern.unwrap_or(FILL); count as usize]);
+    };
     let source = match std::fs::read(name) {
         Ok(source) => source,
         Err(error) => {
@@ -146,8 +134,8 @@ fn contents(tool: &mut Tool, flags: &Flags, count: u64) -> Result<Vec<u8>, Faile
 }
 
 fn finish(tool: &mut Tool, flags: &Flags, offset: u64, bytes: u64, elapsed: Duration) {
-    if !flags.quiet {
-        let transfer = Transfer { verb: "wrote", bytes, offset, elapsed, condensed: flags.condensed };
+    if !flags.common.quiet {
+        let transfer = Transfer { verb: "wrote", bytes, offset, elapsed, condensed: flags.common.condensed };
         tool.say(&transfer.text());
     }
 }
