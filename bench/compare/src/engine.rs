@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 pub enum Maker {
     /// The limit: fio's io_uring engine with registered files and buffers, no format.
     Fio,
-    /// quod over io_uring, writeback.
+    /// quod over io_uring with registered memory, writeback.
     Quod,
+    /// The same with memory that is not registered.
+    QuodPlain,
     /// quod on threads.
     QuodThreads,
-    /// quod over io_uring, an allocating write completes when its mapping is written.
+    /// quod over io_uring with registered memory, an allocating write completes when its mapping is written.
     QuodWritethrough,
     /// `qemu-img bench`, the best of its three engines.
     Qemu,
@@ -37,9 +39,9 @@ pub struct Engine {
 }
 
 /// All of them, in the order of the table.
-pub const ALL: [Engine; 17] = {
+pub const ALL: [Engine; 20] = {
     use Format::{Qcow2, Qed, Raw};
-    use Maker::{Fio, Imago, ImagoPool, Qcow2Rs, Qemu, Quod, QuodThreads, QuodWritethrough};
+    use Maker::{Fio, Imago, ImagoPool, Qcow2Rs, Qemu, Quod, QuodPlain, QuodThreads, QuodWritethrough};
     const fn of(maker: Maker, format: Format) -> Engine {
         Engine { maker, format }
     }
@@ -48,6 +50,9 @@ pub const ALL: [Engine; 17] = {
         of(Quod, Raw),
         of(Quod, Qed),
         of(Quod, Qcow2),
+        of(QuodPlain, Raw),
+        of(QuodPlain, Qed),
+        of(QuodPlain, Qcow2),
         of(QuodThreads, Raw),
         of(QuodThreads, Qed),
         of(QuodThreads, Qcow2),
@@ -69,6 +74,7 @@ impl Maker {
         match self {
             Maker::Fio => "fio",
             Maker::Quod => "quod",
+            Maker::QuodPlain => "quod-plain",
             Maker::QuodThreads => "quod-threads",
             Maker::QuodWritethrough => "quod-writethrough",
             Maker::Qemu => "qemu-img",
@@ -80,7 +86,7 @@ impl Maker {
 
     /// One of quod's.
     pub fn is_quod(self) -> bool {
-        matches!(self, Maker::Quod | Maker::QuodThreads | Maker::QuodWritethrough)
+        matches!(self, Maker::Quod | Maker::QuodPlain | Maker::QuodThreads | Maker::QuodWritethrough)
     }
 
     /// Neither quod nor the limit.
@@ -117,6 +123,8 @@ impl Engine {
         let mix = matches!(workload.work, Work::Load(load) if load.is_mix());
         match (maker, workload.work) {
             (Maker::QuodWritethrough, _) if !allocates => Ok(false),
+            // their requests have buffers of their own, of many sizes: none is registered
+            (Maker::QuodPlain, Work::Discard { .. } | Work::Trace { .. }) => Ok(false),
             (Maker::Fio, Work::Load(_)) => Ok(true),
             (Maker::Fio, _) => Ok(false),
             (Maker::Qemu, Work::Discard { .. }) => Err("qemu-img bench has no discards"),

@@ -24,7 +24,7 @@ fn colour(row: &Row) -> RGBColor {
         (Maker::Fio, _) => RGBColor(120, 120, 120),
         (Maker::Quod, Format::Raw) => RGBColor(122, 173, 219),
         (Maker::Quod, _) => RGBColor(31, 105, 176),
-        (Maker::QuodThreads | Maker::QuodWritethrough, _) => RGBColor(161, 198, 229),
+        (Maker::QuodPlain | Maker::QuodThreads | Maker::QuodWritethrough, _) => RGBColor(161, 198, 229),
         (Maker::Qemu, _) => RGBColor(222, 125, 38),
         (Maker::Imago | Maker::ImagoPool, _) => RGBColor(72, 150, 84),
         (Maker::Qcow2Rs, _) => RGBColor(176, 62, 70),

@@ -13,7 +13,7 @@ use crate::task::Task;
 pub fn run(task: &str) -> Result<String, String> {
     let task: Task = serde_json::from_str(task).map_err(|error| error.to_string())?;
     let outcome = match task.maker {
-        Maker::Quod | Maker::QuodThreads | Maker::QuodWritethrough => quod::run(&task),
+        Maker::Quod | Maker::QuodPlain | Maker::QuodThreads | Maker::QuodWritethrough => quod::run(&task),
         Maker::Imago | Maker::ImagoPool => imago::run(&task),
         Maker::Qcow2Rs => qcow2_rs::run(&task),
         Maker::Fio | Maker::Qemu => Err("a program of its own".to_owned()),

@@ -49,7 +49,7 @@ pub fn run(task: &Task) -> Result<Outcome, String> {
     let mut session = open(task, depth)?;
     session.driver().reset_hold();
     let (seconds, tail) = match task.work {
-        Work::Load(load) => run_load(&mut session, &load)?,
+        Work::Load(load) => run_load(&mut session, &load, registers(task.maker))?,
         work => run_steps(&mut session, &work, depth)?,
     };
     let hold = Hold::of(session.driver().hold());
@@ -61,7 +61,12 @@ pub fn run(task: &Task) -> Result<Outcome, String> {
     Ok(Outcome { seconds, tail, hold_own, hold_kernel })
 }
 
-fn run_load(session: &mut Session, load: &Load) -> Result<(f64, Option<Tail>), String> {
+/// Its buffers are registered: by the ring alone, threads know nothing of the kind.
+fn registers(maker: Maker) -> bool {
+    matches!(maker, Maker::Quod | Maker::QuodWritethrough)
+}
+
+fn run_load(session: &mut Session, load: &Load, registered: bool) -> Result<(f64, Option<Tail>), String> {
     let disk = session.disk();
     let ours = sequential::Load {
         count: load.count,
@@ -75,6 +80,7 @@ fn run_load(session: &mut Session, load: &Load) -> Result<(f64, Option<Tail>), S
         flush_interval: load.flush_every,
         drain: load.drain,
         final_flush: load.writes(),
+        registered,
         ..sequential::Load::default()
     };
     let outcome = sequential::run(session.driver(), disk, &ours).map_err(|error| error.to_string())?;

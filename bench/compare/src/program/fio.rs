@@ -24,9 +24,8 @@ pub fn command(load: &Load, image: &Path, len: u64, latency: bool) -> Vec<String
         "--invalidate=0",
         "--allow_file_create=0",
         "--fallocate=none",
-        // from submission to completion: what is done inside the submission counts
-        "--lat_percentiles=1",
-        "--percentile_list=50:99:99.9",
+        // no thread beside it that reads the device's counters
+        "--disk_util=0",
     ]
     .map(String::from)
     .into();
@@ -62,7 +61,12 @@ pub fn command(load: &Load, image: &Path, len: u64, latency: bool) -> Vec<String
         say("end_fsync", "1".to_owned());
         say("buffer_pattern", format!("0x{PATTERN:x}"));
     }
-    if !latency {
+    if latency {
+        // from submission to completion: what is done inside the submission counts
+        say("lat_percentiles", "1".to_owned());
+        say("percentile_list", "50:99:99.9".to_owned());
+    } else {
+        // no clock for a request
         say("gtod_reduce", "1".to_owned());
     }
     say("bs", size.to_string());
