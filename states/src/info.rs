@@ -65,6 +65,8 @@ pub struct Info {
     pub cluster_size: u32,
     /// Bytes that have space of their own, or have not: a cluster, or one of its subclusters; 0 for raw.
     pub unit: u32,
+    /// Clusters of a table (QED: 1 to 16); 0 if the format does not choose.
+    pub table_size: u32,
     /// The version of its format (qcow2: 2 or 3); 0 if the format has no versions.
     pub version: u32,
     /// The need-check or dirty bit stood in the header when it was opened.
@@ -91,6 +93,7 @@ impl Info {
             virtual_size: file_len.next_multiple_of(512),
             cluster_size: 0,
             unit: 0,
+            table_size: 0,
             version: 0,
             dirty: false,
             backing: None,
@@ -113,6 +116,7 @@ impl Info {
             virtual_size: header.image_size,
             cluster_size: header.cluster_size,
             unit: header.cluster_size,
+            table_size: header.table_size,
             dirty: header.need_check(),
             backing: name.map(|name| Backing { name: name.to_vec(), format, format_name }),
             ..Info::of_raw(0)
@@ -135,6 +139,7 @@ impl Info {
             virtual_size: header.guest_size(),
             cluster_size: 1 << header.cluster_bits,
             unit: (1 << header.cluster_bits) / if header.shape().extended { 32 } else { 1 },
+            table_size: 0,
             version: header.version,
             dirty: header.is_dirty(),
             backing: backing.map(|name| Backing { name: name.to_vec(), format, format_name }),

@@ -21,8 +21,8 @@ pub struct ImageInfo {
     pub path: PathBuf,
     /// What its header says, as the driver tells it of an open disk.
     pub info: Info,
-    /// What only its format has.
-    pub specific: FormatInfo,
+    /// What only qcow2 has: of each image whose `info.format` is that, and of no other.
+    pub qcow2: Option<Box<Qcow2Info>>,
     /// Length of the file, bytes.
     pub file_len: u64,
     /// It is a block device.
@@ -33,30 +33,6 @@ pub struct ImageInfo {
     pub backing_path: Option<PathBuf>,
     /// Where its chain goes on, or why that is not known; None: it has no backing file.
     pub below: Option<Result<Below, String>>,
-}
-
-impl ImageInfo {
-    /// What only a qcow2 image has.
-    pub fn qcow2(&self) -> Option<&Qcow2Info> {
-        match &self.specific {
-            FormatInfo::Qcow2(facts) => Some(facts),
-            FormatInfo::Raw | FormatInfo::Qed { .. } => None,
-        }
-    }
-}
-
-/// What only one format has.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum FormatInfo {
-    /// Nothing.
-    Raw,
-    /// QED.
-    Qed {
-        /// Clusters of a table.
-        table_size: u32,
-    },
-    /// qcow2.
-    Qcow2(Box<Qcow2Info>),
 }
 
 /// What a qcow2 image says about itself beyond the common facts.
@@ -99,7 +75,7 @@ pub struct Qcow2Info {
 /// # create(&path, &CreateOptions::new(Format::Qcow2, 1 << 30))?;
 /// let image = quod_tools::info(&path, None, false)?;
 /// assert_eq!((image.info.format, image.info.virtual_size), (Format::Qcow2, 1 << 30));
-/// assert_eq!(image.qcow2().map(|facts| (facts.refcount_bits, facts.corrupt)), Some((16, false)));
+/// assert_eq!(image.qcow2.map(|facts| (facts.refcount_bits, facts.corrupt)), Some((16, false)));
 /// assert!(image.backing_path.is_none() && image.disk_size < 1 << 20);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -116,28 +92,26 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>, force_share: bool) -
         false => Host::open_shared(path, format)?,
     };
     let format = format.map_or_else(|| host.probe(), Ok)?;
-    let (info, specific) = match format {
-        Format::Raw => (Info::of_raw(host.len()), FormatInfo::Raw),
+    let (info, qcow2) = match format {
+        Format::Raw => (Info::of_raw(host.len()), None),
         Format::Qed => {
             let header = read_qed(&mut host)?;
             let name = match header.backing_name() {
                 Some((offset, len)) => Some(host.read(offset, len as usize)?),
                 None => None,
             };
-            let specific = FormatInfo::Qed { table_size: header.table_size };
-            (Info::of_qed(&header, name.as_deref()), specific)
+            (Info::of_qed(&header, name.as_deref()), None)
         }
         Format::Qcow2 => {
             let header = read_qcow2(&mut host, Purpose::Look)?;
-            let specific = FormatInfo::Qcow2(Box::new(qcow2_info(&mut host, &header)?));
-            (Info::of_qcow2(&header), specific)
+            (Info::of_qcow2(&header), Some(Box::new(qcow2_info(&mut host, &header)?)))
         }
     };
     let backing =
         info.backing.as_ref().map(|backing| Named { image: path, name: &backing.name, role: Role::Backing });
     Ok(ImageInfo {
         path: path.to_path_buf(),
-        specific,
+        qcow2,
         file_len: host.len(),
         is_device: host.is_device(),
         disk_size: disk_size(path)?,

@@ -30,7 +30,7 @@ pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_wit
 pub use create::{CreateOptions, Qcow2Options, create, create_until};
 pub use first_sector::FirstSector;
 pub use foreign::{ForeignInfo, foreign};
-pub use info::{FormatInfo, ImageInfo, Qcow2Info, info, probe};
+pub use info::{ImageInfo, Qcow2Info, info, probe};
 pub use luks::{KeySlot, Luks};
 pub use map::{MapRun, Mapper};
 pub use measure::{Measure, measure};

@@ -97,7 +97,7 @@ fn virtual_size(layer: &ImageInfo) -> u64 {
 
 /// Bytes at the end of a qcow2 image's disk that no guest sees, for QEMU as for us.
 fn not_shown(layer: &ImageInfo) -> Option<u64> {
-    Some(layer.qcow2()?.not_shown).filter(|bytes| *bytes > 0)
+    Some(layer.qcow2.as_deref()?.not_shown).filter(|bytes| *bytes > 0)
 }
 
 fn backing_name(layer: &ImageInfo) -> Option<String> {
@@ -143,7 +143,7 @@ fn human(layer: &ImageInfo) -> String {
     if let Some(format) = backing_format(layer) {
         lines.push(format!("backing file format: {format}"));
     }
-    if let Some(facts) = layer.qcow2() {
+    if let Some(facts) = layer.qcow2.as_deref() {
         lines.extend(qcow2::human(layer, facts));
     }
     lines.extend(host_lines(&layer.path, layer.is_device, layer.file_len, layer.disk_size));
@@ -172,7 +172,7 @@ fn is_dirty(layer: &ImageInfo) -> bool {
 }
 
 fn is_encrypted(layer: &ImageInfo) -> bool {
-    layer.qcow2().is_some_and(|facts| facts.encryption.is_some())
+    layer.qcow2.as_deref().is_some_and(|facts| facts.encryption.is_some())
 }
 
 /// QEMU's driver of a file, or of a device.
@@ -201,7 +201,7 @@ fn object(layer: &ImageInfo) -> Value {
     if let Some(format) = backing_format(layer) {
         add("backing-filename-format", format.into());
     }
-    if let Some(facts) = layer.qcow2().filter(|facts| !facts.snapshots.is_empty()) {
+    if let Some(facts) = layer.qcow2.as_deref().filter(|facts| !facts.snapshots.is_empty()) {
         add("snapshots", facts.snapshots.iter().map(qcow2::snapshot).collect());
     }
     add("virtual-size", virtual_size(layer).into());
@@ -214,7 +214,7 @@ fn object(layer: &ImageInfo) -> Value {
     }
     add("format", format::name(layer.info.format).into());
     add("actual-size", layer.disk_size.into());
-    if let Some(facts) = layer.qcow2() {
+    if let Some(facts) = layer.qcow2.as_deref() {
         add("format-specific", json!({"type": "qcow2", "data": qcow2::specific(layer, facts)}));
     }
     if let Some(full) = full_backing_name(layer) {

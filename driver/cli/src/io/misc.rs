@@ -101,7 +101,7 @@ pub fn info(tool: &mut Tool, _words: &[String]) -> Result<(), Failed> {
         Format::Qcow2 => tools::info(&file, Some(format), true).ok(),
         Format::Raw | Format::Qed => None,
     };
-    let facts = image.as_ref().and_then(|image| image.qcow2().map(|facts| (image, facts)));
+    let facts = image.as_ref().and_then(|image| image.qcow2.as_deref().map(|facts| (image, facts)));
     let state = sizes::short(facts.map_or(0, |(_, facts)| facts.vm_state_offset) as f64);
     let (name, cluster) = (format::name(format), sizes::short(f64::from(cluster)));
     tool.say(&format!("format name: {name}\ncluster size: {cluster}\nvm state offset: {state}\n"));

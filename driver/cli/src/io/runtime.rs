@@ -78,7 +78,7 @@ impl Runtime {
 
     /// Do they suit this qcow2 image? Answers the bytes for tables, if something was said about them.
     pub fn fit(&self, image: &ImageInfo) -> Result<Option<u64>, String> {
-        let Some(facts) = image.qcow2() else { return Ok(None) };
+        let Some(facts) = image.qcow2.as_deref() else { return Ok(None) };
         let entry_bytes = if facts.extended_l2 { 16 } else { 8 };
         let cluster = u64::from(image.info.cluster_size);
         let tables = self.caches(cluster, image.info.virtual_size, entry_bytes)?;
