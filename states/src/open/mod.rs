@@ -27,11 +27,12 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::probe;
 use crate::qcow2::Header as Qcow2Header;
-use crate::qed::{Check, Header};
+use crate::qed::{self, Header};
 use crate::rule::Rule;
 use crate::steps::Steps;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use qcow2::Qcow2Opening;
 
 #[derive(Clone, Debug)]
 enum OpenStep {
@@ -42,8 +43,8 @@ enum OpenStep {
     ReadName(Header),
     ClearAutoclear(Header),
     SyncAutoclear(Header),
-    Check(Box<Check>),
-    Qcow2(Box<qcow2::Opening>),
+    Check(Box<qed::Check>),
+    Qcow2(Box<Qcow2Opening>),
 }
 
 /// See the module's header.
@@ -133,7 +134,7 @@ impl Opening {
     }
 
     fn region_read(&mut self, bytes: &[u8]) {
-        match qcow2::Opening::new(bytes, self.file_len, self.options) {
+        match Qcow2Opening::new(bytes, self.file_len, self.options) {
             Ok(opening) => {
                 self.steps.enter(OpenStep::Qcow2(Box::new(opening)));
                 self.qcow2_ended();
@@ -181,7 +182,7 @@ impl Opening {
             return self.finish(header, None);
         }
         let repair = (!self.searches).then_some(Repair::All);
-        let check = Check::new(header, self.file_len, repair).on_device(device);
+        let check = qed::Check::new(header, self.file_len, repair).on_device(device);
         self.steps.enter(OpenStep::Check(Box::new(check)));
     }
 

@@ -28,7 +28,7 @@ use crate::options::Options;
 use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::snapshot::{FIXED, Parsed, Snapshot};
 use crate::qcow2::tail::{Next, Tail};
-use crate::qcow2::{Check, Header, L1, Purpose, bitmap};
+use crate::qcow2::{self, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
 use crate::space::counts::OpenedMetadata;
 use crate::steps::Steps;
@@ -46,7 +46,7 @@ enum MetadataStep {
     Bitmaps,
     ClearAutoclear,
     SyncAutoclear,
-    Check(Box<Check>),
+    Check(Box<qcow2::Check>),
     /// An entry of the snapshot table.
     Snapshot,
     Reftable,
@@ -57,7 +57,7 @@ enum MetadataStep {
 
 /// See the module's header.
 #[derive(Clone, Debug)]
-pub(crate) struct Opening {
+pub(crate) struct Qcow2Opening {
     header: Header,
     file_len: u64,
     options: Options,
@@ -71,9 +71,9 @@ pub(crate) struct Opening {
     l1_done: u64,
 }
 
-impl Opening {
+impl Qcow2Opening {
     /// `bytes`: the header's region.
-    pub(crate) fn new(bytes: &[u8], file_len: u64, options: Options) -> Result<Opening, Error> {
+    pub(crate) fn new(bytes: &[u8], file_len: u64, options: Options) -> Result<Qcow2Opening, Error> {
         let purpose = if options.read_only { Purpose::Read } else { Purpose::Write };
         let header = Header::parse(bytes, purpose)?;
         let align = u64::from(options.align);
@@ -85,7 +85,7 @@ impl Opening {
             let name = String::from_utf8_lossy(name).into_owned();
             return Err(Error::Unsupported(Lack::BackingFormat(name)));
         }
-        let mut opening = Opening {
+        let mut opening = Qcow2Opening {
             file_len,
             options,
             steps: Steps::new(),
@@ -147,7 +147,7 @@ impl Opening {
         if !self.header.is_dirty() || self.options.sabotaged(Rule::CheckBeforeUse) {
             return self.next_snapshot();
         }
-        let check = Check::new(self.header.clone(), self.file_len, Some(Repair::All));
+        let check = qcow2::Check::new(self.header.clone(), self.file_len, Some(Repair::All));
         let check = check.on_device(self.options.fixed_len);
         debug_assert!(!self.options.read_only, "what is read alone is not repaired");
         self.steps.enter(MetadataStep::Check(Box::new(check)));
@@ -295,7 +295,7 @@ impl Opening {
     }
 }
 
-impl Machine for Opening {
+impl Machine for Qcow2Opening {
     fn poll_io(&mut self) -> Option<Io> {
         if let Some(MetadataStep::Check(check)) = self.steps.step_mut() {
             let io = check.poll_io()?;
