@@ -87,6 +87,14 @@ impl Backend for AnyBackend {
         either!(self, b => b.reap(out))
     }
 
+    fn submit_more(&mut self) -> io::Result<()> {
+        either!(self, b => b.submit_more())
+    }
+
+    fn has_backlog(&self) -> bool {
+        either!(self, b => b.has_backlog())
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         either!(self, b => b.wait(timeout))
     }

@@ -41,9 +41,22 @@ pub trait Backend {
     /// Queues an operation. Nothing happens before [`Backend::submit`].
     fn push(&mut self, token: Token, op: Op) -> Result<(), Full>;
 
-    /// Hands queued operations to the kernel (or the workers) and collects what finished: one system call,
-    /// none if there is nothing to do, and one more only for what a short transfer left over.
+    /// Hands queued operations to the kernel (or the workers), as far as a turn's portion goes, and collects
+    /// what finished: one system call, none if there is nothing to do, and one more only for what a short
+    /// transfer left over.
     fn submit(&mut self) -> std::io::Result<()>;
+
+    /// As `submit`, once more in the same turn of a loop, out of the same portion: a backend whose operations
+    /// take their time while they are handed over limits what one turn hands over, and `submit` begins anew.
+    fn submit_more(&mut self) -> std::io::Result<()> {
+        self.submit()
+    }
+
+    /// Operations were left for the next `submit`, because what one turn may hand over is used up. The
+    /// descriptor is readable until then.
+    fn has_backlog(&self) -> bool {
+        false
+    }
 
     /// Takes finished operations: appends to `out`, returns how many. Does no system call.
     fn reap(&mut self, out: &mut Vec<Completion>) -> usize;

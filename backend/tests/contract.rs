@@ -3,6 +3,7 @@
 mod common;
 use common::*;
 use quod_backend::*;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -292,4 +293,83 @@ fn registered_memory_is_read_and_written_as_other_memory() {
             assert!(memory.as_slice() == want);
         }
     });
+}
+
+fn readable(b: &dyn Backend, timeout_ms: i32) -> bool {
+    let fd = b.notify_fd().unwrap().as_raw_fd();
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, timeout_ms) == 1 }
+}
+
+/// More than the ring hands over in one turn, whatever it believes that they cost.
+const MANY: u64 = 600;
+
+#[test]
+fn what_a_turn_leaves_goes_with_the_next_ones_and_is_announced() {
+    for mut backend in backends(MANY as u32) {
+        let b = &mut *backend;
+        let dir = temp_dir();
+        std::fs::write(dir.path().join("f"), vec![7; 8 << 20]).unwrap();
+        for direct in [false, true] {
+            let f = open(b, &dir.path().join("f"), true, direct);
+            let len = |i: u64| [4096, 4096, 24 << 10, 4096, 64 << 10, 200 << 10][i as usize % 6];
+            let mut buffers: Vec<Buffer> = (0..MANY).map(|i| Buffer::zeroed(len(i))).collect();
+            for (i, buffer) in (0..).zip(&mut buffers) {
+                let (offset, segments) = (i % 2000 * 4096, segments(buffer, &[4096]));
+                let op = match i % 4 {
+                    3 => Op::Write { file: f, offset: 8 << 20 | offset, segments },
+                    _ => Op::Read { file: f, offset, segments },
+                };
+                b.push(Token(i), op).unwrap();
+            }
+            let (mut out, mut cut) = (Vec::new(), 0);
+            loop {
+                b.submit().unwrap();
+                b.clear_notify();
+                b.reap(&mut out);
+                if out.len() as u64 == MANY {
+                    break;
+                }
+                if b.has_backlog() {
+                    cut += 1;
+                    assert!(readable(b, 0), "what is left is announced");
+                }
+                assert!(readable(b, 10_000), "{}: a lost wake-up, {} of {MANY}", b.name(), out.len());
+            }
+            assert_eq!((b.in_flight(), b.has_backlog()), (0, false));
+            assert!(cut > 0 || b.name() != "io_uring", "this many are more than a turn's portion");
+            out.sort_by_key(|done| done.token.0);
+            for (i, done) in (0..).zip(&out) {
+                assert_eq!((done.token, done.result), (Token(i), Ok(Output::Bytes(len(i) as u64))));
+            }
+            let read = |&(i, _): &(u64, &Buffer)| i % 4 != 3;
+            assert!((0..).zip(&buffers).filter(read).all(|(_, b)| b.as_slice().iter().all(|&x| x == 7)));
+        }
+    }
+}
+
+#[test]
+fn a_wait_hands_over_what_turns_left() {
+    for mut backend in backends(MANY as u32) {
+        let b = &mut *backend;
+        let dir = temp_dir();
+        std::fs::write(dir.path().join("f"), vec![7; 1 << 20]).unwrap();
+        let f = open(b, &dir.path().join("f"), false, false);
+        let mut buffers: Vec<Buffer> = (0..MANY).map(|_| Buffer::zeroed(4096)).collect();
+        for (i, buffer) in (0..).zip(&mut buffers) {
+            let (offset, segments) = (i % 256 * 4096, segments(buffer, &[]));
+            b.push(Token(i), Op::Read { file: f, offset, segments }).unwrap();
+        }
+        // within the portion of one turn, however often it is asked
+        b.submit().unwrap();
+        (0..3).for_each(|_| b.submit_more().unwrap());
+        assert!(b.has_backlog() || b.name() != "io_uring");
+        let mut out = Vec::new();
+        while out.len() < buffers.len() {
+            b.wait(Some(Duration::from_secs(10))).unwrap();
+            assert!(b.reap(&mut out) > 0, "a wait ends with something");
+        }
+        assert!(out.iter().all(|done| done.result == Ok(Output::Bytes(4096))));
+    }
 }

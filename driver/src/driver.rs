@@ -378,6 +378,7 @@ impl<B: Backend> Driver<B> {
     /// again later, or drop the driver. What goes wrong with a request is its completion's result.
     pub fn turn(&mut self) -> Result<(), Error> {
         self.begins();
+        self.engine.port.fresh = true;
         let result = self.engine.turn();
         self.measured();
         result
@@ -390,6 +391,7 @@ impl<B: Backend> Driver<B> {
     /// As of [`Driver::turn`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         self.begins();
+        self.engine.port.fresh = true;
         self.engine.rest(timeout)?;
         let result = self.engine.turn();
         self.measured();

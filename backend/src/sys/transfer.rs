@@ -93,6 +93,11 @@ impl Transfer {
         &rest[..count.count()]
     }
 
+    /// Bytes of the next call, about: a list may be longer than the kernel takes at once.
+    pub(crate) fn next_len(&self) -> u64 {
+        self.left.min(self.most)
+    }
+
     #[inline]
     fn skip_empty(&mut self) {
         while self.segments.get(self.first).is_some_and(|s| s.len() == 0) {

@@ -3,6 +3,7 @@
 //! Knows: io_uring_enter's errors, which thread may call it. Must never know: what operations mean.
 
 use super::Uring;
+use super::budget::Share;
 use super::thread::wrong_thread;
 use super::work::Next;
 use io_uring::{EnterFlags, types};
@@ -24,8 +25,9 @@ impl Uring {
         Ok(())
     }
 
-    /// Gives `to_submit` entries to the kernel and waits for `want` answers. Interruption is not an error.
-    fn enter(&mut self, to_submit: usize, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+    /// Gives `to_submit` entries to the kernel and waits for `want` answers. How many it took. Interruption
+    /// is not an error.
+    fn enter(&mut self, to_submit: usize, want: usize, timeout: Option<Duration>) -> io::Result<usize> {
         self.enable()?;
         let flags = EnterFlags::GETEVENTS.bits();
         let spec = timeout.map(types::Timespec::from);
@@ -43,12 +45,13 @@ impl Uring {
         match result {
             Ok(submitted) => {
                 // without entries to submit the kernel answers 0
-                self.in_kernel += submitted.min(to_submit as usize);
-                Ok(())
+                let submitted = submitted.min(to_submit as usize);
+                self.in_kernel += submitted;
+                Ok(submitted)
             }
             Err(error) => match error.raw_os_error() {
                 // nothing was taken: entries stay published, and go with the next enter
-                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(0),
                 _ => Err(wrong_thread(error)),
             },
         }
@@ -80,39 +83,55 @@ impl Uring {
         }
     }
 
-    /// One turn: one system call, unless there is nothing to do (none) or a continuation to send after it.
+    /// One turn: one system call, unless there is nothing to do (none) or a continuation to send after it. It
+    /// hands over what is left of the present portion.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         self.cleared = false;
         self.turn_helper()?;
         for round in 0..ROUNDS {
-            let to_submit = self.ring.submission().len();
+            let waiting = self.ring.submission().len();
+            let share = self.budget.share(waiting);
             // what finishes from here on announces itself: only continuations are worth another call
             let look =
                 round == 0 && self.in_kernel > 0 && (!self.tells_taskrun || self.something_to_collect());
-            if to_submit == 0 && !look {
+            if share.entries == 0 && !look {
                 break;
             }
-            let start = self.timed.then(Instant::now);
-            let result = self.enter(to_submit, 0, None);
-            if let Some(start) = start {
-                self.syscall += start.elapsed();
-            }
-            self.enters += 1;
-            result?;
+            self.enter_with(share)?;
             self.harvest();
         }
         self.turn_helper()?;
-        if self.unannounced || !self.ring.submission().is_empty() {
+        self.backlog = !self.ring.submission().is_empty();
+        if self.unannounced || self.backlog {
             self.unannounced = false;
             self.event.signal();
         }
         Ok(())
     }
 
+    /// Hands over a share, and looks at what it cost.
+    fn enter_with(&mut self, share: Share) -> io::Result<()> {
+        let start = (self.timed || share.measured).then(Instant::now);
+        let result = self.enter(share.entries, 0, None);
+        let took = start.map(|start| start.elapsed());
+        if let (Some(took), true) = (took, self.timed) {
+            self.syscall += took;
+        }
+        self.enters += 1;
+        let entries = *result.as_ref().unwrap_or(&0);
+        let files = &mut self.core.context.files;
+        let took = took.filter(|_| share.measured);
+        self.budget.took(share, entries, took, |file, write, byte, times| {
+            files.learn(file, write, byte, times);
+        });
+        result.map(|_| ())
+    }
+
     /// Turns until something finished or time ran out.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let until = timeout.map(|timeout| (Instant::now(), timeout));
         loop {
+            self.budget.refill();
             self.turn()?;
             let left = until.map(|(start, timeout)| timeout.saturating_sub(start.elapsed()));
             if !self.core.done.is_empty() || left == Some(Duration::ZERO) {
@@ -121,18 +140,19 @@ impl Uring {
             if self.core.slots.is_empty() && left.is_none() {
                 return Ok(());
             }
+            if self.backlog {
+                continue;
+            }
             // where calls are timed, what is collected after the sleep is no part of the sleep
             let only_ring = self.in_kernel > 0 && self.helped == 0 && !self.timed;
             if only_ring && (left.is_none() || self.ring.params().is_feature_ext_arg()) {
-                let to_submit = self.ring.submission().len();
-                self.enter(to_submit, 1, left)?;
+                self.enter(0, 1, left)?;
                 self.harvest();
                 continue;
             }
             // in this order: what is announced after the clear wakes the sleep
             self.event.clear();
-            let pending = !self.ring.submission().is_empty();
-            if !pending && !self.something_to_collect() {
+            if !self.something_to_collect() {
                 self.event.sleep(left)?;
             }
             if self.timed {

@@ -6,10 +6,12 @@
 //! * a slot has at most one SQE or worker job in flight, and there are as many slots as the smaller of both
 //!   queues has entries: neither queue can overflow, and a published SQE always fits;
 //! * the ring is entered by the thread that submits first, and by no other; that thread also drops it;
-//! * an SQE that was published stays published until the kernel took it, whatever the system call says;
+//! * an SQE that was published stays published until the kernel took it, whatever the system call says; what
+//!   a turn's portion does not reach goes with the next turn, and the descriptor says so;
 //! * notifications go through an eventfd: with deferred task work the ring's own descriptor loses wake-ups;
 //! * drop returns only when the kernel uses no memory of any operation any more.
 
+mod budget;
 mod enter;
 mod memory;
 mod setup;
@@ -27,6 +29,7 @@ use crate::op::{Completion, Errno, MemoryId, Op, Output, Token};
 use crate::sys::event::EventFd;
 use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::{Backend, Full};
+use budget::Budget;
 use io_uring::{IoUring, squeue};
 use memory::Memory;
 use slab::Slab;
@@ -74,6 +77,10 @@ pub struct Uring {
     /// `clear_notify` took a notification that only a submit can honour.
     cleared: bool,
     capacity: usize,
+    /// What the present turn may hand over.
+    budget: Budget,
+    /// Entries were left for the next turn.
+    backlog: bool,
     /// System calls that `submit` made.
     enters: u64,
     /// System calls are timed.
@@ -112,6 +119,8 @@ impl Uring {
             unannounced: false,
             cleared: false,
             capacity,
+            budget: Budget::new(),
+            backlog: false,
             enters: 0,
             timed: false,
             syscall: Duration::ZERO,
@@ -145,10 +154,28 @@ impl Uring {
         }
     }
 
+    /// Sees to what an entry costs inside the system call: what is dear is a worker's.
+    fn weigh(&mut self, key: usize, entry: squeue::Entry) -> squeue::Entry {
+        let Some((file, write, len)) = self.core.slots[key].work.moves() else { return entry };
+        if len <= budget::SMALL {
+            return entry;
+        }
+        match self.core.context.files.price(file, write, len) {
+            Some((price, byte)) => {
+                self.budget.weigh(self.ring.submission().len(), (file, write), price, byte);
+                entry
+            }
+            None => entry.flags(squeue::Flags::ASYNC),
+        }
+    }
+
     /// Publishes, hands over or answers.
     fn go(&mut self, key: usize, next: Next) {
         match next {
-            Next::Entry(entry) => self.publish(key, entry),
+            Next::Entry(entry) => {
+                let entry = self.weigh(key, entry);
+                self.publish(key, entry);
+            }
             Next::Job(task) => self.core.jobs.push(SysJob { id: key as u64, task }),
             Next::Done(result) => {
                 self.core.answer(key, result);
@@ -222,7 +249,16 @@ impl Backend for Uring {
     }
 
     fn submit(&mut self) -> io::Result<()> {
+        self.budget.refill();
         self.turn()
+    }
+
+    fn submit_more(&mut self) -> io::Result<()> {
+        self.turn()
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.backlog
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) -> usize {
@@ -233,7 +269,7 @@ impl Backend for Uring {
             out.append(&mut self.core.done);
         }
         if self.cleared {
-            // cleared without a submit since: what was announced is still to come
+            // cleared without a submit since: what was announced is still to come, or to be handed over
             self.cleared = false;
             self.event.signal();
         }
@@ -251,7 +287,7 @@ impl Backend for Uring {
     fn clear_notify(&mut self) {
         self.event.clear();
         // what was announced before the clear shows now; what comes after it is announced again
-        self.cleared = self.something_to_collect();
+        self.cleared = self.backlog || self.something_to_collect();
     }
 
     fn capacity(&self) -> usize {

@@ -4,6 +4,7 @@
 //! Invariants: a file number is not given out again before its ring registration was undone; a closing file
 //! has no target.
 
+use super::budget::{self, Pace, Times};
 use crate::op::{Errno, FileId};
 use crate::sys::file::OpenFile;
 use io_uring::{Submitter, types};
@@ -26,8 +27,10 @@ struct Entry {
     closing: bool,
     /// Transfers must not be tried inside the system call.
     slow: bool,
-    /// Bytes of one system call, at most.
+    /// Bytes of one system call that need no look at what they cost, at most.
     at_once: u64,
+    /// Of reads, and of writes.
+    paces: [Pace; 2],
 }
 
 /// What a transfer must know of its file.
@@ -61,8 +64,9 @@ impl Files {
     }
 
     pub(super) fn insert(&mut self, file: OpenFile) -> u32 {
-        let (slow, at_once) = (file.holds_the_caller(), file.bytes_at_once());
-        let entry = Entry { file: Arc::new(file), fixed: false, closing: false, slow, at_once };
+        let (slow, at_once) = (file.holds_the_caller(), file.bytes_at_once().min(budget::SMALL));
+        let paces = [Pace::new(), Pace::new()];
+        let entry = Entry { file: Arc::new(file), fixed: false, closing: false, slow, at_once, paces };
         self.entries.insert(entry) as u32
     }
 
@@ -71,6 +75,21 @@ impl Files {
     pub(super) fn way(&self, index: u32) -> Result<Way, Errno> {
         let entry = self.open_entry(index)?;
         Ok(Way { target: entry.target(index), slow: entry.slow, at_once: entry.at_once })
+    }
+
+    /// Nanoseconds that a transfer is believed to take inside the system call, and picoseconds of a byte of
+    /// it. None: it is for a worker.
+    pub(super) fn price(&self, index: u32, write: bool, len: u64) -> Option<(u64, u64)> {
+        let entry = self.entries.get(index as usize).filter(|entry| !entry.slow)?;
+        let pace = &entry.paces[usize::from(write)];
+        Some((pace.price(len)?, pace.byte()))
+    }
+
+    /// What such transfers took.
+    pub(super) fn learn(&mut self, index: u32, write: bool, byte: u64, times: Times) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.paces[usize::from(write)].learn(byte, times);
+        }
     }
 
     /// The ring's table has room for this file.

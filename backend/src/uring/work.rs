@@ -373,6 +373,17 @@ fn statx_entry(fd: i32, statx: &mut libc::statx) -> squeue::Entry {
 }
 
 impl Work {
+    /// The file, the direction and the bytes of its next transfer, if that is what is next.
+    pub(super) fn moves(&self) -> Option<(u32, bool, u64)> {
+        match self {
+            Work::One { file, write, segment, .. } => Some((*file, *write, segment.len() as u64)),
+            Work::Move { file, transfer } | Work::Zero { file, way: Way::Write(transfer), .. } => {
+                Some((*file, transfer.write, transfer.next_len()))
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn help(task: SysTask) -> Work {
         Work::Help { task: Some(task) }
     }

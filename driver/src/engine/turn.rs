@@ -125,13 +125,8 @@ impl<B: Backend> Engine<B> {
         if idle && expects {
             // what the call hands over is its own time, the sleep is not
             self.start()?;
-            let before = self.timed.then(|| self.port.backend.now().saturating_sub(self.now));
-            let in_calls = self.port.backend.take_syscall_nanos();
-            self.sleep(until).map_err(|error| Error::backend(BackendOp::Wait, &error))?;
-            if let Some(held) = before {
-                self.port.backend.take_syscall_nanos();
-                self.held = (held, in_calls);
-                self.now = self.port.backend.now();
+            if !self.port.backend.has_backlog() {
+                self.sleep(until).map_err(|error| Error::backend(BackendOp::Wait, &error))?;
             }
         }
         self.port.backend.clear_notify();
@@ -139,16 +134,26 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
+    /// The sleep alone is no time of the call.
     fn sleep(&mut self, until: Option<Duration>) -> std::io::Result<()> {
+        let before = self.timed.then(|| self.port.backend.now().saturating_sub(self.now));
+        let in_calls = self.port.backend.take_syscall_nanos();
         match self.transform.is_busy() {
-            true => self.transform.sleep(until),
-            false => self.port.backend.wait(until),
+            true => self.transform.sleep(until)?,
+            false => self.port.backend.wait(until)?,
         }
+        if let Some(held) = before {
+            self.port.backend.take_syscall_nanos();
+            self.held = (held, in_calls);
+            self.now = self.port.backend.now();
+        }
+        Ok(())
     }
 
     /// When the next turn has something to do, if nothing finishes before. Zero: now.
     pub(crate) fn next_timeout(&self) -> Option<Duration> {
         if self.port.unsent()
+            || self.port.backend.has_backlog()
             || !self.port.yielded.is_empty()
             || !self.done.is_empty()
             || !self.transform.is_idle()

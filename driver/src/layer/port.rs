@@ -28,6 +28,8 @@ pub(crate) struct Port<B> {
     pending: VecDeque<(Token, Op)>,
     in_flight: usize,
     unsent: bool,
+    /// A call that hands over has begun, and has not yet.
+    pub fresh: bool,
     /// Of the write that is being put together.
     pub pieces: Segments,
     /// What goes on in the next turn.
@@ -48,6 +50,7 @@ impl<B: Backend> Port<B> {
             pending: VecDeque::with_capacity(room),
             in_flight: 0,
             unsent: false,
+            fresh: true,
             pieces: Segments::new(),
             yielded: Vec::new(),
         }
@@ -132,11 +135,14 @@ impl<B: Backend> Port<B> {
         self.unsent || (!self.pending.is_empty() && self.backend.in_flight() < self.backend.capacity())
     }
 
-    /// One submission.
+    /// One submission: the first of a call has a portion of its own, those behind it share that.
     pub(crate) fn submit(&mut self) -> std::io::Result<()> {
         self.push_pending();
         self.unsent = false;
-        self.backend.submit()
+        match std::mem::take(&mut self.fresh) {
+            true => self.backend.submit(),
+            false => self.backend.submit_more(),
+        }
     }
 
     /// Operations named and not finished.
