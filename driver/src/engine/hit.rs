@@ -8,10 +8,10 @@
 use super::Engine;
 use super::translate::read_data;
 use crate::layer::disk::Phase;
-use crate::layer::flight::Place;
+use crate::layer::flight::{Place, WholeRead};
 use crate::request::{DiskId, Ended, Request, RequestKind};
 use quod_backend::Backend;
-use quod_states::{Flags, Hit, IoId};
+use quod_states::{Flags, Hit};
 use std::time::Duration;
 
 impl<B: Backend> Engine<B> {
@@ -44,22 +44,27 @@ impl<B: Backend> Engine<B> {
         read_data(&mut out, layer, hit.io, hit.request, 0, len, hit.host);
     }
 
-    /// The read of a request's own bytes has ended, all of them there. False: it is more than a hit, and
-    /// nothing was done.
+    /// A read of a request's own bytes has ended. False: it is more than a hit, and nothing was done.
     #[inline]
-    pub(super) fn end_hit(&mut self, place: Place, io: IoId, slot: u32) -> bool {
-        let timed = self.timed;
+    pub(super) fn end_hit(&mut self, read: WholeRead) -> bool {
+        if self.timed {
+            return false;
+        }
+        let WholeRead { place, io, slot } = read;
         let disk = &mut self.disks[place.disk as usize];
         let layer = &mut disk.layers[place.layer as usize];
         let slot = &mut layer.slots[slot as usize];
-        if timed || !layer.parked.is_empty() || slot.busy != 0 || !slot.moves_for_guest() {
+        let open = matches!(disk.phase, Phase::Open);
+        if !open || !layer.parked.is_empty() || slot.busy != 1 || !slot.moves_for_guest() {
             return false;
         }
         let Some(hit) = layer.image.end_hit(io) else { return false };
+        slot.busy = 0;
         let Some(kind) = slot.take_moved() else { return false };
         if let Some(stats) = &mut disk.stats {
             stats.moved(&kind, slot.len);
         }
+        disk.flights -= 1;
         let disk = disk.id(place.disk);
         self.complete(Ended { disk, user: hit.user, kind, result: Ok(()), met: hit.met, latency: None });
         true

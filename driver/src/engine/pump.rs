@@ -5,7 +5,7 @@
 //! the job list, so nothing recurses however long the chain; a public call returns with the job list empty.
 
 use super::Engine;
-use super::translate::{land_plain, read_data, translate};
+use super::translate::{land_plain, read_data, translate, write_data};
 use crate::error::Error;
 use crate::layer::flight::{Dest, Flight, FlightTask, Place};
 use crate::layer::out::{LayerJob, plain_outcome};
@@ -16,7 +16,9 @@ use crate::memory::fill::side;
 use crate::request::{CompletionKind, Ended};
 use crate::trace::TimedTransition;
 use quod_backend::{Backend, Errno, Output, Segments};
-use quod_states::{Alarm, Event, Flags, IoId, IoOp, Machine, Outcome, Part, Refused, Request, RequestKind};
+use quod_states::{
+    AcbId, Alarm, Event, Flags, IoId, IoOp, Machine, Outcome, Part, Refused, Request, RequestKind,
+};
 use std::time::Duration;
 
 impl<B: Backend> Engine<B> {
@@ -66,6 +68,9 @@ impl<B: Backend> Engine<B> {
         while let Some(io) = layer.image.poll_io() {
             if let IoOp::ReadData { request, buffer_offset, len, host } = io.op {
                 read_data(&mut out, layer, io.id, request, buffer_offset, len, host);
+                continue;
+            }
+            if write_data(&mut out, layer, &io) {
                 continue;
             }
             translate(&mut out, layer, &io);
@@ -221,32 +226,28 @@ impl<B: Backend> Engine<B> {
         self.drain(place);
     }
 
+    /// A write of a request's own bytes has ended well: what nearly all writes come to.
+    fn written(&mut self, place: Place, acb: AcbId, request: u32, io: IoId) {
+        let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
+        layer.slots[request as usize].busy -= 1;
+        for fill in &mut layer.fills[acb.index as usize] {
+            fill.release(&mut self.port.arena, acb.generation);
+        }
+        layer.image.handle_completion(io, Outcome::Done);
+        self.settle(place);
+    }
+
     /// An operation of a layer came back.
-    #[inline]
     pub(super) fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
-        if let FlightTask::Read { dest: Dest::Request { index, .. }, len, bounce: None, .. } = flight.task
-            && let Ok(Output::Bytes(moved)) = result
-            && moved >= len
+        if let FlightTask::Write { acb, request, bounce: None } = flight.task
+            && result.is_ok()
         {
-            // what nearly all reads come to: the bytes are where they belong
-            let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
-            layer.slots[index as usize].busy -= 1;
-            if !self.end_hit(place, flight.io, index) {
-                self.own_landed(place, flight.io);
-            }
-            return;
+            return self.written(place, acb, request, flight.io);
         }
         self.other_landed(place, flight, result);
     }
 
     #[inline(never)]
-    fn own_landed(&mut self, place: Place, io: IoId) {
-        if let Some(layer) = self.layer(place) {
-            layer.image.handle_completion(io, Outcome::Done);
-            self.settle(place);
-        }
-    }
-
     fn other_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
         let layer = &mut self.disks[place.disk as usize].layers[place.layer as usize];
         let arena = &mut self.port.arena;

@@ -144,6 +144,7 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
                 }
             }
         }
+        IoOp::WriteData { .. } if write_data(out, layer, io) => {}
         IoOp::WriteData { .. } => write(out, layer, io),
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
             layer.slots[request.index as usize].busy += 1;
@@ -181,21 +182,27 @@ fn lease(layer: &mut Layer, request: RequestId, offset: u64, len: u64) -> Segmen
     buffers::cut(&slot.segments, offset, len)
 }
 
-/// One write of head fill, guest bytes and tail fill: as a vector if every piece fits, otherwise gathered.
-fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
-    let IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } = io.op else { return };
-    if head == 0 && tail == 0 && !zero {
-        let segments = lease(layer, request, buffer_offset, len);
-        if fits(&layer.data().stat, host, &segments) {
-            let op = Op::Write { file: layer.data().id, offset: host, segments };
-            return out.send(io.id, FlightTask::Write { acb, request: request.index, bounce: None }, op);
-        }
-        layer.slots[request.index as usize].busy -= 1; // it is asked for again
+/// A write of a request's own bytes and nothing else, to where they fit: what most writes are. False: it is
+/// not, and nothing was done.
+#[inline]
+pub(super) fn write_data<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) -> bool {
+    let IoOp::WriteData { acb, request, buffer_offset, len, host, head: 0, tail: 0, zero: false } = io.op
+    else {
+        return false;
+    };
+    let slot = &layer.slots[request.index as usize];
+    let segments = buffers::cut(&slot.segments, buffer_offset, len);
+    if !fits(&layer.data().stat, host, &segments) {
+        return false;
     }
-    write_pieces(out, layer, io);
+    layer.slots[request.index as usize].busy += 1;
+    let op = Op::Write { file: layer.data().id, offset: host, segments };
+    out.send(io.id, FlightTask::Write { acb, request: request.index, bounce: None }, op);
+    true
 }
 
-fn write_pieces<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
+/// One write of head fill, guest bytes and tail fill: as a vector if every piece fits, otherwise gathered.
+fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
     let IoOp::WriteData { acb, request, buffer_offset, len, host, head, tail, zero } = io.op else { return };
     let arena = &mut out.port.arena;
     // one list for all writes: most of them are gathered, and those that are not need a copy of it

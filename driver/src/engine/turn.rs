@@ -9,7 +9,7 @@ use crate::error::{BackendOp, Error};
 use crate::layer::flight::{Place, Target};
 use crate::transform::COPY;
 use crate::transform::work::Made;
-use quod_backend::{Backend, Completion as Landed};
+use quod_backend::{Backend, Completion as Landed, Output};
 use quod_states::{Machine, Outcome};
 use std::time::Duration;
 
@@ -62,7 +62,19 @@ impl<B: Backend> Engine<B> {
     }
 
     /// An operation came back.
+    #[inline]
     fn land(&mut self, landed: Landed) {
+        if let Ok(Output::Bytes(moved)) = landed.result
+            && let Some(read) = self.port.whole_read(landed.token, moved)
+            && self.end_hit(read)
+        {
+            return self.port.forget(landed.token);
+        }
+        self.land_any(landed);
+    }
+
+    #[inline(never)]
+    fn land_any(&mut self, landed: Landed) {
         let Some(flight) = self.port.land(landed.token) else {
             debug_assert!(false, "an operation came back twice");
             return;

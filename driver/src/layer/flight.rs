@@ -93,5 +93,14 @@ impl Flight {
     }
 }
 
+/// A read of a request's own bytes that has ended, all of them there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeRead {
+    pub place: Place,
+    pub io: IoId,
+    /// Of the request.
+    pub slot: u32,
+}
+
 /// The id of flights that no machine waits for.
 pub(crate) const NO_IO: IoId = IoId { index: u32::MAX, generation: 0 };

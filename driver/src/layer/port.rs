@@ -6,7 +6,7 @@
 //! generation; operations leave in the order in which they were named, none is lost. Both tables are bounded
 //! by the machines' slabs.
 
-use super::flight::{Flight, FlightTask, Place};
+use super::flight::{Dest, Flight, FlightTask, Place, Target, WholeRead};
 use crate::memory::arena::Arena;
 use quod_backend::{Backend, Op, Segments, Token};
 use quod_states::IoId;
@@ -103,6 +103,41 @@ impl<B: Backend> Port<B> {
         self.free.push(index);
         self.in_flight -= 1;
         Some(flight)
+    }
+
+    /// The flight of a finished operation, if it is a read of a request's own bytes and all of them are
+    /// there; it stays where it is.
+    #[inline]
+    pub(crate) fn whole_read(&self, token: Token, moved: u64) -> Option<WholeRead> {
+        let entry = self.entries.get(token.0 as u32 as usize)?;
+        if entry.generation != (token.0 >> 32) as u32 {
+            return None;
+        }
+        let Some(Flight { disk, target: Target::Layer(layer), io, task }) = &entry.flight else {
+            return None;
+        };
+        match task {
+            FlightTask::Read { dest: Dest::Request { index, .. }, len, bounce: None, .. }
+                if *len <= moved =>
+            {
+                let place = Place { disk: *disk, layer: *layer };
+                Some(WholeRead { place, io: *io, slot: *index })
+            }
+            _ => None,
+        }
+    }
+
+    /// Its flight is over.
+    #[inline]
+    pub(crate) fn forget(&mut self, token: Token) {
+        let index = token.0 as u32;
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            debug_assert!(entry.flight.is_some() && entry.generation == (token.0 >> 32) as u32);
+            entry.flight = None;
+            entry.generation = entry.generation.wrapping_add(1);
+            self.free.push(index);
+            self.in_flight -= 1;
+        }
     }
 
     /// Takes back what a task holds when nobody waits for it any more.

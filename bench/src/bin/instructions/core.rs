@@ -3,7 +3,7 @@
 //! Knows: the machine. Must never know: files, how instructions are counted.
 //! Invariant: a run fails if its requests did not do what the path is called after.
 
-use crate::Fault;
+use crate::fault::Fault;
 use quod_bench::bare::{Bare, CLUSTER, SLICE};
 use quod_states::{Event, Flags, Machine, Options, Outcome, Request, RequestKind};
 use std::io::Write;

@@ -9,13 +9,12 @@
 //! Knows: paths, valgrind's words. Must never know: what a path does (`core`, `ring`).
 
 mod core;
+mod fault;
 mod ring;
 
+use fault::Fault;
 use std::io::Write;
 use std::process::{Command, ExitCode};
-
-/// Whatever goes wrong.
-type Fault = Box<dyn std::error::Error>;
 
 /// Requests of the shorter run; the longer has eleven times as many.
 const FEW: u64 = 1024;

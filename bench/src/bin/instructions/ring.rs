@@ -5,7 +5,7 @@
 //! Knows: the driver's public face. Must never know: how instructions are counted.
 //! Invariant: a run fails if its requests did not do what the path is called after.
 
-use crate::Fault;
+use crate::fault::Fault;
 use quod::{
     BackendKind, Buffer, Buffers, Config, DiskId, Driver, Error, Format, OpenOptions, Request, RequestKind,
 };

@@ -1,0 +1,4 @@
+//! What a count may end with.
+
+/// Whatever goes wrong.
+pub type Fault = Box<dyn std::error::Error>;
