@@ -135,20 +135,14 @@ impl Requests {
         generation: u32,
     ) -> (AcbIndex, RequestId) {
         debug_assert!(!self.is_full() && request.kind == RequestKind::Read);
-        debug_assert!(self.edges.allows(State::Free, State::FindCluster));
-        debug_assert!(self.edges.allows(State::FindCluster, State::ReadData));
         let (pos, end) = (request.offset, request.offset + request.len);
+        debug_assert!(pos < end, "a hit reads something");
         let (a, id) = self.enter(request, pos, end, |acb| {
             (acb.state, acb.met) = (State::ReadData, Met::HIT);
             (acb.extent.end, acb.extent.host) = (end, host);
             (acb.io.pending, acb.io.generation) = (1, generation);
         });
-        self.steps.counts.count(State::Free, State::FindCluster);
-        self.steps.counts.count(State::FindCluster, State::ReadData);
-        if self.steps.trace {
-            self.record(a, State::Free, State::FindCluster);
-            self.record(a, State::FindCluster, State::ReadData);
-        }
+        self.note_steps(a, State::Free, State::FindCluster, State::ReadData);
         (a, id)
     }
 
@@ -171,18 +165,12 @@ impl Requests {
             return None;
         }
         debug_assert!(!acb.held.any() && open.extent.is_none());
-        debug_assert!(self.edges.allows(State::ReadData, State::Done));
-        debug_assert!(self.edges.allows(State::Done, State::Free));
         (acb.io.pending, acb.state) = (0, State::Free);
         let user = open.user;
-        self.steps.counts.count(State::ReadData, State::Done);
-        self.steps.counts.count(State::Done, State::Free);
-        if self.steps.trace {
-            self.record(AcbIndex(slot), State::ReadData, State::Done);
-            self.record(AcbIndex(slot), State::Done, State::Free);
-        }
+        self.note_steps(AcbIndex(slot), State::ReadData, State::Done, State::Free);
         self.acbs.discard(slot);
         self.open.discard(request.index);
+        debug_assert!(self.open.len() <= self.acbs.len(), "a request has an acb at least");
         Some(HitEnded { request, user, met })
     }
 
@@ -377,13 +365,20 @@ impl Requests {
         debug_assert!(via != next, "two steps");
         let acb = self.acb_mut(a);
         let from = core::mem::replace(&mut acb.state, next);
+        self.note_steps(a, from, via, next);
+    }
+
+    /// Two steps were taken.
+    #[inline(always)]
+    fn note_steps(&mut self, a: AcbIndex, from: State, via: State, to: State) {
         debug_assert!(self.edges.allows(from, via), "no edge {from:?} -> {via:?}");
-        debug_assert!(self.edges.allows(via, next), "no edge {via:?} -> {next:?}");
+        debug_assert!(self.edges.allows(via, to), "no edge {via:?} -> {to:?}");
+        debug_assert_eq!(self.acb(a).state, to, "they were taken");
         self.steps.counts.count(from, via);
-        self.steps.counts.count(via, next);
+        self.steps.counts.count(via, to);
         if self.steps.trace {
             self.record(a, from, via);
-            self.record(a, via, next);
+            self.record(a, via, to);
         }
     }
 

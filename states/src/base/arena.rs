@@ -65,17 +65,14 @@ impl<T> Arena<T> {
         if self.is_full() {
             return None;
         }
-        self.generation = self.generation.wrapping_add(1);
         debug_assert!(self.free == NO_SLOT || self.live < self.slots.len() as u32, "a free slot is not live");
-        let generation = self.generation;
-        self.live += 1;
-        let index = self.free;
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            debug_assert!(!slot.live);
-            self.free = slot.generation;
-            *slot = Slot { generation, live: true, value };
+        if let Some((index, generation, slot)) = self.reuse() {
+            *slot = value;
             return Some((index, generation));
         }
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        self.live += 1;
         let index = self.slots.insert(Slot { generation, live: true, value });
         debug_assert!(index < self.limit as usize);
         Some((index as u32, generation))

@@ -35,6 +35,7 @@ impl Image {
     /// `handle_completion`. None: it is no such read, and nothing was done.
     #[inline]
     pub fn begin_hit(&mut self, request: &Request) -> Option<Hit> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         if request.kind != RequestKind::Read || self.jobs.refuse() || self.requests.is_full() {
             return None;
         }
