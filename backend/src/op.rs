@@ -130,9 +130,9 @@ pub enum Op {
         /// Bytes.
         len: u64,
     },
-    /// Nobody needs the range's bytes any more: a hole where one can be punched (zeros), else of a block
-    /// device its own discard (BLKDISCARD; it may read as anything then), else nothing. Parts of blocks stay
-    /// as they are.
+    /// Nobody needs the range's bytes any more: of a block device its own discard (BLKDISCARD; the range may
+    /// read as anything then), else a hole where one can be punched (zeros), else nothing. Parts of blocks
+    /// stay as they are.
     Discard {
         /// Which file.
         file: FileId,

@@ -270,7 +270,8 @@ impl Request {
     }
 
     /// The guest does not need the range any more: a hint. What is read there afterwards is the old data or
-    /// zeros. Whole clusters (qcow2) or blocks (raw) are given back to the host, QED keeps all.
+    /// zeros; of a raw disk on a block device, whatever the device gives. Whole clusters (qcow2) or blocks
+    /// (raw) are given back to the host, QED keeps all.
     pub fn discard(offset: u64, len: u64, user: u64) -> Request {
         Request { kind: RequestKind::Discard { offset, len }, user }
     }

@@ -41,6 +41,12 @@ fn parts(offset: u64, end: u64) -> [(u64, u64, bool); 3] {
     [(offset, first, false), (first, last, true), (last, end, false)]
 }
 
+/// The first and the end of the whole blocks of a range; there may be none.
+pub(crate) fn inner_blocks(offset: u64, end: u64) -> (u64, u64) {
+    let [_, (first, last, _), _] = parts(offset, end);
+    (first, last)
+}
+
 /// fallocate mode that makes zeros.
 pub(crate) const ZERO_MODE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 /// fallocate mode that gives space back.
@@ -118,17 +124,17 @@ pub(crate) fn punch_hole(file: &OpenFile, offset: u64, len: u64) -> Result<(), E
 
 pub(crate) fn discard(file: &OpenFile, offset: u64, len: u64) -> Result<(), Errno> {
     let end = offset.checked_add(len).ok_or(Errno(libc::EFBIG))?;
-    let [_, (first, last, _), _] = parts(offset, end);
+    let (first, last) = inner_blocks(offset, end);
     if first == last {
         return Ok(());
     }
-    match punch_hole(file, first, last - first) {
-        Err(errno) if unsupported(errno) && file.is_device() => {
-            match device::discard(file.fd(), first, last - first) {
-                Err(errno) if unsupported(errno) => Ok(()),
-                other => other,
-            }
+    if file.is_device() {
+        match device::discard(file.fd(), first, last - first) {
+            Err(errno) if unsupported(errno) => {}
+            other => return other,
         }
+    }
+    match punch_hole(file, first, last - first) {
         Err(errno) if unsupported(errno) => Ok(()),
         other => other,
     }

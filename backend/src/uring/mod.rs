@@ -12,6 +12,7 @@
 //! * drop returns only when the kernel uses no memory of any operation any more.
 
 mod budget;
+mod discard;
 mod enter;
 mod memory;
 mod setup;

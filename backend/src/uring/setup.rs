@@ -18,6 +18,8 @@ pub(super) struct Supported {
     pub(super) fallocate: bool,
     pub(super) ftruncate: bool,
     pub(super) files_update: bool,
+    /// Commands of files: the kernel may have none for block devices still.
+    pub(super) commands: bool,
     /// Scatter lists in registered memory (Linux 6.15).
     pub(super) vectored_fixed: bool,
 }
@@ -68,6 +70,7 @@ fn probe(ring: &IoUring) -> io::Result<Supported> {
         fallocate: probe.is_supported(opcode::Fallocate::CODE),
         ftruncate: probe.is_supported(opcode::Ftruncate::CODE),
         files_update: probe.is_supported(opcode::FilesUpdate::CODE),
+        commands: probe.is_supported(opcode::UringCmd16::CODE),
         vectored_fixed: probe.is_supported(opcode::ReadvFixed::CODE)
             && probe.is_supported(opcode::WritevFixed::CODE),
     })

@@ -70,6 +70,17 @@ impl Context {
                 other => other.map(|_| None).map_err(Err),
             },
             Work::Zero { file, offset, end, way } => self.zero(file, offset, end, way, result).map_err(Err),
+            Work::Discard { file, offset, len } => match result {
+                Ok(_) => Ok(None),
+                // a worker has other ways, and its answer counts
+                Err(errno) => {
+                    if errno == Errno(libc::EOPNOTSUPP) {
+                        self.files.no_discards(file);
+                    }
+                    let op = Op::Discard { file: FileId(file), offset, len };
+                    self.on_worker(FileId(file), op).map_err(Err)
+                }
+            },
             Work::Allocate { file, from, to } => match result {
                 Err(errno) if space::unsupported(errno) => {
                     let op = Op::Grow { file: FileId(file), from, to, allocate: false };

@@ -27,6 +27,8 @@ struct Entry {
     closing: bool,
     /// Transfers must not be tried inside the system call.
     slow: bool,
+    /// It is a device that has not refused the ring's discard.
+    discards: bool,
     /// Bytes of one system call that need no look at what they cost, at most.
     at_once: u64,
     /// Of reads, and of writes.
@@ -66,7 +68,9 @@ impl Files {
     pub(super) fn insert(&mut self, file: OpenFile) -> u32 {
         let (slow, at_once) = (file.holds_the_caller(), file.bytes_at_once().min(budget::SMALL));
         let paces = [Pace::new(), Pace::new()];
-        let entry = Entry { file: Arc::new(file), fixed: false, closing: false, slow, at_once, paces };
+        let discards = file.is_device();
+        let entry =
+            Entry { file: Arc::new(file), fixed: false, closing: false, slow, discards, at_once, paces };
         self.entries.insert(entry) as u32
     }
 
@@ -98,6 +102,18 @@ impl Files {
         // that was closed, or claims it, would be refused meanwhile
         let is_device = self.entries.get(index as usize).is_some_and(|entry| entry.file.is_device());
         index < self.fixed && !is_device
+    }
+
+    /// The ring's discard may be tried.
+    pub(super) fn discards(&self, index: u32) -> bool {
+        self.entries.get(index as usize).is_some_and(|entry| entry.discards)
+    }
+
+    /// It was, in vain.
+    pub(super) fn no_discards(&mut self, index: u32) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.discards = false;
+        }
     }
 
     pub(super) fn set_fixed(&mut self, index: u32, fixed: bool) {

@@ -78,6 +78,7 @@ fn workers_do_what_the_ring_lacks() {
             close: has(1),
             statx: has(2),
             fallocate: has(3),
+            commands: has(4),
             ftruncate: has(4),
             files_update: has(5),
             vectored_fixed: has(5),

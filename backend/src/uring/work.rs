@@ -5,6 +5,7 @@
 //! Invariants: pointers in an SQE point into the slot's boxes, the operation's segments or static memory,
 //! none of which moves while the SQE is in flight; every step ends in another step or in the answer.
 
+use super::discard;
 use super::memory::Memory;
 use super::setup::Supported;
 use super::table::{Files, Target};
@@ -50,6 +51,12 @@ pub(super) enum Work {
         offset: u64,
         end: u64,
         way: Way,
+    },
+    /// A device's own, whole blocks.
+    Discard {
+        file: u32,
+        offset: u64,
+        len: u64,
     },
     Allocate {
         file: u32,
@@ -188,6 +195,12 @@ impl Context {
                 let way = self.first_way(file, offset, end, unmap)?;
                 Work::Zero { file, offset, end, way }
             }
+            Op::Discard { file: FileId(file), offset, len }
+                if supported.commands && self.files.discards(file) =>
+            {
+                let (offset, end) = space::inner_blocks(offset, checked(offset, len)?);
+                Work::Discard { file, offset, len: end - offset }
+            }
             Op::Grow { file: FileId(file), from, to, allocate: true }
                 if supported.fallocate
                     && from < to
@@ -271,13 +284,14 @@ impl Context {
     pub(super) fn issue(&self, work: &mut Work) -> Next {
         match self.entry(work) {
             Ok(Some(entry)) => Next::Entry(entry),
-            Ok(None) => Next::Done(Ok(Output::Bytes(0))),
+            Ok(None) if matches!(work, Work::Move { .. }) => Next::Done(Ok(Output::Bytes(0))),
+            Ok(None) => Next::Done(Ok(Output::Done)),
             Err(Some(task)) => Next::Job(task),
             Err(None) => Next::Done(Err(Errno(libc::EBADF))),
         }
     }
 
-    /// `Ok(None)`: nothing to move; `Err(task)`: not for the ring; `Err(None)`: no such file.
+    /// `Ok(None)`: nothing to do; `Err(task)`: not for the ring; `Err(None)`: no such file.
     fn entry(&self, work: &mut Work) -> Result<Option<squeue::Entry>, Option<SysTask>> {
         let target = |file: u32| self.files.target(file).map_err(|_| None);
         let fallocate = |file, mode, offset, len| {
@@ -305,6 +319,12 @@ impl Context {
                 Way::Zero => fallocate(*file, space::ZERO_MODE, *offset, *end - *offset),
                 Way::Write(transfer) => Ok(Some(self.move_entry(*file, transfer)?)),
             },
+            Work::Discard { len: 0, .. } => Ok(None),
+            Work::Discard { file, offset, len } => {
+                // a device is not in the ring's table
+                let file = self.files.get(FileId(*file)).map_err(|_| None)?;
+                Ok(Some(discard::entry(types::Fd(file.fd()), *offset, *len)))
+            }
             Work::Allocate { file, from, to } => fallocate(*file, 0, *from, *to - *from),
             Work::Stat { file, statx } => {
                 let file = self.files.get(FileId(*file)).map_err(|_| None)?;
