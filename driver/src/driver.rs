@@ -381,7 +381,7 @@ impl<B: Backend> Driver<B> {
     pub fn turn(&mut self) -> Result<(), Error> {
         self.begins();
         self.engine.port.fresh = true;
-        let result = self.engine.turn();
+        let result = self.engine.turn(true);
         self.measured();
         result
     }
@@ -395,7 +395,7 @@ impl<B: Backend> Driver<B> {
         self.begins();
         self.engine.port.fresh = true;
         self.engine.rest(timeout)?;
-        let result = self.engine.turn();
+        let result = self.engine.turn(false);
         self.measured();
         result
     }

@@ -101,12 +101,17 @@ impl Uring {
             self.harvest();
         }
         self.turn_helper()?;
+        self.announce();
+        Ok(())
+    }
+
+    /// Tells the descriptor what nobody else does: answers without a system call, entries that are left.
+    fn announce(&mut self) {
         self.backlog = !self.ring.submission().is_empty();
         if self.unannounced || self.backlog {
             self.unannounced = false;
             self.event.signal();
         }
-        Ok(())
     }
 
     /// Hands over a share, and looks at what it cost.
@@ -130,24 +135,21 @@ impl Uring {
     /// Turns until something finished or time ran out.
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let until = timeout.map(|timeout| (Instant::now(), timeout));
+        let mut left = timeout;
         loop {
             self.budget.refill();
-            self.turn()?;
-            let left = until.map(|(start, timeout)| timeout.saturating_sub(start.elapsed()));
+            let slept = self.hand_over_and_sleep(left)?;
+            if !slept {
+                self.turn()?;
+            }
+            left = until.map(|(start, timeout)| timeout.saturating_sub(start.elapsed()));
             if !self.core.done.is_empty() || left == Some(Duration::ZERO) {
                 return Ok(());
             }
             if self.core.slots.is_empty() && left.is_none() {
                 return Ok(());
             }
-            if self.backlog {
-                continue;
-            }
-            // where calls are timed, what is collected after the sleep is no part of the sleep
-            let only_ring = self.in_kernel > 0 && self.helped == 0 && !self.timed;
-            if only_ring && (left.is_none() || self.ring.params().is_feature_ext_arg()) {
-                self.enter(0, 1, left)?;
-                self.harvest();
+            if slept || self.backlog || self.sleeps_in_call(0, left) {
                 continue;
             }
             // in this order: what is announced after the clear wakes the sleep
@@ -159,6 +161,33 @@ impl Uring {
                 return Ok(());
             }
         }
+    }
+
+    /// Only the ring is waited for, `more` entries included, and by a call that can. Where calls are timed,
+    /// what is collected after the sleep is no part of the sleep.
+    fn sleeps_in_call(&self, more: usize, left: Option<Duration>) -> bool {
+        let only_ring = !self.timed && self.helped == 0 && self.core.jobs.is_empty();
+        let limits = left.is_none() || self.ring.params().is_feature_ext_arg();
+        only_ring && self.in_kernel + more > 0 && limits
+    }
+
+    /// One call that hands over everything and waits for the first answer. False, and nothing was done: that
+    /// is not all there is to do, or what it takes is worth knowing.
+    fn hand_over_and_sleep(&mut self, left: Option<Duration>) -> io::Result<bool> {
+        let waiting = self.ring.submission().len();
+        let share = self.budget.share(waiting);
+        let answered = self.unannounced || !self.core.done.is_empty() || left == Some(Duration::ZERO);
+        let whole = share.entries == waiting && !share.measured;
+        if answered || !whole || !self.sleeps_in_call(waiting, left) {
+            return Ok(false);
+        }
+        self.cleared = false;
+        let taken = self.enter(waiting, 1, left)?;
+        self.enters += 1;
+        self.budget.took(share, taken, None, |_, _, _, _| {});
+        self.harvest();
+        self.announce();
+        Ok(true)
     }
 
     /// Waits for the kernel; what it answers goes no further.

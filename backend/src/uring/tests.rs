@@ -130,6 +130,39 @@ fn an_idle_turn_costs_no_system_call_and_a_cached_read_one() {
 }
 
 #[test]
+fn a_wait_for_the_ring_alone_is_one_system_call() {
+    let mut ring = Uring::new(8).unwrap();
+    let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    std::fs::write(file.path(), vec![3; 4096]).unwrap();
+    let path = CString::new(file.path().as_os_str().as_bytes()).unwrap();
+    let open = Op::Open { path, flags: OpenFlags::default() };
+    let Ok(Output::Opened(f)) = run(&mut ring, open) else { panic!() };
+    let mut buffer = Buffer::zeroed(4096);
+    for timeout in [None, Some(Duration::from_secs(10))] {
+        for _ in 0..10 {
+            // SAFETY: outlives the ring's use of it.
+            let segments = Segments::from_slice(&[unsafe { buffer.segment(0, 4096) }]);
+            ring.push(Token(1), Op::Read { file: f, offset: 0, segments }).unwrap();
+            let before = ring.enters;
+            ring.wait(timeout).unwrap();
+            assert_eq!(ring.enters, before + 1);
+            let mut out = Vec::new();
+            assert_eq!(ring.reap(&mut out), 1);
+            assert_eq!(out[0].result, Ok(Output::Bytes(4096)));
+            assert_eq!(buffer.as_slice(), [3; 4096]);
+            buffer.as_mut_slice().fill(0);
+        }
+    }
+    // nothing is in flight: there is only the clock to wait for, or nothing
+    let (before, began) = (ring.enters, Instant::now());
+    ring.wait(Some(Duration::from_millis(20))).unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(20));
+    ring.wait(None).unwrap();
+    assert_eq!(ring.enters, before);
+    drop(ring);
+}
+
+#[test]
 fn file_numbers_are_reused_only_after_close() {
     let mut ring = Uring::new(8).unwrap();
     let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();

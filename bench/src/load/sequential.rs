@@ -243,8 +243,7 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn turn(&mut self) -> Result<(), Error> {
-        let timeout = self.driver.next_timeout();
-        self.driver.wait(timeout)?;
+        self.driver.wait(None)?;
         while let Some(done) = self.driver.next_completion() {
             done.result?;
             match done.kind {

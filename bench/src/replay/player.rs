@@ -136,13 +136,15 @@ impl Player<'_> {
                 Stop::Until(due) => Some(due.saturating_sub(self.began.elapsed())),
             };
             let driver = self.session.driver();
-            let timer = driver.next_timeout();
-            let timeout = due.into_iter().chain(timer).min();
-            if idle && timeout.is_none() {
-                // nothing will ever happen: the driver refuses though nothing is in flight
-                return Err(ReplayError::Driver(quod::Error::Busy));
+            let mut timeout = due;
+            if idle {
+                timeout = due.into_iter().chain(driver.next_timeout()).min().map(|time| time.min(NAP));
+                if timeout.is_none() {
+                    // nothing will ever happen: the driver refuses though nothing is in flight
+                    return Err(ReplayError::Driver(quod::Error::Busy));
+                }
             }
-            driver.wait(if idle { timeout.map(|time| time.min(NAP)) } else { timeout })?;
+            driver.wait(timeout)?;
             while let Some(done) = self.session.driver().next_completion() {
                 self.complete(done);
             }

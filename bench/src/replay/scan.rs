@@ -87,7 +87,7 @@ fn scan(
         if in_flight == 0 {
             return Ok((!stopped).then_some(verdict));
         }
-        driver.wait(driver.next_timeout())?;
+        driver.wait(None)?;
         while let Some(done) = driver.next_completion() {
             in_flight -= 1;
             done.result?;

@@ -17,13 +17,16 @@ use std::time::Duration;
 const ROUNDS: usize = 4;
 
 impl<B: Backend> Engine<B> {
-    /// A few submissions and a bounded piece of the transforms.
-    pub(crate) fn turn(&mut self) -> Result<(), Error> {
+    /// A few submissions and a bounded piece of the transforms. `hears`: the descriptor may be waited for
+    /// next, and is emptied before what it tells of is taken.
+    pub(crate) fn turn(&mut self, hears: bool) -> Result<(), Error> {
         self.fire_timers();
         self.go_on();
         for _ in 0..ROUNDS {
             self.start()?;
-            self.port.backend.clear_notify();
+            if hears {
+                self.port.backend.clear_notify();
+            }
             self.reap();
             if !self.port.unsent() {
                 break;
@@ -129,19 +132,25 @@ impl<B: Backend> Engine<B> {
 
     /// Sleeps until something finished, a timer is due or `timeout` ran out, unless there is something to do,
     /// or nothing to wait for; and takes what the backend collected meanwhile.
+    ///
+    /// The descriptor is left as it is, which costs a system call less: whoever waits for it next wakes once
+    /// too often, and no wake is lost.
     pub(crate) fn rest(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.time()));
         let until = [timeout, alarm].into_iter().flatten().min();
         let idle = self.done.is_empty() && self.transform.is_idle() && self.port.yielded.is_empty();
         let expects = self.port.in_flight() > 0 || self.transform.is_busy() || until.is_some();
         if idle && expects {
-            // what the call hands over is its own time, the sleep is not
-            self.start()?;
-            if !self.port.backend.has_backlog() {
-                self.sleep(until).map_err(|error| Error::backend(BackendOp::Wait, &error))?;
-            }
+            let slept = match self.timed || self.transform.is_busy() {
+                true => {
+                    // what the call hands over is its own time, the sleep is not
+                    self.start()?;
+                    if self.port.backend.has_backlog() { Ok(()) } else { self.sleep(until) }
+                }
+                false => self.port.wait(until),
+            };
+            slept.map_err(|error| Error::backend(BackendOp::Wait, &error))?;
         }
-        self.port.backend.clear_notify();
         self.reap();
         Ok(())
     }
@@ -151,7 +160,11 @@ impl<B: Backend> Engine<B> {
         let before = self.timed.then(|| self.port.backend.now().saturating_sub(self.now));
         let in_calls = self.port.backend.take_syscall_nanos();
         match self.transform.is_busy() {
-            true => self.transform.sleep(until)?,
+            true => {
+                self.transform.sleep(until)?;
+                // else the next sleep would end at once
+                self.port.backend.clear_notify();
+            }
             false => self.port.backend.wait(until)?,
         }
         if let Some(held) = before {

@@ -11,6 +11,7 @@ use crate::memory::arena::Arena;
 use quod_backend::{Backend, Op, Segments, Token};
 use quod_states::IoId;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 #[derive(Debug)]
 struct Entry {
@@ -178,6 +179,13 @@ impl<B: Backend> Port<B> {
             true => self.backend.submit(),
             false => self.backend.submit_more(),
         }
+    }
+
+    /// A submission that sleeps until something finished or time ran out.
+    pub(crate) fn wait(&mut self, until: Option<Duration>) -> std::io::Result<()> {
+        self.push_pending();
+        (self.unsent, self.fresh) = (false, false);
+        self.backend.wait(until)
     }
 
     /// Operations named and not finished.

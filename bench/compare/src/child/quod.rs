@@ -119,8 +119,7 @@ fn run_steps(session: &mut Session, work: &Work, depth: u32) -> Result<(f64, Opt
         if in_flight == 0 {
             break;
         }
-        let timeout = driver.next_timeout();
-        driver.wait(timeout).map_err(|error| error.to_string())?;
+        driver.wait(None).map_err(|error| error.to_string())?;
         while let Some(done) = driver.next_completion() {
             done.result.map_err(|error| error.to_string())?;
             in_flight -= 1;
