@@ -178,6 +178,41 @@ impl OpenGate for SameDirectory {
     }
 }
 
+/// Allows files in this directory and below it, whatever directory the image is in: for templates that many
+/// images share. As [`SameDirectory`] it looks at names only, and refuses every name with a `..` in it.
+///
+/// ```
+/// use quod::{InDirectory, Named, OpenGate, Role};
+/// let mut gate = InDirectory::new("/templates");
+/// let mut ask = |name: &[u8]| {
+///     gate.allow(&Named { image: "/images/disk.qcow2".as_ref(), name, role: Role::Backing })
+/// };
+/// assert_eq!(ask(b"/templates/debian/12.qcow2"), Some("/templates/debian/12.qcow2".into()));
+/// assert_eq!(ask(b"base.qcow2"), None); // that is /images/base.qcow2
+/// assert_eq!(ask(b"/templates/../etc/shadow"), None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct InDirectory {
+    directory: PathBuf,
+}
+
+impl InDirectory {
+    /// Of this directory; a relative path starts at the working directory.
+    pub fn new(directory: impl AsRef<Path>) -> InDirectory {
+        InDirectory { directory: directory.as_ref().to_path_buf() }
+    }
+}
+
+impl OpenGate for InDirectory {
+    fn allow(&mut self, named: &Named<'_>) -> Option<PathBuf> {
+        let path = named.path()?;
+        let (found, directory) =
+            (std::path::absolute(&path).ok()?, std::path::absolute(&self.directory).ok()?);
+        let climbs = found.components().any(|part| part == Component::ParentDir);
+        (!climbs && found != directory && found.starts_with(&directory)).then_some(path)
+    }
+}
+
 /// Allows every file, and takes a name for what QEMU takes it for, which may be a file of the working
 /// directory: for tools whose user vouches for the image.
 #[derive(Clone, Copy, Debug, Default)]
@@ -268,6 +303,24 @@ mod tests {
         assert_eq!(ask("/images/i", "d"), None);
         assert_eq!(ask("/images/i", "/images/d"), Some(PathBuf::from("/images/d")));
         assert_eq!(ask("i", "d"), Some(PathBuf::from("d")));
+    }
+
+    #[test]
+    fn in_a_directory_is_below_it_by_name() {
+        let ask = |named: &Named<'_>| InDirectory::new("/images").allow(named);
+        for name in ["/images/b", "/images/sub/b", "/images/./b", "file:/images/b"] {
+            let named = backing("/elsewhere/i", name);
+            assert_eq!(ask(&named), named.path(), "{name}");
+        }
+        assert_eq!(ask(&backing("/images/i", "b")), Some("/images/b".into()));
+        assert_eq!(ask(&data("/images/i", "/images/d")), Some("/images/d".into()));
+        for name in ["b", "/images", "/images/", "/images2/b", "/images/../b", "../images/b", "a:b", ""] {
+            assert_eq!(ask(&backing("/elsewhere/i", name)), None, "{name}");
+        }
+        assert_eq!(ask(&data("/images/i", "d")), None, "it starts at the working directory");
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(InDirectory::new(".").allow(&data("/images/i", "d")), Some("d".into()));
+        assert_eq!(InDirectory::new(&here).allow(&data("/images/i", "d")), Some("d".into()));
     }
 
     #[test]

@@ -58,7 +58,7 @@ mod transform;
 pub use config::{Config, OpenOptions};
 pub use driver::Driver;
 pub use error::{BackendOp, DeviceOp, Error, ErrorKind, FileOp, FileRole, Lack, Lock};
-pub use gate::{AllowAll, Allowed, DenyBacking, Named, OpenGate, Role, SameDirectory};
+pub use gate::{AllowAll, Allowed, DenyBacking, InDirectory, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
 pub use memory::buffers::{Buffers, RawBuffers};
 pub use request::{

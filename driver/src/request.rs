@@ -20,6 +20,23 @@ pub struct DiskId {
     pub(crate) generation: u32,
 }
 
+impl DiskId {
+    /// Where an embedder's own table has the disk: no other disk of this driver has the same number
+    /// meanwhile. They are small, and used again: a table by number keeps the id beside what it holds.
+    ///
+    /// ```
+    /// use quod::{Config, Driver, OpenOptions};
+    /// let mut driver = Driver::new(Config::default())?;
+    /// let first = driver.open("a.qcow2", OpenOptions::new())?;
+    /// let second = driver.open("b.qcow2", OpenOptions::new())?;
+    /// assert_eq!((first.index(), second.index()), (0, 1));
+    /// # Ok::<(), quod::Error>(())
+    /// ```
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// Names memory that is registered with one driver
 /// ([`Driver::register_memory`](crate::Driver::register_memory)).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

@@ -11,8 +11,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 7] =
-    ["quod-states", "quod-backend", "quod", "quod-tools", "quod-memory", "quod-bench", "quod-cli"];
+const PACKAGES: [&str; 8] = [
+    "quod-states",
+    "quod-backend",
+    "quod",
+    "quod-tools",
+    "quod-capi",
+    "quod-memory",
+    "quod-bench",
+    "quod-cli",
+];
 /// Those that an embedder may ask for, and their parts.
 const EMBEDDED: usize = 4;
 /// What every package has beside its sources.

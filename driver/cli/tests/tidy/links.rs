@@ -9,7 +9,7 @@ use super::{first_word, output, read};
 /// Crates that the library is made of, itself included: all formats, in Rust alone.
 const CRATES_MOST: usize = 16;
 /// Packages that somebody may depend on.
-const PUBLISHED: [&str; 5] = ["quod-states", "quod-backend", "quod", "quod-tools", "quod-cli"];
+const PUBLISHED: [&str; 6] = ["quod-states", "quod-backend", "quod", "quod-tools", "quod-capi", "quod-cli"];
 
 fn tree(package: &str, more: &[&str]) -> Vec<String> {
     let common = ["tree", "--offline", "--prefix", "none", "-p", package];
