@@ -18,7 +18,7 @@
 //! * the walls between the rooms (`tidy/walls.rs`): what an embedder links does not block, the command links
 //!   no proof, no imports run in a circle of files, and every file belongs to a crate;
 //! * what an embedder links (`tidy/links.rs`): few crates, no C where no feature wants it, no switches of the
-//!   proof.
+//!   proof, and nothing that wants a newer compiler than `rust-version` says.
 //!
 //! "Tests" are the folders tests/, benches/ and fuzz/ (the proof: a panic there is a finding), files
 //! `tests.rs`, and `#[cfg(test)]` items. The last tests below feed each scanner bad samples.

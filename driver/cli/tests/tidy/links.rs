@@ -1,10 +1,11 @@
-//! What an embedder links: how many crates, with which compiler, and none of the proof's switches; and what
-//! it sees of them.
+//! What an embedder links: how many crates, with which compiler and how old a one, and none of the proof's
+//! switches; and what it sees of them.
 //!
 //! Knows: packages, features, Cargo's tree of them, the roots of the libraries. Must never know: what a crate
 //! does.
 
 use super::{first_word, output, read};
+use serde_json::json;
 
 /// Crates that the library is made of, itself included: all formats, in Rust alone.
 const CRATES_MOST: usize = 16;
@@ -91,4 +92,43 @@ fn the_face_of_a_library_is_a_list_of_names() {
     let root =
         "mod a;\npub mod b;\npub mod c;\n\npub use a::{A, B as C};\npub use b::*;\npub use c::{self, C};\n";
     assert_eq!(loose_in_face(root, &["b"]), ["the whole module c", "C twice", "`*`", "`self`"]);
+}
+
+/// A compiler's release. What says nothing runs on all.
+fn release(package: &serde_json::Value) -> (u32, u32) {
+    let Some(text) = package["rust_version"].as_str() else { return (0, 0) };
+    let mut numbers = text.split('.').map(|number| number.parse::<u32>().expect("a release"));
+    (numbers.next().expect("its first number"), numbers.next().unwrap_or(0))
+}
+
+/// Packages of Cargo's metadata that ask for a newer compiler than those of this workspace do.
+fn too_new(metadata: &serde_json::Value) -> Vec<String> {
+    let packages = metadata["packages"].as_array().expect("packages");
+    let ours = packages.iter().filter(|package| package["source"].is_null()).map(release).min();
+    let ours = ours.expect("this workspace");
+    let newer = packages.iter().filter(|package| release(package) > ours);
+    newer.map(|package| format!("{} {}", package["name"], package["rust_version"])).collect()
+}
+
+/// That the sources themselves are as old as they say is clippy's (`incompatible_msrv`).
+#[test]
+fn nothing_asks_for_a_newer_compiler_than_rust_version_says() {
+    let host = output("rustc", &["-vV"]);
+    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).expect("where it runs");
+    let metadata = ["metadata", "--offline", "--format-version", "1", "--filter-platform", host];
+    let metadata = serde_json::from_str(&output(env!("CARGO"), &metadata)).expect("JSON");
+    assert_eq!(too_new(&metadata), [""; 0]);
+    // it sees what is newer
+    let package = |name: &str, source: Option<&str>, version: Option<&str>| {
+        let (name, source, version) = (json!(name), json!(source), json!(version));
+        json!({ "name": name, "source": source, "rust_version": version })
+    };
+    let packages = [
+        package("ours", None, Some("1.90")),
+        package("old", Some("registry"), Some("1.9.1")),
+        package("silent", Some("registry"), None),
+        package("same", Some("registry"), Some("1.90.0")),
+        package("new", Some("registry"), Some("1.91")),
+    ];
+    assert_eq!(too_new(&json!({ "packages": packages })), ["\"new\" \"1.91\""]);
 }
