@@ -239,6 +239,11 @@ impl OpenOptions {
         self.format.is_none() && self.write
     }
 
+    /// The disk may be written: what [`OpenOptions::write`] says.
+    pub fn writes(&self) -> bool {
+        self.write
+    }
+
     /// Take QEMU-compatible locks, on all files of the disk; default on. A lock that somebody else has is
     /// asked for again every 5 ms for 200 ms, by a timer of the driver; then the opening ends with
     /// [`ErrorKind::Locked`](crate::ErrorKind::Locked). On a file system without locks it ends with

@@ -48,10 +48,22 @@ impl RawBuffers {
 
 /// Where the bytes of a request are; `into()` makes them of a [`Buffer`], a `Vec` of such, or [`RawBuffers`].
 /// They move into the request, and come back once: with its completion, or with its refusal.
+///
+/// ```
+/// use quod::{Buffer, Buffers, Request};
+/// // a pool keeps buffers of a few lengths, and a request uses as much of one as it needs
+/// let pooled = Buffer::zeroed(64 << 10);
+/// let request = Request::read(0, Buffers::Front(pooled, 5000), 1);
+/// # let buffers = request.kind.into_buffers().unwrap();
+/// # assert_eq!(buffers.len(), 5000);
+/// # assert_eq!(buffers.into_owned().map(|buffer| buffer.as_slice().len()), Some(64 << 10));
+/// ```
 #[derive(Debug)]
 pub enum Buffers {
     /// One buffer of our own.
     Owned(Buffer),
+    /// The first bytes of a buffer of our own: so many, or all of it if there are fewer.
+    Front(Buffer, usize),
     /// Several.
     Vec(Vec<Buffer>),
     /// Memory of the embedder.
@@ -63,6 +75,7 @@ impl Buffers {
     pub fn len(&self) -> u64 {
         match self {
             Buffers::Owned(buffer) => buffer.as_slice().len() as u64,
+            Buffers::Front(buffer, len) => buffer.as_slice().len().min(*len) as u64,
             Buffers::Vec(buffers) => buffers.iter().map(|buffer| buffer.as_slice().len() as u64).sum(),
             Buffers::Raw(raw) => raw.segments.iter().map(|segment| segment.len() as u64).sum(),
         }
@@ -76,7 +89,7 @@ impl Buffers {
     /// Not one buffer, not even of no bytes.
     pub(crate) fn is_nowhere(&self) -> bool {
         match self {
-            Buffers::Owned(_) => false,
+            Buffers::Owned(_) | Buffers::Front(..) => false,
             Buffers::Vec(buffers) => buffers.is_empty(),
             Buffers::Raw(raw) => raw.segments.is_empty(),
         }
@@ -84,14 +97,15 @@ impl Buffers {
 
     /// Copies the bytes to the front of `to`, as many as fit; returns how many.
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
-        let slice = |buffer: &Buffer, at: usize, to: &mut [u8]| {
-            let take = buffer.as_slice().len().min(to.len() - at);
-            to[at..at + take].copy_from_slice(&buffer.as_slice()[..take]);
+        let slice = |bytes: &[u8], at: usize, to: &mut [u8]| {
+            let take = bytes.len().min(to.len() - at);
+            to[at..at + take].copy_from_slice(&bytes[..take]);
             at + take
         };
         match self {
-            Buffers::Owned(buffer) => slice(buffer, 0, to),
-            Buffers::Vec(buffers) => buffers.iter().fold(0, |at, buffer| slice(buffer, at, to)),
+            Buffers::Owned(buffer) => slice(buffer.as_slice(), 0, to),
+            Buffers::Front(buffer, len) => slice(front(buffer, *len), 0, to),
+            Buffers::Vec(buffers) => buffers.iter().fold(0, |at, buffer| slice(buffer.as_slice(), at, to)),
             Buffers::Raw(raw) => gather(&raw.segments, to),
         }
     }
@@ -104,10 +118,10 @@ impl Buffers {
         bytes
     }
 
-    /// The buffer of [`Buffers::Owned`].
+    /// The buffer of [`Buffers::Owned`], and the whole one of [`Buffers::Front`].
     pub fn into_owned(self) -> Option<Buffer> {
         match self {
-            Buffers::Owned(buffer) => Some(buffer),
+            Buffers::Owned(buffer) | Buffers::Front(buffer, _) => Some(buffer),
             _ => None,
         }
     }
@@ -134,18 +148,25 @@ impl From<RawBuffers> for Buffers {
 impl Buffers {
     /// All bytes as one scatter list. The caller keeps `self` alive and untouched while the list is in use.
     pub(crate) fn scatter_list(&mut self) -> Segments {
-        let one = |buffer: &mut Buffer| {
-            let len = buffer.as_slice().len();
+        let one = |buffer: &mut Buffer, most: usize| {
+            let len = buffer.as_slice().len().min(most);
             // SAFETY: the buffer moves into its request's slot next and is given back only with the
             // completion; moving a `Buffer` does not move its bytes.
             unsafe { buffer.segment(0, len) }
         };
         match self {
-            Buffers::Owned(buffer) => Segments::from_buf([one(buffer)]),
-            Buffers::Vec(buffers) => buffers.iter_mut().map(one).collect(),
+            Buffers::Owned(buffer) => Segments::from_buf([one(buffer, usize::MAX)]),
+            Buffers::Front(buffer, len) => Segments::from_buf([one(buffer, *len)]),
+            Buffers::Vec(buffers) => buffers.iter_mut().map(|buffer| one(buffer, usize::MAX)).collect(),
             Buffers::Raw(raw) => raw.segments.clone(),
         }
     }
+}
+
+/// The first bytes of a buffer, at most all of it.
+fn front(buffer: &Buffer, len: usize) -> &[u8] {
+    let bytes = buffer.as_slice();
+    &bytes[..bytes.len().min(len)]
 }
 
 /// A whole buffer of the arena as a segment.
@@ -287,6 +308,17 @@ mod tests {
             buffer
         };
         Buffers::Vec(sizes.iter().map(|&len| make(len)).collect())
+    }
+
+    #[test]
+    fn a_front_is_as_long_as_it_says_and_no_longer_than_its_buffer() {
+        for (asked, len) in [(0, 0), (3, 3), (8, 8), (9, 8), (usize::MAX, 8)] {
+            let mut front = Buffers::Front(Buffer::from(&b"abcdefgh"[..]), asked);
+            assert_eq!((front.len(), front.is_nowhere()), (len, false));
+            assert_eq!(front.to_vec(), b"abcdefgh"[..len as usize]);
+            assert_eq!(total(&front.scatter_list()), len);
+            assert_eq!(front.into_owned().map(|buffer| buffer.as_slice().len()), Some(8));
+        }
     }
 
     proptest! {
