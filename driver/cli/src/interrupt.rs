@@ -5,7 +5,10 @@
 //! that was ignored when the command started stays ignored, but for that of a file's limit.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::{flag, low_level};
+use signal_hook::flag;
+use signal_hook::low_level::{self, pipe};
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +33,23 @@ pub fn watch() {
             .and_then(|_| flag::register_usize(signal, &SIGNAL, signal as usize))
             .and_then(|_| flag::register(signal, &ASKED));
     }
+}
+
+/// From now on a signal that asks for an end is told to this stream, a byte each; the second one acts as
+/// always.
+pub fn tell(stream: &UnixStream) -> io::Result<()> {
+    watch();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if watches(signal) {
+            pipe::register(signal, stream.try_clone()?)?;
+        }
+    }
+    Ok(())
+}
+
+/// What was asked for was done: the command ends as any other.
+pub fn forget() {
+    ASKED.store(false, Ordering::SeqCst);
 }
 
 /// A limit of a file's length is an error of the write that meets it (EFBIG), and not the command's end.

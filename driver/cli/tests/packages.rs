@@ -11,12 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 10] = [
     "quod-states",
     "quod-backend",
     "quod",
     "quod-tools",
     "quod-capi",
+    "quod-nbd",
+    "quod-serve",
     "quod-memory",
     "quod-bench",
     "quod-cli",

@@ -184,6 +184,24 @@ fn one_embedder_in_memory_is_shared() {
     }
 }
 
+/// A server is an embedder: what it needs of the driver every embedder may have. The protocol is nobody's.
+#[test]
+fn what_serves_uses_the_public_face() {
+    let ours = |package: &str| {
+        let manifest = read(&format!("{package}/Cargo.toml")).expect("the package has a manifest");
+        let linked = dependencies(&manifest);
+        linked.into_iter().filter(|name| name.starts_with("quod")).map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(ours("driver/serve"), ["quod", "quod-nbd"], "what a server links");
+    assert_eq!(ours("driver/serve/nbd"), [""; 0], "what the protocol links");
+    for package in ["driver/serve", "driver/serve/nbd"] {
+        let root = read(&format!("{package}/src/lib.rs")).expect("the crate has a root");
+        assert!(root.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{package}");
+    }
+    let root = read("driver/serve/nbd/src/lib.rs").expect("the crate has a root");
+    assert!(root.lines().any(|line| line == "#![no_std]"));
+}
+
 #[test]
 fn the_command_links_no_proof() {
     for package in ["driver/cli", "driver/tools", "bench"] {

@@ -61,6 +61,16 @@ impl Style {
         }
     }
 
+    /// All chunks of a read were sent before. Not of simple replies, which have no chunks.
+    ///
+    /// # Panics
+    /// If the style is [`Style::Simple`].
+    #[must_use = "false: there was no room"]
+    pub fn end(self, sink: &mut Sink, tag: (u64, u64)) -> bool {
+        assert!(!matches!(self, Style::Simple), "a simple reply ends with its bytes");
+        self.chunk(sink, tag, chunk::DONE, chunk::NONE, 0)
+    }
+
     /// It was not done. Of the text as much is told as fits.
     #[must_use = "false: there was no room"]
     pub fn error(self, sink: &mut Sink, tag: (u64, u64), errno: Errno, text: &str) -> bool {

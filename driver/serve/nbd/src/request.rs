@@ -102,13 +102,11 @@ impl Header {
         Some(Header { flags, command, cookie, offset, len })
     }
 
-    /// Bytes that follow it.
+    /// Bytes that follow it. With extended headers a flag says so; but QEMU (10.0) sends writes without it,
+    /// and with their payload, so that a write has one in any case.
     pub fn payload(&self, style: Style) -> u64 {
-        let follows = match style {
-            Style::Extended => self.flags & Flags::PAYLOAD_LEN.bits() != 0,
-            Style::Simple | Style::Structured => self.command == cmd::WRITE,
-        };
-        if follows { self.len } else { 0 }
+        let flagged = matches!(style, Style::Extended) && self.flags & Flags::PAYLOAD_LEN.bits() != 0;
+        if flagged || self.command == cmd::WRITE { self.len } else { 0 }
     }
 
     /// Does the payload belong to the header: a filter of contexts, short enough for a window?
@@ -170,17 +168,11 @@ impl Header {
             // its range is reserved
             return Ok(Request { offset: self.offset, len: 0, ..request });
         }
-        self.admit(request, style, export, flags)
+        self.admit(request, style, export)
     }
 
     /// The rules about what is changed, lengths and ranges.
-    fn admit(
-        &self,
-        request: Request,
-        style: Style,
-        export: &Export<'_>,
-        flags: Flags,
-    ) -> Result<Request, Refused> {
+    fn admit(&self, request: Request, style: Style, export: &Export<'_>) -> Result<Request, Refused> {
         let refuse = |errno, text| Err(self.refuse(errno, text));
         let changes = matches!(
             request.command,
@@ -189,11 +181,7 @@ impl Header {
         if changes && export.read_only {
             return refuse(Errno::Perm, "the export is read-only");
         }
-        let extended = matches!(style, Style::Extended);
         match request.command {
-            Command::Write { .. } if extended && !flags.contains(Flags::PAYLOAD_LEN) => {
-                return refuse(Errno::Invalid, "a write without a payload");
-            }
             Command::Write { .. } if request.len > u64::from(MAXIMUM_PAYLOAD) => {
                 return refuse(Errno::Invalid, "a write of more than the maximum payload");
             }

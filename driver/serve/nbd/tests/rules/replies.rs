@@ -31,6 +31,9 @@ fn success() {
     assert_eq!(written(|sink| Style::Simple.success(sink, TAG)), simple);
     assert_eq!(written(|sink| Style::Structured.success(sink, TAG)), simple);
     assert_eq!(written(|sink| Style::Extended.success(sink, TAG)), extended(1, 0, &[]));
+    // "MUST NOT use a simple reply for `NBD_CMD_READ`"
+    assert_eq!(written(|sink| Style::Structured.end(sink, TAG)), structured(1, 0, &[]));
+    assert_eq!(written(|sink| Style::Extended.end(sink, TAG)), extended(1, 0, &[]));
 }
 
 /// "`NBD_REPLY_TYPE_ERROR`": number, length of the text, text.

@@ -1,0 +1,28 @@
+//! `quod serve`: images for others, a file a protocol.
+//!
+//! Knows: names of protocols. Must never know: how one is spoken.
+
+mod common;
+mod nbd;
+
+use clap::Subcommand;
+use std::process::ExitCode;
+
+/// Serve images to others until a signal ends it (SIGTERM, SIGINT)
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    protocol: Protocol,
+}
+
+#[derive(Subcommand)]
+enum Protocol {
+    Nbd(nbd::Args),
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> ExitCode {
+    match args.protocol {
+        Protocol::Nbd(args) => nbd::run(args),
+    }
+}

@@ -1,0 +1,8 @@
+//! A server in a thread, and clients that speak to it byte by byte: good ones, slow ones, silent and hostile
+//! ones.
+
+mod client;
+mod hostile;
+mod limits;
+mod requests;
+mod status;
