@@ -53,7 +53,7 @@ impl Refcounted {
             let (next, more) = match self.refcount_slice(at, cx) {
                 Ok((slot, start, stop)) => self.reclaim(slot, start, at, stop.min(end), batch - found, cx),
                 // a block that is not there counts nothing; what it would count is not worth a new one
-                Err(Counted::NoBlock(index)) => ((index + 1) << self.counts.block_bits(), 0),
+                Err(Counted::NoBlock(index)) => (end.min((index + 1) << self.counts.block_bits()), 0),
                 Err(Counted::Loading(_)) => {
                     self.load_ahead(at, end, cx);
                     break;
@@ -63,6 +63,7 @@ impl Refcounted {
             };
             found += more;
             debug_assert!(next > at, "a look gets on");
+            debug_assert!(next <= end, "up to the end");
             self.unseen.next = next;
         }
     }

@@ -83,3 +83,27 @@ fn so_many_writes_of_the_refcount_table_are_in_flight_and_no_more() {
     disk.complete_first(&mut image);
     assert_eq!(disk.pending.len(), 32);
 }
+
+/// No block counts where the file ends, and new space lies far behind it, in what another block counts: the
+/// look for free clusters ends with the file all the same.
+#[test]
+fn free_clusters_are_looked_for_up_to_the_end_of_the_file() {
+    let mut disk = long(2 * BLOCK + 10 * CLUSTER, false);
+    let end = disk.file.len() as u64;
+    // the L1 table lies behind the end, and is zeros
+    let (l1, block) = (5 * BLOCK, 60 * CLUSTER);
+    set_word(&mut disk.file, 40, l1);
+    set_word(&mut disk.file, 512 + 5 * 8, block);
+    set_count(&mut disk.file, block / CLUSTER, 1);
+    (0..8).for_each(|n| set_count(&mut disk.file, l1 / CLUSTER + n, 1));
+    let mut image = open(&mut disk);
+    for n in 0..64 {
+        run(&mut disk, &mut image, RequestKind::Write, n * 512, 512);
+        run(&mut disk, &mut image, RequestKind::Flush, 0, 0);
+    }
+    run(&mut disk, &mut image, RequestKind::Close, 0, 0);
+    let hosts = (0..64).map(|n| l2_entry(&disk.file, n * 512) & !COPIED);
+    let (before, behind): (Vec<u64>, Vec<u64>) = hosts.partition(|host| *host < end);
+    assert!(!before.is_empty() && before.iter().all(|host| *host < BLOCK), "what the first block counts");
+    assert!(!behind.is_empty() && behind.iter().all(|host| *host > l1), "the others lie behind all");
+}
