@@ -72,6 +72,8 @@ pub(super) fn parse(bytes: &[u8], start: usize, end: usize) -> Result<Vec<Extens
         extensions.push(Extension { kind, data: data.to_vec() });
         at += (len as usize).next_multiple_of(8);
     }
+    let kept = || extensions.iter().map(|extension| extension.data.len()).sum::<usize>();
+    debug_assert!(kept() <= bytes.len(), "they take memory for bytes that were read");
     Ok(extensions)
 }
 
@@ -106,6 +108,7 @@ pub(super) fn name_features(extensions: &[Extension], unknown: u64) -> Lack {
             left &= !mask;
         }
     }
+    debug_assert!(left & !unknown == 0 && named.len() <= 64, "each bit is told once");
     Lack::Features { named, unknown: left }
 }
 
@@ -121,11 +124,13 @@ pub(super) fn feature_names() -> Extension {
     Extension { kind: Extension::FEATURE_NAMES, data }
 }
 
-/// Appends an extension with its padding.
+/// Appends an extension with its padding. Where the first one begins is the header's length, which may be
+/// any.
 pub(super) fn push(block: &mut Vec<u8>, kind: u32, data: &[u8]) {
-    debug_assert!(block.len().is_multiple_of(8), "each begins at a multiple of 8");
+    let start = block.len();
     block.extend(kind.to_be_bytes());
     block.extend((data.len() as u32).to_be_bytes());
     block.extend(data);
     block.resize(block.len() + data.len().next_multiple_of(8) - data.len(), 0);
+    debug_assert!((block.len() - start).is_multiple_of(8), "each takes whole words");
 }

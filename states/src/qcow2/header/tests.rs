@@ -191,6 +191,23 @@ fn with_extension(kind: u32, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Its length is whatever the image says: what follows begins there, on a multiple of eight or not.
+#[test]
+fn a_header_of_an_odd_length_can_be_laid_out_anew() {
+    for length in [104, 105, 111, 113, 119, 121] {
+        let mut block = valid(3);
+        block[112..].fill(0);
+        be::put_u32(&mut block, 100, length);
+        let mut header = Header::parse(&block, Purpose::Read).unwrap();
+        header.set_backing(Some(b"base.img"), Some(b"raw")).unwrap();
+        let mut bytes = header.encode();
+        bytes.resize(65536, 0);
+        let again = Header::parse(&bytes, Purpose::Read).unwrap();
+        assert_eq!((again.backing(), again.backing_format()), (Some(&b"base.img"[..]), Some(&b"raw"[..])));
+        assert_eq!(again.extensions(), header.extensions());
+    }
+}
+
 #[test]
 fn extensions_are_checked() {
     assert!(refusal(&with_extension(Extension::ENCRYPTION, &[0; 16]), Purpose::Read).contains("encryption"));
