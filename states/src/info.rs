@@ -111,6 +111,7 @@ impl Info {
         let format_name = format.map(|format| format.name().as_bytes().to_vec());
         // a name of no bytes is no backing file, as for QEMU
         let name = backing.filter(|name| !name.is_empty());
+        debug_assert!(name.is_none() || header.backing_name().is_some(), "the header says that there is one");
         Info {
             format: Format::Qed,
             virtual_size: header.image_size,
@@ -134,11 +135,13 @@ impl Info {
             _ => None,
         };
         let backing = header.backing();
+        let unit = (1 << header.cluster_bits) / if header.shape().extended { 32 } else { 1 };
+        debug_assert!(unit >= 512, "smaller subclusters were refused");
         Info {
             format: Format::Qcow2,
             virtual_size: header.guest_size(),
             cluster_size: 1 << header.cluster_bits,
-            unit: (1 << header.cluster_bits) / if header.shape().extended { 32 } else { 1 },
+            unit,
             table_size: 0,
             version: header.version,
             dirty: header.is_dirty(),

@@ -239,6 +239,20 @@ pub enum IoOp {
     Sync,
 }
 
+impl IoOp {
+    /// The file is another one afterwards: its bytes, its length, or where it has space.
+    pub(crate) const fn changes_file(&self) -> bool {
+        match self {
+            IoOp::WriteTable { .. } | IoOp::WriteData { .. } | IoOp::ZeroRange { .. } => true,
+            IoOp::PunchHole { .. } | IoOp::Discard { .. } | IoOp::Clear { .. } => true,
+            IoOp::Grow { .. } | IoOp::SetLen { .. } => true,
+            IoOp::ReadTable { .. } | IoOp::ReadData { .. } | IoOp::ReadBacking { .. } => false,
+            IoOp::ReadCompressed { .. } | IoOp::ReadFill { .. } | IoOp::ZeroBuffer { .. } => false,
+            IoOp::ForgetCompressed { .. } | IoOp::Length | IoOp::Yield | IoOp::Sync => false,
+        }
+    }
+}
+
 /// How an I/O ended.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {

@@ -12,6 +12,7 @@ use crate::acb::requests::Requests;
 use crate::acb::{Acb, AcbIndex};
 use crate::base::arena::Arena;
 use crate::base::aside::Aside;
+use crate::base::queue::NONE;
 use crate::counters::Counters;
 use crate::fault::Op;
 use crate::io::{Io, IoId, IoOp, Part};
@@ -170,6 +171,7 @@ impl Outbox {
             self.generation.0 = self.generation.0.wrapping_add(1);
             acb.io.generation = self.generation.0;
         }
+        debug_assert!(acb.link == NONE, "whoever stands in a list has no I/O");
         let bit = part as u8;
         debug_assert_eq!(acb.io.pending & (1 << bit), 0);
         acb.io.pending |= 1 << bit;
@@ -190,6 +192,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn emit_first(&mut self, acb: &mut Acb, a: AcbIndex, op: IoOp) {
         debug_assert_eq!(acb.io.pending, 0);
+        debug_assert!(acb.link == NONE, "whoever stands in a list has no I/O");
         let generation = self.next_generation();
         debug_assert!(a.slot() * 2 < self.own_ids, "an acb's own id");
         (acb.io.pending, acb.io.generation) = (1, generation);
@@ -252,10 +255,10 @@ impl Outbox {
         self.io.push_back(Io { id: IoId { index: u32::MAX, generation: 0 }, op });
     }
 
-    /// The invariant that does not hold between two mutators.
+    /// The first invariant that does not hold between two mutators.
     pub(crate) fn check(&self) -> Result<(), String> {
         match self.due.is_empty() {
-            true => Ok(()),
+            true => self.ios.check(),
             false => Err(alloc::format!("{:?} is due, and nobody has seen to it", self.due)),
         }
     }

@@ -221,6 +221,7 @@ impl Acb {
     /// A sibling that takes over what lies behind the extent in progress, which is cut off here.
     pub(crate) fn split(&mut self) -> Acb {
         debug_assert!(self.pos <= self.extent.end && self.extent.end < self.end, "something lies behind");
+        debug_assert!(self.io.pending == 0, "nothing of it is in flight yet");
         let mut sibling = Acb { pos: self.extent.end, ..self.clone() };
         sibling.state = State::Free;
         sibling.met = Met::empty();
@@ -247,6 +248,8 @@ impl Linked for Acb {
 
     #[inline]
     fn set_link(&mut self, link: u32) {
+        debug_assert!(link == NONE || self.io.pending == 0, "whoever stands in a list has no I/O in flight");
+        debug_assert!(link == NONE || self.extent.end == self.pos, "nor an extent in progress");
         self.link = link;
     }
 

@@ -160,6 +160,18 @@ impl EdgeTable {
             table[from as usize] |= 1 << to as u32;
             i += 1;
         }
+        let (mut state, mut entered) = (0, 0);
+        while state < State::COUNT {
+            entered |= table[state];
+            let frees = table[state] & (1 << Free as u32) != 0;
+            assert!(!frees || state == Done as usize, "a slot comes free when its acb is done");
+            state += 1;
+        }
+        while state > 0 {
+            state -= 1;
+            let way_in = entered & (1 << state as u32) != 0;
+            assert!(way_in == (table[state] != 0), "what is entered is left, and the other way round");
+        }
         EdgeTable(table)
     }
 

@@ -25,12 +25,14 @@ pub(crate) enum Job {
 impl Job {
     /// The job that a request of this kind asks for.
     pub(crate) const fn of(kind: RequestKind) -> Option<Job> {
-        match kind {
+        let job = match kind {
             RequestKind::Close => Some(Job::Close),
             RequestKind::Resize { size } => Some(Job::Resize { size }),
             RequestKind::Read | RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard => None,
             RequestKind::Flush | RequestKind::Map | RequestKind::Quiesce => None,
-        }
+        };
+        debug_assert!(job.is_some() == kind.is_job(), "the two say the same");
+        job
     }
 }
 
@@ -52,6 +54,17 @@ pub(crate) enum Resizing {
     RangeSync,
     /// The header with the new size.
     Size,
+}
+
+impl Resizing {
+    /// The L1 table moves.
+    const fn moves_table(&self) -> bool {
+        match self {
+            Resizing::Settle | Resizing::Place | Resizing::Copy(_) => true,
+            Resizing::CopySync(_) | Resizing::Switch(_) => true,
+            Resizing::Range | Resizing::RangeSync | Resizing::Size => false,
+        }
+    }
 }
 
 /// The L1 table on its way.
@@ -132,6 +145,7 @@ impl Jobs {
     /// The next step of the change of size.
     pub(crate) fn next(&mut self, step: Resizing) {
         debug_assert!(!matches!(step, Resizing::Settle), "that is the first step");
+        debug_assert!(self.exclusive || !step.moves_table(), "a table moves alone");
         self.resizing = Some(step);
     }
 
@@ -150,7 +164,10 @@ impl Jobs {
 
     pub(crate) const fn copying_ref(&self) -> Option<&Copying> {
         match &self.resizing {
-            Some(Resizing::Copy(copying)) => Some(copying),
+            Some(Resizing::Copy(copying)) => {
+                debug_assert!(copying.done <= copying.bytes, "no more than the new table is written");
+                Some(copying)
+            }
             _ => None,
         }
     }
@@ -175,6 +192,10 @@ impl Jobs {
             Some(Resizing::Copy(copying)) if copying.done > copying.bytes => {
                 Err(format!("{} bytes of an L1 table of {} are copied", copying.done, copying.bytes))
             }
+            Some(step) if step.moves_table() && !self.exclusive => {
+                Err(format!("a table moves, and others are accepted: {step:?}"))
+            }
+            None if self.exclusive => Err(String::from("nothing runs, and is alone")),
             _ => Ok(()),
         }
     }
@@ -208,5 +229,16 @@ mod tests {
         assert_eq!(jobs.check(), Ok(()));
         jobs.copying().unwrap().done = 1024;
         assert_eq!(jobs.check(), Err(String::from("1024 bytes of an L1 table of 512 are copied")));
+    }
+
+    #[test]
+    fn the_check_sees_a_table_that_does_not_move_alone() {
+        let mut jobs = Jobs::default();
+        jobs.resize(Resizing::Settle, false);
+        assert!(jobs.check().is_err_and(|said| said.starts_with("a table moves, and others are accepted")));
+        jobs.resizing = Some(Resizing::Range);
+        assert_eq!(jobs.check(), Ok(()));
+        (jobs.resizing, jobs.exclusive) = (None, true);
+        assert_eq!(jobs.check(), Err(String::from("nothing runs, and is alone")));
     }
 }

@@ -222,6 +222,7 @@ impl Requests {
     /// that the extents of one request run concurrently, or stays for later when there is none.
     pub(crate) fn take_run(&mut self, a: AcbIndex, len: u64, host: u64, met: Met) -> u64 {
         let acb = self.acb_mut(a);
+        debug_assert!(acb.extent.end == acb.pos && acb.io.pending == 0, "one extent at a time");
         acb.met |= met;
         acb.extent.end = acb.pos + len;
         acb.extent.host = host;
@@ -439,6 +440,7 @@ impl Requests {
         if self.open.len() == 1
             && let Some(closer) = self.closer.take()
         {
+            debug_assert_eq!(self.acb(closer).state, State::WaitRequests);
             self.ready.push(&mut self.acbs, closer.0);
         }
     }
@@ -471,6 +473,8 @@ impl Requests {
         if !self.ready.is_empty() {
             return Err(String::from("the ready queue is not empty"));
         }
+        self.acbs.check().map_err(|said| format!("acbs: {said}"))?;
+        self.open.check().map_err(|said| format!("requests: {said}"))?;
         for (a, acb) in self.iter() {
             if acb.pos > acb.extent.end || acb.extent.end > acb.end {
                 return Err(format!("acb {a} has a range that runs backwards"));

@@ -164,6 +164,7 @@ impl Waits {
     /// No slot of the cache is free, or too many mappings are uncommitted: the acb waits for a commit, a load
     /// or an unpin.
     pub(crate) fn wait_for_slot(&mut self, requests: &mut Requests, a: AcbIndex) {
+        debug_assert!(!requests.acb(a).held.any(), "it has written nothing yet");
         requests.note(a, Met::WAITED);
         requests.set_state(a, State::WaitSlot);
         requests.wait_in(&mut self.slots, a);
@@ -181,6 +182,7 @@ impl Waits {
         let acb = requests.acb_mut(a);
         let Held { claims, pinned, modifies } = core::mem::take(&mut acb.held);
         let wrote = matches!(acb.state, State::WriteData | State::ZeroData | State::ReadModify);
+        debug_assert!(claims == pinned.is_some(), "what is claimed will be linked into a slice that stays");
         acb.extent.source = Source::Zeros;
         if claims {
             self.unclaim(requests, a);
@@ -278,13 +280,14 @@ mod tests {
             let (mut waits, mut requests) = writers();
             let options = Options { allocation_gate: gate, ..Options::default() };
             waits.claim(&mut requests, FIRST, Span::new(0, 65536), claim_makes);
+            requests.acb_mut(FIRST).held.pinned = Some(3);
             assert_eq!(
                 waits.pass_gate(&mut requests, SECOND, wanted, &options),
                 passes,
                 "{gate:?} {wanted:?}"
             );
             assert_eq!(requests.acb(SECOND).state == State::WaitCluster, !passes);
-            assert_eq!(waits.let_go(&mut requests, FIRST), None);
+            assert_eq!(waits.let_go(&mut requests, FIRST), Some(3));
             assert_eq!(requests.next_ready(), (!passes).then_some(SECOND), "the claim goes");
             assert_eq!(waits.check(&requests, false), Ok(()));
         }

@@ -4,6 +4,8 @@
 //!
 //! Invariants: never more than `limit` values; an id is valid from `insert` until `remove` and never again.
 
+use alloc::format;
+use alloc::string::String;
 use core::hash::{Hash, Hasher};
 use slab::Slab;
 
@@ -33,6 +35,7 @@ impl<T> Arena<T> {
     /// Room for `limit` values; grows to it on demand.
     pub(crate) fn new(limit: u32) -> Arena<T> {
         debug_assert!(limit > 0);
+        debug_assert!(limit < NO_SLOT, "the mark of no slot names none");
         Arena { slots: Slab::new(), free: NO_SLOT, live: 0, limit, generation: 0 }
     }
 
@@ -140,6 +143,7 @@ impl<T> Arena<T> {
         let value = slot.value.clone();
         debug_assert!(self.live > 0, "what is taken out is counted");
         self.discard(index);
+        debug_assert!(self.find(index).is_none(), "the id is valid no more");
         Some(value)
     }
 
@@ -160,6 +164,25 @@ impl<T> Arena<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         debug_assert!(self.live as usize <= self.slots.len(), "a live value has a slot");
         self.slots.iter().filter(|(_, slot)| slot.live).map(|(index, slot)| (index as u32, &slot.value))
+    }
+
+    /// The first invariant that does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let live = self.iter().count();
+        if live != self.live as usize || self.live > self.limit {
+            return Err(format!("{live} values live, counted as {}, of {}", self.live, self.limit));
+        }
+        let (mut free, mut at) = (0, self.free);
+        while let Some(slot) = self.slots.get(at as usize).filter(|_| free < self.slots.len()) {
+            if slot.live {
+                return Err(format!("slot {at} is free, and its value lives"));
+            }
+            (free, at) = (free + 1, slot.generation);
+        }
+        match free + live == self.slots.len() && at == NO_SLOT {
+            true => Ok(()),
+            false => Err(format!("{free} slots are free, and {live} live, of {}", self.slots.len())),
+        }
     }
 }
 
@@ -200,6 +223,23 @@ mod tests {
         assert_eq!(arena.remove(a, ga), None);
         assert_eq!(arena.find(b), Some(&'b'));
         assert_eq!(arena.remove(b, gb), Some('b'));
+    }
+
+    #[test]
+    fn the_check_sees_slots_that_are_lost_or_two_things() {
+        let mut arena = Arena::new(4);
+        ['a', 'b', 'c'].into_iter().for_each(|value| assert!(arena.insert(value).is_some()));
+        arena.discard(0);
+        arena.discard(2);
+        assert_eq!(arena.check(), Ok(()));
+        let lost = Arena { free: 0, ..arena.clone() };
+        assert_eq!(lost.check(), Err(String::from("1 slots are free, and 1 live, of 3")));
+        let twice = Arena { free: 1, ..arena.clone() };
+        assert_eq!(twice.check(), Err(String::from("slot 1 is free, and its value lives")));
+        let more = Arena { live: 2, ..arena.clone() };
+        assert_eq!(more.check(), Err(String::from("1 values live, counted as 2, of 4")));
+        let limited = Arena { limit: 0, ..arena };
+        assert!(limited.check().is_err());
     }
 
     #[test]

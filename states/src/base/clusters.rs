@@ -65,11 +65,14 @@ impl<T: Default> Pages<T> {
 
     /// Behind the last page of the last room.
     fn near_end(&self) -> u64 {
+        debug_assert!(self.rooms.len() as u64 <= ROOMS, "pages behind those are kept one by one");
         (self.rooms.len() * ROOM) as u64
     }
 
     /// Behind the last page.
     fn end(&self) -> u64 {
+        let behind_rooms = |(page, _): (&u64, &T)| *page >= ROOMS * ROOM as u64;
+        debug_assert!(self.far.first_key_value().is_none_or(behind_rooms), "what is near has a room");
         self.far.last_key_value().map_or(self.near_end(), |(page, _)| page + 1)
     }
 
@@ -77,11 +80,13 @@ impl<T: Default> Pages<T> {
     fn behind(&self, page: u64) -> u64 {
         let room = page / ROOM as u64;
         debug_assert!(page < self.end(), "nothing lies behind the end");
-        match self.rooms.get(room as usize) {
+        let behind = match self.rooms.get(room as usize) {
             Some(Some(_)) => page + 1,
             Some(None) => (room + 1) * ROOM as u64,
             None => self.far.range(page + 1..).next().map_or(self.end(), |(page, _)| *page),
-        }
+        };
+        debug_assert!(behind > page, "a search gets on");
+        behind
     }
 
     /// The pages in front of `end`, the last first.
@@ -168,14 +173,18 @@ impl Page {
             0 => words.find(|(_, word)| *word != 0)?,
             word => (from / 64, word),
         };
-        Some(n * 64 + u64::from(word.trailing_zeros()))
+        let found = n * 64 + u64::from(word.trailing_zeros());
+        debug_assert!(found >= from && found < PAGE, "it lies in the rest of the page");
+        Some(found)
     }
 
     fn last_below(&self, to: u64) -> Option<u64> {
         debug_assert!(to > 0 && to <= PAGE);
         let part = |n: u64| self.word(n as usize) & bits(0, (to - n * 64).min(64));
         let found = (0..to.div_ceil(64)).rev().map(|n| (n, part(n))).find(|(_, word)| *word != 0);
-        found.map(|(n, word)| n * 64 + 63 - u64::from(word.leading_zeros()))
+        let found = found.map(|(n, word)| n * 64 + 63 - u64::from(word.leading_zeros()));
+        debug_assert!(found.is_none_or(|found| found < to), "it lies in front of that");
+        found
     }
 }
 
@@ -209,6 +218,8 @@ impl ClusterSet {
                 break;
             }
         }
+        debug_assert!(at == first || self.contains(at - 1), "those in front of it are in");
+        debug_assert!(at == end || self.contains(at), "it was in already");
         at
     }
 
@@ -225,7 +236,9 @@ impl ClusterSet {
         let (mut page, mut from) = (cluster >> PAGE_BITS, cluster % PAGE);
         while page < self.pages.end() {
             if let Some(found) = self.pages.get(page).and_then(|page| page.next(from)) {
-                return Some((page << PAGE_BITS) + found);
+                let found = (page << PAGE_BITS) + found;
+                debug_assert!(found >= cluster && self.contains(found), "it is in, and not in front");
+                return Some(found);
             }
             (page, from) = (self.pages.behind(page), 0);
         }
@@ -234,10 +247,12 @@ impl ClusterSet {
 
     /// The last cluster in front of `end` that is in.
     pub(crate) fn last_below(&self, end: u64) -> Option<u64> {
-        self.pages.below(end.div_ceil(PAGE)).find_map(|(page, clusters)| {
+        let found = self.pages.below(end.div_ceil(PAGE)).find_map(|(page, clusters)| {
             let first = page << PAGE_BITS;
             Some(first + clusters.last_below((end - first).min(PAGE))?)
-        })
+        });
+        debug_assert!(found.is_none_or(|found| found < end && self.contains(found)), "it is in, in front");
+        found
     }
 
     /// Has another set the same clusters of a page?
@@ -252,6 +267,7 @@ impl ClusterSet {
 
     /// Behind all that is in.
     pub(crate) fn end(&self) -> u64 {
+        debug_assert!(self.pages.end() <= MOST >> PAGE_BITS, "numbers are bounded where they are read");
         self.pages.end() << PAGE_BITS
     }
 }

@@ -41,6 +41,7 @@ impl Directory {
         if nodes > self.nodes.len() {
             self.nodes.resize_with(nodes, || None);
         }
+        debug_assert!((self.nodes.len() * FAN * FAN) as u64 >= slices, "those below have a place");
     }
 
     #[inline]

@@ -110,7 +110,9 @@ impl Geometry {
     /// First byte behind the cluster that holds the byte before `guest`. Guest offsets are below 2^63.
     pub const fn cluster_end(&self, guest: u64) -> u64 {
         debug_assert!(guest < 1 << 63);
-        self.cluster_start(guest + (self.cluster_size() - 1))
+        let end = self.cluster_start(guest + (self.cluster_size() - 1));
+        debug_assert!(end >= guest && end - guest < self.cluster_size(), "the cluster ends there");
+        end
     }
 
     /// Guest bytes that one L2 table maps; saturates for the largest geometries.
@@ -135,7 +137,9 @@ impl Geometry {
     /// 64-bit words of an L2 slice.
     pub const fn slice_words(&self) -> usize {
         debug_assert!(self.slice_bits + self.entry_word_bits <= 9, "a slice has 4 KiB at most");
-        1 << (self.slice_bits + self.entry_word_bits)
+        let words = 1 << (self.slice_bits + self.entry_word_bits);
+        debug_assert!(words * 8 <= self.slice_bytes() as usize, "the slice has room for them");
+        words
     }
 
     /// Bytes of an L1 slice in the file.
@@ -162,7 +166,9 @@ impl Geometry {
     /// The slice of the L1 table that holds entry `l1_index`, and the entry's place in it.
     pub const fn l1_slice(&self, l1_index: u64) -> (SliceNumber, usize) {
         debug_assert!(l1_index >> self.l1_slice_bits < self.l1_slices, "no L1 table is as long");
-        (SliceNumber(l1_index >> self.l1_slice_bits), (l1_index & ((1 << self.l1_slice_bits) - 1)) as usize)
+        let (number, entry) = (l1_index >> self.l1_slice_bits, l1_index & ((1 << self.l1_slice_bits) - 1));
+        debug_assert!((number << self.l1_slice_bits) + entry == l1_index, "both name the entry");
+        (SliceNumber(number), entry as usize)
     }
 
     /// The L2 slice that maps `guest`, and the place of the entry's first word in it.
@@ -172,6 +178,10 @@ impl Geometry {
         let number = self.l2_base + (cluster >> self.slice_bits);
         debug_assert!(!self.is_l1(SliceNumber(number)), "slices of the L1 table come first");
         let entry = cluster & ((1 << self.slice_bits) - 1);
+        debug_assert!(
+            ((number - self.l2_base) << self.slice_bits) + entry == cluster,
+            "both name the cluster"
+        );
         (SliceNumber(number), (entry << self.entry_word_bits) as usize)
     }
 
@@ -180,7 +190,10 @@ impl Geometry {
         debug_assert!(block <= REFCOUNT_BLOCKS_MAX && within < self.table_bytes);
         let slice_bytes = self.slice_bytes() as u64;
         debug_assert!(self.table_bytes.is_multiple_of(slice_bytes), "a block is whole slices");
-        SliceNumber(self.l1_slices + block * (self.table_bytes / slice_bytes) + within / slice_bytes)
+        let before = block * (self.table_bytes / slice_bytes) + within / slice_bytes;
+        let slice = SliceNumber(self.l1_slices + before);
+        debug_assert!(self.is_refcount(slice), "it is no slice of an L2 table");
+        slice
     }
 
     /// Is it a slice of a refcount block?
@@ -207,6 +220,7 @@ impl Geometry {
         let cluster = guest >> self.cluster_bits;
         let within = (cluster >> self.slice_bits) & (self.slices_per_table() - 1);
         debug_assert!(within < self.slices_per_table(), "it is one of the table's slices");
+        debug_assert!((within + 1) * self.slice_bytes() as u64 <= self.table_bytes, "it ends with the table");
         table + within * self.slice_bytes() as u64
     }
 

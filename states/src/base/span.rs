@@ -33,6 +33,7 @@ impl Span {
 
     #[inline]
     pub(crate) const fn is_empty(self) -> bool {
+        debug_assert!(self.start <= self.end);
         self.start >= self.end
     }
 

@@ -10,6 +10,8 @@ use crate::acb::{AcbIndex, State, Want};
 use crate::base::queue::Queue;
 use crate::error::Error;
 use crate::outbox::{Due, Outbox};
+use alloc::format;
+use alloc::string::String;
 
 impl Commit {
     /// The acb waits until what it wrote (or, without a write, all that was written before now) is as it
@@ -31,6 +33,7 @@ impl Commit {
         }
         requests.wait_in(&mut self.waiters, a);
         out.due |= Due::ROUND | Due::SHOW;
+        debug_assert!(self.is_demanded(requests, a), "a round will answer it");
     }
 
     /// The acb waits until the header's autoclear bits are cleared, durably.
@@ -104,6 +107,26 @@ impl Commit {
         requests.fail_all(&self.waiters, error);
         requests.wake(&mut self.waiters);
         debug_assert!(self.waiters.is_empty());
+    }
+
+    /// What it wants is demanded.
+    fn is_demanded(&self, requests: &Requests, a: AcbIndex) -> bool {
+        let commit = &requests.acb(a).commit;
+        match commit.want {
+            // by the header, which is in memory as it shall be
+            Want::Header => true,
+            Want::Written => self.windows.is_demanded(commit.window, false),
+            Want::Durable => self.windows.is_demanded(commit.window, true),
+            Want::Clean => self.windows.is_demanded(commit.window, true) && self.windows.wants_clean(),
+        }
+    }
+
+    /// The invariant that does not hold.
+    pub(crate) fn check_waiters(&self, requests: &Requests) -> Result<(), String> {
+        match requests.members(&self.waiters).find(|a| !self.is_demanded(requests, *a)) {
+            Some(a) => Err(format!("acb {a} waits for what nobody demands")),
+            None => Ok(()),
+        }
     }
 
     /// Those that wait.

@@ -31,6 +31,7 @@ impl Writing {
     }
 
     pub(super) const fn in_flight(&self) -> u32 {
+        debug_assert!(self.in_flight <= TABLE_WRITES_MAX);
         self.in_flight
     }
 

@@ -59,6 +59,10 @@ impl Commit {
 
     /// One of them ended.
     pub(crate) fn reftable_write_ended(&mut self) {
+        debug_assert!(
+            matches!(self.phase, Phase::Reftable | Phase::Idle),
+            "nothing goes on before, but a stop"
+        );
         self.writing.ended();
         self.wrote();
     }

@@ -80,6 +80,7 @@ impl Windows {
         debug_assert!(self.written <= self.round && self.round < self.open);
         self.round = self.open;
         self.open += 1;
+        debug_assert!(self.durable < self.round && self.written < self.round, "nothing of it is there yet");
     }
 
     /// A sync is submitted.
@@ -130,6 +131,12 @@ impl Windows {
         }
     }
 
+    /// That was said of this window.
+    pub(super) const fn is_demanded(&self, window: u64, durably: bool) -> bool {
+        debug_assert!(window > 0 && window <= self.open, "something was written in it");
+        window <= if durably { self.demand_durable } else { self.demand }
+    }
+
     /// All that was written up to now shall be durable, though nothing may wait to be written.
     pub(crate) fn demand_sync(&mut self) {
         self.demand(self.open, false);
@@ -142,6 +149,7 @@ impl Windows {
 
     /// Somebody waits for that; or not any more.
     pub(super) const fn still_clean(&mut self, wanted: bool) {
+        debug_assert!(!wanted || self.demand_clean, "whoever waits for that has demanded it");
         self.demand_clean = wanted;
     }
 
@@ -171,7 +179,8 @@ impl Windows {
     pub(super) fn check(&self) -> Result<(), String> {
         let order = [self.tables_durable, self.written, self.round];
         let good = order.is_sorted() && self.durable <= self.round && self.round < self.open;
-        match good && self.demand.max(self.demand_durable) <= self.open {
+        let demands = self.demand_durable <= self.demand && self.demand <= self.open;
+        match good && demands && self.written_before <= self.written {
             true => Ok(()),
             false => Err(format!("windows are out of order: {self:?}")),
         }

@@ -12,12 +12,14 @@ use super::value::Image;
 use crate::acb::job::Job;
 use crate::acb::request::{Flags, Met, RequestKind};
 use crate::acb::{AcbIndex, State, Want};
+use crate::base::queue::NONE;
 use crate::error::Error;
 use alloc::boxed::Box;
 
 impl Image {
     /// The first step of a new acb.
     pub(super) fn start(&mut self, a: AcbIndex, kind: RequestKind) {
+        debug_assert_eq!(self.requests.acb(a).state, State::Free, "nothing of it has begun");
         let next = match kind {
             RequestKind::Read
             | RequestKind::Write
@@ -36,6 +38,7 @@ impl Image {
     #[inline]
     pub(super) fn run_ready(&mut self) {
         while let Some(a) = self.requests.next_ready() {
+            debug_assert_ne!(self.requests.acb(a).state, State::Done, "what is done waits for nothing");
             self.advance(a);
         }
     }
@@ -52,7 +55,10 @@ impl Image {
     }
 
     fn step(&mut self, a: AcbIndex) -> Next {
-        match self.requests.acb(a).state {
+        let acb = self.requests.acb(a);
+        let writes = matches!(acb.state, State::ReadModify | State::CopyOnWrite | State::WriteData);
+        debug_assert!(writes || !acb.held.any(), "what is held is for a write");
+        match acb.state {
             // nothing of it is written yet: look again, the world may have changed
             State::Free
             | State::ReadL2
@@ -79,11 +85,17 @@ impl Image {
     fn go_on(&mut self, a: AcbIndex, mut next: Next) {
         loop {
             next = match next {
-                Next::Wait => return,
+                Next::Wait => {
+                    let acb = || self.requests.acb(a);
+                    let stands = || acb().link != NONE || self.requests.closer() == Some(a);
+                    debug_assert!(stands() != (acb().io.pending != 0), "it waits for one thing");
+                    return;
+                }
                 Next::Look => self.look(a),
                 Next::On => self.find_cluster(a),
                 Next::Extent => {
                     let acb = self.requests.acb(a);
+                    debug_assert_eq!(acb.pos, acb.extent.end, "it is done");
                     if acb.pos == acb.end { self.range_done(a) } else { self.look(a) }
                 }
                 Next::Range => self.range_done(a),
@@ -97,6 +109,7 @@ impl Image {
     /// To `FindCluster`, and on from there.
     #[inline]
     fn look(&mut self, a: AcbIndex) -> Next {
+        debug_assert_eq!(self.requests.acb(a).pos, self.requests.acb(a).extent.end, "nothing is in progress");
         self.requests.set_state(a, State::FindCluster);
         self.find_cluster(a)
     }
@@ -146,6 +159,7 @@ impl Image {
         if acb.kind.is_job() {
             return self.job_range_done(a);
         }
+        debug_assert!(acb.pos == acb.end && acb.extent.end == acb.end, "nothing of it is left");
         // what the range already was may not be durable yet, even if nothing had to be written
         let fua = acb.flags.contains(Flags::FUA)
             && matches!(acb.kind, RequestKind::Write | RequestKind::WriteZeroes);
@@ -157,6 +171,7 @@ impl Image {
     }
 
     fn join(&mut self, a: AcbIndex, want: Want) -> Next {
+        debug_assert!(!self.options.read_only, "nothing was written");
         if self.health.is_poisoned() {
             return Next::fail(Error::Poisoned);
         }

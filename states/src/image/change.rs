@@ -58,6 +58,7 @@ impl Image {
     pub(super) fn fail_lookup(&mut self, error: Box<Error>) -> Next {
         if matches!(*error, Error::Corrupt(_)) && !self.health.is_halted() && self.refcounted.is_some() {
             self.found_corrupt(&error);
+            debug_assert!(self.health.is_halted(), "no change begins any more");
         }
         Next::Fail(error)
     }

@@ -8,6 +8,7 @@
 use super::value::Image;
 use crate::acb::Transition;
 use crate::acb::request::{Event, HitEnded, Refused, Request, RequestId, RequestKind};
+use crate::base::queue::NONE;
 use crate::error::Error;
 use crate::io::{Hit, Io, IoId, Outcome};
 use crate::machine::Machine;
@@ -110,6 +111,7 @@ impl Image {
     /// maps; the others run to their end. One that is left undone, or in part, ends with
     /// [`Error::Cancelled`]: of its range any part may have been done. How many are so.
     pub fn cancel(&mut self, user: u64) -> usize {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         self.requests.cancel(user)
     }
 
@@ -127,11 +129,13 @@ impl Image {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         self.outbox.events.pop_front()
     }
 
     /// The next change of a timer.
     pub fn poll_timeout(&mut self) -> Option<Alarm> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         self.outbox.alarms.pop_front()
     }
 
@@ -184,6 +188,7 @@ impl Image {
             return;
         };
         let acb = self.requests.acb_mut(a);
+        debug_assert!(acb.link == NONE, "its own I/O is all that it waits for");
         acb.io.pending &= !bit;
         match outcome {
             Outcome::Done | Outcome::Table(_) => {}
@@ -227,6 +232,9 @@ impl Image {
 
 impl Machine for Image {
     fn poll_io(&mut self) -> Option<Io> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
+        let changes = || self.outbox.io.front().is_some_and(|io| io.op.changes_file());
+        debug_assert!(!self.options.read_only || !changes(), "what is read alone stays as it is");
         self.outbox.io.pop_front()
     }
 

@@ -89,7 +89,9 @@ impl Layout {
     }
 
     fn cluster_size(&self) -> u64 {
-        self.geometry().map_or(1, Geometry::cluster_size)
+        let size = self.geometry().map_or(1, Geometry::cluster_size);
+        debug_assert!(size.is_power_of_two(), "limits of the formats");
+        size
     }
 
     /// No tables: the file is the disk.
@@ -197,7 +199,13 @@ impl Layout {
         let Some(shape) = self.shape() else { return Ok((word, false)) };
         match shape.decode_l1(index, word)? {
             L1::Unallocated => Ok((0, false)),
-            L1::Table { host, copied } => Ok((host, !copied)),
+            L1::Table { host, copied } => {
+                debug_assert!(
+                    host > 0 && host.is_multiple_of(self.cluster_size()),
+                    "it begins with a cluster"
+                );
+                Ok((host, !copied))
+            }
         }
     }
 
@@ -220,6 +228,7 @@ impl Layout {
         (now, backing_len): (u64, Option<u64>),
         size: u64,
     ) -> Result<(), Error> {
+        debug_assert!(counted.is_none() || self.shape().is_some(), "of the formats qcow2 alone counts");
         match self {
             Layout::Raw if size > 1 << 62 => Err(Error::Misuse("the size is beyond what a file can hold")),
             Layout::Raw => Ok(()),

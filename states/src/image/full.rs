@@ -147,6 +147,7 @@ impl Image {
             counted.starving = false;
         }
         self.space.answer(&mut self.requests, &error);
+        debug_assert!(!self.space.is_full(), "whoever asks next has the file tried again");
     }
 
     /// Looks at counts until something is on its way, has to be loaded, or nothing is left.

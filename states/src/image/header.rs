@@ -20,6 +20,7 @@ impl Image {
         if let Some(header) = self.layout.header_mut(self.refcounted.as_deref_mut()) {
             header.set_dirty_bit(set);
         }
+        debug_assert!(self.header_len().is_none() || self.dirty_bit() == set, "memory has it");
     }
 
     /// The bit, in memory.

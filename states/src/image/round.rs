@@ -77,6 +77,7 @@ impl Image {
 
     fn write_header(&mut self, tried: Op) {
         debug_assert!(self.header_len().is_some(), "a raw image has none");
+        debug_assert!(!self.health.is_poisoned(), "after a failure nothing more is written");
         let window = self.commit.header_emitted();
         self.health.header_emitted(window);
         self.outbox.counters.header_writes += 1;
@@ -156,6 +157,7 @@ impl Image {
 
     fn start_sync(&mut self, phase: Phase) {
         debug_assert!(matches!(phase, Phase::Sync | Phase::SyncReftable | Phase::SyncSwitch));
+        debug_assert!(!self.health.is_poisoned(), "after a failure nothing is made durable");
         self.commit.set_phase(phase, &mut self.outbox);
         if !self.commit.begin_sync() {
             return self.synced(Ok(()));
@@ -280,6 +282,7 @@ impl Image {
 
     /// All that has to be durable before the round's pointers is.
     fn pointers_may_go(&mut self) {
+        debug_assert!(!self.commit.is_idle(), "they are a round's");
         if !self.commit.windows.wants_pointers() {
             return self.end_round();
         }

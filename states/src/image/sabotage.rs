@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 impl Image {
     /// QC9: entries of the refcount table before their blocks.
     pub(super) fn spill_reftable(&mut self) {
+        debug_assert!(self.options.sabotaged(Rule::BlockBeforeReftable));
         let Some(counted) = self.refcounted.as_deref() else { return };
         let (table, entries) = (counted.header.reftable_offset, counted.file_entries());
         let block = u64::from(self.options.align.max(512));
@@ -33,6 +34,9 @@ impl Image {
 
     /// QE2, QC2: changes of a slice that may be written before the next sync.
     pub(super) fn make_old(&mut self, slot: u32) {
+        debug_assert!(
+            self.options.sabotaged(Rule::NewTableBeforeL1) || self.options.sabotaged(Rule::TableBeforeL1)
+        );
         let durable = self.commit.windows.durable();
         for young in &mut self.tables.slot_mut(slot).young {
             young.window = durable;
@@ -41,11 +45,13 @@ impl Image {
 
     /// An I/O that nobody waits for.
     pub(super) fn spill(&mut self, tried: Op, op: IoOp) {
+        debug_assert!(self.options.breaks_rules(), "only where a rule is removed");
         self.outbox.emit(Purpose::Spill(0), tried, 0, op);
     }
 
     /// QE9: blocks that did not change, between those that did, are not what memory holds.
     fn leave_out_neighbours(&mut self, slot: u32) {
+        debug_assert!(self.options.sabotaged(Rule::Neighbours));
         let per_block = (self.options.align.max(512) / 8) as usize;
         let writing = self.tables.slot(slot).writing;
         for (block, entries) in self.scratch.chunks_mut(per_block).enumerate() {
@@ -57,6 +63,7 @@ impl Image {
 
     /// QE11: what follows the header's fields is lost.
     pub(super) fn clear_header_rest(&self, buf: &mut [u8]) {
+        debug_assert!(self.options.sabotaged(Rule::HeaderBytes));
         let fields = if self.layout.qed_header().is_some() { 64 } else { 112 };
         if let Some(rest) = buf.get_mut(fields..) {
             rest.fill(0);
@@ -65,6 +72,7 @@ impl Image {
 
     /// QC6: holes where the pointer's removal is not durable.
     pub(super) fn punch_early(&mut self, run: ClusterRun) {
+        debug_assert!(self.options.sabotaged(Rule::PunchAfterRemoval));
         let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
         for cluster in run.first..run.end() {
             let count = self.counting().map(|(counted, mut cx)| counted.count(cluster, &mut cx));
@@ -77,6 +85,7 @@ impl Image {
 
     /// "Look again": to an acb that has waited, the cluster is as it was before.
     pub(super) fn as_it_was(&self, a: AcbIndex, run: Run) -> Run {
+        debug_assert!(self.options.sabotaged(Rule::LookAgain));
         let waited = self.requests.acb(a).met.contains(Met::WAITED);
         let mapping = if waited { Mapping::Unallocated } else { run.mapping };
         Run { mapping, ..run }
@@ -84,6 +93,7 @@ impl Image {
 
     /// `WaitAllocL2`: is the table being copied for somebody else?
     pub(super) fn is_copying(&self, pos: u64) -> bool {
+        debug_assert!(self.options.sabotaged(Rule::WaitAllocL2));
         let l1_index = self.layout.geometry().map(|geometry| geometry.l1_index(pos));
         let mut copies = self.refcounted.as_deref().into_iter().flat_map(|counted| counted.copies.iter());
         copies.any(|copy| Some(copy.l1_index) == l1_index)
@@ -91,6 +101,7 @@ impl Image {
 
     /// `AllocL2`: the new L1 table is used before it is written.
     pub(super) fn leave_l1_copy(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(self.options.sabotaged(Rule::WaitAllocL2));
         if let Some(copying) = self.jobs.copying() {
             self.requests.take_first(&mut copying.waiter);
         }

@@ -165,6 +165,7 @@ impl Image {
     /// Space behind what is in use, if more of it is wanted.
     fn more_space(&mut self) {
         let Some(need) = self.space.need() else { return };
+        debug_assert!(!self.space.is_growing() && !self.options.read_only, "more may be had");
         if self.health.is_halted() {
             return self.space.answer(&mut self.requests, &Error::Poisoned);
         }

@@ -36,6 +36,7 @@ impl Image {
         self.dangling.check()?;
         self.space.check()?;
         self.commit.check()?;
+        self.commit.check_waiters(&self.requests)?;
         self.refcounted.as_deref().map_or(Ok(()), Refcounted::check)
     }
 
@@ -126,8 +127,8 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acb::AcbIndex;
     use crate::acb::request::{Flags, Request, RequestKind};
+    use crate::acb::{AcbIndex, Want};
     use crate::base::geometry::SliceNumber;
     use crate::options::Options;
     use crate::qed::{CreateOptions, Header};
@@ -216,6 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn the_sweep_sees_an_acb_that_no_round_answers() {
+        let mut image = waiting();
+        image.requests.acb_mut(AcbIndex::FIRST).state = State::FindCluster;
+        pop(&mut image).unwrap();
+        image.commit.join(&mut image.requests, AcbIndex::FIRST, Want::Clean, &mut image.outbox);
+        image.outbox.due = crate::outbox::Due::empty();
+        assert_eq!(image.check_invariants(), Ok(()));
+        let forgotten = |want| {
+            move |image: &mut Image| {
+                image.requests.acb_mut(AcbIndex::FIRST).commit.want = want;
+                image.commit.windows = crate::commit::Commit::new(false).windows;
+            }
+        };
+        for want in [Want::Written, Want::Durable, Want::Clean] {
+            sees(image.clone(), forgotten(want), "acb 0 waits for what nobody demands");
+        }
+        forgotten(Want::Header)(&mut image);
+        assert_eq!(image.check_invariants(), Ok(()), "the header is in memory as it shall be");
+    }
+
+    #[test]
     fn the_sweep_sees_slices_that_are_counted_wrong() {
         sees(waiting(), |image| image.tables.dirty = 1, "dirty and young are (0, 0), counted as (1, 0)");
         sees(waiting(), |image| image.tables.young = 1, "dirty and young are (0, 0), counted as (0, 1)");
@@ -229,6 +251,12 @@ mod tests {
         let young = |window| Young { first: 0, count: 1, old: 0, window };
         let unsorted = |image: &mut Image| image.tables.slot_mut(0).young = [young(2), young(1)].into();
         sees(waiting(), unsorted, "young changes are out of order");
+        let missing = |image: &mut Image| {
+            image.tables.slot_mut(0).young = [Young { first: 600, count: 1, old: 0, window: 1 }].into();
+        };
+        sees(waiting(), missing, "a young change of what is not there");
+        let lost = |image: &mut Image| image.tables.slot_mut(0).state = SliceState::Empty;
+        sees(waiting(), lost, "slot 0 holds nothing, and nobody can have it");
         // a slot that holds nothing is not looked at
         let mut image = waiting();
         let empty = image.tables.claim(SliceNumber(9), 0, 8).unwrap();

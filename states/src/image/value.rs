@@ -101,6 +101,7 @@ impl Image {
                 image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);
             }
         }
+        debug_assert!(image.refcounted.is_some() != options.read_only, "what may be written counts");
         image
     }
 

@@ -67,6 +67,7 @@ impl Opening {
     /// `format` None: probe ([`probe`]; formats that quod does not read are refused by name). `file_len` is
     /// the file's length in bytes.
     pub fn new(format: Option<Format>, file_len: u64, options: Options) -> Opening {
+        debug_assert!(options.align.is_power_of_two(), "blocks are");
         let mut opening = Opening {
             format,
             file_len,
@@ -101,11 +102,15 @@ impl Opening {
     fn finish(&mut self, header: Header, report: Option<Report>) {
         let info = Info { dirty: self.dirty, ..Info::of_qed(&header, self.backing.as_deref()) };
         debug_assert!(self.format != Some(Format::Raw), "a raw file has no header");
+        let unchecked = self.dirty && report.is_none() && !self.options.read_only;
+        debug_assert!(!unchecked || self.options.sabotaged(Rule::CheckBeforeUse), "a dirty image is checked");
+        debug_assert!(self.free_end.is_none() || self.options.fixed_len, "a file's own end says it");
         let image = Image::qed(header, self.file_len, self.free_end, &self.options);
         self.steps.end(Ok(Box::new(Opened { image, info, report })));
     }
 
     fn header_read(&mut self, bytes: &[u8]) {
+        debug_assert!(self.steps.step().is_none(), "the header comes first");
         let format = match self.format.map_or_else(|| probe::head(bytes), Ok) {
             Ok(format) => format,
             Err(foreign) => return self.steps.fail(Error::Foreign(foreign)),
@@ -130,10 +135,12 @@ impl Opening {
         let align = u64::from(self.options.align.max(512));
         let len = align_up(Qcow2Header::region(bytes) as u64, align) as u32;
         debug_assert!(len >= self.options.align, "whole blocks are read");
+        debug_assert!(u64::from(len) <= (2 << 20).max(align), "a header is one cluster at most");
         self.steps.emit(OpenStep::ReadRegion, IoOp::ReadTable { offset: 0, len });
     }
 
     fn region_read(&mut self, bytes: &[u8]) {
+        debug_assert!(!matches!(self.format, Some(Format::Raw | Format::Qed)), "no other has such a region");
         match Qcow2Opening::new(bytes, self.file_len, self.options) {
             Ok(opening) => {
                 self.steps.enter(OpenStep::Qcow2(Box::new(opening)));
@@ -203,6 +210,7 @@ impl Opening {
         let Some(OpenStep::Check(check)) = self.steps.leave() else { return };
         let end_in_use = check.end_in_use();
         let (header, file_len) = check.into_parts();
+        debug_assert!(file_len <= self.file_len, "a check cuts the file, or leaves it");
         self.file_len = file_len;
         if self.options.fixed_len {
             self.free_end = Some(end_in_use);
@@ -223,7 +231,7 @@ impl Opening {
 
 impl Machine for Opening {
     fn poll_io(&mut self) -> Option<Io> {
-        match self.steps.step_mut() {
+        let io = match self.steps.step_mut() {
             Some(OpenStep::Check(check)) => {
                 let io = check.poll_io()?;
                 if io.op == IoOp::Sync && self.options.sabotaged(Rule::RepairDurably) {
@@ -234,7 +242,10 @@ impl Machine for Opening {
             }
             Some(OpenStep::Qcow2(opening)) => opening.poll_io(),
             _ => self.steps.poll_io(),
-        }
+        };
+        let changes = io.is_some_and(|io| io.op.changes_file());
+        debug_assert!(!changes || !self.options.read_only, "what is read alone is not written");
+        io
     }
 
     fn encode(&mut self, id: IoId, buf: &mut [u8]) {

@@ -15,7 +15,7 @@
 //!   only those of the end of the file are looked at (`tail.rs`). No other table is.
 
 use super::opened::Opened;
-use crate::base::geometry::align_up;
+use crate::base::geometry::{L1_BYTES_MAX, align_up};
 use crate::base::span::Span;
 use crate::check::{Repair, Report};
 use crate::error::Error;
@@ -80,6 +80,7 @@ impl Qcow2Opening {
         if !options.read_only && header.cluster_size() < align {
             return Err(Error::Unsupported(Lack::SmallClusters(header.cluster_size())));
         }
+        debug_assert!(options.read_only || !header.is_corrupt(), "to be written such an image is refused");
         let info = Info::of_qcow2(&header);
         if let Some(Backing { format: None, format_name: Some(name), .. }) = &info.backing {
             let name = String::from_utf8_lossy(name).into_owned();
@@ -171,6 +172,7 @@ impl Qcow2Opening {
                 self.steps.fail(Error::Corrupt(Fault::Header { value, why }));
             }
             Ok(report) => {
+                debug_assert!(!self.header.is_dirty() && !self.header.is_corrupt(), "the bits are gone");
                 self.report = Some(report);
                 self.next_snapshot();
             }
@@ -212,6 +214,7 @@ impl Qcow2Opening {
     fn next_chunk(&mut self) {
         let bytes = u64::from(self.header.reftable_clusters) << self.header.cluster_bits;
         let done = self.tables.reftable.len() as u64 * 8;
+        debug_assert!(bytes <= 8 << 20, "a longer table was refused");
         if done >= bytes {
             return self.next_l1();
         }
@@ -221,6 +224,7 @@ impl Qcow2Opening {
 
     fn next_l1(&mut self) {
         let bytes = u64::from(self.header.l1_entries) * 8;
+        debug_assert!(bytes <= L1_BYTES_MAX, "a longer table was refused");
         if bytes > 0 && !self.header.l1_is_in_reach(self.file_len) {
             let (value, why) = (self.header.l1_offset, HeaderFault::L1Beyond);
             return self.steps.fail(Error::Corrupt(Fault::Header { value, why }));
@@ -282,13 +286,15 @@ impl Qcow2Opening {
 
     fn tail_known(&mut self, cluster: u64) {
         debug_assert!(self.tables.tail.is_none(), "the free end is looked for once");
+        debug_assert!(cluster <= self.file_len >> self.header.cluster_bits, "it begins in the file");
         self.tables.tail = Some(cluster << self.header.cluster_bits);
         self.finish();
     }
 
     fn finish(&mut self) {
         let written = (!self.options.read_only).then(|| core::mem::take(&mut self.tables));
-        debug_assert!(written.is_some() != self.options.read_only, "what is written needs its tables");
+        let unchecked = self.header.is_dirty() && !self.options.read_only;
+        debug_assert!(!unchecked || self.options.sabotaged(Rule::CheckBeforeUse), "a dirty image is checked");
         let image = Image::qcow2(&self.header, self.file_len, written, &self.options);
         let (info, report) = (self.info.clone(), self.report.take());
         self.steps.end(Ok(Box::new(Opened { image, info, report })));

@@ -24,8 +24,10 @@ pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 pub(super) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     put(bytes, at, &value.to_be_bytes());
+    debug_assert!(u32_at(bytes, at) == value || bytes.len() < at + 4, "it is read as it was written");
 }
 
 pub(super) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     put(bytes, at, &value.to_be_bytes());
+    debug_assert!(u64_at(bytes, at) == value || bytes.len() < at + 8, "it is read as it was written");
 }

@@ -216,7 +216,10 @@ pub fn decode_piece(index: u64, entry: u64, shape: Shape) -> Result<Piece, Error
     if !host.is_multiple_of(shape.cluster_size()) {
         return corrupt(BitsFault::Unaligned);
     }
-    Ok(if host == 0 { Piece::All(entry & 1 != 0) } else { Piece::Stored(host) })
+    let piece = if host == 0 { Piece::All(entry & 1 != 0) } else { Piece::Stored(host) };
+    let all = u64::from(piece == Piece::All(true));
+    debug_assert!(host | all == entry, "nothing that the entry says is lost");
+    Ok(piece)
 }
 
 #[cfg(test)]

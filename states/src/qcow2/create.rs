@@ -8,7 +8,7 @@
 //! * what no piece covers reads as zeros.
 
 use super::entry::COPIED;
-use super::header::{Compression, Header, LAZY_REFCOUNTS, RAW_DATA_FILE, incompatible};
+use super::header::{Compression, Header, LAZY_REFCOUNTS, Purpose, RAW_DATA_FILE, incompatible};
 use super::refcount::BlockShape;
 use crate::error::Error;
 use crate::fault::{Fault, NewFault};
@@ -94,6 +94,7 @@ pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
     if options.backing.is_some() {
         created.header.set_backing(options.backing, options.backing_format)?;
     }
+    debug_assert!(created.space.table.len() <= (8 << 20) / 8, "a longer table was refused");
     created.len = (0..created.piece_count()).map(|n| created.piece_range(n).1).fold(created.len, u64::max);
     Ok(created)
 }
@@ -222,7 +223,10 @@ impl Created {
         (0..self.piece_count()).filter_map(|n| {
             let (offset, end) = self.piece_range(n);
             debug_assert!(offset <= end, "it does not run backwards");
-            (offset < end).then(|| (offset, self.piece(n)))
+            let bytes = (offset < end).then(|| self.piece(n));
+            let whole = |bytes: &Vec<u8>| bytes.len() as u64 == end - offset;
+            debug_assert!(bytes.as_ref().is_none_or(whole), "its bytes fill its place");
+            bytes.map(|bytes| (offset, bytes))
         })
     }
 
@@ -280,6 +284,7 @@ impl Created {
             Piece::Header => {
                 let mut block = self.header.encode();
                 block.resize(1 << bits, 0);
+                debug_assert!(Header::parse(&block, Purpose::Write).is_ok(), "what is made is read");
                 block
             }
             Piece::Reftable => longs(&self.space.table, 0),

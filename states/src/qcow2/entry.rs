@@ -155,7 +155,9 @@ impl Subclusters {
             Sub::Zero => (mask as u64) << 32,
             Sub::Allocated => mask as u64,
         };
-        Subclusters(self.0 & !both | bits)
+        let with = Subclusters(self.0 & !both | bits);
+        debug_assert!(with.is_valid(), "no subcluster is of both kinds");
+        with
     }
 }
 
@@ -213,7 +215,13 @@ impl Shape {
         if more >> (self.cluster_bits - 8) != 0 {
             return None;
         }
-        Some(COMPRESSED | more << self.offset_width() | host)
+        let entry = COMPRESSED | more << self.offset_width() | host;
+        debug_assert!(self.compressed_range(entry).0 == host, "it begins there");
+        debug_assert!(
+            self.compressed_range(entry).1.wrapping_sub(len) < 512,
+            "and ends with its last sector"
+        );
+        Some(entry)
     }
 
     /// `index` is only for the error.
@@ -226,7 +234,10 @@ impl Shape {
         if !host.is_multiple_of(self.cluster_size()) {
             return corrupt(L1Fault::Unaligned);
         }
-        Ok(if host == 0 { L1::Unallocated } else { L1::Table { host, copied: entry & COPIED != 0 } })
+        let decoded =
+            if host == 0 { L1::Unallocated } else { L1::Table { host, copied: entry & COPIED != 0 } };
+        debug_assert!(decoded.encode() | entry & COPIED == entry, "the entry as it was");
+        Ok(decoded)
     }
 
     /// `guest` names the entry in the error: the guest offset of its cluster. `bitmap`: the second word of
@@ -255,12 +266,14 @@ impl Shape {
         if self.extended {
             return self.decode_split(guest, entry, bitmap, allocated.then_some(host));
         }
-        Ok(match (zero, allocated) {
+        let decoded = match (zero, allocated) {
             (true, true) => L2::ZeroAllocated { host, copied },
             (true, false) => L2::ZeroPlain,
             (false, true) => L2::Normal { host, copied },
             (false, false) => L2::Unallocated,
-        })
+        };
+        debug_assert!(self.encode_l2(decoded).0 | entry & COPIED == entry, "the entry as it was");
+        Ok(decoded)
     }
 
     fn decode_compressed(self, guest: u64, entry: u64, bitmap: u64) -> Result<L2, Error> {
@@ -278,7 +291,9 @@ impl Shape {
         if host >> 56 != 0 {
             return corrupt(L2Fault::CompressedReserved, guest, entry);
         }
-        Ok(L2::Compressed { host, len })
+        let decoded = L2::Compressed { host, len };
+        debug_assert!(self.encode_l2(decoded) == (entry, 0), "the entry as it was");
+        Ok(decoded)
     }
 
     fn decode_split(self, guest: u64, entry: u64, bitmap: u64, host: Option<u64>) -> Result<L2, Error> {
@@ -295,7 +310,10 @@ impl Shape {
         }
         let copied = entry & COPIED != 0;
         debug_assert!(host.is_some() || subclusters.zero() != 0, "something of it is there");
-        Ok(L2::Split { host, copied: copied && host.is_some(), subclusters })
+        let decoded = L2::Split { host, copied: copied && host.is_some(), subclusters };
+        let same = |(word, words)| word | entry & COPIED == entry && words == bitmap;
+        debug_assert!(same(self.encode_l2(decoded)), "the entry as it was");
+        Ok(decoded)
     }
 
     /// The entry and its bitmap. A compressed entry must be one that `decode_l2` gave or `encode_compressed`

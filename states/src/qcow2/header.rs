@@ -163,11 +163,13 @@ impl Header {
     /// How many bytes from the start of the file `parse` needs: found from its first 512, at most 2 MiB.
     pub fn region(bytes: &[u8]) -> usize {
         let cluster = 1usize << be::u32_at(bytes, 20).clamp(9, 21);
-        match usize::try_from(be::u64_at(bytes, 8)) {
+        let region = match usize::try_from(be::u64_at(bytes, 8)) {
             Ok(0) => cluster,
             Ok(offset) => offset.saturating_add(NAME_MAX).clamp(REGION_MIN, cluster),
             Err(_) => REGION_MIN,
-        }
+        };
+        debug_assert!((REGION_MIN..=2 << 20).contains(&region), "whatever the bytes say");
+        region
     }
 
     /// Reads and validates. `bytes` is the start of the file, zeros past its end, at least
@@ -184,6 +186,8 @@ impl Header {
         let block = header.used(bytes).next_multiple_of(header.cluster_size().min(4096) as usize);
         debug_assert!(block <= 1 << 21, "the header is one cluster at most");
         header.block = bytes.get(..block).unwrap_or(bytes).to_vec();
+        let short = header.block.len() < LENGTHS[1];
+        debug_assert!(short || header.encode() == header.block, "the block as it was read");
         Ok(header)
     }
 
@@ -354,6 +358,7 @@ impl Header {
             return Ok(());
         }
         let len = be::u32_at(bytes, 16);
+        debug_assert!(self.backing_offset <= self.cluster_size(), "what lies outside was refused");
         if u64::from(len) > (self.cluster_size() - self.backing_offset).min(NAME_MAX as u64) {
             return corrupt(HeaderFault::BackingTooLong, len.into());
         }

@@ -45,7 +45,10 @@ impl BlockShape {
 
     /// Which counter of its block is that of `cluster`.
     pub const fn block_index(self, cluster: u64) -> u64 {
-        cluster & (self.block_entries() - 1)
+        let index = cluster & (self.block_entries() - 1);
+        let first = self.table_index(cluster) << self.block_bits();
+        debug_assert!(first + index == cluster, "block and counter name the cluster");
+        index
     }
 
     /// Counter `index` of a block (or a piece of one that begins at a byte).
@@ -57,7 +60,9 @@ impl BlockShape {
             return block.get(at).map_or(0, |byte| u64::from(*byte) >> shift & self.max());
         }
         let bytes = block.get(at..at + self.bits() as usize / 8).unwrap_or(&[]);
-        bytes.iter().fold(0, |count, byte| count << 8 | u64::from(*byte))
+        let count = bytes.iter().fold(0, |count, byte| count << 8 | u64::from(*byte));
+        debug_assert!(count <= self.max(), "a counter says no more");
+        count
     }
 
     /// Sets counter `index`; `count` must not be higher than `max`.
@@ -68,12 +73,14 @@ impl BlockShape {
             let shift = (index << self.order) % 8;
             if let Some(byte) = block.get_mut(at) {
                 *byte = *byte & !((self.max() << shift) as u8) | (count << shift) as u8;
+                debug_assert!(self.get(block, index) == count, "it is read as it was written");
             }
             return;
         }
         let len = self.bits() as usize / 8;
         if let (Some(to), Some(from)) = (block.get_mut(at..at + len), count.to_be_bytes().get(8 - len..)) {
             to.copy_from_slice(from);
+            debug_assert!(self.get(block, index) == count, "it is read as it was written");
         }
     }
 }

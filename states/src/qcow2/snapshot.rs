@@ -93,6 +93,7 @@ impl Snapshot {
             id: id.to_vec(),
             name: name.to_vec(),
         };
+        debug_assert!(extra.len() < extra_len || snapshot.is_encoded_as(&bytes[..end]), "as it was read");
         Ok(Parsed::Entry(snapshot, end.next_multiple_of(8)))
     }
 
@@ -124,6 +125,14 @@ impl Snapshot {
         be::put_u64(&mut self.extra, 0, state);
         be::put_u64(&mut self.extra, 8, size);
         debug_assert!(self.is_complete());
+    }
+
+    /// Its entry, but for the padding, is these bytes.
+    fn is_encoded_as(&self, bytes: &[u8]) -> bool {
+        let mut table = Vec::new();
+        self.encode(&mut table);
+        debug_assert!(table.len() >= FIXED, "an entry has its fixed part");
+        table.starts_with(bytes) && table.len() == bytes.len().next_multiple_of(8)
     }
 
     /// Appends the entry with its padding.

@@ -41,6 +41,7 @@ pub(crate) enum Next {
 impl Tail {
     /// Of a file of so many whole clusters.
     pub(crate) fn new(counts: BlockShape, shape: Shape, clusters: u64) -> Tail {
+        debug_assert!(counts.cluster_bits == shape.cluster_bits, "one image, one size of clusters");
         Tail { counts, shape, clusters, at: clusters, reads: READS_MAX }
     }
 
@@ -71,6 +72,7 @@ impl Tail {
                 self.reads -= 1;
                 let piece = self.piece();
                 let byte = (self.counts.block_index(last) << self.counts.order) / 8;
+                debug_assert!(byte / piece * piece + piece <= 1 << self.counts.cluster_bits, "of the block");
                 Next::Read { offset: block + byte / piece * piece, len: piece as u32 }
             }
             _ => Next::End(self.at),
@@ -89,6 +91,7 @@ impl Tail {
         let per_piece = (self.piece() * 8) >> self.counts.order;
         let within = self.counts.block_index(last) % per_piece;
         let first = last - within;
+        debug_assert!(within < per_piece && first <= last, "the piece counts the cluster");
         match (0..=within).rev().find(|index| self.counts.get(bytes, *index) != 0) {
             Some(used) => {
                 self.at = first + used + 1;

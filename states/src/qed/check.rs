@@ -152,6 +152,7 @@ impl Check {
 
     /// False: one was used already.
     fn mark_used(&mut self, offset: u64, clusters: u64) -> bool {
+        debug_assert!(offset.is_multiple_of(self.geometry.cluster_size()), "others were refused");
         let first = offset >> self.geometry.cluster_bits;
         self.mark(first, first + clusters, Some(offset))
     }
@@ -410,7 +411,10 @@ fn run(entries: &[[u8; 8]], cluster: u64) -> usize {
         return 1 + others.iter().take_while(|bytes| u64::from_le_bytes(**bytes) <= 1).count();
     }
     let expected = |n: u64| first.wrapping_add(n.wrapping_mul(cluster));
-    1 + others.iter().zip(1..).take_while(|(bytes, n)| u64::from_le_bytes(**bytes) == expected(*n)).count()
+    let follows = |(bytes, n): &(&[u8; 8], u64)| u64::from_le_bytes(**bytes) == expected(*n);
+    let run = 1 + others.iter().zip(1..).take_while(follows).count();
+    debug_assert!(run <= entries.len(), "a run of the table");
+    run
 }
 
 fn decode(bytes: &[u8]) -> Vec<u64> {
@@ -419,7 +423,10 @@ fn decode(bytes: &[u8]) -> Vec<u64> {
 
 impl Machine for Check {
     fn poll_io(&mut self) -> Option<Io> {
-        self.steps.poll_io()
+        let io = self.steps.poll_io();
+        let changes = io.is_some_and(|io| io.op.changes_file());
+        debug_assert!(self.repair.is_some() || !changes, "without leave nothing is written");
+        io
     }
 
     fn poll_ahead(&mut self) -> Option<(u64, u64)> {

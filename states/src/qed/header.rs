@@ -88,7 +88,9 @@ pub fn size_max(cluster_size: u32, table_size: u32) -> u64 {
     let entries = u128::from(cluster_size) * u128::from(table_size) / 8;
     debug_assert!(cluster_size.is_power_of_two() && table_size.is_power_of_two(), "the shape was validated");
     // guest offsets stay below 2^63, as QEMU's do
-    u64::try_from((entries * entries * u128::from(cluster_size)).min((1 << 63) - 512)).unwrap_or(0)
+    let most = u64::try_from((entries * entries * u128::from(cluster_size)).min((1 << 63) - 512));
+    debug_assert!(most.is_ok_and(|most| most > 0 && most.is_multiple_of(512)), "a disk has whole sectors");
+    most.unwrap_or(0)
 }
 
 impl Header {
@@ -118,6 +120,7 @@ impl Header {
             keep_need_check: false,
         };
         header.validate(file_len)?;
+        debug_assert!(block.starts_with(&header.encode()), "the fields as they were read");
         Ok(header)
     }
 
@@ -264,6 +267,7 @@ impl Header {
         for (at, long) in longs {
             bytes[at..at + 8].copy_from_slice(&long.to_le_bytes());
         }
+        debug_assert!(Header::probe(&bytes), "it begins with the magic");
         bytes
     }
 
@@ -287,7 +291,7 @@ impl Header {
         if options.backing.is_some() {
             features |= BACKING_FILE | if options.backing_raw { NO_PROBE } else { 0 };
         }
-        Ok(Header {
+        let header = Header {
             cluster_size: options.cluster_size,
             table_size: options.table_size,
             header_size: 1,
@@ -300,7 +304,10 @@ impl Header {
             backing_filename_size: name.len() as u32,
             block: Vec::new(),
             keep_need_check: false,
-        })
+        };
+        let file_len = header.l1_table_offset + header.table_bytes();
+        debug_assert!(header.validate(file_len).is_ok(), "what is made is read");
+        Ok(header)
     }
 
     /// Names another backing file, or none. The name is to be written at byte 64, durable before the header
@@ -323,6 +330,8 @@ impl Header {
         self.backing_filename_offset = if len == 0 { 0 } else { HEADER_BYTES as u32 };
         self.backing_filename_size = len as u32;
         debug_assert!(self.backing_name().is_some() == name.is_some(), "the feature says so");
+        let header_bytes = u64::from(self.header_size) * u64::from(self.cluster_size);
+        debug_assert!(self.validate_backing(header_bytes).is_ok(), "what is written is read");
         Ok(())
     }
 }

@@ -127,6 +127,7 @@ impl Append {
     }
 
     fn with_len(self, len: u64) -> Append {
+        debug_assert!(self.grown <= len, "what may be handed out the file has");
         Append { len, ..self }
     }
 
@@ -144,6 +145,7 @@ impl Append {
         if tail < end {
             (self.append, self.grown, self.found, self.found_end) = (tail, tail, (tail, tail), end);
         }
+        debug_assert!(self.append <= self.end && self.found_end <= self.len, "it lies in the file");
     }
 
     /// There is something left of a free end that was found.
@@ -261,6 +263,7 @@ impl Append {
             return None;
         }
         (self.grown, self.len) = (self.append, self.append);
+        debug_assert!(self.floor <= self.len, "metadata that will be written stays");
         Some(self.append)
     }
 
@@ -303,13 +306,16 @@ impl Append {
         debug_assert!(offset.is_multiple_of(self.cluster), "space is whole clusters");
         self.append = offset;
         self.end = self.end.max(offset);
+        debug_assert!(self.append <= self.end, "it lies before the end");
     }
 
     /// A length at a border of clusters, and of the blocks of file systems: where a file ends within a
     /// block, growing it again goes through the page cache, which collides with direct transfers to that
     /// block.
     fn whole(&self, len: u64) -> u64 {
-        align_up(len, self.cluster.max(BLOCK))
+        let whole = align_up(len, self.cluster.max(BLOCK));
+        debug_assert!(whole.is_multiple_of(self.cluster), "the file ends with a cluster");
+        whole
     }
 
     /// The next length to grow to, `need` bytes behind `append` at least.
@@ -320,7 +326,10 @@ impl Append {
 
     /// How far ahead of the data the file grows: half of what it has, within limits.
     fn step(&self) -> u64 {
-        (self.append / 2).clamp(STEP_MIN, STEP_MIN.max(self.step_max)).min(self.step_max.max(self.cluster))
+        let half = (self.append / 2).clamp(STEP_MIN, STEP_MIN.max(self.step_max));
+        let step = half.min(self.step_max.max(self.cluster));
+        debug_assert!(step >= self.cluster.min(STEP_MIN), "a step gets on");
+        step
     }
 
     /// So little space is left that the next growth should start before anybody has to wait for it.
@@ -372,6 +381,7 @@ impl Append {
     /// The free end that was there at the opening is taken up to here.
     fn note_found(&mut self, to: u64) {
         self.found.1 = to.min(self.opened_end).max(self.found.0);
+        debug_assert!(self.found.0 == self.found.1 || self.found.1 <= self.opened_end, "it was there before");
     }
 }
 
@@ -455,6 +465,7 @@ impl Append {
         self.append = end;
         self.end = self.end.max(end);
         debug_assert!(self.append <= self.grown, "what is handed out the file has");
+        debug_assert!(offset.is_multiple_of(self.cluster), "space is whole clusters");
         // nothing is cleared ahead of what needs no zeros
         if self.runs_low() && !(self.device && need == Need::Any) {
             self.asked = true;
@@ -657,6 +668,9 @@ impl Append {
             _ if self.asked => wrong("somebody asked, and nobody looked"),
             _ if self.has_found() && self.found_end > self.len => wrong("a free end behind the file"),
             _ if self.growing.is_some_and(|to| to <= self.grown) => wrong("it grows to less than it has"),
+            _ if self.grown > self.len => wrong("what the file has not may be handed out"),
+            _ if self.floor > self.end => wrong("metadata behind the end"),
+            _ if self.waiters.is_empty() && self.wanted > 0 => wrong("nobody waits, and something is wanted"),
             _ => Ok(()),
         }
     }

@@ -79,7 +79,9 @@ impl Copies {
     /// It ended, well or not.
     pub(crate) fn end(&mut self, l1_index: u64) -> Option<TableCopy> {
         let index = self.0.iter().position(|copy| copy.l1_index == l1_index)?;
-        Some(self.0.swap_remove(index))
+        let copy = self.0.swap_remove(index);
+        debug_assert!(self.find(l1_index).is_none(), "there was one copy of the table");
+        Some(copy)
     }
 
     /// The bytes of the chunk that is being written.

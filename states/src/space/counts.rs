@@ -186,6 +186,7 @@ impl Refcounted {
     /// Entries of the refcount table that the file lacks may be written: their blocks are durable.
     pub(crate) fn table_is_due(&self, durable: u64) -> bool {
         let placed = self.moving.as_ref().is_some_and(|moving| moving.is_due(durable));
+        debug_assert!(self.changed.iter().all(|(index, _)| *index < self.table.len()), "of the table");
         let entries = if placed { usize::MAX } else { self.file_entries() };
         placed || self.changed.iter().any(|(index, window)| *index < entries && *window <= durable)
     }
@@ -323,7 +324,10 @@ impl Refcounted {
     /// The count of one cluster, and what is needed before it is known.
     pub(crate) fn count(&self, cluster: u64, cx: &mut Cx<'_>) -> Result<u64, Wait> {
         match self.refcount_slice(cluster, cx) {
-            Ok((slot, start, _)) => Ok(count_of(self.counts, &cx.tables.slot(slot).entries, cluster - start)),
+            Ok((slot, start, end)) => {
+                debug_assert!(start <= cluster && cluster < end, "the slice counts the cluster");
+                Ok(count_of(self.counts, &cx.tables.slot(slot).entries, cluster - start))
+            }
             Err(Counted::Loading(_)) => Err(Wait::Load),
             Err(Counted::NoSlot) => Err(Wait::Slot),
             Err(_) => Err(Wait::Never),
@@ -406,6 +410,8 @@ impl Refcounted {
         debug_assert!(at.is_multiple_of(8) && buf.len().is_multiple_of(8));
         let first = (at / 8) as usize;
         debug_assert!(first <= self.table.len(), "it begins in the table");
+        let end = first + buf.len() / 8;
+        debug_assert!(end <= self.table.len().max(self.file_entries()), "and ends there");
         for (index, bytes) in (first..).zip(buf.chunks_exact_mut(8)) {
             let young = self.changed.iter().any(|(changed, window)| *changed == index && *window > durable);
             let entry = if young { 0 } else { self.table.get(index).copied().unwrap_or(0) };
@@ -421,6 +427,12 @@ impl Refcounted {
         let moved = self.moving.as_ref().map_or(0, |moving| moving.clusters << self.header.cluster_bits);
         if self.table.len() as u64 * 8 > moved.max(self.file_entries() as u64 * 8) {
             return Err(String::from("the refcount table has no room for all entries"));
+        }
+        if self.unseen.next > self.unseen.end {
+            return Err(format!(
+                "clusters up to {} were looked at, of {}",
+                self.unseen.next, self.unseen.end
+            ));
         }
         match self.changed.iter().find(|(index, _)| self.table.get(*index).is_none_or(|entry| *entry == 0)) {
             Some((index, _)) => Err(format!("entry {index} of the refcount table changed to nothing")),

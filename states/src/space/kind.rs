@@ -219,9 +219,9 @@ pub(crate) enum Space {
 
 impl Space {
     pub(crate) const fn run(self) -> ClusterRun {
-        match self {
-            Space::Zeroed(Zeroed(run)) | Space::Stale(Stale(run)) => run,
-        }
+        let (Space::Zeroed(Zeroed(run)) | Space::Stale(Stale(run))) = self;
+        debug_assert!(run.count > 0, "space is not empty");
+        run
     }
 
     pub(crate) const fn is_stale(self) -> bool {

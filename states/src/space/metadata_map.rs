@@ -81,6 +81,7 @@ impl MetadataMap {
         if !span.is_empty() {
             self.near.add(self.cluster_bits, span);
         }
+        debug_assert!(span.is_empty() || self.any_overlap(span).is_some(), "it is found from now on");
     }
 
     /// This piece of it is none any more. One without bytes takes nothing with it that begins where it did:
@@ -94,6 +95,7 @@ impl MetadataMap {
         debug_assert!(block > 0);
         self.blocks.insert(block);
         self.near.add(self.cluster_bits, Span::at(block, 1));
+        debug_assert!(self.any_overlap(Span::at(block, 1)).is_some(), "it is found from now on");
     }
 
     /// L1 entry `index` leads to `table`, and says whether that is `copied`. False: it is none of the owners.
@@ -101,7 +103,9 @@ impl MetadataMap {
         debug_assert!(table > 0);
         debug_assert!(index < 1 << 32, "no L1 table is as long");
         self.near.add(self.cluster_bits, Span::at(table, 1));
-        self.l2_tables.add(table, index, copied)
+        let owns = self.l2_tables.add(table, index, copied);
+        debug_assert!(self.any_overlap(Span::at(table, 1)).is_some(), "it is found from now on");
+        owns
     }
 
     /// It leads there no more.

@@ -33,7 +33,8 @@ impl Owners {
     }
 
     pub(crate) fn remove(&mut self, table: u64, index: u64) {
-        self.0.remove(&(table, index));
+        let known = self.0.remove(&(table, index));
+        debug_assert!(known.is_some(), "it led there");
     }
 
     /// Do other entries lead there, and does each say that the table is its own?

@@ -233,6 +233,7 @@ impl Quarantine {
             count += run;
         }
         debug_assert!(count > 0 && self.total >= count, "what is free is counted");
+        debug_assert!(!self.free.contains_key(&(first + count)), "neighbours are one run");
         self.free.insert(first, count);
     }
 

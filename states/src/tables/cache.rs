@@ -62,6 +62,8 @@ impl TableCache {
 
     #[inline]
     pub(crate) fn find(&self, number: SliceNumber) -> Option<u32> {
+        let holds = |slot| self.slot(slot).number == number.0;
+        debug_assert!(self.directory.get(number.0).is_none_or(holds), "its slot holds it");
         self.directory.get(number.0)
     }
 
@@ -160,9 +162,13 @@ impl TableCache {
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         debug_assert!(self.dirty <= self.slots.len(), "each dirty slot is counted once");
-        let (mut dirty, mut young) = (0, 0);
+        let (mut dirty, mut young, mut free) = (0, 0, 0);
         for (slot, slice) in self.slots.iter().enumerate() {
             if slice.state == SliceState::Empty {
+                free += 1;
+                if !self.free.contains(&(slot as u32)) {
+                    return Err(format!("slot {slot} holds nothing, and nobody can have it"));
+                }
                 continue;
             }
             dirty += usize::from(slice.is_dirty());
@@ -174,7 +180,8 @@ impl TableCache {
             slice.check().map_err(|said| format!("slot {slot}: {said}"))?;
         }
         match (dirty, young) == (self.dirty, self.young) {
-            true => Ok(()),
+            true if free == self.free.len() => Ok(()),
+            true => Err(format!("{free} slots hold nothing, {} are free", self.free.len())),
             false => {
                 let counts = (self.dirty, self.young);
                 Err(format!("dirty and young are {:?}, counted as {counts:?}", (dirty, young)))
@@ -370,6 +377,15 @@ mod tests {
             load(&mut cache, number);
         }
         assert_eq!(fresh(&cache), [[false; 12].as_slice(), &[true; 8]].concat());
+    }
+
+    #[test]
+    fn the_check_sees_a_slot_that_is_not_free() {
+        let mut cache = TableCache::new(4, 100);
+        load(&mut cache, 1);
+        assert_eq!(cache.check(), Ok(()));
+        cache.free.push(0);
+        assert_eq!(cache.check(), Err(String::from("0 slots hold nothing, 1 are free")));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(crate) fn decode_qed(
         while covered < end - pos && rest.next() == Some(&head) {
             covered += geometry.cluster_size();
         }
+        let clusters = (pos - geometry.cluster_start(pos) + covered) >> geometry.cluster_bits;
+        debug_assert!(clusters <= (entries.len() - first) as u64, "a run ends with its slice");
         return Ok(Run { mapping, len: covered, private: true });
     }
     let check = |pos, entry| geometry.check_data(pos, entry, space.end_for(entry, geometry.cluster_size()));
@@ -51,6 +53,8 @@ pub(crate) fn decode_qed(
         covered += geometry.cluster_size();
     }
     debug_assert!((pos + covered).is_multiple_of(geometry.cluster_size()), "a run ends with a cluster");
+    let clusters = (pos - geometry.cluster_start(pos) + covered) >> geometry.cluster_bits;
+    debug_assert!(clusters <= (entries.len() - first) as u64, "a run ends with its slice");
     let mapping = Mapping::Data(head + (pos - geometry.cluster_start(pos)));
     Ok(Run { mapping, len: covered, private: true })
 }
@@ -104,6 +108,7 @@ pub(crate) fn decode_qcow2(
             break;
         }
     }
+    debug_assert!(at <= words.len(), "a run ends with its slice");
     Ok(Run { mapping, len: covered, private })
 }
 

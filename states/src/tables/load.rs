@@ -148,6 +148,7 @@ impl TableCache {
 
     /// So many uncommitted changes are enough.
     pub(crate) fn is_overfull(&self) -> bool {
+        debug_assert!(self.young == 0 || self.dirty > 0, "what is not committed is dirty");
         self.young >= YOUNG_MAX
     }
 

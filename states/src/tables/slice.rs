@@ -7,7 +7,7 @@
 //! * at most one write of a slice is in flight, and it writes a snapshot: what `encode` saw;
 //! * a *young* change points to data that is not durable yet (QE3, QC3): readers use it at once, `encode`
 //!   leaves it out;
-//! * `dirty` marks blocks with changes that may be written; `young` lists those that may not, newest first.
+//! * `dirty` marks blocks with changes that may be written; `young` lists those that may not, oldest first.
 
 use crate::base::queue::Queue;
 use alloc::format;
@@ -123,6 +123,10 @@ impl Slice {
         debug_assert!(self.chances <= CHANCES_MAX, "a slice has so many chances");
         if !self.young.is_sorted_by_key(|young| young.window) {
             return Err(String::from("young changes are out of order"));
+        }
+        let end = |young: &Young| usize::from(young.first) + usize::from(young.count);
+        if self.young.iter().any(|young| end(young) > self.entries.len()) {
+            return Err(String::from("a young change of what is not there"));
         }
         match (self.state == SliceState::Writing) == (self.writing != 0) {
             true => Ok(()),

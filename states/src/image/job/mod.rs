@@ -9,7 +9,7 @@ mod resize;
 use super::next::Next;
 use super::value::Image;
 use crate::acb::AcbIndex;
-use crate::acb::job::Job;
+use crate::acb::job::{Job, Resizing};
 use crate::tables::mapping::Run;
 
 impl Image {
@@ -29,6 +29,7 @@ impl Image {
 
     /// Its first step.
     pub(super) fn start_job(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(!self.jobs.is_closing(), "nothing begins once a close was accepted");
         match self.job(a) {
             Job::Close => self.start_close(a),
             Job::Resize { size } => self.start_resize(a, size),
@@ -37,11 +38,13 @@ impl Image {
 
     /// It may change the image now.
     pub(super) fn job_may_change(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(self.health.is_clear(), "the autoclear bits are gone");
         self.resize(a, self.new_size(a))
     }
 
     /// It is the only request.
     pub(super) fn job_alone(&mut self, a: AcbIndex) -> Next {
+        debug_assert_eq!(self.requests.len(), 1, "the others have ended");
         match self.job(a) {
             Job::Close => self.close_alone(),
             Job::Resize { .. } => Next::Look,
@@ -50,16 +53,20 @@ impl Image {
 
     /// A run of its range.
     pub(super) fn job_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(self.jobs.resizing() == Some(&Resizing::Range), "no other step has a range");
         self.resize_run(a, self.new_size(a), run, slot)
     }
 
     /// Its range is done.
     pub(super) fn job_range_done(&mut self, a: AcbIndex) -> Next {
+        debug_assert_eq!(self.requests.acb(a).pos, self.requests.acb(a).end, "nothing of it is left");
         self.range_resized(a, self.new_size(a))
     }
 
     /// What it wrote is durable, or all is in order.
     pub(super) fn job_committed(&mut self, a: AcbIndex) -> Next {
+        let durable = |window| window <= self.commit.windows.tables_durable();
+        debug_assert!(durable(self.requests.acb(a).commit.window), "it was told so");
         match self.job(a) {
             Job::Close => self.trim(a),
             Job::Resize { size } => self.size_durable(a, size),
@@ -78,7 +85,7 @@ impl Image {
     pub(super) fn job_ended(&mut self, job: Job) {
         match job {
             Job::Resize { .. } => self.resize_ended(),
-            Job::Close => {}
+            Job::Close => debug_assert!(self.jobs.is_closing(), "it was accepted"),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! Invariant: nothing else is accepted meanwhile, so the file has all of the old table.
 
 use crate::acb::job::Resizing;
-use crate::base::geometry::align_up;
+use crate::base::geometry::{L1_BYTES_MAX, align_up};
 use crate::base::queue::Queue;
 #[cfg(feature = "sabotage")]
 use crate::base::span::Span;
@@ -14,6 +14,8 @@ use crate::fault::Op;
 use crate::image::value::Image;
 use crate::io::{IoOp, Outcome};
 use crate::outbox::Purpose;
+#[cfg(feature = "sabotage")]
+use crate::rule::Rule;
 use crate::space::kind::ClusterRun;
 
 /// Bytes of the L1 table that are copied at once.
@@ -23,6 +25,7 @@ impl Image {
     /// Bytes of the old table, and how much of the file they take.
     fn old_l1(&self) -> (u64, u64) {
         let bytes = self.refcounted.as_deref().map_or(0, |counted| u64::from(counted.header.l1_entries) * 8);
+        debug_assert!(bytes <= L1_BYTES_MAX, "a longer table was refused");
         (bytes, align_up(bytes, u64::from(self.options.align.max(512))))
     }
 
@@ -95,6 +98,7 @@ impl Image {
     /// QC11: the old L1 table's clusters before the header leads to the new one.
     #[cfg(feature = "sabotage")]
     pub(super) fn free_l1_early(&mut self, old: Span) {
+        debug_assert!(self.options.sabotaged(Rule::SwitchBeforeFree));
         let Some((bits, cluster)) =
             self.layout.geometry().map(|geometry| (geometry.cluster_bits, geometry.cluster_size()))
         else {

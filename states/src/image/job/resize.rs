@@ -140,6 +140,7 @@ impl Image {
         self.requests.acb_mut(a).commit.window = 0;
         if let Some(counted) = self.refcounted.as_deref_mut() {
             counted.header.size = size;
+            debug_assert_eq!(counted.header.guest_size(), size, "another one was refused");
         }
         self.jobs.next(Resizing::Size);
         self.commit.header_changed(&mut self.outbox);
@@ -200,12 +201,14 @@ impl Image {
         let (Some(geometry), Some(shape)) = (self.layout.geometry(), self.layout.shape()) else {
             return Next::Done;
         };
-        let bytes = align_up(shape.l1_entries(size) * 8, geometry.cluster_size());
+        let cluster = geometry.cluster_size();
+        let bytes = align_up(shape.l1_entries(size) * 8, cluster);
         debug_assert!(bytes > 0, "it moves because it grows");
         let to = match self.allocate(a, bytes, State::AllocL2) {
             Ok(to) => to,
             Err(next) => return next,
         };
+        debug_assert!(to > 0 && to.is_multiple_of(cluster), "a table begins with a cluster");
         self.requests.set_state(a, State::AllocL2);
         let mut waiter = Queue::new();
         self.requests.wait_in(&mut waiter, a);
@@ -237,6 +240,7 @@ impl Image {
         counted.header.l1_offset = new.start;
         counted.header.l1_entries = (new.len() / 8) as u32;
         debug_assert!(counted.header.l1_entries > 0, "it moves because it grows");
+        debug_assert!(new.len() > old.len(), "it has room for all of the old one");
         self.jobs.next(Resizing::Switch(old));
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::SwitchBeforeFree) {

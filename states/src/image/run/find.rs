@@ -69,6 +69,8 @@ impl Image {
 
     /// What a request of this kind does with a run.
     fn use_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        let no_table = || run.mapping == Mapping::NoTable || self.layout.is_raw();
+        debug_assert!(slot.is_none() == no_table(), "an entry comes with its slice");
         #[cfg(feature = "sabotage")]
         let run = if self.options.sabotaged(Rule::LookAgain) { self.as_it_was(a, run) } else { run };
         let counted = self.refcounted.is_some();
@@ -110,6 +112,7 @@ impl Image {
         if cluster <= ZERO_ENTRY || torn || geometry.check_data(pos, cluster, self.space.end()).is_err() {
             return None;
         }
+        debug_assert!(!matches!(slice.state, SliceState::Empty | SliceState::Loading), "it is in memory");
         slice.touch();
         self.outbox.counters.hits += 1;
         Some(cluster + within)
@@ -117,6 +120,7 @@ impl Image {
 
     /// What is `pos` mapped to, and for how long?
     fn lookup(&mut self, pos: u64, end: u64) -> Lookup {
+        debug_assert!(pos < end, "there is a byte to look up");
         let Some(geometry) = self.layout.geometry() else {
             let run = Run { mapping: Mapping::Data(pos), len: end - pos, private: true };
             return Lookup::Found(run, None);
@@ -141,6 +145,7 @@ impl Image {
         match self.layout.decode(&slice.entries, &self.space, entry, pos, end) {
             Ok(run) => {
                 let (len, private) = (run.len.min(end - pos), run.private && !slice.shared);
+                debug_assert!(len > 0, "an entry says something of each byte");
                 Lookup::Found(Run { len, private, ..run }, Some(slot))
             }
             Err(error) => Lookup::Failed(error),
@@ -150,6 +155,7 @@ impl Image {
     /// The slice is not cached: where is it?
     fn lookup_l1(&mut self, geometry: &Geometry, pos: u64, end: u64) -> Lookup {
         let (number, _) = geometry.l2_slice(pos);
+        debug_assert!(self.tables.find(number).is_none(), "it would say all");
         let l1_index = geometry.l1_index(pos);
         let (l1_number, l1_entry) = geometry.l1_slice(l1_index);
         let Some(l1_slot) = self.tables.find(l1_number) else {
@@ -188,6 +194,7 @@ impl Image {
         entry: usize,
     ) -> Result<Option<(u64, bool)>, Error> {
         let slice = self.tables.slot(slot);
+        debug_assert!(slice.number == index >> geometry.l1_slice_bits, "the slice has the entry");
         check_dangling(slice, entry, self.space.found_used())?;
         let word = slice.entries.get(entry).copied().unwrap_or(0);
         let (table, shared) = self.layout.decode_l1(index, word)?;

@@ -17,6 +17,7 @@ use crate::qcow2::{L2, Shape, Sub, Subclusters};
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
 use crate::space::kind::ClusterRun;
+use crate::tables::slice::SliceState;
 
 impl Image {
     /// Changes entries `[first, first + count)` of a slice, all equal so far, to `value`, `value + step`, ...
@@ -121,12 +122,14 @@ impl Image {
         if old_bitmap != bitmap {
             self.set_entries(slot, (at + 1, 1), (bitmap, 0));
         }
+        debug_assert_eq!(self.entry_words(slot, start), Some((word, bitmap)), "that is what it says now");
     }
 
     /// Has the table to be copied before the entry at guest offset `pos` changes? (`pos` matters only where a
     /// rule is removed.)
     #[inline]
     pub(crate) fn must_copy(&self, slot: u32, pos: u64) -> bool {
+        debug_assert_ne!(self.tables.slot(slot).state, SliceState::Empty, "the lookup has found it");
         #[cfg(feature = "sabotage")]
         if self.options.sabotaged(Rule::SharedTable)
             || self.options.sabotaged(Rule::WaitAllocL2) && self.is_copying(pos)

@@ -32,6 +32,7 @@ impl Image {
             Mapping::NoTable | Mapping::Unallocated | Mapping::Reserved(_) if shows > pos => {
                 let len = len.min(EXTENT_MAX).min(shows - pos);
                 let len = self.requests.take_run(a, len, pos, Met::BACKING);
+                debug_assert!(len > 0 && pos + len <= shows, "the range lies inside the backing layer");
                 (State::ReadBacking, IoOp::ReadBacking { request, buffer_offset, len, guest: pos })
             }
             Mapping::Compressed { host, len: bytes } => {
@@ -57,6 +58,7 @@ impl Image {
     pub(crate) fn map_run(&mut self, a: AcbIndex, run: Run) -> Next {
         debug_assert!(run.len > 0);
         let offset = self.requests.acb(a).pos;
+        debug_assert!(offset + run.len <= self.requests.acb(a).end, "not behind the end of what was asked");
         let (status, host) = match run.mapping {
             Mapping::Data(host) => (Status::Data, Some(host)),
             Mapping::Zero => (Status::Zero, None),

@@ -43,7 +43,7 @@ impl Unmap {
             false => (ZERO, 0),
         };
         let whole = !shape.extended || mask == u32::MAX;
-        match (self, old) {
+        let new = match (self, old) {
             (Unmap::Drop, _) => (0, 0),
             // a data file's clusters have their place anyway: only the flag changes (formats.md 3.11)
             // never a part of one (`zero_counted`)
@@ -56,7 +56,10 @@ impl Unmap {
             (Unmap::Discard, L2::Unallocated) if !hides => words,
             (Unmap::Discard, _) if shape.version < 3 => (0, 0),
             (Unmap::Discard, _) => zero,
-        }
+        };
+        debug_assert!(shape.extended || new.1 == 0, "one word has no subclusters");
+        debug_assert!(Subclusters(new.1).is_valid(), "no subcluster is of both kinds");
+        new
     }
 }
 
@@ -127,6 +130,7 @@ impl Image {
             L2::Split { host, .. } => host,
             _ => None,
         });
+        debug_assert!(shape.decode_l2(start, new.0, new.1).is_ok(), "a valid entry becomes another one");
         if let Some(counted) = self.refcounted.as_deref() {
             counted.check_entry_place(start, old)?;
         }
@@ -146,6 +150,7 @@ impl Image {
             Some(_) => pos - pos % geometry.slice_span() + geometry.slice_span(),
             None => geometry.cluster_end(pos + run.len),
         };
+        debug_assert!(pos < table, "the table maps the place");
         Some((pos, acb.end.min(table), whole.min(table)))
     }
 

@@ -175,6 +175,7 @@ impl Image {
 
     fn wait_for_space(&mut self, a: AcbIndex, wanted: (u64, Need), state: State) -> Next {
         debug_assert!(wanted.0 > 0, "nobody waits for nothing");
+        debug_assert!(matches!(state, State::GrowFile | State::AllocL2 | State::AllocRefcount));
         self.requests.set_state(a, state);
         self.space.wait(&mut self.requests, a, wanted, &mut self.outbox);
         Next::Wait
@@ -186,5 +187,6 @@ impl Image {
         if let Some(slot) = self.waits.let_go(&mut self.requests, a) {
             self.tables.unpin(slot, Rule::PinLink, &mut self.outbox);
         }
+        debug_assert!(!self.requests.acb(a).held.any(), "it has given all of it back");
     }
 }

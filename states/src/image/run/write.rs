@@ -51,6 +51,8 @@ struct Plan {
 impl Plan {
     /// Its first or last block also holds what is not its own.
     fn modifies(&self) -> bool {
+        let holds = self.fill.start <= self.unit.start && self.unit.end <= self.fill.end;
+        debug_assert!(self.reuse.is_none() || holds, "blocks hold the units");
         self.reuse.is_some() && self.fill != self.unit
     }
 }
@@ -131,6 +133,7 @@ impl Image {
             Ok(place) => place,
             Err(next) => return next,
         };
+        debug_assert!(base.is_multiple_of(geometry.cluster_size()), "space is whole clusters");
         let made_table = self.requests.acb(a).met.contains(Met::NEW_TABLE);
         self.waits.claim(&mut self.requests, a, plan.clusters, made_table);
         self.tables.pin(slot, Rule::PinLink);
@@ -383,6 +386,7 @@ impl Image {
 
     /// `ReadModify`: the neighbours are there; what else is needed?
     pub(crate) fn neighbours_read(&mut self, a: AcbIndex) -> Next {
+        debug_assert!(self.requests.acb(a).held.modifies, "others' bytes were read");
         if let Some(piece) = self.piece(a)
             && self.read_sources(a, &piece)
         {
@@ -418,6 +422,7 @@ impl Image {
 
     /// Names the write of the piece, its fills being ready.
     pub(crate) fn write_piece(&mut self, a: AcbIndex) -> Next {
+        debug_assert_eq!(self.requests.acb(a).io.pending, 0, "its fills are there");
         match self.piece(a) {
             Some(piece) => self.emit_write(a, &piece),
             None => self.extent_written(a),
@@ -432,6 +437,9 @@ impl Image {
         acb.write.at = piece.end;
         let len = piece.tail_start - piece.head_end;
         let host = acb.extent.host + piece.head_end - acb.pos;
+        let blocks = |at: u64| at & u64::from(self.options.align - 1) == 0;
+        debug_assert!(blocks(piece.end - piece.start), "whole blocks are written");
+        debug_assert!(blocks(host - (piece.head_end - piece.start)), "from the start of one on");
         // only writes have a buffer
         let zero = acb.kind != RequestKind::Write;
         let op = IoOp::WriteData {
@@ -451,7 +459,9 @@ impl Image {
 
     /// All pieces are written: link new clusters, let those that wait go.
     fn extent_written(&mut self, a: AcbIndex) -> Next {
-        let allocated = self.requests.acb(a).held.claims;
+        let acb = self.requests.acb(a);
+        debug_assert!(acb.write.at >= acb.write.fill.end, "all pieces are written");
+        let allocated = acb.held.claims;
         if allocated {
             if self.health.is_halted() {
                 return Next::fail(Error::Poisoned);

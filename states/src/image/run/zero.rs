@@ -61,6 +61,7 @@ impl Image {
     /// QE10: the entry of a cluster becomes a zero entry, where the request covers it.
     #[cfg(feature = "sabotage")]
     fn zero_entry(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        debug_assert!(self.options.sabotaged(Rule::KeptClusters));
         let Some(cluster) = self.layout.geometry().map(|geometry| geometry.cluster_size()) else {
             return Next::On;
         };
@@ -88,6 +89,7 @@ impl Image {
         }
         let (_, first) = geometry.l2_slice(guest.start);
         let count = (guest.len() >> geometry.cluster_bits) as usize;
+        debug_assert!((guest.start | guest.end) & (geometry.cluster_size() - 1) == 0, "whole clusters");
         debug_assert!(first + count <= geometry.slice_words(), "a run ends with its slice");
         self.set_entries(slot, (first, count), (ZERO_ENTRY, 0));
         self.requests.note(a, Met::ZERO);
@@ -123,6 +125,7 @@ impl Image {
         }
         let host = range.start;
         debug_assert!(host.is_multiple_of(self.options.align.into()), "whole blocks are zeroed");
+        debug_assert!(range.end.is_multiple_of(self.options.align.into()), "to the last");
         let len = self.requests.take_run(a, range.len(), host, Met::HIT);
         let acb = self.requests.acb_mut(a);
         acb.write.fill = Span::new(acb.pos, acb.extent.end);

@@ -146,6 +146,7 @@ impl Check {
     /// Goes on with the next L2 table of the L1 table.
     pub(super) fn drop_next(&mut self) {
         let cluster = self.shape.cluster_size();
+        debug_assert!(self.fix == Some(Repair::All) && self.beyond.dropped, "nothing else drops entries");
         while let Some(&entry) = self.l1.get(self.l1_next) {
             let offset = entry & OFFSET;
             self.l1_next += 1;
@@ -180,6 +181,7 @@ impl Check {
     pub(super) fn drop_l2_loaded(&mut self, mut bytes: Vec<u8>) {
         let (step, mut dropped) = (self.shape.l2_entry_bytes() as usize, false);
         self.beyond.writable = self.l2_is_alone();
+        debug_assert!(self.l1_next > 0, "an entry led here");
         for at in (0..bytes.len()).step_by(step) {
             let entry = be::u64_at(&bytes, at);
             let bitmap = if self.shape.extended { be::u64_at(&bytes, at + 8) } else { 0 };

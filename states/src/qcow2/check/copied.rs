@@ -86,6 +86,7 @@ impl Check {
             return self.load(CheckStep::CopiedL2, offset, 1 << self.shape.cluster_bits);
         }
         if self.l1_fixed {
+            debug_assert!(self.fix.is_some() && !self.l1_overlaps, "the table may be written");
             let bytes = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             return self.store(CheckStep::FixCopiedL1, self.header.l1_offset, bytes);
         }
@@ -131,6 +132,7 @@ impl Check {
             }
         }
         if !fixed.is_empty() {
+            debug_assert!(self.fix.is_some() && fixed.len() == bytes.len(), "the table may be written");
             return self.store(CheckStep::FixCopiedL2, self.l2_offset, fixed);
         }
         self.next_copied();

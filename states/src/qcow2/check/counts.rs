@@ -65,12 +65,16 @@ impl Counts {
     }
 
     pub(super) fn get(&self, cluster: u64) -> u64 {
-        if self.used.contains(cluster) { 1 + self.more(cluster) } else { 0 }
+        let count = if self.used.contains(cluster) { 1 + self.more(cluster) } else { 0 };
+        debug_assert!(count <= self.layout.max(), "no count is higher than a refcount can say");
+        count
     }
 
     /// Is it counted once?
     pub(super) fn is_one(&self, cluster: u64) -> bool {
-        self.used.contains(cluster) && (self.more.is_empty() || self.more(cluster) == 0)
+        let one = self.used.contains(cluster) && (self.more.is_empty() || self.more(cluster) == 0);
+        debug_assert!(one == (self.get(cluster) == 1), "the short way says the same");
+        one
     }
 
     fn more(&self, cluster: u64) -> u64 {
@@ -118,12 +122,16 @@ impl Counts {
 
     /// The first cluster at or behind `cluster` that has a count.
     pub(super) fn next_used(&self, cluster: u64) -> Option<u64> {
-        self.used.next(cluster)
+        let next = self.used.next(cluster);
+        debug_assert!(next.is_none_or(|next| self.get(next) > 0), "it has a count");
+        next
     }
 
     /// The last cluster in front of `end` that has a count.
     pub(super) fn last_used(&self, end: u64) -> Option<u64> {
-        self.used.last_below(end)
+        let last = self.used.last_below(end);
+        debug_assert!(last.is_none_or(|last| self.get(last) > 0), "it has a count");
+        last
     }
 
     /// The first cluster from `at` on, in front of `end`, whose count is another one in `other`.
@@ -150,6 +158,8 @@ impl Counts {
         // what 64 bits of a block are in which each counter is one
         let ones = u64::from_ne_bytes((u64::MAX / self.layout.max()).to_be_bytes());
         let mut at = index << self.layout.block_bits();
+        let behind = at + self.layout.block_entries();
+        debug_assert!(self.used.next(at).is_none_or(|used| used >= behind), "a block is taken once");
         // clusters that are counted once, and are not yet put in
         let mut run = at;
         for unit in block.chunks((UNIT as usize) << self.layout.order >> 3) {

@@ -114,5 +114,6 @@ impl Findings {
         } else {
             self.lost += 1;
         }
+        debug_assert!(self.waiting.len() <= WAITING_MAX, "so many wait at most");
     }
 }

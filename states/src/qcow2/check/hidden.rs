@@ -36,6 +36,7 @@ impl Check {
         let cluster = offset >> self.shape.cluster_bits;
         let count = self.hidden.tables.entry(cluster).or_insert(0);
         *count = (*count + 1).min(self.layout.max());
+        debug_assert!(*count > 0 && *count <= self.layout.max(), "no count is higher");
     }
 
     /// An entry of an L2 table of the L1 table at hand: what the machine would say of it.

@@ -45,6 +45,7 @@ impl Check {
     }
 
     pub(super) fn block_loaded(&mut self, bytes: &[u8]) {
+        debug_assert!(!self.dirty.is_empty(), "a block was asked for");
         if let Some(index) = self.dirty.pop_first() {
             self.stored.load(index, bytes);
         }
@@ -90,6 +91,7 @@ impl Check {
 
     /// Goes through all clusters whose counts are not what they should be.
     fn compare_counts(&mut self, fix: Option<Repair>) {
+        debug_assert!(fix.is_none() || self.fix.is_some(), "without leave no count changes");
         self.highest = self.highest_used();
         let bad = self.bad_blocks.iter().map(|index| {
             let (first, end) = (index << self.layout.block_bits(), (index + 1) << self.layout.block_bits());
@@ -186,12 +188,15 @@ impl Check {
             };
             first = next;
         }
+        debug_assert!(self.computed.next_used(first).is_none_or(|used| used >= first + count));
+        debug_assert!(self.beyond.kept_until(first, count).is_none(), "nothing leads there");
         first
     }
 
     /// Places blocks for the clusters in use, their own ones included: did the table grow?
     fn place_blocks(&mut self, first: u64, table: &mut Vec<u64>) -> bool {
         let (mut block, mut at, mut grown) = (0, first, false);
+        debug_assert!(self.fix == Some(Repair::All), "nothing less makes counts anew");
         while let Some(cluster) = self.computed.next_used(at) {
             let index = self.layout.table_index(cluster);
             at = (index + 1) << self.layout.block_bits();

@@ -49,6 +49,7 @@ impl Check {
                 }
             }
         }
+        debug_assert!(self.snapshots_len <= TABLE_MAX, "a longer table was refused");
         self.bitmaps = Vec::new();
         let bytes = (self.header.reftable_clusters as usize) << self.shape.cluster_bits;
         if bytes == 0 {

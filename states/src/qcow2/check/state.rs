@@ -269,6 +269,8 @@ impl Check {
     }
 
     pub(super) fn emit(&mut self, step: CheckStep, op: IoOp) {
+        let may = self.fix.is_some() || step == CheckStep::Cut;
+        debug_assert!(may || !op.changes_file(), "without leave nothing is written");
         self.steps.emit(step, op);
     }
 

@@ -54,7 +54,9 @@ fn plain_run(shape: Shape, entries: &[[u8; 8]]) -> usize {
     }
     // what goes over into the bits above an offset is beyond the end of every file
     let follows = |(entry, n): &(&[u8; 8], u64)| u64::from_be_bytes(**entry) == first + n * cluster;
-    1 + others.iter().zip(1..).take_while(follows).count()
+    let run = 1 + others.iter().zip(1..).take_while(follows).count();
+    debug_assert!(run <= entries.len(), "a run of the table");
+    run
 }
 
 impl Check {
@@ -87,6 +89,7 @@ impl Check {
         }
         let bits = self.shape.cluster_bits;
         let (mut at, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
+        debug_assert!(end <= (self.len >> bits) + 2, "the last cluster may be there in part");
         self.clusters = self.clusters.max(end);
         while at < end {
             at = self.computed.raise(at, end);
@@ -217,6 +220,7 @@ impl Check {
             at = end;
         }
         if !fixed.is_empty() {
+            debug_assert!(self.fix == Some(Repair::All), "nothing less changes entries");
             return self.store(CheckStep::FixL2, self.l2_offset, fixed);
         }
         self.next_l2();
@@ -355,6 +359,7 @@ impl Check {
             Ok(bitmaps) => self.bitmaps = bitmaps,
             Err(error) => return self.fail(error),
         }
+        debug_assert!(self.bitmaps.len() == count as usize, "so many as the header says");
         self.next = 0;
         self.next_bitmap();
     }

@@ -52,6 +52,7 @@ impl Runs {
                 self.0.insert(run, first);
             }
         }
+        debug_assert!(self.within(first, end).next().is_none(), "none of them is in a run");
     }
 
     /// The first place at or behind `from` with `count` clusters that are in no run.
@@ -133,6 +134,8 @@ impl Space {
         loop {
             let first = self.search(count);
             if self.claim(first, count)?.is_ok() {
+                let all = (first, first + count);
+                debug_assert!(self.used.within(all.0, all.1).eq([all]), "they are in use from now on");
                 return Ok(first);
             }
         }
@@ -143,6 +146,7 @@ impl Space {
         loop {
             let taken = self.used.within(first, first + most).next();
             let count = taken.map_or(most, |(run, _)| run - first);
+            debug_assert!(count <= most, "no more than were asked for");
             if self.claim(first, count)?.is_ok() {
                 return Ok(count);
             }
@@ -196,6 +200,8 @@ impl Space {
             if blocks > last {
                 continue;
             }
+            let counted = blocks * self.layout.block_entries();
+            debug_assert!(counted >= clusters + table + blocks, "they count themselves, too");
             if !generous {
                 return blocks;
             }

@@ -96,12 +96,16 @@ impl Header {
 
     /// The backing file's name. A name of no bytes is no backing file, as for QEMU.
     pub fn backing(&self) -> Option<&[u8]> {
-        self.backing.as_deref().filter(|name| !name.is_empty())
+        let name = self.backing.as_deref();
+        debug_assert!(name.is_none_or(|name| name.len() <= NAME_MAX), "a longer one was refused");
+        name.filter(|name| !name.is_empty())
     }
 
     /// The backing file's format.
     pub fn backing_format(&self) -> Option<&[u8]> {
-        self.extension(Extension::BACKING_FORMAT)
+        let format = self.extension(Extension::BACKING_FORMAT);
+        debug_assert!(format.is_none_or(|name| name.len() < 16), "a longer name was refused");
+        format
     }
 
     /// All extensions as they stand in the image.
@@ -147,6 +151,7 @@ impl Header {
 
     fn set_incompatible(&mut self, bit: u64, set: bool) {
         debug_assert!(bit.is_power_of_two(), "one at a time");
+        debug_assert!(bit & incompatible::KNOWN != 0, "what it means is known");
         if self.version == 3 {
             self.incompatible = if set { self.incompatible | bit } else { self.incompatible & !bit };
         }
@@ -213,6 +218,7 @@ impl Header {
         }
         next.backing = name.map(<[u8]>::to_vec);
         next.lay_out()?;
+        debug_assert!(next.backing_format() == format, "it is read as it was written");
         *self = next;
         Ok(())
     }
@@ -259,6 +265,8 @@ impl Header {
         block.resize(len, 0);
         debug_assert!(block.len() >= self.header_length as usize && block.len() >= self.block.len());
         self.block = block;
+        let list = || extensions::parse(&self.block, self.header_length as usize, self.extensions_end());
+        debug_assert!(list().as_ref() == Ok(&self.extensions), "they are read as they were written");
         Ok(())
     }
 
