@@ -14,7 +14,7 @@ mod output;
 mod words;
 
 use clap::{Parser, Subcommand};
-use cmd::{bench, check, create, info, map, measure, replay, resize, serve};
+use cmd::{bench, check, create, info, map, measure, mount, replay, resize, serve};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -41,6 +41,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    Mount(mount::Args),
     Serve(serve::Args),
     Bench(bench::Args),
     Replay(replay::Args),
@@ -86,6 +87,7 @@ fn run(command: Command) -> ExitCode {
         Command::Map(args) => map::run(args),
         Command::Resize(args) => resize::run(args),
         Command::Io { args } => io::run(&args),
+        Command::Mount(args) => mount::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Replay(args) => replay::run(args),

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "quod-states",
     "quod-backend",
     "quod",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 10] = [
     "quod-capi",
     "quod-nbd",
     "quod-serve",
+    "quod-mount",
     "quod-memory",
     "quod-bench",
     "quod-cli",

@@ -9,6 +9,8 @@ pub mod create;
 pub mod info;
 pub mod map;
 pub mod measure;
+pub mod mount;
 pub mod replay;
 pub mod resize;
 pub mod serve;
+mod serving;

@@ -2,7 +2,6 @@
 //!
 //! Knows: names of protocols. Must never know: how one is spoken.
 
-mod common;
 mod nbd;
 
 use clap::Subcommand;

@@ -10,7 +10,16 @@ use serde_json::json;
 /// Crates that the library is made of, itself included: all formats, in Rust alone.
 const CRATES_MOST: usize = 16;
 /// Packages that somebody may depend on.
-const PUBLISHED: [&str; 6] = ["quod-states", "quod-backend", "quod", "quod-tools", "quod-capi", "quod-cli"];
+const PUBLISHED: [&str; 8] = [
+    "quod-states",
+    "quod-backend",
+    "quod",
+    "quod-tools",
+    "quod-capi",
+    "quod-serve",
+    "quod-mount",
+    "quod-cli",
+];
 
 fn tree(package: &str, more: &[&str]) -> Vec<String> {
     let common = ["tree", "--offline", "--prefix", "none", "-p", package];

@@ -2,7 +2,7 @@
 //!
 //! Knows: options, addresses as people and systemd give them. Must never know: the protocol, the loop.
 
-use super::common::{Opening, ended_by_signal};
+use crate::cmd::serving::{Opening, ended_by_signal};
 use crate::interrupt;
 use crate::out::{fail, flush, has_failed};
 use crate::words::failure::{could_not_open, warn_of_change};

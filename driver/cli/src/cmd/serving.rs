@@ -1,6 +1,6 @@
-//! What all protocols of `quod serve` are asked for: how images are opened, when it ends.
+//! What `quod mount` and all protocols of `quod serve` are asked for: how images are opened, when it ends.
 //!
-//! Knows: options. Must never know: which protocol.
+//! Knows: options. Must never know: who is served, and how.
 
 use crate::interrupt;
 use crate::out::fail;
@@ -12,13 +12,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Options of all protocols: how images are opened.
+/// How images are opened.
 #[derive(clap::Args)]
 pub struct Opening {
     /// Format of the images (default: probe; a raw one that may be written must be named)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Clients may not write
+    /// Nobody may write
     #[arg(short, long)]
     read_only: bool,
     /// Past the page cache (O_DIRECT)

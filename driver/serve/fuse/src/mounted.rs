@@ -1,0 +1,102 @@
+//! How a place is mounted, and unmounted.
+//!
+//! Knows: fuser's mounting, places. Must never know: images, requests.
+//! Invariant: what was mounted is unmounted when [`Mounted`] is dropped, however that comes.
+
+use crate::error::MountError;
+use crate::limits::{IN_FLIGHT, TRANSFER};
+use fuser::{Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL, SessionUnmounter};
+use rustix::fs::OFlags;
+use rustix::mount::UnmountFlags;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+/// What fuser asks while it mounts; it serves nothing.
+struct Greeting;
+
+impl Filesystem for Greeting {
+    fn init(&mut self, _request: &fuser::Request, kernel: &mut KernelConfig) -> io::Result<()> {
+        // a kernel that has less, has less: each of these is a wish
+        let _ = kernel.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
+        let _ = kernel.set_max_write(TRANSFER as u32);
+        let _ = kernel.set_max_readahead(TRANSFER as u32).map_err(|most| kernel.set_max_readahead(most));
+        let _ = kernel.set_max_background(IN_FLIGHT as u16);
+        let _ = kernel.set_congestion_threshold(IN_FLIGHT as u16);
+        Ok(())
+    }
+}
+
+/// A mount, and its end.
+pub struct Mounted {
+    session: Session<Greeting>,
+    place: PathBuf,
+    leaving: Leaving,
+}
+
+/// How far an unmount has come. The kernel may want writes answered meanwhile, so that another thread waits.
+enum Leaving {
+    No,
+    Begun(JoinHandle<()>),
+    /// No thread was to be had.
+    Detached,
+}
+
+impl Mounted {
+    /// Mounts over a file; the descriptor that requests come from.
+    pub fn new(place: PathBuf, writable: bool, others: bool) -> Result<(Mounted, OwnedFd), MountError> {
+        let failed = |error| MountError::Mount { path: place.clone(), error };
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![
+            MountOption::FSName("quod".into()),
+            MountOption::Subtype("quod".into()),
+            MountOption::DefaultPermissions,
+            MountOption::NoExec,
+            if writable { MountOption::RW } else { MountOption::RO },
+        ];
+        config.acl = if others { SessionACL::All } else { SessionACL::Owner };
+        let session = Session::new(Greeting, &place, &config).map_err(failed)?;
+        let fd = session.as_fd().try_clone_to_owned().map_err(failed)?;
+        let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| failed(error.into()))?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+        Ok((Mounted { session, place, leaving: Leaving::No }, fd))
+    }
+
+    /// Begins to unmount. Requests are to be answered meanwhile.
+    pub fn begin_to_leave(&mut self) {
+        if let Leaving::No = self.leaving {
+            let (unmounter, place) = (self.session.unmount_callable(), self.place.clone());
+            let thread = std::thread::Builder::new().name("quod-unmount".into());
+            self.leaving = match thread.spawn(move || unmount(unmounter, &place)) {
+                Ok(thread) => Leaving::Begun(thread),
+                Err(_) => {
+                    detach(&self.place);
+                    Leaving::Detached
+                }
+            };
+        }
+    }
+
+    /// It is unmounted, as far as the names of files go.
+    pub fn has_left(&self) -> bool {
+        match &self.leaving {
+            Leaving::No => false,
+            Leaving::Begun(thread) => thread.is_finished(),
+            Leaving::Detached => true,
+        }
+    }
+}
+
+/// In order, if nobody has it open; otherwise its name goes now, and the rest with the last client.
+fn unmount(mut unmounter: SessionUnmounter, place: &Path) {
+    if unmounter.unmount().is_err() {
+        detach(place);
+    }
+}
+
+/// Takes the name away, as far as this user may. (For others than root fuser asks fusermount3, which does the
+/// same.)
+fn detach(place: &Path) {
+    let _ = rustix::mount::unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+}

@@ -1,0 +1,273 @@
+//! The loop: the descriptors of the driver, of the mount, and of whoever asks for the end, on one thread.
+//!
+//! Knows: descriptors, readiness, the order of an end. Must never know: layouts of messages, images.
+//! Invariants: nothing blocks but the loop's own wait; requests that were taken are answered before the disk
+//! is closed, and those that were not are left to the kernel, which ends them; an end is reached however busy
+//! the clients are.
+
+use crate::error::MountError;
+use crate::file::{Answered, Ended, File};
+use crate::limits::TRANSFER;
+use crate::message::{HEAD, Message, Op};
+use crate::mounted::Mounted;
+use crate::pool::Pool;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use quod::{Buffer, Buffers, Error};
+use rustix::io::Errno;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Bytes of a write that are left where they came: fewer are copied, so that they do not hold the memory of a
+/// whole transfer.
+const AS_THEY_CAME: usize = 64 << 10;
+/// Requests that are taken before what has ended is answered.
+const BATCH: usize = 32;
+/// How long clients that go on asking are answered after an end was asked for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const DRIVER: Token = Token(0);
+const KERNEL: Token = Token(1);
+const STOP: Token = Token(2);
+
+/// The kernel's side of the mount.
+struct Kernel {
+    fd: OwnedFd,
+    head: [u8; HEAD],
+    /// What is behind the head: the bytes of a write.
+    body: Buffer,
+    /// It may have more.
+    readable: bool,
+    /// It is unmounted: nothing comes any more.
+    gone: bool,
+}
+
+/// What the kernel had.
+enum Received {
+    Request(usize),
+    Nothing,
+}
+
+impl Kernel {
+    fn new(fd: OwnedFd) -> Kernel {
+        Kernel { fd, head: [0; HEAD], body: Buffer::zeroed(TRANSFER), readable: true, gone: false }
+    }
+
+    fn receive(&mut self) -> Result<Received, MountError> {
+        loop {
+            let parts = &mut [IoSliceMut::new(&mut self.head), IoSliceMut::new(self.body.as_mut_slice())];
+            match rustix::io::readv(&self.fd, parts) {
+                Ok(len) => return Ok(Received::Request(len)),
+                // one that was taken back while it was on its way
+                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::NODEV) => (self.readable, self.gone) = (false, true),
+                Err(error) => return Err(MountError::Wait(error.into())),
+            }
+            if !self.readable {
+                return Ok(Received::Nothing);
+            }
+        }
+    }
+
+    /// The bytes of a write, which are behind the head: so many.
+    fn payload(body: &mut Buffer, got: usize, pool: &mut Pool, len: usize) -> Option<Buffers> {
+        let whole = got.checked_sub(HEAD).is_some_and(|bytes| len <= bytes && len <= TRANSFER);
+        if !whole {
+            return None;
+        }
+        if len >= AS_THEY_CAME {
+            let came = std::mem::replace(body, pool.take(TRANSFER));
+            return Some(Buffers::Front(came, len));
+        }
+        let mut buffer = pool.take(len);
+        buffer.as_mut_slice().copy_from_slice(&body.as_slice()[..len]);
+        Some(buffer.into())
+    }
+
+    fn send(&self, answer: &Answered) -> Result<(), MountError> {
+        let (bytes, len) = answer.reply.write(answer.unique);
+        let data = answer.data.as_ref().map_or(&[][..], Buffer::as_slice);
+        match rustix::io::writev(&self.fd, &[IoSlice::new(&bytes[..len]), IoSlice::new(data)]) {
+            // nobody waits for it any more
+            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+            Err(error) => Err(MountError::Wait(error.into())),
+        }
+    }
+}
+
+/// A mounted disk that is served.
+pub struct Serving {
+    file: File,
+    mounted: Mounted,
+    kernel: Kernel,
+    poll: Poll,
+    events: Events,
+    stop: Option<OwnedFd>,
+    /// Until when clients are answered that go on asking.
+    until: Option<Instant>,
+}
+
+impl Serving {
+    pub fn new(mut file: File, mounted: Mounted, fd: OwnedFd) -> Result<Serving, MountError> {
+        let poll = Poll::new().map_err(MountError::Wait)?;
+        let mut register = |poll: &Poll| {
+            poll.registry().register(&mut file.driver, DRIVER, Interest::READABLE)?;
+            poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), KERNEL, Interest::READABLE)
+        };
+        register(&poll).map_err(MountError::Wait)?;
+        let kernel = Kernel::new(fd);
+        Ok(Serving { file, mounted, kernel, poll, events: Events::with_capacity(4), stop: None, until: None })
+    }
+
+    /// An end is asked for when this is readable.
+    pub fn stop_when_readable(&mut self, fd: OwnedFd) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), STOP, Interest::READABLE)?;
+        self.stop = Some(fd);
+        Ok(())
+    }
+
+    /// Serves until the mount has gone, or an end was asked for; then closes the disk.
+    pub fn run(mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
+        let served = self.serve(report);
+        if served.is_err() {
+            self.give_up();
+        }
+        let closed = self.close(report).map_err(|error| match error {
+            MountError::Driver(error) => MountError::Close(error),
+            other => other,
+        });
+        // the last descriptors of the mount go here: the kernel ends what it still has
+        served.and(closed)
+    }
+
+    /// Nothing can be done any more: whoever asks is told so, until nobody finds the file. The unmount itself
+    /// may ask, so that it would never end without answers.
+    fn give_up(&mut self) {
+        self.mounted.begin_to_leave();
+        for answer in self.file.abandon() {
+            let _ = self.kernel.send(&answer);
+        }
+        while !self.mounted.has_left() && !self.kernel.gone {
+            self.kernel.readable = true;
+            match self.kernel.receive() {
+                Ok(Received::Request(got)) => {
+                    let message = Message::read(&self.kernel.head[..got.min(HEAD)]);
+                    if let Some(answer) = message.and_then(File::refuse) {
+                        let _ = self.kernel.send(&answer);
+                    }
+                }
+                Ok(Received::Nothing) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Answers what is under way, commits and closes.
+    fn close(&mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
+        let mut asked = false;
+        loop {
+            if self.file.is_idle() && !asked {
+                self.file.close()?;
+                asked = true;
+            }
+            self.file.driver.wait(None)?;
+            while let Some(done) = self.file.driver.next_completion() {
+                match self.file.ended(done, report) {
+                    Ended::Closed(result) => return Ok(result?),
+                    Ended::Answer(answer) => self.kernel.send(&answer)?,
+                    Ended::Nothing => {}
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
+        let mut rested = true;
+        loop {
+            self.file.driver.turn()?;
+            self.answer(report)?;
+            let taken = self.take()?;
+            if self.has_ended() {
+                return Ok(());
+            }
+            // what was taken is handed over at once, but the descriptors are looked at every other time
+            if taken && rested {
+                rested = false;
+                continue;
+            }
+            rested = true;
+            self.rest()?;
+        }
+    }
+
+    /// Sends what has ended.
+    fn answer(&mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
+        while let Some(done) = self.file.driver.next_completion() {
+            if let Ended::Answer(answer) = self.file.ended(done, report) {
+                self.kernel.send(&answer)?;
+                answer.data.into_iter().for_each(|buffer| self.file.pool.give(buffer));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes requests, as many as there is room for; false: there were none.
+    fn take(&mut self) -> Result<bool, MountError> {
+        let mut taken = false;
+        for _ in 0..BATCH {
+            if !self.kernel.readable || self.file.is_full() {
+                break;
+            }
+            let Received::Request(got) = self.kernel.receive()? else { break };
+            taken = true;
+            let head = &self.kernel.head[..got.min(HEAD)];
+            // the kernel speaks no nonsense; what is none of its requests cannot be answered
+            let Some(message) = Message::read(head) else { continue };
+            let body = &mut self.kernel.body;
+            let mut payload = |pool: &mut Pool, len| Kernel::payload(body, got, pool, len);
+            if let Some(answer) = self.file.take(message, &mut payload) {
+                self.kernel.send(&answer)?;
+            }
+            if message.op == Op::Destroy {
+                (self.kernel.readable, self.kernel.gone) = (false, true);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Nobody is left to answer, or those that are have had their time.
+    fn has_ended(&self) -> bool {
+        let quiet = || !self.kernel.readable && self.file.is_idle();
+        let late = || self.until.is_some_and(|until| until <= Instant::now());
+        self.kernel.gone || self.mounted.has_left() && (quiet() || late())
+    }
+
+    /// Waits for something to happen.
+    fn rest(&mut self) -> Result<(), MountError> {
+        let more = self.kernel.readable && !self.file.is_full();
+        // while an unmount is under way nothing announces its end
+        let most = self.until.map(|_| Duration::from_millis(5));
+        let timeout = match (more, self.file.driver.next_timeout(), most) {
+            (true, _, _) => Some(Duration::ZERO),
+            (_, Some(timer), Some(most)) => Some(timer.min(most)),
+            (_, timer, most) => timer.or(most),
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(MountError::Wait(error)),
+            _ => {}
+        }
+        for event in &self.events {
+            match event.token() {
+                KERNEL => self.kernel.readable = !self.kernel.gone,
+                STOP if self.until.is_none() => {
+                    self.until = Some(Instant::now() + PATIENCE);
+                    self.mounted.begin_to_leave();
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
