@@ -11,6 +11,8 @@ mod bytes;
 mod checks;
 pub mod corpus;
 mod lives;
+mod messages;
+mod nbd;
 mod texts;
 
 use crate::schedule::{Recorder, Schedule, Told, shrink};
@@ -78,7 +80,7 @@ const fn choices(name: &'static str, run: fn(&mut dyn Chooser, bool) -> Told) ->
 }
 
 /// All of them. [`CANARY`] fails; the others should not.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 15] = [
     bytes("header", Corpus::Headers, bytes::header),
     bytes("entries", Corpus::Entries, bytes::entries),
     bytes("open", Corpus::Images, bytes::open),
@@ -91,6 +93,8 @@ pub const TARGETS: [Target; 13] = [
     choices("create", checks::create),
     bytes("schedule", Corpus::Schedules, texts::schedule),
     bytes("iolog", Corpus::Traces, texts::iolog),
+    bytes("nbd_negotiation", Corpus::Negotiations, nbd::negotiation),
+    bytes("nbd_requests", Corpus::Requests, nbd::requests),
     choices(CANARY, lives::canary),
 ];
 

@@ -19,8 +19,12 @@ struct Served {
 impl Served {
     /// `args` behind `quod serve nbd -k s`.
     fn new(folder: &Path, args: &[&str]) -> Served {
+        Served::at("s", folder, args)
+    }
+
+    fn at(socket: &str, folder: &Path, args: &[&str]) -> Served {
         let mut child = Command::new(env!("CARGO_BIN_EXE_quod"))
-            .args(["serve", "nbd", "-k", "s"])
+            .args(["serve", "nbd", "-k", socket])
             .args(args)
             .current_dir(folder)
             .stdout(Stdio::piped())
@@ -28,7 +32,7 @@ impl Served {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "Serving at nbd+unix:///?socket=s\n");
+        assert_eq!(line, format!("Serving at nbd+unix:///?socket={socket}\n"));
         Served { child }
     }
 
@@ -91,6 +95,29 @@ fn raw(folder: &Path, name: &str, size: usize, seed: usize) {
 
 fn check(folder: &Path, image: &str) {
     must("qemu-img", &["check", "-q", image], folder);
+}
+
+/// The blocks of two commands of docs/serve.md, as they stand there.
+#[test]
+fn the_commands_of_the_documentation_work() {
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/serve.md")).unwrap();
+    let blocks: Vec<&str> =
+        page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let pairs: Vec<(&str, &str)> =
+        blocks.iter().filter_map(|block| block.trim_end().split_once('\n')).collect();
+    assert!(pairs.len() >= 2, "{blocks:?}");
+    for (first, second) in pairs {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        qcow2(path, "disk.qcow2", "8M");
+        let args = first.strip_prefix("quod serve nbd --socket disk.sock ").expect(first);
+        let args: Vec<&str> = args.split(' ').collect();
+        let served = Served::at("disk.sock", path, &args);
+        let told = must("sh", &["-c", second], path);
+        assert!(!told.contains("failed"), "{told}");
+        served.end(path);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Knows: create options by qemu-img's names, where changes tell most. Must never know: what a target checks.
 //! Invariant: an image of [`created`] is byte for byte what qemu-img makes of its options (a test compares).
 
+use super::messages;
 use crate::image::{self, Form, Part, Qcow2, Shape};
 use crate::schedule::Schedule;
 use crate::world::{Ask, Session, Subject, TOP, World};
@@ -37,6 +38,10 @@ pub enum Corpus {
     Schedules,
     /// fio's iologs.
     Traces,
+    /// Options of a client of NBD.
+    Negotiations,
+    /// Requests of one.
+    Requests,
 }
 
 /// A new image.
@@ -229,7 +234,7 @@ impl Corpus {
             items.into_iter().enumerate().map(named).collect()
         };
         match self {
-            Corpus::Choices | Corpus::Entries => {
+            Corpus::Choices | Corpus::Entries | Corpus::Negotiations | Corpus::Requests => {
                 let mut seeds = (0..32).map(Seeded::new).collect::<Vec<_>>();
                 list("random", seeds.iter_mut().map(|seed| self.input(seed)).collect())
             }
@@ -262,6 +267,8 @@ impl Corpus {
                 }
                 return bytes;
             }
+            Corpus::Negotiations => messages::negotiations(&mut pick),
+            Corpus::Requests => messages::requests(&mut pick),
             Corpus::Headers => {
                 let made = &created()[pick(created().len())].bytes;
                 made[..made.len().min(4096)].to_vec()
