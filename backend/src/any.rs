@@ -40,6 +40,10 @@ fn refused(error: &io::Error) -> bool {
 
 impl AnyBackend {
     /// A backend of this kind for `queue_depth` operations in flight.
+    ///
+    /// # Errors
+    /// Of `Uring` what [`Uring::new`] says, of `Threads` what [`Threads::new`] says; of `Auto` io_uring's,
+    /// unless the host refuses it.
     pub fn new(kind: BackendKind, queue_depth: u32) -> io::Result<AnyBackend> {
         AnyBackend::choose(kind, queue_depth, Uring::new)
     }

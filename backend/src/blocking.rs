@@ -43,6 +43,9 @@ pub struct BlockingFile {
 
 impl BlockingFile {
     /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// The inner one: the system's errno; EISDIR, EINVAL: neither a regular file nor a block device.
     pub fn open(path: CString, flags: OpenFlags) -> Answer<BlockingFile> {
         Ok(OpenFile::open(&path, flags).map(|file| BlockingFile {
             file: Arc::new(file),
@@ -54,17 +57,26 @@ impl BlockingFile {
     }
 
     /// Length, kind and alignment.
+    ///
+    /// # Errors
+    /// The inner one: the system's errno.
     pub fn stat(&mut self) -> Answer<Stat> {
         Ok(self.file.stat())
     }
 
     /// Takes, changes or drops locks; EAGAIN if somebody else holds a conflicting one.
+    ///
+    /// # Errors
+    /// The inner one: EAGAIN as said, ENOLCK, ENOSYS or EOPNOTSUPP where there are no locks.
     pub fn lock(&mut self, mode: LockMode) -> Answer<()> {
         Ok(self.file.lock(mode))
     }
 
     /// Fills `bytes` from `offset` on; how many there were, fewer at the end of the file. A file that was
     /// opened with `direct` reads whole blocks into memory that is aligned to them.
+    ///
+    /// # Errors
+    /// The inner one: the system's errno; nothing is known of `bytes` then.
     pub fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Answer<usize> {
         // SAFETY: the bytes are borrowed until this call returns, and so does the transfer.
         let segment = unsafe { Segment::new(bytes.as_mut_ptr(), bytes.len()) };
@@ -79,6 +91,10 @@ impl BlockingFile {
     }
 
     /// Writes all of these bytes.
+    ///
+    /// # Errors
+    /// The inner one: the system's errno; any part may have been written. The outer one: a worker could not
+    /// be started or waited for.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Answer<()> {
         let segments = self.lend(bytes);
         let answer = self.change(Op::Write { file: FILE, offset, segments })?;
@@ -88,26 +104,41 @@ impl BlockingFile {
     }
 
     /// The range reads as zeros afterwards; with `unmap` its space may be given back.
+    ///
+    /// # Errors
+    /// As of [`BlockingFile::write`].
     pub fn zero_range(&mut self, offset: u64, len: u64, unmap: bool) -> Answer<()> {
         self.change(Op::ZeroRange { file: FILE, offset, len, unmap })
     }
 
     /// Punches a hole.
+    ///
+    /// # Errors
+    /// As of [`BlockingFile::write`]; EOPNOTSUPP: the file system cannot, or is not believed.
     pub fn punch_hole(&mut self, offset: u64, len: u64) -> Answer<()> {
         self.change(Op::PunchHole { file: FILE, offset, len })
     }
 
     /// Grows the file; `allocate`: with space of its own, if the file system can.
+    ///
+    /// # Errors
+    /// As of [`BlockingFile::write`]; ENOSPC, of a block device too that is shorter than `to`.
     pub fn grow(&mut self, from: u64, to: u64, allocate: bool) -> Answer<()> {
         self.change(Op::Grow { file: FILE, from, to, allocate })
     }
 
     /// Sets the file's length.
+    ///
+    /// # Errors
+    /// As of [`BlockingFile::write`]; ENOSPC of a block device that is shorter.
     pub fn set_len(&mut self, len: u64) -> Answer<()> {
         self.change(Op::SetLen { file: FILE, len })
     }
 
     /// Makes the writes durable.
+    ///
+    /// # Errors
+    /// The inner one: the system's errno; what was written before may be lost.
     pub fn sync(&mut self) -> Answer<()> {
         Ok(space::sync(self.file.fd()))
     }

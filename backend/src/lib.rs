@@ -10,6 +10,8 @@
 //! * short transfers, EINTR, EAGAIN and partial submission end here: a completion is final;
 //! * the number of operations in flight is bounded by [`Backend::capacity`].
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod any;
 pub mod blocking;
 pub mod buffer;
@@ -39,15 +41,25 @@ pub struct Full(pub Op);
 /// Moves bytes. See the crate's header for the invariants.
 pub trait Backend {
     /// Queues an operation. Nothing happens before [`Backend::submit`].
+    ///
+    /// # Errors
+    /// `capacity` operations are in flight: the operation comes back.
     fn push(&mut self, token: Token, op: Op) -> Result<(), Full>;
 
     /// Hands queued operations to the kernel (or the workers), as far as a turn's portion goes, and collects
     /// what finished: one system call, none if there is nothing to do, and one more only for what a short
     /// transfer left over.
+    ///
+    /// # Errors
+    /// The backend itself fails, no operation of it; [`uring::is_wrong_thread`] tells that of a strange
+    /// thread.
     fn submit(&mut self) -> std::io::Result<()>;
 
     /// As `submit`, once more in the same turn of a loop, out of the same portion: a backend whose operations
     /// take their time while they are handed over limits what one turn hands over, and `submit` begins anew.
+    ///
+    /// # Errors
+    /// As of [`Backend::submit`].
     fn submit_more(&mut self) -> std::io::Result<()> {
         self.submit()
     }
@@ -63,6 +75,9 @@ pub trait Backend {
 
     /// As `submit`, but sleeps until something finished or `timeout` ran out. For tools and tests, never for
     /// event loops.
+    ///
+    /// # Errors
+    /// As of [`Backend::submit`].
     fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<()>;
 
     /// Becomes readable when something finished. An eventfd; never the ring itself (lost wake-ups with
@@ -97,7 +112,8 @@ pub trait Backend {
     /// backend and its host can do that; transfers work without, too. It must stay valid until it was taken
     /// back, or the backend was dropped.
     ///
-    /// Errors, none of which changes anything: EOPNOTSUPP (this backend or host cannot), ENOMEM (more than
+    /// # Errors
+    /// None changes anything: EOPNOTSUPP (this backend or host cannot), ENOMEM (more than
     /// the limit of locked memory, RLIMIT_MEMLOCK, allows), ENOSPC (over 1,024 regions, each GiB of a larger
     /// one being one), EFAULT and EINVAL (no memory), [`uring::is_wrong_thread`].
     fn register_memory(&mut self, region: Segment) -> std::io::Result<MemoryId>;

@@ -70,6 +70,9 @@ pub struct Pool<W: Worker> {
 impl<W: Worker> Pool<W> {
     /// `first` workers now and, by [`Pool::reinforce`], `most` at last. `notify` is an eventfd: it becomes
     /// readable when there is an answer.
+    ///
+    /// # Errors
+    /// The descriptor cannot be duplicated, or a thread cannot be started.
     pub fn new(notify: BorrowedFd<'_>, first: usize, most: usize) -> io::Result<Pool<W>> {
         Pool::with_event(Arc::new(EventFd::from(notify.try_clone_to_owned()?)), first, most)
     }
@@ -146,6 +149,9 @@ impl<W: Worker> Pool<W> {
     }
 
     /// Sleeps until the descriptor is readable, `timeout` ran out, or a signal came.
+    ///
+    /// # Errors
+    /// poll(2)'s; being interrupted is none.
     pub fn sleep(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.shared.event.sleep(timeout)
     }

@@ -40,11 +40,17 @@ pub struct Threads {
 
 impl Threads {
     /// A pool of the default size for `queue_depth` operations in flight.
+    ///
+    /// # Errors
+    /// An eventfd cannot be made, or a thread cannot be started.
     pub fn new(queue_depth: u32) -> io::Result<Threads> {
         Threads::with_workers(queue_depth, WORKERS.min(queue_depth.max(1) as usize))
     }
 
     /// A pool of `workers` threads for `queue_depth` operations in flight.
+    ///
+    /// # Errors
+    /// As of [`Threads::new`].
     pub fn with_workers(queue_depth: u32, workers: usize) -> io::Result<Threads> {
         let event = Arc::new(EventFd::new()?);
         let capacity = queue_depth.max(1) as usize;

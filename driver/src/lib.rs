@@ -39,6 +39,8 @@
 //!
 //! Knows: both sides. Must never know: how an image is laid out, how a system call is made.
 
+#![warn(clippy::missing_errors_doc)]
+
 mod config;
 mod driver;
 mod engine;

@@ -91,8 +91,11 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// A ring for `queue_depth` operations in flight. Fails with the kernel's reason where io_uring is
-    /// refused, and with [`io::ErrorKind::Unsupported`] where it lacks an operation.
+    /// A ring for `queue_depth` operations in flight.
+    ///
+    /// # Errors
+    /// The kernel's reason where io_uring is refused, [`io::ErrorKind::Unsupported`] where it lacks an
+    /// operation.
     pub fn new(queue_depth: u32) -> io::Result<Uring> {
         Uring::with_ring(setup::build(queue_depth)?, queue_depth)
     }

@@ -11,6 +11,8 @@
 //!
 //! Knows: paths and whole images. Must never know: how the driver pumps.
 
+#![warn(clippy::missing_errors_doc)]
+
 mod backing;
 mod below;
 mod check;
