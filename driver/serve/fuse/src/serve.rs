@@ -184,20 +184,14 @@ impl Serving {
     }
 
     fn serve(&mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
-        let mut rested = true;
         loop {
+            // in this order a request that is taken is handed over by the turn that was due anyway
+            self.take()?;
             self.file.driver.turn()?;
             self.answer(report)?;
-            let taken = self.take()?;
             if self.has_ended() {
                 return Ok(());
             }
-            // what was taken is handed over at once, but the descriptors are looked at every other time
-            if taken && rested {
-                rested = false;
-                continue;
-            }
-            rested = true;
             self.rest()?;
         }
     }
@@ -213,15 +207,13 @@ impl Serving {
         Ok(())
     }
 
-    /// Takes requests, as many as there is room for; false: there were none.
-    fn take(&mut self) -> Result<bool, MountError> {
-        let mut taken = false;
+    /// Takes requests, as many as there is room for.
+    fn take(&mut self) -> Result<(), MountError> {
         for _ in 0..BATCH {
             if !self.kernel.readable || self.file.is_full() {
                 break;
             }
             let Received::Request(got) = self.kernel.receive()? else { break };
-            taken = true;
             let head = &self.kernel.head[..got.min(HEAD)];
             // the kernel speaks no nonsense; what is none of its requests cannot be answered
             let Some(message) = Message::read(head) else { continue };
@@ -234,7 +226,7 @@ impl Serving {
                 (self.kernel.readable, self.kernel.gone) = (false, true);
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Nobody is left to answer, or those that are have had their time.
