@@ -16,11 +16,13 @@ mod nbd;
 mod pool;
 mod server;
 mod socket;
+mod tls;
 
 pub use error::ServeError;
 pub use export::ExportOptions;
 pub use listen::Address;
 pub use server::{Server, ServerOptions};
+pub use tls::TlsOptions;
 
 /// The example of the README, compiled.
 #[doc = include_str!("../README.md")]

@@ -12,6 +12,7 @@ use crate::export::{Export, ExportOptions};
 use crate::listen::{Address, Listener};
 use crate::nbd::{Client, Served, Ticket};
 use crate::socket::Socket;
+use crate::tls::{Stream, TlsOptions};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use quod::{CompletionKind, Config, DiskInfo, Driver, Format, Request};
@@ -110,6 +111,7 @@ pub struct Server {
     /// Clients that have not chosen an export.
     negotiating: usize,
     stop: Option<OwnedFd>,
+    tls: Option<TlsOptions>,
     /// When the server ends at the latest; None: it is not ending.
     ending: Option<Instant>,
     accept_again: Option<Instant>,
@@ -135,6 +137,7 @@ impl Server {
             starved: Vec::new(),
             negotiating: 0,
             stop: None,
+            tls: None,
             ending: None,
             accept_again: None,
         })
@@ -171,6 +174,11 @@ impl Server {
         listener.register(self.poll.registry(), token).map_err(ServeError::Wait)?;
         self.listeners.push(listener);
         Ok(())
+    }
+
+    /// Clients use TLS.
+    pub fn use_tls(&mut self, tls: TlsOptions) {
+        self.tls = Some(tls);
     }
 
     /// Where the server listens.
@@ -395,7 +403,7 @@ impl Server {
         let deadline = Instant::now() + self.options.negotiation;
         let entry = self.clients.vacant_entry();
         let index = entry.key();
-        let client = entry.insert(Client::new(index as u32, socket, deadline));
+        let client = entry.insert(Client::new(index as u32, Stream::new(socket), deadline, self.tls.clone()));
         self.negotiating += 1;
         let interests = Interest::READABLE | Interest::WRITABLE;
         let registered = match client.socket() {

@@ -15,7 +15,7 @@ use super::ticket::Ticket;
 use super::window::Window;
 use crate::disks::{Disks, Done};
 use crate::pool::length_for;
-use crate::socket::Socket;
+use crate::tls::{Stream, TlsOptions};
 use quod::{Buffer, Buffers, DiskId, Error, ErrorKind, Met, Request};
 use quod_nbd::{
     Command, Connection, End, Errno, Next, REPLY_HEAD_MAX, Received, Refused, SINK_MIN, State, Style, Tls,
@@ -65,7 +65,8 @@ struct Incoming {
 /// See the module's header.
 pub(crate) struct Client {
     number: u32,
-    socket: Option<Socket>,
+    socket: Option<Stream>,
+    tls: Option<TlsOptions>,
     connection: Connection,
     window: Window,
     outbox: Outbox,
@@ -96,11 +97,17 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub fn new(number: u32, socket: Socket, deadline: Instant) -> Client {
+    pub fn new(number: u32, stream: Stream, deadline: Instant, tls: Option<TlsOptions>) -> Client {
+        let mode = match &tls {
+            None => Tls::Off,
+            Some(TlsOptions { required: false, .. }) => Tls::Offered,
+            Some(TlsOptions { required: true, .. }) => Tls::Required,
+        };
         Client {
             number,
-            socket: Some(socket),
-            connection: Connection::new(Tls::Off),
+            socket: Some(stream),
+            tls,
+            connection: Connection::new(mode),
             window: Window::new(),
             outbox: Outbox::default(),
             jobs: Slab::new(),
@@ -121,7 +128,7 @@ impl Client {
         }
     }
 
-    pub fn socket(&mut self) -> Option<&mut Socket> {
+    pub fn socket(&mut self) -> Option<&mut Stream> {
         self.socket.as_mut()
     }
 
@@ -139,7 +146,8 @@ impl Client {
 
     /// Nothing is under way for it.
     fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.outbox.is_empty()
+        let pending = self.socket.as_ref().is_some_and(Stream::is_pending);
+        self.jobs.is_empty() && self.outbox.is_empty() && !pending
     }
 
     /// The server is ending: what is under way is answered, what comes is refused.
@@ -232,7 +240,35 @@ impl Client {
                 self.ended = true;
                 Step::On
             }
+            State::Handshake => self.shake_hands(disks),
             _ => self.negotiate(disks),
+        }
+    }
+
+    /// TLS: it begins when what is sent in the clear has gone.
+    fn shake_hands(&mut self, disks: &mut Disks) -> Step {
+        let (Some(stream), Some(tls)) = (&mut self.socket, &self.tls) else { return Step::On };
+        if !self.outbox.is_empty() {
+            return Step::Blocked(Served::Waits);
+        }
+        let begun = match stream.is_secure() {
+            true => Ok(()),
+            false => stream.secure(&tls.config, self.window.as_slice()),
+        };
+        let shaken = begun.and_then(|()| stream.shake_hands());
+        self.window.take(self.window.len());
+        match shaken {
+            Ok(true) => {
+                self.connection.secured();
+                self.readable = true;
+                Step::On
+            }
+            Ok(false) => Step::Blocked(Served::Waits),
+            Err(error) => {
+                tracing::info!(client = self.number, "connection ended in its TLS handshake: {error}");
+                self.drop_socket(disks);
+                Step::On
+            }
         }
     }
 
@@ -246,13 +282,12 @@ impl Client {
         self.window.take(negotiated.taken);
         match negotiated.next {
             Next::More(_) => return Step::Bytes,
-            Next::Again | Next::Full => {}
+            Next::Again | Next::Full | Next::Handshake => {}
             Next::Transmission(export) => {
                 self.export = export;
                 self.disk = Some(disks.exports[export].disk);
                 self.deadline = None;
             }
-            Next::Handshake => self.connection.hang_up(),
             Next::End(end) => self.end(end),
         }
         Step::On
@@ -308,7 +343,7 @@ impl Client {
         match self.window.fill(socket, direct) {
             Ok(Some((came, all))) => {
                 // less than there was room for: nothing is left, unless it is the end
-                self.readable = all || self.closed;
+                self.readable = all || self.closed || socket.is_secure();
                 if let Some(incoming) = &mut self.incoming {
                     incoming.have += came;
                 }
@@ -582,11 +617,17 @@ impl Client {
     /// Sends what there is. True: something was sent.
     pub fn send(&mut self, disks: &mut Disks, stopping: bool) -> bool {
         let mut sent = false;
-        if self.writable && !self.outbox.is_empty() {
-            let Some(socket) = &mut self.socket else { return false };
-            match self.outbox.send(socket, &mut disks.pool) {
+        if let Some(socket) = self.socket.as_mut().filter(|_| self.writable)
+            && (!self.outbox.is_empty() || socket.is_pending())
+        {
+            let pushed = if self.outbox.is_empty() {
+                socket.push()
+            } else {
+                self.outbox.send(socket, &mut disks.pool)
+            };
+            match pushed {
                 Ok(all) => {
-                    self.writable = all;
+                    self.writable = all && !socket.is_pending();
                     sent = true;
                 }
                 Err(_) => self.drop_socket(disks),

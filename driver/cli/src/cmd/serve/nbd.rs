@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::out::{fail, flush, has_failed};
 use crate::words::failure::{could_not_open, warn_of_change};
 use listenfd::ListenFd;
-use quod_serve::{Address, ExportOptions, ServeError, Server, ServerOptions};
+use quod_serve::{Address, ExportOptions, ServeError, Server, ServerOptions, TlsOptions};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +28,18 @@ pub struct Args {
     export: Vec<String>,
     #[command(flatten)]
     opening: Opening,
+    /// TLS with the certificate of this folder: server-cert.pem, server-key.pem
+    #[arg(long, value_name = "DIR")]
+    tls_certificates: Option<PathBuf>,
+    /// Must clients use TLS ('require'), or may they ('on')?
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t, requires = "tls_certificates")]
+    tls: Tls,
+    /// Clients must show a certificate that one of ca-cert.pem has signed
+    #[arg(long, requires = "tls_certificates")]
+    tls_verify_peer: bool,
+    /// Refused: there are no pre-shared keys
+    #[arg(long, value_name = "FILE", hide = true)]
+    tls_psk: Option<PathBuf>,
     /// Clients at once
     #[arg(long, value_name = "N", default_value_t = 256)]
     clients: usize,
@@ -36,6 +48,14 @@ pub struct Args {
     verbose: bool,
     /// The image of the default export
     image: Option<PathBuf>,
+}
+
+/// What `--tls` may be.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Tls {
+    On,
+    #[default]
+    Require,
 }
 
 /// Runs the command.
@@ -47,6 +67,11 @@ pub fn run(args: Args) -> ExitCode {
         .with_ansi(false)
         .with_target(false)
         .init();
+    if args.tls_psk.is_some() {
+        return fail(
+            "--tls-psk: this server has no TLS with pre-shared keys; use certificates (--tls-certificates)",
+        );
+    }
     let options = match args.opening.options() {
         Ok(options) => options,
         Err(code) => return code,
@@ -86,6 +111,12 @@ fn serve(mut server: Server, args: &Args, exports: Vec<ExportOptions>) -> Result
     if server.addresses().next().is_none() {
         return Ok(fail("nowhere to listen: --socket PATH, --tcp ADDR:PORT, or a socket from systemd"));
     }
+    if let Some(folder) = &args.tls_certificates {
+        match TlsOptions::x509(folder, args.tls_verify_peer) {
+            Ok(tls) => server.use_tls(tls.required(args.tls == Tls::Require)),
+            Err(text) => return Ok(fail(format!("TLS: {text}"))),
+        }
+    }
     let ended = ended_by_signal().map_err(ServeError::Wait)?;
     server.stop_when_readable(ended)?;
     for export in exports {
@@ -93,10 +124,14 @@ fn serve(mut server: Server, args: &Args, exports: Vec<ExportOptions>) -> Result
         server.open(export)?;
         warn_of_change(&path, server.last_opened());
     }
+    let secure = args.tls_certificates.is_some() && args.tls == Tls::Require;
     for address in server.addresses() {
         match address {
-            Address::Unix(path) => sayln!("Serving at nbd+unix:///?socket={}", path.display()),
-            Address::Tcp(address) => sayln!("Serving at nbd://{address}"),
+            Address::Unix(path) => {
+                let scheme = if secure { "nbds+unix" } else { "nbd+unix" };
+                sayln!("Serving at {scheme}:///?socket={}", path.display());
+            }
+            Address::Tcp(address) => sayln!("Serving at {}://{address}", if secure { "nbds" } else { "nbd" }),
             // whoever gave it knows it, and the output may be data's
             Address::Given => {}
         }
