@@ -2,6 +2,7 @@
 //!
 //! Checks:
 //! * the examples do what they show, and leave sound images;
+//! * every kind of request, and what its completion says (`c/requests.c`), on both backends;
 //! * what a careless caller does is refused (`c/hostile.c`), on both backends, and leaks nothing under
 //!   valgrind;
 //! * the static library does as well as the shared one.
@@ -109,6 +110,19 @@ fn the_glib_loop_runs() {
     assert!(
         bytes.chunks(64 << 10).enumerate().all(|(n, chunk)| chunk.iter().all(|&byte| byte == n as u8 + 1))
     );
+}
+
+#[test]
+fn every_request_ends_as_it_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("requests");
+    compile("tests/c/requests.c", &program, true, &[]);
+    for backend in ["auto", "threads"] {
+        let image = image(folder.path(), backend, quod::Format::Qcow2);
+        let text = run(Command::new(&program).arg(&image).arg(backend));
+        assert_eq!(text, "each of them, once\n");
+        sound(&image);
+    }
 }
 
 /// The hostile program, its image, an overlay, and the overlay's base.
