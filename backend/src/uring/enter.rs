@@ -2,10 +2,10 @@
 //!
 //! Knows: io_uring_enter's errors, which thread may call it. Must never know: what operations mean.
 
-use super::Uring;
 use super::budget::Share;
 use super::thread::wrong_thread;
-use super::work::Next;
+use super::{Key, Uring};
+use crate::Backend;
 use io_uring::{EnterFlags, types};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -65,20 +65,21 @@ impl Uring {
         flagged || !self.ring.completion().is_empty() || self.helper.as_ref().is_some_and(|h| h.has_answers())
     }
 
-    fn next_answer(&mut self) -> Option<(usize, i32)> {
+    #[inline]
+    fn next_answer(&mut self) -> Option<(Key, i32)> {
         let entry = self.ring.completion().next()?;
         self.in_kernel -= 1;
-        Some((entry.user_data() as usize, entry.result()))
+        Some((Key::from_user_data(entry.user_data()), entry.result()))
     }
 
     /// Takes answers out of the completion queue.
     fn harvest(&mut self) {
         // answered one by one: a continuation may be published in between
         while let Some((key, result)) = self.next_answer() {
-            match self.core.context.after(&mut self.core.slots[key].work, result) {
-                // the kernel announced it: unlike `go`
-                Next::Done(result) => self.core.answer(key, result),
-                next => self.go(key, next),
+            match key {
+                Key::One(key) if self.core.whole_one(key, result) => {}
+                Key::One(key) => self.one_goes_on(key, result),
+                Key::Slot(key) => self.answered(key, result),
             }
         }
     }
@@ -146,7 +147,7 @@ impl Uring {
             if !self.core.done.is_empty() || left == Some(Duration::ZERO) {
                 return Ok(());
             }
-            if self.core.slots.is_empty() && left.is_none() {
+            if self.in_flight() == 0 && left.is_none() {
                 return Ok(());
             }
             if slept || self.backlog || self.sleeps_in_call(0, left) {
@@ -197,7 +198,9 @@ impl Uring {
             let entered = self.enter(0, self.in_kernel, None);
             while let Some((key, result)) = self.next_answer() {
                 // descriptors change hands here; a continuation is not published
-                let _ = self.core.context.after(&mut self.core.slots[key].work, result);
+                if let Key::Slot(key) = key {
+                    let _ = self.core.context.after(&mut self.core.slots[key].work, result);
+                }
             }
             if entered.is_err() {
                 // another thread owns the ring; when it ends, the kernel finishes without it

@@ -25,8 +25,8 @@ mod work;
 
 pub use thread::is_wrong_thread;
 
-use crate::buffer::Segment;
-use crate::op::{Completion, Errno, MemoryId, Op, Output, Token};
+use crate::buffer::{Segment, Segments};
+use crate::op::{Completion, Errno, FileId, MemoryId, Op, Output, Token};
 use crate::sys::event::EventFd;
 use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::{Backend, Full};
@@ -39,11 +39,40 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use table::Files;
-use work::{Context, Next, Work};
+use work::{Context, Next, One, Work};
 
 struct OpSlot {
     token: Token,
     work: Work,
+}
+
+/// Operations that are one entry are apart: they are short.
+struct OneSlot {
+    token: Token,
+    one: One,
+}
+
+/// What the ring calls an operation.
+#[derive(Clone, Copy)]
+enum Key {
+    Slot(usize),
+    One(usize),
+}
+
+impl Key {
+    #[inline]
+    fn to_user_data(self) -> u64 {
+        match self {
+            Key::Slot(index) => (index as u64) << 1,
+            Key::One(index) => (index as u64) << 1 | 1,
+        }
+    }
+
+    #[inline]
+    fn from_user_data(data: u64) -> Key {
+        let index = (data >> 1) as usize;
+        if data & 1 == 1 { Key::One(index) } else { Key::Slot(index) }
+    }
 }
 
 /// What happens to operations between the ring, the worker and the caller.
@@ -51,6 +80,7 @@ struct Core {
     context: Context,
     /// Never reallocates: pointers into slots are with the kernel.
     slots: Slab<OpSlot>,
+    ones: Slab<OneSlot>,
     /// Answers not yet reaped.
     done: Vec<Completion>,
     /// For the worker, at the next submit.
@@ -108,8 +138,8 @@ impl Uring {
         let capacity = queue_depth.max(1).min(params.sq_entries()).min(params.cq_entries()) as usize;
         let files = Files::new(&ring.submitter(), supported.files_update);
         let context = Context { files, memory: Memory::default(), supported };
-        let slots = Slab::with_capacity(capacity);
-        let core = Core { context, slots, done: Vec::with_capacity(capacity), jobs: Vec::new() };
+        let (slots, ones) = (Slab::with_capacity(capacity), Slab::with_capacity(capacity));
+        let core = Core { context, slots, ones, done: Vec::with_capacity(capacity), jobs: Vec::new() };
         Ok(Uring {
             ring,
             core,
@@ -133,8 +163,8 @@ impl Uring {
     }
 
     #[inline]
-    fn publish(&mut self, key: usize, entry: squeue::Entry) {
-        let entry = entry.user_data(key as u64);
+    fn publish(&mut self, key: Key, entry: squeue::Entry) {
+        let entry = entry.user_data(key.to_user_data());
         // SAFETY: its pointers are the operation's segments (their maker's promise), static, or in
         // the slot, which stays where it is until the entry is answered.
         let pushed = unsafe { self.ring.submission().push(&entry) };
@@ -143,7 +173,7 @@ impl Uring {
     }
 
     #[inline(never)]
-    fn push_other(&mut self, token: Token, op: Op) {
+    fn push_other(&mut self, token: Token, op: Op) -> Result<(), Full> {
         match self.core.context.begin(op) {
             Ok(work) => {
                 // fewer than its capacity: does not reallocate
@@ -155,6 +185,30 @@ impl Uring {
                 self.core.done.push(Completion { token, result: Err(errno) });
                 self.unannounced = true;
             }
+        }
+        Ok(())
+    }
+
+    /// An operation of one entry goes on as any other: it was not answered in full.
+    #[cold]
+    fn one_goes_on(&mut self, key: usize, result: i32) {
+        let OneSlot { token, one } = self.core.ones.remove(key);
+        let One { file, write, offset, segment } = one;
+        match self.core.context.transfer(write, FileId(file), offset, Segments::from_buf([segment])) {
+            Ok(work) => {
+                // fewer than its capacity: does not reallocate
+                let key = self.core.slots.insert(OpSlot { token, work });
+                self.answered(key, result);
+            }
+            Err(errno) => self.core.done.push(Completion { token, result: Err(errno) }),
+        }
+    }
+
+    /// The kernel answered, which it announced: unlike `go`.
+    fn answered(&mut self, key: usize, result: i32) {
+        match self.core.context.after(&mut self.core.slots[key].work, result) {
+            Next::Done(result) => self.core.answer(key, result),
+            next => self.go(key, next),
         }
     }
 
@@ -178,7 +232,7 @@ impl Uring {
         match next {
             Next::Entry(entry) => {
                 let entry = self.weigh(key, entry);
-                self.publish(key, entry);
+                self.publish(Key::Slot(key), entry);
             }
             Next::Job(task) => self.core.jobs.push(SysJob { id: key as u64, task }),
             Next::Done(result) => {
@@ -223,6 +277,18 @@ impl Core {
         let slot = self.slots.remove(key);
         self.done.push(Completion { token: slot.token, result });
     }
+
+    /// An operation of one entry was answered in full.
+    #[inline]
+    fn whole_one(&mut self, key: usize, result: i32) -> bool {
+        let moved = self.ones[key].one.segment.len();
+        if i32::try_from(moved) != Ok(result) {
+            return false;
+        }
+        let token = self.ones.remove(key).token;
+        self.done.push(Completion { token, result: Ok(Output::Bytes(moved as u64)) });
+        true
+    }
 }
 
 impl Backend for Uring {
@@ -230,26 +296,22 @@ impl Backend for Uring {
         if self.in_flight() >= self.capacity {
             return Err(Full(op));
         }
-        let one = match &op {
-            Op::Read { file, offset, segments } => match segments[..] {
-                [segment] => self.core.context.begin_one(false, *file, *offset, segment),
-                _ => None,
-            },
-            Op::Write { file, offset, segments } => match segments[..] {
-                [segment] => self.core.context.begin_one(true, *file, *offset, segment),
-                _ => None,
-            },
-            _ => None,
+        let (write, file, offset, segments) = match &op {
+            Op::Read { file, offset, segments } => (false, file.0, *offset, segments),
+            Op::Write { file, offset, segments } => (true, file.0, *offset, segments),
+            _ => return self.push_other(token, op),
         };
-        match one {
+        let [segment] = segments[..] else { return self.push_other(token, op) };
+        let one = One { file, write, offset, segment };
+        match self.core.context.one_entry(&one) {
             // fewer than its capacity: does not reallocate
-            Some((work, entry)) => {
-                let key = self.core.slots.insert(OpSlot { token, work });
-                self.publish(key, entry);
+            Some(entry) => {
+                let key = self.core.ones.insert(OneSlot { token, one });
+                self.publish(Key::One(key), entry);
+                Ok(())
             }
             None => self.push_other(token, op),
         }
-        Ok(())
     }
 
     fn submit(&mut self) -> io::Result<()> {
@@ -299,7 +361,7 @@ impl Backend for Uring {
     }
 
     fn in_flight(&self) -> usize {
-        self.core.slots.len() + self.core.done.len()
+        self.core.slots.len() + self.core.ones.len() + self.core.done.len()
     }
 
     fn now(&self) -> Duration {

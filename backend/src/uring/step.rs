@@ -4,36 +4,16 @@
 //! Invariant: EINTR and EAGAIN repeat the step (but close: its descriptor is gone whatever it answers).
 
 use super::work::{Context, Next, Way, Work};
-use crate::buffer::Segments;
 use crate::op::{Errno, FileId, Op, Output};
 use crate::sys::file::{self, OpenFile};
-use crate::sys::transfer::{Progress, Transfer};
+use crate::sys::transfer::Progress;
 use crate::sys::{SysOutcome, SysTask, space};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 impl Context {
     /// The ring answered.
-    #[inline]
     pub(super) fn after(&mut self, work: &mut Work, result: i32) -> Next {
-        if let Work::One { segment, .. } = work
-            && i32::try_from(segment.len()) == Ok(result)
-        {
-            return Next::Done(Ok(Output::Bytes(segment.len() as u64)));
-        }
-        self.after_step(work, result)
-    }
-
-    fn after_step(&mut self, work: &mut Work, result: i32) -> Next {
-        if let Work::One { file, write, offset, segment } = *work {
-            match self.files.get(FileId(file)) {
-                Ok(open) => {
-                    let transfer = Transfer::of(open, write, offset, Segments::from_buf([segment]));
-                    *work = Work::Move { file, transfer };
-                }
-                Err(errno) => return Next::Done(Err(errno)),
-            }
-        }
         let result = u32::try_from(result).map_err(|_| Errno(result.wrapping_neg()));
         if let Work::Move { transfer, .. } = work {
             return match transfer.after(result.map(u64::from)) {
@@ -63,7 +43,7 @@ impl Context {
     ) -> Result<Option<Work>, Result<Output, Errno>> {
         // every branch puts the next step in its place
         match std::mem::replace(work, Work::Help { task: None }) {
-            Work::One { .. } | Work::Move { .. } | Work::Help { .. } => unreachable!("handled before"),
+            Work::Move { .. } | Work::Help { .. } => unreachable!("handled before"),
             Work::Sync { .. } | Work::SetLen { .. } => result.map(|_| None).map_err(Err),
             Work::Punch { .. } => match result {
                 Err(Errno(libc::ENOSYS)) => Err(Err(Errno(libc::EOPNOTSUPP))),

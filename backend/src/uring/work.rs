@@ -22,14 +22,6 @@ use std::sync::Arc;
 
 /// Where an operation is.
 pub(super) enum Work {
-    /// A transfer of one segment in one system call, which nearly all operations are; if that does not end
-    /// it, it goes on as `Move`.
-    One {
-        file: u32,
-        write: bool,
-        offset: u64,
-        segment: Segment,
-    },
     Move {
         file: u32,
         transfer: Transfer,
@@ -97,6 +89,16 @@ pub(super) enum Work {
 /// Bytes of a transfer of one entry: more is a short transfer, which goes on.
 const ONE_MAX: u64 = 1 << 30;
 
+/// A transfer of one segment in one system call, which nearly all operations are; if that does not end it, it
+/// goes on as [`Work::Move`].
+#[derive(Clone, Copy)]
+pub(super) struct One {
+    pub(super) file: u32,
+    pub(super) write: bool,
+    pub(super) offset: u64,
+    pub(super) segment: Segment,
+}
+
 /// How to make zeros: tried in this order.
 pub(super) enum Way {
     Punch,
@@ -128,26 +130,20 @@ macro_rules! on {
 }
 
 impl Context {
-    /// As `begin` and `issue`, of a transfer of one segment in one system call. None: it is not so easy.
+    /// The entry of a transfer of one segment in one system call. None: it is not so easy.
     #[inline]
-    pub(super) fn begin_one(
-        &self,
-        write: bool,
-        file: FileId,
-        offset: u64,
-        segment: Segment,
-    ) -> Option<(Work, squeue::Entry)> {
-        let way = self.files.way(file.0).ok()?;
+    pub(super) fn one_entry(&self, one: &One) -> Option<squeue::Entry> {
+        let One { file, write, offset, segment } = *one;
+        let way = self.files.way(file).ok()?;
         let len = segment.len() as u64;
         // an offset of -1 would mean the file's position
         if len == 0 || len > way.at_once || len > ONE_MAX || signed(offset).is_err() || way.slow {
             return None;
         }
-        let entry = self.single_entry(way.target, write, offset, segment);
-        Some((Work::One { file: file.0, write, offset, segment }, entry))
+        Some(self.single_entry(way.target, write, offset, segment))
     }
 
-    fn transfer(
+    pub(super) fn transfer(
         &self,
         write: bool,
         file: FileId,
@@ -300,10 +296,6 @@ impl Context {
             Ok(Some(entry))
         };
         match work {
-            Work::One { file, write, offset, segment } => {
-                let way = self.files.way(*file).map_err(|_| None)?;
-                Ok(Some(self.single_entry(way.target, *write, *offset, *segment)))
-            }
             Work::Move { transfer, .. } if transfer.is_empty() => Ok(None),
             Work::Move { file, transfer } => Ok(Some(self.move_entry(*file, transfer)?)),
             Work::Sync { file } => {
@@ -396,7 +388,6 @@ impl Work {
     /// The file, the direction and the bytes of its next transfer, if that is what is next.
     pub(super) fn moves(&self) -> Option<(u32, bool, u64)> {
         match self {
-            Work::One { file, write, segment, .. } => Some((*file, *write, segment.len() as u64)),
             Work::Move { file, transfer } | Work::Zero { file, way: Way::Write(transfer), .. } => {
                 Some((*file, transfer.write, transfer.next_len()))
             }
