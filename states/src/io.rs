@@ -32,12 +32,14 @@ pub struct Io {
     pub op: IoOp,
 }
 
-/// A read that is one read of the file, and nothing else: begun by
+/// A read that is one read of the file, or a write that is one write of it, and nothing else: begun by
 /// [`Image::begin_hit`](crate::Image::begin_hit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hit {
     /// Which request.
     pub request: RequestId,
+    /// Its acb.
+    pub acb: AcbId,
     /// Its I/O.
     pub io: IoId,
     /// Where in the image's file its bytes are.

@@ -7,7 +7,7 @@
 //! head's fill, and its tail's), so that the hot path touches no second slab; between two mutators nothing
 //! is due.
 
-use crate::acb::request::{Event, RequestId};
+use crate::acb::request::Event;
 use crate::acb::requests::Requests;
 use crate::acb::{Acb, AcbIndex};
 use crate::base::arena::Arena;
@@ -15,7 +15,7 @@ use crate::base::aside::Aside;
 use crate::base::queue::NONE;
 use crate::counters::Counters;
 use crate::fault::Op;
-use crate::io::{Io, IoId, IoOp, Part};
+use crate::io::{Hit, Io, IoId, IoOp, Part};
 use crate::space::kind::Punching;
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -199,12 +199,18 @@ impl Outbox {
         self.io.push_back(Io { id: IoId { index: a.slot() * 2, generation }, op });
     }
 
-    /// The I/O of an acb that gets no other beside it: a whole request is one read.
+    /// The I/O of a hit: a whole request of `len` bytes is one read, or one write.
     #[inline]
-    pub(crate) fn emit_read(&mut self, id: IoId, request: RequestId, len: u64, host: u64) {
-        debug_assert!(len > 0 && self.is_own(id));
-        let op = IoOp::ReadData { request, buffer_offset: 0, len, host };
-        self.io.push_back(Io { id, op });
+    pub(crate) fn emit_hit(&mut self, hit: Hit, reads: bool, len: u64) {
+        debug_assert!(len > 0 && self.is_own(hit.io));
+        let Hit { request, acb, io, host } = hit;
+        let op = match reads {
+            true => IoOp::ReadData { request, buffer_offset: 0, len, host },
+            false => {
+                IoOp::WriteData { acb, request, buffer_offset: 0, len, host, head: 0, tail: 0, zero: false }
+            }
+        };
+        self.io.push_back(Io { id: io, op });
     }
 
     /// Names the only I/O of an acb.

@@ -70,7 +70,7 @@ impl<B: Backend> Engine<B> {
                 read_data(&mut out, layer, io.id, request, buffer_offset, len, host);
                 continue;
             }
-            if write_data(&mut out, layer, &io) {
+            if write_data(&mut out, layer, &io, false) {
                 continue;
             }
             translate(&mut out, layer, &io);
@@ -239,7 +239,7 @@ impl<B: Backend> Engine<B> {
 
     /// An operation of a layer came back.
     pub(super) fn layer_landed(&mut self, place: Place, flight: Flight, result: Result<Output, Errno>) {
-        if let FlightTask::Write { acb, request, bounce: None } = flight.task
+        if let FlightTask::Write { acb, request, bounce: None, .. } = flight.task
             && result.is_ok()
         {
             return self.written(place, acb, request, flight.io);
@@ -270,7 +270,7 @@ impl<B: Backend> Engine<B> {
                 bounce.into_iter().for_each(|loan| arena.give_back(loan));
                 layer.image.handle_completion(flight.io, plain_outcome(result));
             }
-            FlightTask::Write { acb, request, bounce } => {
+            FlightTask::Write { acb, request, bounce, .. } => {
                 bounce.into_iter().for_each(|loan| arena.give_back(loan));
                 layer.slots[request as usize].busy -= 1;
                 for part in [Part::Head, Part::Tail] {

@@ -144,7 +144,7 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
                 }
             }
         }
-        IoOp::WriteData { .. } if write_data(out, layer, io) => {}
+        IoOp::WriteData { .. } if write_data(out, layer, io, false) => {}
         IoOp::WriteData { .. } => write(out, layer, io),
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
             layer.slots[request.index as usize].busy += 1;
@@ -185,7 +185,7 @@ fn lease(layer: &mut Layer, request: RequestId, offset: u64, len: u64) -> Segmen
 /// A write of a request's own bytes and nothing else, to where they fit: what most writes are. False: it is
 /// not, and nothing was done.
 #[inline]
-pub(super) fn write_data<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) -> bool {
+pub(super) fn write_data<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io, hit: bool) -> bool {
     let IoOp::WriteData { acb, request, buffer_offset, len, host, head: 0, tail: 0, zero: false } = io.op
     else {
         return false;
@@ -197,7 +197,7 @@ pub(super) fn write_data<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io
     }
     layer.slots[request.index as usize].busy += 1;
     let op = Op::Write { file: layer.data().id, offset: host, segments };
-    out.send(io.id, FlightTask::Write { acb, request: request.index, bounce: None }, op);
+    out.send(io.id, FlightTask::Write { acb, request: request.index, bounce: None, hit }, op);
     true
 }
 
@@ -227,7 +227,7 @@ fn write<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
     };
     debug_assert!(fits(&layer.data().stat, offset, &segments), "the machine named an unaligned write");
     let op = Op::Write { file: layer.data().id, offset, segments };
-    out.send(io.id, FlightTask::Write { acb, request: request.index, bounce }, op);
+    out.send(io.id, FlightTask::Write { acb, request: request.index, bounce, hit: false }, op);
 }
 
 fn append_fill(layer: &Layer, arena: &mut Arena, acb: AcbId, part: Part, len: u32, out: &mut Segments) {

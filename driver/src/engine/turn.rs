@@ -68,8 +68,8 @@ impl<B: Backend> Engine<B> {
     #[inline]
     fn land(&mut self, landed: Landed) {
         if let Ok(Output::Bytes(moved)) = landed.result
-            && let Some(read) = self.port.whole_read(landed.token, moved)
-            && self.end_hit(read)
+            && let Some(whole) = self.port.whole(landed.token, moved)
+            && self.end_hit(whole)
         {
             return self.port.forget(landed.token);
         }

@@ -63,6 +63,8 @@ pub(crate) enum FlightTask {
         acb: AcbId,
         request: u32,
         bounce: Option<Loan>,
+        /// It is all of a request, begun as a hit.
+        hit: bool,
     },
     /// Tell the machine.
     Plain,
@@ -93,9 +95,10 @@ impl Flight {
     }
 }
 
-/// A read of a request's own bytes that has ended, all of them there.
+/// A read of a request's own bytes that has ended, all of them there, or a write of them, without a bounce
+/// buffer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WholeRead {
+pub(crate) struct Whole {
     pub place: Place,
     pub io: IoId,
     /// Of the request.

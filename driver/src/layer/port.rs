@@ -6,7 +6,7 @@
 //! generation; operations leave in the order in which they were named, none is lost. Both tables are bounded
 //! by the machines' slabs.
 
-use super::flight::{Dest, Flight, FlightTask, Place, Target, WholeRead};
+use super::flight::{Dest, Flight, FlightTask, Place, Target, Whole};
 use crate::memory::arena::Arena;
 use quod_backend::{Backend, Op, Segments, Token};
 use quod_states::IoId;
@@ -107,9 +107,9 @@ impl<B: Backend> Port<B> {
     }
 
     /// The flight of a finished operation, if it is a read of a request's own bytes and all of them are
-    /// there; it stays where it is.
+    /// there, or a write with such bytes; it stays where it is.
     #[inline]
-    pub(crate) fn whole_read(&self, token: Token, moved: u64) -> Option<WholeRead> {
+    pub(crate) fn whole(&self, token: Token, moved: u64) -> Option<Whole> {
         let entry = self.entries.get(token.0 as u32 as usize)?;
         if entry.generation != (token.0 >> 32) as u32 {
             return None;
@@ -117,15 +117,17 @@ impl<B: Backend> Port<B> {
         let Some(Flight { disk, target: Target::Layer(layer), io, task }) = &entry.flight else {
             return None;
         };
-        match task {
+        let slot = match task {
             FlightTask::Read { dest: Dest::Request { index, .. }, len, bounce: None, .. }
                 if *len <= moved =>
             {
-                let place = Place { disk: *disk, layer: *layer };
-                Some(WholeRead { place, io: *io, slot: *index })
+                *index
             }
-            _ => None,
-        }
+            // a backend that says how many says all
+            FlightTask::Write { request, bounce: None, hit: true, .. } => *request,
+            _ => return None,
+        };
+        Some(Whole { place: Place { disk: *disk, layer: *layer }, io: *io, slot })
     }
 
     /// Its flight is over.

@@ -215,7 +215,11 @@ impl Acb {
         (io.pending, io.generation) = (0, 0);
         *held = Held::default();
         (commit.window, commit.want, commit.uncommitted) = (0, Want::Written, false);
-        (*error, *link) = (None, NONE);
+        *link = NONE;
+        // asked first: dropping nothing is a call
+        if error.is_some() {
+            *error = None;
+        }
     }
 
     /// A sibling that takes over what lies behind the extent in progress, which is cut off here.
@@ -231,6 +235,19 @@ impl Acb {
         self.end = self.extent.end;
         debug_assert!(sibling.pos == self.end && sibling.pos < sibling.end, "nothing is left out");
         sibling
+    }
+
+    /// What is written is the guest's bytes, all that is left of them, in place, and the request waits for
+    /// nothing else.
+    #[inline]
+    pub(crate) fn is_plain_write(&self) -> bool {
+        debug_assert!(self.state == State::WriteData);
+        self.kind == RequestKind::Write
+            && self.flags.is_empty()
+            && !self.held.any()
+            && !self.commit.uncommitted
+            && self.write.at == self.write.fill.end
+            && (self.write.fill.start, self.write.fill.end) == (self.pos, self.extent.end)
     }
 
     /// The host range that a write of this acb in place touches, sectors rounded out by `fill`.

@@ -90,7 +90,8 @@ impl Requests {
     pub(crate) fn begin(&mut self, request: &Request, pos: u64, end: u64) -> (AcbIndex, RequestId) {
         debug_assert!(!self.is_full());
         debug_assert!(pos <= end, "a range does not run backwards");
-        self.enter(request, pos, end, |_| {})
+        let (a, id, _) = self.enter(request, pos, end, |_| {});
+        (a, id)
     }
 
     #[inline(always)]
@@ -100,7 +101,7 @@ impl Requests {
         pos: u64,
         end: u64,
         begin: impl Fn(&mut Acb),
-    ) -> (AcbIndex, RequestId) {
+    ) -> (AcbIndex, RequestId, u32) {
         let (index, generation) = match self.open.reuse() {
             Some((index, generation, open)) => {
                 debug_assert!(open.error.is_none() && open.extent.is_none(), "both are taken when it ends");
@@ -114,45 +115,65 @@ impl Requests {
             }
         };
         let id = RequestId { index, generation };
-        if let Some((a, _, acb)) = self.acbs.reuse() {
+        if let Some((a, generation, acb)) = self.acbs.reuse() {
             acb.renew(id, request, pos, end);
             begin(acb);
-            return (AcbIndex(a), id);
+            return (AcbIndex(a), id, generation);
         }
         let mut acb = Acb::new(id, request, pos, end);
         begin(&mut acb);
         // cannot fail: nor is this slab full
-        let (a, _) = self.acbs.insert(acb).expect("room");
-        (AcbIndex(a), id)
+        let (a, generation) = self.acbs.insert(acb).expect("room");
+        (AcbIndex(a), id, generation)
     }
 
-    /// As `begin`, of a read that is one read of the file, whole: in `ReadData`, its I/O in flight.
+    /// As `begin`, of a request that is one transfer of the file, whole: in `ReadData` or `WriteData`, its
+    /// I/O in flight.
     #[inline(always)]
-    pub(crate) fn begin_read(
+    pub(crate) fn begin_hit<const WRITES: bool>(
         &mut self,
         request: &Request,
         host: u64,
         generation: u32,
-    ) -> (AcbIndex, RequestId) {
-        debug_assert!(!self.is_full() && request.kind == RequestKind::Read);
+    ) -> (AcbIndex, AcbId, RequestId) {
+        let kind = if WRITES { RequestKind::Write } else { RequestKind::Read };
+        debug_assert!(!self.is_full() && request.kind == kind);
         let (pos, end) = (request.offset, request.offset + request.len);
-        debug_assert!(pos < end, "a hit reads something");
-        let (a, id) = self.enter(request, pos, end, |acb| {
-            (acb.state, acb.met) = (State::ReadData, Met::HIT);
+        debug_assert!(pos < end, "a hit moves something");
+        let state = if WRITES { State::WriteData } else { State::ReadData };
+        let (a, id, acb_generation) = self.enter(request, pos, end, |acb| {
+            (acb.state, acb.met) = (state, Met::HIT);
             (acb.extent.end, acb.extent.host) = (end, host);
             (acb.io.pending, acb.io.generation) = (1, generation);
+            if WRITES {
+                let own = Span::new(pos, end);
+                (acb.write.fill, acb.write.at, acb.write.unit) = (own, end, own);
+            }
         });
-        self.note_steps(a, State::Free, State::FindCluster, State::ReadData);
-        (a, id)
+        self.note_steps(a, State::Free, State::FindCluster, state);
+        (a, AcbId { index: a.0, generation: acb_generation }, id)
     }
 
-    /// The only I/O of an acb in `ReadData` has ended without an error: ends the acb and its request, if that
+    /// In which of the states of a hit an acb is: true in `WriteData`, of a write that has nothing but the
+    /// guest's bytes. None: in neither.
+    #[inline(always)]
+    pub(crate) fn is_hit(&self, slot: u32) -> Option<bool> {
+        let acb = self.acbs.find(slot)?;
+        match acb.state {
+            State::ReadData => Some(false),
+            State::WriteData if acb.is_plain_write() => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The only I/O of an acb that is a hit has ended without an error: ends the acb and its request, if that
     /// is all that follows. None: it is not, and nothing was done.
     #[inline(always)]
-    pub(crate) fn end_read(&mut self, slot: u32, generation: u32) -> Option<HitEnded> {
+    pub(crate) fn end_hit<const WRITES: bool>(&mut self, slot: u32, generation: u32) -> Option<HitEnded> {
+        debug_assert_eq!(self.is_hit(slot), Some(WRITES));
+        let state = if WRITES { State::WriteData } else { State::ReadData };
         let acb = self.acbs.find_mut(slot)?;
-        if acb.state != State::ReadData
-            || (acb.io.pending, acb.io.generation) != (1, generation)
+        if (acb.io.pending, acb.io.generation) != (1, generation)
             || acb.extent.end != acb.end
             || acb.error.is_some()
             || self.closer.is_some()
@@ -167,7 +188,7 @@ impl Requests {
         debug_assert!(!acb.held.any() && open.extent.is_none());
         (acb.io.pending, acb.state) = (0, State::Free);
         let user = open.user;
-        self.note_steps(AcbIndex(slot), State::ReadData, State::Done, State::Free);
+        self.note_steps(AcbIndex(slot), state, State::Done, State::Free);
         self.acbs.discard(slot);
         self.open.discard(request.index);
         debug_assert!(self.open.len() <= self.acbs.len(), "a request has an acb at least");

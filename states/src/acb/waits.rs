@@ -154,6 +154,13 @@ impl Waits {
         !conflict
     }
 
+    /// Nobody writes parts of sectors, or waits for somebody who does: a write of whole ones may start, and
+    /// end, as if it were alone.
+    #[inline]
+    pub(crate) fn has_no_modifiers(&self) -> bool {
+        self.modifying == 0 && self.sectors.is_empty()
+    }
+
     /// The acb's write covers sectors only partly.
     pub(crate) fn modify(&mut self, requests: &mut Requests, a: AcbIndex) {
         debug_assert!(!requests.acb(a).held.modifies);

@@ -83,7 +83,7 @@ impl<T> Arena<T> {
 
     /// As `insert`, of whatever the slot had before, which the caller tells what to be where it lies. None:
     /// there is no slot that had a value and is free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reuse(&mut self) -> Option<(u32, u32, &mut T)> {
         let index = self.free;
         let slot = self.slots.get_mut(index as usize)?;

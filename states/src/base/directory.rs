@@ -44,7 +44,7 @@ impl Directory {
         debug_assert!((self.nodes.len() * FAN * FAN) as u64 >= slices, "those below have a place");
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, number: u64) -> Option<u32> {
         debug_assert!(number < u64::MAX / 2, "numbers of slices are small");
         let node = self.nodes.get((number / (FAN * FAN) as u64) as usize)?.as_ref()?;

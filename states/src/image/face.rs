@@ -22,29 +22,47 @@ impl Image {
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         match self.begin_hit(&request) {
-            Some(Hit { request: id, io, host }) => {
-                self.outbox.emit_read(io, id, request.len, host);
-                Ok(id)
+            Some(hit) => {
+                self.outbox.emit_hit(hit, request.kind == RequestKind::Read, request.len);
+                Ok(hit.request)
             }
-            None => self.submit_other(request),
+            None => self.submit_no_hit(request),
         }
     }
 
-    /// A read that is one read of the file, within one cluster that is there: what `submit` and `poll_io`
-    /// come to, at once, without a queue between. The embedder does the
-    /// [`IoOp::ReadData`](crate::IoOp::ReadData) of all its bytes, and says how it ended: with `end_hit`, or
-    /// `handle_completion`. None: it is no such read, and nothing was done.
+    /// A read that is one read of the file, within one cluster that is there, or a write that is one write
+    /// of it, of whole blocks: what `submit` and `poll_io` come to, at once, without a queue between. The
+    /// embedder does the [`IoOp::ReadData`](crate::IoOp::ReadData) or
+    /// [`IoOp::WriteData`](crate::IoOp::WriteData) of all its bytes, and says how it ended: with `end_hit`,
+    /// or `handle_completion`. None: it is no such request, and nothing was done.
     #[inline]
     pub fn begin_hit(&mut self, request: &Request) -> Option<Hit> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
-        if request.kind != RequestKind::Read || self.jobs.refuse() || self.requests.is_full() {
+        match request.kind {
+            RequestKind::Read => self.begin_hit_of::<false>(request),
+            RequestKind::Write if request.flags.is_empty() && self.may_write_at_once() => {
+                self.begin_hit_of::<true>(request)
+            }
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn begin_hit_of<const WRITES: bool>(&mut self, request: &Request) -> Option<Hit> {
+        if self.jobs.refuse() || self.requests.is_full() {
             return None;
         }
         let end = request.offset.checked_add(request.len).filter(|end| *end <= self.size)?;
-        let host = self.hit(request.offset, end)?;
+        let host = self.hit::<WRITES>(request.offset, end)?;
         let generation = self.outbox.next_generation();
-        let (a, id) = self.requests.begin_read(request, host, generation);
-        Some(Hit { request: id, io: self.outbox.own_id(a, generation), host })
+        let (a, acb, id) = self.requests.begin_hit::<WRITES>(request, host, generation);
+        Some(Hit { request: id, acb, io: self.outbox.own_id(a, generation), host })
+    }
+
+    /// Nothing is in the way of a write in place.
+    #[inline]
+    fn may_write_at_once(&self) -> bool {
+        !self.options.read_only && !self.health.is_held() && self.waits.has_no_modifiers()
     }
 
     /// The I/O of a hit has ended without an error: what `handle_completion` and `poll_event` come to, at
@@ -55,11 +73,22 @@ impl Image {
         if !self.outbox.is_own(id) || !id.index.is_multiple_of(2) || self.has_dead() {
             return None;
         }
-        self.requests.end_read(id.index / 2, id.generation)
+        let slot = id.index / 2;
+        match self.requests.is_hit(slot)? {
+            false => self.requests.end_hit::<false>(slot, id.generation),
+            true if self.waits.has_no_modifiers() => {
+                let ended = self.requests.end_hit::<true>(slot, id.generation)?;
+                self.commit.wrote();
+                Some(ended)
+            }
+            true => None,
+        }
     }
 
+    /// As `submit`, of a request that `begin_hit` said no to: it is not asked again.
     #[inline(never)]
-    fn submit_other(&mut self, request: Request) -> Result<RequestId, Refused> {
+    pub fn submit_no_hit(&mut self, request: Request) -> Result<RequestId, Refused> {
+        debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
         let plain = matches!(request.kind, RequestKind::Read | RequestKind::Write);

@@ -162,6 +162,13 @@ impl Layout {
         if matches!(self, Layout::Qcow2(..)) { word & !COPIED } else { word }
     }
 
+    /// Such an entry's cluster may be somebody else's too: it is not written in place.
+    #[inline]
+    pub(super) fn is_shared(&self, word: u64) -> bool {
+        debug_assert!(!self.is_raw(), "a raw image has no entries");
+        matches!(self, Layout::Qcow2(..)) && word & COPIED == 0
+    }
+
     /// A word of a table, from its bytes.
     pub(super) fn decoding(&self) -> fn([u8; 8]) -> u64 {
         debug_assert!(!self.is_raw(), "a raw image has no tables");

@@ -88,12 +88,14 @@ impl Image {
         }
     }
 
-    /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached. Says no when in doubt.
-    #[inline]
-    pub(crate) fn hit(&mut self, pos: u64, end: u64) -> Option<u64> {
+    /// Where `pos` lies, if `[pos, end)` is in one data cluster whose slice is cached; to be written, if it
+    /// may be, in place and as it is. Says no when in doubt.
+    #[inline(always)]
+    pub(crate) fn hit<const WRITES: bool>(&mut self, pos: u64, end: u64) -> Option<u64> {
         let Some(geometry) = self.layout.plain_geometry() else {
             // a raw image's bytes are where they are
-            return (self.layout.is_raw() && pos < end && end - pos <= EXTENT_MAX).then_some(pos);
+            let is_one = self.layout.is_raw() && pos < end && end - pos <= EXTENT_MAX;
+            return (is_one && (!WRITES || self.is_whole_blocks(pos, end - pos))).then_some(pos);
         };
         let within = pos & (geometry.cluster_size() - 1);
         if end == pos || within + (end - pos) > geometry.cluster_size() {
@@ -103,7 +105,7 @@ impl Image {
         let slot = self.tables.find(number)?;
         let slice = self.tables.slot_mut(slot);
         let &word = slice.entries.get(entry)?;
-        if !slice.dangling.is_empty() {
+        if !slice.dangling.is_empty() || WRITES && (slice.shared || self.layout.is_shared(word)) {
             return None;
         }
         let cluster = self.layout.plain_cluster(word);
@@ -113,9 +115,30 @@ impl Image {
             return None;
         }
         debug_assert!(!matches!(slice.state, SliceState::Empty | SliceState::Loading), "it is in memory");
-        slice.touch();
+        let (host, len) = (cluster + within, end - pos);
+        if WRITES {
+            if !self.is_whole_blocks(host, len) || !self.is_no_metadata(pos, host, len) {
+                return None;
+            }
+            self.tables.touch(slot);
+        } else {
+            slice.touch();
+        }
         self.outbox.counters.hits += 1;
-        Some(cluster + within)
+        Some(host)
+    }
+
+    /// Nothing has to be read to write it, and one write does.
+    #[inline]
+    fn is_whole_blocks(&self, host: u64, len: u64) -> bool {
+        debug_assert!(self.options.align.is_power_of_two());
+        (host | len) & (u64::from(self.options.align) - 1) == 0 && len <= EXTENT_MAX
+    }
+
+    /// A write there changes none of the image's own structures.
+    #[inline]
+    fn is_no_metadata(&self, pos: u64, host: u64, len: u64) -> bool {
+        self.refcounted.as_deref().is_none_or(|counted| counted.check_data_place(pos, host, len).is_ok())
     }
 
     /// What is `pos` mapped to, and for how long?
