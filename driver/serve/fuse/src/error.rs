@@ -22,6 +22,8 @@ pub enum MountError {
     NotAFile(PathBuf),
     /// Somebody was killed who had mounted something at this place, and the dead mount is still there.
     Dead(PathBuf),
+    /// The device of FUSE is not there, or not for this user.
+    NoFuse(io::Error),
     /// It cannot be mounted there.
     Mount {
         /// Where.
@@ -55,10 +57,9 @@ impl fmt::Display for MountError {
                 path.display()
             ),
             MountError::Mount { path, error } => {
-                let number = error.raw_os_error();
-                let why = number.map_or_else(|| error.to_string(), said);
-                write!(f, "{}: cannot be mounted there: {}", path.display(), why.trim())
+                write!(f, "{}: cannot be mounted there: {}", path.display(), why(error))
             }
+            MountError::NoFuse(error) => write!(f, "FUSE is not to be had: /dev/fuse: {}", why(error)),
             MountError::Wait(error) => write!(f, "the mount cannot be waited for: {error}"),
         }
     }
@@ -72,8 +73,7 @@ impl From<Error> for MountError {
     }
 }
 
-/// The host's words for an error number.
-fn said(number: i32) -> String {
-    let text = io::Error::from_raw_os_error(number).to_string();
-    text.split(" (os error").next().unwrap_or_default().to_string()
+/// The host's words, without the number.
+fn why(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().trim().to_string()
 }

@@ -6,12 +6,15 @@
 use crate::error::MountError;
 use crate::limits::{IN_FLIGHT, TRANSFER};
 use fuser::{Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL, SessionUnmounter};
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags};
 use rustix::mount::UnmountFlags;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+
+/// What fuser opens by itself, also where fusermount3 mounts.
+const DEVICE: &str = "/dev/fuse";
 
 /// What fuser asks while it mounts; it serves nothing.
 struct Greeting;
@@ -47,6 +50,8 @@ impl Mounted {
     /// Mounts over a file; the descriptor that requests come from.
     pub fn new(place: PathBuf, writable: bool, others: bool) -> Result<(Mounted, OwnedFd), MountError> {
         let failed = |error| MountError::Mount { path: place.clone(), error };
+        rustix::fs::access(DEVICE, Access::READ_OK | Access::WRITE_OK)
+            .map_err(|error| MountError::NoFuse(error.into()))?;
         let mut config = fuser::Config::default();
         config.mount_options = vec![
             MountOption::FSName("quod".into()),
