@@ -8,6 +8,7 @@ use crate::socket::Socket;
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
+use rustix::net::sockopt;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -15,6 +16,10 @@ use std::net;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A client that says nothing for so long is asked by TCP whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// Where a server listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,6 +109,9 @@ impl Listener {
                 if let Socket::Tcp(stream) = &socket {
                     // "both the client and server SHOULD disable Nagle's algorithm"; without it is slower
                     let _ = stream.set_nodelay(true);
+                    // a client whose host has died is noticed; without it its place is not free again
+                    let _ = sockopt::set_socket_keepalive(stream, true);
+                    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE);
                 }
                 Ok(Some(socket))
             }

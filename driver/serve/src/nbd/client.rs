@@ -427,7 +427,9 @@ impl Client {
         let state = &self.jobs[job];
         // the bytes of a simple reply have an order, so that there is one piece at a time
         let waits = state.out > 0 && matches!(self.style(), Style::Simple);
-        if waits || !self.admits(budget) {
+        // what is held back until it has gone counts, too, and must not stop it when the budget has shrunk
+        let admitted = self.exclusive == Some(job) || self.admits(budget);
+        if waits || !admitted {
             return Step::Blocked(Served::Waits);
         }
         if disks.is_full() {

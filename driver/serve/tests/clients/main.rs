@@ -2,6 +2,7 @@
 //! ones.
 
 mod client;
+mod errors;
 mod hostile;
 mod limits;
 mod requests;

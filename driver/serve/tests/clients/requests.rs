@@ -209,3 +209,26 @@ fn a_server_that_ends_answers_what_is_under_way() {
     session.read(0, &mut found).unwrap();
     assert!(found == bytes && !session.info().unwrap().image().info.dirty);
 }
+
+/// The first piece takes longest (its clusters are compressed), and is sent first all the same where the
+/// bytes of a reply have an order.
+#[test]
+fn pieces_keep_their_order_however_long_they_take() {
+    const LEN: usize = 8 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..LEN).map(|n| (n / 997) as u8).collect();
+    std::fs::write(folder.path().join("raw"), &bytes).unwrap();
+    let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "d"];
+    let made = std::process::Command::new("qemu-img").args(convert).current_dir(folder.path()).status();
+    assert!(made.expect("qemu-img must be installed").success());
+    let mut plain =
+        quod_tools::Session::open(folder.path().join("d"), quod::OpenOptions::new().write(true)).unwrap();
+    plain.write(1 << 20, &bytes[1 << 20..]).unwrap();
+    plain.close().unwrap();
+    let served = Served::of(folder, ServerOptions::default());
+    for style in STYLES {
+        for _ in 0..5 {
+            assert!(served.client(style).read_at(0, LEN) == bytes, "{style:?}");
+        }
+    }
+}
