@@ -5,11 +5,13 @@
 pub mod bench;
 pub mod check;
 mod common;
+pub mod compare;
 pub mod create;
 pub mod info;
 pub mod map;
 pub mod measure;
 pub mod mount;
+mod progress;
 pub mod replay;
 pub mod resize;
 pub mod serve;

@@ -2,6 +2,7 @@
 //!
 //! Knows: texts. Must never know: which subcommand asks; nothing here opens an image.
 
+pub mod cache;
 pub mod errno;
 pub mod failure;
 pub mod format;
