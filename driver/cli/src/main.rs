@@ -14,7 +14,7 @@ mod output;
 mod words;
 
 use clap::{Parser, Subcommand};
-use cmd::{bench, check, compare, create, info, map, measure, mount, replay, resize, serve};
+use cmd::{bench, check, compare, convert, create, info, map, measure, mount, replay, resize, serve};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ enum Command {
     Check(check::Args),
     Map(map::Args),
     Compare(compare::Args),
+    Convert(convert::Args),
     Resize(resize::Args),
     Measure(measure::Args),
     /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
@@ -87,6 +88,7 @@ fn run(command: Command) -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Map(args) => map::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Resize(args) => resize::run(args),
         Command::Io { args } => io::run(&args),
         Command::Mount(args) => mount::run(args),

@@ -74,6 +74,21 @@ fn a_bench_reports_what_it_has_done() {
 }
 
 #[test]
+fn a_conversion_tells_what_its_target_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = vec![7; 8 << 20];
+    std::fs::write(folder.path().join("r"), &source).unwrap();
+    let args = ["convert", "-f", "raw", "-O", "qcow2", "-r", "1k", "r", "x"];
+    let child = quod(&args, folder.path()).spawn().unwrap();
+    until(|| folder.path().join("x").exists());
+    std::thread::sleep(Duration::from_millis(50));
+    send(&child, Signal::INT);
+    ended_by(&child.wait_with_output().unwrap(), Signal::INT, "'x' is incomplete");
+    assert_eq!(qemu_img(&["check", "-q", "x"], folder.path()).code, Some(0));
+    assert!(std::fs::read(folder.path().join("r")).unwrap() == source);
+}
+
+#[test]
 fn a_replay_removes_its_image() {
     let folder = tempfile::tempdir().unwrap();
     // it would take a day

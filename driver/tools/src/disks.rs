@@ -5,8 +5,8 @@
 //! Invariant: every completion is answered by `next` or `run`, once, but for tables that were read ahead.
 
 use crate::layers::{Ask, Layers, MapRun};
-use quod::{Completion, Config, DiskId, Driver, Error, OpenOptions, Refusal, Request};
-use quod_states::Extent;
+use quod::{Completion, Config, DiskId, Driver, Error, LayerInfo, OpenOptions, Refusal, Request};
+use quod_states::{Extent, Format};
 use std::collections::VecDeque;
 use std::path::Path;
 
@@ -80,6 +80,17 @@ impl Disks {
         self.driver.disk_info(disk).map_or(0, quod::DiskInfo::virtual_size)
     }
 
+    /// Its format.
+    pub(crate) fn format(&self, disk: DiskId) -> Option<Format> {
+        self.driver.disk_info(disk).map(quod::DiskInfo::format)
+    }
+
+    /// Bytes of the disk that its backing file is; 0 if it has none.
+    pub(crate) fn backing_size(&self, disk: DiskId) -> u64 {
+        let layers = self.driver.disk_info(disk).map_or(&[][..], quod::DiskInfo::layers);
+        layers.get(1).map_or(0, |layer| layer.info.virtual_size)
+    }
+
     fn wait_for(&mut self, disk: DiskId) -> Result<Completion, Error> {
         loop {
             let done = self.arrival()?;
@@ -136,6 +147,11 @@ impl Walk {
     /// Bytes of the disk, in whole sectors.
     pub(crate) fn size(&self) -> u64 {
         self.layers.size(0)
+    }
+
+    /// The image, and its backing files.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &LayerInfo> {
+        self.layers.infos()
     }
 
     /// The run that this byte is in, which is inside the disk.

@@ -7,7 +7,7 @@ use crate::out::{fail, note};
 use crate::words::failure::why_not_opened;
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
-pub use options::{Refused, Values};
+pub use options::{Refused, Values, help};
 use quod::fault::NewFault;
 use quod::{AllowAll, DeviceOp, Error, ErrorKind, Fault, Format, Named, OpenOptions, Role, describe};
 use quod_tools::{self as tools, CreateOptions, Qcow2Options, Session};
@@ -128,7 +128,7 @@ pub fn image_options(
 }
 
 /// QEMU's words, if it has some, and the image's name is not said yet.
-fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
+pub fn why_not_created(options: &CreateOptions, error: &Error) -> Option<String> {
     let file = error.path().unwrap_or(Path::new(""));
     let named = |errno| format!("Could not create '{}': {}", file.display(), describe(errno));
     let kind = match error {
@@ -172,14 +172,19 @@ fn image_size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// What quod does not do for a raw image.
+pub fn lacks_of_raw(values: &Values) -> Result<(), String> {
+    match values.text("preallocation").filter(|value| *value != "off") {
+        Some(value) => Err(format!("Parameter 'preallocation' does not accept value '{value}' (only off)")),
+        None => Ok(()),
+    }
+}
+
 fn read_options(args: &Args, format: Format) -> Result<Values, Refused> {
     let mut values = Values::new(format);
     args.options.iter().try_for_each(|list| values.read(list))?;
     if format == Format::Raw {
-        if let Some(value) = values.text("preallocation").filter(|value| *value != "off") {
-            let text = format!("Parameter 'preallocation' does not accept value '{value}' (only off)");
-            return Err(Refused::Item(text));
-        }
+        lacks_of_raw(&values).map_err(Refused::Item)?;
         let given = [("file", args.backing.is_some()), ("format", args.backing_format.is_some())];
         if let Some((what, _)) = given.into_iter().find(|(_, given)| *given) {
             let text = format!("Backing {what} not supported for file format '{}'", args.format);

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod check;
 mod common;
 pub mod compare;
+pub mod convert;
 pub mod create;
 pub mod info;
 pub mod map;

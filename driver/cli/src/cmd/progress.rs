@@ -28,6 +28,12 @@ impl Progress {
         }
     }
 
+    /// All of it is done.
+    pub fn complete(&mut self) {
+        self.done = 100.0;
+        self.show();
+    }
+
     /// The command says other things from now on.
     pub fn end(self) {
         if self.shown {
