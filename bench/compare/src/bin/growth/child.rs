@@ -2,28 +2,12 @@
 //!
 //! Knows: the driver's public face. Must never know: what grows.
 
-use crate::axis::{Format, Outcome};
-use crate::make::READ;
+use crate::axis::Outcome;
+use crate::task::{READ, Task};
 use nix::sys::resource::{UsageWho, getrusage};
 use quod::{AllowAll, Buffer, Buffers, CompletionKind, Config, DiskId, Driver, OpenOptions, Request};
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// What a process is told.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Task {
-    /// The disks.
-    pub images: Vec<PathBuf>,
-    pub format: Format,
-    /// Places of each, and bytes from one to the next.
-    pub places: u64,
-    pub step: u64,
-    /// Requests in flight, of all disks together.
-    pub depth: u32,
-    /// Reads.
-    pub count: u64,
-}
 
 /// Runs a task; gives the words that tell what came of it.
 pub fn run(task: &str) -> Result<String, String> {

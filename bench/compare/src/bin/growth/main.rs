@@ -8,11 +8,14 @@
 mod axis;
 mod child;
 mod make;
+mod measured;
 mod plot;
+mod task;
 
-use axis::{Axis, Outcome, Point};
+use axis::{Axis, Outcome};
 use clap::Parser;
 use make::Images;
+use measured::Measured;
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -36,22 +39,6 @@ struct Args {
     /// Draw the plots into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-}
-
-/// A point and what came of its runs.
-pub struct Measured {
-    point: Point,
-    runs: Vec<Outcome>,
-}
-
-impl Measured {
-    /// Smallest, median and largest of a figure.
-    fn spread(&self, figure: impl Fn(&Outcome) -> f64) -> (f64, f64, f64) {
-        let mut all: Vec<f64> = self.runs.iter().map(figure).collect();
-        all.sort_by(f64::total_cmp);
-        let at = |index: usize| all.get(index).copied().unwrap_or(f64::NAN);
-        (at(0), at(all.len() / 2), at(all.len().saturating_sub(1)))
-    }
 }
 
 fn main() -> ExitCode {
@@ -136,9 +123,8 @@ fn table(axis: Axis, all: &[Measured]) -> String {
             if axis == Axis::Disks && measured.point.at > 1 { format!("{open:.0}, ") } else { String::new() };
         let at = axis.label(measured.point.at);
         let format = measured.point.format.name();
-        text.push_str(&format!(
-            "| {at} | {format} | {median:.0} ({low:.0}-{high:.0}) | {cpu:.2} ({least:.2}-{most:.2}) | {open}{read:.0} |\n"
-        ));
+        text.push_str(&format!("| {at} | {format} | {median:.0} ({low:.0}-{high:.0}) | "));
+        text.push_str(&format!("{cpu:.2} ({least:.2}-{most:.2}) | {open}{read:.0} |\n"));
     }
     text
 }

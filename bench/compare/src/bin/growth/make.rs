@@ -3,14 +3,12 @@
 //! Knows: which images a point reads, and where. Must never know: how they are read.
 
 use crate::axis::{Axis, Format, Point};
-use crate::child::Task;
+use crate::task::{READ, Task};
 use quod::{Buffer, OpenOptions};
 use quod_tools::{CreateOptions, Session};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a read, and of what is written for it.
-pub const READ: u64 = 4096;
 /// Places that are read in an image that grows: with one table slice each all fit the cache.
 const SPREAD: u64 = 4096;
 /// Bytes of the images that do not grow.

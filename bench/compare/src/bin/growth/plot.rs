@@ -2,8 +2,8 @@
 //!
 //! Knows: figures, pixels. Must never know: how they were measured.
 
-use crate::Measured;
 use crate::axis::{Axis, Format};
+use crate::measured::Measured;
 use plotters::prelude::*;
 use std::error::Error;
 use std::path::Path;
