@@ -34,6 +34,9 @@ const SIGNATURES: [(usize, &[u8], Foreign); 12] = [
 ];
 
 /// What a file is that begins with these bytes. Bytes past the end of a short file count as zeros.
+///
+/// # Errors
+/// The foreign format whose signature stands there.
 pub fn head(bytes: &[u8]) -> Result<Format, Foreign> {
     let stands =
         |at: usize, signature: &[u8]| bytes.get(at..).is_some_and(|tail| tail.starts_with(signature));

@@ -231,6 +231,9 @@ impl Geometry {
     }
 
     /// An L1 entry that is not 0 must name a whole table inside the file (below `end`).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the entry, and what is wrong with it.
     pub fn check_table(&self, index: u64, entry: u64, end: u64) -> Result<(), Error> {
         debug_assert!(end <= 1 << 63, "no file is longer");
         let bad = |why| Err(Error::Corrupt(Fault::L1Entry { index, entry, why }));
@@ -247,6 +250,9 @@ impl Geometry {
     }
 
     /// A data entry must name a cluster inside the file (below `end`). `guest` is only for the message.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the entry, and what is wrong with it.
     #[inline]
     pub fn check_data(&self, guest: u64, entry: u64, end: u64) -> Result<(), Error> {
         debug_assert!(end <= 1 << 63, "no file is longer");

@@ -19,6 +19,9 @@ use alloc::boxed::Box;
 
 impl Image {
     /// Takes a request, or says why not.
+    ///
+    /// # Errors
+    /// [`Refused::Busy`] while all slots are in use, [`Refused::Invalid`] for what can never be done.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         match self.begin_hit(&request) {
@@ -86,6 +89,9 @@ impl Image {
     }
 
     /// As `submit`, of a request that `begin_hit` said no to: it is not asked again.
+    ///
+    /// # Errors
+    /// As of `submit`.
     #[inline(never)]
     pub fn submit_no_hit(&mut self, request: Request) -> Result<RequestId, Refused> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");

@@ -20,6 +20,9 @@ impl Image {
     }
 
     /// Checks what must hold whenever all drains are empty; says what does not.
+    ///
+    /// # Errors
+    /// The first that does not hold, in words: a fault of quod's.
     pub fn check_invariants(&self) -> Result<(), String> {
         self.requests.check()?;
         self.outbox.check()?;

@@ -69,6 +69,9 @@ fn corrupt<T>(why: BitmapFault, index: u64, value: u64) -> Result<T, Error> {
 
 impl Extension {
     /// Reads and validates the extension's data.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for lengths and places that no image may have.
     pub fn parse(data: &[u8], cluster_size: u64) -> Result<Extension, Error> {
         let corrupt = |why, value| Err(Error::Corrupt(Fault::Extension { value, why }));
         if data.len() != 24 {
@@ -96,6 +99,9 @@ impl Extension {
 }
 
 /// Reads a directory of `count` bitmaps of a guest disk of `size` bytes.
+///
+/// # Errors
+/// [`Error::Corrupt`] with the entry, and what is wrong with it.
 pub fn parse_directory(bytes: &[u8], count: u32, shape: Shape, size: u64) -> Result<Vec<Bitmap>, Error> {
     let mut bitmaps = Vec::new();
     let mut at = 0;
@@ -207,6 +213,9 @@ impl Bitmap {
 }
 
 /// An entry of a bitmap's table. `index` is only for the error.
+///
+/// # Errors
+/// [`Error::Corrupt`] for reserved bits, and a place that is no cluster's.
 pub fn decode_piece(index: u64, entry: u64, shape: Shape) -> Result<Piece, Error> {
     let host = entry & OFFSET;
     let corrupt = |why| Err(Error::Corrupt(Fault::BitmapTable { index, entry, why }));

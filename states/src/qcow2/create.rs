@@ -48,6 +48,10 @@ pub struct Created {
 }
 
 /// Lays out a new image.
+///
+/// # Errors
+/// [`Error::Misuse`] and [`Error::Corrupt`] for options that the format does not have, or that exclude each
+/// other.
 pub fn create(options: &CreateOptions<'_>) -> Result<Created, Error> {
     options::check_options(options)?;
     let layout = BlockShape {

@@ -225,6 +225,9 @@ impl Shape {
     }
 
     /// `index` is only for the error.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for reserved bits, and a place that is no cluster's.
     pub fn decode_l1(self, index: u64, entry: u64) -> Result<L1, Error> {
         let corrupt = |why| Err(Error::Corrupt(Fault::L1Entry { index, entry, why }));
         if entry & L1_RESERVED != 0 {
@@ -242,6 +245,9 @@ impl Shape {
 
     /// `guest` names the entry in the error: the guest offset of its cluster. `bitmap`: the second word of
     /// an extended entry, else 0.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for reserved bits, a place that is no cluster's, and bits that exclude each other.
     pub fn decode_l2(self, guest: u64, entry: u64, bitmap: u64) -> Result<L2, Error> {
         debug_assert!(self.extended || bitmap == 0);
         if entry & COMPRESSED != 0 {
@@ -336,6 +342,9 @@ impl Shape {
     }
 
     /// A refcount table's entry: where the refcount block lies, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for reserved bits, and a place that is no cluster's.
     pub fn decode_reftable(self, index: u64, entry: u64) -> Result<Option<u64>, Error> {
         let corrupt = |why| Err(Error::Corrupt(Fault::Reftable { index, entry, why }));
         if entry & REFTABLE_RESERVED != 0 {

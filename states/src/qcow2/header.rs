@@ -174,6 +174,9 @@ impl Header {
 
     /// Reads and validates. `bytes` is the start of the file, zeros past its end, at least
     /// [`Header::region`] of them. The order is QEMU's: what QEMU reports first is reported first.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for what no image may say, [`Error::Unsupported`] for what quod does not do.
     pub fn parse(bytes: &[u8], purpose: Purpose) -> Result<Header, Error> {
         let mut header = Header::fields(bytes)?;
         header.check_features(bytes, purpose)?;
@@ -317,6 +320,9 @@ impl Header {
     }
 
     /// Count and place of the snapshot table, which a check does not ask for before it reads the table.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a table that is too large, or begins in the middle of a cluster.
     pub fn check_snapshots(&self) -> Result<(), Error> {
         let (bytes, max) = (u64::from(self.snapshots) * 40, u64::from(super::snapshot::SNAPSHOTS_MAX) * 40);
         let faults = [HeaderFault::SnapshotsTooLarge, HeaderFault::SnapshotsUnaligned];

@@ -58,6 +58,9 @@ pub enum Parsed {
 impl Snapshot {
     /// Reads the entry at the start of `bytes`. With `trim`, extra data that is too long is cut off, as a
     /// repair does; otherwise it is an error. `index` is only for the error.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the entry, and what is wrong with it.
     pub fn parse(bytes: &[u8], index: u64, trim: bool) -> Result<Parsed, Error> {
         if bytes.len() < FIXED {
             return Ok(Parsed::Needs(FIXED));

@@ -101,6 +101,9 @@ impl Header {
 
     /// Reads and validates. `block` is the first block of the file, at least 64 bytes; `file_len` the file's
     /// length.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for what no image may say, [`Error::Unsupported`] for what quod does not do.
     pub fn parse(block: &[u8], file_len: u64) -> Result<Header, Error> {
         if !Header::probe(block) {
             return corrupt(QedFault::Magic, u64::from(word(block, 0)));
@@ -273,6 +276,9 @@ impl Header {
 
     /// A new image: its header, whose first cluster is `encode` and the backing name from byte 64 on; behind
     /// it at `l1_table_offset` an L1 table of zeros ends the file.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for sizes and names that the format does not have.
     pub fn create(options: &CreateOptions<'_>) -> Result<Header, Error> {
         check_shape(options.cluster_size, options.table_size)?;
         let size = options.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
@@ -312,6 +318,9 @@ impl Header {
 
     /// Names another backing file, or none. The name is to be written at byte 64, durable before the header
     /// (QE11).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] beside unknown compatible features, [`Error::NoSpace`] for a name without room.
     pub fn set_backing(&mut self, name: Option<&[u8]>, raw: bool) -> Result<(), Error> {
         if self.compat_features != 0 && name.is_some() {
             return Err(Error::Unsupported(Lack::QedCompatFeatures(self.compat_features)));
