@@ -200,7 +200,8 @@ impl Header {
     /// Names another backing file, or none, and lays the block out as QEMU does.
     ///
     /// # Errors
-    /// [`Error::Misuse`] beside a raw data file, [`Error::Corrupt`] for names that the header has no room for.
+    /// [`Error::Misuse`] beside a raw data file, [`Error::Corrupt`] for names that the header has no room
+    /// for.
     pub fn set_backing(&mut self, name: Option<&[u8]>, format: Option<&[u8]>) -> Result<(), Error> {
         if name.is_some() && self.data_file_raw() {
             return Err(Error::Misuse("a backing file and a raw data file exclude each other"));
