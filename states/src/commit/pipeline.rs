@@ -48,9 +48,8 @@ impl Phase {
             cfg!(feature = "sabotage") && matches!(next, Phase::Switch | Phase::Tables | Phase::Idle);
         match self {
             Phase::Reftable | Phase::Switch if removed => true,
-            Phase::Idle => {
-                !matches!(next, Phase::Idle | Phase::Reftable | Phase::SyncReftable | Phase::Switch)
-            }
+            // to itself: nothing is left to be written, and what a check found keeps the bit
+            Phase::Idle => !matches!(next, Phase::Reftable | Phase::SyncReftable | Phase::Switch),
             Phase::Mark => matches!(next, Phase::Refcounts | Phase::Sync),
             Phase::Refcounts => next == Phase::Sync,
             Phase::Sync => matches!(next, Phase::Reftable | Phase::Tables | Phase::Idle),
