@@ -108,7 +108,8 @@ pub(super) fn read_data<B: Backend>(
     out.read(layer.data(), io, host, len, dest, segments);
 }
 
-/// Does what a layer's machine named, or sends it on its way.
+/// Does what a layer's machine named, or sends it on its way. What nearly all I/O is, [`read_data`] and
+/// [`write_data`], is tried before.
 #[inline(never)]
 pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
     match io.op {
@@ -144,7 +145,6 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
                 }
             }
         }
-        IoOp::WriteData { .. } if write_data(out, layer, io, false) => {}
         IoOp::WriteData { .. } => write(out, layer, io),
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
             layer.slots[request.index as usize].busy += 1;
