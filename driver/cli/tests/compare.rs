@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{prepare, qemu_img, quod};
+use common::{make, prepare, qemu_img, quod, write};
 use std::path::Path;
 
 /// The answer of both, which is the same; the exit code.
@@ -18,16 +18,6 @@ fn pair(first: &str, second: &str, folder: &Path) -> i32 {
     let codes = [[first, second], [second, first]].map(|files| same(&files, folder));
     assert_eq!(codes[0], codes[1], "{first} {second}");
     codes[0]
-}
-
-fn make(folder: &Path, args: &[&str]) {
-    prepare("qemu-img", &[&["create", "-q", "-f"], args].concat(), folder);
-}
-
-fn write(folder: &Path, format: &str, file: &str, commands: &[&str]) {
-    let mut args = vec!["-f", format];
-    args.extend(commands.iter().flat_map(|command| ["-c", command]));
-    prepare("qemu-io", &[args.as_slice(), &[file]].concat(), folder);
 }
 
 const DATA: [&str; 3] = ["write -P 7 64k 3M", "write -P 8 3500k 1k", "write -z 1M 128k"];

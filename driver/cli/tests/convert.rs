@@ -3,19 +3,9 @@
 
 mod common;
 
-use common::{Answer, bytes, prepare, qemu_img, quod};
+use common::{Answer, bytes, make, prepare, qemu_img, quod, write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-fn make(folder: &Path, args: &[&str]) {
-    prepare("qemu-img", &[&["create", "-q", "-f"], args].concat(), folder);
-}
-
-fn write(folder: &Path, format: &str, file: &str, commands: &[&str]) {
-    let mut args = vec!["-f", format];
-    args.extend(commands.iter().flat_map(|command| ["-c", command]));
-    prepare("qemu-io", &[args.as_slice(), &[file]].concat(), folder);
-}
 
 fn words<'a>(lead: &'a str, rest: &'a str) -> Vec<&'a str> {
     [lead].into_iter().chain(rest.split_whitespace()).collect()

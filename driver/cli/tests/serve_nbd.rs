@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{prepare, qemu_img, run};
+use common::{must, prepare, qemu_img, run};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -65,13 +65,6 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A program that must succeed; what it said.
-fn must(program: &str, args: &[&str], folder: &Path) -> String {
-    let answer = run(program, args, folder, "");
-    assert_eq!(answer.code, Some(0), "{program} {args:?}: {answer:?}");
-    answer.stdout
 }
 
 fn qcow2(folder: &Path, name: &str, size: &str) {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{prepare, run};
+use common::{must, prepare, run};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -54,12 +54,6 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn must(program: &str, args: &[&str], folder: &Path) -> String {
-    let answer = run(program, args, folder, "");
-    assert_eq!(answer.code, Some(0), "{program} {args:?}: {answer:?}");
-    answer.stdout
 }
 
 fn folder() -> tempfile::TempDir {

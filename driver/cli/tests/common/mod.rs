@@ -50,10 +50,28 @@ pub fn qemu_io(args: &[&str], folder: &Path, stdin: &str) -> Answer {
     run("qemu-io", args, folder, stdin).without_names().without_times()
 }
 
-/// Prepares something with a QEMU tool.
-pub fn prepare(program: &str, args: &[&str], folder: &Path) {
+/// A program that must succeed; what it said.
+pub fn must(program: &str, args: &[&str], folder: &Path) -> String {
     let answer = run(program, args, folder, "");
     assert_eq!(answer.code, Some(0), "{program} {args:?}: {answer:?}");
+    answer.stdout
+}
+
+/// Prepares something with a QEMU tool.
+pub fn prepare(program: &str, args: &[&str], folder: &Path) {
+    must(program, args, folder);
+}
+
+/// Makes an image with qemu-img: format, options, name, size.
+pub fn make(folder: &Path, args: &[&str]) {
+    prepare("qemu-img", &[&["create", "-q", "-f"], args].concat(), folder);
+}
+
+/// Writes to an image with qemu-io.
+pub fn write(folder: &Path, format: &str, file: &str, commands: &[&str]) {
+    let mut args = vec!["-f", format];
+    args.extend(commands.iter().flat_map(|command| ["-c", command]));
+    prepare("qemu-io", &[args.as_slice(), &[file]].concat(), folder);
 }
 
 impl Answer {
