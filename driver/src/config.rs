@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::gate::{Allowed, DenyBacking, Named, OpenGate};
 use quod_backend::{BackendKind, Stat};
-use quod_states::{AllocationGate, Format, Options, Policy};
+use quod_states::{AllocationGate, Format, Options, Policy, SnapshotSelector};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,6 +151,7 @@ pub struct OpenOptions {
     pub(crate) follow_backing: bool,
     pub(crate) data_file: Option<PathBuf>,
     pub(crate) max_depth: u32,
+    pub(crate) snapshot: Option<SnapshotSelector>,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: u64,
     open_gate: Arc<Mutex<dyn OpenGate + Send>>,
@@ -186,6 +187,7 @@ impl OpenOptions {
             follow_backing: true,
             data_file: None,
             max_depth: 32,
+            snapshot: None,
             #[cfg(feature = "sabotage")]
             sabotage: 0,
             open_gate: Arc::new(Mutex::new(DenyBacking)),
@@ -342,6 +344,14 @@ impl OpenOptions {
     /// off.
     pub fn no_backing(mut self, no_backing: bool) -> Self {
         self.follow_backing = !no_backing;
+        self
+    }
+
+    /// The disk as it was when this snapshot in the image was taken (qcow2), of the size that it had then, to
+    /// be read: options that are to write as well are refused. Its backing file is the image's, as it is now.
+    /// None, the default: the disk as it is.
+    pub fn snapshot(mut self, snapshot: Option<SnapshotSelector>) -> Self {
+        self.snapshot = snapshot;
         self
     }
 

@@ -172,6 +172,9 @@ impl<B: Backend> Driver<B> {
         if path.as_os_str().is_empty() {
             return Err(Error::Misuse("an empty path"));
         }
+        if options.writes() && options.snapshot.is_some() {
+            return Err(Error::Misuse("a snapshot in an image is only read"));
+        }
         let (index, now) = (self.engine.vacant(), self.engine.time());
         let disk = &mut self.engine.disks[index as usize];
         disk.phase = Phase::Opening(Box::new(Opener::new(path.to_path_buf(), fd, options, now)));

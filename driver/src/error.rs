@@ -140,6 +140,8 @@ pub enum ErrorKind {
         /// The error number that said so.
         errno: i32,
     },
+    /// The image has no such snapshot.
+    NoSnapshot,
     /// The host's file system, or the device that the image is on, is full.
     NoSpace,
     /// The device has no room for the image that is to be made on it.
@@ -230,6 +232,7 @@ impl Error {
                 ErrorKind::Device { op: DeviceOp::Machine(*op), offset: *offset, errno: *errno }
             }
             Core::Gone(errno) => ErrorKind::Gone { errno: *errno },
+            Core::NoSnapshot => ErrorKind::NoSnapshot,
             Core::NoSpace => ErrorKind::NoSpace,
             Core::Poisoned => ErrorKind::Poisoned,
         };
@@ -298,6 +301,7 @@ impl ErrorKind {
                 *errno
             }
             ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => libc::ENOSPC,
+            ErrorKind::NoSnapshot => libc::ENOENT,
             ErrorKind::Unsupported(_) | ErrorKind::Foreign(_) => libc::ENOTSUP,
             ErrorKind::Locked(_) => libc::EAGAIN,
             ErrorKind::NotAllowed { .. } | ErrorKind::Ambiguous { .. } => libc::EPERM,
@@ -348,6 +352,7 @@ impl ErrorKind {
                 let why = describe(*errno);
                 write!(f, "{path}: what holds it has gone ({why}); it only reads until it is opened again")
             }
+            ErrorKind::NoSnapshot => write!(f, "{path}: the image has no such snapshot"),
             ErrorKind::NoSpace => write!(f, "{path}: no space left on the host device"),
             ErrorKind::DeviceTooSmall { has, needs } => {
                 write!(f, "{path}: the device has {has} bytes, and the image takes {needs} from the start")

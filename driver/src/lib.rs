@@ -73,7 +73,7 @@ pub use trace::TimedTransition;
 pub use quod_backend::{BackendKind, Buffer, Segment};
 pub use quod_states::{
     AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Met, Policy,
-    Report, RequestId, State, Status, Transition, qcow2::Compression,
+    Report, RequestId, SnapshotSelector, State, Status, Transition, qcow2::Compression,
 };
 
 // for the crates of the workspace

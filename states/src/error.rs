@@ -26,6 +26,8 @@ pub enum Error {
     },
     /// What holds the file is gone, says the embedder, who got this error number from it.
     Gone(i32),
+    /// The image has no such snapshot.
+    NoSnapshot,
     /// The host's file system is full.
     NoSpace,
     /// An earlier metadata write or sync failed, what holds the file has gone, or an entry of the image
@@ -48,6 +50,7 @@ impl fmt::Display for Error {
                 write!(f, "device error {errno} in {op} at host offset {offset:#x}")
             }
             Error::Gone(errno) => write!(f, "what holds the image is gone (device error {errno})"),
+            Error::NoSnapshot => f.write_str("the image has no such snapshot"),
             Error::NoSpace => f.write_str("no space left on the host device"),
             Error::Poisoned => f.write_str(
                 "the image is poisoned: metadata could not be written, or contradicted itself, earlier",

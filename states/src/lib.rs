@@ -53,5 +53,6 @@ pub use open::{Opened, Opening};
 pub use options::{AllocationGate, Options, Policy};
 pub use outbox::{Alarm, Timer};
 pub use probe::Foreign;
+pub use qcow2::snapshot::Selector as SnapshotSelector;
 #[cfg(feature = "sabotage")]
 pub use rule::Rule;

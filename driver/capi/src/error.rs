@@ -102,6 +102,7 @@ fn kind(failure: &Failure) -> quod_error_kind {
             ErrorKind::Corrupt(_) => Kind::Corrupt,
             ErrorKind::Device { .. } => Kind::Device,
             ErrorKind::Gone { .. } => Kind::Gone,
+            ErrorKind::NoSnapshot => Kind::Other,
             ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => Kind::NoSpace,
             ErrorKind::Poisoned => Kind::Poisoned,
             ErrorKind::NotAllowed { .. } => Kind::NotAllowed,

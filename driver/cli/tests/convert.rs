@@ -196,7 +196,6 @@ fn refusals_have_qemus_words() {
     let before = bytes(folder, "s.qed");
     for (args, named) in [
         ("-c -O qcow2 s.raw x", "-c: "),
-        ("-l snap -O qcow2 s.raw x", "-l: "),
         ("--bitmaps -O qcow2 s.raw x", "--bitmaps: "),
         ("--object secret,id=a,data=b s.raw x", "--object: "),
         ("--image-opts file.filename=s.raw x", "--image-opts: "),
@@ -261,4 +260,63 @@ fn the_rate_is_kept() {
     let began = std::time::Instant::now();
     good("-r 1M -O qcow2 s.raw target", "s.raw", "qcow2", folder.path());
     assert!(began.elapsed().as_millis() > 500, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_snapshot_is_copied_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (image, options) in [
+        ("plain", ""),
+        ("small", "cluster_size=512,refcount_bits=8"),
+        ("old", "compat=0.10"),
+        ("wide", "extended_l2=on"),
+    ] {
+        let made = [&["qcow2"][..], if options.is_empty() { &[] } else { &["-o", options] }, &[image, "1M"]];
+        make(folder, &made.concat());
+        let before = ["write -P 1 64k 300k", "write -z 100k 70k", "write -P 2 1020k 4k"];
+        write(folder, "qcow2", image, &before);
+        prepare("qemu-img", &["convert", "-O", "raw", image, "then"], folder);
+        prepare("qemu-img", &["snapshot", "-c", "first", image], folder);
+        write(folder, "qcow2", image, &["write -P 3 0 200k", "write -z 1000k 24k"]);
+        prepare("qemu-img", &["snapshot", "-c", "1", image], folder);
+        for which in
+            ["1", "first", "snapshot.id=1", "snapshot.name=first", "snapshot.id=1,snapshot.name=first"]
+        {
+            good(&format!("-O qcow2 -l {which} {image} now"), "then", "qcow2", folder);
+        }
+        good(&format!("-l snapshot.name=1 {image} now"), image, "raw", folder);
+    }
+    // quod gives the disk of the snapshot, QEMU cuts it, or pads it with what lies there now
+    make(folder, &["qcow2", "size", "1M"]);
+    write(folder, "qcow2", "size", &["write -P 1 0 1M"]);
+    prepare("qemu-img", &["convert", "-O", "raw", "size", "then"], folder);
+    prepare("qemu-img", &["snapshot", "-c", "first", "size"], folder);
+    for size in ["3M", "512k"] {
+        prepare("qemu-img", &["resize", "-q", "--shrink", "size", size], folder);
+        good("-l first size now", "then", "raw", folder);
+        assert_eq!(std::fs::metadata(folder.join("now")).unwrap().len(), 1 << 20);
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_there_is_told_in_qemus_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    make(folder, &["raw", "r", "1M"]);
+    make(folder, &["qcow2", "q", "1M"]);
+    prepare("qemu-img", &["snapshot", "-c", "a", "q"], folder);
+    for words in [
+        "-f raw -l a r now",
+        "-l b q now",
+        "-l snapshot.id=a q now",
+        "-l snapshot.id=1,snapshot.name=b q now",
+        "-l snapshot.foo=1 q now",
+        "-l a q q now",
+    ] {
+        let args: Vec<&str> = ["convert"].into_iter().chain(words.split(' ')).collect();
+        let (ours, theirs) = (quod(&args, folder), qemu_img(&args, folder));
+        assert_eq!((ours.code, ours.stderr), (theirs.code, theirs.stderr), "{words}");
+        assert!(!folder.join("now").exists(), "{words}");
+    }
 }

@@ -171,7 +171,11 @@ impl Opener {
     pub(crate) fn begin(&mut self, depth: usize, stat: Stat, config: &Config) {
         let options = self.options.core(config, depth, &stat, stricter(&stat, self.data.as_ref()));
         self.step = OpenStep::Machine;
-        self.machine = Some(Opening::new(self.format, stat.len, options));
+        let snapshot = self.options.snapshot.clone().filter(|_| depth == 0);
+        self.machine = Some(match snapshot {
+            Some(snapshot) => Opening::of_snapshot(self.format, stat.len, options, snapshot),
+            None => Opening::new(self.format, stat.len, options),
+        });
     }
 
     /// Sets out for the backing file that the layer at `depth` names.

@@ -42,6 +42,8 @@ pub enum Lack {
     ResizeDataFile,
     /// To resize a device, of so many bytes.
     ResizeDevice(u64),
+    /// Snapshots in a file of a format that has none, by its name.
+    Snapshots(&'static str),
 }
 
 impl fmt::Display for Lack {
@@ -87,6 +89,7 @@ impl fmt::Display for Lack {
             Lack::GrowQed => f.write_str("growing a QED image whose backing file is longer than it"),
             Lack::ResizeVersion2 => f.write_str("resizing a qcow2 image of version 2 that has snapshots"),
             Lack::ResizeDataFile => f.write_str("resizing a qcow2 image with a data file"),
+            Lack::Snapshots(format) => write!(f, "the format {format} has no snapshots"),
             Lack::ResizeDevice(len) => write!(f, "resizing a device: it has {len} bytes"),
         }
     }

@@ -175,6 +175,7 @@ faults! {
         L1Unaligned = "snapshot table": "the L1 table does not begin at a cluster",
         L1TooLarge = "snapshot table": "the L1 table is too large",
         L1Beyond = "snapshot table": "the L1 table lies beyond 2^63",
+        L1TooSmall = "snapshot table": "the L1 table does not map the snapshot's disk",
     }
 
     /// What is wrong with an entry of the bitmap directory.

@@ -19,7 +19,7 @@ pub use opened::Opened;
 use crate::base::geometry::align_up;
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::fault::{ClusterFault, Fault, Op};
+use crate::fault::{ClusterFault, Fault, Lack, Op};
 use crate::image::Image;
 use crate::info::{Format, Info};
 use crate::io::{Io, IoId, IoOp, Outcome};
@@ -27,6 +27,7 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::probe;
 use crate::qcow2::Header as Qcow2Header;
+use crate::qcow2::snapshot::Selector;
 use crate::qed::{self, Header};
 use crate::rule::Rule;
 use crate::steps::Steps;
@@ -61,12 +62,29 @@ pub struct Opening {
     free_end: Option<u64>,
     /// The name of the backing file.
     backing: Option<Vec<u8>>,
+    /// The disk is that of this snapshot.
+    snapshot: Option<Selector>,
 }
 
 impl Opening {
     /// `format` None: probe ([`probe`]; formats that quod does not read are refused by name). `file_len` is
     /// the file's length in bytes.
     pub fn new(format: Option<Format>, file_len: u64, options: Options) -> Opening {
+        Opening::begin(format, file_len, options, None)
+    }
+
+    /// The same of a snapshot in the image, as it was when it was taken. It is only read, whatever the
+    /// options say.
+    pub fn of_snapshot(
+        format: Option<Format>,
+        file_len: u64,
+        options: Options,
+        snapshot: Selector,
+    ) -> Opening {
+        Opening::begin(format, file_len, options.read_only(true), Some(snapshot))
+    }
+
+    fn begin(format: Option<Format>, file_len: u64, options: Options, snapshot: Option<Selector>) -> Opening {
         debug_assert!(options.align.is_power_of_two(), "blocks are");
         let mut opening = Opening {
             format,
@@ -77,6 +95,7 @@ impl Opening {
             searches: false,
             free_end: None,
             backing: None,
+            snapshot,
         };
         if format == Some(Format::Raw) {
             opening.finish_raw();
@@ -94,6 +113,9 @@ impl Opening {
 
     fn finish_raw(&mut self) {
         debug_assert!(self.backing.is_none(), "a raw file names no other");
+        if self.snapshot.is_some() {
+            return self.steps.fail(Error::Unsupported(Lack::Snapshots(Format::Raw.name())));
+        }
         let info = Info::of_raw(self.file_len);
         let image = Image::raw(self.file_len, &self.options);
         self.steps.end(Ok(Box::new(Opened { image, info, report: None })));
@@ -123,6 +145,9 @@ impl Opening {
                 }
             },
             Format::Qcow2 => self.read_region(bytes),
+            Format::Qed if self.snapshot.is_some() => {
+                self.steps.fail(Error::Unsupported(Lack::Snapshots(Format::Qed.name())));
+            }
             Format::Qed => match Header::parse(bytes, self.file_len) {
                 Ok(header) => self.header_valid(header),
                 Err(error) => self.steps.fail(error),
@@ -141,7 +166,7 @@ impl Opening {
 
     fn region_read(&mut self, bytes: &[u8]) {
         debug_assert!(!matches!(self.format, Some(Format::Raw | Format::Qed)), "no other has such a region");
-        match Qcow2Opening::new(bytes, self.file_len, self.options) {
+        match Qcow2Opening::new(bytes, self.file_len, self.options, self.snapshot.take()) {
             Ok(opening) => {
                 self.steps.enter(OpenStep::Qcow2(Box::new(opening)));
                 self.qcow2_ended();

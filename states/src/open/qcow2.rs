@@ -19,14 +19,14 @@ use crate::base::geometry::{L1_BYTES_MAX, align_up};
 use crate::base::span::Span;
 use crate::check::{Repair, Report};
 use crate::error::Error;
-use crate::fault::{Fault, HeaderFault, Lack, Op};
+use crate::fault::{Fault, HeaderFault, Lack, Op, SnapshotFault};
 use crate::image::Image;
 use crate::info::{Backing, Bitmaps, Info};
 use crate::io::{Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::qcow2::header::RAW_DATA_FILE;
-use crate::qcow2::snapshot::{FIXED, Parsed, Snapshot};
+use crate::qcow2::snapshot::{FIXED, Parsed, Selector, Snapshot};
 use crate::qcow2::tail::{Next, Tail};
 use crate::qcow2::{self, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
@@ -69,11 +69,20 @@ pub(crate) struct Qcow2Opening {
     tables: OpenedMetadata,
     /// Entries of the L1 table that were read.
     l1_done: u64,
+    /// The snapshot whose disk is to be read, and the one of those that were met that fits best: how well,
+    /// which it is.
+    wanted: Option<(Selector, u8, Option<(u64, Snapshot)>)>,
 }
 
 impl Qcow2Opening {
     /// `bytes`: the header's region.
-    pub(crate) fn new(bytes: &[u8], file_len: u64, options: Options) -> Result<Qcow2Opening, Error> {
+    pub(crate) fn new(
+        bytes: &[u8],
+        file_len: u64,
+        options: Options,
+        wanted: Option<Selector>,
+    ) -> Result<Qcow2Opening, Error> {
+        debug_assert!(wanted.is_none() || options.read_only, "a snapshot is only read");
         let purpose = if options.read_only { Purpose::Read } else { Purpose::Write };
         let header = Header::parse(bytes, purpose)?;
         let align = u64::from(options.align);
@@ -95,6 +104,7 @@ impl Qcow2Opening {
             snapshots: (0, header.snapshots_offset, FIXED),
             tables: OpenedMetadata::default(),
             l1_done: 0,
+            wanted: wanted.map(|selector| (selector, 0, None)),
             header,
         };
         opening.begin();
@@ -108,6 +118,9 @@ impl Qcow2Opening {
 
     fn begin(&mut self) {
         debug_assert!(self.steps.step().is_none(), "it begins once");
+        if self.wanted.is_some() {
+            return self.next_snapshot();
+        }
         if self.options.read_only {
             return self.finish();
         }
@@ -186,6 +199,9 @@ impl Qcow2Opening {
         if count < self.header.snapshots {
             return self.steps.emit(MetadataStep::Snapshot, IoOp::ReadTable { offset, len: len as u32 });
         }
+        if let Some((_, _, found)) = self.wanted.take() {
+            return self.choose(found);
+        }
         // of no bytes, if there are none
         self.tables.snapshots.push(Span::new(self.header.snapshots_offset, offset));
         self.next_chunk();
@@ -204,11 +220,42 @@ impl Qcow2Opening {
             Ok(Parsed::Entry(snapshot, len)) => {
                 let table = Span::at(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8);
                 debug_assert!(len >= FIXED, "an entry has its fixed part");
-                self.tables.snapshots.push(table);
+                if let Some((selector, best, found)) = &mut self.wanted {
+                    let fit = selector.fit(&snapshot);
+                    if fit > *best {
+                        (*best, *found) = (fit, Some((self.snapshots.0.into(), snapshot)));
+                    }
+                } else {
+                    self.tables.snapshots.push(table);
+                }
                 self.snapshots = (self.snapshots.0 + 1, self.snapshots.1 + len as u64, FIXED);
                 self.next_snapshot();
             }
         }
+    }
+
+    /// The disk is the one that the snapshot shows: its L1 table, its size. (An old entry does not say its
+    /// size; the disk had the one that it has now, as such an image is not resized.)
+    fn choose(&mut self, found: Option<(u64, Snapshot)>) {
+        let Some((index, snapshot)) = found else { return self.steps.fail(Error::NoSnapshot) };
+        debug_assert!(self.options.read_only, "a snapshot is only read");
+        let size = snapshot.disk_size().unwrap_or(self.header.size);
+        let needed = self.header.shape().l1_entries(size);
+        let fault = |value, why| Error::Corrupt(Fault::Snapshot { index, value, why });
+        let checked = match snapshot.check_l1(index, self.header.cluster_size()) {
+            _ if self.header.has_data_file() => Err(fault(index, SnapshotFault::DataFile)),
+            Ok(()) if u64::from(snapshot.l1_entries) < needed => {
+                Err(fault(snapshot.l1_entries.into(), SnapshotFault::L1TooSmall))
+            }
+            checked => checked,
+        };
+        if let Err(error) = checked {
+            return self.steps.fail(error);
+        }
+        (self.header.l1_offset, self.header.l1_entries) = (snapshot.l1_offset, snapshot.l1_entries);
+        self.header.size = size;
+        self.info.virtual_size = self.header.guest_size();
+        self.finish();
     }
 
     fn next_chunk(&mut self) {

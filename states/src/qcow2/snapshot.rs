@@ -8,6 +8,7 @@
 //! * `encode` gives the entry as it was read, its padding zeros.
 
 use super::be;
+use crate::base::geometry::L1_BYTES_MAX;
 use crate::error::Error;
 use crate::fault::{Fault, SnapshotFault};
 use alloc::vec::Vec;
@@ -44,6 +45,46 @@ pub struct Snapshot {
     pub id: Vec<u8>,
     /// What the user called it.
     pub name: Vec<u8>,
+}
+
+/// Which snapshot is meant.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Selector {
+    /// The one with this identifier.
+    Id(Vec<u8>),
+    /// The first one of this name.
+    Name(Vec<u8>),
+    /// The one with this identifier, if this is its name.
+    IdAndName(Vec<u8>, Vec<u8>),
+    /// The one with this identifier; if there is none, the first one of this name.
+    IdOrName(Vec<u8>),
+}
+
+impl Selector {
+    /// How well the snapshot fits: 0 not at all, 2 as well as any can.
+    pub fn fit(&self, snapshot: &Snapshot) -> u8 {
+        debug_assert!(snapshot.id.len() <= usize::from(u16::MAX), "limits of the format");
+        match self {
+            Selector::Id(id) => 2 * u8::from(snapshot.id == *id),
+            Selector::Name(name) => 2 * u8::from(snapshot.name == *name),
+            Selector::IdAndName(id, name) => 2 * u8::from(snapshot.id == *id && snapshot.name == *name),
+            Selector::IdOrName(word) if snapshot.id == *word => 2,
+            Selector::IdOrName(word) => u8::from(snapshot.name == *word),
+        }
+    }
+
+    /// Of these the one that is meant: the first that no other fits better.
+    pub fn find<'a>(&self, snapshots: impl IntoIterator<Item = &'a Snapshot>) -> Option<usize> {
+        let mut best = (0, None);
+        for (index, snapshot) in snapshots.into_iter().enumerate() {
+            let fit = self.fit(snapshot);
+            debug_assert!(fit <= 2, "no fit is better");
+            if fit > best.0 {
+                best = (fit, Some(index));
+            }
+        }
+        best.1
+    }
 }
 
 /// What came of reading an entry.
@@ -113,6 +154,22 @@ impl Snapshot {
     /// Instructions that the guest had executed, if it was recorded.
     pub fn icount(&self) -> Option<u64> {
         (self.extra.len() >= 24).then(|| be::u64_at(&self.extra, 16)).filter(|count| *count != u64::MAX)
+    }
+
+    /// Where its L1 table lies can be one, in clusters of this size; `index` is only for the error.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the entry, and what is wrong with it.
+    pub fn check_l1(&self, index: u64, cluster: u64) -> Result<(), Error> {
+        let bytes = u64::from(self.l1_entries) * 8;
+        let why = match self.l1_offset {
+            _ if bytes > L1_BYTES_MAX => SnapshotFault::L1TooLarge,
+            offset if !offset.is_multiple_of(cluster) => SnapshotFault::L1Unaligned,
+            offset if offset > i64::MAX as u64 - bytes => SnapshotFault::L1Beyond,
+            _ => return Ok(()),
+        };
+        debug_assert!(cluster.is_power_of_two(), "limits of the format");
+        Err(Error::Corrupt(Fault::Snapshot { index, value: self.l1_offset, why }))
     }
 
     /// It says all that version 3 asks for.
@@ -233,6 +290,29 @@ mod tests {
             let Ok(Parsed::Entry(snapshot, _)) = Snapshot::parse(&entry, 0, false) else { panic!("refused") };
             assert_eq!(snapshot.icount(), expected);
         }
+    }
+
+    #[test]
+    fn an_identifier_fits_better_than_a_name() {
+        let named = |id: &str, name: &str| Snapshot {
+            l1_offset: 0,
+            l1_entries: 0,
+            date_sec: 0,
+            date_nsec: 0,
+            vm_clock_nsec: 0,
+            vm_state_size_field: 0,
+            extra: vec![],
+            id: id.into(),
+            name: name.into(),
+        };
+        let all = [named("1", "2"), named("2", "b"), named("3", "b")];
+        let find = |selector: Selector| selector.find(&all);
+        assert_eq!(find(Selector::IdOrName("2".into())), Some(1));
+        assert_eq!(find(Selector::Name("2".into())), Some(0));
+        assert_eq!(find(Selector::IdOrName("b".into())), Some(1));
+        assert_eq!(find(Selector::IdAndName("3".into(), "b".into())), Some(2));
+        assert_eq!(find(Selector::IdAndName("1".into(), "b".into())), None);
+        assert_eq!(find(Selector::Id("b".into())), None);
     }
 
     #[test]

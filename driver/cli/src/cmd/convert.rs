@@ -8,8 +8,9 @@ use crate::interrupt;
 use crate::out::{fail, note, program};
 use crate::words::cache::Cache;
 use crate::words::failure::why_not_opened;
-use crate::words::{cache, format, sizes};
-use quod::{AllowAll, Format, OpenOptions, describe};
+use crate::words::{cache, format, sizes, snapshot};
+use quod::fault::FormatLack;
+use quod::{AllowAll, Error, ErrorKind, Format, Lack, OpenOptions, SnapshotSelector, describe};
 use quod_tools::{self as tools, CopyError, CopyPlan, CopyStep, Sources};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -79,6 +80,9 @@ pub struct Args {
     /// Read even if a writer has a source open
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// Copy this snapshot of the source: its ID or name, or snapshot.id=ID,snapshot.name=NAME
+    #[arg(short = 'l', long = "source-snapshot", value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// The sources, one behind the other, and the target
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -90,8 +94,6 @@ pub struct Args {
 struct Lacks {
     #[arg(short = 'c', long, hide = true)]
     compress: bool,
-    #[arg(short = 'l', long, hide = true, value_name = "SNAPSHOT")]
-    source_snapshot: Option<String>,
     #[arg(short = 'C', long, hide = true)]
     copy_range_offloading: bool,
     #[arg(long, hide = true)]
@@ -110,7 +112,6 @@ impl Lacks {
     fn refuse(&self) -> Result<(), String> {
         let named = [
             (self.compress, "-c: compressed clusters are not written"),
-            (self.source_snapshot.is_some(), "-l: internal snapshots are not read"),
             (self.copy_range_offloading, "-C: ranges are copied by reading and writing"),
             (self.bitmaps || self.skip_broken_bitmaps, "--bitmaps: bitmaps are not copied"),
             (self.object.is_some(), "--object: there are no objects"),
@@ -130,6 +131,7 @@ struct Order {
     plan: CopyPlan,
     source_cache: Cache,
     target_cache: Cache,
+    snapshot: Option<SnapshotSelector>,
 }
 
 /// Runs the command.
@@ -161,6 +163,7 @@ fn number(what: &str, text: &str) -> Result<u64, String> {
 
 fn read(args: &Args) -> Result<Order, String> {
     args.refused.refuse()?;
+    let snapshot = args.snapshot.as_deref().map(snapshot::parse).transpose()?;
     let sparse = number("buffer size for sparse output", &args.sparse_size)?;
     if !sparse.is_multiple_of(512) || sparse > SPARSE_MAX {
         return Err(format!(
@@ -203,13 +206,16 @@ fn read(args: &Args) -> Result<Order, String> {
         rate,
         flush: true,
     };
-    Ok(Order { target: target?, plan, source_cache, target_cache: target_cache? })
+    Ok(Order { target: target?, plan, source_cache, target_cache: target_cache?, snapshot })
 }
 
 fn convert(args: &Args) -> Result<(), String> {
-    let Order { target: format, mut plan, source_cache, target_cache } = read(args)?;
+    let Order { target: format, mut plan, source_cache, target_cache, snapshot } = read(args)?;
     plan.flush = !target_cache.unsafe_;
     let Some((target, sources)) = args.files.split_last() else { return Ok(()) };
+    if snapshot.is_some() && sources.len() > 1 {
+        return Err("No support for concatenating multiple snapshot".into());
+    }
     let mut progress = Progress::begin(args.progress && !args.quiet, 1.0);
     let could_not = |file: &Path, why: String| format!("Could not open '{}': {why}", file.display());
     let mut from = Sources::new().map_err(|error| error.to_string())?;
@@ -221,8 +227,10 @@ fn convert(args: &Args) -> Result<(), String> {
             .lock(!args.force_share)
             .tolerate_writers(true)
             .cache_bytes(SOURCE_TABLES)
+            .snapshot(snapshot.clone())
             .open_gate(AllowAll);
-        from.open(file, options).map_err(|error| could_not(file, why_not_opened(file, &error)))?;
+        let why = |error: &Error| could_not(file, why_not_opened(file, error));
+        from.open(file, options).map_err(|error| no_snapshot(&error).unwrap_or_else(|| why(&error)))?;
     }
     if !args.no_create {
         let backed = make(args, format, target, &from)?;
@@ -253,6 +261,19 @@ fn convert(args: &Args) -> Result<(), String> {
     }
     progress.end();
     copied.map_err(|error| told(target, &error))
+}
+
+/// What QEMU says of a snapshot that is not there.
+fn no_snapshot(error: &Error) -> Option<String> {
+    let why = match error.kind()? {
+        ErrorKind::NoSnapshot => "Can't find snapshot".into(),
+        ErrorKind::Unsupported(Lack::Format(FormatLack::Snapshots(format))) => format!(
+            "Block format '{format}' used by device '' does not support temporarily loading internal \
+             snapshots"
+        ),
+        _ => return None,
+    };
+    Some(format!("Failed to load snapshot: {why}"))
 }
 
 /// Makes the target; does it have a backing file?

@@ -46,6 +46,7 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
         ErrorKind::Unsupported(lack) => of_lack(lack),
         ErrorKind::Device { .. }
         | ErrorKind::Gone { .. }
+        | ErrorKind::NoSnapshot
         | ErrorKind::NoSpace
         | ErrorKind::DeviceTooSmall { .. }
         | ErrorKind::Poisoned
@@ -68,6 +69,7 @@ fn is_its_own(kind: &ErrorKind) -> bool {
         | ErrorKind::Corrupt(_)
         | ErrorKind::Device { .. }
         | ErrorKind::Gone { .. }
+        | ErrorKind::NoSnapshot
         | ErrorKind::NoSpace
         | ErrorKind::DeviceTooSmall { .. }
         | ErrorKind::Poisoned
@@ -211,7 +213,8 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
         | FormatLack::GrowQed
         | FormatLack::ResizeVersion2
         | FormatLack::ResizeDataFile
-        | FormatLack::ResizeDevice(_) => return None,
+        | FormatLack::ResizeDevice(_)
+        | FormatLack::Snapshots(_) => return None,
     })
 }
 

@@ -13,3 +13,4 @@ pub mod luks;
 pub mod numbers;
 pub mod qcow2;
 pub mod sizes;
+pub mod snapshot;
