@@ -462,6 +462,12 @@ impl<B: Backend> Driver<B> {
         self.disk_info(disk).map_or(0, |info| info.layers().len())
     }
 
+    /// Requests that `submit` has accepted, and whose completions were not taken yet; the opening is one,
+    /// too. 0 if there is no such disk.
+    pub fn outstanding(&self, disk: DiskId) -> usize {
+        self.disk(disk).map_or(0, |disk| disk.outstanding as usize)
+    }
+
     /// What the disk has done since it was opened; None if it is not open. Copies the histograms (a
     /// quarter of a MiB): for reports, not for the hot path.
     pub fn stats(&self, disk: DiskId) -> Option<Stats> {

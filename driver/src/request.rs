@@ -168,7 +168,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them; each one's index is its number.
-    pub(crate) const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Read,
         Kind::Write,
         Kind::WriteZeroes,
@@ -179,6 +179,21 @@ impl Kind {
         Kind::Close,
         Kind::Resize,
     ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Read => "read",
+            Kind::Write => "write",
+            Kind::WriteZeroes => "write_zeroes",
+            Kind::Discard => "discard",
+            Kind::Flush => "flush",
+            Kind::Map => "map",
+            Kind::Quiesce => "quiesce",
+            Kind::Close => "close",
+            Kind::Resize => "resize",
+        }
+    }
 
     /// It may change what the guest reads, or the size of its disk.
     pub const fn changes(self) -> bool {

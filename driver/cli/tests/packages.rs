@@ -11,13 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "quod-states",
     "quod-backend",
     "quod",
     "quod-tools",
     "quod-capi",
     "quod-nbd",
+    "quod-door",
     "quod-serve",
     "quod-mount",
     "quod-memory",

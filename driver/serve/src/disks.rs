@@ -2,7 +2,8 @@
 //!
 //! Knows: the driver's face. Must never know: clients, sockets, the protocol's words.
 //! Invariants: what was given to [`Disks::submit`] ends once, in [`Disks::next_done`]; what the driver has no
-//! slot for waits in the order in which it came, so that no client overtakes another.
+//! slot for waits in the order in which it came, so that no client overtakes another; nothing is handed to
+//! the driver for a disk that is held.
 
 use crate::export::{Export, Told};
 use crate::pool::Pool;
@@ -29,6 +30,8 @@ pub(crate) struct Disks {
     pub pool: Pool,
     pub exports: Vec<Export>,
     waiting: VecDeque<(DiskId, Request)>,
+    /// Disks that get nothing for now, and what waits for that to end.
+    held: Vec<(DiskId, VecDeque<Request>)>,
     /// For the next turn.
     later: Vec<(DiskId, Request)>,
     /// Refused after they had waited.
@@ -42,6 +45,7 @@ impl Disks {
             pool: Pool::default(),
             exports: Vec::new(),
             waiting: VecDeque::new(),
+            held: Vec::new(),
             later: Vec::new(),
             refused: VecDeque::new(),
         }
@@ -54,11 +58,37 @@ impl Disks {
 
     /// Hands a request over, or lets it wait.
     pub fn submit(&mut self, disk: DiskId, request: Request) {
-        if self.waiting.is_empty() {
+        if let Some((_, waiting)) = self.held.iter_mut().find(|(held, _)| *held == disk) {
+            waiting.push_back(request);
+        } else if self.waiting.is_empty() {
             self.hand_over(disk, request);
         } else {
             self.waiting.push_back((disk, request));
         }
+    }
+
+    /// Nothing is handed over for this disk from now on, or it is again.
+    pub fn hold(&mut self, disk: DiskId, hold: bool) {
+        let place = self.held.iter().position(|(held, _)| *held == disk);
+        match (place, hold) {
+            (None, true) => {
+                let (held, waiting) =
+                    std::mem::take(&mut self.waiting).into_iter().partition(|(of, _)| *of == disk);
+                self.waiting = waiting;
+                let held: VecDeque<(DiskId, Request)> = held;
+                self.held.push((disk, held.into_iter().map(|(_, request)| request).collect()));
+            }
+            (Some(place), false) => {
+                let (disk, requests) = self.held.swap_remove(place);
+                requests.into_iter().for_each(|request| self.submit(disk, request));
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is handed over for this disk.
+    pub fn is_held(&self, disk: DiskId) -> bool {
+        self.held.iter().any(|(held, _)| *held == disk)
     }
 
     /// The same, in the next turn.

@@ -2,8 +2,8 @@
 //!
 //! Knows: what was tried. Must never know: how it is told in the command's words.
 
-use crate::listen::Address;
 use quod::Error;
+use quod_door::Address;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;

@@ -11,18 +11,18 @@
 mod disks;
 mod error;
 mod export;
-mod listen;
 mod nbd;
 mod pool;
 mod server;
-mod socket;
 mod tls;
+mod view;
 
 pub use error::ServeError;
 pub use export::ExportOptions;
-pub use listen::Address;
 pub use server::{Server, ServerOptions};
 pub use tls::TlsOptions;
+
+pub use quod_door::{Address, Control};
 
 /// The example of the README, compiled.
 #[doc = include_str!("../README.md")]

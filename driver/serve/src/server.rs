@@ -9,13 +9,13 @@
 use crate::disks::Disks;
 use crate::error::ServeError;
 use crate::export::{Export, ExportOptions};
-use crate::listen::{Address, Listener};
 use crate::nbd::{Client, Served, Ticket};
-use crate::socket::Socket;
 use crate::tls::{Stream, TlsOptions};
+use crate::view::{Numbers, View};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use quod::{CompletionKind, Config, DiskInfo, Driver, Format, Request};
+use quod_door::{Address, Control, Listener, Socket};
 use quod_nbd::NAME_MAX;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -31,6 +31,8 @@ const STOP: Token = Token(1);
 /// The first listener's; those of clients begin at `CLIENTS`.
 const LISTENERS: usize = 2;
 const CLIENTS: usize = 1 << 20;
+/// The first of the control's.
+const CONTROL: Token = Token(1 << 40);
 /// Connections are taken again so long after one could not be: for want of descriptors, mostly.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Least memory of a client's buffers, bytes: two pieces of a long request.
@@ -111,6 +113,8 @@ pub struct Server {
     /// Clients that have not chosen an export.
     negotiating: usize,
     stop: Option<OwnedFd>,
+    control: Option<Control>,
+    numbers: Numbers,
     tls: Option<TlsOptions>,
     /// When the server ends at the latest; None: it is not ending.
     ending: Option<Instant>,
@@ -137,6 +141,8 @@ impl Server {
             starved: Vec::new(),
             negotiating: 0,
             stop: None,
+            control: None,
+            numbers: Numbers::default(),
             tls: None,
             ending: None,
             accept_again: None,
@@ -181,9 +187,19 @@ impl Server {
         self.tls = Some(tls);
     }
 
+    /// The server can be looked at, quiesced, resized and ended from there.
+    ///
+    /// # Errors
+    /// [`ServeError::Wait`].
+    pub fn use_control(&mut self, mut control: Control) -> Result<(), ServeError> {
+        control.register(self.poll.registry(), CONTROL).map_err(ServeError::Wait)?;
+        self.control = Some(control);
+        Ok(())
+    }
+
     /// Where the server listens.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.listeners.iter().map(|listener| &listener.address)
+        self.listeners.iter().map(Listener::address)
     }
 
     /// Opens an image and offers it. Blocks until it is open: a dirty one is repaired before.
@@ -247,7 +263,12 @@ impl Server {
         loop {
             self.turn(&mut events)?;
             if self.ending.is_some() && self.clients.is_empty() {
-                return self.close();
+                let control = self.control.take();
+                let closed = self.close();
+                if let Some(control) = control {
+                    control.finish(closed.as_ref().copied().map_err(ToString::to_string));
+                }
+                return closed;
             }
         }
     }
@@ -263,6 +284,11 @@ impl Server {
             match event.token() {
                 DRIVER => {}
                 STOP => self.end(),
+                token if token >= CONTROL => {
+                    if let Some(control) = &mut self.control {
+                        control.ready(event);
+                    }
+                }
                 Token(token) if token < CLIENTS => accept = true,
                 Token(token) => {
                     let index = token - CLIENTS;
@@ -282,14 +308,32 @@ impl Server {
         self.take_done();
         self.send();
         self.look_at_the_clock();
+        let stop = self.with_control(|control, view| control.turn(view));
+        if stop == Some(true) {
+            self.end();
+        }
         Ok(())
+    }
+
+    /// What the control does, and what follows for the clients.
+    fn with_control<T>(&mut self, ask: impl FnOnce(&mut Control, &mut View<'_>) -> T) -> Option<T> {
+        let control = self.control.as_mut()?;
+        let numbers = Numbers { clients: self.clients.len() as u64, ..self.numbers };
+        let mut view = View { disks: &mut self.disks, numbers, freed: false };
+        let answer = ask(control, &mut view);
+        if view.freed {
+            let held: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
+            held.into_iter().for_each(|index| self.enqueue(index));
+        }
+        Some(answer)
     }
 
     fn timeout(&self) -> Option<Duration> {
         if !self.queue.is_empty() || self.disks.is_pending() {
             return Some(Duration::ZERO);
         }
-        let mut timeout = self.disks.driver.next_timeout();
+        let timeouts = [self.disks.driver.next_timeout(), self.control.as_ref().and_then(Control::timeout)];
+        let mut timeout = timeouts.into_iter().flatten().min();
         let timers = self.ending.into_iter().chain(self.accept_again);
         let deadlines = self.clients.iter().filter_map(|(_, client)| client.deadline);
         let deadlines = (self.negotiating > 0).then_some(deadlines).into_iter().flatten();
@@ -323,7 +367,8 @@ impl Server {
             }
             self.touched.push(index);
             match served {
-                Served::Waits => {}
+                // all are asked again when a disk is let go
+                Served::Waits | Served::Held => {}
                 Served::More => self.enqueue(index),
                 Served::Starved => self.starved.push(index),
             }
@@ -332,6 +377,10 @@ impl Server {
 
     fn take_done(&mut self) {
         while let Some(done) = self.disks.next_done() {
+            if Control::is_own(done.user) {
+                self.with_control(|control, view| control.ended(done.user, done.result, view));
+                continue;
+            }
             let ticket = Ticket::of_user(done.user);
             let index = ticket.client as usize;
             let Some(client) = self.clients.get_mut(index) else {
@@ -395,6 +444,7 @@ impl Server {
             let waiting = self.clients.iter().filter_map(|(index, client)| Some((client.deadline?, index)));
             let Some((_, index)) = waiting.min() else {
                 tracing::warn!("a connection was turned away: there are {} already", self.clients.len());
+                self.numbers.turned_away += 1;
                 return;
             };
             tracing::info!(client = index, "connection ended for another one: it chose no export");
@@ -405,6 +455,7 @@ impl Server {
         let index = entry.key();
         let client = entry.insert(Client::new(index as u32, Stream::new(socket), deadline, self.tls.clone()));
         self.negotiating += 1;
+        self.numbers.taken += 1;
         let interests = Interest::READABLE | Interest::WRITABLE;
         let registered = match client.socket() {
             Some(socket) => self.poll.registry().register(socket, Token(CLIENTS + index), interests),
@@ -438,6 +489,7 @@ impl Server {
         }
         tracing::info!("the server is ending");
         self.ending = Some(Instant::now() + self.options.drain);
+        self.with_control(|control, view| control.end(view));
         self.listeners.clear();
         for (index, client) in &mut self.clients {
             client.stop();

@@ -4,9 +4,9 @@
 //! Invariants: what is sent after the handshake has begun is encrypted; bytes that came in the clear before
 //! it are taken for the handshake's, and for nothing else.
 
-use crate::socket::Socket;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
+use quod_door::Socket;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -2,12 +2,12 @@
 //!
 //! Knows: options, the library's face. Must never know: FUSE, requests.
 
-use super::serving::{Opening, ended_by_signal};
+use super::serving::{Managing, Opening, ended_by_signal};
 use crate::interrupt;
 use crate::out::{fail, flush, note};
 use crate::words::failure::{could_not_open, warn_of_change};
-use quod::Error;
-use quod_mount::{Mount, MountError, MountOptions};
+use quod::{Config, Error};
+use quod_mount::{Control, Mount, MountError, MountOptions};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +19,8 @@ const SHOWN: usize = 20;
 pub struct Args {
     #[command(flatten)]
     opening: Opening,
+    #[command(flatten)]
+    managing: Managing,
     /// Other users may use the file, too
     #[arg(long)]
     allow_other: bool,
@@ -31,11 +33,19 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
+    if let Err(code) = args.managing.log() {
+        return code;
+    }
     let options = match args.opening.options() {
         Ok(options) => MountOptions::new(options).allow_other(args.allow_other),
         Err(code) => return code,
     };
-    match mount(&args, options) {
+    let options = options.config(args.managing.config(Config::default()));
+    let control = match args.managing.control() {
+        Ok(control) => control,
+        Err(code) => return code,
+    };
+    match mount(&args, options, control) {
         Ok(()) => ExitCode::SUCCESS,
         Err(MountError::Open(error)) => could_not_open(&args.image, &error),
         Err(error @ (MountError::Close(_) | MountError::Driver(_))) => {
@@ -45,8 +55,11 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-fn mount(args: &Args, options: MountOptions) -> Result<(), MountError> {
+fn mount(args: &Args, options: MountOptions, control: Option<Control>) -> Result<(), MountError> {
     let mut mount = Mount::new(&args.image, &args.place, options)?;
+    if let Some(control) = control {
+        mount.use_control(control)?;
+    }
     mount.stop_when_readable(ended_by_signal().map_err(MountError::Wait)?)?;
     warn_of_change(&args.image, Some(mount.info()));
     sayln!("{} is at {}", args.image.display(), args.place.display());

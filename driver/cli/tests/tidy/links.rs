@@ -10,12 +10,13 @@ use serde_json::json;
 /// Crates that the library is made of, itself included: all formats, in Rust alone.
 const CRATES_MOST: usize = 16;
 /// Packages that somebody may depend on.
-const PUBLISHED: [&str; 8] = [
+const PUBLISHED: [&str; 9] = [
     "quod-states",
     "quod-backend",
     "quod",
     "quod-tools",
     "quod-capi",
+    "quod-door",
     "quod-serve",
     "quod-mount",
     "quod-cli",

@@ -192,9 +192,11 @@ fn what_serves_uses_the_public_face() {
         let linked = dependencies(&manifest);
         linked.into_iter().filter(|name| name.starts_with("quod")).map(String::from).collect::<Vec<_>>()
     };
-    assert_eq!(ours("driver/serve"), ["quod", "quod-nbd"], "what a server links");
+    assert_eq!(ours("driver/serve"), ["quod", "quod-door", "quod-nbd"], "what a server links");
+    assert_eq!(ours("driver/serve/door"), ["quod"], "what all servers share");
+    assert_eq!(ours("driver/serve/fuse"), ["quod", "quod-door"], "what a mount links");
     assert_eq!(ours("driver/serve/nbd"), [""; 0], "what the protocol links");
-    for package in ["driver/serve", "driver/serve/nbd"] {
+    for package in ["driver/serve", "driver/serve/nbd", "driver/serve/door", "driver/serve/fuse"] {
         let root = read(&format!("{package}/src/lib.rs")).expect("the crate has a root");
         assert!(root.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{package}");
     }

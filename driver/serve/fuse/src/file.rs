@@ -9,14 +9,16 @@ use crate::message::{Attributes, KEEP_SIZE, Message, Op, PUNCH_HOLE, Reply, ZERO
 use crate::pool::Pool;
 use crate::seek::{Step, Walk, Wanted};
 use quod::{Buffer, Buffers, Completion, CompletionKind, DiskId, Driver, Error, Request};
+use quod_door::{Count, Door, Shown};
 use rustix::io::Errno;
 use slab::Slab;
+use std::path::PathBuf;
 
 /// `whence` of lseek(2).
 const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
-/// The `user` value of the close.
-const CLOSE: u64 = u64::MAX;
+/// The `user` value of the close. (The highest bit is the control's.)
+const CLOSE: u64 = u64::MAX >> 1;
 
 /// What is under way for a request.
 #[derive(Debug)]
@@ -47,11 +49,16 @@ pub struct File {
     pub driver: Driver,
     pub pool: Pool,
     disk: DiskId,
+    path: PathBuf,
     writable: bool,
     attributes: Attributes,
     /// Of the layers, from the image down.
     sizes: Vec<u64>,
     slots: Slab<Slot>,
+    /// No request is to be taken for now.
+    held: bool,
+    /// The kernel has not been told of the size.
+    changed: bool,
 }
 
 /// What a completion was.
@@ -64,11 +71,22 @@ pub enum Ended {
 
 impl File {
     /// Of a disk that is open.
-    pub fn new(driver: Driver, disk: DiskId, writable: bool, attributes: Attributes) -> File {
+    pub fn new(driver: Driver, disk: DiskId, path: PathBuf, writable: bool, attributes: Attributes) -> File {
         let layers = driver.disk_info(disk).map(|info| info.layers()).unwrap_or_default();
         let sizes = layers.iter().map(|layer| layer.info.virtual_size).collect();
         let slots = Slab::with_capacity(IN_FLIGHT);
-        File { driver, pool: Pool::default(), disk, writable, attributes, sizes, slots }
+        let (pool, held, changed) = (Pool::default(), false, false);
+        File { driver, pool, disk, path, writable, attributes, sizes, slots, held, changed }
+    }
+
+    /// No request is to be taken for now.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Has the size changed since this was asked?
+    pub fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// As much is under way as may be.
@@ -265,6 +283,42 @@ impl File {
     /// Begins to close the disk.
     pub fn close(&mut self) -> Result<(), Error> {
         self.driver.submit(self.disk, Request::close(CLOSE)).map_err(Error::from)
+    }
+}
+
+impl Door for File {
+    fn protocol(&self) -> &'static str {
+        "fuse"
+    }
+
+    fn driver(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
+
+    fn shown(&self) -> Vec<Shown> {
+        let (path, disk, read_only) = (self.path.clone(), self.disk, !self.writable);
+        vec![Shown { name: String::new(), path, disk, read_only }]
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        Vec::new()
+    }
+
+    fn hold(&mut self, _: DiskId, hold: bool) {
+        self.held = hold;
+    }
+
+    fn resized(&mut self, disk: DiskId) {
+        let Some(info) = self.driver.disk_info(disk) else { return };
+        let size = info.virtual_size();
+        if let Some(own) = self.sizes.first_mut() {
+            *own = size;
+        }
+        // holes are looked for in what is new
+        let whole = size.div_ceil(512);
+        self.attributes.blocks = self.attributes.blocks.min(whole.saturating_sub(1));
+        self.attributes.size = size;
+        self.changed = true;
     }
 }
 

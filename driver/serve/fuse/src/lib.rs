@@ -28,3 +28,5 @@ mod serve;
 pub use error::MountError;
 pub use limits::IN_FLIGHT;
 pub use mount::{Mount, MountOptions};
+
+pub use quod_door::Control;

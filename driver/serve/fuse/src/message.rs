@@ -184,8 +184,22 @@ pub enum Reply {
     Found(u64),
 }
 
-/// How long the kernel may keep the attributes, seconds: they never change.
+/// How long the kernel may keep the attributes, seconds: it is told when they change.
 const VALID: u64 = 1 << 30;
+/// The file's number.
+const ROOT: u64 = 1;
+
+/// What tells the kernel to ask for the file's attributes anew. (Its pages stay: to take them away would wait
+/// for reads that this thread has to answer.)
+pub fn attributes_have_changed() -> (Answer, usize) {
+    const INVALIDATE: i32 = 2;
+    const ATTRIBUTES_ALONE: u64 = u64::MAX;
+    let Words { mut bytes, len } = Words::new().u64(ROOT).u64(ATTRIBUTES_ALONE).u64(0);
+    bytes[..4].copy_from_slice(&(len as u32).to_ne_bytes());
+    // where an answer has its error
+    bytes[4..8].copy_from_slice(&INVALIDATE.to_ne_bytes());
+    (bytes, len)
+}
 
 impl Reply {
     /// The bytes, without those of a read.
@@ -214,7 +228,6 @@ impl Reply {
 }
 
 fn attributes(words: Words, all: &Attributes) -> Words {
-    const ROOT: u64 = 1;
     let words = words.u64(ROOT).u64(all.size).u64(all.blocks);
     let words = words.u64(all.time).u64(all.time).u64(all.time).u32(0).u32(0).u32(0);
     words.u32(all.mode).u32(1).u32(all.uid).u32(all.gid).u32(0).u32(all.block).u32(0)
@@ -294,6 +307,9 @@ mod tests {
             assert_eq!(head, (Some(total), Some(i32::cast_unsigned(error)), Some(77)), "{reply:?}");
             assert_eq!(written, len, "{reply:?}");
         }
+        let (bytes, len) = attributes_have_changed();
+        assert_eq!((len, u32_at(&bytes, 0), u32_at(&bytes, 4)), (40, Some(40), Some(2)));
+        assert_eq!((u64_at(&bytes, 8), u64_at(&bytes, 16)), (Some(0), Some(1)));
         let (bytes, _) = Reply::Attributes(all).write(1);
         assert_eq!(u64_at(&bytes, 16 + 16 + 8), Some(1 << 20));
         assert_eq!(u32_at(&bytes, 16 + 16 + 60), Some(0o100600));

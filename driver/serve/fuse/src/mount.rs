@@ -10,6 +10,7 @@ use crate::message::Attributes;
 use crate::mounted::Mounted;
 use crate::serve::Serving;
 use quod::{CompletionKind, Config, DiskId, DiskInfo, Driver, Error, Format, OpenOptions};
+use quod_door::Control;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -76,7 +77,7 @@ impl Mount {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
             block: 4096,
         };
-        let file = File::new(driver, disk, writable, attributes);
+        let file = File::new(driver, disk, image.to_path_buf(), writable, attributes);
         let (mounted, fd) = Mounted::new(place, writable, options.others)?;
         Ok(Mount { serving: Serving::new(file, mounted, fd)?, info })
     }
@@ -93,6 +94,15 @@ impl Mount {
     /// [`MountError::Wait`]: the descriptor cannot be waited for.
     pub fn stop_when_readable(&mut self, fd: impl Into<OwnedFd>) -> Result<(), MountError> {
         self.serving.stop_when_readable(fd.into()).map_err(MountError::Wait)
+    }
+
+    /// The mount can be looked at, quiesced, resized and ended from there. While it is quiesced requests wait
+    /// in the kernel; a new size is seen by those that have the file open, too.
+    ///
+    /// # Errors
+    /// [`MountError::Wait`].
+    pub fn use_control(&mut self, control: Control) -> Result<(), MountError> {
+        self.serving.use_control(control).map_err(MountError::Wait)
     }
 
     /// Serves the file until it is unmounted, or an end is asked for; then commits and closes the image.

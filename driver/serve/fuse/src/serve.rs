@@ -8,12 +8,13 @@
 use crate::error::MountError;
 use crate::file::{Answered, Ended, File};
 use crate::limits::TRANSFER;
-use crate::message::{HEAD, Message, Op};
+use crate::message::{HEAD, Message, Op, attributes_have_changed};
 use crate::mounted::Mounted;
 use crate::pool::Pool;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use quod::{Buffer, Buffers, Error};
+use quod_door::Control;
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DRIVER: Token = Token(0);
 const KERNEL: Token = Token(1);
 const STOP: Token = Token(2);
+/// The first of the control's.
+const CONTROL: Token = Token(16);
 
 /// The kernel's side of the mount.
 struct Kernel {
@@ -41,6 +44,8 @@ struct Kernel {
     readable: bool,
     /// It is unmounted: nothing comes any more.
     gone: bool,
+    /// It may be: a read tells.
+    failing: bool,
 }
 
 /// What the kernel had.
@@ -51,7 +56,8 @@ enum Received {
 
 impl Kernel {
     fn new(fd: OwnedFd) -> Kernel {
-        Kernel { fd, head: [0; HEAD], body: Buffer::zeroed(TRANSFER), readable: true, gone: false }
+        let body = Buffer::zeroed(TRANSFER);
+        Kernel { fd, head: [0; HEAD], body, readable: true, gone: false, failing: false }
     }
 
     fn receive(&mut self) -> Result<Received, MountError> {
@@ -86,6 +92,17 @@ impl Kernel {
         Some(buffer.into())
     }
 
+    /// The file's attributes are not what the kernel knows.
+    fn tell_of_change(&self) {
+        let (bytes, len) = attributes_have_changed();
+        // a kernel that has forgotten the file asks anyway
+        if let Err(error) = rustix::io::write(&self.fd, &bytes[..len])
+            && error != Errno::NOENT
+        {
+            tracing::warn!("the kernel was not told of the new size: {error}");
+        }
+    }
+
     fn send(&self, answer: &Answered) -> Result<(), MountError> {
         let (bytes, len) = answer.reply.write(answer.unique);
         let data = answer.data.as_ref().map_or(&[][..], Buffer::as_slice);
@@ -105,6 +122,7 @@ pub struct Serving {
     poll: Poll,
     events: Events,
     stop: Option<OwnedFd>,
+    control: Option<Control>,
     /// Until when clients are answered that go on asking.
     until: Option<Instant>,
 }
@@ -118,7 +136,8 @@ impl Serving {
         };
         register(&poll).map_err(MountError::Wait)?;
         let kernel = Kernel::new(fd);
-        Ok(Serving { file, mounted, kernel, poll, events: Events::with_capacity(4), stop: None, until: None })
+        let (events, stop, control, until) = (Events::with_capacity(64), None, None, None);
+        Ok(Serving { file, mounted, kernel, poll, events, stop, control, until })
     }
 
     /// An end is asked for when this is readable.
@@ -128,18 +147,32 @@ impl Serving {
         Ok(())
     }
 
+    /// See [`Mount::use_control`](crate::Mount::use_control).
+    pub fn use_control(&mut self, mut control: Control) -> io::Result<()> {
+        control.register(self.poll.registry(), CONTROL)?;
+        self.control = Some(control);
+        Ok(())
+    }
+
     /// Serves until the mount has gone, or an end was asked for; then closes the disk.
     pub fn run(mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
         let served = self.serve(report);
         if served.is_err() {
             self.give_up();
         }
+        if let Some(control) = &mut self.control {
+            control.end(&mut self.file);
+        }
         let closed = self.close(report).map_err(|error| match error {
             MountError::Driver(error) => MountError::Close(error),
             other => other,
         });
+        let ended = served.and(closed);
+        if let Some(control) = self.control.take() {
+            control.finish(ended.as_ref().copied().map_err(ToString::to_string));
+        }
         // the last descriptors of the mount go here: the kernel ends what it still has
-        served.and(closed)
+        ended
     }
 
     /// Nothing can be done any more: whoever asks is told so, until nobody finds the file. The unmount itself
@@ -189,6 +222,7 @@ impl Serving {
             self.take()?;
             self.file.driver.turn()?;
             self.answer(report)?;
+            self.turn_control();
             if self.has_ended() {
                 return Ok(());
             }
@@ -196,9 +230,37 @@ impl Serving {
         }
     }
 
+    fn turn_control(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        let stop = control.turn(&mut self.file);
+        if self.file.take_change() {
+            self.kernel.tell_of_change();
+        }
+        if stop {
+            self.begin_to_end();
+        }
+    }
+
+    /// An end was asked for.
+    fn begin_to_end(&mut self) {
+        if self.until.is_some() {
+            return;
+        }
+        tracing::info!("the mount is ending");
+        if let Some(control) = &mut self.control {
+            control.end(&mut self.file);
+        }
+        self.until = Some(Instant::now() + PATIENCE);
+        self.mounted.begin_to_leave();
+    }
+
     /// Sends what has ended.
     fn answer(&mut self, report: &mut dyn FnMut(&Error)) -> Result<(), MountError> {
         while let Some(done) = self.file.driver.next_completion() {
+            if let Some(control) = self.control.as_mut().filter(|_| Control::is_own(done.user)) {
+                control.ended(done.user, done.result, &mut self.file);
+                continue;
+            }
             if let Ended::Answer(answer) = self.file.ended(done, report) {
                 self.kernel.send(&answer)?;
                 answer.data.into_iter().for_each(|buffer| self.file.pool.give(buffer));
@@ -210,7 +272,8 @@ impl Serving {
     /// Takes requests, as many as there is room for.
     fn take(&mut self) -> Result<(), MountError> {
         for _ in 0..BATCH {
-            if !self.kernel.readable || self.file.is_full() {
+            let held = self.file.is_held() && !self.kernel.failing;
+            if !self.kernel.readable || self.file.is_full() || held {
                 break;
             }
             let Received::Request(got) = self.kernel.receive()? else { break };
@@ -238,27 +301,37 @@ impl Serving {
 
     /// Waits for something to happen.
     fn rest(&mut self) -> Result<(), MountError> {
-        let more = self.kernel.readable && !self.file.is_full();
+        let held = self.file.is_held() && !self.kernel.failing;
+        let more = self.kernel.readable && !self.file.is_full() && !held;
         // while an unmount is under way nothing announces its end
         let most = self.until.map(|_| Duration::from_millis(5));
-        let timeout = match (more, self.file.driver.next_timeout(), most) {
-            (true, _, _) => Some(Duration::ZERO),
-            (_, Some(timer), Some(most)) => Some(timer.min(most)),
-            (_, timer, most) => timer.or(most),
+        let control = self.control.as_ref().and_then(Control::timeout);
+        let timeout = match more {
+            true => Some(Duration::ZERO),
+            false => [self.file.driver.next_timeout(), control, most].into_iter().flatten().min(),
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(MountError::Wait(error)),
             _ => {}
         }
+        let mut stop = false;
         for event in &self.events {
             match event.token() {
-                KERNEL => self.kernel.readable = !self.kernel.gone,
-                STOP if self.until.is_none() => {
-                    self.until = Some(Instant::now() + PATIENCE);
-                    self.mounted.begin_to_leave();
+                KERNEL => {
+                    self.kernel.readable = !self.kernel.gone;
+                    self.kernel.failing |= event.is_error();
+                }
+                STOP => stop = true,
+                token if token >= CONTROL => {
+                    if let Some(control) = &mut self.control {
+                        control.ready(event);
+                    }
                 }
                 _ => {}
             }
+        }
+        if stop {
+            self.begin_to_end();
         }
         Ok(())
     }

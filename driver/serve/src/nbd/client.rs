@@ -44,6 +44,8 @@ pub(crate) enum Served {
     More,
     /// The disks take nothing more for now.
     Starved,
+    /// Its disk is held.
+    Held,
 }
 
 enum Step {
@@ -305,6 +307,9 @@ impl Client {
         if full || self.exclusive.is_some() || !self.admits(budget) {
             return Step::Blocked(Served::Waits);
         }
+        if self.is_held(disks) {
+            return Step::Blocked(Served::Held);
+        }
         if disks.is_full() {
             return Step::Blocked(Served::Starved);
         }
@@ -321,6 +326,10 @@ impl Client {
             What::End(end) => self.end(end),
         }
         Step::On
+    }
+
+    fn is_held(&self, disks: &Disks) -> bool {
+        self.disk.is_some_and(|disk| disks.is_held(disk))
     }
 
     fn style(&self) -> Style {
@@ -431,6 +440,9 @@ impl Client {
         let admitted = self.exclusive == Some(job) || self.admits(budget);
         if waits || !admitted {
             return Step::Blocked(Served::Waits);
+        }
+        if self.is_held(disks) {
+            return Step::Blocked(Served::Held);
         }
         if disks.is_full() {
             return Step::Blocked(Served::Starved);

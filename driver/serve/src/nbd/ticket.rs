@@ -12,6 +12,7 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     pub fn to_user(self) -> u64 {
+        debug_assert!(self.client >> 31 == 0, "the highest bit is the control's");
         u64::from(self.client) << 32 | u64::from(self.job) << 16 | u64::from(self.piece)
     }
 
@@ -26,7 +27,7 @@ mod tests {
 
     #[test]
     fn a_ticket_comes_back() {
-        let ticket = Ticket { client: u32::MAX - 1, job: 300, piece: u16::MAX };
+        let ticket = Ticket { client: (u32::MAX >> 1) - 1, job: 300, piece: u16::MAX };
         assert_eq!(Ticket::of_user(ticket.to_user()), ticket);
     }
 }

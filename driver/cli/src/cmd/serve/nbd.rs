@@ -2,7 +2,7 @@
 //!
 //! Knows: options, addresses as people and systemd give them. Must never know: the protocol, the loop.
 
-use crate::cmd::serving::{Opening, ended_by_signal};
+use crate::cmd::serving::{Managing, Opening, ended_by_signal};
 use crate::interrupt;
 use crate::out::{fail, flush, has_failed};
 use crate::words::failure::{could_not_open, warn_of_change};
@@ -43,9 +43,8 @@ pub struct Args {
     /// Clients at once
     #[arg(long, value_name = "N", default_value_t = 256)]
     clients: usize,
-    /// Say what happens, on standard error
-    #[arg(short, long)]
-    verbose: bool,
+    #[command(flatten)]
+    managing: Managing,
     /// The image of the default export
     image: Option<PathBuf>,
 }
@@ -60,13 +59,9 @@ enum Tls {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let level = if args.verbose { tracing_subscriber::filter::LevelFilter::INFO } else { QUIET };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
+    if let Err(code) = args.managing.log() {
+        return code;
+    }
     if args.tls_psk.is_some() {
         return fail(
             "--tls-psk: this server has no TLS with pre-shared keys; use certificates (--tls-certificates)",
@@ -90,15 +85,13 @@ pub fn run(args: Args) -> ExitCode {
         return fail("nothing to serve: name an image, or some by --export NAME=IMAGE");
     }
     let limits = ServerOptions::default().clients(args.clients.max(1));
+    let limits = limits.config(args.managing.config(limits.config));
     match Server::new(limits).and_then(|server| serve(server, &args, exports)) {
         Ok(code) => code,
         Err(ServeError::Open { path, error }) => could_not_open(&path, &error),
         Err(error) => fail(error),
     }
 }
-
-/// Errors alone.
-const QUIET: tracing_subscriber::filter::LevelFilter = tracing_subscriber::filter::LevelFilter::ERROR;
 
 fn serve(mut server: Server, args: &Args, exports: Vec<ExportOptions>) -> Result<ExitCode, ServeError> {
     for path in &args.socket {
@@ -116,6 +109,11 @@ fn serve(mut server: Server, args: &Args, exports: Vec<ExportOptions>) -> Result
             Ok(tls) => server.use_tls(tls.required(args.tls == Tls::Require)),
             Err(text) => return Ok(fail(format!("TLS: {text}"))),
         }
+    }
+    match args.managing.control() {
+        Ok(Some(control)) => server.use_control(control)?,
+        Ok(None) => {}
+        Err(code) => return Ok(code),
     }
     let ended = ended_by_signal().map_err(ServeError::Wait)?;
     server.stop_when_readable(ended)?;

@@ -8,7 +8,8 @@ use crate::socket::Socket;
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
-use rustix::net::sockopt;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -16,10 +17,13 @@ use std::net;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// A client that says nothing for so long is asked by TCP whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(300);
+/// Clients that wait to be taken at a private socket.
+const PRIVATE_BACKLOG: i32 = 16;
 
 /// Where a server listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +34,18 @@ pub enum Address {
     Tcp(String),
     /// It was given to the process.
     Given,
+}
+
+impl FromStr for Address {
+    type Err = std::convert::Infallible;
+
+    /// `HOST:PORT`, or a path: it has a slash, or no colon.
+    fn from_str(text: &str) -> Result<Address, Self::Err> {
+        Ok(match text.contains('/') || !text.contains(':') {
+            true => Address::Unix(text.into()),
+            false => Address::Tcp(text.into()),
+        })
+    }
 }
 
 impl fmt::Display for Address {
@@ -67,24 +83,43 @@ enum Kind {
 
 /// A socket that clients connect to.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     kind: Kind,
-    /// How clients find it.
-    pub address: Address,
+    address: Address,
     _made: Option<Made>,
 }
 
 impl Listener {
-    /// Listens at an address.
+    /// Listens at an address. A UNIX socket whose server is dead is replaced, and goes with this value. A
+    /// name of a host may have several numbers.
+    ///
+    /// # Errors
+    /// The host's: [`io::ErrorKind::AddrInUse`] if another server listens there.
     pub fn at(address: &Address) -> io::Result<Vec<Listener>> {
         match address {
-            Address::Unix(path) => bind_unix(path).map(|listener| vec![listener]),
+            Address::Unix(path) => bind_unix(path, bind_open).map(|listener| vec![listener]),
             Address::Tcp(name) => bind_tcp(name),
             Address::Given => Ok(Vec::new()),
         }
     }
 
+    /// Listens at a UNIX socket that its owner alone may connect to.
+    ///
+    /// # Errors
+    /// As of [`Listener::at`].
+    pub fn private(path: &Path) -> io::Result<Listener> {
+        bind_unix(path, bind_private)
+    }
+
+    /// How clients find it.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// One that somebody else made.
+    ///
+    /// # Errors
+    /// The host's.
     pub fn given_unix(listener: unix::UnixListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let kind = Kind::Unix(UnixListener::from_std(listener));
@@ -92,6 +127,9 @@ impl Listener {
     }
 
     /// The same of the other family.
+    ///
+    /// # Errors
+    /// The host's.
     pub fn given_tcp(listener: net::TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let address = Address::Tcp(listener.local_addr()?.to_string());
@@ -99,6 +137,9 @@ impl Listener {
     }
 
     /// The next client. None: nobody waits.
+    ///
+    /// # Errors
+    /// The host's; it may have no descriptors left.
     pub fn accept(&self) -> io::Result<Option<Socket>> {
         let accepted = match &self.kind {
             Kind::Unix(listener) => listener.accept().map(|(stream, _)| Socket::Unix(stream)),
@@ -120,6 +161,10 @@ impl Listener {
         }
     }
 
+    /// Clients are waited for by this loop.
+    ///
+    /// # Errors
+    /// The host's.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match &mut self.kind {
             Kind::Unix(listener) => listener.register(registry, token, Interest::READABLE),
@@ -128,11 +173,27 @@ impl Listener {
     }
 }
 
-fn bind_unix(path: &Path) -> io::Result<Listener> {
-    let listener = match unix::UnixListener::bind(path) {
+type Bind = fn(&Path) -> io::Result<unix::UnixListener>;
+
+fn bind_open(path: &Path) -> io::Result<unix::UnixListener> {
+    unix::UnixListener::bind(path)
+}
+
+/// With no moment in which others could connect: the file gets the mode that the socket has before.
+fn bind_private(path: &Path) -> io::Result<unix::UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, PRIVATE_BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path, bind: Bind) -> io::Result<Listener> {
+    let listener = match bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
             fs::remove_file(path)?;
-            unix::UnixListener::bind(path)?
+            bind(path)?
         }
         bound => bound?,
     };
@@ -191,6 +252,31 @@ mod tests {
     }
 
     #[test]
+    fn a_private_socket_is_its_owner_s_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = Listener::private(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(listener.accept().unwrap().is_none());
+        let _client = unix::UnixStream::connect(&path).unwrap();
+        assert!(listener.accept().unwrap().is_some());
+        assert_eq!(Listener::private(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn addresses_are_told_from_paths() {
+        for (text, address) in [
+            ("127.0.0.1:1", Address::Tcp("127.0.0.1:1".into())),
+            ("[::1]:1", Address::Tcp("[::1]:1".into())),
+            ("a.sock", Address::Unix("a.sock".into())),
+            ("./a:b", Address::Unix("./a:b".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(address));
+        }
+    }
+
+    #[test]
     fn a_socket_that_somebody_else_made_there_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
@@ -205,7 +291,7 @@ mod tests {
     #[test]
     fn tcp_addresses() {
         let listeners = Listener::at(&Address::Tcp("127.0.0.1:0".into())).unwrap();
-        let Address::Tcp(bound) = &listeners[0].address else { panic!() };
+        let Address::Tcp(bound) = listeners[0].address() else { panic!() };
         assert!(bound.starts_with("127.0.0.1:") && !bound.ends_with(":0"));
         let taken = Listener::at(&Address::Tcp(bound.clone())).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);

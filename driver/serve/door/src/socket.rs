@@ -9,8 +9,10 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 
 /// A stream that does not block.
 #[derive(Debug)]
-pub(crate) enum Socket {
+pub enum Socket {
+    /// Of this host.
     Unix(UnixStream),
+    /// Of any.
     Tcp(TcpStream),
 }
 
