@@ -4,7 +4,7 @@
 
 use crate::buffer::Segment;
 use crate::op::{Completion, MemoryId, Op, Token};
-use crate::{Backend, Full, Threads, Uring};
+use crate::{Backend, CpuSet, Full, Threads, Uring};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -135,8 +135,19 @@ impl Backend for AnyBackend {
         either!(self, b => b.take_syscall_nanos())
     }
 
+    fn set_worker_cpus(&mut self, cpus: CpuSet) {
+        either!(self, b => b.set_worker_cpus(cpus));
+    }
+
     fn register_memory(&mut self, region: Segment) -> io::Result<MemoryId> {
         either!(self, b => b.register_memory(region))
+    }
+
+    fn register_memory_of(&mut self, other: &AnyBackend, id: MemoryId) -> io::Result<MemoryId> {
+        match (self, other) {
+            (AnyBackend::Uring(this), AnyBackend::Uring(other)) => this.register_memory_of(other, id),
+            _ => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        }
     }
 
     fn unregister_memory(&mut self, id: MemoryId) -> bool {

@@ -12,6 +12,7 @@
 
 use crate::buffer::{Buffer, Segment, Segments};
 use crate::op::{Errno, FileId, LockMode, Op, OpenFlags, Stat};
+use crate::pool::Crew;
 use crate::sys::event::EventFd;
 use crate::sys::file::OpenFile;
 use crate::sys::pool::{Finished, SysJob, SysPool};
@@ -162,7 +163,8 @@ impl BlockingFile {
         }
         if self.worker.is_none() {
             let event = Arc::new(EventFd::new()?);
-            self.worker = Some((SysPool::with_event(Arc::clone(&event), 1, 1)?, event));
+            let crew = Crew { first: 1, most: 1, cpus: None };
+            self.worker = Some((SysPool::with_event(Arc::clone(&event), crew)?, event));
         }
         let Some((worker, event)) = &mut self.worker else { return Err(io::Error::other("no worker")) };
         worker.submit(&mut vec![SysJob { id: 0, task: SysTask::On { file: Arc::clone(&self.file), op } }]);

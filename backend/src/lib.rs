@@ -15,6 +15,7 @@
 pub mod any;
 pub mod blocking;
 pub mod buffer;
+mod cpus;
 pub mod op;
 pub mod pool;
 pub mod sim;
@@ -24,6 +25,7 @@ pub mod uring;
 
 pub use any::{AnyBackend, BackendKind};
 pub use buffer::{Buffer, Segment, Segments};
+pub use cpus::CpuSet;
 pub use op::{
     Completion, Errno, FileId, LockMode, MemoryId, Op, OpenFlags, Output, Proven, Stat, Store, Token,
 };
@@ -108,6 +110,12 @@ pub trait Backend {
     /// from our own time.
     fn take_syscall_nanos(&mut self) -> u64;
 
+    /// Where threads that work for this backend run, the kernel's own included, as far as the host allows:
+    /// said before the first submission. Those that were started before stay where they are.
+    fn set_worker_cpus(&mut self, cpus: CpuSet) {
+        let _ = cpus;
+    }
+
     /// Registers long-lived memory, so that transfers inside it skip the pinning of its pages, where the
     /// backend and its host can do that; transfers work without, too. It must stay valid until it was taken
     /// back, or the backend was dropped.
@@ -117,6 +125,20 @@ pub trait Backend {
     /// the limit of locked memory, RLIMIT_MEMLOCK, allows), ENOSPC (over 1,024 regions, each GiB of a larger
     /// one being one), EFAULT and EINVAL (no memory), [`uring::is_wrong_thread`].
     fn register_memory(&mut self, region: Segment) -> std::io::Result<MemoryId>;
+
+    /// As `register_memory`, of what `other`, a backend of the same process, has registered under `id`: the
+    /// pages are not pinned, and not counted, once more, where the kernel can do that (Linux 6.13, and both are
+    /// the same thread's). Each is taken back by itself.
+    ///
+    /// # Errors
+    /// As of [`Backend::register_memory`]; ENOENT: `other` has nothing of this name.
+    fn register_memory_of(&mut self, other: &Self, id: MemoryId) -> std::io::Result<MemoryId>
+    where
+        Self: Sized,
+    {
+        let _ = (other, id);
+        Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
 
     /// Takes it back: no operation in flight uses it. False: nothing of this name is registered.
     fn unregister_memory(&mut self, id: MemoryId) -> bool;

@@ -11,6 +11,7 @@
 //! * there are never more threads than the pool was made for; no signal is delivered to them; they have ended
 //!   when the pool was dropped, and touch no memory of any task afterwards.
 
+use crate::cpus::CpuSet;
 use crate::sys::event::EventFd;
 use std::collections::VecDeque;
 use std::io;
@@ -33,6 +34,17 @@ pub trait Worker: Default + 'static {
 
     /// Does one task. A panic ends the thread, and the task has no answer.
     fn perform(&mut self, task: Self::Task) -> Self::Answer;
+}
+
+/// How many threads a pool has, and where they run.
+#[derive(Clone, Copy, Debug)]
+pub struct Crew {
+    /// At once; at least one.
+    pub first: usize,
+    /// At last, by [`Pool::reinforce`].
+    pub most: usize,
+    /// None: anywhere. Processors that the host has not, or does not give to us, are no error: anywhere, too.
+    pub cpus: Option<CpuSet>,
 }
 
 struct Queue<T> {
@@ -61,6 +73,7 @@ pub struct Pool<W: Worker> {
     shared: Arc<Shared<W>>,
     workers: Vec<JoinHandle<()>>,
     most: usize,
+    cpus: Option<CpuSet>,
     /// Tasks were submitted while every worker was busy.
     short: bool,
     /// Submitted and not collected.
@@ -68,16 +81,15 @@ pub struct Pool<W: Worker> {
 }
 
 impl<W: Worker> Pool<W> {
-    /// `first` workers now and, by [`Pool::reinforce`], `most` at last. `notify` is an eventfd: it becomes
-    /// readable when there is an answer.
+    /// `notify` is an eventfd: it becomes readable when there is an answer.
     ///
     /// # Errors
     /// The descriptor cannot be duplicated, or a thread cannot be started.
-    pub fn new(notify: BorrowedFd<'_>, first: usize, most: usize) -> io::Result<Pool<W>> {
-        Pool::with_event(Arc::new(EventFd::from(notify.try_clone_to_owned()?)), first, most)
+    pub fn new(notify: BorrowedFd<'_>, crew: Crew) -> io::Result<Pool<W>> {
+        Pool::with_event(Arc::new(EventFd::from(notify.try_clone_to_owned()?)), crew)
     }
 
-    pub(crate) fn with_event(event: Arc<EventFd>, first: usize, most: usize) -> io::Result<Pool<W>> {
+    pub(crate) fn with_event(event: Arc<EventFd>, crew: Crew) -> io::Result<Pool<W>> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue { tasks: VecDeque::new(), idle: 0, stop: false }),
             ready: Condvar::new(),
@@ -85,8 +97,9 @@ impl<W: Worker> Pool<W> {
             any: AtomicBool::new(false),
             event,
         });
-        let most = most.max(1);
-        let mut pool = Pool { shared, workers: Vec::with_capacity(most), most, short: false, out: 0 };
+        let Crew { first, most, cpus } = crew;
+        let (most, workers) = (most.max(1), Vec::with_capacity(most.max(1)));
+        let mut pool = Pool { shared, workers, most, cpus, short: false, out: 0 };
         for _ in 0..first.clamp(1, most) {
             pool.start()?;
         }
@@ -95,10 +108,10 @@ impl<W: Worker> Pool<W> {
 
     fn start(&mut self) -> io::Result<()> {
         debug_assert!(self.workers.len() < self.most);
-        let shared = Arc::clone(&self.shared);
+        let (shared, cpus) = (Arc::clone(&self.shared), self.cpus);
         let builder = std::thread::Builder::new().name(format!("{}-{}", W::NAME, self.workers.len()));
         let builder = builder.stack_size(W::STACK);
-        self.workers.push(without_signals(|| builder.spawn(move || work(&shared)))?);
+        self.workers.push(without_signals(|| builder.spawn(move || work(&shared, cpus)))?);
         Ok(())
     }
 
@@ -191,7 +204,9 @@ fn next_task<W: Worker>(shared: &Shared<W>) -> Option<W::Task> {
     }
 }
 
-fn work<W: Worker>(shared: &Shared<W>) {
+fn work<W: Worker>(shared: &Shared<W>, cpus: Option<CpuSet>) {
+    // where that is refused it runs anywhere
+    let _ = cpus.map(CpuSet::confine);
     let mut worker = W::default();
     while let Some(task) = next_task(shared) {
         let answer = worker.perform(task);

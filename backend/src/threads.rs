@@ -6,11 +6,12 @@
 
 use crate::buffer::Segment;
 use crate::op::{Completion, Errno, FileId, Op, Output, Token};
+use crate::pool::Crew;
 use crate::sys::event::EventFd;
 use crate::sys::file::OpenFile;
 use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::sys::{SysOutcome, SysTask};
-use crate::{Backend, Full};
+use crate::{Backend, CpuSet, Full};
 use slab::Slab;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +25,7 @@ const WORKERS: usize = 8;
 /// runs.
 pub struct Threads {
     pool: SysPool,
+    crew: Crew,
     event: Arc<EventFd>,
     files: Slab<Arc<OpenFile>>,
     queued: Vec<SysJob>,
@@ -54,8 +56,10 @@ impl Threads {
     pub fn with_workers(queue_depth: u32, workers: usize) -> io::Result<Threads> {
         let event = Arc::new(EventFd::new()?);
         let capacity = queue_depth.max(1) as usize;
+        let crew = Crew { first: workers, most: workers, cpus: None };
         Ok(Threads {
-            pool: SysPool::with_event(Arc::clone(&event), workers, workers)?,
+            pool: SysPool::with_event(Arc::clone(&event), crew)?,
+            crew,
             event,
             files: Slab::new(),
             queued: Vec::with_capacity(capacity),
@@ -199,6 +203,16 @@ impl Backend for Threads {
 
     fn take_syscall_nanos(&mut self) -> u64 {
         u64::try_from(std::mem::take(&mut self.syscall).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn set_worker_cpus(&mut self, cpus: CpuSet) {
+        let crew = Crew { cpus: Some(cpus), ..self.crew };
+        // those there are have nothing to do yet; where no others can be started, they stay
+        if self.in_flight == 0
+            && let Ok(pool) = SysPool::with_event(Arc::clone(&self.event), crew)
+        {
+            (self.pool, self.crew) = (pool, crew);
+        }
     }
 
     fn register_memory(&mut self, _: Segment) -> std::io::Result<crate::MemoryId> {

@@ -7,6 +7,8 @@
 //!
 //! A worker is a thread of ours that is named after the thread that submits, and that sleeps between two
 //! jobs: its voluntary context switches count them.
+//!
+//! And they run where they are told to, and so do threads of the backends' own.
 
 mod common;
 use common::*;
@@ -14,22 +16,39 @@ use quod_backend::*;
 use std::path::Path;
 
 const BLOCK: usize = 4096;
+/// Whose threads are looked at.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 const WRITES: u64 = 200;
+
+/// What the kernel says under this key of threads whose names begin so.
+fn told(name: &str, key: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let named = tasks.filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.starts_with(name))
+    });
+    let value = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        Some(line.trim().to_owned())
+    };
+    named.filter_map(value).collect()
+}
+
+/// The name of the workers of this thread's rings.
+fn ring_workers() -> String {
+    // SAFETY: no pointers.
+    format!("iou-wrk-{}", unsafe { libc::gettid() })
+}
 
 /// How often workers of this thread's ring were woken.
 fn woken() -> u64 {
-    // SAFETY: no pointers.
-    let name = format!("iou-wrk-{}", unsafe { libc::gettid() });
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let ours = tasks.filter(|task| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-    });
-    let switches = ours.map(|task| {
-        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
-    });
-    switches.sum()
+    let switches = told(&ring_workers(), "voluntary_ctxt_switches");
+    switches.iter().map(|count| count.parse().unwrap_or(0)).sum()
 }
 
 /// Wakes of workers by so many direct writes, one after the other, from `offset` on.
@@ -61,6 +80,7 @@ fn kernel() -> (u32, u32) {
 
 #[test]
 fn what_a_file_has_grown_by_is_written_without_workers() {
+    let _alone = alone();
     let dir = temp_dir();
     let path = dir.path().join("f");
     std::fs::write(&path, []).unwrap();
@@ -83,4 +103,32 @@ fn what_a_file_has_grown_by_is_written_without_workers() {
         assert!(inside <= extending + WRITES / 4, "{told}");
     }
     println!("{told}");
+}
+
+#[test]
+fn workers_run_where_they_are_told_to() {
+    let _alone = alone();
+    let dir = temp_dir();
+    let mine = told("", "Cpus_allowed_list");
+    // the last processor that we may have
+    let last: usize = mine[0].rsplit([',', '-']).next().unwrap().parse().unwrap();
+    let cpus = CpuSet::default().with(last).unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, []).unwrap();
+    let mut ring = Uring::new(8).unwrap();
+    ring.set_worker_cpus(cpus);
+    let mut threads = Threads::with_workers(8, 2).unwrap();
+    threads.set_worker_cpus(cpus);
+    let each: [(&mut dyn Backend, String); 2] =
+        [(&mut ring, ring_workers()), (&mut threads, "quod-io".into())];
+    for (backend, name) in each {
+        let file = open(backend, &path, true, false);
+        // more than a ring does itself
+        for n in 0..4 {
+            assert_eq!(write(backend, file, n << 20, &vec![1; 1 << 20]), Ok(1 << 20));
+        }
+        let found = told(&name, "Cpus_allowed_list");
+        assert!(!found.is_empty() && found.iter().all(|cpus| *cpus == last.to_string()), "{name}: {found:?}");
+    }
+    assert!(told("", "Cpus_allowed_list").contains(&mine[0]), "this thread runs where it did");
 }

@@ -3,7 +3,7 @@
 //! Knows: text. Must never know: which command it came from.
 
 use crate::trace::Waits;
-use quod::{AllocationGate, BackendKind, Format};
+use quod::{AllocationGate, BackendKind, CpuSet, Format};
 
 /// `image`, `new-table`, `table` or `cluster`.
 pub fn gate(text: &str) -> Result<AllocationGate, String> {
@@ -36,6 +36,24 @@ pub fn backend(text: &str) -> Result<BackendKind, String> {
     }
 }
 
+/// Processors: `1`, `2-3`, or several of these with commas between.
+pub fn cpus(text: &str) -> Result<CpuSet, String> {
+    let wrong =
+        || format!("'{text}' are not processors: numbers and ranges (2-3) below 1024, with commas between");
+    let mut set = CpuSet::default();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = first.parse::<usize>().ok().zip(last.parse().ok()).ok_or_else(wrong)?;
+        if first > last {
+            return Err(wrong());
+        }
+        for cpu in first..=last {
+            set = set.with(cpu).ok_or_else(wrong)?;
+        }
+    }
+    Ok(set)
+}
+
 /// `us` or `ms`.
 pub fn waits(text: &str) -> Result<Waits, String> {
     match text {
@@ -57,6 +75,15 @@ pub fn format_name(format: Format) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_are_numbers_and_ranges() {
+        let set = cpus("3,5-7").unwrap();
+        assert_eq!((0..1100).filter(|cpu| set.has(*cpu)).collect::<Vec<_>>(), [3, 5, 6, 7]);
+        for text in ["", "a", "1,", "2-1", "0-1024", "0-18446744073709551615", "-1", "1-2-3"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn names_are_read_back() {

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::gate::{Allowed, DenyBacking, Named, OpenGate};
-use quod_backend::{BackendKind, Stat};
+use quod_backend::{BackendKind, CpuSet, Stat};
 use quod_states::{AllocationGate, Format, Options, Policy, SnapshotSelector};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,11 @@ pub struct Config {
     /// Worker threads that decompress, at most; never more than the host has processors, and none before
     /// they are needed; default 4. 0: decompression is done in slices of `turn`, 32 KiB each.
     pub decompressors: u32,
+    /// Processors for all threads that work for the loop: the kernel's, which do what would hold it (large
+    /// transfers, syncs, writes into holes), and the driver's own. For a loop that has a processor to itself:
+    /// what is left of long calls is that one of them runs there. The kernel has one set of workers a thread:
+    /// this is for all rings of the thread that runs this driver (Linux 5.14). Default None: anywhere.
+    pub worker_cpus: Option<CpuSet>,
     /// Measure: [`Completion::latency`](crate::Completion), the histograms of
     /// [`Stats`](crate::Stats) and [`Driver::hold`](crate::Driver::hold). Costs two readings of the clock a
     /// call and some 500 instructions a request; default off: they are empty, and no request reads a clock.
@@ -62,6 +67,7 @@ impl Default for Config {
             queue_depth: 256,
             requests: 128,
             decompressors: 4,
+            worker_cpus: None,
             timing: false,
             trace: false,
         }
@@ -87,6 +93,11 @@ impl Config {
     /// See [`Config::decompressors`](field@Config::decompressors).
     pub fn decompressors(self, decompressors: u32) -> Config {
         Config { decompressors, ..self }
+    }
+
+    /// See [`Config::worker_cpus`](field@Config::worker_cpus).
+    pub fn worker_cpus(self, worker_cpus: Option<CpuSet>) -> Config {
+        Config { worker_cpus, ..self }
     }
 
     /// See [`Config::timing`](field@Config::timing).

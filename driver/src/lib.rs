@@ -70,7 +70,7 @@ pub use request::{
 pub use stats::{PathClass, Stats};
 pub use trace::TimedTransition;
 
-pub use quod_backend::{BackendKind, Buffer, Segment};
+pub use quod_backend::{BackendKind, Buffer, CpuSet, Segment};
 pub use quod_states::{
     AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Met, Policy,
     Report, RequestId, SnapshotSelector, State, Status, Transition, qcow2::Compression,

@@ -51,6 +51,48 @@ impl<B: Backend> Driver<B> {
         Ok(MemoryId { driver: self.engine.number, region })
     }
 
+    /// As [`Driver::register_memory`], of what another driver of the process has registered: two drivers of one
+    /// guest, say. Where the kernel can do that (Linux 6.13, both drivers on one thread, both on a ring), the
+    /// registration is shared: it takes some microseconds, and the pages do not count as locked memory a second
+    /// time. Elsewhere they are pinned once more. Each driver takes its own back, in any order.
+    ///
+    /// ```
+    /// use quod::{Buffer, Config, Driver, Error};
+    /// let (mut first, mut second) = (Driver::new(Config::default())?, Driver::new(Config::default())?);
+    /// let mut memory = Buffer::zeroed(1 << 20);
+    /// // SAFETY: the memory outlives both registrations, and stays where it is.
+    /// let region = unsafe {
+    ///     let whole = memory.segment(0, 1 << 20);
+    ///     first.register_memory(whole)
+    /// };
+    /// if let Ok(region) = region {
+    ///     // SAFETY: as above.
+    ///     let again = unsafe { second.register_memory_of(&first, region)? };
+    ///     first.unregister_memory(region)?;
+    ///     second.unregister_memory(again)?;
+    /// }
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if `other` has nothing of this name; [`Error::Backend`] and [`Error::WrongThread`]
+    /// as of [`Driver::register_memory`].
+    ///
+    /// # Safety
+    /// As of [`Driver::register_memory`], until each was taken back, or its driver dropped.
+    pub unsafe fn register_memory_of(&mut self, other: &Driver<B>, id: MemoryId) -> Result<MemoryId, Error> {
+        let nothing = Error::Misuse("no such memory is registered with the other driver");
+        if id.driver != other.engine.number {
+            return Err(nothing);
+        }
+        let region = self.engine.port.backend.register_memory_of(&other.engine.port.backend, id.region);
+        match region {
+            Ok(region) => Ok(MemoryId { driver: self.engine.number, region }),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Err(nothing),
+            Err(error) => Err(Error::backend(BackendOp::Register, &error)),
+        }
+    }
+
     /// Takes memory back: no request in flight uses it. Its pages are free when this returns.
     ///
     /// # Errors

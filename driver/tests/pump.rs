@@ -430,6 +430,44 @@ fn timers_fire_on_the_backends_clock() {
 }
 
 #[test]
+fn one_turn_takes_a_portion_of_what_has_finished_and_says_that_there_is_more() {
+    const COUNT: usize = 1000;
+    let mut sim = Sim::new();
+    sim.insert_file("disk", &pattern(SIZE), FileOptions::default());
+    let mut driver = Driver::with_backend(sim, Config::default().requests(COUNT as u32)).unwrap();
+    let (disk, opened) = open(&mut driver, raw().acbs(COUNT as u32));
+    opened.unwrap();
+    let mut order = Seeded::new(3);
+    let zeroes_and_reads: [fn(u64) -> Request; 2] = [
+        |at| Request::write_zeroes(at % 512 * 512, 512, at),
+        |at| Request::read(at % 512 * 512, Buffer::zeroed(512), at),
+    ];
+    let mut turns = [0; 2];
+    for (make, turns) in zeroes_and_reads.into_iter().zip(&mut turns) {
+        for index in 0..COUNT {
+            submit(&mut driver, disk, make(index as u64));
+        }
+        let mut seen = vec![false; COUNT];
+        let mut left = COUNT;
+        while left > 0 {
+            while driver.backend_mut().step(&mut order) {}
+            driver.turn().unwrap();
+            *turns += 1;
+            let waits = left;
+            while let Some(done) = driver.next_completion() {
+                done.result.unwrap();
+                assert!(!std::mem::replace(&mut seen[done.user as usize], true), "once");
+                left -= 1;
+            }
+            assert!(waits - left <= 256, "{} in one turn", waits - left);
+            let finished = driver.backend().in_flight() == 0 && left > 0;
+            assert!(!finished || driver.next_timeout() == Some(Duration::ZERO), "more is left");
+        }
+    }
+    assert!(turns[1] >= COUNT / 256 && turns[0] > turns[1], "what is no hit counts for more: {turns:?}");
+}
+
+#[test]
 fn transitions_are_recorded_when_asked_for() {
     let mut sim = Sim::new();
     sim.insert_file("disk", &pattern(SIZE), FileOptions::default());

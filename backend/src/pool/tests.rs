@@ -30,7 +30,7 @@ fn all_signals() -> u64 {
 }
 
 fn pool(first: usize, most: usize) -> Pool<Counter> {
-    Pool::with_event(Arc::new(EventFd::new().unwrap()), first, most).unwrap()
+    Pool::with_event(Arc::new(EventFd::new().unwrap()), Crew { first, most, cpus: None }).unwrap()
 }
 
 #[test]

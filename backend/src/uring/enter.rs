@@ -17,18 +17,27 @@ const ROUNDS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Uring {
-    fn enable(&mut self) -> io::Result<()> {
+    /// What the first call of the thread that submits finds to do.
+    #[cold]
+    fn begin(&mut self) -> io::Result<()> {
         if self.disabled {
             self.ring.submitter().register_enable_rings()?;
             self.disabled = false;
         }
+        if let Some(cpus) = self.worker_cpus {
+            // where the kernel cannot do that (before 5.14), its workers run anywhere
+            let _ = self.ring.submitter().register_iowq_aff(&cpus.to_kernel());
+        }
+        self.unused = false;
         Ok(())
     }
 
     /// Gives `to_submit` entries to the kernel and waits for `want` answers. How many it took. Interruption
     /// is not an error.
     fn enter(&mut self, to_submit: usize, want: usize, timeout: Option<Duration>) -> io::Result<usize> {
-        self.enable()?;
+        if self.unused {
+            self.begin()?;
+        }
         let flags = EnterFlags::GETEVENTS.bits();
         let spec = timeout.map(types::Timespec::from);
         let submitter = self.ring.submitter();

@@ -7,7 +7,9 @@
 use crate::buffer::Segment;
 use crate::op::MemoryId;
 use io_uring::Submitter;
+use io_uring::types::CloneBuffersFlags;
 use std::io;
+use std::os::fd::RawFd;
 
 /// Slots of the table: each is a region of at most [`SLOT_MAX`].
 const SLOTS: u32 = 1024;
@@ -21,6 +23,16 @@ struct Range {
     to: usize,
     slot: u16,
     owner: MemoryId,
+    /// Its pages were pinned for another ring, and are shared with it.
+    shared: bool,
+}
+
+/// What is to be in a slot: addresses, and which ring's slot has it already.
+#[derive(Clone, Copy)]
+struct Piece {
+    from: usize,
+    to: usize,
+    shared: Option<(RawFd, u16)>,
 }
 
 /// See the module's header.
@@ -38,28 +50,55 @@ pub(super) struct Memory {
 impl Memory {
     /// Transfers inside the region skip the pinning of its pages from now on.
     pub(super) fn register(&mut self, submitter: &Submitter<'_>, region: Segment) -> io::Result<MemoryId> {
+        if region.len() == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let mut pieces = Vec::new();
+        let mut rest = region;
+        while rest.len() > 0 {
+            let (piece, behind) = rest.split(SLOT_MAX.min(rest.len()));
+            let from = piece.address().addr();
+            pieces.push(Piece { from, to: from + piece.len(), shared: None });
+            rest = behind;
+        }
+        self.take_all(submitter, &pieces)
+    }
+
+    /// As `register`, of what another ring of this process has under a name.
+    pub(super) fn register_of(
+        &mut self,
+        submitter: &Submitter<'_>,
+        (other, ring, id): (&Memory, RawFd, MemoryId),
+    ) -> io::Result<MemoryId> {
+        let theirs = other.ranges.iter().filter(|range| range.owner == id);
+        let piece =
+            |range: &Range| Piece { from: range.from, to: range.to, shared: Some((ring, range.slot)) };
+        let pieces: Vec<Piece> = theirs.map(piece).collect();
+        if pieces.is_empty() {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        self.take_all(submitter, &pieces)
+    }
+
+    /// All of them under one name, or none.
+    fn take_all(&mut self, submitter: &Submitter<'_>, pieces: &[Piece]) -> io::Result<MemoryId> {
         let table = *self.table.get_or_insert_with(|| submitter.register_buffers_sparse(SLOTS).is_ok());
         if !table {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
-        if region.len() == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
         let owner = MemoryId(self.made);
         self.made += 1;
-        let mut rest = region;
-        while rest.len() > 0 {
-            let (piece, behind) = rest.split(SLOT_MAX.min(rest.len()));
-            if let Err(error) = self.take(submitter, piece, owner) {
+        for piece in pieces {
+            if let Err(error) = self.take(submitter, *piece, owner) {
                 self.unregister(submitter, owner);
                 return Err(error);
             }
-            rest = behind;
         }
         Ok(owner)
     }
 
-    fn take(&mut self, submitter: &Submitter<'_>, piece: Segment, owner: MemoryId) -> io::Result<()> {
+    fn take(&mut self, submitter: &Submitter<'_>, piece: Piece, owner: MemoryId) -> io::Result<()> {
+        let Piece { from, to, shared } = piece;
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.used < SLOTS => {
@@ -68,18 +107,31 @@ impl Memory {
             }
             None => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),
         };
-        let iovec = libc::iovec { iov_base: piece.address().cast(), iov_len: piece.len() };
-        // SAFETY: the caller of `Backend::register_memory` keeps the memory valid until it takes it back, or
-        // the backend is dropped.
-        if let Err(error) = unsafe { submitter.register_buffers_update(u32::from(slot), &[iovec], None) } {
-            self.free.push(slot);
-            return Err(error);
+        let cloned = shared.is_some_and(|(ring, theirs)| {
+            let (theirs, slot) = (u32::from(theirs), u32::from(slot));
+            let flags = CloneBuffersFlags::DST_REPLACE;
+            submitter.register_buffers_clone_offset(ring, theirs, slot, 1, flags).is_ok()
+        });
+        // an older kernel, another thread's ring: the pages are pinned once more
+        if !cloned {
+            let iovec = libc::iovec { iov_base: std::ptr::without_provenance_mut(from), iov_len: to - from };
+            // SAFETY: the caller of `Backend::register_memory` keeps the memory valid until it takes it back,
+            // or the backend is dropped.
+            let pinned = unsafe { submitter.register_buffers_update(u32::from(slot), &[iovec], None) };
+            if let Err(error) = pinned {
+                self.free.push(slot);
+                return Err(error);
+            }
         }
-        let from = piece.address().addr();
-        let range = Range { from, to: from + piece.len(), slot, owner };
+        let range = Range { from, to, slot, owner, shared: cloned };
         let at = self.ranges.partition_point(|other| other.from <= from);
         self.ranges.insert(at, range);
         Ok(())
+    }
+
+    /// Regions of at most 1 GiB that are here, and those of them whose pages were pinned for another ring.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.ranges.len(), self.ranges.iter().filter(|range| range.shared).count())
     }
 
     /// Takes a region back: no operation in flight uses it. False: there is none of this name.

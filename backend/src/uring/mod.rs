@@ -27,9 +27,10 @@ pub use thread::is_wrong_thread;
 
 use crate::buffer::{Segment, Segments};
 use crate::op::{Completion, Errno, FileId, MemoryId, Op, Output, Token};
+use crate::pool::Crew;
 use crate::sys::event::EventFd;
 use crate::sys::pool::{Finished, SysJob, SysPool};
-use crate::{Backend, Full};
+use crate::{Backend, CpuSet, Full};
 use budget::Budget;
 use io_uring::{IoUring, squeue};
 use memory::Memory;
@@ -100,8 +101,11 @@ pub struct Uring {
     event: Arc<EventFd>,
     /// Entries that the kernel took and has not answered.
     in_kernel: usize,
+    /// No call was made yet.
+    unused: bool,
     /// Built disabled, and not enabled yet.
     disabled: bool,
+    worker_cpus: Option<CpuSet>,
     tells_taskrun: bool,
     /// An answer was found without a system call, or a continuation waits: nobody else will wake the caller.
     unannounced: bool,
@@ -148,7 +152,9 @@ impl Uring {
             helped: 0,
             event,
             in_kernel: 0,
+            unused: true,
             disabled,
+            worker_cpus: None,
             tells_taskrun,
             unannounced: false,
             cleared: false,
@@ -262,7 +268,10 @@ impl Uring {
             return Ok(());
         }
         if self.helper.is_none() {
-            self.helper = Some(SysPool::with_event(Arc::clone(&self.event), 1, 1)?);
+            self.helper = Some(SysPool::with_event(
+                Arc::clone(&self.event),
+                Crew { first: 1, most: 1, cpus: self.worker_cpus },
+            )?);
         }
         self.helped += self.core.jobs.len();
         if let Some(helper) = &mut self.helper {
@@ -380,8 +389,18 @@ impl Backend for Uring {
         u64::try_from(std::mem::take(&mut self.syscall).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    fn set_worker_cpus(&mut self, cpus: CpuSet) {
+        self.worker_cpus = Some(cpus);
+    }
+
     fn register_memory(&mut self, region: Segment) -> io::Result<MemoryId> {
         self.core.context.memory.register(&self.ring.submitter(), region).map_err(thread::wrong_thread)
+    }
+
+    fn register_memory_of(&mut self, other: &Uring, id: MemoryId) -> io::Result<MemoryId> {
+        let from = (&other.core.context.memory, other.ring.as_raw_fd(), id);
+        let memory = &mut self.core.context.memory;
+        memory.register_of(&self.ring.submitter(), from).map_err(thread::wrong_thread)
     }
 
     fn unregister_memory(&mut self, id: MemoryId) -> bool {
@@ -395,6 +414,7 @@ impl std::fmt::Debug for Uring {
             .field("in_flight", &self.in_flight())
             .field("in_kernel", &self.in_kernel)
             .field("enters", &self.enters)
+            .field("registered_and_shared", &self.core.context.memory.count())
             .field("features", &self.core.context.supported)
             .finish()
     }

@@ -213,3 +213,48 @@ fn registered_memory_comes_and_goes() {
     assert_eq!(ring.register_memory(nowhere).unwrap_err().raw_os_error(), Some(libc::EFAULT));
     assert_eq!(find(&ring, nowhere), None);
 }
+
+/// The kernel's version, as far as it has two numbers.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.trim().parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[test]
+fn registered_memory_is_shared_with_another_ring() {
+    let (mut first, mut second) = (Uring::new(4).unwrap(), Uring::new(4).unwrap());
+    let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    std::fs::write(file.path(), [7; 8192]).unwrap();
+    let path = CString::new(file.path().as_os_str().as_bytes()).unwrap();
+    let mut buffers: Vec<Buffer> = (0..3).map(|_| Buffer::zeroed(16384)).collect();
+    // SAFETY: both rings go first; nobody looks at them while something is in flight.
+    let whole: Vec<Segment> = buffers.iter_mut().map(|buffer| unsafe { buffer.segment(0, 16384) }).collect();
+    let theirs: Vec<_> = whole[..2].iter().map(|region| first.register_memory(*region).unwrap()).collect();
+    // their slots differ
+    let own = second.register_memory(whole[2]).unwrap();
+    let flags = OpenFlags { write: false, direct: false, claim: false };
+    // both have been used, and so belong to this thread
+    assert!(run(&mut first, Op::Open { path: path.clone(), flags }).is_ok());
+    let Ok(Output::Opened(f)) = run(&mut second, Op::Open { path, flags }) else { panic!() };
+    let ours: Vec<_> = theirs.iter().map(|id| second.register_memory_of(&first, *id).unwrap()).collect();
+    let shared = if kernel() >= (6, 13) { 2 } else { 0 };
+    assert_eq!(second.core.context.memory.count(), (3, shared));
+    assert!(first.unregister_memory(theirs[1]));
+    let gone = second.register_memory_of(&first, theirs[1]).unwrap_err();
+    assert_eq!((gone.raw_os_error(), second.core.context.memory.count()), (Some(libc::ENOENT), (3, shared)));
+    drop(first);
+    let find = |ring: &Uring, segment: Segment| ring.core.context.memory.find(segment);
+    let slots: Vec<_> = whole.iter().map(|region| find(&second, *region).unwrap()).collect();
+    assert!(slots[0] != slots[1] && slots[1] != slots[2] && slots[0] != slots[2]);
+    // the kernel refuses a transfer whose memory is not what its slot has
+    for region in &whole {
+        let segments: Segments = [region.split(4096).0].into_iter().collect();
+        let op = Op::Read { file: f, offset: 0, segments };
+        assert_eq!(run(&mut second, op), Ok(Output::Bytes(4096)));
+    }
+    assert!(second.unregister_memory(ours[0]) && second.unregister_memory(own));
+    assert_eq!((find(&second, whole[0]), find(&second, whole[1])), (None, Some(slots[1])));
+    drop(second);
+    assert!(buffers.iter().all(|buffer| buffer.as_slice()[..4096] == [7; 4096]));
+}

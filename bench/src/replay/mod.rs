@@ -139,7 +139,7 @@ fn open(path: &Path, options: &Options, write: bool, trace: bool) -> Result<Sess
     let requests = options.depth.saturating_add(1);
     let queue_depth = Config::default().queue_depth.max(options.depth);
     let config = Config::default().backend(options.backend).queue_depth(queue_depth).requests(requests);
-    let config = config.timing(true).trace(trace);
+    let config = config.timing(true).trace(trace).worker_cpus(options.worker_cpus);
     let open = OpenOptions::new().write(write).direct(options.direct).format(options.format);
     let open = open.allocation_gate(options.gate).policy(options.policy).open_gate(quod::AllowAll);
     Session::with_config(path, open, config)

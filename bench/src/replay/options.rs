@@ -3,7 +3,7 @@
 //! Knows: the driver's settings, the payload's seed. Must never know: what is done with them.
 
 use crate::contract::blocks::Initial;
-use quod::{AllocationGate, BackendKind, Format, Policy};
+use quod::{AllocationGate, BackendKind, CpuSet, Format, Policy};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -62,6 +62,10 @@ pub struct Options {
     pub backend: BackendKind,
     /// Past the page cache.
     pub direct: bool,
+    /// Buffers are registered with the driver, as a guest's memory is.
+    pub registered: bool,
+    /// Where the driver's and the kernel's worker threads run; None: anywhere.
+    pub worker_cpus: Option<CpuSet>,
     /// What an allocating write waits for.
     pub gate: AllocationGate,
     /// When it completes.
@@ -82,6 +86,8 @@ impl Default for Options {
             format: None,
             backend: BackendKind::Auto,
             direct: false,
+            registered: false,
+            worker_cpus: None,
             gate: AllocationGate::default(),
             policy: Policy::default(),
             follow: true,

@@ -15,7 +15,7 @@ use crate::measure::timeline::Timeline;
 use crate::measure::usage::cpu_time;
 use crate::report::ReplayReport;
 use crate::trace::{self, Op, Reader, Record, Source, Summary};
-use quod::{Buffers, Completion, Refusal, Request};
+use quod::{Buffer, Buffers, Completion, Refusal, Request};
 use quod_tools::Session;
 use std::io::BufRead;
 use std::ops::Range;
@@ -50,6 +50,7 @@ struct Player<'a> {
     flights: Vec<Option<Flight>>,
     free: Vec<usize>,
     pool: BufferPool,
+    registered: bool,
     seed: u64,
     /// Times as fast; None: no times.
     factor: Option<f64>,
@@ -92,6 +93,7 @@ pub fn play(
         flights: (0..depth).map(|_| None).collect(),
         free: (0..depth).rev().collect(),
         pool: BufferPool::default(),
+        registered: options.registered,
         seed: options.seed,
         factor: match options.speed {
             Speed::Max => None,
@@ -110,6 +112,7 @@ pub fn play(
     player.play(observer)?;
     let (elapsed, cpu) = (player.began.elapsed(), cpu_time().saturating_sub(cpu));
     player.follow();
+    std::mem::take(&mut player.pool).end(player.session.driver())?;
     if let (Some(timeline), Some(path)) = (player.timeline, &options.timeline) {
         timeline.finish().map_err(|error| ReplayError::Timeline(path.clone(), error))?;
     }
@@ -146,7 +149,7 @@ impl Player<'_> {
             }
             driver.wait(timeout)?;
             while let Some(done) = self.session.driver().next_completion() {
-                self.complete(done);
+                self.complete(done)?;
             }
             self.follow();
             observer.progress(self.done);
@@ -207,7 +210,7 @@ impl Player<'_> {
     /// False: the driver is busy, the record stays at the head.
     fn submit(&mut self, record: Record, due: Duration, now: Duration) -> Result<bool, ReplayError> {
         let Some(slot) = self.free.pop() else { return Ok(false) };
-        let (request, ticket) = self.request(&record, slot as u64);
+        let (request, ticket) = self.request(&record, slot as u64)?;
         match self.session.submit(request) {
             Ok(()) => {
                 if self.factor.is_some() {
@@ -222,7 +225,7 @@ impl Player<'_> {
                     self.model.cancel(ticket);
                 }
                 if let Some(Buffers::Owned(buffer)) = rejected.request.kind.into_buffers() {
-                    self.pool.give(buffer);
+                    self.pool.give(buffer, self.session.driver())?;
                 }
                 match rejected.reason {
                     Refusal::Busy => Ok(false),
@@ -236,16 +239,23 @@ impl Player<'_> {
         }
     }
 
-    fn request(&mut self, record: &Record, user: u64) -> (Request, Option<Ticket>) {
+    fn buffer(&mut self, len: usize) -> Result<Buffer, ReplayError> {
+        match self.registered {
+            true => Ok(self.pool.take_registered(len, self.session.driver())?),
+            false => Ok(self.pool.take(len)),
+        }
+    }
+
+    fn request(&mut self, record: &Record, user: u64) -> Result<(Request, Option<Ticket>), ReplayError> {
         let (blocks, offset) = (blocks(record), record.offset);
-        match record.op {
+        Ok(match record.op {
             Op::Read => {
-                let mut buffer = self.pool.take(record.len as usize);
+                let mut buffer = self.buffer(record.len as usize)?;
                 payload::poison(buffer.as_mut_slice());
                 (Request::read(offset, buffer, user), Some(self.model.begin_read(blocks)))
             }
             Op::Write => {
-                let mut buffer = self.pool.take(record.len as usize);
+                let mut buffer = self.buffer(record.len as usize)?;
                 let first = blocks.start;
                 let (ticket, version) = self.model.begin_change(blocks, Change::Write);
                 payload::fill_labelled(buffer.as_mut_slice(), self.seed, first, version);
@@ -256,13 +266,13 @@ impl Player<'_> {
                 (Request::discard(offset, record.len, user), Some(ticket))
             }
             Op::Sync => (Request::flush(user), None),
-        }
+        })
     }
 
-    fn complete(&mut self, done: Completion) {
+    fn complete(&mut self, done: Completion) -> Result<(), ReplayError> {
         let slot = done.user as usize;
         let Some(Flight { record, due, ticket }) = self.flights.get_mut(slot).and_then(Option::take) else {
-            return;
+            return Ok(());
         };
         self.free.push(slot);
         self.done += 1;
@@ -278,7 +288,7 @@ impl Player<'_> {
             (_, None) => {}
         }
         if let Some(Buffers::Owned(buffer)) = done.kind.into_buffers() {
-            self.pool.give(buffer);
+            self.pool.give(buffer, self.session.driver())?;
         }
         match done.result {
             Ok(()) => self.tally.completed(record.op, record.len, done.met, done.latency.unwrap_or_default()),
@@ -287,6 +297,7 @@ impl Player<'_> {
         if self.factor.is_some() {
             self.tally.responded(self.began.elapsed().saturating_sub(due));
         }
+        Ok(())
     }
 
     fn failed(&mut self, record: &Record, error: &quod::Error) {

@@ -76,7 +76,7 @@ fn scan(
                 // a read of many extents takes many control blocks: go on when one ended
                 Err(rejected) if rejected.reason == Refusal::Busy && in_flight > 0 => {
                     if let Some(Buffers::Owned(buffer)) = rejected.request.kind.into_buffers() {
-                        pool.give(buffer);
+                        pool.give(buffer, driver)?;
                     }
                     pending = Some(run);
                     break;
@@ -94,7 +94,7 @@ fn scan(
             if let Some(Buffers::Owned(buffer)) = done.kind.into_buffers() {
                 model.verify(done.user, buffer.as_slice(), &mut verdict);
                 observer.progress(done.user);
-                pool.give(buffer);
+                pool.give(buffer, driver)?;
             }
         }
         // nobody wants the transitions of a scan

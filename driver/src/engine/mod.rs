@@ -67,9 +67,12 @@ static DRIVERS: AtomicU32 = AtomicU32::new(0);
 impl<B: Backend> Engine<B> {
     pub(crate) fn new(mut backend: B, config: Config) -> Engine<B> {
         backend.time_calls(config.timing);
+        if let Some(cpus) = config.worker_cpus {
+            backend.set_worker_cpus(cpus);
+        }
         let room = backend.capacity().clamp(64, 4096);
         Engine {
-            transform: Transform::new(config.decompressors as usize),
+            transform: Transform::new(config.decompressors as usize, config.worker_cpus),
             port: Port::new(backend),
             disks: Vec::new(),
             vacant: Vec::new(),

@@ -15,6 +15,11 @@ use std::time::Duration;
 
 /// Submissions to the backend that one `turn` makes at most.
 const ROUNDS: usize = 4;
+/// What one call takes of what the backend has finished: so many hits, about 50 us. The rest waits for the next
+/// call, and `next_timeout` is zero.
+const PORTION: usize = 256;
+/// What anything else counts as.
+const HEAVY: usize = 4;
 
 impl<B: Backend> Engine<B> {
     /// A few submissions and a bounded piece of the transforms. `hears`: the descriptor may be waited for
@@ -22,13 +27,14 @@ impl<B: Backend> Engine<B> {
     pub(crate) fn turn(&mut self, hears: bool) -> Result<(), Error> {
         self.fire_timers();
         self.go_on();
+        let mut left = PORTION;
         for _ in 0..ROUNDS {
             self.start()?;
             if hears {
                 self.port.backend.clear_notify();
             }
-            self.reap();
-            if !self.port.unsent() {
+            self.reap(&mut left);
+            if !self.port.unsent() || left == 0 {
                 break;
             }
         }
@@ -53,27 +59,31 @@ impl<B: Backend> Engine<B> {
         self.port.submit().map_err(|error| Error::backend(BackendOp::Submit, &error))
     }
 
-    /// Takes what the backend has finished.
-    fn reap(&mut self) {
+    /// Takes what the backend has finished, as far as `left` goes.
+    fn reap(&mut self, left: &mut usize) {
         let mut reaped = std::mem::take(&mut self.reaped);
-        while self.port.backend.reap(&mut reaped) > 0 {
-            for landed in reaped.drain(..) {
-                self.land(landed);
+        while *left > 0 && (!reaped.is_empty() || self.port.backend.reap(&mut reaped) > 0) {
+            // as many as may all be heavy
+            let count = left.div_ceil(HEAVY).min(reaped.len());
+            for landed in reaped.drain(..count) {
+                *left = left.saturating_sub(self.land(landed));
             }
         }
         self.reaped = reaped;
     }
 
-    /// An operation came back.
+    /// An operation came back. What it counts as.
     #[inline]
-    fn land(&mut self, landed: Landed) {
+    fn land(&mut self, landed: Landed) -> usize {
         if let Ok(Output::Bytes(moved)) = landed.result
             && let Some(whole) = self.port.whole(landed.token, moved)
             && self.end_hit(whole)
         {
-            return self.port.forget(landed.token);
+            self.port.forget(landed.token);
+            return 1;
         }
         self.land_any(landed);
+        HEAVY
     }
 
     #[inline(never)]
@@ -139,6 +149,7 @@ impl<B: Backend> Engine<B> {
         let alarm = self.earliest.map(|deadline| deadline.saturating_sub(self.time()));
         let until = [timeout, alarm].into_iter().flatten().min();
         let idle = self.done.is_empty() && self.transform.is_idle() && self.port.yielded.is_empty();
+        let idle = idle && self.reaped.is_empty();
         let expects = self.port.in_flight() > 0 || self.transform.is_busy() || until.is_some();
         if idle && expects {
             let slept = match self.timed || self.transform.is_busy() {
@@ -151,7 +162,7 @@ impl<B: Backend> Engine<B> {
             };
             slept.map_err(|error| Error::backend(BackendOp::Wait, &error))?;
         }
-        self.reap();
+        self.reap(&mut { PORTION });
         Ok(())
     }
 
@@ -179,6 +190,7 @@ impl<B: Backend> Engine<B> {
     pub(crate) fn next_timeout(&self) -> Option<Duration> {
         if self.port.unsent()
             || self.port.backend.has_backlog()
+            || !self.reaped.is_empty()
             || !self.port.yielded.is_empty()
             || !self.done.is_empty()
             || !self.transform.is_idle()

@@ -47,8 +47,8 @@ impl Transform {
         let input = out.port.arena.segment(&loan, 0, end);
         let work = Work { place: out.place, cluster, loan };
         let workers = self.workers.get_or_insert_with(|| {
-            let notify = out.port.backend.notify_fd().filter(|_| self.most > 0)?;
-            Workers::new(notify, self.most).ok()
+            let notify = out.port.backend.notify_fd().filter(|_| self.crew.most > 0)?;
+            Workers::new(notify, self.crew).ok()
         });
         match workers {
             Some(workers) => {

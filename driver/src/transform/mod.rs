@@ -21,6 +21,8 @@ pub(crate) mod work;
 mod workers;
 
 use inflate::{Decoders, Stream};
+use quod_backend::CpuSet;
+use quod_backend::pool::Crew;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -40,17 +42,18 @@ pub(crate) struct Transform {
     copies: VecDeque<Copying>,
     /// Streams that have not ended, and copies.
     open: usize,
-    /// Workers at most.
-    most: usize,
+    /// The workers that there may be.
+    crew: Crew,
     /// Made when first used; None: they could not be made.
     workers: Option<Option<Workers>>,
 }
 
 impl Transform {
-    /// With at most so many workers.
-    pub(crate) fn new(most: usize) -> Transform {
+    /// With at most so many workers, on these processors.
+    pub(crate) fn new(most: usize, cpus: Option<CpuSet>) -> Transform {
         let (queue, copies) = (VecDeque::new(), VecDeque::new());
-        Transform { queue, decoders: Decoders::default(), copies, open: 0, most, workers: None }
+        let crew = Crew { first: 1, most, cpus };
+        Transform { queue, decoders: Decoders::default(), copies, open: 0, crew, workers: None }
     }
 
     /// There is nothing to transform.

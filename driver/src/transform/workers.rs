@@ -10,7 +10,7 @@ use super::inflate::{Decoders, Progress, Stream};
 use super::work::Work;
 use crate::memory::buffers;
 use quod_backend::Segment;
-use quod_backend::pool::{Pool, Worker};
+use quod_backend::pool::{Crew, Pool, Worker};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,9 +70,13 @@ pub(super) struct Workers {
 
 impl Workers {
     /// One now, and more while those there are busy: as many as the host has processors, at most `most`.
-    pub(super) fn new(notify: BorrowedFd<'_>, most: usize) -> io::Result<Workers> {
-        let most = std::thread::available_parallelism().map_or(1, usize::from).min(most);
-        Ok(Workers { pool: Pool::new(notify, 1, most)?, sending: Vec::new(), collected: Vec::new() })
+    pub(super) fn new(notify: BorrowedFd<'_>, crew: Crew) -> io::Result<Workers> {
+        let most = std::thread::available_parallelism().map_or(1, usize::from).min(crew.most);
+        Ok(Workers {
+            pool: Pool::new(notify, Crew { most, ..crew })?,
+            sending: Vec::new(),
+            collected: Vec::new(),
+        })
     }
 
     pub(super) fn send(&mut self, task: StreamTask) {

@@ -82,6 +82,9 @@ pub struct Args {
     /// Register the buffers with the ring, as a VMM does with a guest's memory
     #[arg(long)]
     registered: bool,
+    /// Processors for the kernel's and the driver's worker threads, as in 2-3,6
+    #[arg(long, value_name = "LIST", value_parser = options::cpus)]
+    worker_cpus: Option<quod::CpuSet>,
     /// Print only what qemu-img prints
     #[arg(short, long)]
     quiet: bool,
@@ -205,6 +208,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         .backend(args.backend.unwrap_or(aio))
         .queue_depth(Config::default().queue_depth.max(load.depth.saturating_add(64)))
         .requests(load.depth.saturating_add(FLUSHES_MAX))
+        .worker_cpus(args.worker_cpus)
         .timing(args.latency);
     Ok(Plan { image: image.clone(), load, open, config })
 }

@@ -67,6 +67,12 @@ pub struct Args {
     /// Cache mode: none is --direct, writeback is not
     #[arg(short = 't', long, value_name = "CACHE", value_parser = ["none", "writeback"])]
     cache: Option<String>,
+    /// Register the buffers with the ring, as a VMM does with a guest's memory
+    #[arg(long)]
+    registered: bool,
+    /// Processors for the kernel's and the driver's worker threads, as in 2-3,6
+    #[arg(long, value_name = "LIST", value_parser = options::cpus)]
+    worker_cpus: Option<quod::CpuSet>,
     /// What an allocating write waits for: image, new-table, table or cluster
     #[arg(long, default_value = "cluster", value_parser = options::gate)]
     gate: quod::AllocationGate,
@@ -190,6 +196,8 @@ fn play_on(args: &Args, source: &Source, summary: &Summary, target: &Target) -> 
         initial: target.initial,
         format: target.format,
         backend: args.backend,
+        registered: args.registered,
+        worker_cpus: args.worker_cpus,
         direct: args.direct || args.cache.as_deref() == Some("none"),
         gate: args.gate,
         policy: if args.writethrough { Policy::Writethrough } else { Policy::Writeback },

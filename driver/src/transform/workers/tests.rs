@@ -4,6 +4,7 @@ use super::*;
 use crate::layer::flight::Place;
 use crate::memory::arena::Arena;
 use crate::transform::tests::{deflated, text};
+use quod_backend::pool::Crew;
 use quod_backend::{Backend, Threads};
 use quod_states::qcow2::Compression;
 
@@ -28,7 +29,8 @@ fn workers_finish_what_they_were_sent_and_say_so() {
             work: Work { place: Place { disk: 0, layer: 0 }, cluster: number, loan },
         });
     };
-    let mut pool = Workers::new(backend.notify_fd().unwrap(), 4).unwrap();
+    let mut pool =
+        Workers::new(backend.notify_fd().unwrap(), Crew { first: 1, most: 4, cpus: None }).unwrap();
     for round in 0..20 {
         (0..round).for_each(|number| send(&mut pool, number));
         let mut seen = vec![false; round];
@@ -67,7 +69,8 @@ fn masks() -> Vec<u64> {
 #[test]
 fn workers_get_no_signals() {
     let backend = Threads::new(1).unwrap();
-    let mut workers = Workers::new(backend.notify_fd().unwrap(), 4).unwrap();
+    let mut workers =
+        Workers::new(backend.notify_fd().unwrap(), Crew { first: 1, most: 4, cpus: None }).unwrap();
     let mut arena = Arena::new();
     let loan = arena.take(1);
     workers.send(StreamTask {
