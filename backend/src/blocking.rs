@@ -17,7 +17,7 @@ use crate::sys::event::EventFd;
 use crate::sys::file::OpenFile;
 use crate::sys::pool::{Finished, SysJob, SysPool};
 use crate::sys::transfer::{self, Transfer};
-use crate::sys::{SysTask, space};
+use crate::sys::{SysTask, extents, space};
 use std::ffi::CString;
 use std::io;
 use std::sync::Arc;
@@ -63,6 +63,15 @@ impl BlockingFile {
     /// The inner one: the system's errno.
     pub fn stat(&mut self) -> Answer<Stat> {
         Ok(self.file.stat())
+    }
+
+    /// The file, in which nothing is yet, is to be allocated in pieces of so many bytes.
+    ///
+    /// # Errors
+    /// The inner one: the system's errno, ENOTTY or EOPNOTSUPP where a file system has no such thing (most but
+    /// XFS), EINVAL where it does not like the number: nothing has changed.
+    pub fn hint_extents(&mut self, bytes: u32) -> Answer<()> {
+        Ok(extents::hint(self.file.fd(), bytes))
     }
 
     /// Takes, changes or drops locks; EAGAIN if somebody else holds a conflicting one.

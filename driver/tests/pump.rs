@@ -459,12 +459,12 @@ fn one_turn_takes_a_portion_of_what_has_finished_and_says_that_there_is_more() {
                 assert!(!std::mem::replace(&mut seen[done.user as usize], true), "once");
                 left -= 1;
             }
-            assert!(waits - left <= 256, "{} in one turn", waits - left);
+            assert!(waits - left <= 512, "{} in one turn", waits - left);
             let finished = driver.backend().in_flight() == 0 && left > 0;
             assert!(!finished || driver.next_timeout() == Some(Duration::ZERO), "more is left");
         }
     }
-    assert!(turns[1] >= COUNT / 256 && turns[0] > turns[1], "what is no hit counts for more: {turns:?}");
+    assert!(turns[1] >= 2 && turns[0] > turns[1], "what is no hit counts for more: {turns:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 pub(crate) mod call;
 pub(crate) mod device;
 pub(crate) mod event;
+pub(crate) mod extents;
 pub(crate) mod file;
 pub(crate) mod lock;
 pub(crate) mod pool;

@@ -157,8 +157,20 @@ fn refusals_are_the_same_words() {
 }
 
 #[test]
+fn extents_are_hinted_at_as_by_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    for (hint, code) in [("extent_size_hint=0", 0), ("extent_size_hint=5G", 1)] {
+        for format in ["raw", "qed", "qcow2"] {
+            let args = ["create", "-f", format, "-o", hint, "x", "1M"];
+            let (ours, theirs) = (quod(&args, folder.path()), qemu_img(&args, folder.path()));
+            assert_eq!((&ours, ours.code), (&theirs, Some(code)), "{format} {hint}");
+        }
+    }
+}
+
+#[test]
 fn what_quod_does_not_do_is_refused_by_name() {
-    for option in ["encryption=on", "encrypt.format=luks", "nocow=on", "extent_size_hint=1M"] {
+    for option in ["encryption=on", "encrypt.format=luks", "nocow=on"] {
         let (answer, _, folder, _) = both(&format!("-o {option} x 1M"));
         let name = option.split('=').next().unwrap();
         assert_eq!(answer.code, Some(1), "{option}");

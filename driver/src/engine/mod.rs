@@ -56,7 +56,10 @@ pub(crate) struct Engine<B> {
     pub(crate) config: Config,
     /// In `submit`: what ends now gets its time when the call ends.
     pub(crate) submitting: bool,
+    /// What the backend has finished, and no turn has taken yet.
     reaped: Vec<Landed>,
+    /// Operations that came back and were no hits, ever.
+    heavy: usize,
     /// Which driver of the process this is: so that nobody takes the id of another one's disk for his own's.
     pub(crate) number: u32,
 }
@@ -87,6 +90,7 @@ impl<B: Backend> Engine<B> {
             config,
             submitting: false,
             reaped: Vec::with_capacity(room),
+            heavy: 0,
             number: DRIVERS.fetch_add(1, Ordering::Relaxed),
         }
     }

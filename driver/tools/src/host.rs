@@ -108,6 +108,12 @@ impl Host {
         self.len
     }
 
+    /// Has the file system allocate so many bytes at once, where it does that.
+    pub(crate) fn hint_extents(&mut self, bytes: u32) -> Result<(), Error> {
+        // elsewhere the file is as good
+        answered(self.file.hint_extents(bytes)).map(drop)
+    }
+
     /// It is a block device: it has the length that it has.
     pub(crate) fn is_device(&self) -> bool {
         self.is_device

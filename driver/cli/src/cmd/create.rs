@@ -116,6 +116,10 @@ pub fn image_options(
         }
         Format::Raw => Qcow2Options::default(),
     };
+    if values.size("extent_size_hint").is_some_and(|hint| u32::try_from(hint).is_err()) {
+        return Err("Extent size hint is too large".into());
+    }
+    let usual = CreateOptions::new(format, size);
     let small = |name| values.size(name).and_then(|value| u32::try_from(value).ok());
     Ok(CreateOptions {
         format,
@@ -123,6 +127,7 @@ pub fn image_options(
         cluster_size: small("cluster_size"),
         table_size: small("table_size"),
         backing: values.text("backing_file").map(|name| (name.to_string(), backing)),
+        extent_size_hint: small("extent_size_hint").unwrap_or(usual.extent_size_hint),
         qcow2,
     })
 }

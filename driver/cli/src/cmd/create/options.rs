@@ -42,7 +42,7 @@ const SIZE: Desc = desc("size", OptionKind::Size, None, "Virtual disk size");
 const BACKING_FILE: Desc = desc("backing_file", OptionKind::Text, None, "File name of a base image");
 const BACKING_FMT: Desc = desc("backing_fmt", OptionKind::Text, None, "Image format of the base image");
 const NOCOW: Desc = desc("nocow", OptionKind::Refused, None, "");
-const EXTENT_SIZE_HINT: Desc = desc("extent_size_hint", OptionKind::Refused, None, "");
+const EXTENT_SIZE_HINT: Desc = desc("extent_size_hint", OptionKind::Size, None, "");
 
 const RAW: &[Desc] = &[SIZE, desc("preallocation", OptionKind::Text, None, ""), NOCOW, EXTENT_SIZE_HINT];
 
