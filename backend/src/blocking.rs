@@ -68,8 +68,8 @@ impl BlockingFile {
     /// The file, in which nothing is yet, is to be allocated in pieces of so many bytes.
     ///
     /// # Errors
-    /// The inner one: the system's errno, ENOTTY or EOPNOTSUPP where a file system has no such thing (most but
-    /// XFS), EINVAL where it does not like the number: nothing has changed.
+    /// The inner one: the system's errno, ENOTTY or EOPNOTSUPP where a file system has no such thing (most
+    /// but XFS), EINVAL where it does not like the number: nothing has changed.
     pub fn hint_extents(&mut self, bytes: u32) -> Answer<()> {
         Ok(extents::hint(self.file.fd(), bytes))
     }

@@ -127,8 +127,8 @@ pub trait Backend {
     fn register_memory(&mut self, region: Segment) -> std::io::Result<MemoryId>;
 
     /// As `register_memory`, of what `other`, a backend of the same process, has registered under `id`: the
-    /// pages are not pinned, and not counted, once more, where the kernel can do that (Linux 6.13, and both are
-    /// the same thread's). Each is taken back by itself.
+    /// pages are not pinned, and not counted, once more, where the kernel can do that (Linux 6.13, and both
+    /// are the same thread's). Each is taken back by itself.
     ///
     /// # Errors
     /// As of [`Backend::register_memory`]; ENOENT: `other` has nothing of this name.

@@ -51,10 +51,10 @@ impl<B: Backend> Driver<B> {
         Ok(MemoryId { driver: self.engine.number, region })
     }
 
-    /// As [`Driver::register_memory`], of what another driver of the process has registered: two drivers of one
-    /// guest, say. Where the kernel can do that (Linux 6.13, both drivers on one thread, both on a ring), the
-    /// registration is shared: it takes some microseconds, and the pages do not count as locked memory a second
-    /// time. Elsewhere they are pinned once more. Each driver takes its own back, in any order.
+    /// As [`Driver::register_memory`], of what another driver of the process has registered: two drivers of
+    /// one guest, say. Where the kernel can do that (Linux 6.13, both drivers on one thread, both on a ring),
+    /// the registration is shared: it takes some microseconds, and the pages do not count as locked memory a
+    /// second time. Elsewhere they are pinned once more. Each driver takes its own back, in any order.
     ///
     /// ```
     /// use quod::{Buffer, Config, Driver, Error};

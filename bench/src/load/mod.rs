@@ -3,5 +3,5 @@
 //! Knows: the public face of the driver. Must never know: traces, what a disk must contain.
 
 pub mod order;
-mod registered;
+pub(crate) mod registered;
 pub mod sequential;

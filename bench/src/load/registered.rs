@@ -1,9 +1,23 @@
-//! A load's buffers, registered with the driver while it runs.
+//! The buffers of a load or of a replay, registered with the driver while it runs.
 //!
 //! Knows: buffers. Must never know: requests.
 
 use quod::{Buffer, Driver, Error, MemoryId};
 use quod_backend::Backend;
+
+/// Registers a buffer. It is taken back before it is freed; where a run fails, the driver, which has the
+/// buffers that are in flight, is not used for requests again.
+pub(crate) fn register_one<B: Backend>(
+    driver: &mut Driver<B>,
+    buffer: &mut Buffer,
+) -> Result<MemoryId, Error> {
+    let len = buffer.as_slice().len();
+    // SAFETY: the callers' promise, as above.
+    unsafe {
+        let whole = buffer.segment(0, len);
+        driver.register_memory(whole)
+    }
+}
 
 /// Registers each of them; fails as `Driver::register_memory` does, and then none is.
 pub(super) fn register<B: Backend>(
@@ -12,14 +26,7 @@ pub(super) fn register<B: Backend>(
     regions: &mut Vec<MemoryId>,
 ) -> Result<(), Error> {
     for buffer in buffers {
-        let len = buffer.as_slice().len();
-        // SAFETY: the run takes the regions back before it drops the buffers; if it fails, the driver, which
-        // has the buffers that are in flight, is not used for requests again.
-        let region = unsafe {
-            let whole = buffer.segment(0, len);
-            driver.register_memory(whole)
-        };
-        match region {
+        match register_one(driver, buffer) {
             Ok(region) => regions.push(region),
             Err(error) => {
                 take_back(driver, regions)?;

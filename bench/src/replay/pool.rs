@@ -3,6 +3,7 @@
 //! Knows: sizes, which regions are registered. Must never know: requests.
 //! Invariants: what lies idle is bounded in bytes; a registered buffer is taken back before it is freed.
 
+use crate::load::registered::register_one;
 use quod::{Buffer, Driver, Error, MemoryId};
 use std::collections::HashMap;
 
@@ -39,12 +40,7 @@ impl BufferPool {
             return Ok(buffer);
         }
         let mut buffer = Buffer::zeroed(len);
-        // SAFETY: `give` and `end` take the region back before they free the buffer; where a replay fails, the
-        // driver, which has the buffers that are in flight, is not used for requests again.
-        let region = unsafe {
-            let whole = buffer.segment(0, len);
-            driver.register_memory(whole)?
-        };
+        let region = register_one(driver, &mut buffer)?;
         self.regions.insert(address(&buffer), region);
         Ok(buffer)
     }
