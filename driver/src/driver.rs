@@ -15,7 +15,7 @@ use crate::request::{Completion, DiskId, DiskInfo, Ended, Refusal, Rejected, Req
 use crate::stats::Stats;
 use crate::trace::TimedTransition;
 use quod_backend::{AnyBackend, Backend};
-use quod_states::{Counters, Refused};
+use quod_states::{Counters, Refused, SnapshotAsk};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -331,6 +331,9 @@ impl<B: Backend> Driver<B> {
         let index = layer_of(&request.kind);
         let layer = &mut disk.layers[index];
         let core = request.kind.to_core(request.user);
+        if let RequestKind::Snapshot(ask) = &request.kind {
+            layer.image.plan_snapshot(SnapshotAsk::clone(ask));
+        }
         // a hit never comes here, but when times are taken
         match layer.image.submit_no_hit(core) {
             Ok(slot) => {

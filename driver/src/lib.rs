@@ -73,7 +73,7 @@ pub use trace::TimedTransition;
 pub use quod_backend::{BackendKind, Buffer, CpuSet, Segment};
 pub use quod_states::{
     AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Met, Policy,
-    Report, RequestId, SnapshotSelector, State, Status, Transition, qcow2::Compression,
+    Report, RequestId, SnapshotAsk, SnapshotSelector, State, Status, Transition, qcow2::Compression,
 };
 
 // for the crates of the workspace

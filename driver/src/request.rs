@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::memory::buffers::Buffers;
-use quod_states::{Extent, Flags, Format, Info, Met, Report};
+use quod_states::{Extent, Flags, Format, Info, Met, Report, SnapshotAsk};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -141,6 +141,8 @@ pub enum RequestKind {
         /// Bytes.
         size: u64,
     },
+    /// Make, apply or delete a snapshot in the image (qcow2).
+    Snapshot(Box<SnapshotAsk>),
 }
 
 /// The kinds of request, by name alone.
@@ -164,11 +166,13 @@ pub enum Kind {
     Close,
     /// [`RequestKind::Resize`].
     Resize,
+    /// [`RequestKind::Snapshot`].
+    Snapshot,
 }
 
 impl Kind {
     /// All of them; each one's index is its number.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Read,
         Kind::Write,
         Kind::WriteZeroes,
@@ -178,6 +182,7 @@ impl Kind {
         Kind::Quiesce,
         Kind::Close,
         Kind::Resize,
+        Kind::Snapshot,
     ];
 
     /// Its name.
@@ -192,12 +197,13 @@ impl Kind {
             Kind::Quiesce => "quiesce",
             Kind::Close => "close",
             Kind::Resize => "resize",
+            Kind::Snapshot => "snapshot",
         }
     }
 
     /// It may change what the guest reads, or the size of its disk.
     pub const fn changes(self) -> bool {
-        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize)
+        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize | Kind::Snapshot)
     }
 }
 
@@ -214,6 +220,7 @@ impl RequestKind {
             RequestKind::Quiesce => Kind::Quiesce,
             RequestKind::Close => Kind::Close,
             RequestKind::Resize { .. } => Kind::Resize,
+            RequestKind::Snapshot(_) => Kind::Snapshot,
         }
     }
 
@@ -237,6 +244,7 @@ impl RequestKind {
             RequestKind::Quiesce => CompletionKind::Quiesce,
             RequestKind::Close => CompletionKind::Close,
             RequestKind::Resize { .. } => CompletionKind::Resize,
+            RequestKind::Snapshot(_) => CompletionKind::Snapshot,
         }
     }
 
@@ -248,7 +256,8 @@ impl RequestKind {
             RequestKind::WriteZeroes { len, .. }
             | RequestKind::Discard { len, .. }
             | RequestKind::Map { len, .. } => *len,
-            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. } => 0,
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => 0,
+            RequestKind::Resize { .. } | RequestKind::Snapshot(_) => 0,
         }
     }
 
@@ -270,6 +279,7 @@ impl RequestKind {
             RequestKind::Quiesce => (Core::Quiesce, 0, 0, plain),
             RequestKind::Close => (Core::Close, 0, 0, plain),
             RequestKind::Resize { size } => (Core::Resize { size }, 0, 0, plain),
+            RequestKind::Snapshot(_) => (Core::Snapshot, 0, 0, plain),
         };
         quod_states::Request { kind, offset, len, flags, user }
     }
@@ -340,6 +350,42 @@ impl Request {
     /// refused as busy.
     pub fn resize(size: u64, user: u64) -> Request {
         Request { kind: RequestKind::Resize { size }, user }
+    }
+
+    /// Make, apply or delete a snapshot in the image (qcow2), durably: all of it or, after an error or a
+    /// power cut, nothing. It begins when all that was taken before it has ended, and until it has ended
+    /// every request is refused as busy; it takes as long as reading all tables of the disk and of the
+    /// snapshot, and writing those that change. An applied one gives the disk the size that it had.
+    ///
+    /// [`ErrorKind::NoSnapshot`](crate::ErrorKind::NoSnapshot) if there is no such snapshot.
+    ///
+    /// ```
+    /// use quod::{CompletionKind, Config, Driver, OpenOptions, Request, SnapshotAsk, SnapshotSelector};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 30))?;
+    /// # let mut driver = Driver::new(Config::default())?;
+    /// # let disk = driver.open(&path, OpenOptions::new().write(true))?;
+    /// # while driver.next_completion().is_none() {
+    /// #     driver.wait(None)?;
+    /// # }
+    /// let create = SnapshotAsk::Create { name: b"before".to_vec(), date_sec: 1_800_000_000, date_nsec: 0 };
+    /// let which = || SnapshotSelector::Name(b"before".to_vec());
+    /// for ask in [create, SnapshotAsk::Apply(which()), SnapshotAsk::Delete(which())] {
+    ///     driver.submit(disk, Request::snapshot(ask, 1))?;
+    ///     let done = loop {
+    ///         driver.wait(None)?;
+    ///         if let Some(done) = driver.next_completion() {
+    ///             break done;
+    ///         }
+    ///     };
+    ///     done.result?;
+    ///     assert!(matches!(done.kind, CompletionKind::Snapshot));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn snapshot(ask: SnapshotAsk, user: u64) -> Request {
+        Request { kind: RequestKind::Snapshot(Box::new(ask)), user }
     }
 
     /// Durable, its mapping included, before it completes: a write or write-zeroes. Of other kinds it means
@@ -439,6 +485,8 @@ pub enum CompletionKind {
     Close,
     /// The disk has its new size.
     Resize,
+    /// The snapshot is made, applied or deleted.
+    Snapshot,
 }
 
 impl CompletionKind {
@@ -455,6 +503,7 @@ impl CompletionKind {
             CompletionKind::Quiesce => Kind::Quiesce,
             CompletionKind::Close => Kind::Close,
             CompletionKind::Resize => Kind::Resize,
+            CompletionKind::Snapshot => Kind::Snapshot,
         })
     }
 

@@ -69,6 +69,16 @@ pub fn essence(sim: &Sim, path: &str) -> Option<u128> {
     Some(hash_words(hash_bytes(0, &sim.file_range(path, 0, end as usize)), [len, end]))
 }
 
+/// The identifiers of its snapshots.
+pub fn snapshot_ids(sim: &Sim, path: &str) -> Checked<Vec<Vec<u8>>> {
+    qcow2::snapshot_ids(sim, path)
+}
+
+/// How many snapshots its header says that it has; of qcow2 alone.
+pub fn snapshots(header: &[u8]) -> usize {
+    header.get(60..64).and_then(<[u8]>::first_chunk).map_or(0, |count| u32::from_be_bytes(*count) as usize)
+}
+
 /// The copy of an image in which the disk is that of a snapshot.
 pub fn as_snapshot(sim: &Sim, path: &str, index: usize) -> Checked<Vec<u8>> {
     qcow2::as_snapshot(sim, path, index)

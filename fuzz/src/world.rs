@@ -13,9 +13,10 @@ mod subject;
 mod tally;
 
 pub use ask::Ask;
-pub use subject::{Session, Subject, Tweak, as_is};
+pub use subject::{Kept, Session, Subject, Tweak, as_is};
 pub use tally::Tally;
 
+use crate::image;
 use crate::probe::Probe;
 use ask::request;
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, ErrorKind, Format, Refusal, Rejected};
@@ -55,6 +56,10 @@ pub struct World {
     subject: Subject,
     /// Sizes that were asked for, and may be found after a power cut or a failure.
     sizes: Vec<u64>,
+    /// What each snapshot holds, as far as it was answered;
+    kept: Kept,
+    /// the list, and what the guest sees, that may be found as well.
+    next: Option<(Kept, Option<Arc<[u8]>>)>,
     /// Operations have failed in this session: requests may fail too, and nothing is promised about space.
     faulted: bool,
     /// Operations that had failed before the session.
@@ -79,6 +84,7 @@ pub struct World {
 impl World {
     /// A world around this disk, whose guest sees `content`. Nothing is open yet.
     pub fn new(sim: Sim, content: impl Into<Arc<Vec<u8>>>, session: Session, subject: Subject) -> World {
+        let kept = subject.snapshots.clone();
         World {
             leaks: subject.leaks,
             opened_len: sim.file_len(TOP).unwrap_or(0),
@@ -90,6 +96,8 @@ impl World {
             next_user: 1,
             subject,
             sizes: Vec::new(),
+            kept,
+            next: None,
             faulted: false,
             failed_before: 0,
             blind: false,
@@ -171,7 +179,9 @@ impl World {
 
     /// Of all that a power cut now must keep.
     pub fn promises(&self) -> u128 {
-        hash_words(self.model.digest() ^ u128::from(self.is_tidy()), self.sizes.iter().copied())
+        let next = self.next.as_ref().map_or(u64::MAX, |(kept, _)| kept.len() as u64);
+        let lists = [self.kept.len() as u64, next];
+        hash_words(self.model.digest() ^ u128::from(self.is_tidy()), self.sizes.iter().copied().chain(lists))
     }
 
     /// The image.
@@ -223,7 +233,12 @@ impl World {
         if matches!(ask, Ask::Resize { .. }) && !qed && self.resizing().next().is_some() {
             return Ok(false);
         }
-        let Some(request) = request(ask, user) else {
+        // what a snapshot holds is known if nothing is in flight
+        if ask.is_snapshot() && !self.tickets.is_empty() {
+            return Ok(false);
+        }
+        let ids = if ask.is_snapshot() { image::snapshot_ids(self.sim(), TOP)? } else { Vec::new() };
+        let Some(request) = request(ask, user, &ids) else {
             let Ask::Cancel { back } = ask else { return fail("not a request") };
             return self.cancel(disk, user.saturating_sub(back));
         };
@@ -244,6 +259,9 @@ impl World {
         self.tidy = false;
         if let Ask::Resize { len } = ask {
             self.sizes.push(len);
+        }
+        if ask.is_snapshot() {
+            self.next = Some(self.list_after(ask)?);
         }
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
@@ -421,9 +439,51 @@ impl World {
                 self.sizes = self.resizing().collect();
                 Ok(())
             }
+            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } if ok => {
+                if let Some((kept, content)) = self.next.take() {
+                    self.kept = kept;
+                    if let Some(content) = content {
+                        self.model.settle(&content);
+                    }
+                }
+                Ok(())
+            }
+            // of a failed header nobody knows which list it leads to
+            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } => {
+                self.next = self.next.take().filter(|_| self.is_poisoned());
+                Ok(())
+            }
             Ask::Close => self.closed(ticket.submitted, ok),
             _ => Ok(()),
         }
+    }
+
+    /// The list of snapshots, and what the guest sees if that is something else, when this was done.
+    fn list_after(&self, ask: Ask) -> Checked<(Kept, Option<Arc<[u8]>>)> {
+        let mut kept = self.kept.clone();
+        let longer = self.subject.lists.iter().find(|list| list.len() == kept.len() + 1);
+        match (ask, longer) {
+            (Ask::Keep, Some(longer)) => Ok((longer.clone(), None)),
+            (Ask::Apply { index }, _) if index < kept.len() => {
+                let content = Arc::clone(&kept[index]);
+                Ok((kept, Some(content)))
+            }
+            (Ask::Drop { index }, _) if index < kept.len() => {
+                kept.remove(index);
+                Ok((kept, None))
+            }
+            _ => fail(format!("{ask:?}, and nobody knows of such a snapshot")),
+        }
+    }
+
+    /// After a power cut now, may there be so many snapshots?
+    pub fn may_have_snapshots(&self, count: usize) -> bool {
+        count == self.kept.len() || self.next.as_ref().is_some_and(|(kept, _)| kept.len() == count)
+    }
+
+    /// What else than the model says the guest may find after a power cut now: all of it.
+    pub fn may_find(&self) -> Option<&[u8]> {
+        self.next.as_ref()?.1.as_deref()
     }
 
     fn read_ended(&mut self, ticket: &Ticket, offset: u64, buffers: Option<&Buffers>, user: u64) -> Checked {

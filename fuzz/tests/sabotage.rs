@@ -117,6 +117,8 @@ noticed! {
     fn dropped_entries_before_what_takes_their_place() DropBeforePlace "qcow2-dirty-with-a-dangling" Explorer
     fn unknown_extensions_stay() HeaderBytes "qcow2-unknown-header-bytes" Explorer
     fn unknown_bits_are_cleared_first() AutoclearFirst "qcow2-unknown-autoclear-bits" Explorer
+    fn a_new_list_is_durable_before_the_header() SnapshotBeforeHeader "qcow2-snapshot-made" Explorer
+    fn an_old_list_is_free_last() SnapshotBeforeFree "qcow2-snapshot-deleted" Explorer
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer
     fn nothing_shared_is_written_in_place() CopiedOnly "qcow2-shared" ExplorerAndSimulator
     fn entries_durable_before_a_flush_ends() SyncTables "qcow2-writer" Explorer

@@ -33,6 +33,7 @@ pub mod probe;
 pub mod qcow2;
 pub mod qed;
 mod rule;
+pub mod snapshots;
 mod space;
 mod steps;
 mod tables;
@@ -56,3 +57,4 @@ pub use probe::Foreign;
 pub use qcow2::snapshot::Selector as SnapshotSelector;
 #[cfg(feature = "sabotage")]
 pub use rule::Rule;
+pub use snapshots::Ask as SnapshotAsk;

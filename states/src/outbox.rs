@@ -50,6 +50,8 @@ bitflags! {
         const WROTE = 1 << 10;
         /// The round's tables are to be written.
         const TABLES = 1 << 12;
+        /// Work on a snapshot may begin.
+        const JOB = 1 << 13;
         /// Space that the file cannot give may have come free inside it.
         const FEED = 1 << 11;
     }
@@ -110,6 +112,8 @@ pub(crate) enum Purpose {
     L1Read,
     /// and the new one.
     L1Write,
+    /// A snapshot being made, applied or deleted.
+    Snapshot,
 }
 
 /// I/O of a shared object that is in flight.

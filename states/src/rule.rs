@@ -147,4 +147,8 @@ pub enum Rule {
     ClearBeforeUse = 1 << 60,
     /// QC6: of a device, clusters that may hold anything are handed only to a write that covers them.
     CoverStale = 1 << 61,
+    /// QC21: all that is new of a snapshot is durable before the header leads to it.
+    SnapshotBeforeHeader = 1 << 62,
+    /// QC22: the header with a new list is durable before what only the old one led to is free.
+    SnapshotBeforeFree = 1 << 63,
 }

@@ -237,7 +237,8 @@ fn op(done: &Completion) -> quod_op {
         Some(Kind::Discard) => quod_op::Discard,
         Some(Kind::Flush) => quod_op::Flush,
         Some(Kind::Map) => quod_op::Map,
-        Some(Kind::Quiesce) => quod_op::Quiesce,
+        // none is submitted from C
+        Some(Kind::Quiesce | Kind::Snapshot) => quod_op::Quiesce,
         Some(Kind::Resize) => quod_op::Resize,
         Some(Kind::Close) => quod_op::Close,
     }

@@ -14,7 +14,9 @@ mod output;
 mod words;
 
 use clap::{Parser, Subcommand};
-use cmd::{bench, check, compare, convert, create, info, map, measure, mount, replay, resize, serve};
+use cmd::{
+    bench, check, compare, convert, create, info, map, measure, mount, replay, resize, serve, snapshot,
+};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ enum Command {
     Convert(convert::Args),
     Resize(resize::Args),
     Measure(measure::Args),
+    Snapshot(snapshot::Args),
     /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
     #[command(disable_help_flag = true)]
     Io {
@@ -84,6 +87,7 @@ fn run(command: Command) -> ExitCode {
     match command {
         Command::Create(args) => create::run(args),
         Command::Measure(args) => measure::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::Info(args) => info::run(args),
         Command::Check(args) => check::run(args),
         Command::Map(args) => map::run(args),

@@ -163,7 +163,9 @@ impl<B: Backend> Engine<B> {
                 match &mut ended.kind {
                     CompletionKind::Close => return self.begin_close(place.disk, ended),
                     CompletionKind::Map(answer) => *answer = extent.map(|extent| *extent),
-                    CompletionKind::Resize if ended.result.is_ok() => disk.resized(),
+                    CompletionKind::Resize | CompletionKind::Snapshot if ended.result.is_ok() => {
+                        disk.resized()
+                    }
                     _ => {}
                 }
                 self.complete(ended);

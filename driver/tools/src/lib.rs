@@ -30,6 +30,7 @@ mod luks;
 mod map;
 mod measure;
 mod session;
+mod snapshot;
 
 pub use backing::set_backing;
 pub use below::Below;
@@ -48,6 +49,7 @@ pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;
 pub use quod_states::qcow2::{Encryption, Preallocation};
 pub use session::Session;
+pub use snapshot::{snapshot, snapshot_now};
 
 /// The example of the README, compiled.
 #[doc = include_str!("../README.md")]

@@ -106,6 +106,13 @@ impl Images {
     fn judge_image(&mut self, world: &World, image: Sim, bound: usize, out: &mut Explored) -> Checked {
         let header = image.file_range(TOP, 0, 512);
         let content = self.recover(image, bound, out)?;
+        let count = image::snapshots(&header);
+        if !world.subject().lists.is_empty() && !world.may_have_snapshots(count) {
+            return fail(format!("after a power cut there are {count} snapshots"));
+        }
+        if world.may_find().is_some_and(|found| self.is_found(found, &content.1)) {
+            return Ok(());
+        }
         if !world.may_have_size(content.0) {
             return fail(format!("after a power cut the disk has {} bytes", content.0));
         }
@@ -114,6 +121,14 @@ impl Images {
             judge_sector(world, *sector, &self.contents[*number as usize])?;
         }
         Ok(())
+    }
+
+    /// All that was touched holds this.
+    fn is_found(&self, found: &[u8], numbers: &[u32]) -> bool {
+        self.touched.iter().zip(numbers).all(|(sector, number)| {
+            let start = (*sector * SECTOR) as usize;
+            found.get(start..start + SECTOR as usize) == Some(&self.contents[*number as usize][..])
+        })
     }
 
     /// The first opening of the scenario's image, and the power cuts within it.

@@ -10,12 +10,22 @@ mod qcow2;
 mod qed;
 mod rules;
 mod setting;
+mod snapshots;
 
 pub(crate) use setting::stale_files;
 pub use setting::{CLUSTER, Prepared, Scenario};
 
 /// All, small ones first.
 pub fn all() -> Vec<Scenario> {
-    let families = [qed::all, qcow2::all, edges::all, data_file::all, device::all, rules::all, cancel::all];
+    let families = [
+        qed::all,
+        qcow2::all,
+        edges::all,
+        data_file::all,
+        device::all,
+        rules::all,
+        cancel::all,
+        snapshots::all,
+    ];
     families.into_iter().flat_map(|family| family()).collect()
 }

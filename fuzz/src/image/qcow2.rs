@@ -72,6 +72,12 @@ fn snapshots(sim: &Sim, path: &str, header: &Header) -> Checked<Vec<Snapshot>> {
     Ok(snapshots)
 }
 
+pub(super) fn snapshot_ids(sim: &Sim, path: &str) -> Checked<Vec<Vec<u8>>> {
+    let snapshots = snapshots(sim, path, &header(sim, path)?)?;
+    Ok(snapshots.into_iter().map(|snapshot| snapshot.id).collect())
+}
+
+/// See the parent.
 pub(super) fn as_snapshot(sim: &Sim, path: &str, index: usize) -> Checked<Vec<u8>> {
     let mut header = header(sim, path)?;
     let snapshots = snapshots(sim, path, &header)?;

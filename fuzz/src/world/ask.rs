@@ -2,7 +2,7 @@
 //!
 //! Knows: kinds, ranges, payloads. Must never know: what is allowed as an answer.
 
-use quod::{Buffer, Buffers, Request};
+use quod::{Buffer, Buffers, Request, SnapshotAsk, SnapshotSelector};
 use quod_bench::contract::payload;
 
 /// What the guest may ask.
@@ -32,6 +32,16 @@ pub enum Ask {
     Resize {
         len: u64,
     },
+    /// The disk is kept, as the last snapshot of the list.
+    Keep,
+    /// The disk becomes what the snapshot of this index keeps.
+    Apply {
+        index: usize,
+    },
+    /// That one goes.
+    Drop {
+        index: usize,
+    },
     Close,
     /// No request: cancels the one that was made so many before.
     Cancel {
@@ -42,7 +52,13 @@ pub enum Ask {
 impl Ask {
     /// It may change what the guest reads, or the size of its disk.
     pub fn changes(self) -> bool {
-        matches!(self, Ask::Write { .. } | Ask::Zero { .. } | Ask::Discard { .. } | Ask::Resize { .. })
+        let data = matches!(self, Ask::Write { .. } | Ask::Zero { .. } | Ask::Discard { .. });
+        data || self.is_snapshot() || matches!(self, Ask::Resize { .. })
+    }
+
+    /// It is about the list of snapshots.
+    pub fn is_snapshot(self) -> bool {
+        matches!(self, Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. })
     }
 
     /// The guest's bytes that it is about.
@@ -53,12 +69,15 @@ impl Ask {
             | Ask::Zero { offset, len, .. }
             | Ask::Discard { offset, len } => Some((offset, offset + len)),
             Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close | Ask::Cancel { .. } => None,
+            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } => None,
         }
     }
 }
 
-/// The driver's request, if it is one; payloads are split into up to three buffers, by its number.
-pub(super) fn request(ask: Ask, user: u64) -> Option<Request> {
+/// The driver's request, if it is one; payloads are split into up to three buffers, by its number. `ids`: of
+/// the snapshots in the list.
+pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>]) -> Option<Request> {
+    let which = |index: usize| SnapshotSelector::Id(ids.get(index).cloned().unwrap_or_default());
     let split = |bytes: Vec<u8>| -> Buffers {
         if !user.is_multiple_of(3) || bytes.len() < 3 {
             return Buffer::from(&bytes[..]).into();
@@ -80,6 +99,12 @@ pub(super) fn request(ask: Ask, user: u64) -> Option<Request> {
         Ask::Flush => Request::flush(user),
         Ask::Quiesce => Request::quiesce(user),
         Ask::Resize { len } => Request::resize(len, user),
+        Ask::Keep => {
+            let ask = SnapshotAsk::Create { name: b"kept".to_vec(), date_sec: 1, date_nsec: 2 };
+            Request::snapshot(ask, user)
+        }
+        Ask::Apply { index } => Request::snapshot(SnapshotAsk::Apply(which(index)), user),
+        Ask::Drop { index } => Request::snapshot(SnapshotAsk::Delete(which(index)), user),
         Ask::Close => Request::close(user),
         Ask::Cancel { .. } => return None,
     })

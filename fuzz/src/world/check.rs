@@ -2,7 +2,7 @@
 //!
 //! Knows: the driver's layers as far as they can be asked. Must never know: why something holds.
 
-use super::{Session, Subject, TOP, World};
+use super::{Kept, Session, Subject, TOP, World};
 use crate::image;
 use crate::image::Form;
 use quod::{Buffer, Buffers, DiskId, OpenOptions, Request};
@@ -57,6 +57,9 @@ impl World {
         self.tally.clean_closes += 1;
         self.keeps_bytes("after a clean close")?;
         self.snapshots_hold("after a clean close")?;
+        if !self.subject.lists.is_empty() && image::snapshot_ids(self.sim(), TOP)?.len() != self.kept.len() {
+            return fail(format!("a clean close leaves another list than one of {}", self.kept.len()));
+        }
         if !self.subject.checks() {
             return Ok(());
         }
@@ -121,7 +124,22 @@ impl World {
 
     /// Each snapshot, read by the driver as if it were the disk, holds what it held.
     pub(super) fn snapshots_hold(&self, when: &str) -> Checked {
-        let snapshots = self.subject.snapshots.iter().enumerate();
+        let (subject, mut last) = (&self.subject, Ok(()));
+        if subject.lists.is_empty() {
+            return self.list_holds(&subject.snapshots, when);
+        }
+        let count = image::snapshot_ids(self.sim(), TOP)?.len();
+        for list in subject.lists.iter().filter(|list| list.len() == count) {
+            last = self.list_holds(list, when);
+            if last.is_ok() {
+                return Ok(());
+            }
+        }
+        last.and_then(|()| fail(format!("{when}: {count} snapshots, and nobody asked for so many")))
+    }
+
+    fn list_holds(&self, list: &Kept, when: &str) -> Checked {
+        let snapshots = list.iter().enumerate();
         snapshots.into_iter().try_for_each(|(index, held)| self.snapshot_holds(index, held, when))
     }
 
@@ -222,6 +240,9 @@ impl World {
             self.keeps_bytes("after a power cut")?;
             image::survived(self.sim(), TOP)?;
         }
+        if self.subject.tight && image::leaks(self.sim(), TOP)? > self.subject.leaks {
+            return fail("a power cut leaves a leak");
+        }
         self.snapshots_hold("after a power cut")?;
         if !self.open(&mut Fifo)? {
             return fail("the image does not open");
@@ -249,6 +270,7 @@ impl World {
             words.push(*user);
             words.extend(self.model.ended_before(ticket.submitted));
         }
+        words.extend([self.kept.len() as u64, self.next.is_some().into()]);
         words.extend([u64::from(self.faulted), u64::from(self.blind), self.disk.is_some().into()]);
         hash_words(5, words)
     }

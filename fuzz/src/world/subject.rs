@@ -7,6 +7,9 @@ use crate::image::{Data, Form, Qcow2};
 use quod::{Format, OpenOptions};
 use std::sync::Arc;
 
+/// What each snapshot of a list holds.
+pub type Kept = Vec<Arc<[u8]>>;
+
 /// The image under test.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -17,7 +20,11 @@ pub struct Subject {
     /// Bytes of the disk below: they may not come to light when the disk grows.
     pub below: u64,
     /// What each of its snapshots holds.
-    pub snapshots: Vec<Arc<[u8]>>,
+    pub snapshots: Kept,
+    /// The lists of snapshots that requests lead to.
+    pub lists: Vec<Kept>,
+    /// Nothing but the list changes: no power cut may leave a leak that was not there.
+    pub tight: bool,
     /// Clusters in use by nothing, at the start.
     pub leaks: u64,
     /// Bytes of the file that must stay as they are, and where they lie.
@@ -41,6 +48,8 @@ impl Subject {
             backed: false,
             below: 0,
             snapshots: Vec::new(),
+            lists: Vec::new(),
+            tight: false,
             leaks: 0,
             kept: (0, [].into()),
             bad: (0, 0),

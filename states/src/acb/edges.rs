@@ -98,13 +98,16 @@ const QCOW2_ALONE: Edges = &[
     (ReadModify, CopyOnWrite),
     (ClearAutoclear, WaitRequests),
     (SyncData, Resize),
+    (SyncData, Snapshot),
     (SyncData, FindCluster),
     (UpdateL2, SyncData),
     (SyncTables, SyncData),
     (SyncTables, FindCluster),
     (SyncTables, Resize),
+    (SyncTables, Snapshot),
     (WaitRequests, FindCluster),
     (Resize, Done),
+    (Snapshot, Done),
 ];
 
 /// Raw.

@@ -20,6 +20,8 @@ pub(crate) enum Job {
     Close,
     /// The guest disk gets another size, bytes.
     Resize { size: u64 },
+    /// A snapshot is made, applied or deleted.
+    Snapshot,
 }
 
 impl Job {
@@ -28,6 +30,7 @@ impl Job {
         let job = match kind {
             RequestKind::Close => Some(Job::Close),
             RequestKind::Resize { size } => Some(Job::Resize { size }),
+            RequestKind::Snapshot => Some(Job::Snapshot),
             RequestKind::Read | RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard => None,
             RequestKind::Flush | RequestKind::Map | RequestKind::Quiesce => None,
         };
@@ -82,6 +85,8 @@ pub(crate) struct Copying {
 pub(crate) struct Jobs {
     closing: bool,
     resizing: Option<Resizing>,
+    /// A snapshot is made, applied or deleted.
+    editing: bool,
     /// Nothing is accepted until it is done.
     exclusive: bool,
     /// What a device said when its length was last asked for.
@@ -92,8 +97,25 @@ impl Jobs {
     /// A job refuses something: the common case at one glance.
     #[inline]
     pub(crate) const fn refuse(&self) -> bool {
-        debug_assert!(!self.exclusive || self.resizing.is_some(), "what is alone runs");
+        debug_assert!(!self.exclusive || self.runs(), "what is alone runs");
         self.closing || self.exclusive
+    }
+
+    const fn runs(&self) -> bool {
+        debug_assert!(!self.editing || self.exclusive, "a snapshot is made alone");
+        self.resizing.is_some() || self.editing
+    }
+
+    /// Work on a snapshot begins, beside nothing else.
+    pub(crate) const fn edit(&mut self) {
+        debug_assert!(!self.exclusive && !self.closing, "nothing that is alone runs");
+        (self.editing, self.exclusive) = (true, true);
+    }
+
+    /// It has ended, well or not.
+    pub(crate) const fn end_edit(&mut self) {
+        debug_assert!(self.editing, "it has begun");
+        (self.editing, self.exclusive) = (false, false);
     }
 
     /// Is a request of this kind taken beside what runs? `alone`: the rule that a job may be alone holds.
@@ -102,6 +124,8 @@ impl Jobs {
         match kind {
             _ if self.exclusive && alone => Err(Refused::Busy),
             RequestKind::Resize { .. } if self.resizing.is_some() => Err(Refused::Busy),
+            // with the tables that it moves, or takes from
+            RequestKind::Snapshot if self.resizing.is_some() => Err(Refused::Busy),
             _ => Ok(()),
         }
     }
@@ -134,7 +158,7 @@ impl Jobs {
     }
 
     pub(crate) const fn is_alone(&self) -> bool {
-        debug_assert!(!self.exclusive || self.resizing.is_some(), "what is alone runs");
+        debug_assert!(!self.exclusive || self.runs(), "what is alone runs");
         self.exclusive
     }
 
@@ -195,7 +219,7 @@ impl Jobs {
             Some(step) if step.moves_table() && !self.exclusive => {
                 Err(format!("a table moves, and others are accepted: {step:?}"))
             }
-            None if self.exclusive => Err(String::from("nothing runs, and is alone")),
+            None if self.exclusive && !self.editing => Err(String::from("nothing runs, and is alone")),
             _ => Ok(()),
         }
     }

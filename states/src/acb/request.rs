@@ -69,6 +69,9 @@ pub enum RequestKind {
         /// Bytes.
         size: u64,
     },
+    /// Make, apply or delete a snapshot: what was said by
+    /// [`Image::plan_snapshot`](crate::Image::plan_snapshot) just before.
+    Snapshot,
 }
 
 impl RequestKind {
@@ -77,14 +80,18 @@ impl RequestKind {
     pub const fn changes(self) -> bool {
         matches!(
             self,
-            RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard | RequestKind::Resize { .. }
+            RequestKind::Write
+                | RequestKind::WriteZeroes
+                | RequestKind::Discard
+                | RequestKind::Resize { .. }
+                | RequestKind::Snapshot
         )
     }
 
     /// It is a job on the whole image: its steps follow each other, one acb takes them.
     #[inline]
     pub(crate) const fn is_job(self) -> bool {
-        matches!(self, RequestKind::Close | RequestKind::Resize { .. })
+        matches!(self, RequestKind::Close | RequestKind::Resize { .. } | RequestKind::Snapshot)
     }
 }
 
@@ -93,7 +100,7 @@ impl RequestKind {
 pub struct Request {
     /// What.
     pub kind: RequestKind,
-    /// First byte of the guest disk; 0 for a kind that has no range: flush, quiesce, close, resize.
+    /// First byte of the guest disk; 0 for a kind that has no range: flush, quiesce, close, resize, snapshot.
     pub offset: u64,
     /// Bytes; 0 for a kind that has no range.
     pub len: u64,

@@ -88,6 +88,8 @@ states! {
     SyncTables,
     /// waits for the length of the file, or the size of the guest disk, to be set
     Resize,
+    /// waits for a snapshot to be made, applied or deleted
+    Snapshot,
     /// waits for nothing: its range is finished or failed, the answer is on its way
     Done,
 }

@@ -40,6 +40,14 @@ pub enum Lack {
     ResizeVersion2,
     /// To resize a qcow2 image with a data file.
     ResizeDataFile,
+    /// More references to a cluster than refcounts of so many bits can say.
+    RefcountOverflow(u32),
+    /// More snapshots than an image may have, or a longer list of them.
+    TooManySnapshots,
+    /// To change the disk of an image with persistent bitmaps from under them.
+    SnapshotBitmaps,
+    /// Snapshots of an image whose guest data lies in another file.
+    SnapshotDataFile,
     /// To resize a device, of so many bytes.
     ResizeDevice(u64),
     /// Snapshots in a file of a format that has none, by its name.
@@ -89,6 +97,14 @@ impl fmt::Display for Lack {
             Lack::GrowQed => f.write_str("growing a QED image whose backing file is longer than it"),
             Lack::ResizeVersion2 => f.write_str("resizing a qcow2 image of version 2 that has snapshots"),
             Lack::ResizeDataFile => f.write_str("resizing a qcow2 image with a data file"),
+            Lack::RefcountOverflow(bits) => {
+                write!(f, "more references to a cluster than refcounts of {bits} bits can say")
+            }
+            Lack::TooManySnapshots => f.write_str("more than 65536 snapshots, or 64 MiB of a list of them"),
+            Lack::SnapshotBitmaps => {
+                f.write_str("applying a snapshot to an image with persistent bitmaps, which would be wrong")
+            }
+            Lack::SnapshotDataFile => f.write_str("snapshots of an image with a data file"),
             Lack::Snapshots(format) => write!(f, "the format {format} has no snapshots"),
             Lack::ResizeDevice(len) => write!(f, "resizing a device: it has {len} bytes"),
         }

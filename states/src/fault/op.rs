@@ -54,6 +54,8 @@ pub enum Op {
     Length,
     /// A turn of the embedder.
     CountDown,
+    /// All that making, applying or deleting a snapshot takes.
+    Snapshot,
     /// All that opening an image takes.
     Open,
     /// All that a check takes,
@@ -94,6 +96,7 @@ impl Op {
             Op::SetLen => "set length",
             Op::Length => "ask for the length",
             Op::CountDown => "count down",
+            Op::Snapshot => "snapshot",
             Op::Open => "open image",
             Op::Check => "check",
             Op::CheckL2 => "read L2 table",

@@ -29,7 +29,7 @@ impl Image {
             RequestKind::Flush | RequestKind::Quiesce if self.options.read_only => Next::Done,
             RequestKind::Flush => Next::Join(Want::Durable),
             RequestKind::Quiesce => Next::Join(Want::Clean),
-            RequestKind::Close | RequestKind::Resize { .. } => self.start_job(a),
+            RequestKind::Close | RequestKind::Resize { .. } | RequestKind::Snapshot => self.start_job(a),
         };
         self.go_on(a, next);
     }
@@ -78,6 +78,7 @@ impl Image {
             State::MarkDirty | State::SyncData | State::UpdateL2 | State::SyncTables => self.committed(a),
             State::WaitRequests => self.job_alone(a),
             State::Resize => self.length_set(a),
+            State::Snapshot => Next::Done,
             State::Done => Next::Done,
         }
     }

@@ -94,7 +94,7 @@ impl Image {
         if !self.space.is_growing() {
             self.space.answer(&mut self.requests, &Error::Poisoned);
         }
-        self.outbox.due |= Due::SLOTS;
+        self.outbox.due |= Due::SLOTS | Due::JOB;
         debug_assert!(self.health.is_halted());
     }
 

@@ -110,9 +110,11 @@ impl Image {
             | RequestKind::WriteZeroes
             | RequestKind::Discard
             | RequestKind::Map => (request.offset, request.offset + request.len),
-            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. } => {
-                (0, 0)
-            }
+            RequestKind::Flush
+            | RequestKind::Quiesce
+            | RequestKind::Close
+            | RequestKind::Resize { .. }
+            | RequestKind::Snapshot => (0, 0),
         };
         debug_assert!(pos <= end && end <= self.size);
         let (acb, id) = self.requests.begin(&request, pos, end);
@@ -136,6 +138,7 @@ impl Image {
                 debug_assert_eq!((request.offset, request.len), (0, 0), "it has no range");
                 self.layout.admit_resize(counted, now, size).map_err(Refused::Invalid)?;
             }
+            RequestKind::Snapshot => self.admit_snapshot().map_err(Refused::Invalid)?,
             _ if request.offset.checked_add(request.len).is_some_and(|end| end <= self.size) => {}
             _ => return misuse("the range lies beyond the end of the disk"),
         }
@@ -286,6 +289,7 @@ impl Machine for Image {
                 }
             }
             Purpose::L1Write => self.encode_l1(buf),
+            Purpose::Snapshot => self.encode_snapshot(buf),
             Purpose::Table(slot) => {
                 let encode = self.layout.encoding();
                 let slice = self.tables.slot(slot);
@@ -347,8 +351,12 @@ impl Machine for Image {
             Purpose::CopyWrite(l1_index) => self.copy_written(l1_index, result),
             Purpose::L1Read => self.l1_read(outcome, result),
             Purpose::L1Write => self.l1_written(result),
+            Purpose::Snapshot => self.snapshot_answered(outcome, result),
         }
         self.outbox.due |= Due::FEED;
+        if self.edit.is_some() {
+            self.outbox.due |= Due::JOB;
+        }
         self.settle();
     }
 }

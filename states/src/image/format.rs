@@ -9,6 +9,7 @@ use crate::acb::edges::EdgeTable;
 use crate::base::geometry::{Geometry, L1_BYTES_MAX, SliceNumber};
 use crate::error::Error;
 use crate::fault::Lack;
+use crate::info::Format;
 use crate::options::Options;
 use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, L1, Shape, entry::COPIED};
@@ -92,6 +93,15 @@ impl Layout {
         let size = self.geometry().map_or(1, Geometry::cluster_size);
         debug_assert!(size.is_power_of_two(), "limits of the formats");
         size
+    }
+
+    /// As qemu-img calls the format.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Layout::Raw => Format::Raw.name(),
+            Layout::Qed(..) => Format::Qed.name(),
+            Layout::Qcow2(..) => Format::Qcow2.name(),
+        }
     }
 
     /// No tables: the file is the disk.

@@ -75,6 +75,9 @@ impl Image {
         if due.contains(Due::FEED) {
             self.feed();
         }
+        if due.contains(Due::JOB) {
+            self.snapshot_due();
+        }
         self.see_to_rounds(due);
     }
 

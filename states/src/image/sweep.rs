@@ -72,7 +72,8 @@ impl Image {
         let copies = self.refcounted.as_deref().into_iter().flat_map(|counted| counted.copies.iter());
         let copies = copies.map(|copy| (&copy.waiters, &[AllocL2] as &[State]));
         let moving = self.jobs.waiters().map(|waiter| (waiter, &[AllocL2] as &[State]));
-        loads.chain(self.waits.queues()).chain(copies).chain(moving).chain(rest)
+        let edit = self.edit.as_deref().map(|edit| (edit.waiter(), &[State::Snapshot] as &[State]));
+        loads.chain(self.waits.queues()).chain(copies).chain(moving).chain(edit).chain(rest)
     }
 
     /// Each live acb is in exactly one place, and its state says which.

@@ -24,6 +24,7 @@ use crate::outbox::Outbox;
 use crate::qcow2;
 use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qed::Header;
+use crate::snapshots::Editing;
 use crate::space::Cx;
 use crate::space::append::Append;
 use crate::space::counts::{OpenedMetadata, Refcounted};
@@ -50,6 +51,8 @@ pub struct Image {
     pub(super) commit: Commit,
     pub(super) waits: Waits,
     pub(super) jobs: Jobs,
+    /// What is asked of the snapshots, if anything is.
+    pub(super) edit: Option<Box<Editing>>,
     pub(super) health: Health,
     /// What is being encoded.
     pub(super) scratch: Aside<Vec<u64>>,
@@ -127,6 +130,7 @@ impl Image {
             commit: Commit::new(marked),
             waits: Waits::new(acbs),
             jobs: Jobs::default(),
+            edit: None,
             health: Health::new(stale && !options.read_only),
             scratch: Aside::default(),
         }

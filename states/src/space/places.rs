@@ -45,6 +45,12 @@ impl Refcounted {
         self.map.any_overlap(span)
     }
 
+    /// Which metadata but L2 tables a table at `host` overlaps.
+    pub(crate) fn overlaps_but_tables(&self, host: u64) -> Option<Metadata> {
+        debug_assert!(host.is_multiple_of(self.header.cluster_size()), "a table begins with a cluster");
+        self.overlap(Span::at(host, self.header.cluster_size()))
+    }
+
     /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
     pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
         debug_assert!(count > 0);

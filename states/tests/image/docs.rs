@@ -83,9 +83,19 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "job",
-        says: "A close, or another size of the disk: alone if it has to be, then range by range, \
-               durable before it is answered.",
-        states: &[WaitRequests, Free, ClearAutoclear, FindCluster, SyncData, SyncTables, Resize, Done],
+        says: "A close, another size of the disk, or work on a snapshot: alone if it has to be, then range \
+               by range, or beside the image, durable before it is answered.",
+        states: &[
+            WaitRequests,
+            Free,
+            ClearAutoclear,
+            FindCluster,
+            SyncData,
+            SyncTables,
+            Resize,
+            Snapshot,
+            Done,
+        ],
     },
 ];
 

@@ -2,3 +2,4 @@
 
 mod qcow2;
 mod qed;
+mod snapshots;

@@ -377,7 +377,14 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// Edges that few seeds take: `a_resize_goes_on_from_a_round_without_old_pointers` of `qcow2.rs` does, and
 /// `every_free_cluster_is_used_before_there_is_no_space` of `free_end.rs`.
-const ELSEWHERE: [(State, State); 2] = [(State::UpdateL2, State::SyncData), (State::GrowFile, State::Done)];
+const ELSEWHERE: [(State, State); 5] = [
+    (State::UpdateL2, State::SyncData),
+    (State::GrowFile, State::Done),
+    // `snapshots.rs`
+    (State::SyncData, State::Snapshot),
+    (State::SyncTables, State::Snapshot),
+    (State::Snapshot, State::Done),
+];
 
 /// Every edge of the table is taken by some seed, and (checked by `set_state` in debug builds, and here) no
 /// other.

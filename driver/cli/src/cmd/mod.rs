@@ -17,3 +17,4 @@ pub mod replay;
 pub mod resize;
 pub mod serve;
 mod serving;
+pub mod snapshot;

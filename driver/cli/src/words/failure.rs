@@ -214,6 +214,10 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
         | FormatLack::ResizeVersion2
         | FormatLack::ResizeDataFile
         | FormatLack::ResizeDevice(_)
+        | FormatLack::RefcountOverflow(_)
+        | FormatLack::TooManySnapshots
+        | FormatLack::SnapshotBitmaps
+        | FormatLack::SnapshotDataFile
         | FormatLack::Snapshots(_) => return None,
     })
 }

@@ -74,20 +74,26 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
 
 /// The lines about snapshots and features.
 pub fn human(image: &ImageInfo, facts: &Qcow2Info) -> Vec<String> {
+    let mut lines = snapshots(&facts.snapshots);
+    lines.extend(features(image, facts));
+    lines
+}
+
+/// The list of snapshots; nothing if there are none.
+pub fn snapshots(all: &[Snapshot]) -> Vec<String> {
     let mut lines = Vec::new();
-    if !facts.snapshots.is_empty() {
+    if !all.is_empty() {
         let row = |id: &str, tag: &str, size: &str, date: &str, clock: &str, count: &str| {
             format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {count:>10}")
         };
         lines.push("Snapshot list:".into());
         lines.push(row("ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"));
-        for one in &facts.snapshots {
+        for one in all {
             let (id, tag, size) = (text(&one.id), text(&one.name), sizes::rounded(one.vm_state_size()));
             let count = one.icount().map_or("--".into(), |count| count.to_string());
             lines.push(row(&id, &tag, &size, &date(one.date_sec), &clock(one.vm_clock_nsec), &count));
         }
     }
-    lines.extend(features(image, facts));
     lines
 }
 

@@ -3,7 +3,7 @@
 //! Knows: image, payload, the requests before. Must never know: how the requests are driven.
 
 use crate::image::{self, DATA, Form, Part, Shape};
-use crate::world::{Ask, Session, Subject, TOP, Tweak, World};
+use crate::world::{Ask, Kept, Session, Subject, TOP, Tweak, World};
 use quod::{Format, OpenOptions, Policy};
 use quod_backend::sim::{Fifo, FileOptions, Sim};
 use quod_bench::contract::payload::{self, SECTOR};
@@ -177,6 +177,7 @@ impl Scenario {
                 | Ask::Discard { offset, len } => Some(offset / SECTOR..(offset + len).div_ceil(SECTOR)),
                 // as long as it is not cut off it may be gone
                 Ask::Resize { len } if len < self.size => Some(len / SECTOR..self.size.div_ceil(SECTOR)),
+                Ask::Apply { .. } => Some(0..self.size.div_ceil(SECTOR)),
                 _ => None,
             })
             .flatten()
@@ -184,6 +185,28 @@ impl Scenario {
         sectors.sort_unstable();
         sectors.dedup();
         sectors
+    }
+
+    /// The lists of snapshots that the requests lead to, one after the other; none if none is about them.
+    fn lists(&self, kept: &Kept, content: &[u8]) -> Vec<Kept> {
+        let (mut kept, mut content) = (kept.clone(), content.to_vec());
+        let mut lists = vec![kept.clone()];
+        // requests are numbered from 1 on
+        for (id, ask) in (1..).zip(self.warm.iter().chain(&self.asks)) {
+            match *ask {
+                Ask::Write { offset, len, .. } => {
+                    payload::fill(id, offset, &mut content[offset as usize..(offset + len) as usize]);
+                }
+                Ask::Zero { offset, len, .. } => content[offset as usize..(offset + len) as usize].fill(0),
+                Ask::Keep => kept.push(content.as_slice().into()),
+                Ask::Apply { index } => content.copy_from_slice(&kept[index]),
+                Ask::Drop { index } => drop(kept.remove(index)),
+                _ => {}
+            }
+            lists.push(kept.clone());
+        }
+        let about = self.warm.iter().chain(&self.asks).any(|ask| ask.is_snapshot());
+        if about { lists } else { Vec::new() }
     }
 
     /// Sizes that the disk may have.
@@ -223,7 +246,10 @@ impl Scenario {
         if self.form.has_data_file() {
             sim.insert_sparse(DATA, self.size, options);
         }
+        let lists = self.lists(&start.snapshots, &start.content);
         let subject = Subject {
+            tight: !lists.is_empty() && self.warm.is_empty() && self.asks.iter().all(|ask| ask.is_snapshot()),
+            lists,
             form: self.form,
             backed: self.backing.is_some(),
             below: 0,

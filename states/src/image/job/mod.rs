@@ -1,15 +1,16 @@
 //! Jobs on the whole image: what the general paths ask of them, answered by the one that runs.
 //!
-//! Knows: which jobs there are. Must never know: the steps of one (`close.rs`, `resize.rs`).
+//! Knows: which jobs there are. Must never know: the steps of one (`close.rs`, `resize.rs`, `snapshot.rs`).
 
 mod close;
 mod move_l1;
 mod resize;
+mod snapshot;
 
 use super::next::Next;
 use super::value::Image;
-use crate::acb::AcbIndex;
 use crate::acb::job::{Job, Resizing};
+use crate::acb::{AcbIndex, Want};
 use crate::tables::mapping::Run;
 
 impl Image {
@@ -23,7 +24,7 @@ impl Image {
     fn new_size(&self, a: AcbIndex) -> u64 {
         match self.job(a) {
             Job::Resize { size } => size,
-            Job::Close => unreachable!("a close changes nothing of the guest's"),
+            Job::Close | Job::Snapshot => unreachable!("neither has a range of the guest's"),
         }
     }
 
@@ -33,12 +34,16 @@ impl Image {
         match self.job(a) {
             Job::Close => self.start_close(a),
             Job::Resize { size } => self.start_resize(a, size),
+            Job::Snapshot => self.start_snapshot(a),
         }
     }
 
     /// It may change the image now.
     pub(super) fn job_may_change(&mut self, a: AcbIndex) -> Next {
         debug_assert!(self.health.is_clear(), "the autoclear bits are gone");
+        if self.job(a) == Job::Snapshot {
+            return self.rest_for_snapshot(a);
+        }
         self.resize(a, self.new_size(a))
     }
 
@@ -48,6 +53,7 @@ impl Image {
         match self.job(a) {
             Job::Close => self.close_alone(),
             Job::Resize { .. } => Next::Look,
+            Job::Snapshot => Next::Join(Want::Clean),
         }
     }
 
@@ -70,6 +76,7 @@ impl Image {
         match self.job(a) {
             Job::Close => self.trim(a),
             Job::Resize { size } => self.size_durable(a, size),
+            Job::Snapshot => self.snapshot_rests(a),
         }
     }
 
@@ -78,6 +85,7 @@ impl Image {
         match self.job(a) {
             Job::Close => self.closed(a),
             Job::Resize { size } => self.resized(a, size),
+            Job::Snapshot => unreachable!("no length is set for one"),
         }
     }
 
@@ -85,6 +93,7 @@ impl Image {
     pub(super) fn job_ended(&mut self, job: Job) {
         match job {
             Job::Resize { .. } => self.resize_ended(),
+            Job::Snapshot => self.snapshot_ended(),
             Job::Close => debug_assert!(self.jobs.is_closing(), "it was accepted"),
         }
     }

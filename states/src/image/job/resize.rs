@@ -184,6 +184,12 @@ impl Image {
 
     /// From the pipeline back to work.
     fn look_again(&mut self, a: AcbIndex) -> Next {
+        self.leave_pipeline(a);
+        Next::Look
+    }
+
+    /// The acb leaves the pipeline.
+    pub(super) fn leave_pipeline(&mut self, a: AcbIndex) {
         let acb = self.requests.acb_mut(a);
         debug_assert!(acb.kind.is_job());
         acb.commit.window = 0;
@@ -193,7 +199,6 @@ impl Image {
             State::MarkDirty => self.requests.set_state(a, State::SyncData),
             _ => {}
         }
-        Next::Look
     }
 
     /// Space for a table that maps the new size.

@@ -82,9 +82,11 @@ impl Image {
             RequestKind::Discard if counted => self.discard_counted(a, run, slot),
             RequestKind::Discard => self.discard_run(a, run),
             RequestKind::Map => self.map_run(a, run),
-            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. } => {
-                self.job_run(a, run, slot)
-            }
+            RequestKind::Flush
+            | RequestKind::Quiesce
+            | RequestKind::Close
+            | RequestKind::Resize { .. }
+            | RequestKind::Snapshot => self.job_run(a, run, slot),
         }
     }
 

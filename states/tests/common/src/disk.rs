@@ -138,6 +138,11 @@ impl Disk {
     /// Opens the image; an opening that asks for I/O gets it at once.
     pub fn open(&mut self, options: Options) -> Result<Opened, quod_states::Error> {
         let mut opening = Opening::new(None, self.file.len() as u64, options);
+        self.finish(&mut opening)
+    }
+
+    /// Brings an opening to its end.
+    pub fn finish(&mut self, opening: &mut Opening) -> Result<Opened, quod_states::Error> {
         loop {
             if let Some(result) = opening.poll_result() {
                 return result.map(|mut opened| {
@@ -147,8 +152,8 @@ impl Disk {
                 });
             }
             let io = opening.poll_io().expect("an opening that is not done wants something");
-            let bytes = self.encode(&mut opening, io);
-            self.perform(&mut opening, io, bytes);
+            let bytes = self.encode(opening, io);
+            self.perform(opening, io, bytes);
         }
     }
 
