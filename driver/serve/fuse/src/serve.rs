@@ -233,9 +233,6 @@ impl Serving {
     fn turn_control(&mut self) {
         let Some(control) = &mut self.control else { return };
         let stop = control.turn(&mut self.file);
-        if self.file.take_change() {
-            self.kernel.tell_of_change();
-        }
         if stop {
             self.begin_to_end();
         }
@@ -259,6 +256,10 @@ impl Serving {
         while let Some(done) = self.file.driver.next_completion() {
             if let Some(control) = self.control.as_mut().filter(|_| Control::is_own(done.user)) {
                 control.ended(done.user, done.result, &mut self.file);
+                // before whoever has asked for it hears of it
+                if self.file.take_change() {
+                    self.kernel.tell_of_change();
+                }
                 continue;
             }
             if let Ended::Answer(answer) = self.file.ended(done, report) {
