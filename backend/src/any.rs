@@ -48,6 +48,15 @@ impl AnyBackend {
         AnyBackend::choose(kind, queue_depth, Uring::new)
     }
 
+    /// The same, with a ring that does nothing but move bytes of open files, where the kernel can make one
+    /// ([`Backend::is_restricted`] tells); otherwise with any.
+    ///
+    /// # Errors
+    /// As of [`AnyBackend::new`].
+    pub fn restricted(kind: BackendKind, queue_depth: u32) -> io::Result<AnyBackend> {
+        AnyBackend::choose(kind, queue_depth, |depth| Uring::restricted(depth).or_else(|_| Uring::new(depth)))
+    }
+
     fn choose(
         kind: BackendKind,
         depth: u32,
@@ -125,6 +134,14 @@ impl Backend for AnyBackend {
 
     fn name(&self) -> &'static str {
         either!(self, b => b.name())
+    }
+
+    fn is_restricted(&self) -> bool {
+        either!(self, b => b.is_restricted())
+    }
+
+    fn renew_workers(&mut self) -> io::Result<()> {
+        either!(self, b => b.renew_workers())
     }
 
     fn time_calls(&mut self, on: bool) {

@@ -103,6 +103,20 @@ pub trait Backend {
     /// Short name for reports: "io_uring", "threads", "sim".
     fn name(&self) -> &'static str;
 
+    /// The kernel does nothing for it but what moves bytes of files that are open already.
+    fn is_restricted(&self) -> bool {
+        false
+    }
+
+    /// Its threads end, and others take their place when they are needed: these have whatever confines the
+    /// calling thread by then, where it holds for one thread alone (Landlock).
+    ///
+    /// # Errors
+    /// [`std::io::ErrorKind::ResourceBusy`] while a thread works; that one cannot be started.
+    fn renew_workers(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     /// Measure the system calls of `submit` from now on; off at first.
     fn time_calls(&mut self, on: bool);
 

@@ -193,6 +193,14 @@ impl Backend for Threads {
         self.epoch.elapsed()
     }
 
+    fn renew_workers(&mut self) -> io::Result<()> {
+        if self.in_flight > 0 {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        self.pool = SysPool::with_event(Arc::clone(&self.event), self.crew)?;
+        Ok(())
+    }
+
     fn name(&self) -> &'static str {
         "threads"
     }

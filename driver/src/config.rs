@@ -51,6 +51,10 @@ pub struct Config {
     /// what is left of long calls is that one of them runs there. The kernel has one set of workers a thread:
     /// this is for all rings of the thread that runs this driver (Linux 5.14). Default None: anywhere.
     pub worker_cpus: Option<CpuSet>,
+    /// The ring does nothing but move bytes of files that are open, whatever is asked of it, where the kernel
+    /// can make such a ring ([`Driver::is_restricted`](crate::Driver::is_restricted); Linux 6.1); files are
+    /// opened and closed by a worker. For processes that confine themselves; default off.
+    pub restricted: bool,
     /// Measure: [`Completion::latency`](crate::Completion), the histograms of
     /// [`Stats`](crate::Stats) and [`Driver::hold`](crate::Driver::hold). Costs two readings of the clock a
     /// call and some 500 instructions a request; default off: they are empty, and no request reads a clock.
@@ -68,6 +72,7 @@ impl Default for Config {
             requests: 128,
             decompressors: 4,
             worker_cpus: None,
+            restricted: false,
             timing: false,
             trace: false,
         }
@@ -98,6 +103,11 @@ impl Config {
     /// See [`Config::worker_cpus`](field@Config::worker_cpus).
     pub fn worker_cpus(self, worker_cpus: Option<CpuSet>) -> Config {
         Config { worker_cpus, ..self }
+    }
+
+    /// See [`Config::restricted`](field@Config::restricted).
+    pub fn restricted(self, restricted: bool) -> Config {
+        Config { restricted, ..self }
     }
 
     /// See [`Config::timing`](field@Config::timing).

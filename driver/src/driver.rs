@@ -59,7 +59,8 @@ impl Driver<AnyBackend> {
     /// [`BackendKind::Uring`](crate::BackendKind::Uring), no io_uring that will do (ENOSYS, EPERM).
     pub fn new(config: Config) -> Result<Self, Error> {
         config.check()?; // before anything of the host is taken
-        let backend = AnyBackend::new(config.backend, config.queue_depth)
+        let make = if config.restricted { AnyBackend::restricted } else { AnyBackend::new };
+        let backend = make(config.backend, config.queue_depth)
             .map_err(|error| Error::backend(BackendOp::SetUp, &error))?;
         Driver::with_backend(backend, config)
     }
@@ -532,6 +533,26 @@ impl<B: Backend> Driver<B> {
     /// what the host allows).
     pub fn backend_name(&self) -> &'static str {
         self.engine.port.backend.name()
+    }
+
+    /// The kernel does nothing for its ring but move bytes of open files
+    /// ([`Config::restricted`](field@Config::restricted)).
+    pub fn is_restricted(&self) -> bool {
+        self.engine.port.backend.is_restricted()
+    }
+
+    /// Threads of the backend end, and others take their place when they are needed: these have whatever the
+    /// calling thread is confined by then. For a process that confines itself when its images are open, by
+    /// something that holds for one thread and those that it starts (Landlock). Blocks for a moment. Before
+    /// the first request: threads that decompress stay.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while something is in flight, [`Error::Backend`] if no thread is to be had.
+    pub fn renew_workers(&mut self) -> Result<(), Error> {
+        self.engine.port.backend.renew_workers().map_err(|error| match error.kind() {
+            std::io::ErrorKind::ResourceBusy => Error::Busy,
+            _ => Error::backend(BackendOp::SetUp, &error),
+        })
     }
 
     /// The backend, to look at: for tests over the simulated disk.

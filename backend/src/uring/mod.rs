@@ -106,6 +106,8 @@ pub struct Uring {
     /// Built disabled, and not enabled yet.
     disabled: bool,
     worker_cpus: Option<CpuSet>,
+    /// See [`Uring::restricted`].
+    restricted: bool,
     tells_taskrun: bool,
     /// An answer was found without a system call, or a continuation waits: nobody else will wake the caller.
     unannounced: bool,
@@ -134,6 +136,24 @@ impl Uring {
         Uring::with_ring(setup::build(queue_depth)?, queue_depth)
     }
 
+    /// A ring that does nothing but move bytes of files, whatever is asked of it: a worker opens them. For
+    /// processes that give up what they do not need; what a ring does is not seen by seccomp.
+    ///
+    /// # Errors
+    /// As of [`Uring::new`]; [`io::ErrorKind::Unsupported`] where rings cannot be restricted (before Linux
+    /// 5.10), or are not built so that they can be (before 6.1).
+    pub fn restricted(queue_depth: u32) -> io::Result<Uring> {
+        let mut ring = setup::build(queue_depth)?;
+        if !ring.disabled {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's rings start unrestricted"));
+        }
+        ring.supported = ring.supported.restricted();
+        let mut uring = Uring::with_ring(ring, queue_depth)?;
+        setup::restrict(&uring.ring.submitter())?;
+        uring.restricted = true;
+        Ok(uring)
+    }
+
     fn with_ring(ring: setup::Ring, queue_depth: u32) -> io::Result<Uring> {
         let setup::Ring { ring, supported, disabled, tells_taskrun } = ring;
         let event = Arc::new(EventFd::new()?);
@@ -155,6 +175,7 @@ impl Uring {
             unused: true,
             disabled,
             worker_cpus: None,
+            restricted: false,
             tells_taskrun,
             unannounced: false,
             cleared: false,
@@ -379,6 +400,19 @@ impl Backend for Uring {
 
     fn name(&self) -> &'static str {
         "io_uring"
+    }
+
+    fn is_restricted(&self) -> bool {
+        self.restricted
+    }
+
+    fn renew_workers(&mut self) -> io::Result<()> {
+        if self.helped > 0 || !self.core.jobs.is_empty() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        // the next job starts one
+        self.helper = None;
+        Ok(())
     }
 
     fn time_calls(&mut self, on: bool) {

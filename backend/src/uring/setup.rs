@@ -3,7 +3,8 @@
 //! Knows: kernel versions' differences. Must never know: operations in flight.
 //! Invariant: a ring that comes out of here can do all required opcodes; what is optional is written down.
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::register::Restriction;
+use io_uring::{IoUring, Probe, Submitter, opcode, squeue};
 use std::io;
 
 /// Entries that no kernel refuses.
@@ -22,6 +23,13 @@ pub(super) struct Supported {
     pub(super) commands: bool,
     /// Scatter lists in registered memory (Linux 6.15).
     pub(super) vectored_fixed: bool,
+}
+
+impl Supported {
+    /// What is left when a ring only moves bytes: workers open, close, examine and command.
+    pub(super) fn restricted(self) -> Supported {
+        Supported { open: false, close: false, statx: false, commands: false, ..self }
+    }
 }
 
 /// A ring and what it can do.
@@ -74,6 +82,34 @@ fn probe(ring: &IoUring) -> io::Result<Supported> {
         vectored_fixed: probe.is_supported(opcode::ReadvFixed::CODE)
             && probe.is_supported(opcode::WritevFixed::CODE),
     })
+}
+
+/// What may be asked of a restricted ring: bytes of files, and the table of files.
+const ALLOWED: [u8; 12] = [
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::ReadFixed::CODE,
+    opcode::WriteFixed::CODE,
+    opcode::ReadvFixed::CODE,
+    opcode::WritevFixed::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::Ftruncate::CODE,
+    opcode::FilesUpdate::CODE,
+];
+/// And of io_uring_register(2): IORING_UNREGISTER_FILES, IORING_REGISTER_BUFFERS2,
+/// IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_IOWQ_AFF.
+const ALLOWED_REGISTER: [u8; 4] = [3, 15, 16, 17];
+
+/// Leaves a ring that is not enabled yet with [`ALLOWED`], for ever.
+pub(super) fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
+    let flags = squeue::Flags::FIXED_FILE | squeue::Flags::ASYNC;
+    let mut all = vec![Restriction::sqe_flags_allowed(flags.bits())];
+    all.extend(ALLOWED.map(Restriction::sqe_op));
+    all.extend(ALLOWED_REGISTER.map(Restriction::register_op));
+    submitter.register_restrictions(&mut all)
 }
 
 /// How much a ring's completions cost; best first.

@@ -4,6 +4,7 @@ use super::setup::{Mode, Supported, build_mode};
 use super::*;
 use crate::buffer::{Buffer, Segments};
 use crate::op::{FileId, LockMode, OpenFlags, Stat};
+use io_uring::{opcode, types};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
@@ -66,6 +67,35 @@ fn every_mode_does_everything() {
         everything(&mut ring);
         assert!(!ring.disabled);
     }
+}
+
+/// Whatever is asked of it: opening, examining, talking to others is refused by the kernel.
+#[test]
+fn a_restricted_ring_does_everything_and_nothing_else() {
+    let mut ring = Uring::restricted(8).unwrap();
+    assert!(ring.is_restricted() && !Uring::new(8).unwrap().is_restricted());
+    everything(&mut ring);
+    let mut buffer = Buffer::zeroed(4096);
+    // SAFETY: outlives the ring's use of it.
+    let registered = ring.register_memory(unsafe { buffer.segment(0, 4096) }).unwrap();
+    assert!(ring.unregister_memory(registered));
+    let at = types::Fd(libc::AT_FDCWD);
+    for (name, entry) in [
+        ("open", opcode::OpenAt::new(at, c"/etc/passwd".as_ptr()).build()),
+        ("socket", opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build()),
+        ("unlink", opcode::UnlinkAt::new(at, c"/nowhere".as_ptr()).build()),
+        ("close", opcode::Close::new(types::Fd(0)).build()),
+        ("linked", opcode::Fsync::new(types::Fd(0)).build().flags(squeue::Flags::IO_LINK)),
+    ] {
+        // SAFETY: its pointers are static.
+        unsafe { ring.ring.submission().push(&entry) }.unwrap();
+        ring.ring.submit_and_wait(1).unwrap();
+        let answer = ring.ring.completion().next().unwrap();
+        assert_eq!(answer.result(), -libc::EACCES, "{name}");
+    }
+    assert!(ring.ring.submitter().register_files(&[0]).is_err());
+    ring.renew_workers().unwrap();
+    everything(&mut ring);
 }
 
 #[test]
