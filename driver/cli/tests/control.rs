@@ -7,6 +7,7 @@
 //! * a new size is seen, and data are not given up by accident;
 //! * `stop` is answered when the images are closed;
 //! * clients that are silent, slow or hostile hold nobody, and do not fill memory;
+//! * the threads of a server are confined, unless that is switched off;
 //! * metrics are what Prometheus takes, by its own tool (promtool, which .ci/test installs).
 //!
 //! Knows: processes, files, JSON. Must never know: how a server does it.
@@ -453,6 +454,31 @@ fn metrics_are_what_prometheus_takes() {
     served.stop(path);
 }
 
+/// Every thread, those that work for the driver, too.
+#[test]
+fn a_server_is_confined() {
+    for (more, wanted) in [(&["--sandbox=require"][..], "2"), (&[], "2"), (&["--sandbox=off"], "0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        image(path, "qcow2", "8M");
+        let served = Served::nbd(path, &[more, &["d"]].concat());
+        // discards are a worker's: there is one then
+        let commands = ["-c", "write 0 1M", "-c", "flush", "-c", "discard 0 1M", "-c", "flush"];
+        must("qemu-io", &[&["-f", "raw"], &commands[..], &[URI]].concat(), path);
+        let tasks = fs::read_dir(format!("/proc/{}/task", served.child.id())).unwrap();
+        let states: Vec<String> = tasks
+            .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+            .filter(|status| !status.contains("Name:\tiou-"))
+            .collect();
+        for status in &states {
+            let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap();
+            assert_eq!(mode.trim(), wanted, "{more:?}: {status}");
+        }
+        assert!(!states.is_empty());
+        served.stop(path);
+    }
+}
+
 #[test]
 fn what_stands_in_the_way_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -467,5 +493,14 @@ fn what_stands_in_the_way_is_said() {
     says(&[&other[..], &["--control", "c"]].concat(), "c: another server listens there already");
     says(&[&other[..], &["--control", "no/c"]].concat(), "cannot listen at no/c: No such file or directory");
     says(&[&other[..], &["--metrics", "no/c"]].concat(), "cannot listen at no/c: No such file or directory");
+    // env(1) has become the server
+    says(&other, &format!("d: locked by quod (process {})", served.child.id()));
+    let told = Command::new(env!("CARGO_BIN_EXE_quod"))
+        .args(other)
+        .env("QUOD_LOG", "=x=")
+        .current_dir(path)
+        .output();
+    let told = String::from_utf8(told.unwrap().stderr).unwrap();
+    assert!(told.contains("QUOD_LOG: '=x=' is no filter"), "{told}");
     served.stop(path);
 }

@@ -234,6 +234,21 @@ impl Server {
         Ok(())
     }
 
+    /// The process has confined the calling thread: what the server starts from now on is confined, too, and
+    /// threads that were not are replaced. To be called when all images are open.
+    ///
+    /// # Errors
+    /// [`ServeError::Driver`] as of [`Driver::renew_workers`].
+    pub fn is_confined(&mut self) -> Result<(), ServeError> {
+        Ok(self.disks.driver.renew_workers()?)
+    }
+
+    /// The kernel does for the driver's ring what moves bytes, and nothing else; see
+    /// [`Driver::is_restricted`].
+    pub fn has_restricted_ring(&self) -> bool {
+        self.disks.driver.is_restricted() || self.disks.driver.backend_name() != "io_uring"
+    }
+
     /// What the image says of itself that was opened last.
     pub fn last_opened(&self) -> Option<&DiskInfo> {
         self.disks.driver.disk_info(self.disks.exports.last()?.disk)

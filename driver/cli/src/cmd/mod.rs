@@ -15,6 +15,7 @@ pub mod mount;
 mod progress;
 pub mod replay;
 pub mod resize;
+mod sandbox;
 pub mod serve;
 mod serving;
 pub mod snapshot;

@@ -2,10 +2,10 @@
 //!
 //! Knows: options, the library's face. Must never know: FUSE, requests.
 
-use super::serving::{Managing, Opening, ended_by_signal};
+use super::serving::{Managing, Opening, ended_by_signal, not_opened};
 use crate::interrupt;
 use crate::out::{fail, flush, note};
-use crate::words::failure::{could_not_open, warn_of_change};
+use crate::words::failure::warn_of_change;
 use quod::{Config, Error};
 use quod_mount::{Control, Mount, MountError, MountOptions};
 use std::path::PathBuf;
@@ -36,6 +36,11 @@ pub fn run(args: Args) -> ExitCode {
     if let Err(code) = args.managing.log() {
         return code;
     }
+    if args.managing.requires_sandbox() {
+        return fail(
+            "--sandbox=require: a mount gives up its ring alone: its end takes calls, files and programs",
+        );
+    }
     let options = match args.opening.options() {
         Ok(options) => MountOptions::new(options).allow_other(args.allow_other),
         Err(code) => return code,
@@ -47,7 +52,7 @@ pub fn run(args: Args) -> ExitCode {
     };
     match mount(&args, options, control) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(MountError::Open(error)) => could_not_open(&args.image, &error),
+        Err(MountError::Open(error)) => not_opened(&args.image, &error),
         Err(error @ (MountError::Close(_) | MountError::Driver(_))) => {
             fail(format_args!("{}: {error}", args.image.display()))
         }

@@ -3,15 +3,19 @@
 //!
 //! Knows: options. Must never know: who is served, and how.
 
+use super::sandbox;
 use crate::interrupt;
-use crate::out::fail;
+use crate::out::{fail, note};
 use crate::words::errno::words;
+use crate::words::failure::could_not_open;
 use crate::words::format;
-use quod::{Config, Format, Named, OpenGate, OpenOptions};
+use crate::words::holder::holders;
+use quod::{Config, Error, ErrorKind, Format, Named, OpenGate, OpenOptions};
 use quod_door::{Address, Control};
+use std::fmt::Display;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -73,9 +77,21 @@ pub struct Managing {
     /// Give metrics for Prometheus at this TCP address (ADDR:PORT) or UNIX socket; may be given again
     #[arg(long, value_name = "ADDR|PATH")]
     metrics: Vec<Address>,
+    /// When the images are open, give up what is not needed; 'require': end if not all of it can be
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t)]
+    sandbox: Sandbox,
     /// Say what happens, on standard error; twice: more. QUOD_LOG has finer filters
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+}
+
+/// What `--sandbox` may be.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Sandbox {
+    Off,
+    #[default]
+    On,
+    Require,
 }
 
 impl Managing {
@@ -100,7 +116,44 @@ impl Managing {
 
     /// The driver's settings: times of requests are taken if somebody may ask for them.
     pub fn config(&self, config: Config) -> Config {
-        config.timing(self.control.is_some() || !self.metrics.is_empty())
+        let timing = self.control.is_some() || !self.metrics.is_empty();
+        config.timing(timing).restricted(self.sandbox != Sandbox::Off)
+    }
+
+    /// No less than the whole sandbox will do.
+    pub fn requires_sandbox(&self) -> bool {
+        self.sandbox == Sandbox::Require
+    }
+
+    /// Gives up what is not needed any more: all images are open, and sockets are at these addresses. `renew`
+    /// replaces threads. What is not to be had is said once. Or the end of the command.
+    pub fn confine<E: Display>(
+        &self,
+        sockets: impl Iterator<Item = Address>,
+        has_restricted_ring: bool,
+        renew: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), ExitCode> {
+        if self.sandbox == Sandbox::Off {
+            return Ok(());
+        }
+        let own = self.control.iter().cloned().map(Address::Unix);
+        let all = sockets.chain(own).chain(self.metrics.iter().cloned());
+        let mut folders: Vec<PathBuf> = all.filter_map(|address| folder(&address)).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        let mut lacking = sandbox::confine(&folders, renew).map_err(fail)?;
+        if !has_restricted_ring {
+            lacking.push("this kernel's io_uring cannot be restricted (Linux 6.1 can)".into());
+        }
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let text = format!("the sandbox is not whole: {}", lacking.join("; "));
+        if self.requires_sandbox() {
+            return Err(fail(format!("{text} (--sandbox=on goes on without)")));
+        }
+        note(format!("{text} (--sandbox=off says nothing)"));
+        Ok(())
     }
 
     /// What listens for questions, if that is wanted; or the end of the command.
@@ -118,6 +171,24 @@ impl Managing {
         }
         Ok(Some(control))
     }
+}
+
+/// The folder of a UNIX socket.
+fn folder(address: &Address) -> Option<PathBuf> {
+    let Address::Unix(path) = address else { return None };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).canonicalize().ok()
+}
+
+/// An image that could not be opened, in words; and who has it, if it is locked.
+pub fn not_opened(path: &Path, error: &Error) -> ExitCode {
+    let code = could_not_open(path, error);
+    if let Error::File { path, kind: ErrorKind::Locked(_), .. } = error {
+        for holder in holders(path) {
+            note(format!("{}: locked by {holder}", path.display()));
+        }
+    }
+    code
 }
 
 /// Why nobody can be listened for.

@@ -7,6 +7,7 @@ pub mod errno;
 pub mod failure;
 pub mod format;
 pub mod getopt;
+pub mod holder;
 pub mod json;
 pub mod keyval;
 pub mod luks;

@@ -2,10 +2,10 @@
 //!
 //! Knows: options, addresses as people and systemd give them. Must never know: the protocol, the loop.
 
-use crate::cmd::serving::{Managing, Opening, ended_by_signal};
+use crate::cmd::serving::{Managing, Opening, ended_by_signal, not_opened};
 use crate::interrupt;
 use crate::out::{fail, flush, has_failed};
-use crate::words::failure::{could_not_open, warn_of_change};
+use crate::words::failure::warn_of_change;
 use listenfd::ListenFd;
 use quod_serve::{Address, ExportOptions, ServeError, Server, ServerOptions, TlsOptions};
 use std::path::PathBuf;
@@ -88,7 +88,7 @@ pub fn run(args: Args) -> ExitCode {
     let limits = limits.config(args.managing.config(limits.config));
     match Server::new(limits).and_then(|server| serve(server, &args, exports)) {
         Ok(code) => code,
-        Err(ServeError::Open { path, error }) => could_not_open(&path, &error),
+        Err(ServeError::Open { path, error }) => not_opened(&path, &error),
         Err(error) => fail(error),
     }
 }
@@ -121,6 +121,11 @@ fn serve(mut server: Server, args: &Args, exports: Vec<ExportOptions>) -> Result
         let path = export.path().to_path_buf();
         server.open(export)?;
         warn_of_change(&path, server.last_opened());
+    }
+    let sockets: Vec<Address> = server.addresses().cloned().collect();
+    let restricted = server.has_restricted_ring();
+    if let Err(code) = args.managing.confine(sockets.into_iter(), restricted, || server.is_confined()) {
+        return Ok(code);
     }
     let secure = args.tls_certificates.is_some() && args.tls == Tls::Require;
     for address in server.addresses() {
