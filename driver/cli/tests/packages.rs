@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "quod-states",
     "quod-backend",
     "quod",
@@ -21,6 +21,7 @@ const PACKAGES: [&str; 12] = [
     "quod-door",
     "quod-serve",
     "quod-mount",
+    "quod-vhost",
     "quod-memory",
     "quod-bench",
     "quod-cli",

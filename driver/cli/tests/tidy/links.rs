@@ -10,7 +10,7 @@ use serde_json::json;
 /// Crates that the library is made of, itself included: all formats, in Rust alone.
 const CRATES_MOST: usize = 16;
 /// Packages that somebody may depend on.
-const PUBLISHED: [&str; 9] = [
+const PUBLISHED: [&str; 10] = [
     "quod-states",
     "quod-backend",
     "quod",
@@ -19,6 +19,7 @@ const PUBLISHED: [&str; 9] = [
     "quod-door",
     "quod-serve",
     "quod-mount",
+    "quod-vhost",
     "quod-cli",
 ];
 
