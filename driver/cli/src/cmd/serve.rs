@@ -3,6 +3,7 @@
 //! Knows: names of protocols. Must never know: how one is spoken.
 
 mod nbd;
+mod vhost_user;
 
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -17,11 +18,13 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Protocol {
     Nbd(nbd::Args),
+    VhostUser(vhost_user::Args),
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match args.protocol {
         Protocol::Nbd(args) => nbd::run(args),
+        Protocol::VhostUser(args) => vhost_user::run(args),
     }
 }

@@ -192,7 +192,7 @@ pub fn not_opened(path: &Path, error: &Error) -> ExitCode {
 }
 
 /// Why nobody can be listened for.
-fn not_listening(address: &Address, error: &io::Error) -> String {
+pub fn not_listening(address: &Address, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("{address}: another server listens there already"),
         _ => format!("cannot listen at {address}: {}", words(error)),
