@@ -35,6 +35,7 @@ use crate::qcow2::Shape;
 use crate::rule::Rule;
 use crate::space::counts::{OpenedMetadata, Refcounted};
 use crate::space::kind::ClusterRun;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use counts::Counts;
@@ -88,7 +89,7 @@ enum Region {
 #[derive(Debug)]
 pub(crate) enum Turn {
     Io(IoOp),
-    Done(Result<Edited, Error>),
+    Done(Result<Box<Edited>, Error>),
 }
 
 /// The image as it is now, for its owner.
@@ -205,7 +206,9 @@ impl Edit {
     pub(crate) fn turn(&mut self, counted: &Refcounted) -> Turn {
         debug_assert!(self.waits.is_none(), "one I/O at a time");
         loop {
-            let Some(part) = self.parts.front().copied() else { return Turn::Done(Ok(self.edited())) };
+            let Some(part) = self.parts.front().copied() else {
+                return Turn::Done(Ok(Box::new(self.edited())));
+            };
             match self.go_on(part, counted) {
                 Ok(()) => {
                     self.parts.pop_front();

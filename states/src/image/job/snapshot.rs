@@ -154,7 +154,7 @@ impl Image {
                 self.outbox.emit(Purpose::Snapshot, Op::Snapshot, offset, op);
             }
             Turn::Done(Ok(edited)) => {
-                self.take_over(edited);
+                self.take_over(*edited);
                 self.end_snapshot(Ok(()));
             }
             Turn::Done(Err(error)) => {
