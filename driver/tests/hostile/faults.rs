@@ -40,6 +40,7 @@ fn reason(fault: &Fault) -> Option<&'static str> {
             Some("no image of the list has a data file; tests of states have it")
         }
         Fault::Header { why: HeaderFault::NotRepaired, .. }
+        | Fault::Snapshot { why: SnapshotFault::L1TooSmall, .. }
         | Fault::Dangling { why: DanglingFault::Used, .. } => Some("tests of states have it"),
         Fault::Reftable { why: ReftableFault::TooLarge, .. }
         | Fault::Reference { why: ReferenceFault::TooManyBeyond, .. }

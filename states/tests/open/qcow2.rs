@@ -8,6 +8,7 @@
 use quod_states::qcow2::CreateOptions;
 use quod_states::{
     Backing, Bitmaps, Error, Format, IoOp, Lack, Machine, Op, Opening, Options, Outcome, RequestKind,
+    SnapshotSelector,
 };
 use quod_states_tests::faults::corrupt;
 use quod_states_tests::qcow2::{count, header, qcow2_file, snapshot};
@@ -275,6 +276,26 @@ fn what_is_told_of_an_image() {
     }
     let refused = steps(&file, Options::default().align(1 << 17), "").1;
     assert!(matches!(refused, Err(Error::Unsupported(Lack::SmallClusters(65536)))));
+}
+
+#[test]
+fn a_snapshot_whose_table_is_too_small_for_its_disk_is_not_shown() {
+    let mut file = created(1 << 20);
+    snapshot(&mut file);
+    let entry = header(&file).snapshots_offset as usize;
+    let read_only = Options::default().read_only(true);
+    let open = |file: &[u8]| {
+        let which = SnapshotSelector::Name(b"s".to_vec());
+        let mut opening = Opening::of_snapshot(None, file.len() as u64, read_only, which);
+        Disk::new(file.to_vec(), None, 1).finish(&mut opening).map(|opened| opened.image.virtual_size())
+    };
+    assert_eq!(open(&file), Ok(1 << 20));
+    // one entry is for 512 MiB; the disk of the snapshot has a byte more than that
+    file[entry + 48..entry + 56].copy_from_slice(&((512u64 << 20) + 512).to_be_bytes());
+    let what = "the L1 table does not map the snapshot's disk";
+    assert_eq!(open(&file), Err(corrupt("snapshot table", 0, 1, what)));
+    // the disk that it is now can be used
+    assert!(Disk::new(file, None, 1).open(read_only).is_ok());
 }
 
 #[test]
