@@ -68,15 +68,21 @@ impl Images {
         Ok(path)
     }
 
-    /// A copy of its own for a run that writes.
+    /// A copy of its own for a run that writes. One with nothing in it is made anew: a copy would not have
+    /// what qemu-img tells the file system of its growth.
     pub fn fresh(&self, start: Start, format: Format) -> Result<PathBuf, String> {
-        let original = self.original(start, format)?;
         let path = self.folder.join(format!("run.{}", format.name()));
         let told = |error: io::Error| format!("{}: {error}", path.display());
         if path.exists() {
             fs::remove_file(&path).map_err(told)?;
         }
-        copy(&original, &path).map_err(told)?;
+        match start {
+            Start::Empty | Start::Guest => {
+                self.make(start, format, &path)?;
+                File::open(&path).and_then(|made| made.sync_all()).map_err(told)?;
+            }
+            _ => copy(&self.original(start, format)?, &path).map_err(told)?,
+        }
         Ok(path)
     }
 

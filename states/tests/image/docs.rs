@@ -83,19 +83,15 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "job",
-        says: "A close, another size of the disk, or work on a snapshot: alone if it has to be, then range \
-               by range, or beside the image, durable before it is answered.",
-        states: &[
-            WaitRequests,
-            Free,
-            ClearAutoclear,
-            FindCluster,
-            SyncData,
-            SyncTables,
-            Resize,
-            Snapshot,
-            Done,
-        ],
+        says: "A close, or another size of the disk: alone if it has to be, then range by range, durable \
+               before it is answered.",
+        states: &[WaitRequests, Free, ClearAutoclear, FindCluster, SyncData, SyncTables, Resize, Done],
+    },
+    Family {
+        name: "snapshot",
+        says: "What the image has in memory is written first; then the list and what it counts, beside the \
+               image, and one write of the header makes them the image's.",
+        states: &[Snapshot, SyncData, SyncTables, Done],
     },
 ];
 
