@@ -69,10 +69,12 @@ pub(crate) struct Qcow2Opening {
     tables: OpenedMetadata,
     /// Entries of the L1 table that were read.
     l1_done: u64,
-    /// The snapshot whose disk is to be read, and the one of those that were met that fits best: how well,
-    /// which it is.
-    wanted: Option<(Selector, u8, Option<(u64, Snapshot)>)>,
+    wanted: Option<Wanted>,
 }
+
+/// The snapshot whose disk is to be read, and the one of those that were met that fits best: how well, which
+/// it is.
+type Wanted = (Selector, u8, Option<(u64, Snapshot)>);
 
 impl Qcow2Opening {
     /// `bytes`: the header's region.
