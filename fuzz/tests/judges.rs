@@ -8,6 +8,7 @@
 use quod_fuzz::explore::scenario::Scenario;
 use quod_fuzz::explore::{crash_samples, scenario};
 use quod_fuzz::image::is_marked;
+use quod_fuzz::world::Ask;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -50,7 +51,11 @@ fn judged(folder: &Path, format: &str, marked: bool) -> Result<Vec<u8>, String> 
 #[test]
 fn qemu_finds_crash_images_sound_and_reads_what_is_allowed() {
     let (mut images, mut found) = (0, Vec::new());
-    for scenario in scenario::all().into_iter().filter(Scenario::is_sound).map(Scenario::for_qemu) {
+    // which of both disks an image has whose power went while a snapshot was applied, the explorer asks the
+    // image; what is allowed here is one disk
+    let applies = |scenario: &Scenario| scenario.asks.iter().any(|ask| matches!(ask, Ask::Apply { .. }));
+    let sound = |scenario: &Scenario| scenario.is_sound() && !applies(scenario);
+    for scenario in scenario::all().into_iter().filter(sound).map(Scenario::for_qemu) {
         let format = scenario.format().name();
         let outcome = crash_samples(&scenario, IMAGES, &mut |sim, allowed| {
             let folder = tempfile::tempdir().unwrap();
