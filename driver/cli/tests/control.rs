@@ -14,6 +14,7 @@
 
 mod common;
 
+use common::server::Server;
 use common::{must, prepare, qemu_img, run};
 use serde_json::{Value, json};
 use std::fs;
@@ -30,25 +31,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server with its control socket at `c` and its metrics at `m`.
 struct Served {
-    child: Child,
+    server: Server,
     mounted: bool,
 }
 
 impl Served {
     fn start(folder: &Path, args: &[&str]) -> Served {
         let mounted = args[0] == "mount";
-        let mut child = Command::new("env")
-            .args(["--default-signal", env!("CARGO_BIN_EXE_quod")])
-            .args(args)
-            .args(["--control", "c", "--metrics", "./m"])
-            .current_dir(folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut command = Command::new("env");
+        command.args(["--default-signal", env!("CARGO_BIN_EXE_quod")]).args(args);
+        command.args(["--control", "c", "--metrics", "./m"]).current_dir(folder);
+        let (server, line) = Server::start(&mut command);
         assert!(line.starts_with("Serving at ") || line.contains(" is at "), "{line}");
-        Served { child, mounted }
+        Served { server, mounted }
     }
 
     fn nbd(folder: &Path, args: &[&str]) -> Served {
@@ -62,14 +57,7 @@ impl Served {
 
     /// It ends by itself, in order.
     fn ends(mut self) {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return assert_eq!(status.code(), Some(0));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the server does not end");
+        assert_eq!(self.server.wait(PATIENCE).code(), Some(0));
     }
 
     fn stop(self, folder: &Path) {
@@ -81,8 +69,6 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if self.mounted && std::thread::panicking() {
             let _ = Command::new("umount").args(["-l", "disk"]).status();
         }
@@ -193,7 +179,7 @@ fn stats_tell_what_was_done() {
     assert_eq!(reply["id"], json!(["x", 1]));
     let told = &reply["return"];
     assert_eq!((&told["protocol"], &told["counts"]["connections_total"]), (&json!("nbd"), &json!(1)));
-    assert_eq!(told["pid"], json!(served.child.id()));
+    assert_eq!(told["pid"], json!(served.server.id()));
     let image = &told["images"][0];
     assert_eq!((&image["format"], &image["size"]), (&json!("qcow2"), &json!(8 << 20)));
     assert_eq!((&image["bytes_written"], &image["poisoned"]), (&json!(128 << 10), &Value::Null));
@@ -405,7 +391,7 @@ fn hostile_clients_hold_nobody() {
         })
         .collect();
     must("qemu-io", &["-f", "raw", "-c", "write 0 8M", "-c", "read 0 8M", "-c", "flush", URI], path);
-    let status = fs::read_to_string(format!("/proc/{}/status", served.child.id())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", served.server.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 200 << 10, "{kib} KiB");
@@ -465,7 +451,7 @@ fn a_server_is_confined() {
         // discards are a worker's: there is one then
         let commands = ["-c", "write 0 1M", "-c", "flush", "-c", "discard 0 1M", "-c", "flush"];
         must("qemu-io", &[&["-f", "raw"], &commands[..], &[URI]].concat(), path);
-        let tasks = fs::read_dir(format!("/proc/{}/task", served.child.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", served.server.id())).unwrap();
         let states: Vec<String> = tasks
             .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
             .filter(|status| !status.contains("Name:\tiou-"))
@@ -494,7 +480,7 @@ fn what_stands_in_the_way_is_said() {
     says(&[&other[..], &["--control", "no/c"]].concat(), "cannot listen at no/c: No such file or directory");
     says(&[&other[..], &["--metrics", "no/c"]].concat(), "cannot listen at no/c: No such file or directory");
     // env(1) has become the server
-    says(&other, &format!("d: locked by quod (process {})", served.child.id()));
+    says(&other, &format!("d: locked by quod (process {})", served.server.id()));
     let told = Command::new(env!("CARGO_BIN_EXE_quod"))
         .args(other)
         .env("QUOD_LOG", "=x=")

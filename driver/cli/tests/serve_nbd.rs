@@ -2,18 +2,18 @@
 
 mod common;
 
+use common::server::Server;
 use common::{must, prepare, qemu_img, run};
-use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 const URI: &str = "nbd+unix:///?socket=s";
 
 /// A server in a folder, which listens at the socket `s` there.
 struct Served {
-    child: Child,
+    server: Server,
 }
 
 impl Served {
@@ -23,33 +23,19 @@ impl Served {
     }
 
     fn at(socket: &str, folder: &Path, args: &[&str]) -> Served {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_quod"))
-            .args(["serve", "nbd", "-k", socket])
-            .args(args)
-            .current_dir(folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quod"));
+        command.args(["serve", "nbd", "-k", socket]).args(args).current_dir(folder);
+        let (server, line) = Server::start(&mut command);
         assert_eq!(line, format!("Serving at nbd+unix:///?socket={socket}\n"));
-        Served { child }
+        Served { server }
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+        self.server.signal(signal);
     }
 
     fn wait(mut self) -> ExitStatus {
-        let until = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the server does not end");
+        self.server.wait(Duration::from_secs(30))
     }
 
     /// In order.
@@ -57,13 +43,6 @@ impl Served {
         self.signal(rustix::process::Signal::TERM);
         assert_eq!(self.wait().code(), Some(0));
         assert!(!folder.join("s").exists(), "the socket is gone");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -414,15 +393,10 @@ fn tcp_is_served_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     qcow2(path, "d", "5M");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quod"))
-        .args(["serve", "nbd", "--tcp", "127.0.0.1:0", "d"])
-        .current_dir(path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let served = Served { child };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quod"));
+    command.args(["serve", "nbd", "--tcp", "127.0.0.1:0", "d"]).current_dir(path);
+    let (server, line) = Server::start(&mut command);
+    let served = Served { server };
     let uri = line.trim().strip_prefix("Serving at ").unwrap();
     assert_eq!(must("nbdinfo", &["--size", uri], path), "5242880\n");
     served.signal(rustix::process::Signal::TERM);

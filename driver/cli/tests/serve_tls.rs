@@ -2,11 +2,12 @@
 
 mod common;
 
+use common::server::Server;
 use common::{must, prepare, run};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// A root, a server's and a client's certificate, by the names that all of them use.
@@ -24,35 +25,22 @@ for who in server client; do
 done";
 
 struct Served {
-    child: Child,
+    _server: Server,
     port: String,
 }
 
 impl Served {
     fn new(folder: &Path, args: &[&str]) -> Served {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_quod"))
-            .args(["serve", "nbd", "--tcp", "127.0.0.1:0", "--tls-certificates", "c"])
-            .args(args)
-            .current_dir(folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quod"));
+        command.args(["serve", "nbd", "--tcp", "127.0.0.1:0", "--tls-certificates", "c"]);
+        let (_server, line) = Server::start(command.args(args).current_dir(folder));
         let port = line.trim().rsplit(':').next().unwrap().to_string();
-        Served { child, port }
+        Served { _server, port }
     }
 
     fn uri(&self, scheme: &str, folder: &Path) -> String {
         let certificates = folder.join("c");
         format!("{scheme}://localhost:{}/?tls-certificates={}", self.port, certificates.display())
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,18 +3,18 @@
 
 mod common;
 
+use common::server::Server;
 use common::{must, prepare, run};
 use quod_vhost_load::vm_memory::{Bytes, GuestAddress};
 use quod_vhost_load::{Ask, Guest, Options};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(20);
 
 struct Served {
-    child: Child,
+    server: Server,
 }
 
 impl Served {
@@ -38,41 +38,20 @@ impl Served {
     }
 
     fn start(folder: &Path, args: &[&str]) -> (Served, String) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_quod"))
-            .args(["serve", "vhost-user", "--socket", "s"])
-            .args(args)
-            .current_dir(folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        (Served { child }, line)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quod"));
+        command.args(["serve", "vhost-user", "--socket", "s"]).args(args).current_dir(folder);
+        let (server, line) = Server::start(&mut command);
+        (Served { server }, line)
     }
 
     fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.server.signal(rustix::process::Signal::KILL);
+        self.server.wait(LONG);
     }
 
     fn end(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let until = Instant::now() + LONG;
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the server does not end");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.server.signal(rustix::process::Signal::TERM);
+        self.server.wait(LONG)
     }
 }
 
@@ -222,7 +201,7 @@ fn a_signal_ends_it_in_order() {
     prepare("qemu-img", &["create", "-q", "-f", "qcow2", "d", "64M"], path);
     let served = Served::new(path, &["--num-queues", "2", "d"]);
     let guest = Guest::connect(&path.join("s"), Options::default()).unwrap();
-    assert_eq!(guest.server, Some(served.child.id()));
+    assert_eq!(guest.server, Some(served.server.id()));
     let mut writer = Writer::new(guest, 128);
     writer.begin();
     assert_eq!(served.end().code(), Some(0));

@@ -3,6 +3,8 @@
 //! Knows: processes and their output. Must never know: images.
 #![allow(dead_code, reason = "every test file takes what it needs")]
 
+pub mod server;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
