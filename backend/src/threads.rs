@@ -214,13 +214,9 @@ impl Backend for Threads {
     }
 
     fn set_worker_cpus(&mut self, cpus: CpuSet) {
-        let crew = Crew { cpus: Some(cpus), ..self.crew };
+        self.crew.cpus = Some(cpus);
         // those there are have nothing to do yet; where no others can be started, they stay
-        if self.in_flight == 0
-            && let Ok(pool) = SysPool::with_event(Arc::clone(&self.event), crew)
-        {
-            (self.pool, self.crew) = (pool, crew);
-        }
+        let _ = self.renew_workers();
     }
 
     fn register_memory(&mut self, _: Segment) -> std::io::Result<crate::MemoryId> {
