@@ -31,6 +31,9 @@ pub trait Worker: Default + 'static {
     const NAME: &'static str;
     /// Bytes of its thread's stack.
     const STACK: usize;
+    /// How much nicer than the thread that starts it, as of nice(2): 0 is as important, 19 leaves all others
+    /// in front.
+    const NICE: i32 = 0;
 
     /// Does one task. A panic ends the thread, and the task has no answer.
     fn perform(&mut self, task: Self::Task) -> Self::Answer;
@@ -207,6 +210,10 @@ fn next_task<W: Worker>(shared: &Shared<W>) -> Option<W::Task> {
 fn work<W: Worker>(shared: &Shared<W>, cpus: Option<CpuSet>) {
     // where that is refused it runs anywhere
     let _ = cpus.map(CpuSet::confine);
+    if W::NICE != 0 {
+        // SAFETY: it takes a number. Linux has a niceness for each thread, and a refusal leaves it as it was.
+        unsafe { libc::nice(W::NICE) };
+    }
     let mut worker = W::default();
     while let Some(task) = next_task(shared) {
         let answer = worker.perform(task);

@@ -21,7 +21,7 @@ macro_rules! numbers {
 }
 
 /// Numbers of what the list may name.
-const NUMBERS: [(&str, i64); 39] = numbers!(
+const NUMBERS: [(&str, i64); 41] = numbers!(
     brk SYS_brk,
     clone3 SYS_clone3,
     close SYS_close,
@@ -35,6 +35,7 @@ const NUMBERS: [(&str, i64); 39] = numbers!(
     ftruncate SYS_ftruncate,
     futex SYS_futex,
     getrandom SYS_getrandom,
+    getpriority SYS_getpriority,
     gettid SYS_gettid,
     io_uring_enter SYS_io_uring_enter,
     io_uring_register SYS_io_uring_register,
@@ -58,6 +59,7 @@ const NUMBERS: [(&str, i64); 39] = numbers!(
     rt_sigprocmask SYS_rt_sigprocmask,
     sched_getaffinity SYS_sched_getaffinity,
     set_robust_list SYS_set_robust_list,
+    setpriority SYS_setpriority,
     sigaltstack SYS_sigaltstack,
     statx SYS_statx,
     write SYS_write,

@@ -3,24 +3,32 @@
 use super::*;
 use std::sync::atomic::AtomicUsize;
 
-/// Answers with how many tasks it has done, and the mask of signals that it blocks.
+/// Answers with how many tasks it has done, the mask of signals that it blocks, and how nice it is.
 #[derive(Default)]
 struct Counter(usize);
 
 impl Worker for Counter {
     type Task = Arc<AtomicUsize>;
-    type Answer = (usize, u64);
+    type Answer = (usize, u64, i32);
     const NAME: &'static str = "quod-count";
     const STACK: usize = 64 << 10;
+    const NICE: i32 = 3;
 
-    fn perform(&mut self, task: Arc<AtomicUsize>) -> (usize, u64) {
+    fn perform(&mut self, task: Arc<AtomicUsize>) -> (usize, u64, i32) {
         self.0 += 1;
         task.fetch_add(1, Ordering::Relaxed);
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
         std::thread::sleep(Duration::from_millis(2));
-        (self.0, u64::from_str_radix(mask.trim(), 16).unwrap())
+        (self.0, u64::from_str_radix(mask.trim(), 16).unwrap(), niceness())
     }
+}
+
+/// Of the calling thread.
+fn niceness() -> i32 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    // the 19th, and the second, a name in brackets, may have spaces
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
 }
 
 /// The signals from 1 on that a program can block and that the C library does not keep for itself.
@@ -44,12 +52,14 @@ fn threads_are_bounded_and_get_no_signals() {
         assert!(pool.workers.len() <= 3 && pool.is_busy());
     }
     assert_eq!(pool.workers.len(), 3, "they were too few");
+    let nicer = (niceness() + Counter::NICE).min(19);
     while pool.is_busy() {
         pool.sleep(Some(Duration::from_secs(60))).unwrap();
         pool.shared.event.clear();
         pool.collect(&mut answers);
-        for (_, mask) in answers.drain(..) {
+        for (_, mask, nice) in answers.drain(..) {
             count += 1;
+            assert_eq!(nice, nicer);
             assert_eq!(mask & all_signals(), all_signals(), "{mask:x}");
         }
     }

@@ -32,6 +32,8 @@ const CALLS: &[&[i64]] = &[
     &[libc::SYS_restart_syscall, libc::SYS_rseq, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask],
     &[libc::SYS_rt_sigreturn, libc::SYS_sched_getaffinity, libc::SYS_sched_yield],
     &[libc::SYS_set_robust_list, libc::SYS_sigaltstack],
+    // those that decompress are less important
+    &[libc::SYS_getpriority, libc::SYS_setpriority],
     // time, where the kernel's page has none
     &[libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_gettimeofday],
     // waiting
