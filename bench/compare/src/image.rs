@@ -77,7 +77,7 @@ impl Images {
             fs::remove_file(&path).map_err(told)?;
         }
         match start {
-            Start::Empty | Start::Guest => {
+            Start::Empty | Start::Wide | Start::Guest => {
                 self.make(start, format, &path)?;
                 File::open(&path).and_then(|made| made.sync_all()).map_err(told)?;
             }
@@ -93,6 +93,9 @@ impl Images {
         };
         match start {
             Start::Empty => create(&[], &["16G"]),
+            // a MiB for each of these writes would fill devices
+            Start::Wide if format == Format::Raw => create(&["-o", "extent_size_hint=0"], &["16G"]),
+            Start::Wide => create(&[], &["16G"]),
             Start::Guest => create(&[], &["1G"]),
             Start::Cold => create(&["-o", "preallocation=metadata"], &["1T"]),
             Start::Overlay | Start::OverlayExtended => {

@@ -33,6 +33,8 @@ pub enum Start {
     Full,
     /// Nothing, 16 GiB.
     Empty,
+    /// The same; raw files are not told to grow by a MiB at a time.
+    Wide,
     /// Nothing, before a full qcow2 image.
     Overlay,
     /// The same with extended L2 entries.
@@ -59,6 +61,7 @@ impl Start {
         match self {
             Start::Full => "full",
             Start::Empty => "empty",
+            Start::Wide => "wide",
             Start::Overlay => "overlay",
             Start::OverlayExtended => "extended",
             Start::Cold => "cold",
@@ -73,6 +76,6 @@ impl Start {
 
     /// Whether there are such images of a format.
     pub fn has(self, format: Format) -> bool {
-        format == Format::Qcow2 || matches!(self, Start::Full | Start::Empty | Start::Guest)
+        format == Format::Qcow2 || matches!(self, Start::Full | Start::Empty | Start::Wide | Start::Guest)
     }
 }

@@ -215,7 +215,7 @@ const WRITES: [Workload; 8] = {
             Start::Empty,
             pieces(WRITE, 64 * KIB, 64, 20_000),
         ),
-        iops("alloc4k-far", "allocating: 4 KiB scattered over 16 GiB, depth 64", Start::Empty, scattered),
+        iops("alloc4k-far", "allocating: 4 KiB scattered over 16 GiB, depth 64", Start::Wide, scattered),
         iops("overlay", "overlay: 4 KiB writes, scattered, clusters copied, depth 64", Start::Overlay, over),
         iops(
             "overlay-extended",
