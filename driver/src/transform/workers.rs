@@ -41,7 +41,7 @@ impl Worker for Inflater {
     type Answer = StreamTask;
     const NAME: &'static str = "quod-unzip";
     const STACK: usize = 512 << 10;
-    // they keep processors busy for as long as there are clusters: the loop, which has a hit to answer, goes first
+    // they keep processors busy while there are clusters: the loop, which has hits to answer, goes first
     const NICE: i32 = 10;
 
     fn perform(&mut self, mut task: StreamTask) -> StreamTask {

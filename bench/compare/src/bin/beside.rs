@@ -51,7 +51,8 @@ fn measure(args: &Args) -> Result<(), String> {
     };
     let (plain_places, compressed_places) = (places(plain, &driver)?, places(compressed, &driver)?);
     let mut load = Load { driver, plain, plain_places, compressed, compressed_places, next: 0, unzipped: 0 };
-    let mut told = String::from("| round | alone: p50, p99, p99.9 us | beside | clusters/s |\n| --- | --- | --- | --- |\n");
+    let mut told = String::from("| round | alone: p50, p99, p99.9 us | beside | clusters/s |\n");
+    told += "| --- | --- | --- | --- |\n";
     for round in 1..=args.rounds {
         let alone = load.round(0).map_err(failed)?;
         load.unzipped = 0;
