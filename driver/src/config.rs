@@ -174,7 +174,7 @@ pub struct OpenOptions {
     pub(crate) max_depth: u32,
     pub(crate) snapshot: Option<SnapshotSelector>,
     #[cfg(feature = "sabotage")]
-    pub(crate) sabotage: u64,
+    pub(crate) sabotage: u128,
     open_gate: Arc<Mutex<dyn OpenGate + Send>>,
 }
 
@@ -385,7 +385,7 @@ impl OpenOptions {
 
     /// Removes rules: a set of `quod_states::Rule` bits. For the proof that their absence is noticed.
     #[cfg(feature = "sabotage")]
-    pub fn sabotage(mut self, rules: u64) -> Self {
+    pub fn sabotage(mut self, rules: u128) -> Self {
         self.sabotage = rules;
         self
     }

@@ -60,7 +60,7 @@ macro_rules! noticed {
         $(
             #[test]
             fn $name() {
-                is_noticed(Rule::$rule, $names, By::$by, |options| options.sabotage(Rule::$rule as u64));
+                is_noticed(Rule::$rule, $names, By::$by, |options| options.sabotage(Rule::$rule as u128));
             }
         )+
     };

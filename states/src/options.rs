@@ -61,7 +61,7 @@ pub struct Options {
     pub trace: bool,
     /// Rules that are removed: a set of [`Rule`] bits.
     #[cfg(feature = "sabotage")]
-    pub sabotage: u64,
+    pub sabotage: u128,
 }
 
 macro_rules! setters {
@@ -95,7 +95,7 @@ setters! {
 
 #[cfg(feature = "sabotage")]
 setters! {
-    sabotage: u64,
+    sabotage: u128,
 }
 
 impl Options {
@@ -103,7 +103,7 @@ impl Options {
     #[cfg(feature = "sabotage")]
     #[inline]
     pub(crate) const fn sabotaged(&self, rule: Rule) -> bool {
-        self.sabotage & rule as u64 != 0
+        self.sabotage & rule as u128 != 0
     }
 
     #[cfg(not(feature = "sabotage"))]

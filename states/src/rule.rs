@@ -6,7 +6,7 @@
 
 /// See the module's header. What stands here is what must hold; the switch makes that it does not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u64)]
+#[repr(u128)]
 pub enum Rule {
     /// QE1: the need-check bit is durable before the first pointer.
     MarkDirty = 1,
