@@ -43,8 +43,8 @@ pub struct Config {
     /// Guest requests that may be open at once, per disk, completions that were not taken yet included;
     /// default 128, at least 1. One more is refused as busy.
     pub requests: u32,
-    /// Worker threads that decompress, at most; never more than the host has processors, and none before
-    /// they are needed; default 4. 0: decompression is done in slices of `turn`, 32 KiB each.
+    /// Worker threads that decompress and compress, at most; never more than the host has processors, and
+    /// none before they are needed; default 4. 0: that is done in slices of `turn`, 32 KiB each.
     pub decompressors: u32,
     /// Processors for all threads that work for the loop: the kernel's, which do what would hold it (large
     /// transfers, syncs, writes into holes), and the driver's own. For a loop that has a processor to itself:
@@ -171,6 +171,7 @@ pub struct OpenOptions {
     pub(crate) acbs: u32,
     pub(crate) follow_backing: bool,
     pub(crate) data_file: Option<PathBuf>,
+    pub(crate) near_window: bool,
     pub(crate) max_depth: u32,
     pub(crate) snapshot: Option<SnapshotSelector>,
     #[cfg(feature = "sabotage")]
@@ -207,6 +208,7 @@ impl OpenOptions {
             acbs: core.acbs,
             follow_backing: true,
             data_file: None,
+            near_window: false,
             max_depth: 32,
             snapshot: None,
             #[cfg(feature = "sabotage")]
@@ -380,6 +382,14 @@ impl OpenOptions {
     /// is [`ErrorKind::TooDeep`](crate::ErrorKind::TooDeep).
     pub fn max_depth(mut self, depth: u32) -> Self {
         self.max_depth = depth.max(1);
+        self
+    }
+
+    /// Compressed writes with deflate refer back over 4 KiB at most, as QEMU's do, and not over the 32 KiB
+    /// that deflate allows; default off. For readers that know no more: QEMU, 7-Zip and libqcow do,
+    /// dissect.hypervisor does not. It takes more time, and makes longer clusters.
+    pub fn near_window(mut self, near: bool) -> Self {
+        self.near_window = near;
         self
     }
 

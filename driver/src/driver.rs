@@ -6,7 +6,7 @@
 
 use crate::config::{Config, OpenOptions};
 use crate::engine::Engine;
-use crate::error::{BackendOp, Error};
+use crate::error::{BackendOp, Error, ErrorKind, Lack};
 use crate::hold::Hold;
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::Place;
@@ -14,6 +14,7 @@ use crate::layer::opener::Opener;
 use crate::request::{Completion, DiskId, DiskInfo, Ended, Refusal, Rejected, Request, RequestKind};
 use crate::stats::Stats;
 use crate::trace::TimedTransition;
+use crate::transform::inflate::is_built_in;
 use quod_backend::{AnyBackend, Backend};
 use quod_states::{Counters, Refused, SnapshotAsk};
 use std::os::fd::OwnedFd;
@@ -607,9 +608,20 @@ fn check(disk: &Disk, request: &Request) -> Result<(), Error> {
         RequestKind::Map { layer, .. } if *layer >= disk.layers.len() => {
             Err(Error::Misuse("the disk has fewer layers"))
         }
-        RequestKind::Read { buffers, .. } | RequestKind::Write { buffers, .. } if buffers.is_nowhere() => {
+        RequestKind::Read { buffers, .. }
+        | RequestKind::Write { buffers, .. }
+        | RequestKind::WriteCompressed { buffers, .. }
+            if buffers.is_nowhere() =>
+        {
             Err(Error::Misuse("a read or write without a buffer"))
         }
+        RequestKind::WriteCompressed { .. } => match disk.layers.first() {
+            Some(layer) if !is_built_in(layer.packs.method.compression) => {
+                let lack = Lack::Decoder(layer.packs.method.compression);
+                Err(layer.file.fault(ErrorKind::Unsupported(lack)))
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }

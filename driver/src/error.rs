@@ -144,6 +144,12 @@ pub enum ErrorKind {
     NoSnapshot,
     /// The host's file system, or the device that the image is on, is full.
     NoSpace,
+    /// A compressed write of a cluster that is allocated: it has data, or space, already. Nothing was
+    /// changed.
+    Occupied {
+        /// Where the cluster begins on the guest disk.
+        offset: u64,
+    },
     /// The device has no room for the image that is to be made on it.
     DeviceTooSmall {
         /// Bytes of the device.
@@ -233,6 +239,7 @@ impl Error {
             }
             Core::Gone(errno) => ErrorKind::Gone { errno: *errno },
             Core::NoSnapshot => ErrorKind::NoSnapshot,
+            Core::Occupied(guest) => ErrorKind::Occupied { offset: *guest },
             Core::NoSpace => ErrorKind::NoSpace,
             Core::Poisoned => ErrorKind::Poisoned,
         };
@@ -280,7 +287,7 @@ impl Error {
 
     /// The operating system's error number that comes closest: that of the failed call where there was one,
     /// otherwise EINVAL (misuse), EAGAIN (busy, locked), EBADF (closed), ECANCELED, EPERM (gate, thread),
-    /// ENOSPC, ENOTSUP (unsupported, foreign), ELOOP (chains), EIO (corrupt, poisoned).
+    /// ENOSPC, ENOTSUP (unsupported, foreign), ELOOP (chains), EIO (corrupt, poisoned, occupied).
     pub fn errno(&self) -> i32 {
         match self {
             Error::Misuse(_) => libc::EINVAL,
@@ -306,7 +313,7 @@ impl ErrorKind {
             ErrorKind::Locked(_) => libc::EAGAIN,
             ErrorKind::NotAllowed { .. } | ErrorKind::Ambiguous { .. } => libc::EPERM,
             ErrorKind::BackingLoop { .. } | ErrorKind::TooDeep { .. } => libc::ELOOP,
-            ErrorKind::Corrupt(_) | ErrorKind::Poisoned => libc::EIO,
+            ErrorKind::Corrupt(_) | ErrorKind::Poisoned | ErrorKind::Occupied { .. } => libc::EIO,
         }
     }
 }
@@ -354,6 +361,11 @@ impl ErrorKind {
             }
             ErrorKind::NoSnapshot => write!(f, "{path}: the image has no such snapshot"),
             ErrorKind::NoSpace => write!(f, "{path}: no space left on the host device"),
+            ErrorKind::Occupied { offset } => write!(
+                f,
+                "{path}: the cluster at guest offset {offset:#x} is allocated, and a compressed write goes \
+                 only where nothing is"
+            ),
             ErrorKind::DeviceTooSmall { has, needs } => {
                 write!(f, "{path}: the device has {has} bytes, and the image takes {needs} from the start")
             }

@@ -112,6 +112,13 @@ pub enum RequestKind {
         /// Forced unit access: durable, its mapping included, before it completes.
         fua: bool,
     },
+    /// Write the buffers compressed: one whole cluster, or the disk's last, that holds nothing yet.
+    WriteCompressed {
+        offset: u64,
+        buffers: Buffers,
+        /// As of a write.
+        fua: bool,
+    },
     /// The range reads as zeros afterwards.
     WriteZeroes {
         offset: u64,
@@ -152,6 +159,8 @@ pub enum Kind {
     Read,
     /// [`RequestKind::Write`].
     Write,
+    /// [`RequestKind::WriteCompressed`].
+    WriteCompressed,
     /// [`RequestKind::WriteZeroes`].
     WriteZeroes,
     /// [`RequestKind::Discard`].
@@ -172,9 +181,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them; each one's index is its number.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Read,
         Kind::Write,
+        Kind::WriteCompressed,
         Kind::WriteZeroes,
         Kind::Discard,
         Kind::Flush,
@@ -190,6 +200,7 @@ impl Kind {
         match self {
             Kind::Read => "read",
             Kind::Write => "write",
+            Kind::WriteCompressed => "write_compressed",
             Kind::WriteZeroes => "write_zeroes",
             Kind::Discard => "discard",
             Kind::Flush => "flush",
@@ -203,7 +214,11 @@ impl Kind {
 
     /// It may change what the guest reads, or the size of its disk.
     pub const fn changes(self) -> bool {
-        matches!(self, Kind::Write | Kind::WriteZeroes | Kind::Discard | Kind::Resize | Kind::Snapshot)
+        match self {
+            Kind::Write | Kind::WriteCompressed | Kind::WriteZeroes | Kind::Discard => true,
+            Kind::Resize | Kind::Snapshot => true,
+            Kind::Read | Kind::Flush | Kind::Map | Kind::Quiesce | Kind::Close => false,
+        }
     }
 }
 
@@ -213,6 +228,7 @@ impl RequestKind {
         match self {
             RequestKind::Read { .. } => Kind::Read,
             RequestKind::Write { .. } => Kind::Write,
+            RequestKind::WriteCompressed { .. } => Kind::WriteCompressed,
             RequestKind::WriteZeroes { .. } => Kind::WriteZeroes,
             RequestKind::Discard { .. } => Kind::Discard,
             RequestKind::Flush => Kind::Flush,
@@ -224,10 +240,12 @@ impl RequestKind {
         }
     }
 
-    /// The buffers of a read or a write.
+    /// The buffers of a read or a write, compressed or not.
     pub fn into_buffers(self) -> Option<Buffers> {
         match self {
-            RequestKind::Read { buffers, .. } | RequestKind::Write { buffers, .. } => Some(buffers),
+            RequestKind::Read { buffers, .. }
+            | RequestKind::Write { buffers, .. }
+            | RequestKind::WriteCompressed { buffers, .. } => Some(buffers),
             _ => None,
         }
     }
@@ -237,6 +255,7 @@ impl RequestKind {
         match self {
             RequestKind::Read { buffers, .. } => CompletionKind::Read(buffers),
             RequestKind::Write { buffers, .. } => CompletionKind::Write(buffers),
+            RequestKind::WriteCompressed { buffers, .. } => CompletionKind::WriteCompressed(buffers),
             RequestKind::WriteZeroes { .. } => CompletionKind::WriteZeroes,
             RequestKind::Discard { .. } => CompletionKind::Discard,
             RequestKind::Flush => CompletionKind::Flush,
@@ -252,7 +271,9 @@ impl RequestKind {
     #[inline]
     pub(crate) fn len(&self) -> u64 {
         match self {
-            RequestKind::Read { buffers, .. } | RequestKind::Write { buffers, .. } => buffers.len(),
+            RequestKind::Read { buffers, .. }
+            | RequestKind::Write { buffers, .. }
+            | RequestKind::WriteCompressed { buffers, .. } => buffers.len(),
             RequestKind::WriteZeroes { len, .. }
             | RequestKind::Discard { len, .. }
             | RequestKind::Map { len, .. } => *len,
@@ -269,6 +290,9 @@ impl RequestKind {
             RequestKind::Read { offset, ref buffers } => (Core::Read, offset, buffers.len(), plain),
             RequestKind::Write { offset, ref buffers, fua } => {
                 (Core::Write, offset, buffers.len(), flags(fua, false))
+            }
+            RequestKind::WriteCompressed { offset, ref buffers, fua } => {
+                (Core::WriteCompressed, offset, buffers.len(), flags(fua, false))
             }
             RequestKind::WriteZeroes { offset, len, fua, may_unmap } => {
                 (Core::WriteZeroes, offset, len, flags(fua, may_unmap))
@@ -303,6 +327,44 @@ impl Request {
     /// of it may be there.
     pub fn write(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
         Request { kind: RequestKind::Write { offset, buffers: buffers.into(), fua: false }, user }
+    }
+
+    /// As a write, compressed, of qcow2: with deflate or zstd as the image says
+    /// ([`Info::compression`](crate::Info)), by worker threads where there are some
+    /// ([`Config::decompressors`](field@crate::Config::decompressors)). One whole cluster a request
+    /// ([`Info::cluster_size`](crate::Info)), where nothing is allocated: it has neither data nor space of
+    /// its own, else the request fails with [`ErrorKind::Occupied`](crate::ErrorKind::Occupied) and changes
+    /// nothing. The disk's last cluster may end with the disk. What does not become shorter is written as it
+    /// is. Any number of clusters may be under way at once; they are placed in the file in the order in which
+    /// they were submitted.
+    ///
+    /// ```
+    /// use quod::{Buffer, Config, Driver, ErrorKind, OpenOptions, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 20))?;
+    /// # let mut driver = Driver::new(Config::default())?;
+    /// # let disk = driver.open(&path, OpenOptions::new().write(true))?;
+    /// # let mut next = |driver: &mut Driver| loop {
+    /// #     if let Some(done) = driver.next_completion() {
+    /// #         break Ok::<_, quod::Error>(done);
+    /// #     }
+    /// #     driver.wait(None)?;
+    /// # };
+    /// # next(&mut driver)?.result?;
+    /// let cluster = Buffer::from(&[7; 64 << 10][..]);
+    /// driver.submit(disk, Request::write_compressed(128 << 10, cluster, 1))?;
+    /// next(&mut driver)?.result?;
+    /// // a part of a cluster is refused, and so is one that is there already
+    /// let part = Request::write_compressed(0, Buffer::zeroed(4096), 2);
+    /// assert_eq!(quod::Error::from(driver.submit(disk, part).unwrap_err()).errno(), libc::EINVAL);
+    /// driver.submit(disk, Request::write_compressed(128 << 10, Buffer::zeroed(64 << 10), 3))?;
+    /// let error = next(&mut driver)?.result.unwrap_err();
+    /// assert_eq!(error.kind(), Some(&ErrorKind::Occupied { offset: 128 << 10 }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn write_compressed(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
+        Request { kind: RequestKind::WriteCompressed { offset, buffers: buffers.into(), fua: false }, user }
     }
 
     /// The range reads as zeros afterwards, whatever a backing file has there; as durable as a write. Costs
@@ -388,11 +450,13 @@ impl Request {
         Request { kind: RequestKind::Snapshot(Box::new(ask)), user }
     }
 
-    /// Durable, its mapping included, before it completes: a write or write-zeroes. Of other kinds it means
-    /// nothing.
+    /// Durable, its mapping included, before it completes: a write, compressed or not, or write-zeroes. Of
+    /// other kinds it means nothing.
     pub fn fua(mut self) -> Request {
         match &mut self.kind {
-            RequestKind::Write { fua, .. } | RequestKind::WriteZeroes { fua, .. } => *fua = true,
+            RequestKind::Write { fua, .. }
+            | RequestKind::WriteCompressed { fua, .. }
+            | RequestKind::WriteZeroes { fua, .. } => *fua = true,
             _ => {}
         }
         self
@@ -471,6 +535,8 @@ pub enum CompletionKind {
     Read(Buffers),
     /// A write ended.
     Write(Buffers),
+    /// A compressed write ended.
+    WriteCompressed(Buffers),
     /// The range reads as zeros.
     WriteZeroes,
     /// A discard ended.
@@ -496,6 +562,7 @@ impl CompletionKind {
             CompletionKind::Opened => return None,
             CompletionKind::Read(_) => Kind::Read,
             CompletionKind::Write(_) => Kind::Write,
+            CompletionKind::WriteCompressed(_) => Kind::WriteCompressed,
             CompletionKind::WriteZeroes => Kind::WriteZeroes,
             CompletionKind::Discard => Kind::Discard,
             CompletionKind::Flush => Kind::Flush,
@@ -507,10 +574,12 @@ impl CompletionKind {
         })
     }
 
-    /// The buffers of a read or a write.
+    /// The buffers of a read or a write, compressed or not.
     pub const fn buffers(&self) -> Option<&Buffers> {
         match self {
-            CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => Some(buffers),
+            CompletionKind::Read(buffers)
+            | CompletionKind::Write(buffers)
+            | CompletionKind::WriteCompressed(buffers) => Some(buffers),
             _ => None,
         }
     }
@@ -526,7 +595,9 @@ impl CompletionKind {
     /// As [`CompletionKind::buffers`], to keep.
     pub fn into_buffers(self) -> Option<Buffers> {
         match self {
-            CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => Some(buffers),
+            CompletionKind::Read(buffers)
+            | CompletionKind::Write(buffers)
+            | CompletionKind::WriteCompressed(buffers) => Some(buffers),
             _ => None,
         }
     }

@@ -107,6 +107,8 @@ pub struct Stats {
     pub bytes_written: u64,
     /// Compressed clusters decompressed.
     pub decompressions: u64,
+    /// Clusters that were tried to be compressed.
+    pub compressions: u64,
     /// Requests that completed with an error.
     pub errors: u64,
     kinds: Vec<Histogram<u32>>,
@@ -120,6 +122,7 @@ impl Stats {
             bytes_read: 0,
             bytes_written: 0,
             decompressions: 0,
+            compressions: 0,
             errors: 0,
             kinds: Kind::ALL.iter().map(|_| nanos_histogram()).collect(),
             paths: PathClass::ALL.iter().map(|_| nanos_histogram()).collect(),
@@ -149,7 +152,7 @@ impl Stats {
         match kind {
             _ if !ok => self.errors += 1,
             Kind::Read => self.bytes_read += len,
-            Kind::Write | Kind::WriteZeroes => self.bytes_written += len,
+            Kind::Write | Kind::WriteCompressed | Kind::WriteZeroes => self.bytes_written += len,
             _ => {}
         }
     }

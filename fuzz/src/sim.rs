@@ -113,6 +113,14 @@ pub(crate) fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -
             let (offset, len) = place.range(chooser, world.model().len());
             world.ask(Ask::Discard { offset, len }).map(drop)
         }
+        17 if chance(chooser, 3) => {
+            let size = world.model().len();
+            let (offset, _) = place.range(chooser, size);
+            let cluster = place.cluster();
+            let offset = offset - offset % cluster;
+            let (len, fua) = (cluster.min(size - offset), chance(chooser, 6));
+            world.ask(Ask::Pack { offset, len, fua }).map(drop)
+        }
         _ => {
             let (offset, len) = place.range(chooser, world.model().len());
             world.ask(Ask::Write { offset, len, fua: chance(chooser, 8) }).map(drop)

@@ -18,7 +18,7 @@ pub use tally::Tally;
 
 use crate::image;
 use crate::probe::Probe;
-use ask::request;
+use ask::{pack_id, request};
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, ErrorKind, Format, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, OpKind, Sim};
@@ -249,7 +249,13 @@ impl World {
             Err(Rejected {
                 reason: Refusal::Error(Error::File { kind: ErrorKind::Unsupported(_), .. }),
                 ..
-            }) if matches!(ask, Ask::Resize { .. }) => {
+            }) if matches!(ask, Ask::Resize { .. } | Ask::Pack { .. }) => {
+                return Ok(false);
+            }
+            // what was the disk's last cluster is not any more
+            Err(Rejected { reason: Refusal::Error(Error::Misuse(_)), .. })
+                if matches!(ask, Ask::Pack { .. }) && self.resizing().next().is_some() =>
+            {
                 return Ok(false);
             }
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
@@ -265,6 +271,7 @@ impl World {
         }
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
+            Ask::Pack { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(pack_id(user))),
             Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
             Ask::Discard { offset, len } => self.discards(offset, offset + len),
             // as long as it has the old size, what will be cut off may be gone or not
@@ -409,6 +416,7 @@ impl World {
             && !ticket.cancelled
             && !self.may_fail(ticket.ask)
             && !self.is_full(ticket.ask, error)
+            && !is_occupied(ticket.ask, error)
         {
             return fail(format!("#{} {:?} failed without a fault: {error}", done.user, ticket.ask));
         }
@@ -419,7 +427,10 @@ impl World {
         }
         self.tally.cancelled += u64::from(ticket.cancelled);
         for index in ticket.writes.into_iter().flatten() {
-            let fua = matches!(ticket.ask, Ask::Write { fua: true, .. } | Ask::Zero { fua: true, .. });
+            let fua = match ticket.ask {
+                Ask::Write { fua, .. } | Ask::Pack { fua, .. } | Ask::Zero { fua, .. } => fua,
+                _ => false,
+            };
             self.model.end(index, ok, fua);
         }
         match ticket.ask {
@@ -519,6 +530,11 @@ impl World {
         self.drain(&mut Fifo)?;
         Ok(self.tally.clean_closes > before)
     }
+}
+
+/// Compressed writes go only where nothing is.
+fn is_occupied(ask: Ask, error: &Error) -> bool {
+    matches!(ask, Ask::Pack { .. }) && matches!(error.kind(), Some(ErrorKind::Occupied { .. }))
 }
 
 /// The edges that a format allows.

@@ -115,6 +115,8 @@ noticed! {
     fn late_counts_are_made_first() CheckBeforeUse "qcow2-dirty-without-counts" Explorer
     fn repaired_counts_are_durable_first() RepairDurably "qcow2-dirty-without-counts" Explorer
     fn dropped_entries_before_what_takes_their_place() DropBeforePlace "qcow2-dirty-with-a-dangling" Explorer
+    fn each_compressed_cluster_is_counted() PackedCounted "qcow2-pack-two" ExplorerAndSimulator
+    fn nothing_is_packed_where_all_went() PackedClosed "qcow2-pack-after-all-went" Explorer
     fn unknown_extensions_stay() HeaderBytes "qcow2-unknown-header-bytes" Explorer
     fn unknown_bits_are_cleared_first() AutoclearFirst "qcow2-unknown-autoclear-bits" Explorer
     fn a_new_list_is_durable_before_the_header() SnapshotBeforeHeader "qcow2-snapshot-made" Explorer

@@ -28,6 +28,8 @@ pub enum Error {
     Gone(i32),
     /// The image has no such snapshot.
     NoSnapshot,
+    /// A compressed write of the cluster at this guest offset, which has data, or space, already.
+    Occupied(u64),
     /// The host's file system is full.
     NoSpace,
     /// An earlier metadata write or sync failed, what holds the file has gone, or an entry of the image
@@ -51,6 +53,12 @@ impl fmt::Display for Error {
             }
             Error::Gone(errno) => write!(f, "what holds the image is gone (device error {errno})"),
             Error::NoSnapshot => f.write_str("the image has no such snapshot"),
+            Error::Occupied(guest) => {
+                write!(
+                    f,
+                    "the cluster at guest offset {guest:#x} is allocated: nothing compressed goes there"
+                )
+            }
             Error::NoSpace => f.write_str("no space left on the host device"),
             Error::Poisoned => f.write_str(
                 "the image is poisoned: metadata could not be written, or contradicted itself, earlier",

@@ -187,6 +187,27 @@ pub enum IoOp {
         /// surroundings).
         zero: bool,
     },
+    /// Compress one cluster: `len` bytes of the request's buffer, from its begin on, and zeros to the end of
+    /// the cluster. Complete with `Outcome::Compressed(n)` if it becomes shorter, of `n` bytes, which the
+    /// embedder keeps until they are written ([`IoOp::WriteCompressed`]) or the request ends; with `Done` if
+    /// it does not.
+    Compress {
+        /// Whose buffer.
+        request: RequestId,
+        /// Bytes of it.
+        len: u64,
+    },
+    /// Host file <- the bytes that `Compress` has made for the request, then `pad` zeros, as one write.
+    WriteCompressed {
+        /// Whose.
+        request: RequestId,
+        /// Host offset of the first of them.
+        host: u64,
+        /// How many they are.
+        len: u32,
+        /// Zeros behind them: up to the end of the file's block, where it has blocks.
+        pad: u32,
+    },
     /// Make `len` bytes at `host` read as zeros. `unmap` lets the host give the space back.
     ZeroRange {
         /// Host offset, aligned.
@@ -245,11 +266,13 @@ impl IoOp {
     /// The file is another one afterwards: its bytes, its length, or where it has space.
     pub(crate) const fn changes_file(&self) -> bool {
         match self {
-            IoOp::WriteTable { .. } | IoOp::WriteData { .. } | IoOp::ZeroRange { .. } => true,
+            IoOp::WriteTable { .. } | IoOp::WriteData { .. } | IoOp::WriteCompressed { .. } => true,
+            IoOp::ZeroRange { .. } => true,
             IoOp::PunchHole { .. } | IoOp::Discard { .. } | IoOp::Clear { .. } => true,
             IoOp::Grow { .. } | IoOp::SetLen { .. } => true,
             IoOp::ReadTable { .. } | IoOp::ReadData { .. } | IoOp::ReadBacking { .. } => false,
             IoOp::ReadCompressed { .. } | IoOp::ReadFill { .. } | IoOp::ZeroBuffer { .. } => false,
+            IoOp::Compress { .. } => false,
             IoOp::ForgetCompressed { .. } | IoOp::Length | IoOp::Yield | IoOp::Sync => false,
         }
     }
@@ -264,6 +287,8 @@ pub enum Outcome<'a> {
     Table(&'a [u8]),
     /// [`IoOp::Length`]: bytes.
     Length(u64),
+    /// [`IoOp::Compress`]: so many bytes, fewer than a cluster has.
+    Compressed(u32),
     /// It failed; the operating system's error number.
     Failed(i32),
 }

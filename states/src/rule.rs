@@ -151,4 +151,8 @@ pub enum Rule {
     SnapshotBeforeHeader = 1 << 62,
     /// QC22: the header with a new list is durable before what only the old one led to is free.
     SnapshotBeforeFree = 1 << 63,
+    /// QC23: a host cluster counts each compressed cluster that has bytes in it.
+    PackedCounted = 1 << 64,
+    /// QC24: a host cluster that was given up takes no more compressed bytes.
+    PackedClosed = 1 << 65,
 }

@@ -34,33 +34,41 @@ fn word(key: u64, index: usize) -> u64 {
     (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) | 0x0101_0101_0101_0101
 }
 
+/// In a write's id: each of its blocks repeats its first word, so that it can be compressed.
+pub const THIN: u64 = 1 << 63;
+
+/// The word of a write that stands for `index`.
+fn chosen(id: u64, index: usize) -> usize {
+    if id & THIN == 0 { index } else { 0 }
+}
+
 /// Fills `to` with the bytes of write `id` (seed 0, without labels) from guest offset `at` on.
 pub fn fill(id: u64, at: u64, to: &mut [u8]) {
     let (mut at, mut rest) = (at, to);
     while !rest.is_empty() {
         let within = (at % SECTOR) as usize;
         let (part, behind) = rest.split_at_mut((BLOCK - within).min(rest.len()));
-        fill_part(key(0, at / SECTOR, id), within, part);
+        fill_part(id, key(0, at / SECTOR, id), within, part);
         (at, rest) = (at + part.len() as u64, behind);
     }
 }
 
 /// Part of one block, from byte `within` of it on.
-fn fill_part(key: u64, within: usize, part: &mut [u8]) {
+fn fill_part(id: u64, key: u64, within: usize, part: &mut [u8]) {
     let lead = (within.wrapping_neg() % 8).min(part.len());
     let (first, rest) = part.split_at_mut(lead);
-    let bytes = word(key, within / 8).to_le_bytes();
+    let bytes = word(key, chosen(id, within / 8)).to_le_bytes();
     first.copy_from_slice(&bytes[within % 8..][..lead]);
     let index = within.div_ceil(8);
     for (out, index) in rest.chunks_mut(8).zip(index..) {
-        out.copy_from_slice(&word(key, index).to_le_bytes()[..out.len()]);
+        out.copy_from_slice(&word(key, chosen(id, index)).to_le_bytes()[..out.len()]);
     }
 }
 
 /// The byte that write `id` puts at guest offset `at`.
 pub fn byte(id: u64, at: u64) -> u8 {
     let within = (at % SECTOR) as usize;
-    word(key(0, at / SECTOR, id), within / 8).to_le_bytes()[within % 8]
+    word(key(0, at / SECTOR, id), chosen(id, within / 8)).to_le_bytes()[within % 8]
 }
 
 /// The bytes of write `id` over `[start, end)`.
@@ -224,16 +232,21 @@ mod tests {
 
     #[test]
     fn parts_agree_with_the_whole_and_no_byte_is_zero() {
+        for id in [7, THIN | 7] {
+            let whole = bytes(id, 1000, 3000);
+            assert!(whole.iter().all(|&byte| byte != 0));
+            for (start, end) in
+                [(1000, 1001), (1003, 1777), (2999, 3000), (1024, 1536), (1535, 1537), (1001, 1004)]
+            {
+                assert_eq!(bytes(id, start, end), whole[start as usize - 1000..end as usize - 1000]);
+            }
+            for at in 1000..3000 {
+                assert_eq!(byte(id, at), whole[at as usize - 1000]);
+            }
+        }
         let whole = bytes(7, 1000, 3000);
-        assert!(whole.iter().all(|&byte| byte != 0));
-        for (start, end) in
-            [(1000, 1001), (1003, 1777), (2999, 3000), (1024, 1536), (1535, 1537), (1001, 1004)]
-        {
-            assert_eq!(bytes(7, start, end), whole[start as usize - 1000..end as usize - 1000]);
-        }
-        for at in 1000..3000 {
-            assert_eq!(byte(7, at), whole[at as usize - 1000]);
-        }
+        let thin = bytes(THIN | 7, 512, 1024);
+        assert!(thin.chunks(8).all(|word| word == &thin[..8]), "a block of it is one word");
         assert_ne!(bytes(8, 1000, 1512), whole[..512]);
     }
 

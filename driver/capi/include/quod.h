@@ -287,6 +287,10 @@ enum quod_error_kind
      * A file could not be opened, examined or closed.
      */
     QUOD_ERROR_KIND_IO = 20,
+    /**
+     * A compressed write of a cluster that is allocated already: nothing was changed.
+     */
+    QUOD_ERROR_KIND_OCCUPIED = 21,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -419,6 +423,10 @@ enum quod_op
      * `quod_submit_close`.
      */
     QUOD_OP_CLOSE = 10,
+    /**
+     * `quod_submit_write_compressed`.
+     */
+    QUOD_OP_WRITE_COMPRESSED = 11,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1063,6 +1071,22 @@ int quod_submit_write(struct quod_driver *driver,
                       int iovcnt,
                       uint32_t flags,
                       uint64_t user);
+
+/**
+ * As `quod_submit_write`, compressed, of qcow2: one whole cluster a request (the disk's last may end with
+ * the disk), where nothing is allocated. What does not become shorter is written as it is. -EINVAL: no such
+ * cluster; -ENOTSUP: the image has no compressed clusters. A cluster that is allocated already stays as it
+ * is: the completion's error says EIO.
+ *
+ * Yours to promise: As of `quod_submit_read`.
+ */
+int quod_submit_write_compressed(struct quod_driver *driver,
+                                 quod_disk disk,
+                                 uint64_t offset,
+                                 const struct iovec *iov,
+                                 int iovcnt,
+                                 uint32_t flags,
+                                 uint64_t user);
 
 /**
  * The range reads as zeros afterwards, as durably as a write. `flags`: QUOD_FUA, QUOD_MAY_UNMAP. Costs

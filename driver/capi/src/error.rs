@@ -104,6 +104,7 @@ fn kind(failure: &Failure) -> quod_error_kind {
             ErrorKind::Gone { .. } => Kind::Gone,
             ErrorKind::NoSnapshot => Kind::Other,
             ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => Kind::NoSpace,
+            ErrorKind::Occupied { .. } => Kind::Occupied,
             ErrorKind::Poisoned => Kind::Poisoned,
             ErrorKind::NotAllowed { .. } => Kind::NotAllowed,
             ErrorKind::Ambiguous { .. } => Kind::Ambiguous,

@@ -117,6 +117,32 @@ pub unsafe extern "C" fn quod_submit_write(
     unsafe { call(driver, act) }
 }
 
+/// As `quod_submit_write`, compressed, of qcow2: one whole cluster a request (the disk's last may end with
+/// the disk), where nothing is allocated. What does not become shorter is written as it is. -EINVAL: no such
+/// cluster; -ENOTSUP: the image has no compressed clusters. A cluster that is allocated already stays as it
+/// is: the completion's error says EIO.
+///
+/// # Safety
+/// As of `quod_submit_read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn quod_submit_write_compressed(
+    driver: *mut quod_driver,
+    disk: quod_disk,
+    offset: u64,
+    iov: *const iovec,
+    iovcnt: c_int,
+    flags: u32,
+    user: u64,
+) -> c_int {
+    let act = |inner: &mut Inner| {
+        // SAFETY: passed on.
+        let request = Request::write_compressed(offset, unsafe { buffers(iov, iovcnt) }?, user);
+        submit(inner, disk, flagged(request, flags, QUOD_FUA)?)
+    };
+    // SAFETY: passed on.
+    unsafe { call(driver, act) }
+}
+
 /// The range reads as zeros afterwards, as durably as a write. `flags`: QUOD_FUA, QUOD_MAY_UNMAP. Costs
 /// little where a format can say it (whole clusters). Returns as `quod_submit_read`.
 ///
@@ -233,6 +259,7 @@ fn op(done: &Completion) -> quod_op {
         None => quod_op::Open,
         Some(Kind::Read) => quod_op::Read,
         Some(Kind::Write) => quod_op::Write,
+        Some(Kind::WriteCompressed) => quod_op::WriteCompressed,
         Some(Kind::WriteZeroes) => quod_op::WriteZeroes,
         Some(Kind::Discard) => quod_op::Discard,
         Some(Kind::Flush) => quod_op::Flush,

@@ -175,6 +175,8 @@ pub enum quod_op {
     Resize = 9,
     /// `quod_submit_close`.
     Close = 10,
+    /// `quod_submit_write_compressed`.
+    WriteCompressed = 11,
 }
 
 /// What a run of the guest disk is made of, in one layer.
@@ -238,6 +240,8 @@ pub enum quod_error_kind {
     TooDeep = 19,
     /// A file could not be opened, examined or closed.
     Io = 20,
+    /// A compressed write of a cluster that is allocated already: nothing was changed.
+    Occupied = 21,
 }
 
 /// An error. The library owns it and its texts; see where you got it for how long. It may grow at its end.

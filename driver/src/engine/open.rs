@@ -284,7 +284,9 @@ impl<B: Backend> Engine<B> {
         let data_file = data.as_ref().map(|data| data.path.clone());
         let Opened { image, info, report } = opened;
         let ahead = opener.options.allocate_ahead;
-        disk.layers.push(Layer::new(image, &info, file, data, &options, ahead));
+        let mut layer = Layer::new(image, &info, file, data, &options, ahead);
+        layer.packs.method.near = opener.options.near_window;
+        disk.layers.push(layer);
         let backing = info.backing.clone().filter(|_| opener.options.follow_backing);
         opener.infos.push(LayerInfo { path, data_file, info, report });
         match backing.map(|backing| opener.next(depth, backing)) {

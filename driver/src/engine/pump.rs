@@ -77,6 +77,9 @@ impl<B: Backend> Engine<B> {
             if layer.clusters.is_wanted() {
                 transform.serve(&mut out, layer);
             }
+            if layer.packs.are_asked() {
+                transform.shrink(&mut out, layer);
+            }
         }
     }
 
@@ -146,6 +149,10 @@ impl<B: Backend> Engine<B> {
         let slot = &mut layer.slots[request.index as usize];
         let (owner, len, cause) = (slot.vacate(), slot.len, slot.cause.take());
         let result = result.map_err(|error| Box::new(blame(layer, cause, &error)));
+        // a compressed write that came to nothing
+        if let Some(loan) = layer.packs.take(request.index) {
+            self.port.arena.give_back(loan);
+        }
         if let Some(child) = layer.parked.pop_front() {
             self.jobs.push_back(LayerJob::Submit { place, child });
         }

@@ -1,7 +1,7 @@
 //! From what a machine names to what the backend does: one match.
 //!
 //! Knows: both vocabularies, request slots, fills. Must never know: why the machine wants it, how a
-//! compressed cluster is had: it leaves a want on the layer.
+//! compressed cluster is had, or made: it leaves a want on the layer.
 //! Where guest data has a file of its own, it goes there: reads and writes of data, zeros. Metadata,
 //! compressed clusters, holes and the file's length are the image file's; a sync is both files'.
 //! Invariant: writes are never rounded out (the machine aligned them).
@@ -9,6 +9,7 @@
 use crate::layer::clusters::Want;
 use crate::layer::flight::{Dest, FlightTask};
 use crate::layer::out::{Out, fits, plain_outcome, round_out};
+use crate::layer::packs::Pack;
 use crate::layer::{Child, Layer, LayerFile, Origin};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
@@ -57,6 +58,8 @@ pub(super) fn plain<M: Machine>(
         | IoOp::Yield
         | IoOp::ZeroBuffer { .. }
         | IoOp::ReadFill { .. }
+        | IoOp::Compress { .. }
+        | IoOp::WriteCompressed { .. }
         | IoOp::WriteData { .. } => return None,
     };
     Some((FlightTask::Plain, op))
@@ -150,6 +153,18 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             layer.slots[request.index as usize].busy += 1;
             let dest = Dest::Request { index: request.index, offset };
             layer.clusters.want(Want { io: io.id, dest, len, host, bytes, within });
+        }
+        IoOp::Compress { request, len } => {
+            layer.packs.ask(Pack { io: io.id, request: request.index, len });
+        }
+        IoOp::WriteCompressed { request, host, len, pad } => {
+            let (file, end) = (layer.file.id, len as usize + pad as usize);
+            // cannot fail: the machine writes once what it was told to be there
+            let loan = layer.packs.take(request.index).expect("kept for the request");
+            out.port.arena.bytes_mut(&loan, end)[len as usize..].fill(0);
+            let segments = Segments::from_buf([out.port.arena.segment(&loan, 0, end)]);
+            debug_assert!(fits(&layer.file.stat, host, &segments), "the machine named an unaligned write");
+            out.send(io.id, FlightTask::WriteTable { loan }, Op::Write { file, offset: host, segments });
         }
         IoOp::ForgetCompressed { host, len } => layer.clusters.forget(host, len),
         IoOp::Yield => out.port.yielded.push((out.place, io.id)),

@@ -110,7 +110,7 @@ impl<B: Backend> Engine<B> {
         }
         if let Some(place) = self.transform.next_slice()
             && let Some((out, layer, transform)) = self.at(place)
-            && let Some(made) = transform.slice(&out.port.arena, layer)
+            && let Some(made) = transform.slice(&mut out.port.arena, layer)
         {
             self.made(made);
         }
@@ -125,11 +125,14 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// A compressed cluster's stream has ended.
+    /// A cluster has been decompressed, or compressed.
     fn made(&mut self, made: Made) {
         let place = made.place();
         if let Some(stats) = &mut self.disks[place.disk as usize].stats {
-            stats.decompressions += 1;
+            match made {
+                Made::Cluster(_) => stats.decompressions += 1,
+                Made::Pack(_) => stats.compressions += 1,
+            }
         }
         if let Some((mut out, layer, transform)) = self.at(place) {
             transform.made(&mut out, layer, made);

@@ -10,12 +10,14 @@ pub(crate) mod disk;
 pub(crate) mod flight;
 pub(crate) mod opener;
 pub(crate) mod out;
+pub(crate) mod packs;
 pub(crate) mod port;
 
 use crate::error::{Error, ErrorKind, FileRole};
 use crate::memory::fill::Fill;
 use crate::request::{CompletionKind, Request};
 use clusters::Clusters;
+use packs::{Method, Packs};
 use quod_backend::{Errno, FileId, Proven, Segments, Stat, Store};
 use quod_states::{AcbId, Image, Info, IoId, Options, Part, RequestId, Timer};
 use std::collections::VecDeque;
@@ -166,6 +168,8 @@ pub(crate) struct Layer {
     pub deadlines: [Option<Duration>; 2],
     /// Compressed clusters, wanted, read and on their way.
     pub clusters: Clusters,
+    /// Clusters of compressed writes.
+    pub packs: Packs,
     /// What the layer below said when a fill failed.
     pub fill_cause: Option<Box<Error>>,
 }
@@ -194,6 +198,7 @@ impl Layer {
             parked: VecDeque::new(),
             deadlines: [None; 2],
             clusters: Clusters::new(info),
+            packs: Packs::new(Method { compression: info.compression, near: false }),
             fill_cause: None,
         }
     }
@@ -220,7 +225,9 @@ impl Layer {
         let len = kind.len();
         let mut kind = kind.into_answer();
         let segments = match &mut kind {
-            CompletionKind::Read(buffers) | CompletionKind::Write(buffers) => buffers.scatter_list(),
+            CompletionKind::Read(buffers)
+            | CompletionKind::Write(buffers)
+            | CompletionKind::WriteCompressed(buffers) => buffers.scatter_list(),
             _ => Segments::new(),
         };
         self.slots[id.index as usize].occupy(Owner::Guest { kind, user, started }, segments, len);

@@ -7,8 +7,8 @@
 //! back once, when the stream has ended.
 
 use super::inflate::{Progress, Stream};
-use super::work::{Made, Work};
-use super::workers::{StreamTask, Workers};
+use super::work::{Made, MadeCluster, MadePack, Work};
+use super::workers::{StreamTask, Task};
 use super::{SLICE, Transform};
 use crate::error::{DeviceOp, ErrorKind};
 use crate::layer::Layer;
@@ -46,11 +46,7 @@ impl Transform {
         self.open += 1;
         let input = out.port.arena.segment(&loan, 0, end);
         let work = Work { place: out.place, cluster, loan };
-        let workers = self.workers.get_or_insert_with(|| {
-            let notify = out.port.backend.notify_fd().filter(|_| self.crew.most > 0)?;
-            Workers::new(notify, self.crew).ok()
-        });
-        match workers {
+        match self.workers(out) {
             Some(workers) => {
                 let size = layer.clusters.size();
                 let contents = std::mem::take(layer.clusters.contents(cluster));
@@ -63,20 +59,33 @@ impl Transform {
     /// The next cluster that workers have made.
     pub(crate) fn next_made(&mut self) -> Option<Made> {
         let Some(Some(workers)) = &mut self.workers else { return None };
-        let Some(StreamTask { contents, progress, work, .. }) = workers.next() else {
-            workers.reinforce();
-            return None;
-        };
-        Some(Made { work, progress, contents: Some(contents) })
+        match workers.next() {
+            Some(Task::Inflate(StreamTask { contents, progress, work, .. })) => {
+                Some(Made::Cluster(MadeCluster { work, progress, contents: Some(contents) }))
+            }
+            Some(Task::Pack(task)) => Some(Made::Pack(MadePack { work: task.work, made: task.made })),
+            None => {
+                workers.reinforce();
+                None
+            }
+        }
     }
 
     /// The layer whose cluster has waited longest for a slice.
     pub(crate) fn next_slice(&self) -> Option<Place> {
-        self.queue.front().map(|(work, _)| work.place)
+        let packs = self.packing.front().map(|(work, ..)| work.place);
+        self.queue.front().map(|(work, _)| work.place).or(packs)
     }
 
     /// One slice of it.
-    pub(crate) fn slice(&mut self, arena: &Arena, layer: &mut Layer) -> Option<Made> {
+    pub(crate) fn slice(&mut self, arena: &mut Arena, layer: &mut Layer) -> Option<Made> {
+        match self.queue.is_empty() {
+            true => self.pack_slice(arena).map(Made::Pack),
+            false => self.stream_slice(arena, layer).map(Made::Cluster),
+        }
+    }
+
+    fn stream_slice(&mut self, arena: &Arena, layer: &mut Layer) -> Option<MadeCluster> {
         let (work, stream) = self.queue.front_mut()?;
         let size = layer.clusters.size();
         let contents = layer.clusters.contents(work.cluster);
@@ -86,13 +95,21 @@ impl Transform {
         if progress == Progress::More {
             return None;
         }
-        self.queue.pop_front().map(|(work, _)| Made { work, progress, contents: None })
+        self.queue.pop_front().map(|(work, _)| MadeCluster { work, progress, contents: None })
     }
 
-    /// A stream has ended: those that wait for its cluster are served. It is no operation of its disk any
-    /// more, as soon as the caller has counted it down.
+    /// A cluster has come out. It is no operation of its disk any more, as soon as the caller has counted it
+    /// down.
     pub(crate) fn made<B: Backend>(&mut self, out: &mut Out<'_, B>, layer: &mut Layer, made: Made) {
-        let Made { work, progress, contents } = made;
+        match made {
+            Made::Cluster(made) => self.inflated(out, layer, made),
+            Made::Pack(made) => self.packed(out, layer, made),
+        }
+    }
+
+    /// A stream has ended: those that wait for its cluster are served.
+    fn inflated<B: Backend>(&mut self, out: &mut Out<'_, B>, layer: &mut Layer, made: MadeCluster) {
+        let MadeCluster { work, progress, contents } = made;
         self.open -= 1;
         out.port.arena.give_back(work.loan);
         if let Some(contents) = contents {

@@ -278,6 +278,8 @@ impl Host {
             | IoOp::Yield
             | IoOp::ZeroBuffer { .. }
             | IoOp::ReadFill { .. }
+            | IoOp::Compress { .. }
+            | IoOp::WriteCompressed { .. }
             | IoOp::WriteData { .. } => return Err(Error::Misuse("the machine wants guest bytes")),
         };
         let outcome = match answered(answer)? {

@@ -6,6 +6,7 @@ mod cancel;
 mod data_file;
 mod device;
 mod edges;
+mod packed;
 mod qcow2;
 mod qed;
 mod rules;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Scenario> {
     let families = [
         qed::all,
         qcow2::all,
+        packed::all,
         edges::all,
         data_file::all,
         device::all,

@@ -58,6 +58,11 @@ impl Place {
         (start, grain * (1 + ask(chooser, (most as usize).max(1)) as u64))
     }
 
+    /// Bytes of a cluster.
+    pub fn cluster(&self) -> u64 {
+        self.form.cluster()
+    }
+
     /// Settings for one session.
     pub fn session(&self, chooser: &mut dyn Chooser, tweak: Tweak) -> Session {
         let gates =

@@ -18,6 +18,12 @@ pub enum Ask {
         len: u64,
         fua: bool,
     },
+    /// One whole cluster, compressed.
+    Pack {
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
     Zero {
         offset: u64,
         len: u64,
@@ -52,7 +58,10 @@ pub enum Ask {
 impl Ask {
     /// It may change what the guest reads, or the size of its disk.
     pub fn changes(self) -> bool {
-        let data = matches!(self, Ask::Write { .. } | Ask::Zero { .. } | Ask::Discard { .. });
+        let data = match self {
+            Ask::Write { .. } | Ask::Pack { .. } | Ask::Zero { .. } | Ask::Discard { .. } => true,
+            _ => false,
+        };
         data || self.is_snapshot() || matches!(self, Ask::Resize { .. })
     }
 
@@ -66,12 +75,18 @@ impl Ask {
         match self {
             Ask::Read { offset, len }
             | Ask::Write { offset, len, .. }
+            | Ask::Pack { offset, len, .. }
             | Ask::Zero { offset, len, .. }
             | Ask::Discard { offset, len } => Some((offset, offset + len)),
             Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close | Ask::Cancel { .. } => None,
             Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } => None,
         }
     }
+}
+
+/// The payload of a compressed write: most of them become shorter.
+pub(super) fn pack_id(user: u64) -> u64 {
+    if user % 5 == 4 { user } else { user | payload::THIN }
 }
 
 /// The driver's request, if it is one; payloads are split into up to three buffers, by its number. `ids`: of
@@ -90,6 +105,10 @@ pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>]) -> Option<Request> {
         Ask::Read { offset, len } => Request::read(offset, split(vec![0xee; len as usize]), user),
         Ask::Write { offset, len, fua } => {
             flag(Request::write(offset, split(payload::bytes(user, offset, offset + len)), user), fua)
+        }
+        Ask::Pack { offset, len, fua } => {
+            let bytes = payload::bytes(pack_id(user), offset, offset + len);
+            flag(Request::write_compressed(offset, split(bytes), user), fua)
         }
         Ask::Zero { offset, len, fua } => {
             let request = Request::write_zeroes(offset, len, user);

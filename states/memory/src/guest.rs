@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// Bytes of a compressed cluster: of the file, from host offset on, `within` the cluster, into the last.
 pub type Inflate = fn(&[u8], u64, u64, &mut [u8]);
 
+/// What the guest's bytes of a cluster become; None: nothing shorter.
+pub type Deflate = fn(&[u8]) -> Option<Vec<u8>>;
+
 #[derive(Debug, Default)]
 struct Fills {
     generation: u32,
@@ -31,14 +34,18 @@ pub struct Memory {
     /// Bytes of a block of the device.
     pub align: u64,
     inflate: Inflate,
+    /// How compressed writes are: not at all, as long as nobody says it.
+    pub deflate: Option<Deflate>,
+    /// What became of clusters, until it is written.
+    packed: BTreeMap<RequestId, Vec<u8>>,
     fills: BTreeMap<u32, Fills>,
 }
 
 impl Memory {
     /// An image in one file.
     pub fn new(file: Vec<u8>, backing: Option<Vec<u8>>, align: u64, inflate: Inflate) -> Memory {
-        let (buffers, fills) = (BTreeMap::new(), BTreeMap::new());
-        Memory { file, data: None, backing, buffers, align, inflate, fills }
+        let (buffers, fills, packed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Memory { file, data: None, backing, buffers, align, inflate, deflate: None, packed, fills }
     }
 
     /// The file that holds the guest's data.
@@ -84,6 +91,22 @@ impl Memory {
                 self.read(source, &mut buffer[at as usize..(at + len) as usize]);
                 self.fills.insert(acb.index, fills);
             }
+            IoOp::Compress { request, len } => {
+                bytes.clear();
+                let guest = &self.buffers[&request][..len as usize];
+                if let Some(packed) = self.deflate.and_then(|deflate| deflate(guest)) {
+                    bytes.extend((packed.len() as u32).to_le_bytes());
+                    self.packed.insert(request, packed);
+                }
+            }
+            IoOp::WriteCompressed { request, host, len, pad } => {
+                let Some(mut packed) = self.packed.remove(&request) else {
+                    panic!("nothing is kept of {request:?}")
+                };
+                assert_eq!(packed.len(), len as usize, "all of it is written");
+                packed.resize((len + pad) as usize, 0);
+                self.write_inside(host, &packed);
+            }
             IoOp::WriteData { .. } => self.write_data(op),
             IoOp::ZeroRange { host, len, .. } => self.data().zero(host, len),
             ref other => panic!("it gets no completion: {other:?}"),
@@ -104,12 +127,16 @@ impl Memory {
             all.extend_from_slice(&self.buffers[&request][buffer_offset as usize..][..len as usize]);
         }
         all.extend_from_slice(&tail_bytes);
-        let (start, end) = (host - u64::from(head), host + len + u64::from(tail));
+        self.write_inside(host - u64::from(head), &all);
+    }
+
+    fn write_inside(&mut self, start: u64, bytes: &[u8]) {
+        let end = start + bytes.len() as u64;
         assert_eq!(start % self.align, 0, "data writes are aligned");
         assert_eq!(end % self.align, 0, "data writes are whole blocks");
         let inside = self.data.is_some() || end <= self.file.end();
         assert!(inside, "nothing is written beyond the file");
-        self.data().write(start, &all);
+        self.data().write(start, bytes);
     }
 
     fn read(&self, source: FillSource, to: &mut [u8]) {

@@ -11,6 +11,6 @@ mod guest;
 mod plain;
 mod store;
 
-pub use guest::{Inflate, Memory};
+pub use guest::{Deflate, Inflate, Memory};
 pub use plain::{encode, outcome, plain, run};
 pub use store::{Sparse, Store};

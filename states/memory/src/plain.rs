@@ -46,6 +46,8 @@ pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -
         | IoOp::ZeroBuffer { .. }
         | IoOp::ReadFill { .. }
         | IoOp::WriteData { .. }
+        | IoOp::Compress { .. }
+        | IoOp::WriteCompressed { .. }
         | IoOp::ZeroRange { .. } => return false,
     }
     true
@@ -55,6 +57,10 @@ pub fn plain(file: &mut (impl Store + ?Sized), op: &IoOp, bytes: &mut Vec<u8>) -
 pub fn outcome<'a>(op: &IoOp, bytes: &'a [u8]) -> Outcome<'a> {
     match op {
         IoOp::ReadTable { .. } => Outcome::Table(bytes),
+        IoOp::Compress { .. } => match bytes.first_chunk() {
+            Some(len) => Outcome::Compressed(u32::from_le_bytes(*len)),
+            None => Outcome::Done,
+        },
         IoOp::Length => Outcome::Length(bytes.first_chunk().map_or(0, |len| u64::from_le_bytes(*len))),
         _ => Outcome::Done,
     }

@@ -72,6 +72,9 @@ pub(crate) enum Source {
     Host(u64),
     /// The compressed cluster before: its host offset, and how many bytes it has at most.
     Compressed(u64, u32),
+    /// The cluster itself, which the embedder has compressed to so many bytes and keeps for the request; 0:
+    /// it does not become shorter. It stays while the acb waits for a place for them.
+    Packed(u32),
 }
 
 /// The part `[pos, end)` of an acb's range that is in progress: it is read or written.

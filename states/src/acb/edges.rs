@@ -90,11 +90,15 @@ const QED_ALONE: Edges = &[(ClearAutoclear, SyncData)];
 /// Of qcow2 alone: clusters are counted, compressed and copied, the disk's size changes.
 const QCOW2_ALONE: Edges = &[
     (FindCluster, ReadCompressed),
+    (FindCluster, Compress),
+    (FindCluster, WaitTurn),
     (FindCluster, AllocRefcount),
     (AllocRefcount, FindCluster),
     (AllocRefcount, Done),
     (ReadCompressed, FindCluster),
     (ReadCompressed, Done),
+    (Compress, FindCluster),
+    (WaitTurn, FindCluster),
     (ReadModify, CopyOnWrite),
     (ClearAutoclear, WaitRequests),
     (SyncData, Resize),

@@ -31,7 +31,8 @@ impl Job {
             RequestKind::Close => Some(Job::Close),
             RequestKind::Resize { size } => Some(Job::Resize { size }),
             RequestKind::Snapshot => Some(Job::Snapshot),
-            RequestKind::Read | RequestKind::Write | RequestKind::WriteZeroes | RequestKind::Discard => None,
+            RequestKind::Read | RequestKind::Write | RequestKind::WriteCompressed => None,
+            RequestKind::WriteZeroes | RequestKind::Discard => None,
             RequestKind::Flush | RequestKind::Map | RequestKind::Quiesce => None,
         };
         debug_assert!(job.is_some() == kind.is_job(), "the two say the same");

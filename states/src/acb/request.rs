@@ -39,7 +39,7 @@ bitflags::bitflags! {
         const NEW_TABLE = 128;
         /// Waited for another request.
         const WAITED = 256;
-        /// A compressed cluster was read.
+        /// A compressed cluster was read, or written.
         const COMPRESSED = 512;
     }
 }
@@ -51,6 +51,9 @@ pub enum RequestKind {
     Read,
     /// Buffer -> guest disk.
     Write,
+    /// Buffer -> guest disk, compressed: one whole cluster (the disk's last may end with the disk) that holds
+    /// nothing yet. What does not shrink is written as it is.
+    WriteCompressed,
     /// The range reads as zeros afterwards.
     WriteZeroes,
     /// The guest does not need the range any more.
@@ -78,14 +81,12 @@ impl RequestKind {
     /// It may change what the guest reads, or the size of its disk.
     #[inline]
     pub const fn changes(self) -> bool {
-        matches!(
-            self,
-            RequestKind::Write
-                | RequestKind::WriteZeroes
-                | RequestKind::Discard
-                | RequestKind::Resize { .. }
-                | RequestKind::Snapshot
-        )
+        match self {
+            RequestKind::Write | RequestKind::WriteCompressed | RequestKind::WriteZeroes => true,
+            RequestKind::Discard | RequestKind::Resize { .. } | RequestKind::Snapshot => true,
+            RequestKind::Read | RequestKind::Map => false,
+            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => false,
+        }
     }
 
     /// It is a job on the whole image: its steps follow each other, one acb takes them.

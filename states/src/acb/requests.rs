@@ -351,7 +351,7 @@ impl Requests {
             let source = match acb.extent.source {
                 Source::Host(old) => host.overlaps(Span::at(old, acb.write.fill.len())),
                 Source::Compressed(at, len) => host.overlaps(Span::at(at, len.into())),
-                Source::Zeros | Source::Backing => false,
+                Source::Zeros | Source::Backing | Source::Packed(_) => false,
             };
             own || source
         })

@@ -60,6 +60,10 @@ states! {
     ReadBacking,
     /// waits for its own read of a compressed cluster, and for its decompression
     ReadCompressed,
+    /// waits for its own cluster to be compressed by the embedder
+    Compress,
+    /// waits for the compressed writes that were asked for before it to have their places
+    WaitTurn,
     /// waits for its own reads of what surrounds the guest's bytes in a new cluster
     CopyOnWrite,
     /// waits for its own reads of the sectors that the guest's bytes only partly cover

@@ -9,6 +9,7 @@
 //! space comes from.
 //!
 //! Invariants:
+//! * a compressed write leaves the line when it has its place, and when it ends;
 //! * two claims never overlap; a claim lives from before the first byte is written until the clusters are
 //!   linked in memory (or the write failed); whoever waits for a claim looks again when it goes;
 //! * `modifying` counts the acbs in `ReadModify`, or in `CopyOnWrite` or `WriteData` after it; without any,
@@ -22,6 +23,7 @@ use crate::base::queue::Queue;
 use crate::base::span::Span;
 use crate::options::{AllocationGate, Options};
 use crate::rule::Rule;
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -56,6 +58,10 @@ pub(crate) struct Waits {
     modifying: u32,
     /// Acbs that wait for room in the cache.
     slots: Queue,
+    /// Compressed writes that have no place yet, in the order in which they were asked for,
+    line: VecDeque<AcbIndex>,
+    /// and those of them that wait for their turn.
+    turns: Queue,
 }
 
 impl Waits {
@@ -63,7 +69,8 @@ impl Waits {
     pub(crate) fn new(acbs: u32) -> Waits {
         debug_assert!(acbs > 0, "an image has acbs");
         let claims = Vec::with_capacity(acbs as usize);
-        Waits { claims, sectors: Queue::new(), modifying: 0, slots: Queue::new() }
+        let (line, turns) = (VecDeque::new(), Queue::new());
+        Waits { claims, sectors: Queue::new(), modifying: 0, slots: Queue::new(), line, turns }
     }
 
     /// Nothing is being allocated.
@@ -182,6 +189,43 @@ impl Waits {
         requests.wake(&mut self.slots);
     }
 
+    /// A compressed write begins: it gets its place when those that began before have theirs, so that the
+    /// same requests lie the same, whatever is compressed first.
+    pub(crate) fn line_up(&mut self, a: AcbIndex) {
+        debug_assert!(!self.line.contains(&a), "it begins once");
+        self.line.push_back(a);
+    }
+
+    /// Is it its turn? If not, it waits.
+    pub(crate) fn has_turn(&mut self, requests: &mut Requests, a: AcbIndex) -> bool {
+        debug_assert!(self.line.contains(&a), "it has no place yet");
+        if self.line.front() == Some(&a) {
+            return true;
+        }
+        requests.note(a, Met::WAITED);
+        requests.set_state(a, State::WaitTurn);
+        requests.wait_in(&mut self.turns, a);
+        false
+    }
+
+    /// It has its place, or needs none any more. Of others nothing happens.
+    #[inline]
+    pub(crate) fn turn_over(&mut self, requests: &mut Requests, a: AcbIndex) {
+        if !self.line.is_empty() {
+            self.leave_line(requests, a);
+        }
+    }
+
+    #[inline(never)]
+    fn leave_line(&mut self, requests: &mut Requests, a: AcbIndex) {
+        let before = self.line.len();
+        self.line.retain(|other| *other != a);
+        debug_assert!(self.line.len() + 1 >= before, "it stood there once");
+        if self.line.len() < before {
+            requests.wake(&mut self.turns);
+        }
+    }
+
     /// Gives back what an acb holds: its claim, its part in sector waits. Wakes those that waited for them.
     /// What is left: the slot that it pinned.
     #[inline]
@@ -217,8 +261,11 @@ impl Waits {
     /// The lists that acbs stand in here, and which states they are in.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (&Queue, &'static [State])> {
         let claims = self.claims.iter().map(|claim| (&claim.waiters, &[State::WaitCluster] as &[State]));
-        let rest: [(&Queue, &'static [State]); 2] =
-            [(&self.sectors, &[State::WaitSector]), (&self.slots, &[State::WaitSlot])];
+        let rest: [(&Queue, &'static [State]); 3] = [
+            (&self.sectors, &[State::WaitSector]),
+            (&self.slots, &[State::WaitSlot]),
+            (&self.turns, &[State::WaitTurn]),
+        ];
         claims.chain(rest)
     }
 
@@ -232,6 +279,9 @@ impl Waits {
             if self.claims.iter().skip(index + 1).any(overlaps) && !removed {
                 return Err(format!("claims overlap at {:#x}", claim.guest.start));
             }
+        }
+        if let Some(gone) = self.line.iter().find(|a| requests.find(a.slot()).is_none()) {
+            return Err(format!("acb {gone} has ended, and stands in the line of compressed writes"));
         }
         let modifying = requests.iter().filter(|(_, acb)| acb.held.modifies).count();
         match modifying == self.modifying as usize {

@@ -52,6 +52,8 @@ pub enum Lack {
     ResizeDevice(u64),
     /// Snapshots in a file of a format that has none, by its name.
     Snapshots(&'static str),
+    /// To write compressed clusters to an image of a format that has none, or with a data file.
+    WriteCompressed,
 }
 
 impl fmt::Display for Lack {
@@ -106,6 +108,9 @@ impl fmt::Display for Lack {
             }
             Lack::SnapshotDataFile => f.write_str("snapshots of an image with a data file"),
             Lack::Snapshots(format) => write!(f, "the format {format} has no snapshots"),
+            Lack::WriteCompressed => f.write_str(
+                "writing compressed clusters but to a qcow2 image that has its clusters in its own file",
+            ),
             Lack::ResizeDevice(len) => write!(f, "resizing a device: it has {len} bytes"),
         }
     }

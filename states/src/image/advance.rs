@@ -21,6 +21,10 @@ impl Image {
     pub(super) fn start(&mut self, a: AcbIndex, kind: RequestKind) {
         debug_assert_eq!(self.requests.acb(a).state, State::Free, "nothing of it has begun");
         let next = match kind {
+            RequestKind::WriteCompressed => {
+                self.waits.line_up(a);
+                Next::Look
+            }
             RequestKind::Read
             | RequestKind::Write
             | RequestKind::WriteZeroes
@@ -65,11 +69,13 @@ impl Image {
             | State::WaitCluster
             | State::WaitSector
             | State::WaitSlot
+            | State::WaitTurn
             | State::GrowFile
             | State::AllocL2
             | State::AllocRefcount => Next::Look,
             State::FindCluster => Next::On,
             State::ReadData | State::ReadBacking | State::ReadCompressed => self.extent_read(a),
+            State::Compress => self.compressed(a),
             State::ReadModify => self.neighbours_read(a),
             State::CopyOnWrite => self.write_piece(a),
             State::WriteData => self.next_piece(a),
@@ -134,6 +140,7 @@ impl Image {
             if let Some(job) = Job::of(kind) {
                 self.job_ended(job);
             }
+            self.waits.turn_over(&mut self.requests, a);
         }
         self.requests.set_state_through(a, State::Done, State::Free);
         self.requests.end(a, error, &mut self.outbox.events);
@@ -163,7 +170,10 @@ impl Image {
         debug_assert!(acb.pos == acb.end && acb.extent.end == acb.end, "nothing of it is left");
         // what the range already was may not be durable yet, even if nothing had to be written
         let fua = acb.flags.contains(Flags::FUA)
-            && matches!(acb.kind, RequestKind::Write | RequestKind::WriteZeroes);
+            && matches!(
+                acb.kind,
+                RequestKind::Write | RequestKind::WriteCompressed | RequestKind::WriteZeroes
+            );
         match acb.commit.uncommitted {
             _ if fua => Next::Join(Want::Durable),
             true => Next::Join(acb.commit.want),

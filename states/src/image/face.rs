@@ -6,8 +6,8 @@
 //! nothing.
 
 use super::value::Image;
-use crate::acb::Transition;
 use crate::acb::request::{Event, HitEnded, Refused, Request, RequestId, RequestKind};
+use crate::acb::{Source, State, Transition};
 use crate::base::queue::NONE;
 use crate::error::Error;
 use crate::io::{Hit, Io, IoId, Outcome};
@@ -107,6 +107,7 @@ impl Image {
         let (pos, end) = match request.kind {
             RequestKind::Read
             | RequestKind::Write
+            | RequestKind::WriteCompressed
             | RequestKind::WriteZeroes
             | RequestKind::Discard
             | RequestKind::Map => (request.offset, request.offset + request.len),
@@ -139,8 +140,16 @@ impl Image {
                 self.layout.admit_resize(counted, now, size).map_err(Refused::Invalid)?;
             }
             RequestKind::Snapshot => self.admit_snapshot().map_err(Refused::Invalid)?,
-            _ if request.offset.checked_add(request.len).is_some_and(|end| end <= self.size) => {}
-            _ => return misuse("the range lies beyond the end of the disk"),
+            _ if request.offset.checked_add(request.len).is_none_or(|end| end > self.size) => {
+                return misuse("the range lies beyond the end of the disk");
+            }
+            RequestKind::WriteCompressed => {
+                self.layout
+                    .admit_compressed(request.offset, request.len, self.size)
+                    .map_err(Refused::Invalid)?;
+            }
+            RequestKind::Read | RequestKind::Write | RequestKind::WriteZeroes => {}
+            RequestKind::Discard | RequestKind::Map => {}
         }
         self.jobs.admits(request.kind, !self.options.sabotaged(Rule::Exclusive))
     }
@@ -230,11 +239,17 @@ impl Image {
         acb.io.pending &= !bit;
         match outcome {
             Outcome::Done | Outcome::Table(_) => {}
+            // what cannot be compressed is written as it is
+            Outcome::Failed(_) if acb.state == State::Compress => {}
             Outcome::Failed(errno) => {
                 let error = Error::Device { op: acb.state.operation(), offset: acb.extent.host, errno };
                 acb.error.get_or_insert_with(|| Box::new(error));
             }
             Outcome::Length(len) => self.jobs.tell_length(len),
+            Outcome::Compressed(len) if acb.state == State::Compress => {
+                acb.extent.source = Source::Packed(len);
+            }
+            Outcome::Compressed(_) => debug_assert!(false, "nothing was to be compressed"),
         }
         if acb.io.pending != 0 {
             if !self.options.sabotaged(Rule::WaitAllParts) {
@@ -331,7 +346,7 @@ impl Machine for Image {
             #[cfg(feature = "sabotage")]
             Outcome::Failed(_) if self.ignores_failure(&io.purpose) => Ok(()),
             Outcome::Failed(errno) => Err(Error::Device { op: io.tried, offset: io.offset, errno }),
-            Outcome::Done | Outcome::Table(_) | Outcome::Length(_) => Ok(()),
+            Outcome::Done | Outcome::Table(_) | Outcome::Length(_) | Outcome::Compressed(_) => Ok(()),
         };
         match io.purpose {
             Purpose::Load(slot) => self.loaded(slot, outcome, result),

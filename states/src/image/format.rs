@@ -279,6 +279,22 @@ impl Layout {
         }
     }
 
+    /// May these bytes of a disk of `size` bytes be written as a compressed cluster?
+    pub(super) fn admit_compressed(&self, offset: u64, len: u64, size: u64) -> Result<(), Error> {
+        debug_assert!(offset.checked_add(len).is_some_and(|end| end <= size), "the range was looked at");
+        let Layout::Qcow2(geometry, shape) = self else {
+            return Err(Error::Unsupported(Lack::WriteCompressed));
+        };
+        if shape.data_file {
+            return Err(Error::Unsupported(Lack::WriteCompressed));
+        }
+        let whole = len == geometry.cluster_size() || offset + len == size && len < geometry.cluster_size();
+        if len == 0 || !whole || offset != geometry.cluster_start(offset) {
+            return Err(Error::Misuse("a compressed write is one whole cluster, or the disk's last"));
+        }
+        Ok(())
+    }
+
     /// Does this image's dirty bit allow what is not in order to be written?
     pub(super) fn uses_dirty_bit(&self, counted: Option<&Refcounted>) -> bool {
         debug_assert!(counted.is_none() || self.shape().is_some(), "of the formats qcow2 alone counts");

@@ -92,6 +92,8 @@ pub(crate) struct Refcounted {
     pub(crate) hungry: bool,
     /// Somebody waits for them: the file cannot grow.
     pub(crate) starving: bool,
+    /// Where compressed bytes may follow those that were placed last; at a border of clusters: nowhere.
+    pub(crate) packed: u64,
     /// Metadata overlaps, or is not counted: no count, no table may change.
     pub(crate) broken: Option<Error>,
 }
@@ -144,6 +146,7 @@ impl Refcounted {
             unseen: Unseen { next: 0, end: end >> header.cluster_bits },
             hungry: false,
             starving: false,
+            packed: 0,
             broken,
             header,
         }
@@ -299,6 +302,9 @@ impl Refcounted {
     /// Sets the counts of clusters whose slices are cached.
     pub(super) fn set_counts(&mut self, run: ClusterRun, value: u64, cx: &mut Cx<'_>) {
         debug_assert!(self.broken.is_none(), "no count may change");
+        if value == 0 {
+            self.close_packed(run, cx.options);
+        }
         let (mut at, counts) = (run.first, self.counts);
         let per_block = (cx.options.align.max(512) / 8) as usize;
         while at < run.end() {

@@ -1,9 +1,9 @@
 //! Space in the file: where new clusters come from, and how those that nothing points to any more come back.
 //!
 //! `append.rs` hands out what lies behind everything else, and has the file grow. The rest is qcow2's: counts
-//! (`counts.rs`, `allocate.rs`), clusters on their way back (`quarantine.rs`, whose kinds are types:
-//! `kind.rs`), free ones that were there before (`reclaim.rs`), where metadata lies (`metadata_map.rs`,
-//! `overlaps.rs`, `owners.rs`, `places.rs`), and copies of shared tables (`copies.rs`).
+//! (`counts.rs`, `allocate.rs`; of compressed ones `packed.rs`), clusters on their way back (`quarantine.rs`,
+//! whose kinds are types: `kind.rs`), free ones that were there before (`reclaim.rs`), where metadata lies
+//! (`metadata_map.rs`, `overlaps.rs`, `owners.rs`, `places.rs`), and copies of shared tables (`copies.rs`).
 //!
 //! Knows: host clusters, counts. Must never know: requests, but that some wait; what clusters hold.
 
@@ -15,6 +15,7 @@ pub(crate) mod kind;
 pub(crate) mod metadata_map;
 pub(crate) mod overlaps;
 pub(crate) mod owners;
+pub(crate) mod packed;
 mod places;
 pub(crate) mod quarantine;
 pub(crate) mod reclaim;

@@ -24,7 +24,7 @@ pub(crate) struct TableCache {
     hand: usize,
     /// Which rules are removed.
     #[cfg(feature = "sabotage")]
-    removed: u64,
+    removed: u128,
     /// Slots that hold nothing.
     free: Vec<u32>,
     /// Slots with something that the file does not have.
@@ -225,7 +225,7 @@ impl TableCache {
     }
 
     pub(super) const fn is_removed(&self, rule: Rule) -> bool {
-        self.removed & rule as u64 != 0
+        self.removed & rule as u128 != 0
     }
 
     fn robs(&self, slot: usize) -> bool {

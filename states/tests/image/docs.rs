@@ -56,6 +56,12 @@ const FAMILIES: &[Family] = &[
         states: &[CopyOnWrite, FindCluster, AllocL2, GrowFile, AllocRefcount, ReadModify, WriteData, Done],
     },
     Family {
+        name: "compressed write",
+        says: "A cluster that holds nothing is compressed by the embedder, gets its place when those that were \
+               asked for before have theirs, and is written.",
+        states: &[Compress, Free, FindCluster, WaitTurn, AllocL2, GrowFile, AllocRefcount, WriteData, Done],
+    },
+    Family {
         name: "discard and write-zeroes",
         says: "Entries change in memory alone, in a table that nobody shares; what has to keep its \
                place is zeroed in the file.",

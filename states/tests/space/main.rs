@@ -7,6 +7,7 @@ mod free_end;
 mod large;
 mod overlap;
 mod overlap_edges;
+mod packed;
 mod quarantine;
 mod refcount_blocks;
 mod table_copies;

@@ -107,6 +107,8 @@ int main(int argc, char **argv)
     ended(QUOD_OP_WRITE, quod_submit_write(driver, disk, 1 << 20, &whole, 1, 0, asked));
     ended(QUOD_OP_DISCARD, quod_submit_discard(driver, disk, 1 << 20, 65536, 0, asked));
     assert(map(1 << 20).extent_status != QUOD_STATUS_DATA);
+    ended(QUOD_OP_WRITE_COMPRESSED, quod_submit_write_compressed(driver, disk, 2 << 20, pieces, 3, 0, asked));
+    assert(map(2 << 20).extent_status == QUOD_STATUS_COMPRESSED);
     ended(QUOD_OP_FLUSH, quod_submit_flush(driver, disk, asked));
     ended(QUOD_OP_QUIESCE, quod_submit_quiesce(driver, disk, asked));
     ended(QUOD_OP_RESIZE, quod_submit_resize(driver, disk, 16 << 20, asked));

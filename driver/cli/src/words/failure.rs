@@ -48,6 +48,7 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
         | ErrorKind::Gone { .. }
         | ErrorKind::NoSnapshot
         | ErrorKind::NoSpace
+        | ErrorKind::Occupied { .. }
         | ErrorKind::DeviceTooSmall { .. }
         | ErrorKind::Poisoned
         | ErrorKind::NotAllowed { .. }
@@ -71,6 +72,7 @@ fn is_its_own(kind: &ErrorKind) -> bool {
         | ErrorKind::Gone { .. }
         | ErrorKind::NoSnapshot
         | ErrorKind::NoSpace
+        | ErrorKind::Occupied { .. }
         | ErrorKind::DeviceTooSmall { .. }
         | ErrorKind::Poisoned
         | ErrorKind::Locked(_)
@@ -218,7 +220,8 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
         | FormatLack::TooManySnapshots
         | FormatLack::SnapshotBitmaps
         | FormatLack::SnapshotDataFile
-        | FormatLack::Snapshots(_) => return None,
+        | FormatLack::Snapshots(_)
+        | FormatLack::WriteCompressed => return None,
     })
 }
 

@@ -36,7 +36,7 @@ fn workers_finish_what_they_were_sent_and_say_so() {
         let mut seen = vec![false; round];
         while pool.is_busy() {
             pool.reinforce();
-            while let Some(task) = pool.next() {
+            while let Some(Task::Inflate(task)) = pool.next() {
                 let number = task.work.cluster;
                 assert!(!std::mem::replace(&mut seen[number], true));
                 let whole = if number.is_multiple_of(3) { Progress::Broken } else { Progress::Whole };
@@ -53,14 +53,14 @@ fn workers_finish_what_they_were_sent_and_say_so() {
     drop(pool);
 }
 
-/// The masks of blocked signals of this process's threads that decompress.
+/// The masks of blocked signals of this process's threads that decompress and compress.
 fn masks() -> Vec<u64> {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let mask = |thread: std::io::Result<std::fs::DirEntry>| {
         // a thread of another test may have ended meanwhile
         let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
         let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let ours = field("Name:")?.starts_with(Inflater::NAME);
+        let ours = field("Name:")?.starts_with(Codec::NAME);
         ours.then(|| u64::from_str_radix(field("SigBlk:").unwrap(), 16).unwrap())
     };
     threads.filter_map(mask).collect()

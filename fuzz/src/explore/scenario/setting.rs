@@ -173,6 +173,7 @@ impl Scenario {
             .chain(&self.asks)
             .filter_map(|ask| match *ask {
                 Ask::Write { offset, len, .. }
+                | Ask::Pack { offset, len, .. }
                 | Ask::Zero { offset, len, .. }
                 | Ask::Discard { offset, len } => Some(offset / SECTOR..(offset + len).div_ceil(SECTOR)),
                 // as long as it is not cut off it may be gone

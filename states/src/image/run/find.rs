@@ -77,6 +77,7 @@ impl Image {
         match self.requests.acb(a).kind {
             RequestKind::Read => self.read_run(a, run),
             RequestKind::Write => self.write_run(a, run, slot),
+            RequestKind::WriteCompressed => self.compress_run(a, run, slot),
             RequestKind::WriteZeroes if counted => self.zero_counted(a, run, slot),
             RequestKind::WriteZeroes => self.zero_run(a, run, slot),
             RequestKind::Discard if counted => self.discard_counted(a, run, slot),

@@ -8,7 +8,7 @@
 //! * the change is young: it is written after the sync that makes the clusters durable (QE3, QC3);
 //! * what the entry pointed to before goes into quarantine with the change's window (QC4).
 
-use crate::acb::AcbIndex;
+use crate::acb::{AcbIndex, Source};
 use crate::base::geometry::Geometry;
 use crate::base::span::Span;
 use crate::image::value::Image;
@@ -17,6 +17,7 @@ use crate::qcow2::{L2, Shape, Sub, Subclusters};
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
 use crate::space::kind::ClusterRun;
+use crate::space::packed::border_behind;
 use crate::tables::slice::SliceState;
 
 impl Image {
@@ -35,6 +36,9 @@ impl Image {
     pub(crate) fn link(&mut self, a: AcbIndex) {
         let Some(geometry) = self.layout.geometry().copied() else { return };
         let acb = self.requests.acb(a);
+        if let Source::Packed(len) = acb.extent.source {
+            return self.link_packed(a, len);
+        }
         let first = geometry.cluster_start(acb.pos);
         // a cluster that was only moved has no guest bytes in the extent
         let end = geometry.cluster_end(acb.extent.end).max(first + geometry.cluster_size());
@@ -76,12 +80,22 @@ impl Image {
             return;
         }
         debug_assert_eq!(acb.io.pending, 0);
+        if let Source::Packed(len) = acb.extent.source {
+            return self.give_back_packed(acb.extent.host, len);
+        }
         let first = geometry.cluster_start(acb.pos);
         let end = geometry.cluster_end(acb.extent.end).max(first + geometry.cluster_size());
         let host = acb.extent.host - (acb.pos - first);
         let (first_host, count) = (host >> geometry.cluster_bits, (end - first) >> geometry.cluster_bits);
         debug_assert!(first_host > 0 && count > 0, "it got clusters behind the header");
         self.free_clusters(ClusterRun::new(first_host, count), 0);
+    }
+
+    /// Up to where the file had, when it was opened, what entries of it may lead to: up to its free end, and
+    /// up to its end. What an entry of then says beyond one of these is not its own.
+    pub(crate) fn old_borders(&self) -> [u64; 2] {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has a free end, and counts");
+        [self.space.found().0, self.dangling.file_end()]
     }
 
     /// The entry of the cluster at `start` leads to `host`, where the subclusters of `mask` have data.
@@ -163,8 +177,7 @@ impl Image {
             L2::Compressed { host, len } => {
                 // what it counts as its own behind the end that the file had may be somebody else's by now:
                 // rather a leak
-                let ours = self.space.found().0.min(self.dangling.file_end());
-                let end = (host + u64::from(len)).min(ours).max(host + 1);
+                let end = (host + u64::from(len)).min(border_behind(self.old_borders(), host));
                 let first = host >> bits;
                 let last = ((end - 1) >> bits).max(first);
                 self.free_clusters(ClusterRun::new(first, last - first + 1), window);

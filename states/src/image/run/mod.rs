@@ -2,6 +2,7 @@
 //!
 //! Knows: one acb. Must never know: what comes after a step (`advance.rs`).
 
+mod compress;
 mod copy;
 mod find;
 mod link;

@@ -141,18 +141,37 @@ impl Image {
         let bits = counted.header.cluster_bits;
         match counted.allocate(len, need, &mut cx) {
             Ok(space) => Ok(Place { host: space.run().first << bits, stale: space.is_stale() }),
-            Err(Stop::Grow { len, need, counts }) => {
+            Err(stop) => Err(self.stopped(a, stop, state)),
+        }
+    }
+
+    /// A place for `len` compressed bytes; or what becomes of the acb.
+    pub(crate) fn allocate_packed(&mut self, a: AcbIndex, len: u64) -> Result<u64, Next> {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has compressed clusters");
+        let borders = self.old_borders();
+        let Some((counted, mut cx)) = self.counting() else { return Err(Next::fail(Error::NoSpace)) };
+        match counted.allocate_packed(len, borders, &mut cx) {
+            Ok(host) => Ok(host),
+            Err(stop) => Err(self.stopped(a, stop, State::GrowFile)),
+        }
+    }
+
+    /// There is no space for the acb now: it waits, in `state` if it is for the file to grow, or has failed.
+    fn stopped(&mut self, a: AcbIndex, stop: Stop, state: State) -> Next {
+        debug_assert!(self.refcounted.is_some(), "counts have stopped it");
+        match stop {
+            Stop::Grow { len, need, counts } => {
                 let state = if counts { State::AllocRefcount } else { state };
-                Err(self.wait_for_space(a, (len, need), state))
+                self.wait_for_space(a, (len, need), state)
             }
-            Err(Stop::Load(slot)) => {
+            Stop::Load(slot) => {
                 self.requests.set_state(a, State::AllocRefcount);
                 self.requests.wait_in(&mut self.tables.slot_mut(slot).waiters, a);
-                Err(Next::Wait)
+                Next::Wait
             }
-            Err(Stop::Slot) => Err(self.wait_for_slot(a)),
-            Err(Stop::NoSpace) => Err(Next::fail(Error::NoSpace)),
-            Err(Stop::Bad(error)) => Err(self.fail_lookup(Box::new(error))),
+            Stop::Slot => self.wait_for_slot(a),
+            Stop::NoSpace => Next::fail(Error::NoSpace),
+            Stop::Bad(error) => self.fail_lookup(Box::new(error)),
         }
     }
 

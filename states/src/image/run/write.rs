@@ -99,6 +99,8 @@ impl Image {
         if !self.pass_sectors(a, blocks, modifies) {
             return Next::Wait;
         }
+        // somebody has given a place to what did not become shorter
+        self.waits.turn_over(&mut self.requests, a);
         self.requests.take_run(a, len, host, if modifies { Met::HIT | Met::MODIFY } else { Met::HIT });
         let acb = self.requests.acb_mut(a);
         acb.write.fill.start = acb.pos - (host - blocks.start);
@@ -136,6 +138,7 @@ impl Image {
         debug_assert!(base.is_multiple_of(geometry.cluster_size()), "space is whole clusters");
         let made_table = self.requests.acb(a).met.contains(Met::NEW_TABLE);
         self.waits.claim(&mut self.requests, a, plan.clusters, made_table);
+        self.waits.turn_over(&mut self.requests, a);
         self.tables.pin(slot, Rule::PinLink);
         self.requests.take_run(a, plan.cut - pos, base + (pos - plan.clusters.start), Met::ALLOCATE);
         let acb = self.requests.acb_mut(a);
@@ -223,7 +226,7 @@ impl Image {
                 let shown = align_up(shows.min(units.end), align);
                 Span::new(align_down(units.start, align), align_up(cut, align).max(shown))
             }
-            Source::Zeros => Span::new(align_down(pos, align), align_up(cut, align)),
+            Source::Zeros | Source::Packed(_) => Span::new(align_down(pos, align), align_up(cut, align)),
         };
         let (need, fill) = self.need_for(clusters, extended, units, fill);
         debug_assert!(clusters.start <= fill.start && fill.end <= clusters.end, "it fills its own clusters");
@@ -337,7 +340,7 @@ impl Image {
         let shows = self.backing_len.unwrap_or(0);
         let read = |low: u64, high: u64| {
             let (high, from) = match source {
-                Source::Zeros => (low, FillSource::Backing(low)),
+                Source::Zeros | Source::Packed(_) => (low, FillSource::Backing(low)),
                 Source::Backing => (high.min(shows), FillSource::Backing(low)),
                 Source::Host(old) => (high, FillSource::Host(old + low - first)),
                 Source::Compressed(host, bytes) => {

@@ -119,8 +119,10 @@ fn inflate(file: &[u8], host: u64, within: u64, to: &mut [u8]) {
 impl Disk {
     /// A disk over these bytes, whose requests lie on multiples of `align`.
     pub fn new(file: Vec<u8>, backing: Option<Vec<u8>>, align: u64) -> Disk {
+        let mut memory = Memory::new(file, backing, align, inflate);
+        memory.deflate = Some(packed::deflate);
         Disk {
-            memory: Memory::new(file, backing, align, inflate),
+            memory,
             pending: Vec::new(),
             done: Vec::new(),
             alarms: Vec::new(),

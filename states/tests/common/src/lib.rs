@@ -7,7 +7,7 @@ pub mod faults;
 pub mod files;
 pub mod narrow;
 pub mod ops;
-mod packed;
+pub mod packed;
 pub mod qcow2;
 pub mod sparse;
 
