@@ -6,7 +6,9 @@
 //! Invariants:
 //! * sources are only read;
 //! * in order, an image that places clusters has one write in flight, so that they lie the same each time;
-//! * 16 pieces at most, whose buffers take 2 * 16 * [`PIECE`] bytes (16 MiB) at most, beside tables.
+//! * 16 pieces at most, whose buffers take 2 * [`BUFFERS_MAX`] bytes (16 MiB) at most, beside tables;
+//!   clusters that are written compressed are whole ones, and the buffers of those that are on their way come
+//!   on top.
 
 use crate::bytes::{SECTOR, is_zero};
 use crate::disks::{Disks, Walk};
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 const PIECE: u64 = 512 << 10;
 /// Bytes that are zeroed by one request at most, so that an end is not waited for too long.
 const ZERO_AT_ONCE: u64 = 256 << 20;
+/// Bytes of all pieces in flight at most.
+const BUFFERS_MAX: u64 = 8 << 20;
 /// Pieces in flight at most.
 const DEPTH_MAX: u32 = 16;
 
@@ -44,6 +48,8 @@ pub struct CopyPlan {
     pub salvage: bool,
     /// Bytes a second at most; 0: no bound.
     pub rate: u64,
+    /// The target's clusters are written compressed.
+    pub compress: bool,
     /// All is durable at the end.
     pub flush: bool,
 }
@@ -59,6 +65,7 @@ impl Default for CopyPlan {
             depth: 8,
             salvage: false,
             rate: 0,
+            compress: false,
             flush: true,
         }
     }
@@ -182,11 +189,16 @@ impl Sources {
         let all = self.size();
         let disk = self.disks.open(target, options.write(true)).map_err(CopyError::Open)?;
         let below = self.disks.backing_size(disk);
-        let one_by_one = !plan.out_of_order && self.disks.format(disk) != Some(Format::Raw);
+        // compressed ones are placed in the order in which they were asked for
+        let orders = self.disks.format(disk) == Some(Format::Raw) || plan.compress && plan.target_is_zero;
+        let one_by_one = !plan.out_of_order && !orders;
         if self.disks.size(disk).next_multiple_of(SECTOR as u64) < all {
             self.disks.close(disk).map_err(CopyError::Finish)?;
             return Err(CopyError::TooSmall);
         }
+        let cluster = if plan.compress { self.disks.cluster_size(disk) } else { 0 };
+        let piece = PIECE.max(cluster);
+        let depth = u64::from(plan.depth.clamp(1, DEPTH_MAX)).min((BUFFERS_MAX / piece).max(1)) as usize;
         told(CopyStep::Done(0, all));
         let mut copy = Copy {
             disks: self.disks,
@@ -203,6 +215,9 @@ impl Sources {
             began: Instant::now(),
             flying: 0,
             one_by_one,
+            cluster,
+            piece,
+            depth,
             copied: 0,
             stop,
             told,
@@ -272,6 +287,11 @@ struct Copy<'a> {
     flying: usize,
     /// No more than one: clusters are placed where the writes before have left off.
     one_by_one: bool,
+    /// Bytes of a cluster that is written compressed; 0: none is.
+    cluster: u64,
+    /// Bytes of a piece, and pieces in flight.
+    piece: u64,
+    depth: usize,
     /// Bytes that were written.
     copied: u64,
     stop: fn() -> bool,
@@ -284,7 +304,7 @@ impl Copy<'_> {
             if (self.stop)() {
                 return Err(CopyError::Stopped);
             }
-            while self.at < self.all && self.ring.len() < self.plan.depth.clamp(1, DEPTH_MAX) as usize {
+            while self.at < self.all && self.ring.len() < self.depth {
                 self.begin()?;
             }
             self.write()?;
@@ -331,6 +351,9 @@ impl Copy<'_> {
     fn begin(&mut self) -> Result<(), CopyError> {
         let at = self.at;
         let (mut kind, mut until) = self.kind(at)?;
+        if self.cluster > 0 {
+            (kind, until) = self.whole_clusters(at, kind, until);
+        }
         if kind == Kind::Zero && self.plan.target_is_zero && self.plan.sparse > 0 {
             kind = Kind::There;
         }
@@ -340,7 +363,7 @@ impl Copy<'_> {
             return Ok(());
         }
         let written = kind == Kind::Zero && self.plan.sparse == 0;
-        let step = if kind == Kind::Zero && !written { ZERO_AT_ONCE } else { PIECE };
+        let step = if kind == Kind::Zero && !written { ZERO_AT_ONCE } else { self.piece };
         // pieces end where the target's clusters do
         let most = (at - at % step + step).min(self.all);
         while kind == Kind::Data && until < most {
@@ -348,6 +371,9 @@ impl Copy<'_> {
                 Ok((Kind::Data, next)) => until = next,
                 _ => break,
             }
+        }
+        if self.cluster > 0 {
+            until = self.whole_clusters(at, kind, until).1;
         }
         let len = until.min(most) - at;
         let number = self.next_number;
@@ -366,8 +392,17 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// Clusters are written whole: what is less than one is data, as all of the cluster then.
+    fn whole_clusters(&self, at: u64, kind: Kind, until: u64) -> (Kind, u64) {
+        match until - until % self.cluster {
+            _ if until == self.all => (kind, until),
+            whole if whole > at => (kind, whole),
+            _ => (Kind::Data, (at + self.cluster).min(self.all)),
+        }
+    }
+
     fn buffer(&mut self) -> Buffer {
-        self.free.pop().unwrap_or_else(|| Buffer::zeroed(PIECE as usize))
+        self.free.pop().unwrap_or_else(|| Buffer::zeroed(self.piece as usize))
     }
 
     /// Reads a piece, of one source: what is behind that comes with the next piece.
@@ -376,11 +411,38 @@ impl Copy<'_> {
         let buffer = self.buffer();
         let source = &self.sources[index];
         let inside = piece.at - source.start;
-        piece.len = piece.len.min(source.walk.size() - inside);
+        let here = source.walk.size() - inside;
+        if self.cluster > 0 && here < piece.len && here < self.cluster {
+            return self.read_across(piece, buffer);
+        }
+        let here = if self.cluster > 0 && here < piece.len { here - here % self.cluster } else { here };
+        piece.len = piece.len.min(here);
         self.at = piece.at + piece.len;
         let readable = piece.len.min(source.len.saturating_sub(inside)) as usize;
         let request = Request::read(inside, Buffers::Front(buffer, readable), piece.number * 2);
         self.disks.submit(source.disk, request).map_err(CopyError::Driver)?;
+        self.ring.push_back(piece);
+        Ok(())
+    }
+
+    /// Reads a cluster that begins in one source and ends in another.
+    fn read_across(&mut self, mut piece: Piece, mut buffer: Buffer) -> Result<(), CopyError> {
+        piece.len = piece.len.min(self.cluster);
+        self.at = piece.at + piece.len;
+        let bytes = &mut buffer.as_mut_slice()[..piece.len as usize];
+        bytes.fill(0);
+        for source in &self.sources {
+            let (start, end) = (source.start.max(piece.at), (source.start + source.len).min(self.at));
+            if start >= end {
+                continue;
+            }
+            let request = Request::read(start - source.start, Buffer::zeroed((end - start) as usize), 0);
+            let done = self.disks.run(source.disk, request).map_err(|error| CopyError::Read(start, error))?;
+            if let Some(read) = done.kind.buffers() {
+                read.copy_to(&mut bytes[(start - piece.at) as usize..(end - piece.at) as usize]);
+            }
+        }
+        piece.state = State::Ready(buffer);
         self.ring.push_back(piece);
         Ok(())
     }
@@ -420,6 +482,9 @@ impl Copy<'_> {
     fn split(&mut self, at: u64, len: u64, buffer: Buffer, user: u64) -> VecDeque<Request> {
         // a target that ends within a sector has no room for the rest of it, which is zeros
         let len = len.min(self.len - at) as usize;
+        if self.cluster > 0 {
+            return self.split_clusters(at, len, buffer, user);
+        }
         let Some(grain) = usize::try_from(self.plan.sparse).ok().filter(|grain| *grain > 0) else {
             return [Request::write(at, Buffers::Front(buffer, len), user)].into();
         };
@@ -444,6 +509,21 @@ impl Copy<'_> {
             false => Request::write(at + from as u64, Buffer::from(&bytes[from..to]), user),
         });
         let requests = requests.collect();
+        self.free.push(buffer);
+        requests
+    }
+
+    /// The compressed writes of a piece, a cluster each; clusters of zeros are zeroed, or left out.
+    fn split_clusters(&mut self, at: u64, len: usize, buffer: Buffer, user: u64) -> VecDeque<Request> {
+        let mut requests = VecDeque::new();
+        for (n, bytes) in buffer.as_slice()[..len].chunks(self.cluster as usize).enumerate() {
+            let at = at + n as u64 * self.cluster;
+            match self.plan.sparse > 0 && is_zero(bytes) {
+                true if self.plan.target_is_zero => {}
+                true => requests.push_back(zeroes(at, bytes.len() as u64, user)),
+                false => requests.push_back(Request::write_compressed(at, Buffer::from(bytes), user)),
+            }
+        }
         self.free.push(buffer);
         requests
     }
@@ -483,7 +563,8 @@ impl Copy<'_> {
             return Ok(());
         }
         done.result.map_err(|error| CopyError::Write(at, error))?;
-        self.free.extend(buffer.filter(|buffer| buffer.as_slice().len() == PIECE as usize));
+        let room = self.free.len() < self.depth;
+        self.free.extend(buffer.filter(|buffer| room && buffer.as_slice().len() as u64 == self.piece));
         self.flying -= 1;
         if let State::Writing { left, .. } = &mut self.ring[index].state {
             *left -= 1;
@@ -529,7 +610,7 @@ impl Copy<'_> {
 /// Bytes that a request writes.
 fn bytes_of(request: &Request) -> u64 {
     match &request.kind {
-        RequestKind::Write { buffers, .. } => buffers.len(),
+        RequestKind::Write { buffers, .. } | RequestKind::WriteCompressed { buffers, .. } => buffers.len(),
         RequestKind::WriteZeroes { len, .. } => *len,
         _ => 0,
     }

@@ -85,6 +85,11 @@ impl Disks {
         self.driver.disk_info(disk).map(quod::DiskInfo::format)
     }
 
+    /// Bytes of a cluster of its image.
+    pub(crate) fn cluster_size(&self, disk: DiskId) -> u64 {
+        self.driver.disk_info(disk).map_or(0, |info| info.image().info.cluster_size.into())
+    }
+
     /// Bytes of the disk that its backing file is; 0 if it has none.
     pub(crate) fn backing_size(&self, disk: DiskId) -> u64 {
         let layers = self.driver.disk_info(disk).map_or(&[][..], quod::DiskInfo::layers);

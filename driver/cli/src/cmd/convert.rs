@@ -44,6 +44,9 @@ pub struct Args {
     /// Format of the backing file
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<String>,
+    /// Compress the target's clusters (qcow2; compression_type=zlib or zstd with -o)
+    #[arg(short = 'c', long)]
+    compress: bool,
     /// The target exists
     #[arg(short = 'n', long)]
     no_create: bool,
@@ -92,8 +95,6 @@ pub struct Args {
 /// What qemu-img has and quod has not: refused by name.
 #[derive(clap::Args)]
 struct Lacks {
-    #[arg(short = 'c', long, hide = true)]
-    compress: bool,
     #[arg(short = 'C', long, hide = true)]
     copy_range_offloading: bool,
     #[arg(long, hide = true)]
@@ -111,7 +112,6 @@ struct Lacks {
 impl Lacks {
     fn refuse(&self) -> Result<(), String> {
         let named = [
-            (self.compress, "-c: compressed clusters are not written"),
             (self.copy_range_offloading, "-C: ranges are copied by reading and writing"),
             (self.bitmaps || self.skip_broken_bitmaps, "--bitmaps: bitmaps are not copied"),
             (self.object.is_some(), "--object: there are no objects"),
@@ -204,6 +204,7 @@ fn read(args: &Args) -> Result<Order, String> {
         depth,
         salvage: args.salvage,
         rate,
+        compress: args.compress,
         flush: true,
     };
     Ok(Order { target: target?, plan, source_cache, target_cache: target_cache?, snapshot })
@@ -232,8 +233,10 @@ fn convert(args: &Args) -> Result<(), String> {
         let why = |error: &Error| could_not(file, why_not_opened(file, error));
         from.open(file, options).map_err(|error| no_snapshot(&error).unwrap_or_else(|| why(&error)))?;
     }
+    let mut near_window = false;
     if !args.no_create {
-        let backed = make(args, format, target, &from)?;
+        let (backed, near) = make(args, format, target, &from)?;
+        near_window = near;
         let device = target.metadata().is_ok_and(|facts| !facts.is_file());
         plan.over_backing = backed;
         // what a device held before is there, unless a format says that it is not
@@ -241,6 +244,7 @@ fn convert(args: &Args) -> Result<(), String> {
     } else if from.hold(target) {
         return Err(could_not(target, in_use(target)));
     } else {
+        compressible(args, format)?;
         plan.over_backing = args.backing.is_some();
     }
     let options = OpenOptions::new()
@@ -248,6 +252,7 @@ fn convert(args: &Args) -> Result<(), String> {
         .direct(target_cache.direct)
         .cache_bytes(TARGET_TABLES)
         .commit_ms(COMMIT_MS)
+        .near_window(near_window)
         .open_gate(AllowAll);
     let copied = from.copy(target, options, plan, interrupt::asked, &mut |step| match step {
         CopyStep::Done(part, whole) => progress.advance(part, whole),
@@ -276,13 +281,42 @@ fn no_snapshot(error: &Error) -> Option<String> {
     Some(format!("Failed to load snapshot: {why}"))
 }
 
-/// Makes the target; does it have a backing file?
-fn make(args: &Args, format: Format, target: &Path, from: &Sources) -> Result<bool, String> {
+fn compressible(args: &Args, format: Format) -> Result<(), String> {
+    match args.compress && format != Format::Qcow2 {
+        true => Err("Compression not supported for this file format".into()),
+        false => Ok(()),
+    }
+}
+
+/// How the target's clusters are to be compressed: does deflate keep to the near window?
+fn window(args: &Args, values: &Values) -> Result<bool, String> {
+    let window = values.text(create::WINDOW);
+    if !args.compress {
+        let text = format!("-o {} has no effect without -c", create::WINDOW);
+        return if window.is_some() { Err(text) } else { Ok(false) };
+    }
+    if values.text("preallocation").is_some_and(|mode| mode != "off") {
+        return Err("Compression and preallocation not supported at the same time".into());
+    }
+    if values.text("data_file").is_some() {
+        return Err("Compression not supported with an external data file".into());
+    }
+    match window {
+        None | Some("full") => Ok(false),
+        Some("compat") => Ok(true),
+        Some(other) => Err(format!("Invalid value '{other}' of '{}': it is full or compat", create::WINDOW)),
+    }
+}
+
+/// Makes the target; does it have a backing file, and what is said of compression?
+fn make(args: &Args, format: Format, target: &Path, from: &Sources) -> Result<(bool, bool), String> {
     let mut values = Values::new(format);
     args.options.iter().try_for_each(|list| values.read(list)).map_err(|refused| match refused {
         Refused::List(list) => format!("Invalid option list: {list}"),
         Refused::Item(text) => text,
     })?;
+    compressible(args, format)?;
+    let near = window(args, &values)?;
     if format == Format::Raw {
         create::lacks_of_raw(&values)?;
         let given = [("file", args.backing.is_some()), ("format", args.backing_format.is_some())];
@@ -315,7 +349,7 @@ fn make(args: &Args, format: Format, target: &Path, from: &Sources) -> Result<bo
     }
     tools::create_until(target, &options, interrupt::asked)
         .map_err(|error| here(create::why_not_created(&options, &error).unwrap_or(error.to_string())))?;
-    Ok(backed)
+    Ok((backed, near))
 }
 
 fn in_use(target: &Path) -> String {

@@ -7,7 +7,7 @@ use crate::out::{fail, note};
 use crate::words::failure::why_not_opened;
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
-pub use options::{Refused, Values, help};
+pub use options::{Refused, Values, WINDOW, help};
 use quod::fault::NewFault;
 use quod::{AllowAll, DeviceOp, Error, ErrorKind, Fault, Format, Named, OpenOptions, Role, describe};
 use quod_tools::{self as tools, CreateOptions, Qcow2Options, Session};
@@ -85,6 +85,9 @@ fn make(args: &Args, file: &Path) -> Result<(), String> {
         Refused::List(list) => format!("Invalid option list: {list}"),
         Refused::Item(text) => here(text),
     })?;
+    if values.text(WINDOW).is_some() {
+        return Err(here(format!("'{WINDOW}' is said where clusters are written: convert -c")));
+    }
     if let Some(text) = &args.size {
         if values.text("size").is_some() {
             return Err(here("The image size must be specified only once".into()));

@@ -120,6 +120,13 @@ impl<T> Target<T> {
         }
     }
 
+    /// Bytes of a cluster, if it can be written compressed.
+    pub fn compressed_cluster(&self) -> Option<u64> {
+        let top = self.info().map(DiskInfo::image)?;
+        let can = top.info.format == Format::Qcow2 && top.data_file.is_none();
+        can.then_some(u64::from(top.info.cluster_size))
+    }
+
     /// Runs a request to its end. Others that end meanwhile are in `take_finished`.
     pub fn run(&mut self, request: impl FnOnce(u64) -> Request) -> Result<Completion, Error> {
         let user = self.submit(request)?;

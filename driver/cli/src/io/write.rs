@@ -6,7 +6,7 @@ use super::arguments::{BYTES_MAX, Common, sectors, vector};
 use super::bytes::{durable, fill, zeroes};
 use super::report::Transfer;
 use super::tool::{Failed, Tool};
-use quod::{Request, describe};
+use quod::{Buffer, Request, Status, describe};
 use std::time::{Duration, Instant};
 
 /// What is written if nothing else is said.
@@ -65,10 +65,12 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     }
     let bytes = if flags.zero { Vec::new() } else { contents(tool, &flags, count)? };
     let start = Instant::now();
-    let result = if flags.common.state || flags.compressed {
+    let result = if flags.common.state {
         Err(libc::ENOTSUP)
     } else if flags.zero {
         write_zeroes(tool, &flags, offset, count)
+    } else if flags.compressed {
+        compress(tool, offset, &bytes)
     } else {
         store(tool, offset, &[count], bytes, flags.fua)
     };
@@ -153,6 +155,32 @@ fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: boo
     }
     let buffers = fill(lengths, &bytes);
     tool.run(|user| durable(Request::write(offset, buffers, user), fua)).map(drop)
+}
+
+/// Whole clusters, where nothing is: all of them, or none.
+fn compress(tool: &mut Tool, offset: u64, bytes: &[u8]) -> Result<(), i32> {
+    let target = tool.target.as_mut().ok_or(libc::EBADF)?;
+    let end = offset + bytes.len() as u64;
+    target.check_range(offset, bytes.len() as u64)?;
+    let cluster = target.compressed_cluster().ok_or(libc::ENOTSUP)?;
+    if !offset.is_multiple_of(cluster) || !end.is_multiple_of(cluster) && end != target.size() {
+        return Err(libc::EINVAL);
+    }
+    let fua = target.mode.writethrough;
+    let mut at = offset;
+    while at < end {
+        let run = target.map(at, end - at).map_err(|error| error.errno())?;
+        let free = matches!(run.status, Status::Unallocated | Status::Zero) && run.host.is_none();
+        if !free {
+            return Err(libc::EIO);
+        }
+        at += run.len.max(1);
+    }
+    for (n, bytes) in bytes.chunks(cluster as usize).enumerate() {
+        let at = offset + n as u64 * cluster;
+        tool.run(|user| durable(Request::write_compressed(at, Buffer::from(bytes), user), fua))?;
+    }
+    Ok(())
 }
 
 fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result<(), i32> {

@@ -44,6 +44,9 @@ const BACKING_FMT: Desc = desc("backing_fmt", OptionKind::Text, None, "Image for
 const NOCOW: Desc = desc("nocow", OptionKind::Refused, None, "");
 const EXTENT_SIZE_HINT: Desc = desc("extent_size_hint", OptionKind::Size, None, "");
 
+/// How far deflate refers back, where clusters are written compressed: full or compat.
+pub const WINDOW: &str = "compression_window";
+
 const RAW: &[Desc] = &[SIZE, desc("preallocation", OptionKind::Text, None, ""), NOCOW, EXTENT_SIZE_HINT];
 
 const QED: &[Desc] = &[
@@ -80,6 +83,8 @@ const QCOW2: &[Desc] = &[
         Some("zlib"),
         "Compression method used for image cluster compression",
     ),
+    // ours, of `convert -c` alone: how far back what is written refers
+    desc(WINDOW, OptionKind::Text, None, ""),
     SIZE,
     desc("compat", OptionKind::Text, None, "Compatibility level (v2 [0.10] or v3 [1.1])"),
     BACKING_FILE,
