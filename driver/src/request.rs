@@ -150,6 +150,8 @@ pub enum RequestKind {
     },
     /// Make, apply or delete a snapshot in the image (qcow2).
     Snapshot(Box<SnapshotAsk>),
+    /// The image holds nothing of the disk any more: its backing layer shows.
+    Empty,
 }
 
 /// The kinds of request, by name alone.
@@ -177,6 +179,8 @@ pub enum Kind {
     Resize,
     /// [`RequestKind::Snapshot`].
     Snapshot,
+    /// [`RequestKind::Empty`].
+    Empty,
 }
 
 impl Kind {
@@ -193,6 +197,7 @@ impl Kind {
         Kind::Close,
         Kind::Resize,
         Kind::Snapshot,
+        Kind::Empty,
     ];
 
     /// Its name.
@@ -209,6 +214,7 @@ impl Kind {
             Kind::Close => "close",
             Kind::Resize => "resize",
             Kind::Snapshot => "snapshot",
+            Kind::Empty => "empty",
         }
     }
 
@@ -216,7 +222,7 @@ impl Kind {
     pub const fn changes(self) -> bool {
         match self {
             Kind::Write | Kind::WriteCompressed | Kind::WriteZeroes | Kind::Discard => true,
-            Kind::Resize | Kind::Snapshot => true,
+            Kind::Resize | Kind::Snapshot | Kind::Empty => true,
             Kind::Read | Kind::Flush | Kind::Map | Kind::Quiesce | Kind::Close => false,
         }
     }
@@ -237,6 +243,7 @@ impl RequestKind {
             RequestKind::Close => Kind::Close,
             RequestKind::Resize { .. } => Kind::Resize,
             RequestKind::Snapshot(_) => Kind::Snapshot,
+            RequestKind::Empty => Kind::Empty,
         }
     }
 
@@ -264,6 +271,7 @@ impl RequestKind {
             RequestKind::Close => CompletionKind::Close,
             RequestKind::Resize { .. } => CompletionKind::Resize,
             RequestKind::Snapshot(_) => CompletionKind::Snapshot,
+            RequestKind::Empty => CompletionKind::Empty,
         }
     }
 
@@ -278,7 +286,7 @@ impl RequestKind {
             | RequestKind::Discard { len, .. }
             | RequestKind::Map { len, .. } => *len,
             RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => 0,
-            RequestKind::Resize { .. } | RequestKind::Snapshot(_) => 0,
+            RequestKind::Resize { .. } | RequestKind::Snapshot(_) | RequestKind::Empty => 0,
         }
     }
 
@@ -304,6 +312,7 @@ impl RequestKind {
             RequestKind::Close => (Core::Close, 0, 0, plain),
             RequestKind::Resize { size } => (Core::Resize { size }, 0, 0, plain),
             RequestKind::Snapshot(_) => (Core::Snapshot, 0, 0, plain),
+            RequestKind::Empty => (Core::Empty, 0, 0, plain),
         };
         quod_states::Request { kind, offset, len, flags, user }
     }
@@ -448,6 +457,12 @@ impl Request {
     /// ```
     pub fn snapshot(ask: SnapshotAsk, user: u64) -> Request {
         Request { kind: RequestKind::Snapshot(Box::new(ask)), user }
+    /// The image holds nothing of the disk any more, durably: what its backing layer has shows, or zeros, and
+    /// its space comes free. Snapshots keep what they have. For an image whose contents were merged into its
+    /// backing layer, durably; anything else is lost. qcow2 and QED alone. It waits for all that is in flight,
+    /// and what is submitted meanwhile is refused as busy.
+    pub fn empty(user: u64) -> Request {
+        Request { kind: RequestKind::Empty, user }
     }
 
     /// Durable, its mapping included, before it completes: a write, compressed or not, or write-zeroes. Of
@@ -553,6 +568,8 @@ pub enum CompletionKind {
     Resize,
     /// The snapshot is made, applied or deleted.
     Snapshot,
+    /// The image is empty.
+    Empty,
 }
 
 impl CompletionKind {
@@ -571,6 +588,7 @@ impl CompletionKind {
             CompletionKind::Close => Kind::Close,
             CompletionKind::Resize => Kind::Resize,
             CompletionKind::Snapshot => Kind::Snapshot,
+            CompletionKind::Empty => Kind::Empty,
         })
     }
 

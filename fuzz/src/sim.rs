@@ -109,6 +109,7 @@ pub(crate) fn act(chooser: &mut dyn Chooser, world: &mut World, place: &Place) -
             let (offset, len) = place.range(chooser, world.model().len());
             world.ask(Ask::Read { offset, len }).map(drop)
         }
+        17 if chance(chooser, 60) => world.ask(Ask::Empty).map(drop),
         16 if chance(chooser, 3) => {
             let (offset, len) = place.range(chooser, world.model().len());
             world.ask(Ask::Discard { offset, len }).map(drop)

@@ -237,6 +237,9 @@ impl World {
         if ask.is_snapshot() && !self.tickets.is_empty() {
             return Ok(false);
         }
+        if ask == Ask::Empty && !self.subject.empties() {
+            return Ok(false);
+        }
         let ids = if ask.is_snapshot() { image::snapshot_ids(self.sim(), TOP)? } else { Vec::new() };
         let Some(request) = request(ask, user, &ids) else {
             let Ask::Cancel { back } = ask else { return fail("not a request") };
@@ -274,6 +277,7 @@ impl World {
             Ask::Pack { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(pack_id(user))),
             Ask::Zero { offset, len, .. } => self.writes(offset, offset + len, Fill::Zero),
             Ask::Discard { offset, len } => self.discards(offset, offset + len),
+            Ask::Empty => self.writes(0, self.model.len(), Fill::Zero),
             // as long as it has the old size, what will be cut off may be gone or not
             Ask::Resize { len } if len < self.model.len() => {
                 [Some(self.model.submit(len, self.model.len(), Fill::Zero, true)), None, None]
@@ -429,6 +433,7 @@ impl World {
         for index in ticket.writes.into_iter().flatten() {
             let fua = match ticket.ask {
                 Ask::Write { fua, .. } | Ask::Pack { fua, .. } | Ask::Zero { fua, .. } => fua,
+                Ask::Empty => true,
                 _ => false,
             };
             self.model.end(index, ok, fua);

@@ -77,6 +77,7 @@ noticed! {
     fn a_cut_is_durable_first() RepairDurably "dirty-with-space-ahead" Explorer
     fn need_check_cleared_last() ClearAfterSync "close-in-flight" ExplorerAndSimulator
     fn need_check_cleared_durably() ClearedBeforeClosed "two-quiesces" Explorer
+    fn an_emptied_file_is_cut_last() ClearAfterSync "empty" Explorer
     fn a_dirty_image_is_checked_first() CheckBeforeUse "dirty-with-a-dangling" ExplorerAndSimulator
     fn a_repair_of_late_counts_is_durable_first() RepairDurably "qcow2-lazy-shared" Explorer
     fn a_repair_is_durable_first() RepairDurably "dirty-with-a-dangling" Explorer
@@ -99,6 +100,7 @@ noticed! {
     fn a_copied_table_before_its_pointer() TableBeforeL1 "qcow2-shared" Explorer
     fn data_before_entries() DataBeforePointer "qcow2-writer" Explorer
     fn counts_go_down_after_the_pointer_is_gone() FreeAfterRemoval "qcow2-discard" ExplorerAndSimulator
+    fn tables_of_an_emptied_image_are_free_last() FreeAfterRemoval "qcow2-empty" Explorer
     fn clusters_are_used_again_after_their_readers() ReuseAfterReaders "qcow2-reuse" Explorer
     fn holes_after_the_pointer_is_gone() PunchAfterRemoval "qcow2-compressed-rewrite" Explorer
     fn the_free_end_is_cleared_first() ClearBeforeUse "qcow2-free-end" Explorer

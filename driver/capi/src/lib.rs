@@ -35,8 +35,8 @@ pub use driver::{
 };
 pub use error::quod_last_error;
 pub use request::{
-    quod_next_completion, quod_submit_close, quod_submit_discard, quod_submit_flush, quod_submit_map,
-    quod_submit_quiesce, quod_submit_read, quod_submit_resize, quod_submit_write,
+    quod_next_completion, quod_submit_close, quod_submit_discard, quod_submit_empty, quod_submit_flush,
+    quod_submit_map, quod_submit_quiesce, quod_submit_read, quod_submit_resize, quod_submit_write,
     quod_submit_write_compressed, quod_submit_write_zeroes,
 };
 pub use types::*;

@@ -242,6 +242,18 @@ pub unsafe extern "C" fn quod_submit_resize(
     unsafe { call(driver, |inner| submit(inner, disk, Request::resize(size, user))) }
 }
 
+/// The image holds nothing of the disk any more, durably: what its backing file has shows, or zeros. For an
+/// image that was merged into its backing file, durably; anything else is lost. qcow2 and QED alone. What is
+/// submitted meanwhile is -EAGAIN. Returns as `quod_submit_read`.
+///
+/// # Safety
+/// `driver` is NULL, or was made by `quod_driver_new` and not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn quod_submit_empty(driver: *mut quod_driver, disk: quod_disk, user: u64) -> c_int {
+    // SAFETY: passed on.
+    unsafe { call(driver, |inner| submit(inner, disk, Request::empty(user))) }
+}
+
 /// Finishes everything that was taken, writes and syncs the metadata, closes the files and gives the locks
 /// back. From now on the disk takes no requests; its completion is the last, and with it, error or not,
 /// `disk` names nothing any more. Returns as `quod_submit_read`: -EBADF if it is closed, or closing, already.
@@ -268,6 +280,7 @@ fn op(done: &Completion) -> quod_op {
         Some(Kind::Quiesce | Kind::Snapshot) => quod_op::Quiesce,
         Some(Kind::Resize) => quod_op::Resize,
         Some(Kind::Close) => quod_op::Close,
+        Some(Kind::Empty) => quod_op::Empty,
     }
 }
 

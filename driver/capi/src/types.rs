@@ -177,6 +177,8 @@ pub enum quod_op {
     Close = 10,
     /// `quod_submit_write_compressed`.
     WriteCompressed = 11,
+    /// `quod_submit_empty`.
+    Empty = 12,
 }
 
 /// What a run of the guest disk is made of, in one layer.

@@ -48,6 +48,8 @@ pub enum Ask {
     Drop {
         index: usize,
     },
+    /// Of an image without a backing file: the disk reads as zeros, durably.
+    Empty,
     Close,
     /// No request: cancels the one that was made so many before.
     Cancel {
@@ -62,7 +64,7 @@ impl Ask {
             Ask::Write { .. } | Ask::Pack { .. } | Ask::Zero { .. } | Ask::Discard { .. } => true,
             _ => false,
         };
-        data || self.is_snapshot() || matches!(self, Ask::Resize { .. })
+        data || self.is_snapshot() || matches!(self, Ask::Resize { .. } | Ask::Empty)
     }
 
     /// It is about the list of snapshots.
@@ -79,7 +81,7 @@ impl Ask {
             | Ask::Zero { offset, len, .. }
             | Ask::Discard { offset, len } => Some((offset, offset + len)),
             Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close | Ask::Cancel { .. } => None,
-            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } => None,
+            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } | Ask::Empty => None,
         }
     }
 }
@@ -124,6 +126,7 @@ pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>]) -> Option<Request> {
         }
         Ask::Apply { index } => Request::snapshot(SnapshotAsk::Apply(which(index)), user),
         Ask::Drop { index } => Request::snapshot(SnapshotAsk::Delete(which(index)), user),
+        Ask::Empty => Request::empty(user),
         Ask::Close => Request::close(user),
         Ask::Cancel { .. } => return None,
     })

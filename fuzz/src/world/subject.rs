@@ -69,6 +69,12 @@ impl Subject {
         }
     }
 
+    /// What emptying it leaves is known: nothing of it is kept elsewhere.
+    pub(super) fn empties(&self) -> bool {
+        let raw = matches!(self.form, Form::Raw | Form::Qcow2(Qcow2 { data: Data::Raw, .. }));
+        !self.backed && !raw
+    }
+
     pub(super) fn checks(&self) -> bool {
         self.form.format() != Format::Raw && self.bad.0 == self.bad.1
     }

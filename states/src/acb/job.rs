@@ -3,7 +3,8 @@
 //! Knows: steps, the L1 table on its way. Must never know: what a step does (`image/job/`).
 //!
 //! Invariants:
-//! * one change of size at a time; a close may come while it runs, and waits for it;
+//! * one change of size at a time, or of all that the image holds; a close may come while a disk grows, and
+//!   waits for it;
 //! * nothing is accepted beside a job that has to be alone, and nothing at all once a close was.
 
 use super::request::{Refused, RequestKind};
@@ -22,6 +23,8 @@ pub(crate) enum Job {
     Resize { size: u64 },
     /// A snapshot is made, applied or deleted.
     Snapshot,
+    /// The image holds nothing of the disk any more.
+    Empty,
 }
 
 impl Job {
@@ -31,6 +34,7 @@ impl Job {
             RequestKind::Close => Some(Job::Close),
             RequestKind::Resize { size } => Some(Job::Resize { size }),
             RequestKind::Snapshot => Some(Job::Snapshot),
+            RequestKind::Empty => Some(Job::Empty),
             RequestKind::Read | RequestKind::Write | RequestKind::WriteCompressed => None,
             RequestKind::WriteZeroes | RequestKind::Discard => None,
             RequestKind::Flush | RequestKind::Map | RequestKind::Quiesce => None,
@@ -71,6 +75,19 @@ impl Resizing {
     }
 }
 
+/// How far an image is emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Emptying {
+    /// Clusters are given up (qcow2, which counts them).
+    Entries,
+    /// Tables are given up, from that of this L1 entry on.
+    Tables(u64),
+    /// That is made durable.
+    Sync,
+    /// What the cache knows of them is forgotten.
+    Forget,
+}
+
 /// The L1 table on its way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Copying {
@@ -88,6 +105,7 @@ pub(crate) struct Jobs {
     resizing: Option<Resizing>,
     /// A snapshot is made, applied or deleted.
     editing: bool,
+    emptying: Option<Emptying>,
     /// Nothing is accepted until it is done.
     exclusive: bool,
     /// What a device said when its length was last asked for.
@@ -104,7 +122,8 @@ impl Jobs {
 
     const fn runs(&self) -> bool {
         debug_assert!(!self.editing || self.exclusive, "a snapshot is made alone");
-        self.resizing.is_some() || self.editing
+        debug_assert!(self.resizing.is_none() || self.emptying.is_none(), "one at a time was admitted");
+        self.resizing.is_some() || self.editing || self.emptying.is_some()
     }
 
     /// Work on a snapshot begins, beside nothing else.
@@ -124,9 +143,10 @@ impl Jobs {
         debug_assert!(!self.closing, "nothing is accepted any more");
         match kind {
             _ if self.exclusive && alone => Err(Refused::Busy),
-            RequestKind::Resize { .. } if self.resizing.is_some() => Err(Refused::Busy),
             // with the tables that it moves, or takes from
-            RequestKind::Snapshot if self.resizing.is_some() => Err(Refused::Busy),
+            RequestKind::Resize { .. } | RequestKind::Empty | RequestKind::Snapshot if self.runs() => {
+                Err(Refused::Busy)
+            }
             _ => Ok(()),
         }
     }
@@ -153,9 +173,33 @@ impl Jobs {
     /// A change of size begins; `alone`: beside nothing else.
     pub(crate) fn resize(&mut self, first: Resizing, alone: bool) {
         debug_assert!(!self.exclusive);
-        debug_assert!(self.resizing.is_none(), "one at a time was admitted");
+        debug_assert!(!self.runs(), "one at a time was admitted");
         (self.resizing, self.exclusive) = (Some(first), alone);
         debug_assert!(!self.closing, "nothing begins once a close was accepted");
+    }
+
+    /// The image is emptied, beside nothing else.
+    pub(crate) fn empty(&mut self, first: Emptying) {
+        debug_assert!(!self.runs() && !self.exclusive, "one at a time was admitted");
+        (self.emptying, self.exclusive) = (Some(first), true);
+        debug_assert!(!self.closing, "nothing begins once a close was accepted");
+    }
+
+    pub(crate) const fn emptying(&self) -> Option<Emptying> {
+        debug_assert!(self.emptying.is_none() || self.exclusive, "it runs alone");
+        self.emptying
+    }
+
+    /// The next step of that.
+    pub(crate) fn next_emptying(&mut self, step: Emptying) {
+        debug_assert!(self.emptying.is_some() && step != Emptying::Entries, "that is the first step");
+        self.emptying = Some(step);
+    }
+
+    /// It has ended, well or not.
+    pub(crate) fn end_emptying(&mut self) {
+        debug_assert!(self.resizing.is_none(), "it ran alone");
+        (self.emptying, self.exclusive) = (None, false);
     }
 
     pub(crate) const fn is_alone(&self) -> bool {
@@ -208,7 +252,8 @@ impl Jobs {
             self.copying_ref().is_none_or(|copying| copying.waiter.is_empty()),
             "it has its answer"
         );
-        (self.resizing, self.exclusive) = (None, false);
+        // a growing QED disk is none of these, and may end while the image is emptied
+        (self.resizing, self.exclusive) = (None, self.emptying.is_some() || self.editing);
     }
 
     /// The first invariant that does not hold.
@@ -220,7 +265,12 @@ impl Jobs {
             Some(step) if step.moves_table() && !self.exclusive => {
                 Err(format!("a table moves, and others are accepted: {step:?}"))
             }
-            None if self.exclusive && !self.editing => Err(String::from("nothing runs, and is alone")),
+            None if self.exclusive && !self.editing && self.emptying.is_none() => {
+                Err(String::from("nothing runs, and is alone"))
+            }
+            _ if self.emptying.is_some() && !self.exclusive => {
+                Err(String::from("the image is emptied, and others are accepted"))
+            }
             _ => Ok(()),
         }
     }
@@ -242,6 +292,16 @@ mod tests {
         assert_eq!(jobs.admits(RequestKind::Read, true), Err(Refused::Busy));
         assert_eq!(jobs.admits(RequestKind::Read, false), Ok(()), "where the rule is removed");
         jobs.end_resize();
+        jobs.empty(Emptying::Entries);
+        assert_eq!(jobs.admits(RequestKind::Flush, true), Err(Refused::Busy));
+        assert_eq!(jobs.admits(RequestKind::Empty, false), Err(Refused::Busy));
+        // a QED disk that grew beside it has its size
+        jobs.end_resize();
+        assert!(jobs.is_alone());
+        jobs.exclusive = false;
+        assert_eq!(jobs.check(), Err(String::from("the image is emptied, and others are accepted")));
+        jobs.end_emptying();
+        assert_eq!(jobs.check(), Ok(()));
         jobs.close();
         assert!(jobs.refuse() && jobs.is_closing());
     }

@@ -75,6 +75,8 @@ pub enum RequestKind {
     /// Make, apply or delete a snapshot: what was said by
     /// [`Image::plan_snapshot`](crate::Image::plan_snapshot) just before.
     Snapshot,
+    /// Nothing of the disk is in this image any more, durably: its backing layer shows, or zeros.
+    Empty,
 }
 
 impl RequestKind {
@@ -83,7 +85,8 @@ impl RequestKind {
     pub const fn changes(self) -> bool {
         match self {
             RequestKind::Write | RequestKind::WriteCompressed | RequestKind::WriteZeroes => true,
-            RequestKind::Discard | RequestKind::Resize { .. } | RequestKind::Snapshot => true,
+            RequestKind::Discard | RequestKind::Resize { .. } => true,
+            RequestKind::Snapshot | RequestKind::Empty => true,
             RequestKind::Read | RequestKind::Map => false,
             RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => false,
         }
@@ -92,7 +95,8 @@ impl RequestKind {
     /// It is a job on the whole image: its steps follow each other, one acb takes them.
     #[inline]
     pub(crate) const fn is_job(self) -> bool {
-        matches!(self, RequestKind::Close | RequestKind::Resize { .. } | RequestKind::Snapshot)
+        let alone = matches!(self, RequestKind::Snapshot | RequestKind::Empty);
+        alone || matches!(self, RequestKind::Close | RequestKind::Resize { .. })
     }
 }
 
@@ -101,7 +105,8 @@ impl RequestKind {
 pub struct Request {
     /// What.
     pub kind: RequestKind,
-    /// First byte of the guest disk; 0 for a kind that has no range: flush, quiesce, close, resize, snapshot.
+    /// First byte of the guest disk; 0 for a kind that has no range: flush, quiesce, close, resize, snapshot,
+    /// empty.
     pub offset: u64,
     /// Bytes; 0 for a kind that has no range.
     pub len: u64,

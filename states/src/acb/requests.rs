@@ -53,7 +53,7 @@ pub(crate) struct Requests {
     acbs: Arena<Acb>,
     open: Arena<Open>,
     ready: Queue,
-    /// The acb of the request that waits for all others: close, or a resize to less.
+    /// The acb of the request that waits for all others: close, empty, or a resize to less.
     closer: Option<AcbIndex>,
     steps: Aside<Steps>,
 }
@@ -516,7 +516,11 @@ impl Acb {
     fn cancel(&mut self) -> bool {
         if matches!(
             self.kind,
-            RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close | RequestKind::Resize { .. }
+            RequestKind::Flush
+                | RequestKind::Quiesce
+                | RequestKind::Close
+                | RequestKind::Resize { .. }
+                | RequestKind::Empty
         ) {
             return false;
         }

@@ -196,6 +196,17 @@ impl Geometry {
         slice
     }
 
+    /// QED: where an image without tables but the L1 table ends.
+    pub const fn first_free(&self) -> u64 {
+        debug_assert!(
+            self.l1_slices == 1 << (self.table_bits - self.slice_bits),
+            "its tables are of one size"
+        );
+        let end = self.l1_offset + self.table_bytes;
+        debug_assert!(end > self.l1_offset, "a table takes space");
+        align_up(if end > self.data_start { end } else { self.data_start }, self.cluster_size())
+    }
+
     /// Is it a slice of a refcount block?
     pub const fn is_refcount(&self, slice: SliceNumber) -> bool {
         debug_assert!(self.l1_slices <= self.l2_base);

@@ -33,7 +33,8 @@ impl Image {
             RequestKind::Flush | RequestKind::Quiesce if self.options.read_only => Next::Done,
             RequestKind::Flush => Next::Join(Want::Durable),
             RequestKind::Quiesce => Next::Join(Want::Clean),
-            RequestKind::Close | RequestKind::Resize { .. } | RequestKind::Snapshot => self.start_job(a),
+            RequestKind::Close | RequestKind::Resize { .. } => self.start_job(a),
+            RequestKind::Snapshot | RequestKind::Empty => self.start_job(a),
         };
         self.go_on(a, next);
     }

@@ -115,7 +115,8 @@ impl Image {
             | RequestKind::Quiesce
             | RequestKind::Close
             | RequestKind::Resize { .. }
-            | RequestKind::Snapshot => (0, 0),
+            | RequestKind::Snapshot
+            | RequestKind::Empty => (0, 0),
         };
         debug_assert!(pos <= end && end <= self.size);
         let (acb, id) = self.requests.begin(&request, pos, end);
@@ -140,6 +141,11 @@ impl Image {
                 self.layout.admit_resize(counted, now, size).map_err(Refused::Invalid)?;
             }
             RequestKind::Snapshot => self.admit_snapshot().map_err(Refused::Invalid)?,
+            RequestKind::Empty if self.layout.is_raw() => return misuse("a raw image is never empty"),
+            RequestKind::Empty if counted.is_some_and(|counted| counted.header.data_file_raw()) => {
+                return misuse("an image whose data file is a raw disk is never empty");
+            }
+            RequestKind::Empty => debug_assert_eq!((request.offset, request.len), (0, 0), "it has no range"),
             _ if request.offset.checked_add(request.len).is_none_or(|end| end > self.size) => {
                 return misuse("the range lies beyond the end of the disk");
             }
@@ -205,7 +211,7 @@ impl Image {
                 self.outbox.due |= Due::SOON;
             }
             // an allocation in flight would set it again at once
-            Timer::NeedCheck if self.waits.has_no_claims() && !self.is_due() => {
+            Timer::NeedCheck if self.waits.has_no_claims() && !self.is_due() && !self.jobs.is_alone() => {
                 self.commit.windows.demand_clean();
                 self.outbox.due |= Due::ROUND;
             }
@@ -356,7 +362,7 @@ impl Machine for Image {
             Purpose::Grow => self.grown(result),
             Purpose::Length => self.length_told(outcome, result),
             Purpose::Clear => self.space_cleared(&result),
-            Purpose::Cut => self.cut_off(),
+            Purpose::Cut => self.cut_off(result),
             Purpose::Reftable(_) => self.reftable_written(result),
             #[cfg(feature = "sabotage")]
             Purpose::Spill(_) => self.commit.wrote(),

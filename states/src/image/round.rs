@@ -367,12 +367,14 @@ impl Image {
         }
     }
 
-    /// It is; or is as long as it was, which is no harm.
-    pub(super) fn cut_off(&mut self) {
+    /// It is; or is as long as it was, which is no harm, unless what stood there was given up just now.
+    pub(super) fn cut_off(&mut self, result: Result<(), Error>) {
         debug_assert!(self.health.is_poisoned() || self.commit.phase() == Phase::Cut);
         self.commit.wrote();
-        if !self.health.is_poisoned() {
-            self.start_clear();
+        match result {
+            _ if self.health.is_poisoned() => {}
+            Err(error) if self.jobs.emptying().is_some() => self.poison_with(error),
+            _ => self.start_clear(),
         }
     }
 

@@ -256,6 +256,21 @@ impl Append {
         self.len
     }
 
+    /// Nothing is in use from `tail` on (QED): before space is handed out again the file is cut there. A device
+    /// keeps what it has: nothing there can be cut off.
+    pub(crate) fn empty_from(&mut self, tail: u64) {
+        debug_assert!(tail.is_multiple_of(self.cluster), "space is whole clusters");
+        if self.device || tail >= self.append {
+            return;
+        }
+        debug_assert!(!self.has_found(), "no such format has a free end in a file");
+        self.append = tail;
+        if tail <= self.torn {
+            self.torn = NOWHERE;
+        }
+        debug_assert!(self.floor <= self.append && self.waiters.is_empty(), "nobody waits for space");
+    }
+
     /// The file is about to be cut behind what was handed out: how long it will be, if it is longer.
     pub(crate) fn cut(&mut self) -> Option<u64> {
         debug_assert!(!self.is_growing(), "nothing grows while the file is cut");

@@ -116,6 +116,13 @@ impl Dangling {
         Ok(lies)
     }
 
+    /// No slice of an L2 table that was there leads anywhere any more.
+    pub(crate) fn forget_l2(&mut self, base: u64) {
+        debug_assert!(self.count >= self.found.len(), "a slice that is remembered has such pointers");
+        self.found.retain(|number, _| *number < base);
+        self.count = self.found.values().map(Vec::len).sum();
+    }
+
     /// The first invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         let count: usize = self.found.values().map(Vec::len).sum();

@@ -1,5 +1,6 @@
 //! Disks whose size changes.
 
+mod emptied;
 mod growing;
 mod layout;
 mod poisoned_moves;

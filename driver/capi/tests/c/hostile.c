@@ -74,6 +74,7 @@ static void all_closed(quod_driver *of, quod_disk disk)
     CLOSED(quod_submit_map(of, disk, 0, 0, 1, 0));
     CLOSED(quod_submit_quiesce(of, disk, 0));
     CLOSED(quod_submit_resize(of, disk, 512, 0));
+    CLOSED(quod_submit_empty(of, disk, 0));
     CLOSED(quod_submit_close(of, disk, 0));
     CLOSED(quod_cancel(of, disk, 0));
     CLOSED(quod_disk_info(of, disk, 0, &info, sizeof info));
@@ -104,6 +105,7 @@ static void without_a_driver(void)
     MISUSE(quod_submit_map(NULL, 1, 0, 0, 1, 0));
     MISUSE(quod_submit_quiesce(NULL, 1, 0));
     MISUSE(quod_submit_resize(NULL, 1, 512, 0));
+    MISUSE(quod_submit_empty(NULL, 1, 0));
     MISUSE(quod_submit_close(NULL, 1, 0));
     MISUSE(quod_cancel(NULL, 1, 0));
     MISUSE(quod_disk_info(NULL, 1, 0, &info, sizeof info));

@@ -113,6 +113,8 @@ int main(int argc, char **argv)
     ended(QUOD_OP_QUIESCE, quod_submit_quiesce(driver, disk, asked));
     ended(QUOD_OP_RESIZE, quod_submit_resize(driver, disk, 16 << 20, asked));
     assert(size() == 16 << 20 && quod_disk_poisoned(driver, disk) == 0);
+    ended(QUOD_OP_EMPTY, quod_submit_empty(driver, disk, asked));
+    assert(map(65536).extent_status == QUOD_STATUS_UNALLOCATED);
 
     assert(registered < 0 || quod_unregister_memory(driver, region) == 0);
     ended(QUOD_OP_CLOSE, quod_submit_close(driver, disk, asked));

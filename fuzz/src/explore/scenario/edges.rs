@@ -9,6 +9,8 @@ use crate::image::{Form, Part, Qcow2};
 use crate::world::Ask;
 
 const M: u64 = 1 << 20;
+/// Guest bytes under one L2 table of QED.
+const SPAN_OF_QED: u64 = CLUSTER * CLUSTER / 8;
 
 const fn zero_fua(offset: u64, len: u64) -> Ask {
     Ask::Zero { offset, len, fua: true }
@@ -41,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
     let mut list = qed();
     list.extend(qcow2());
     list.extend(resizes());
+    list.extend(emptied());
     list
 }
 
@@ -98,6 +101,39 @@ fn qcow2() -> Vec<Scenario> {
         scenario("qcow2-piece-of-a-copy", USUAL, 1, &[write(M + 512, 512)]).backed(M).pieces(),
         room,
         blocks,
+    ]
+}
+
+/// The image comes to hold nothing.
+fn emptied() -> Vec<Scenario> {
+    let two = [write(0, CLUSTER), write(2 * CLUSTER, CLUSTER)];
+    let tables = [write(0, 512), write(SPAN_OF_QED, 512)];
+    let asks = [Ask::Empty, write(CLUSTER, 512), Ask::Flush];
+    let counted = [Ask::Empty, write(K, 512), Ask::Flush];
+    let marked = |bytes: &mut Vec<u8>| bytes[32] |= 1;
+    vec![
+        Scenario::new("empty", 1, &asks).after(&two),
+        Scenario::new("empty-and-close", 1, &[Ask::Empty, Ask::Close]).large().after(&tables),
+        Scenario::new("empty-beside-a-writer", 2, &[write(CLUSTER, 512), Ask::Empty, Ask::Flush]).after(&two),
+        Scenario::new("empty-what-is-empty", 1, &[Ask::Empty, write(0, 512), Ask::Flush]),
+        // what comes before would clear them
+        Scenario::new("empty-with-unknown-autoclear-bits", 1, &asks).patched(marked, 0),
+        scenario("qcow2-empty", USUAL, 1, &counted).made(&[data(0, 2), zeros(3, true), packed(4, 2)]),
+        scenario("qcow2-empty-and-close", SMALL, 1, &[Ask::Empty, Ask::Close])
+            .sized(SPAN + 2048)
+            .made(&[data(0, 2), data(64, 1)]),
+        scenario("qcow2-empty-beside-a-writer", USUAL, 2, &[write(K, 512), Ask::Empty, Ask::Flush])
+            .made(&[data(0, 1), data(3, 1)]),
+        scenario(
+            "qcow2-empty-beside-a-reader",
+            USUAL,
+            2,
+            &[read(0, K), Ask::Empty, write(0, 512), Ask::Flush],
+        )
+        .made(&[data(0, 2)]),
+        scenario("qcow2-empty-shared", SMALL, 1, &[Ask::Empty, write(512, 512), Ask::Flush])
+            .made(&[data(0, 2), Part::Snapshot]),
+        scenario("qcow2-lazy-empty", LATE, 1, &[Ask::Empty, write(512, 512), Ask::Close]).made(&[data(0, 2)]),
     ]
 }
 

@@ -176,6 +176,7 @@ impl Scenario {
                 | Ask::Pack { offset, len, .. }
                 | Ask::Zero { offset, len, .. }
                 | Ask::Discard { offset, len } => Some(offset / SECTOR..(offset + len).div_ceil(SECTOR)),
+                Ask::Empty => Some(0..self.size.div_ceil(SECTOR)),
                 // as long as it is not cut off it may be gone
                 Ask::Resize { len } if len < self.size => Some(len / SECTOR..self.size.div_ceil(SECTOR)),
                 Ask::Apply { .. } => Some(0..self.size.div_ceil(SECTOR)),

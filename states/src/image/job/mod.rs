@@ -1,15 +1,17 @@
 //! Jobs on the whole image: what the general paths ask of them, answered by the one that runs.
 //!
-//! Knows: which jobs there are. Must never know: the steps of one (`close.rs`, `resize.rs`, `snapshot.rs`).
+//! Knows: which jobs there are. Must never know: the steps of one (`close.rs`, `resize.rs`, `snapshot.rs`,
+//! `empty.rs`).
 
 mod close;
+mod empty;
 mod move_l1;
 mod resize;
 mod snapshot;
 
 use super::next::Next;
 use super::value::Image;
-use crate::acb::job::{Job, Resizing};
+use crate::acb::job::{Emptying, Job, Resizing};
 use crate::acb::{AcbIndex, Want};
 use crate::tables::mapping::Run;
 
@@ -24,7 +26,9 @@ impl Image {
     fn new_size(&self, a: AcbIndex) -> u64 {
         match self.job(a) {
             Job::Resize { size } => size,
-            Job::Close | Job::Snapshot => unreachable!("neither has a range of the guest's"),
+            Job::Close | Job::Snapshot | Job::Empty => {
+                unreachable!("the disk keeps its size, or gets a snapshot's")
+            }
         }
     }
 
@@ -35,16 +39,18 @@ impl Image {
             Job::Close => self.start_close(a),
             Job::Resize { size } => self.start_resize(a, size),
             Job::Snapshot => self.start_snapshot(a),
+            Job::Empty => self.start_empty(a),
         }
     }
 
     /// It may change the image now.
     pub(super) fn job_may_change(&mut self, a: AcbIndex) -> Next {
         debug_assert!(self.health.is_clear(), "the autoclear bits are gone");
-        if self.job(a) == Job::Snapshot {
-            return self.rest_for_snapshot(a);
+        match self.job(a) {
+            Job::Snapshot => self.rest_for_snapshot(a),
+            Job::Empty => self.empty(a),
+            Job::Close | Job::Resize { .. } => self.resize(a, self.new_size(a)),
         }
-        self.resize(a, self.new_size(a))
     }
 
     /// It is the only request.
@@ -54,11 +60,15 @@ impl Image {
             Job::Close => self.close_alone(),
             Job::Resize { .. } => Next::Look,
             Job::Snapshot => Next::Join(Want::Clean),
+            Job::Empty => self.empty_alone(a),
         }
     }
 
     /// A run of its range.
     pub(super) fn job_run(&mut self, a: AcbIndex, run: Run, slot: Option<u32>) -> Next {
+        if self.jobs.emptying() == Some(Emptying::Entries) {
+            return self.drop_run(a, run, slot);
+        }
         debug_assert!(self.jobs.resizing() == Some(&Resizing::Range), "no other step has a range");
         self.resize_run(a, self.new_size(a), run, slot)
     }
@@ -66,7 +76,10 @@ impl Image {
     /// Its range is done.
     pub(super) fn job_range_done(&mut self, a: AcbIndex) -> Next {
         debug_assert_eq!(self.requests.acb(a).pos, self.requests.acb(a).end, "nothing of it is left");
-        self.range_resized(a, self.new_size(a))
+        match self.job(a) {
+            Job::Empty => self.range_emptied(a),
+            Job::Close | Job::Snapshot | Job::Resize { .. } => self.range_resized(a, self.new_size(a)),
+        }
     }
 
     /// What it wrote is durable, or all is in order.
@@ -77,6 +90,7 @@ impl Image {
             Job::Close => self.trim(a),
             Job::Resize { size } => self.size_durable(a, size),
             Job::Snapshot => self.snapshot_rests(a),
+            Job::Empty => self.emptied_durably(a),
         }
     }
 
@@ -86,6 +100,7 @@ impl Image {
             Job::Close => self.closed(a),
             Job::Resize { size } => self.resized(a, size),
             Job::Snapshot => unreachable!("no length is set for one"),
+            Job::Empty => unreachable!("it sets no length by itself"),
         }
     }
 
@@ -94,6 +109,7 @@ impl Image {
         match job {
             Job::Resize { .. } => self.resize_ended(),
             Job::Snapshot => self.snapshot_ended(),
+            Job::Empty => self.jobs.end_emptying(),
             Job::Close => debug_assert!(self.jobs.is_closing(), "it was accepted"),
         }
     }

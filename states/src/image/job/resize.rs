@@ -183,7 +183,7 @@ impl Image {
     }
 
     /// From the pipeline back to work.
-    fn look_again(&mut self, a: AcbIndex) -> Next {
+    pub(super) fn look_again(&mut self, a: AcbIndex) -> Next {
         self.leave_pipeline(a);
         Next::Look
     }

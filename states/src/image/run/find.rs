@@ -87,7 +87,8 @@ impl Image {
             | RequestKind::Quiesce
             | RequestKind::Close
             | RequestKind::Resize { .. }
-            | RequestKind::Snapshot => self.job_run(a, run, slot),
+            | RequestKind::Snapshot
+            | RequestKind::Empty => self.job_run(a, run, slot),
         }
     }
 
@@ -212,7 +213,7 @@ impl Image {
     }
 
     /// Where an L1 entry says that its table lies, and whether others may share it; None: there is none.
-    fn l2_table(
+    pub(crate) fn l2_table(
         &mut self,
         geometry: &Geometry,
         slot: u32,

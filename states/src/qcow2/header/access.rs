@@ -227,6 +227,74 @@ impl Header {
         Ok(())
     }
 
+    /// The same, so that a power cut leaves the old name or the new one, as long as the extensions do not
+    /// move: the block behind its first 512 bytes is written, durably, before those are. A new name is put
+    /// where the old one is not; without a name only the fields change.
+    ///
+    /// # Errors
+    /// As of [`Header::set_backing`].
+    pub fn move_backing(&mut self, name: Option<&[u8]>, format: Option<&[u8]>) -> Result<(), Error> {
+        let old = self.backing.as_ref().map(|name| Span::at(self.backing_offset, name.len() as u64));
+        let Some(name) = name else {
+            (self.backing, self.backing_offset) = (None, 0);
+            be::put_u64(&mut self.block, 8, 0);
+            be::put_u32(&mut self.block, 16, 0);
+            debug_assert!(self.backing().is_none(), "nothing is named");
+            return Ok(());
+        };
+        self.set_backing(Some(name), format)?;
+        let new = Span::at(self.backing_offset, name.len() as u64);
+        let Some(old) = old.filter(|old| old.start < new.end && new.start < old.end) else { return Ok(()) };
+        let end = old.end.next_multiple_of(8) + new.len();
+        debug_assert!(new.end <= self.block.len() as u64, "it was laid out");
+        if end > self.cluster_size() {
+            // there is no other place
+            return Ok(());
+        }
+        let (from, to) = (new.start as usize, (end - new.len()) as usize);
+        let len = (end as usize).next_multiple_of(self.cluster_size().min(4096) as usize);
+        self.block.resize(len.max(self.block.len()), 0);
+        if let Some(place) = self.block.get_mut(from..from + name.len()) {
+            place.fill(0);
+        }
+        be::put(&mut self.block, to, name);
+        be::put_u64(&mut self.block, 8, to as u64);
+        self.backing_offset = to as u64;
+        debug_assert_eq!(self.block.get(to..to + name.len()), Some(name), "it is where the field leads");
+        Ok(())
+    }
+
+    /// Another version of the format: 2 or 3; the block is laid out anew.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for what version 2 has not, [`Error::NoSpace`] where the header has no room.
+    pub fn set_version(&mut self, version: u32) -> Result<(), Error> {
+        debug_assert!(matches!(version, 2 | 3), "there are no others");
+        let bitmaps = self.extension(Extension::BITMAPS).is_some();
+        if version == 2 && (self.incompatible != 0 || self.refcount_order != 4 || bitmaps) {
+            return Err(Error::Misuse("version 2 has none of the features that the image uses"));
+        }
+        let mut next = self.clone();
+        next.version = version;
+        if version == 2 {
+            (next.compatible, next.autoclear) = (0, 0);
+            next.extensions.retain(|extension| extension.kind != Extension::FEATURE_NAMES);
+        }
+        // fields that no version knows go
+        next.header_length = LENGTHS[usize::from(version == 3)] as u32;
+        next.lay_out()?;
+        debug_assert_eq!(be::u32_at(&next.block, 4), version, "it is in the block");
+        *self = next;
+        Ok(())
+    }
+
+    /// May refcounts be postponed? Only version 3 can.
+    pub fn set_lazy_refcounts(&mut self, lazy: bool) {
+        debug_assert!(!lazy || self.version == 3, "version 2 has no feature bits");
+        self.compatible =
+            if lazy { self.compatible | LAZY_REFCOUNTS } else { self.compatible & !LAZY_REFCOUNTS };
+    }
+
     /// The block in QEMU's layout: fields, unknown fields, extensions in QEMU's order, the backing file's
     /// name.
     pub(super) fn lay_out(&mut self) -> Result<(), Error> {
