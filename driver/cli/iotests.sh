@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs QEMU's own iotests for one format with quod in the place of qemu-io.
+# Runs QEMU's own iotests for one format with quod in the places of qemu-io and qemu-img.
 #
 #   driver/cli/iotests.sh SOURCE [TEST...]
 #
 # SOURCE   an unpacked QEMU source tree (tests/qemu-iotests, python and scripts are enough); the release must
-#          be the one of the installed qemu-img, because the expected outputs belong to it:
+#          be the one whose words quod says (10.0.2), because the expected outputs belong to it:
 #              apt-get source --download-only qemu && tar xJf qemu_*.orig.tar.xz
 # TEST     numbers of tests; without them, every test that `check` finds (those that do not apply to the
 #          format say so themselves).
@@ -12,6 +12,7 @@
 # Environment:
 #   IO       the program in qemu-io's place. Default: quod from the target folder (built with --release when it
 #            is missing). IO=/usr/bin/qemu-io gives the baseline that docs/compat.md compares with.
+#   IMG      the program in qemu-img's place. Default: as IO. IMG=/usr/bin/qemu-img leaves qemu-img there.
 #   WORK     folder for images and logs. Default: a new temporary folder, removed at the end.
 #   CACHE    the cache mode handed to `check -c` (none needs a file system with O_DIRECT below WORK).
 #   AIO      the engine handed to `check -i`: threads (its default) or io_uring.
@@ -48,6 +49,7 @@ lay_out() {
     mkdir -p "$build" "$WORK/bin" "$WORK/scratch"
     ln -sfn "$iotests/check" "$build/check"
     ln -sfn "$io" "$WORK/bin/qemu-io"
+    ln -sfn "$img" "$WORK/bin/qemu-img"
     cat > "$WORK/bin/qemu-stub" <<'STUB'
 #!/bin/sh
 case "$*" in
@@ -63,7 +65,7 @@ run_one() {
     (
         cd "$build" || exit 1
         export TEST_DIR=$WORK/scratch QEMU_PROG=$WORK/bin/qemu-stub QSD_PROG=$WORK/bin/qemu-stub
-        export QEMU_IMG_PROG=$img QEMU_NBD_PROG=$nbd QEMU_IO_PROG=$WORK/bin/qemu-io
+        export QEMU_IMG_PROG=$WORK/bin/qemu-img QEMU_NBD_PROG=$nbd QEMU_IO_PROG=$WORK/bin/qemu-io
         export MALLOC_PERTURB_=0
         timeout -k 5 "${LIMIT:-120}" ./check "-$FMT" ${OPTIONS:+-o "$OPTIONS"} ${CACHE:+-c "$CACHE"} \
             ${AIO:+-i "$AIO"} --color off "$test"
@@ -91,7 +93,8 @@ iotests=$(cd "$1/tests/qemu-iotests" 2>/dev/null && pwd) ||
     { echo "iotests.sh: $1/tests/qemu-iotests is not there" >&2; exit 1; }
 shift
 io=$(readlink -f "${IO:-$(find_quod)}")
-img=$(need qemu-img) || exit 1
+img=$(readlink -f "${IMG:-$(find_quod)}")
+need qemu-img > /dev/null || exit 1
 nbd=$(need qemu-nbd) || exit 1
 need python3 > /dev/null || exit 1
 if [ -z "${WORK:-}" ]; then

@@ -457,10 +457,12 @@ impl Request {
     /// ```
     pub fn snapshot(ask: SnapshotAsk, user: u64) -> Request {
         Request { kind: RequestKind::Snapshot(Box::new(ask)), user }
+    }
+
     /// The image holds nothing of the disk any more, durably: what its backing layer has shows, or zeros, and
     /// its space comes free. Snapshots keep what they have. For an image whose contents were merged into its
-    /// backing layer, durably; anything else is lost. qcow2 and QED alone. It waits for all that is in flight,
-    /// and what is submitted meanwhile is refused as busy.
+    /// backing layer, durably; anything else is lost. qcow2 and QED alone. It waits for all that is in
+    /// flight, and what is submitted meanwhile is refused as busy.
     pub fn empty(user: u64) -> Request {
         Request { kind: RequestKind::Empty, user }
     }

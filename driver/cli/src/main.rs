@@ -2,7 +2,8 @@
 //! (`words`); and qemu-io's shell (`io`). Beside this file: the process's streams, files and signals.
 //!
 //! Knows: names of subcommands. Must never know: images, offsets, requests.
-//! Called by the name `qemu-io`, it behaves as `quod io`.
+//! Called by the name `qemu-io`, it behaves as `quod io`; by the name `qemu-img`, it says what that says of
+//! itself and of words that it does not know.
 
 #[macro_use]
 mod out;
@@ -13,9 +14,11 @@ mod io;
 mod output;
 mod words;
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use cmd::{
-    bench, check, compare, convert, create, info, map, measure, mount, replay, resize, serve, snapshot,
+    amend, bench, check, commit, compare, convert, create, dd, info, map, measure, mount, rebase, replay,
+    resize, serve, snapshot,
 };
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,7 +38,11 @@ enum Command {
     Check(check::Args),
     Map(map::Args),
     Compare(compare::Args),
+    Commit(commit::Args),
     Convert(convert::Args),
+    Rebase(rebase::Args),
+    Dd(dd::Args),
+    Amend(amend::Args),
     Resize(resize::Args),
     Measure(measure::Args),
     Snapshot(snapshot::Args),
@@ -66,12 +73,16 @@ fn command() -> ExitCode {
         out::set_program("qemu-io");
         return io::run(&words);
     }
-    out::set_program("quod");
+    let stands_in = called == "qemu-img";
+    out::set_program(if stands_in { "qemu-img" } else { "quod" });
     if words.first().is_some_and(|word| word == "io") {
         return io::run(&words[1..]);
     }
-    match Cli::try_parse() {
+    let parser = if stands_in { as_qemu_img() } else { Cli::command() };
+    let parsed = parser.try_get_matches().and_then(|found| Cli::from_arg_matches(&found));
+    match parsed {
         Ok(cli) => run(cli.command),
+        Err(error) if stands_in && error.use_stderr() => not_understood(&words, &error),
         Err(error) => {
             let printed = error.print();
             if error.use_stderr() {
@@ -83,6 +94,42 @@ fn command() -> ExitCode {
     }
 }
 
+/// By the name of the program that it stands in for. Of its version only the first number and the form are
+/// looked at by others; it is that of the release whose texts these are.
+fn as_qemu_img() -> clap::Command {
+    let version = concat!("version 10.0.2 (quod ", env!("CARGO_PKG_VERSION"), ")");
+    Cli::command().name("qemu-img").bin_name("qemu-img").version(version)
+}
+
+/// What qemu-img says of words that it does not know.
+fn not_understood(words: &[String], error: &clap::Error) -> ExitCode {
+    let command = words.first().map_or("", String::as_str);
+    let unknown = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    match error.kind() {
+        _ if words.is_empty() => complain!("qemu-img: Not enough arguments"),
+        ErrorKind::InvalidSubcommand => complain!("qemu-img: Command not found: {command}"),
+        ErrorKind::UnknownArgument if unknown.starts_with("--") => {
+            complain!("qemu-img {command}: unrecognized option '{unknown}'");
+        }
+        ErrorKind::UnknownArgument => {
+            complain!("qemu-img {command}: invalid option -- '{}'", unknown.trim_start_matches('-'));
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            complain!("qemu-img: {}", first.strip_prefix("error: ").unwrap_or(first));
+        }
+    }
+    match error.kind() {
+        ErrorKind::UnknownArgument => complain!("Try 'qemu-img {command} --help' for more info"),
+        _ => complain!("Try 'qemu-img --help' for more info"),
+    }
+    ExitCode::FAILURE
+}
+
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Create(args) => create::run(args),
@@ -92,7 +139,11 @@ fn run(command: Command) -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Map(args) => map::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Commit(args) => commit::run(args),
         Command::Convert(args) => convert::run(args),
+        Command::Rebase(args) => rebase::run(args),
+        Command::Dd(args) => dd::run(args),
+        Command::Amend(args) => amend::run(args),
         Command::Resize(args) => resize::run(args),
         Command::Io { args } => io::run(&args),
         Command::Mount(args) => mount::run(args),

@@ -73,6 +73,27 @@ fn info_is_the_same() {
 }
 
 #[test]
+fn an_image_is_named_by_options() {
+    let folder = images();
+    for command in ["info", "check", "map --output json"] {
+        for options in [
+            "driver=qed,file.filename=top.qed",
+            "driver=qed,file.driver=file,file.filename=top.qed",
+            "driver=bad,file.filename=top.qed",
+            "driver=qed",
+        ] {
+            same(&format!("{command} --image-opts {options}"), folder.path());
+        }
+        same(&format!("{command} --image-opts -f qed driver=qed,file.filename=top.qed"), folder.path());
+        let refused = quod(
+            &[&command.split(' ').collect::<Vec<_>>()[..], &["--object", "secret,id=x", "top.qed"]].concat(),
+            folder.path(),
+        );
+        assert!(refused.code == Some(1) && refused.stderr.contains("--object"), "{refused:?}");
+    }
+}
+
+#[test]
 fn check_is_the_same() {
     let folder = images();
     for file in FILES.into_iter().chain(["bad.qed", "fixable.qed", "nowhere"]) {

@@ -89,6 +89,24 @@ fn a_conversion_tells_what_its_target_is() {
 }
 
 #[test]
+fn a_commit_leaves_the_overlay_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    prepare("qemu-img", &["create", "-q", "-f", "raw", "b", "1M"], path);
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "b", "-F", "raw", "x", "8M"], path);
+    prepare("qemu-io", &["-f", "qcow2", "-c", "write -P 7 0 8M", "x"], path);
+    let overlay = std::fs::read(path.join("x")).unwrap();
+    let child = quod(&["commit", "-r", "1k", "x"], path).spawn().unwrap();
+    // the backing file gets the size of the disk first
+    until(|| std::fs::metadata(path.join("b")).unwrap().len() == 8 << 20);
+    std::thread::sleep(Duration::from_millis(50));
+    send(&child, Signal::INT);
+    ended_by(&child.wait_with_output().unwrap(), Signal::INT, "'x' is unchanged");
+    assert!(std::fs::read(path.join("x")).unwrap() == overlay);
+    prepare("qemu-io", &["-r", "-f", "qcow2", "-c", "read -P 7 0 8M", "x"], path);
+}
+
+#[test]
 fn a_replay_removes_its_image() {
     let folder = tempfile::tempdir().unwrap();
     // it would take a day

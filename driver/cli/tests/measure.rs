@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{qemu_img, quod};
+use common::{make, prepare, qemu_img, quod, write};
 
 const FORMS: [&str; 6] = [
     "cluster_size=64k",
@@ -42,6 +42,53 @@ fn small_clusters_take_a_little_more() {
         let args = ["measure", "-O", "qcow2", "-o", form, "--output", "json", "--size", size];
         let (ours, theirs) = (full(quod(&args, folder.path())), full(qemu_img(&args, folder.path())));
         assert!(theirs <= ours && ours - theirs <= theirs / 1000, "{form} {size}: {ours} {theirs}");
+    }
+}
+
+/// A copy takes what is data, in the target's clusters.
+#[test]
+fn the_numbers_of_a_copy_are_qemus() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    make(folder, &["raw", "raw", "5M"]);
+    make(folder, &["qcow2", "base", "4M"]);
+    make(folder, &["qcow2", "-b", "base", "-F", "qcow2", "top", "6M"]);
+    make(folder, &["qed", "-o", "cluster_size=4k", "qed", "4M"]);
+    make(folder, &["qcow2", "-o", "compat=0.10", "old", "3M"]);
+    write(folder, "raw", "raw", &["write 100k 3k", "write 3M 1k"]);
+    write(folder, "qcow2", "base", &["write 0 1M", "write -z 2M 64k"]);
+    write(folder, "qcow2", "top", &["write -P 1 128k 4k", "write 5M 200k"]);
+    write(folder, "qed", "qed", &["write 4k 4k", "write 2M 12k"]);
+    write(folder, "qcow2", "old", &["write 60k 10k"]);
+    for granularity in ["64k", "512"] {
+        let args = ["bitmap", "--add", "-g", granularity, "top", &format!("b{granularity}")];
+        prepare("qemu-img", &args, folder);
+    }
+    for image in ["raw", "base", "top", "qed", "old"] {
+        for form in FORMS.into_iter().chain(["backing_file=base,backing_fmt=qcow2", "cluster_size=4k"]) {
+            for output in ["human", "json"] {
+                let args = ["measure", "-O", "qcow2", "-o", form, "--output", output, image];
+                assert_eq!(quod(&args, folder), qemu_img(&args, folder), "{args:?}");
+            }
+        }
+        let args = ["measure", image];
+        assert_eq!(quod(&args, folder), qemu_img(&args, folder), "{args:?}");
+    }
+    for words in [
+        "-O qcow2",
+        "-O bad top",
+        "-O qcow2 --size 1G top",
+        "-O qcow2 top base",
+        "-O qcow2 -f bad top",
+        "-O qcow2 nowhere",
+        "-f raw --size 1G",
+        "--size x",
+        "--size -1",
+        "-O qcow2 --image-opts driver=qcow2,file.filename=top",
+        "-O qcow2 -f qcow2 -U top",
+    ] {
+        let args: Vec<&str> = ["measure"].into_iter().chain(words.split_whitespace()).collect();
+        assert_eq!(quod(&args, folder), qemu_img(&args, folder), "{args:?}");
     }
 }
 

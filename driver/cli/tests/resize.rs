@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, bytes, folders, qemu_img, qemu_io, quod};
+use common::{Answer, bytes, folders, make, must, qemu_img, qemu_io, quod, write};
 use tempfile::TempDir;
 
 fn same(command: &str, [ours, theirs]: &[TempDir; 2]) -> Answer {
@@ -50,6 +50,48 @@ fn raw_and_qed() {
 }
 
 #[test]
+fn what_is_new_has_its_space_from_the_start() {
+    for (format, options) in [
+        ("raw", ""),
+        ("qcow2", ""),
+        ("qcow2", "cluster_size=4k"),
+        ("qcow2", "compat=0.10"),
+        ("qcow2", "lazy_refcounts=on"),
+    ] {
+        for mode in ["metadata", "falloc", "full"] {
+            let folders = [(), ()].map(|()| tempfile::tempdir().unwrap());
+            let [ours, theirs] = [&folders[0], &folders[1]].map(TempDir::path);
+            for folder in [ours, theirs] {
+                let options = if options.is_empty() { vec![] } else { vec!["-o", options] };
+                make(folder, &[&[format][..], &options, &["i", "1000k"]].concat());
+                write(folder, format, "i", &["write -P 3 900k 100k"]);
+            }
+            let command = format!("-f {format} --preallocation={mode} i 5M");
+            let answer = same(&command, &folders);
+            if answer.code != Some(0) {
+                assert_eq!((format, mode), ("raw", "metadata"));
+                continue;
+            }
+            must(
+                "qemu-img",
+                &["compare", "-f", format, "-F", format, "i", theirs.join("i").to_str().unwrap()],
+                ours,
+            );
+            let facts = |folder, command: &[&str]| -> serde_json::Value {
+                let args = [command, &["--output", "json", "-f", format, "i"]].concat();
+                serde_json::from_str(&must("qemu-img", &args, folder)).unwrap()
+            };
+            if format == "qcow2" {
+                let allocated = |folder| facts(folder, &["check"])["allocated-clusters"].clone();
+                assert_eq!(allocated(ours), allocated(theirs), "{options} {mode}");
+            }
+            let space = facts(ours, &["info"])["actual-size"].as_u64().unwrap();
+            assert_eq!(space > 4 << 20, mode != "metadata", "{format} {options} {mode}: {space}");
+        }
+    }
+}
+
+#[test]
 fn refusals_are_the_same_words() {
     let folders = folders();
     for command in [
@@ -71,6 +113,9 @@ fn refusals_are_the_same_words() {
         "q +100T",
         "q +1000",
         "--preallocation=falloc q 7M",
+        "--preallocation=metadata -f raw r 7M",
+        "--image-opts driver=bad,file.filename=r 1M",
+        "--image-opts -f raw r 1M",
         "-f bad q 2M",
         "nowhere 2M",
         "-f qed r 1M",

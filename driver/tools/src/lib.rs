@@ -13,9 +13,11 @@
 
 #![warn(clippy::missing_errors_doc)]
 
+mod amend;
 mod backing;
 mod below;
 mod bytes;
+mod chain;
 mod check;
 mod compare;
 mod convert;
@@ -29,11 +31,18 @@ mod layers;
 mod luks;
 mod map;
 mod measure;
+mod merge;
+mod pace;
+mod preallocate;
+mod range;
+mod rebase;
 mod session;
 mod snapshot;
 
-pub use backing::set_backing;
+pub use amend::{Amendment, amend};
+pub use backing::{set_backing, set_backing_as};
 pub use below::Below;
+pub use chain::{ChainError, chain};
 pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
 pub use compare::{CompareError, CompareStep, Comparison, compare};
 pub use convert::{CopyError, CopyPlan, CopyStep, Sources};
@@ -44,10 +53,14 @@ pub use info::{ImageInfo, Qcow2Info, info, probe};
 pub use layers::MapRun;
 pub use luks::{KeySlot, Luks};
 pub use map::Mapper;
-pub use measure::{Measure, measure};
+pub use measure::{Measure, measure, measure_bitmaps, measure_copy};
+pub use merge::{MergeError, MergePlan, merge};
+pub use preallocate::preallocate;
 pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;
 pub use quod_states::qcow2::{Encryption, Preallocation};
+pub use range::{Part, PartError};
+pub use rebase::{RebaseError, rebase};
 pub use session::Session;
 pub use snapshot::{snapshot, snapshot_now};
 

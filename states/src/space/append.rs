@@ -256,8 +256,8 @@ impl Append {
         self.len
     }
 
-    /// Nothing is in use from `tail` on (QED): before space is handed out again the file is cut there. A device
-    /// keeps what it has: nothing there can be cut off.
+    /// Nothing is in use from `tail` on (QED): before space is handed out again the file is cut there. A
+    /// device keeps what it has: nothing there can be cut off.
     pub(crate) fn empty_from(&mut self, tail: u64) {
         debug_assert!(tail.is_multiple_of(self.cluster), "space is whole clusters");
         if self.device || tail >= self.append {

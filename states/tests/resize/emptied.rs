@@ -1,7 +1,7 @@
 //! What emptying an image does to the file: each I/O in its order, and what the disk reads afterwards.
 //!
-//! Checks: entries and L1 entries go, durably, before anything is freed or cut; the backing layer shows; a cut
-//! that fails ends all changes; nothing is accepted meanwhile; what has no tables is never empty.
+//! Checks: entries and L1 entries go, durably, before anything is freed or cut; the backing layer shows; a
+//! cut that fails ends all changes; nothing is accepted meanwhile; what has no tables is never empty.
 
 use quod_states::qcow2::CreateOptions;
 use quod_states::{Error, Image, IoOp, Options, Refused, RequestKind};

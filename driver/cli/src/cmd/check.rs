@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> ExitCode {
+pub fn run(mut args: Args) -> ExitCode {
     let format = match args.asked.format() {
         Ok(format) => format,
         Err(code) => return code,
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> ExitCode {
     };
     let format = checker.format();
     if format == Format::Raw {
-        if args.asked.format.is_none() && repair.is_some() {
+        if !args.asked.says_format() && repair.is_some() {
             failure::warn_about_probing(&args.asked.file);
         }
         fail("This image format does not support checks");

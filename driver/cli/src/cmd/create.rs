@@ -5,6 +5,7 @@
 use crate::interrupt;
 use crate::out::{fail, note};
 use crate::words::failure::why_not_opened;
+use crate::words::open::file_named;
 use crate::words::sizes::SizeError;
 use crate::words::{format, sizes};
 pub use options::{Refused, Values, WINDOW, help};
@@ -100,7 +101,7 @@ fn make(args: &Args, file: &Path) -> Result<(), String> {
         sayln!("Formatting '{}', fmt={}{}", file.display(), args.format, values.announce());
     }
     let options = image_options(format, size, &values, backing_format).map_err(here)?;
-    tools::create_until(file, &options, interrupt::asked)
+    tools::create_until(file_named(file), &options, interrupt::asked)
         .map_err(|error| why_not_created(&options, &error).map_or_else(|| error.to_string(), here))
 }
 

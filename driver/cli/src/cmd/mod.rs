@@ -2,17 +2,22 @@
 //!
 //! Knows: the libraries' faces, words. Must never know: how a library does it; `io`, a room of its own.
 
+pub mod amend;
 pub mod bench;
 pub mod check;
+pub mod commit;
 mod common;
 pub mod compare;
 pub mod convert;
 pub mod create;
+pub mod dd;
 pub mod info;
 pub mod map;
 pub mod measure;
 pub mod mount;
+mod named;
 mod progress;
+pub mod rebase;
 pub mod replay;
 pub mod resize;
 mod sandbox;

@@ -2,27 +2,27 @@
 //!
 //! Knows: sizes as arguments, QEMU's words. Must never know: how a format grows or shrinks.
 
+use super::named::Naming;
 use crate::interrupt;
 use crate::out::{fail, note, program};
-use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change, why_not_opened};
+use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change};
+use crate::words::sizes;
 use crate::words::sizes::SizeError;
-use crate::words::{format, sizes};
 use quod::fault::FormatLack;
-use quod::{AllowAll, Error, ErrorKind, Format, Lack, OpenOptions, describe};
-use quod_tools::Session;
-use std::path::PathBuf;
+use quod::{Error, ErrorKind, Format, Lack, describe};
+use quod_tools::{self as tools, Preallocation, Session};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Change the size of a guest disk
 #[derive(clap::Args)]
 pub struct Args {
-    /// Format of the image (default: probe)
-    #[arg(short, long, value_name = "FMT")]
-    format: Option<String>,
+    #[command(flatten)]
+    naming: Naming,
     /// The disk may lose its end
     #[arg(long)]
     shrink: bool,
-    /// What the new end of the disk has from the start: off
+    /// What the new end of the disk has from the start: off, metadata, falloc or full
     #[arg(long, value_name = "MODE", default_value = "off")]
     preallocation: String,
     /// Print errors only
@@ -63,11 +63,12 @@ fn resize(args: &Args) -> Result<(), String> {
         other => return Err(format!("Invalid preallocation mode '{other}'")),
     }
     let (relative, amount) = read_size(size)?;
-    let could_not = |what: String| format!("Could not open '{}': {what}", file.display());
-    let format = args.format.as_deref().map(format::parse).transpose().map_err(could_not)?;
-    let options = OpenOptions::new().write(true).format(format).open_gate(AllowAll);
-    let mut session =
-        Session::open(file, options).map_err(|error| could_not(why_not_opened(file, &error)))?;
+    let image = args.naming.image(file)?;
+    // where tables alone are wanted, data is a hole
+    let ahead = mode(&args.preallocation) != Preallocation::Metadata;
+    let options = image.writable()?.tolerate_writers(false).allocate_ahead(ahead);
+    let file = &image.path;
+    let mut session = Session::open(file, options).map_err(|error| image.not_opened(&error))?;
     if session.first_sector().is_some() {
         warn_about_probing(file);
     }
@@ -81,12 +82,36 @@ fn resize(args: &Args) -> Result<(), String> {
         Some(text) => Err(text),
         None => {
             warn_of_change(file, session.info());
-            session.resize(new).map_err(|error| why(format, &error))
+            session.resize(new).map_err(|error| why(format, &error)).and_then(|()| {
+                let how = mode(&args.preallocation);
+                let filled = tools::preallocate(&mut session, old, new, how, interrupt::asked);
+                filled.map_err(|error| not_filled(file, &error))
+            })
         }
     };
     // what could not be resized is closed as it was
     let closed = session.close().map_err(|error| error.to_string());
     result.and(closed)
+}
+
+/// The mode of this name, which was looked at before.
+fn mode(name: &str) -> Preallocation {
+    match name {
+        "metadata" => Preallocation::Metadata,
+        "falloc" => Preallocation::Falloc,
+        "full" => Preallocation::Full,
+        _ => Preallocation::Off,
+    }
+}
+
+/// The disk has its size, and not all of the space that it should.
+fn not_filled(file: &Path, error: &Error) -> String {
+    let (name, program) = (file.display(), program());
+    let why = match error {
+        Error::Cancelled => "interrupted".into(),
+        error => format!("Could not preallocate: {}", describe(error.errno())),
+    };
+    format!("{why}\n{program}: '{name}' has its new size, and a part of the space")
 }
 
 /// Is it a difference? And the number.
@@ -105,12 +130,19 @@ fn read_size(text: &str) -> Result<(bool, i128), String> {
 /// What QEMU refuses before it asks the image.
 fn refusal(args: &Args, format: Format, old: u64, new: u64) -> Option<String> {
     let mode = &args.preallocation;
-    if mode != "off" {
-        let text = match new <= old {
-            true => "Preallocation can only be used for growing images".into(),
-            false => format!("Unsupported preallocation mode '{mode}'"),
-        };
-        return Some(text);
+    if mode != "off" && new <= old {
+        return Some("Preallocation can only be used for growing images".into());
+    }
+    let known = match format {
+        Format::Raw => mode != "metadata",
+        Format::Qed => mode == "off",
+        Format::Qcow2 => true,
+    };
+    if !known && format == Format::Raw {
+        return Some(format!("Unsupported preallocation mode: {mode}"));
+    }
+    if !known {
+        return Some(format!("Unsupported preallocation mode '{mode}'"));
     }
     if new < old && !args.shrink {
         return Some(format!(

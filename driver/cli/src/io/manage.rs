@@ -2,10 +2,10 @@
 //!
 //! Knows: their flags. Must never know: how an image is opened.
 
-use super::open::{Mode, image_options};
 use super::target::Target;
 use super::tool::{Failed, Tool};
 use crate::words::failure::{warn_about_probing, why_not_opened};
+use crate::words::open::{Mode, image_options};
 use crate::words::{format, keyval};
 use quod::{Format, describe};
 use quod_tools as tools;

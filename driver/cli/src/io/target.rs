@@ -4,8 +4,8 @@
 //! Invariant: every request that was started ends in `finished` or is waited for; nothing is in flight after
 //! `close`.
 
-use super::open::Mode;
 use crate::words::failure::{warn_about_bitmaps, why_not_opened};
+use crate::words::open::Mode;
 use quod::{AllowAll, Bitmaps, Buffer, Buffers, Completion, Config, DiskInfo, Driver};
 use quod::{Error, Extent, Format, OpenOptions, Refusal, Request, Status};
 use quod_tools::{self as tools, CreateOptions, Session};

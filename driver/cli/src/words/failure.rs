@@ -5,6 +5,7 @@
 use crate::out::{fail, program};
 use quod::fault::{ExtensionFault, FormatLack, HeaderFault, QedFault};
 use quod::{Bitmaps, DiskInfo, Error, ErrorKind, Fault, FileOp, FileRole, Format, Lack, describe};
+use quod_tools::ImageInfo;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -251,24 +252,36 @@ pub fn warn_about_probing(path: &Path) {
 
 /// Said before an image is changed for the first time, if that ends bitmaps that were valid until now.
 pub fn warn_about_bitmaps(path: &Path, bitmaps: &Bitmaps) {
-    let names: Vec<String> = bitmaps
-        .names
-        .iter()
-        .map(|name| format!("\"{}\"", String::from_utf8_lossy(name).escape_debug()))
-        .collect();
-    let several = bitmaps.valid > 1;
-    let list = match (names.len() as u32, bitmaps.valid) {
+    warn_about(path, &bitmaps.names, bitmaps.valid, bitmaps.dropped);
+}
+
+fn warn_about(path: &Path, names: &[Vec<u8>], valid: u32, dropped: bool) {
+    let names: Vec<String> =
+        names.iter().map(|name| format!("\"{}\"", String::from_utf8_lossy(name).escape_debug())).collect();
+    let several = valid > 1;
+    let list = match (names.len() as u32, valid) {
         (0, valid) => format!("{valid} persistent bitmap{}", if several { "s" } else { "" }),
         (known, valid) => {
             let more = if known < valid { format!(" and {} more", valid - known) } else { String::new() };
             format!("the persistent bitmap{} {}{more}", if several { "s" } else { "" }, names.join(", "))
         }
     };
-    let why = match bitmaps.dropped {
+    let why = match dropped {
         true => "the image was not closed cleanly, and its repair makes",
         false => "changing the image makes",
     };
     complain!("{}: warning: '{}': {why} {list} inconsistent", program(), path.display());
+}
+
+/// The same of an image that was looked at and is about to be changed.
+pub fn warn_of_bitmaps(image: &ImageInfo) {
+    const IN_USE: u32 = 1;
+    let all = image.qcow2.as_deref().map_or(&[][..], |facts| &facts.bitmaps);
+    let valid = all.iter().filter(|bitmap| bitmap.flags & IN_USE == 0);
+    let names: Vec<Vec<u8>> = valid.map(|bitmap| bitmap.name.clone()).collect();
+    if !names.is_empty() {
+        warn_about(&image.path, &names, names.len() as u32, false);
+    }
 }
 
 /// The same of a disk that was just opened, which is about to be changed.

@@ -12,6 +12,8 @@ pub mod json;
 pub mod keyval;
 pub mod luks;
 pub mod numbers;
+pub mod open;
 pub mod qcow2;
+pub mod runtime;
 pub mod sizes;
 pub mod snapshot;

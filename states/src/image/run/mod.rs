@@ -5,6 +5,7 @@
 mod compress;
 mod copy;
 mod find;
+mod l1;
 mod link;
 mod read;
 mod unmap;

@@ -3,7 +3,7 @@
 //! Knows: names of modes and options. Must never know: requests.
 
 use super::runtime::{Runtime, switch};
-use crate::words::{format, keyval};
+use super::{format, keyval};
 use quod::{BackendKind, Format};
 use quod_tools::ImageInfo;
 use std::path::{Path, PathBuf};
@@ -204,6 +204,16 @@ pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result
     })
 }
 
+/// The file that a word of the command line names: what is behind `file:`, as itself.
+pub fn file_named(word: &Path) -> PathBuf {
+    let Some(rest) = word.to_str().and_then(|text| text.strip_prefix("file:")) else {
+        return word.to_path_buf();
+    };
+    // its own colon is none of a protocol's
+    let colon = rest.split('/').next().is_some_and(|first| first.contains(':'));
+    if colon { Path::new(".").join(rest) } else { PathBuf::from(rest) }
+}
+
 /// Is a file locked? As QEMU takes it; `auto` takes locks where the kernel has them, which is everywhere.
 fn locking(value: &str) -> Result<bool, String> {
     match value {
@@ -228,6 +238,21 @@ fn unknown(name: &str, driver: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_may_be_named_as_one() {
+        let named = |word: &str| file_named(Path::new(word)).display().to_string();
+        for (word, file) in [
+            ("a", "a"),
+            ("file:a", "a"),
+            ("file:/x/a:b", "/x/a:b"),
+            ("file:a:b", "./a:b"),
+            ("file:x/a:b", "x/a:b"),
+            ("a:b", "a:b"),
+        ] {
+            assert_eq!(named(word), file, "{word}");
+        }
+    }
 
     #[test]
     fn option_strings_are_read_or_refused_by_name() {

@@ -4,7 +4,7 @@
 //! None of them changes what a guest reads: quod keeps one budget for tables (`cache_bytes`), its checks of
 //! what it overwrites are always on, and postponed refcounts are a permission that it need not use.
 
-use crate::words::sizes;
+use super::sizes;
 use quod_tools::ImageInfo;
 
 /// QEMU's budget for L2 tables if nothing is said.
