@@ -185,7 +185,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them; each one's index is its number.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Read,
         Kind::Write,
         Kind::WriteCompressed,
