@@ -130,6 +130,9 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     if seed.is_multiple_of(8) {
         disk.run(&mut image, request(RequestKind::Resize { size }, 0, 0, 0), vec![]);
     }
+    if seed % 8 == 4 {
+        disk.run(&mut image, request(RequestKind::Empty, 0, 0, 0), vec![]);
+    }
     if faults && seed % 8 == 2 {
         disk.fail = Some((seed / 8 % 3, 5));
     }
@@ -180,6 +183,15 @@ fn run(seed: u64, faults: bool, edges: &mut Edges) {
     }
     disk.settle(&mut image, &mut rng);
     reap(&mut disk, &mut flight, seed, faults);
+    if seed % 8 == 5 && !faults {
+        // with a write before it, whose table is not durable yet
+        disk.submit(&mut image, request(RequestKind::Write, 0, 512, 0), vec![9; 512]).unwrap();
+        disk.submit(&mut image, request(RequestKind::Empty, 0, 0, 1), vec![]).unwrap();
+        disk.settle(&mut image, &mut rng);
+        assert!(disk.done.drain(..).all(|(_, result, ..)| result.is_ok()), "seed {seed}");
+        model = disk.backing.clone().unwrap_or_default();
+        model.resize(size as usize, 0);
+    }
     disk.submit(&mut image, request(RequestKind::Close, 0, 0, u64::MAX), vec![]).unwrap();
     disk.settle(&mut image, &mut rng);
     add_edges(edges, &image);

@@ -83,7 +83,7 @@ fn an_emptied_qed_file_is_cut_when_its_table_is_durable() {
     run(&mut disk, &mut image, RequestKind::Empty, 0, 0);
     let order = order(&mut disk);
     let at = |name| order.iter().position(|found| *found == name).unwrap();
-    assert!(at("table") < at("sync") && at("sync") < at("length"), "{order:?}");
+    assert!(order[at("table")..at("length")].contains(&"sync"), "{order:?}");
     assert_eq!(order.iter().rposition(|found| *found == "length"), Some(at("length")));
     assert_eq!(disk.file.len(), fresh);
     let bytes = read_all(&mut disk, &mut image);
