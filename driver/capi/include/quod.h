@@ -427,6 +427,10 @@ enum quod_op
      * `quod_submit_write_compressed`.
      */
     QUOD_OP_WRITE_COMPRESSED = 11,
+    /**
+     * `quod_submit_empty`.
+     */
+    QUOD_OP_EMPTY = 12,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1138,6 +1142,13 @@ int quod_submit_quiesce(struct quod_driver *driver, quod_disk disk, uint64_t use
  * multiple of 512, and QED only grows. Another resize meanwhile is -EAGAIN. Returns as `quod_submit_read`.
  */
 int quod_submit_resize(struct quod_driver *driver, quod_disk disk, uint64_t size, uint64_t user);
+
+/**
+ * The image holds nothing of the disk any more, durably: what its backing file has shows, or zeros. For an
+ * image that was merged into its backing file, durably; anything else is lost. qcow2 and QED alone. What is
+ * submitted meanwhile is -EAGAIN. Returns as `quod_submit_read`.
+ */
+int quod_submit_empty(struct quod_driver *driver, quod_disk disk, uint64_t user);
 
 /**
  * Finishes everything that was taken, writes and syncs the metadata, closes the files and gives the locks
