@@ -95,7 +95,10 @@ fn what_the_overlay_has_goes_to_its_backing_file_and_the_overlay_is_empty() {
         if shape[2].0 == "qcow2" {
             assert_eq!(end(allocated("top")), end(allocated("fresh")), "{shape:?}");
             let end: u64 = end(allocated("top")).unwrap().rsplit(' ').next().unwrap().parse().unwrap();
-            assert!(bytes(ours, "top").len() as u64 <= end, "{shape:?}");
+            let len = bytes(ours, "top").len() as u64;
+            let space = std::os::unix::fs::MetadataExt::blocks(&ours.join("top").metadata().unwrap()) * 512;
+            // cut, or punched where the host was still at that when the image was closed
+            assert!(len <= end || space <= end + (64 << 10), "{shape:?}: {len} with {space} > {end}");
         }
         // it can be used again
         write(ours, shape[2].0, "top", &["write -P 7 1234k 64k", "read -P 7 1234k 64k", "read -P 6 0 5k"]);

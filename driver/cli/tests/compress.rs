@@ -83,7 +83,8 @@ fn results_repeat_and_are_smaller_than_qemus() {
         }
         prepare("qemu-img", &words("convert", &format!("-c -O qcow2 {options} s.raw theirs")), folder);
         let [ours, theirs] = ["first", "theirs"].map(|file| bytes(folder, file).len());
-        assert!(ours <= theirs + theirs / 50, "{options}: {ours} {theirs}");
+        // ours ends with a cluster
+        assert!(ours <= theirs.next_multiple_of(1 << 16) + theirs / 50, "{options}: {ours} {theirs}");
     }
 }
 
@@ -124,17 +125,16 @@ fn formats_without_it_say_so() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     sources(folder);
-    for args in [
-        "-c -O raw s.raw x",
-        "-c -O qed s.raw x",
-        "-c -O qcow2 -o preallocation=metadata s.raw x",
-        "-c -O qcow2 -o data_file=d s.raw x",
-    ] {
+    for args in ["-c -O raw s.raw x", "-c -O qed s.raw x", "-c -O qcow2 -o preallocation=metadata s.raw x"] {
         let [ours, theirs] = [quod, qemu_img].map(|run| run(&words("convert", args), folder));
         let line = |answer: &Answer| answer.stderr.lines().next().unwrap_or_default().to_string();
         let lines = [line(&ours).replace("quod: ", ""), line(&theirs).replace("qemu-img: ", "")];
         assert_eq!((ours.code, &lines[0]), (theirs.code, &lines[1]), "{args}");
     }
+    // QEMU makes an image first
+    let answer = quod(&words("convert", "-c -O qcow2 -o data_file=d s.raw y"), folder);
+    assert!(answer.code == Some(1) && answer.stderr.contains("external data file"), "{answer:?}");
+    assert!(!folder.join("y").exists());
 }
 
 fn fresh() -> tempfile::TempDir {
@@ -161,6 +161,10 @@ fn same(format: &str, image: &str, commands: &[&str]) {
     args.extend(["-f", format, image]);
     let (we, they) = (quod_io(&args, ours.path(), ""), qemu_io(&args, theirs.path(), ""));
     assert_eq!(we, they, "{image} {commands:?}");
+    if image == "file.qcow2" {
+        // its data file is named from the working directory
+        return;
+    }
     let paths = [&ours, &theirs].map(|folder| folder.path().join(image).display().to_string());
     prepare("qemu-img", &["compare", "-q", "-f", format, "-F", format, &paths[0], &paths[1]], Path::new("/"));
     if format == "qcow2" {
