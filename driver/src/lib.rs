@@ -49,8 +49,10 @@ mod event_loop;
 pub mod fault;
 mod gate;
 mod hold;
+mod info;
 mod layer;
 mod memory;
+mod refusal;
 mod registered;
 mod request;
 mod stats;
@@ -62,11 +64,10 @@ pub use driver::Driver;
 pub use error::{BackendOp, DeviceOp, Error, ErrorKind, FileOp, FileRole, Lack, Lock};
 pub use gate::{AllowAll, Allowed, DenyBacking, InDirectory, Named, OpenGate, Role, SameDirectory};
 pub use hold::Hold;
+pub use info::{DiskInfo, LayerInfo};
 pub use memory::buffers::{Buffers, RawBuffers};
-pub use request::{
-    Completion, CompletionKind, DiskId, DiskInfo, Kind, LayerInfo, MemoryId, Refusal, Rejected, Request,
-    RequestKind,
-};
+pub use refusal::{Refusal, Rejected};
+pub use request::{Completion, CompletionKind, DiskId, Kind, MemoryId, Request, RequestKind};
 pub use stats::{PathClass, Stats};
 pub use trace::TimedTransition;
 

@@ -5,8 +5,7 @@
 
 use crate::error::Error;
 use crate::memory::buffers::Buffers;
-use quod_states::{Extent, Flags, Format, Info, Met, Report, SnapshotAsk};
-use std::path::PathBuf;
+use quod_states::{Extent, Flags, Met, SnapshotAsk};
 use std::time::Duration;
 
 /// Names a disk of one driver, from [`Driver::open`](crate::Driver::open) to the completion of its close, or
@@ -488,60 +487,6 @@ impl Request {
     }
 }
 
-/// Why a request was not accepted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// All slots are in use: submit again after a completion.
-    Busy,
-    /// It can never be accepted.
-    Error(Error),
-}
-
-/// A request that was not accepted, given back with its buffers; nothing of it was done. `?` makes an
-/// [`Error`] of it, and drops the buffers.
-#[derive(Debug)]
-pub struct Rejected {
-    /// Why.
-    pub reason: Refusal,
-    /// What.
-    pub request: Request,
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Error {
-        match refusal {
-            Refusal::Busy => Error::Busy,
-            Refusal::Error(error) => error,
-        }
-    }
-}
-
-impl From<Rejected> for Error {
-    /// Why the request was not accepted; its buffers are dropped.
-    fn from(rejected: Rejected) -> Error {
-        rejected.reason.into()
-    }
-}
-
-impl std::fmt::Display for Rejected {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.reason.fmt(f)
-    }
-}
-
-impl std::error::Error for Rejected {}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Refusal::Busy => Error::Busy.fmt(f),
-            Refusal::Error(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
-
 /// What a completion is about, with all that comes back of this kind of request.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -699,56 +644,4 @@ impl From<Ended> for Completion {
         };
         Completion { disk, user, kind, result, met, latency }
     }
-}
-
-/// An open disk.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DiskInfo {
-    layers: Vec<LayerInfo>,
-}
-
-impl DiskInfo {
-    /// Of the image, then its backing files. Without an image there is no disk.
-    pub(crate) fn of(layers: Vec<LayerInfo>) -> Option<DiskInfo> {
-        (!layers.is_empty()).then_some(DiskInfo { layers })
-    }
-
-    /// The image, then its backing files.
-    pub fn layers(&self) -> &[LayerInfo] {
-        &self.layers
-    }
-
-    /// The image.
-    pub fn image(&self) -> &LayerInfo {
-        &self.layers[0]
-    }
-
-    /// Format of the image.
-    pub fn format(&self) -> Format {
-        self.image().info.format
-    }
-
-    /// Size of the guest disk, bytes.
-    pub fn virtual_size(&self) -> u64 {
-        self.image().info.virtual_size
-    }
-
-    /// The disk has another size now.
-    pub(crate) fn resized(&mut self, size: u64) {
-        self.layers[0].info.virtual_size = size;
-    }
-}
-
-/// One layer of a disk.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct LayerInfo {
-    /// Where it was opened.
-    pub path: PathBuf,
-    /// Where its external data file was opened, if it has one (qcow2).
-    pub data_file: Option<PathBuf>,
-    /// Its format, and what its header says.
-    pub info: Info,
-    /// It was dirty and is open for writing: what its check found and repaired.
-    pub report: Option<Report>,
 }

@@ -9,11 +9,12 @@
 use super::Engine;
 use super::translate::{land_plain, plain};
 use crate::error::{Error, ErrorKind, FileOp, Lack};
+use crate::info::{DiskInfo, LayerInfo};
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::{Flight, FlightTask, NO_IO, Place, Target};
 use crate::layer::opener::{Next, OpenStep, Opener, is_conflict, step_error, stricter};
 use crate::layer::{Layer, LayerFile};
-use crate::request::{CompletionKind, DiskId, DiskInfo, Ended, LayerInfo};
+use crate::request::{CompletionKind, DiskId, Ended};
 use crate::stats::Stats;
 use crate::transform::inflate::is_built_in;
 use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Proven, Stat, Store};

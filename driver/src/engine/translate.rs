@@ -111,6 +111,26 @@ pub(super) fn read_data<B: Backend>(
     out.read(layer.data(), io, host, len, dest, segments);
 }
 
+/// A read of what surrounds a write's bytes: of the file, the layer below, or a compressed cluster.
+fn read_fill<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io: &Io) {
+    let IoOp::ReadFill { acb, part, part_len, at, len, source } = io.op else { return };
+    let fill = &mut layer.fills[acb.index as usize][side(part)];
+    let segment = fill.begin(&mut out.port.arena, acb.generation, part_len, at, len);
+    let segments = Segments::from_buf([segment]);
+    let dest = Dest::Fill { acb, part, at };
+    match source {
+        FillSource::Host(host) => out.read(layer.data(), io.id, host, u64::from(len), dest, segments),
+        FillSource::Backing(offset) => {
+            let origin = Origin::Fill(acb, part);
+            out.child(Child { io: io.id, origin, offset, len: u64::from(len), segments });
+        }
+        FillSource::Compressed { host, bytes, within } => {
+            let want = Want { io: io.id, dest, len: u64::from(len), host, bytes, within };
+            layer.clusters.want(want);
+        }
+    }
+}
+
 /// Does what a layer's machine named, or sends it on its way. What nearly all I/O is, [`read_data`] and
 /// [`write_data`], is tried before.
 #[inline(never)]
@@ -128,26 +148,7 @@ pub(super) fn translate<B: Backend>(out: &mut Out<'_, B>, layer: &mut Layer, io:
             let segments = buffers::cut(&layer.slots[request.index as usize].segments, buffer_offset, len);
             buffers::zero(&segments);
         }
-        IoOp::ReadFill { acb, part, part_len, at, len, source } => {
-            let fill = &mut layer.fills[acb.index as usize][side(part)];
-            let segment = fill.begin(&mut out.port.arena, acb.generation, part_len, at, len);
-            let segments = Segments::from_buf([segment]);
-            match source {
-                FillSource::Host(host) => {
-                    let dest = Dest::Fill { acb, part, at };
-                    out.read(layer.data(), io.id, host, u64::from(len), dest, segments);
-                }
-                FillSource::Backing(offset) => {
-                    let origin = Origin::Fill(acb, part);
-                    out.child(Child { io: io.id, origin, offset, len: u64::from(len), segments });
-                }
-                FillSource::Compressed { host, bytes, within } => {
-                    let dest = Dest::Fill { acb, part, at };
-                    let want = Want { io: io.id, dest, len: u64::from(len), host, bytes, within };
-                    layer.clusters.want(want);
-                }
-            }
-        }
+        IoOp::ReadFill { .. } => read_fill(out, layer, io),
         IoOp::WriteData { .. } => write(out, layer, io),
         IoOp::ReadCompressed { request, buffer_offset: offset, len, host, bytes, within } => {
             layer.slots[request.index as usize].busy += 1;

@@ -6,7 +6,8 @@
 use super::flight::Flight;
 use super::opener::Opener;
 use super::{Layer, Origin, Owner};
-use crate::request::{DiskId, DiskInfo, Ended};
+use crate::info::DiskInfo;
+use crate::request::{DiskId, Ended};
 use crate::stats::Stats;
 use quod_backend::FileId;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use super::{Layer, LayerFile};
 use crate::config::{Config, LOCK_PATIENCE, LOCK_RETRY, OpenOptions};
 use crate::error::{Error, ErrorKind, FileOp, FileRole, Lack, Lock};
 use crate::gate::{Allowed, Named, Role};
-use crate::request::LayerInfo;
+use crate::info::LayerInfo;
 use quod_backend::{Errno, FileId, LockMode, Proven, Stat};
 use quod_states::{Backing, Format, Opened, Opening};
 use std::os::fd::OwnedFd;

@@ -5,7 +5,7 @@
 //! Invariants:
 //! * what comes out has fewer bytes than went in, else it is none: the caller's output ends there;
 //! * deflate refers back over the whole window of 32 KiB, which some readers do not follow, or over
-//!   [`NEAR_BITS`], which all do; a cluster is one frame of zstd, as some readers look at the first alone.
+//!   4 KiB, which all do; a cluster is one frame of zstd, as some readers look at the first alone.
 
 #[cfg(any(not(feature = "deflate"), not(feature = "zstd")))]
 mod absent;
@@ -25,10 +25,6 @@ use zstd::Zstd;
 
 use crate::layer::packs::Method;
 use quod_states::qcow2::Compression;
-
-/// Of the distance that matches of a near window reach back.
-#[cfg(feature = "deflate")]
-pub(super) const NEAR_BITS: u8 = 12;
 
 /// The encoders that quod was built with. One cluster at a time.
 #[derive(Default)]

@@ -169,6 +169,13 @@ impl Image {
         self.requests.len()
     }
 
+    /// Up to where the file had, when it was opened, what entries of it may lead to: up to its free end, and
+    /// up to its end. What an entry of then says beyond one of these is not its own.
+    pub(crate) fn old_borders(&self) -> [u64; 2] {
+        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has a free end, and counts");
+        [self.space.found().0, self.dangling.file_end()]
+    }
+
     /// What counting works with, where clusters are counted.
     pub(super) fn counting(&mut self) -> Option<(&mut Refcounted, Cx<'_>)> {
         let counted = self.refcounted.as_deref_mut()?;

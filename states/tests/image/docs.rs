@@ -57,8 +57,8 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "compressed write",
-        says: "A cluster that holds nothing is compressed by the embedder, gets its place when those that were \
-               asked for before have theirs, and is written.",
+        says: "A cluster that holds nothing is compressed by the embedder, gets its place when those that \
+               were asked for before have theirs, and is written.",
         states: &[Compress, Free, FindCluster, WaitTurn, AllocL2, GrowFile, AllocRefcount, WriteData, Done],
     },
     Family {

@@ -2,12 +2,13 @@
 //!
 //! Knows: bytes, compressed bytes. Must never know: how long a slice is, what a cluster is.
 
-use super::NEAR_BITS;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 /// Of all encoders that were measured it makes the shortest in less time than QEMU's takes
 /// (docs/performance.md).
 const LEVEL: u32 = 6;
+/// Of the distance that matches of a near window reach back.
+pub(super) const NEAR_BITS: u8 = 12;
 /// The window of the others.
 const FAR_BITS: u8 = 15;
 

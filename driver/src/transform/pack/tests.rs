@@ -85,7 +85,7 @@ fn the_near_window_is_not_left() {
     let far = Encoders::default().whole(far, &bytes, &mut output).unwrap();
     let nearest = Encoders::default().whole(near, &bytes, &mut output).unwrap();
     assert!(far <= nearest, "{far} {nearest}");
-    let mut decoder = flate2::Decompress::new_with_window_bits(false, NEAR_BITS);
+    let mut decoder = flate2::Decompress::new_with_window_bits(false, super::deflate::NEAR_BITS);
     let mut contents = vec![0; bytes.len()];
     let status = decoder.decompress(&output[..nearest], &mut contents, flate2::FlushDecompress::Finish);
     assert!(status.is_ok() && contents == bytes);

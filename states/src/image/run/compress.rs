@@ -22,7 +22,6 @@ use crate::image::next::Next;
 use crate::image::value::Image;
 use crate::io::{IoOp, Part};
 use crate::rule::Rule;
-use crate::space::kind::ClusterRun;
 use crate::tables::mapping::{Mapping, Run};
 
 impl Image {
@@ -128,27 +127,5 @@ impl Image {
         self.outbox.emit_first(acb, a, IoOp::WriteCompressed { request, host, len, pad });
         self.requests.set_state(a, State::WriteData);
         Next::Wait
-    }
-
-    /// Makes the cluster visible: its bytes are written.
-    pub(crate) fn link_packed(&mut self, a: AcbIndex, len: u32) {
-        let acb = self.requests.acb(a);
-        let (pos, host) = (acb.pos, acb.extent.host);
-        let (Some(slot), Some(shape)) = (acb.held.pinned, self.layout.shape()) else { return };
-        debug_assert_eq!(acb.io.pending, 0, "all of it is written");
-        let Some(entry) = shape.encode_compressed(host, len) else {
-            debug_assert!(false, "that was tried before");
-            return;
-        };
-        self.commit.wrote();
-        self.change_entry(slot, pos, entry, 0);
-    }
-
-    /// Nothing ever pointed to these bytes.
-    pub(crate) fn give_back_packed(&mut self, host: u64, len: u32) {
-        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
-        debug_assert!(len > 0 && host >> bits > 0, "they lie behind the header");
-        let (first, last) = (host >> bits, (host + u64::from(len) - 1) >> bits);
-        self.free_clusters(ClusterRun::new(first, last - first + 1), 0);
     }
 }

@@ -91,11 +91,26 @@ impl Image {
         self.free_clusters(ClusterRun::new(first_host, count), 0);
     }
 
-    /// Up to where the file had, when it was opened, what entries of it may lead to: up to its free end, and
-    /// up to its end. What an entry of then says beyond one of these is not its own.
-    pub(crate) fn old_borders(&self) -> [u64; 2] {
-        debug_assert!(self.refcounted.is_some(), "of the formats qcow2 alone has a free end, and counts");
-        [self.space.found().0, self.dangling.file_end()]
+    /// Makes the cluster visible: its bytes are written.
+    fn link_packed(&mut self, a: AcbIndex, len: u32) {
+        let acb = self.requests.acb(a);
+        let (pos, host) = (acb.pos, acb.extent.host);
+        let (Some(slot), Some(shape)) = (acb.held.pinned, self.layout.shape()) else { return };
+        debug_assert_eq!(acb.io.pending, 0, "all of it is written");
+        let Some(entry) = shape.encode_compressed(host, len) else {
+            debug_assert!(false, "that was tried before");
+            return;
+        };
+        self.commit.wrote();
+        self.change_entry(slot, pos, entry, 0);
+    }
+
+    /// Nothing ever pointed to these bytes.
+    pub(crate) fn give_back_packed(&mut self, host: u64, len: u32) {
+        let Some(bits) = self.layout.geometry().map(|geometry| geometry.cluster_bits) else { return };
+        debug_assert!(len > 0 && host >> bits > 0, "they lie behind the header");
+        let (first, last) = (host >> bits, (host + u64::from(len) - 1) >> bits);
+        self.free_clusters(ClusterRun::new(first, last - first + 1), 0);
     }
 
     /// The entry of the cluster at `start` leads to `host`, where the subclusters of `mask` have data.
