@@ -55,9 +55,8 @@ pub(crate) struct Append {
     opened_end: u64,
     /// Where a partial cluster that nothing may refer to began when the file was opened, or `NOWHERE`.
     torn: u64,
-    /// Where what may be handed out ends,
+    /// Where what may be handed out ends, and where the file does.
     grown: u64,
-    /// and where the file does.
     len: u64,
     /// Metadata that will be written reaches so far, be the file shorter.
     floor: u64,
@@ -66,6 +65,8 @@ pub(crate) struct Append {
     found: (u64, u64),
     found_end: u64,
     distrusted: bool,
+    /// From `append` on a device's clusters were given up: its free end, when that is durable.
+    emptied: bool,
     cluster: u64,
     /// The file is a device: its length is not ours, and its free end, longer whenever the device is, holds
     /// anything.
@@ -75,9 +76,8 @@ pub(crate) struct Append {
     growing: Option<u64>,
     /// The growth in flight was already the smallest that helps.
     smallest: bool,
-    /// Bytes that the waiters need,
+    /// Bytes that the waiters need, and the fewest that one of them does, if none of them needs zeros.
     wanted: u64,
-    /// and of those that need no zeros the fewest that one of them needs, if all are such.
     any_wanted: Option<u64>,
     /// Somebody came to wait, or took much of it, since that was last looked at.
     asked: bool,
@@ -100,6 +100,7 @@ impl Append {
             found: (len, len),
             found_end: len,
             distrusted: false,
+            emptied: false,
             cluster: 1,
             device: false,
             step_max: 0,
@@ -257,14 +258,14 @@ impl Append {
     }
 
     /// Nothing is in use from `tail` on (QED): before space is handed out again the file is cut there. A
-    /// device keeps what it has: nothing there can be cut off.
+    /// device cannot be cut: what it holds there is its free end then, which is cleared before it is used.
     pub(crate) fn empty_from(&mut self, tail: u64) {
         debug_assert!(tail.is_multiple_of(self.cluster), "space is whole clusters");
-        if self.device || tail >= self.append {
+        if tail >= self.append {
             return;
         }
-        debug_assert!(!self.has_found(), "no such format has a free end in a file");
-        self.append = tail;
+        debug_assert!(self.device || !self.has_found(), "no such format has a free end in a file");
+        (self.append, self.emptied) = (tail, self.device);
         if tail <= self.torn {
             self.torn = NOWHERE;
         }
@@ -274,6 +275,11 @@ impl Append {
     /// The file is about to be cut behind what was handed out: how long it will be, if it is longer.
     pub(crate) fn cut(&mut self) -> Option<u64> {
         debug_assert!(!self.is_growing(), "nothing grows while the file is cut");
+        if core::mem::take(&mut self.emptied) {
+            // what was cleared lies behind old bytes now, to which nothing leads any more
+            let end = align_down(self.len, self.cluster);
+            (self.grown, self.found_end, self.distrusted) = (self.append, end, false);
+        }
         if self.len <= self.append || self.has_found() || self.device {
             return None;
         }
@@ -290,8 +296,7 @@ impl Append {
         &self.waiters
     }
 
-    /// First byte behind what may have come free again: of a device its whole clusters, since the one that it
-    /// cuts off can neither be cleared nor written.
+    /// First byte behind what may have come free again: of a device whole clusters, which can be cleared.
     pub(crate) fn used_end(&self) -> u64 {
         debug_assert!(self.append <= self.end, "what is handed out lies before the end");
         match self.device {

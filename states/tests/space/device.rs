@@ -5,6 +5,7 @@
 //!   shows; the file is neither lengthened nor cut;
 //! * every cluster is used before "no space"; what was answered stays; when the device has grown it goes on,
 //!   and the new space is not taken for zeros;
+//! * an image that was made empty has all of the device again; what it held does not show, and is no leak;
 //! * of a QED image all tables are walked when it is opened to be written, and one that cannot be read
 //!   forbids it;
 //! * a raw image has the size that the device has.
@@ -199,6 +200,47 @@ fn a_length_that_is_not_told_is_an_error() {
     assert_eq!(write(&mut disk, &mut image, 0, 512), Err(Error::NoSpace));
 }
 
+/// A leak would be what it held: nothing there can be cut off.
+#[test]
+fn an_emptied_device_is_used_from_its_free_end_on() {
+    for (mut disk, qed) in [(qcow2(20 * CLUSTER), false), (qed(20 * CLUSTER), true)] {
+        let mut image = open(&mut disk);
+        for round in 0..3 {
+            // it fits once, and only if all of it has come back
+            for cluster in 0..12 {
+                write(&mut disk, &mut image, cluster * 2 + round, CLUSTER).unwrap();
+            }
+            ask(&mut disk, &mut image, RequestKind::Flush, 0, 0).unwrap();
+            ask(&mut disk, &mut image, RequestKind::Empty, 0, 0).unwrap();
+            disk.settle(&mut image, &mut Rng(round));
+            write(&mut disk, &mut image, 40, 512).unwrap();
+            assert!(
+                read(&mut disk, &mut image, 40)[512..].iter().all(|byte| *byte == 0),
+                "nothing old shows"
+            );
+            assert!(read(&mut disk, &mut image, round).iter().all(|byte| *byte == 0));
+            ask(&mut disk, &mut image, RequestKind::Discard, 40 * CLUSTER, CLUSTER).unwrap();
+        }
+        ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
+        match qed {
+            true => assert_eq!(leaks(&mut disk), 0),
+            false => assert_sound(&disk.file, "emptied three times"),
+        }
+    }
+}
+
+/// Of a QED image: nothing else is wrong with it.
+fn leaks(disk: &mut Disk) -> u64 {
+    let len = disk.file.len() as u64;
+    let header = qed::Header::parse(&disk.file[..512], len).unwrap();
+    let mut check = qed::Check::new(header, len, None).on_device(true);
+    let report =
+        quod_memory::run(&mut check, &mut disk.file, qed::Check::poll_result, |_| Ok::<(), ()>(())).unwrap();
+    let report = report.unwrap();
+    assert_eq!(report.corruptions, 0);
+    report.leaks
+}
+
 #[test]
 fn a_qed_image_is_walked_before_it_is_written() {
     let mut disk = qed(64 * CLUSTER);
@@ -206,16 +248,7 @@ fn a_qed_image_is_walked_before_it_is_written() {
     write(&mut disk, &mut image, 0, CLUSTER).unwrap();
     write(&mut disk, &mut image, 1, CLUSTER).unwrap();
     ask(&mut disk, &mut image, RequestKind::Close, 0, 0).unwrap();
-    let report = {
-        let header = qed::Header::parse(&disk.file[..512], disk.file.len() as u64).unwrap();
-        let mut check = qed::Check::new(header, disk.file.len() as u64, None).on_device(true);
-        quod_memory::run(&mut check, &mut disk.file, qed::Check::poll_result, |_| Ok::<(), ()>(())).unwrap()
-    };
-    assert_eq!(
-        report.map(|report| (report.leaks, report.corruptions)),
-        Ok((0, 0)),
-        "what is free is no leak"
-    );
+    assert_eq!(leaks(&mut disk), 0, "what is free is no leak");
     let mut again = open(&mut disk);
     write(&mut disk, &mut again, 2, CLUSTER).unwrap();
     for cluster in 0..3 {

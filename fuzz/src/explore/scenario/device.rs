@@ -40,6 +40,9 @@ fn qed() -> Vec<Scenario> {
             .backed(2 * CLUSTER + 512)
             .on_device(room),
         Scenario::new("device-second-session", 1, &again).after(&[write(0, CLUSTER)]).on_device(room),
+        Scenario::new("device-empty", 1, &[Ask::Empty, write(CLUSTER, 512), Ask::Close])
+            .after(&[write(0, CLUSTER), write(2 * CLUSTER, 512)])
+            .on_device(room),
         Scenario::new("device-second-table", 1, &[write(super::setting::SPAN, CLUSTER), Ask::Flush])
             .large()
             .after(&[write(0, 512)])
