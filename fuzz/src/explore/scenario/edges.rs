@@ -118,22 +118,22 @@ fn emptied() -> Vec<Scenario> {
         Scenario::new("empty-what-is-empty", 1, &[Ask::Empty, write(0, 512), Ask::Flush]),
         // what comes before would clear them
         Scenario::new("empty-with-unknown-autoclear-bits", 1, &asks).patched(marked, 0),
-        scenario("qcow2-empty", USUAL, 1, &counted).made(&[data(0, 2), zeros(3, true), packed(4, 2)]),
+        scenario("qcow2-empty", USUAL, 1, &counted).made(&[data(0, 1)]),
+        scenario("qcow2-empty-of-all-kinds", USUAL, 1, &[Ask::Empty, Ask::Flush]).made(&[
+            data(0, 1),
+            zeros(3, true),
+            packed(4, 2),
+        ]),
         scenario("qcow2-empty-and-close", SMALL, 1, &[Ask::Empty, Ask::Close])
             .sized(SPAN + 2048)
             .made(&[data(0, 2), data(64, 1)]),
         scenario("qcow2-empty-beside-a-writer", USUAL, 2, &[write(K, 512), Ask::Empty, Ask::Flush])
             .made(&[data(0, 1), data(3, 1)]),
-        scenario(
-            "qcow2-empty-beside-a-reader",
-            USUAL,
-            2,
-            &[read(0, K), Ask::Empty, write(0, 512), Ask::Flush],
-        )
-        .made(&[data(0, 2)]),
+        scenario("qcow2-empty-beside-a-reader", USUAL, 2, &[read(0, K), Ask::Empty, write(0, 512)])
+            .made(&[data(0, 1)]),
         scenario("qcow2-empty-shared", SMALL, 1, &[Ask::Empty, write(512, 512), Ask::Flush])
             .made(&[data(0, 2), Part::Snapshot]),
-        scenario("qcow2-lazy-empty", LATE, 1, &[Ask::Empty, write(512, 512), Ask::Close]).made(&[data(0, 2)]),
+        scenario("qcow2-lazy-empty", LATE, 1, &[Ask::Empty, write(512, 512), Ask::Close]).made(&[data(0, 1)]),
     ]
 }
 
