@@ -45,8 +45,8 @@ pub struct MemoryId {
 }
 
 /// One guest request. Offsets, lengths and sizes are bytes, of any alignment; a range lies inside the disk
-/// ([`DiskInfo::virtual_size`]), or the request is refused. `user` is the embedder's, and comes back with the
-/// completion; several may have the same.
+/// ([`DiskInfo::virtual_size`](crate::DiskInfo::virtual_size)), or the request is refused. `user` is the
+/// embedder's, and comes back with the completion; several may have the same.
 ///
 /// ```
 /// use quod::{Buffer, CompletionKind, Config, Driver, OpenOptions, Request, Status};

@@ -60,10 +60,8 @@ pub enum Ask {
 impl Ask {
     /// It may change what the guest reads, or the size of its disk.
     pub fn changes(self) -> bool {
-        let data = match self {
-            Ask::Write { .. } | Ask::Pack { .. } | Ask::Zero { .. } | Ask::Discard { .. } => true,
-            _ => false,
-        };
+        let data =
+            matches!(self, Ask::Write { .. } | Ask::Pack { .. } | Ask::Zero { .. } | Ask::Discard { .. });
         data || self.is_snapshot() || matches!(self, Ask::Resize { .. } | Ask::Empty)
     }
 

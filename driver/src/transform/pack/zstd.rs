@@ -41,12 +41,11 @@ impl Zstd {
                 return None;
             }
         }
-        while last {
+        let mut left = usize::from(last);
+        while left > 0 {
             let before = to.pos();
-            if encoder.finish(&mut to, true).ok()? == 0 {
-                break;
-            }
-            if before == to.pos() {
+            left = encoder.finish(&mut to, true).ok()?;
+            if left > 0 && before == to.pos() {
                 return None;
             }
         }
