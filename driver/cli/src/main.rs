@@ -17,8 +17,8 @@ mod words;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use cmd::{
-    amend, bench, check, commit, compare, convert, create, dd, info, map, measure, mount, rebase, replay,
-    resize, serve, snapshot,
+    amend, bench, check, commit, compare, convert, create, dd, dump, info, map, measure, mount, rebase,
+    replay, resize, restore, serve, snapshot,
 };
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +46,8 @@ enum Command {
     Resize(resize::Args),
     Measure(measure::Args),
     Snapshot(snapshot::Args),
+    Dump(dump::Args),
+    Restore(restore::Args),
     /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
     #[command(disable_help_flag = true)]
     Io {
@@ -135,6 +137,8 @@ fn run(command: Command) -> ExitCode {
         Command::Create(args) => create::run(args),
         Command::Measure(args) => measure::run(args),
         Command::Snapshot(args) => snapshot::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Restore(args) => restore::run(args),
         Command::Info(args) => info::run(args),
         Command::Check(args) => check::run(args),
         Command::Map(args) => map::run(args),

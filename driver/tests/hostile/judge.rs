@@ -1,8 +1,8 @@
 //! What all hostile images have in common: work that must end, within bounds; errors that name their file;
 //! how outcomes are told in docs/hostile.md.
 
-use quod::{Error, ErrorKind, Fault};
-use quod_tools::CheckReport;
+use quod::{Error, ErrorKind, Fault, Format};
+use quod_tools::{CheckReport, RestoreOptions, dump, restore};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -141,6 +141,19 @@ pub fn report(result: &Result<CheckReport, Error>) -> String {
             let text = counts.collect::<Vec<String>>().join(", ");
             if text.is_empty() { "sound".to_string() } else { text }
         }
+    }
+}
+
+/// Its metadata is told, whatever it says, and its own text changes nothing in it.
+pub fn told(path: &Path, format: Format) {
+    let mut text = Vec::new();
+    if let Err(error) = dump(path, Some(format), false, || false, &mut text) {
+        panic!("{}: {error}", path.display());
+    }
+    let options = RestoreOptions { force: true, dry_run: true, ..RestoreOptions::default() };
+    match restore(path, &mut text.as_slice(), options) {
+        Ok(done) => assert_eq!(done.bytes, 0, "{}: {}", path.display(), String::from_utf8_lossy(&text)),
+        Err(error) => panic!("{}: {error}", path.display()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The judge of hostile qcow2 images: what is done to each of them, and what must come of it.
 
-use crate::judge::{Row, ends, names_its_file, report, words};
+use crate::judge::{Row, ends, names_its_file, report, told, words};
 use crate::qcow2_sample::{Base, Image, Sample};
 use crate::qemu::{self, arg};
 use crate::{qcow2_entries, qcow2_headers};
@@ -243,6 +243,7 @@ fn judge_case(case: &Case) -> [String; 5] {
     let check = case.check(None);
     let _ = tools::info(case.path(), None, false);
     let _ = tools::probe(case.path());
+    told(&case.path(), Format::Qcow2);
     let unchanged = std::fs::read(case.path()).unwrap() == case.sample.bytes;
     assert!(unchanged, "{}: readers changed it", case.story);
     // a chain that leads back is nothing for them

@@ -1,7 +1,7 @@
 //! QED images that lie: every header field, every kind of table entry, truncated files. Where QEMU has no
 //! known trap (Q1, Q4), its tools must come to the same verdict.
 
-use crate::judge::{ends, exit_code, names_its_file};
+use crate::judge::{ends, exit_code, names_its_file, told};
 use crate::qemu::{self, arg};
 use quod::{Config, Error, ErrorKind, Fault, Format, OpenOptions, SameDirectory};
 use quod_tools::{self as tools, CheckReport, Repair, Session};
@@ -192,6 +192,7 @@ pub fn exercise(path: &Path) -> Story {
     }
     let _ = tools::info(path, None, false);
     let _ = tools::probe(path);
+    told(path, Format::Qed);
     assert!(std::fs::read(path).unwrap() == before, "{}: readers changed it", path.display());
     story.check.as_ref().err().inspect(|error| names_its_file(path, error));
     let copy = |name: &str| {

@@ -23,6 +23,7 @@ mod compare;
 mod convert;
 mod create;
 mod disks;
+mod dump;
 mod first_sector;
 mod foreign;
 mod host;
@@ -36,6 +37,7 @@ mod pace;
 mod preallocate;
 mod range;
 mod rebase;
+mod restore;
 mod session;
 mod snapshot;
 
@@ -47,6 +49,7 @@ pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_wit
 pub use compare::{CompareError, CompareStep, Comparison, compare};
 pub use convert::{CopyError, CopyPlan, CopyStep, Sources};
 pub use create::{CreateOptions, Qcow2Options, create, create_until};
+pub use dump::{DumpError, dump};
 pub use first_sector::FirstSector;
 pub use foreign::{ForeignInfo, foreign};
 pub use info::{ImageInfo, Qcow2Info, info, probe};
@@ -61,6 +64,7 @@ pub use quod_states::qcow2::snapshot::Snapshot;
 pub use quod_states::qcow2::{Encryption, Preallocation};
 pub use range::{Part, PartError};
 pub use rebase::{RebaseError, rebase};
+pub use restore::{RestoreError, RestoreOptions, Restored, TextFault, Unfit, restore};
 pub use session::Session;
 pub use snapshot::{snapshot, snapshot_now};
 

@@ -10,7 +10,11 @@ use super::scan::{Line, lines};
 use super::{is_test, read, tracked};
 
 /// Where faults become a user's words.
-const EDGES: [&str; 2] = ["driver/cli/src/words/failure.rs", "driver/cli/src/cmd/check/finding.rs"];
+const EDGES: [&str; 3] = [
+    "driver/cli/src/words/failure.rs",
+    "driver/cli/src/cmd/check/finding.rs",
+    "driver/tools/src/dump/words.rs",
+];
 /// Where they have words of their own.
 const PROSE: &str = "states/src/fault/";
 /// Where errors are types.
