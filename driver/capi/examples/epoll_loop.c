@@ -1,9 +1,10 @@
 /*
- * Embedding in a bare epoll loop: open, write, flush, read back, map, close; and what an error looks like.
+ * Embedding in a bare epoll loop: open, write, flush, read back, map, close; what an error looks like; and an
+ * image that is made, if it has a size.
  *
- *     cc epoll_loop.c $(pkg-config --cflags --libs quod) -o epoll_loop && ./epoll_loop disk.qcow2
+ *     cc epoll_loop.c $(pkg-config --cflags --libs quod) -o epoll_loop && ./epoll_loop disk.qcow2 64
  *
- * A few bytes of the image are overwritten.
+ * Without a size, in MiB, the image has to be there. A few bytes of it are overwritten.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -34,12 +35,23 @@ static void must(const char *what, int result)
         die(what);
 }
 
+/* A new image, before the loop begins: this blocks. */
+static void create(const char *path, uint64_t mib)
+{
+    quod_create_options options = {
+        .size = sizeof options, .virtual_size = mib << 20, .format = QUOD_FORMAT_QCOW2};
+
+    must("create", quod_create(path, &options));
+    printf("create: %" PRIu64 " MiB\n", mib);
+}
+
 /* One step after the other, as each relies on the one before. Returns 0 when the last one has ended. */
 static int step(quod_driver *driver, const quod_completion *done)
 {
     static char memory[64]; /* lent to the driver from a submission to its completion */
     struct iovec pieces[] = {{(void *)head, sizeof head - 1}, {(void *)tail, sizeof tail}};
     struct iovec whole = {memory, sizeof head - 1 + sizeof tail};
+    quod_stats stats;
     quod_info info;
 
     if (done->user == MISSING) { /* an image that is not there */
@@ -70,6 +82,8 @@ static int step(quod_driver *driver, const quod_completion *done)
     case MAPPED:
         printf("map: %" PRIu64 " bytes are %s\n", done->extent_length,
                done->extent_status == QUOD_STATUS_DATA ? "data" : "something else");
+        must("stats", quod_disk_stats(driver, done->disk, &stats, sizeof stats));
+        printf("stats: %" PRIu64 " bytes were written, %" PRIu64 " read\n", stats.bytes_written, stats.bytes_read);
         must("close", quod_submit_close(driver, done->disk, CLOSED));
         break;
     case CLOSED:
@@ -88,10 +102,12 @@ int main(int argc, char **argv)
     quod_disk disk;
     int left = 1;
 
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s IMAGE\n", argv[0]);
+    if (argc != 2 && argc != 3) {
+        fprintf(stderr, "usage: %s IMAGE [MIB]\n", argv[0]);
         return 2;
     }
+    if (argc == 3)
+        create(argv[1], strtoull(argv[2], NULL, 10));
     must("driver", quod_driver_new(NULL, &driver));
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, quod_driver_fd(driver), &event) < 0)

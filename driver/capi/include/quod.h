@@ -13,8 +13,8 @@
  *     }
  *
  * A function that returns an int returns 0 or more, or a negative number of errno(3), whose words are in
- * quod_last_error(). None blocks, but quod_wait, quod_register_memory and quod_driver_free. A driver belongs to
- * one thread. What is said to be NULL may be; everything else that is NULL is an error.
+ * quod_last_error(). None blocks, but quod_wait, quod_register_memory, quod_driver_free and quod_create. A
+ * driver belongs to one thread. What is said to be NULL may be; everything else that is NULL is an error.
  *
  * Generated from driver/capi/src; do not edit.
  */
@@ -193,6 +193,26 @@
  * write-zeroes, discard or resize makes them invalid.
  */
 #define QUOD_INFO_BITMAPS 32
+
+/**
+ * For `quod_create_options.flags`: refcounts may be postponed while the dirty bit is set (qcow2, version 3).
+ */
+#define QUOD_CREATE_LAZY_REFCOUNTS 1
+
+/**
+ * Clusters have 32 subclusters (qcow2, version 3; clusters of 16 KiB and more).
+ */
+#define QUOD_CREATE_EXTENDED_L2 2
+
+/**
+ * Compressed clusters will be of the kind zstd (qcow2, version 3).
+ */
+#define QUOD_CREATE_ZSTD 4
+
+/**
+ * The data file alone shall be a valid raw image (qcow2, version 3).
+ */
+#define QUOD_CREATE_DATA_FILE_RAW 8
 
 /**
  * What went wrong, sorted by whose fault it is.
@@ -540,6 +560,39 @@ typedef uint32_t quod_gate;
 #endif // __cplusplus
 
 /**
+ * What of a new image exists from the start.
+ */
+enum quod_preallocation
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Its header and first tables. The default.
+     */
+    QUOD_PREALLOCATION_OFF = 0,
+    /**
+     * All tables, and clusters that are a hole.
+     */
+    QUOD_PREALLOCATION_METADATA = 1,
+    /**
+     * The same, and space for the clusters.
+     */
+    QUOD_PREALLOCATION_FALLOC = 2,
+    /**
+     * The same, written with zeros.
+     */
+    QUOD_PREALLOCATION_FULL = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum quod_preallocation quod_preallocation;
+#else
+typedef uint32_t quod_preallocation;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * One driver with its disks. Opaque: made by `quod_driver_new`, freed by `quod_driver_free`.
  *
  * A driver belongs to the thread that first calls a function with it, `quod_driver_fd` apart. Calls of
@@ -577,6 +630,71 @@ typedef struct quod_error {
      */
     uint32_t depth;
 } quod_error;
+
+/**
+ * What to make. Set `size`, `virtual_size` and `format`, leave the rest 0 for the defaults, which are
+ * qemu-img's. What it points to is copied.
+ */
+typedef struct quod_create_options {
+    /**
+     * `sizeof(quod_create_options)`: how this struct grows.
+     */
+    size_t size;
+    /**
+     * Bytes of the guest disk: a multiple of 512, but for raw.
+     */
+    uint64_t virtual_size;
+    /**
+     * One of enum quod_format, and not QUOD_FORMAT_PROBE.
+     */
+    uint32_t format;
+    /**
+     * QUOD_CREATE_LAZY_REFCOUNTS and its like.
+     */
+    uint32_t flags;
+    /**
+     * Bytes of a cluster, a power of two; 0: 64 KiB. QED: 4 KiB to 64 MiB; qcow2: 512 bytes to 2 MiB; raw
+     * has none.
+     */
+    uint32_t cluster_size;
+    /**
+     * QED: clusters of a table, 1 to 16; 0: 4.
+     */
+    uint32_t table_size;
+    /**
+     * qcow2: 2 or 3; 0: 3.
+     */
+    uint32_t version;
+    /**
+     * qcow2: bits of a refcount, 1 to 64; 0: 16.
+     */
+    uint32_t refcount_bits;
+    /**
+     * qcow2: one of enum quod_preallocation.
+     */
+    uint32_t preallocation;
+    /**
+     * One of enum quod_format: that of the backing file. Name it: a format that is probed at each opening
+     * is one that a guest can choose.
+     */
+    uint32_t backing_format;
+    /**
+     * The backing file, as it will stand in the image, from whose folder it is looked for; NULL: none.
+     */
+    const char *backing_file;
+    /**
+     * qcow2: the file that guest data go to, which is made, too; NULL: the image.
+     */
+    const char *data_file;
+    /**
+     * What the host's file system is told to allocate at once, bytes (XFS); 0: 1 MiB. QUOD_NONE: nothing.
+     */
+    uint32_t extent_size_hint;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} quod_create_options;
 
 /**
  * Settings of a driver. Set `size`, leave the rest 0 for the defaults:
@@ -832,6 +950,102 @@ typedef struct quod_completion {
     uint32_t reserved;
 } quod_completion;
 
+/**
+ * What a disk has done since it was opened: its layers together, requests of all kinds.
+ */
+typedef struct quod_stats {
+    /**
+     * Bytes of the guest's that were read.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes of the guest's that were written, or zeroed.
+     */
+    uint64_t bytes_written;
+    /**
+     * Requests that ended with an error.
+     */
+    uint64_t errors;
+    /**
+     * Compressed clusters that were decompressed.
+     */
+    uint64_t decompressions;
+    /**
+     * Lookups that found their part of a table in the cache.
+     */
+    uint64_t table_hits;
+    /**
+     * Lookups that had to wait for it.
+     */
+    uint64_t table_misses;
+    /**
+     * Parts of tables that were read.
+     */
+    uint64_t table_reads;
+    /**
+     * Writes of parts of tables.
+     */
+    uint64_t table_writes;
+    /**
+     * Bytes in them.
+     */
+    uint64_t table_bytes_written;
+    /**
+     * Clusters allocated for data.
+     */
+    uint64_t allocations;
+    /**
+     * Tables allocated.
+     */
+    uint64_t new_tables;
+    /**
+     * Times the file was grown ahead.
+     */
+    uint64_t grows;
+    /**
+     * Rounds of commits.
+     */
+    uint64_t commits;
+    /**
+     * Syncs of the file.
+     */
+    uint64_t syncs;
+    /**
+     * Writes of the header.
+     */
+    uint64_t header_writes;
+} quod_stats;
+
+/**
+ * How long requests took, nanoseconds, to two digits.
+ */
+typedef struct quod_latency {
+    /**
+     * Requests.
+     */
+    uint64_t count;
+    /**
+     * On average.
+     */
+    uint64_t mean_ns;
+    /**
+     * Half of them took no longer.
+     */
+    uint64_t median_ns;
+    /**
+     * 99 of 100 took no longer.
+     */
+    uint64_t p99_ns;
+    /**
+     * 999 of 1000 took no longer.
+     */
+    uint64_t p999_ns;
+    /**
+     * The longest.
+     */
+    uint64_t longest_ns;
+} quod_latency;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -844,6 +1058,22 @@ extern "C" {
  * time, or the thread ends. May be called by any thread.
  */
 const struct quod_error *quod_last_error(void);
+
+/**
+ * Makes an image at `path`, or makes another one of what is there; a block device keeps its size. A backing
+ * file is named in it, and not looked at. It is not synced. Needs no driver, and may be called by any
+ * thread.
+ *
+ * Blocks until it is made: milliseconds, but for `QUOD_PREALLOCATION_FULL` and devices, which are written
+ * from end to end. From an event loop call it on a thread of your own.
+ *
+ * 0, or -EINVAL: options that contradict each other, a size that the format cannot have; -EAGAIN: somebody
+ * else has locked the file; in both cases what was there is left as it was. Otherwise what the host said
+ * (-ENOSPC, -EACCES), and there is no image.
+ *
+ * Yours to promise: `path` is NULL (an error) or a text; `options` is NULL (an error) or as its `size` says, its texts too.
+ */
+int quod_create(const char *path, const struct quod_create_options *options);
 
 /**
  * The version of the library, "0.1.0". Is there for as long as the process. May be called by any thread.
@@ -1168,6 +1398,31 @@ int quod_submit_close(struct quod_driver *driver, quod_disk disk, uint64_t user)
  * `completion`, or it is NULL (an error).
  */
 int quod_next_completion(struct quod_driver *driver, struct quod_completion *completion, size_t size);
+
+/**
+ * What a disk has done since it was opened, all layers together. `size` is `sizeof *stats`.
+ *
+ * 0, or -EBADF: no such disk; -EINVAL: it is not open yet.
+ *
+ * Yours to promise: `size` bytes can be written to `stats`,
+ * or it is NULL (an error).
+ */
+int quod_disk_stats(const struct quod_driver *driver, quod_disk disk, struct quod_stats *stats, size_t size);
+
+/**
+ * How long requests of one kind took, from submission to completion, those that failed included: `op` is one
+ * of enum quod_op. All zeros without QUOD_CONFIG_TIMING. `size` is `sizeof *latency`.
+ *
+ * 0, or -EBADF: no such disk; -EINVAL: it is not open yet, or no request has this `op`.
+ *
+ * Yours to promise: `size` bytes can be written to
+ * `latency`, or it is NULL (an error).
+ */
+int quod_disk_latency(const struct quod_driver *driver,
+                      quod_disk disk,
+                      uint32_t op,
+                      struct quod_latency *latency,
+                      size_t size);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -8,13 +8,15 @@
 //! Three promises hold for every function:
 //! * no panic crosses it: a driver in which one happened answers ENOTRECOVERABLE from then on;
 //! * what can be seen to be wrong (NULL, a thread, a name of a closed disk, a length) is an error;
-//! * none blocks, but `quod_wait`, `quod_register_memory` and `quod_driver_free`.
+//! * none blocks, but `quod_wait`, `quod_register_memory`, `quod_driver_free` and `quod_create`.
 //!
-//! Knows: C's types, and the public face of `quod`. Must never know: its inside, or what blocks (quod-tools).
+//! Knows: C's types, the public face of `quod`, and of what blocks (quod-tools) how an image is made. Must
+//! never know: their inside.
 //! Invariant: structs that C makes or is given can grow at their ends, old callers with old sizes included.
 
 #![allow(non_camel_case_types, reason = "the names are those of C")]
 
+mod create;
 mod disk;
 mod door;
 mod driver;
@@ -22,8 +24,10 @@ mod error;
 mod gate;
 mod request;
 mod sized;
+mod stats;
 mod types;
 
+pub use create::quod_create;
 pub use disk::{
     quod_cancel, quod_disk_info, quod_disk_layer_path, quod_disk_poisoned, quod_open, quod_open_fd,
 };
@@ -39,4 +43,5 @@ pub use request::{
     quod_submit_map, quod_submit_quiesce, quod_submit_read, quod_submit_resize, quod_submit_write,
     quod_submit_write_compressed, quod_submit_write_zeroes,
 };
+pub use stats::{quod_disk_latency, quod_disk_stats};
 pub use types::*;

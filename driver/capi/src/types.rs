@@ -83,6 +83,15 @@ pub const QUOD_INFO_ZSTD: u32 = 16;
 /// write-zeroes, discard or resize makes them invalid.
 pub const QUOD_INFO_BITMAPS: u32 = 32;
 
+/// For `quod_create_options.flags`: refcounts may be postponed while the dirty bit is set (qcow2, version 3).
+pub const QUOD_CREATE_LAZY_REFCOUNTS: u32 = 1;
+/// Clusters have 32 subclusters (qcow2, version 3; clusters of 16 KiB and more).
+pub const QUOD_CREATE_EXTENDED_L2: u32 = 2;
+/// Compressed clusters will be of the kind zstd (qcow2, version 3).
+pub const QUOD_CREATE_ZSTD: u32 = 4;
+/// The data file alone shall be a valid raw image (qcow2, version 3).
+pub const QUOD_CREATE_DATA_FILE_RAW: u32 = 8;
+
 /// Names a disk of one driver, from the call that opened it to the completion of its close, or of the opening
 /// if that fails. Never 0, never used again in a process: a name of a closed disk is EBADF.
 pub type quod_disk = u64;
@@ -115,6 +124,20 @@ pub enum quod_format {
     Qed = 2,
     /// qcow2.
     Qcow2 = 3,
+}
+
+/// What of a new image exists from the start.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum quod_preallocation {
+    /// Its header and first tables. The default.
+    Off = 0,
+    /// All tables, and clusters that are a hole.
+    Metadata = 1,
+    /// The same, and space for the clusters.
+    Falloc = 2,
+    /// The same, written with zeros.
+    Full = 3,
 }
 
 /// Which backing and data files may be opened.
@@ -328,6 +351,43 @@ pub struct quod_open_options {
     pub gate_data: *mut c_void,
 }
 
+/// What to make. Set `size`, `virtual_size` and `format`, leave the rest 0 for the defaults, which are
+/// qemu-img's. What it points to is copied.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct quod_create_options {
+    /// `sizeof(quod_create_options)`: how this struct grows.
+    pub size: usize,
+    /// Bytes of the guest disk: a multiple of 512, but for raw.
+    pub virtual_size: u64,
+    /// One of enum quod_format, and not QUOD_FORMAT_PROBE.
+    pub format: u32,
+    /// QUOD_CREATE_LAZY_REFCOUNTS and its like.
+    pub flags: u32,
+    /// Bytes of a cluster, a power of two; 0: 64 KiB. QED: 4 KiB to 64 MiB; qcow2: 512 bytes to 2 MiB; raw
+    /// has none.
+    pub cluster_size: u32,
+    /// QED: clusters of a table, 1 to 16; 0: 4.
+    pub table_size: u32,
+    /// qcow2: 2 or 3; 0: 3.
+    pub version: u32,
+    /// qcow2: bits of a refcount, 1 to 64; 0: 16.
+    pub refcount_bits: u32,
+    /// qcow2: one of enum quod_preallocation.
+    pub preallocation: u32,
+    /// One of enum quod_format: that of the backing file. Name it: a format that is probed at each opening
+    /// is one that a guest can choose.
+    pub backing_format: u32,
+    /// The backing file, as it will stand in the image, from whose folder it is looked for; NULL: none.
+    pub backing_file: *const c_char,
+    /// qcow2: the file that guest data go to, which is made, too; NULL: the image.
+    pub data_file: *const c_char,
+    /// What the host's file system is told to allocate at once, bytes (XFS); 0: 1 MiB. QUOD_NONE: nothing.
+    pub extent_size_hint: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// A file that an image names, for an open gate. Valid inside the call.
 #[repr(C)]
 #[derive(Debug)]
@@ -411,6 +471,60 @@ pub struct quod_info {
     pub flags: u32,
 }
 
+/// What a disk has done since it was opened: its layers together, requests of all kinds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct quod_stats {
+    /// Bytes of the guest's that were read.
+    pub bytes_read: u64,
+    /// Bytes of the guest's that were written, or zeroed.
+    pub bytes_written: u64,
+    /// Requests that ended with an error.
+    pub errors: u64,
+    /// Compressed clusters that were decompressed.
+    pub decompressions: u64,
+    /// Lookups that found their part of a table in the cache.
+    pub table_hits: u64,
+    /// Lookups that had to wait for it.
+    pub table_misses: u64,
+    /// Parts of tables that were read.
+    pub table_reads: u64,
+    /// Writes of parts of tables.
+    pub table_writes: u64,
+    /// Bytes in them.
+    pub table_bytes_written: u64,
+    /// Clusters allocated for data.
+    pub allocations: u64,
+    /// Tables allocated.
+    pub new_tables: u64,
+    /// Times the file was grown ahead.
+    pub grows: u64,
+    /// Rounds of commits.
+    pub commits: u64,
+    /// Syncs of the file.
+    pub syncs: u64,
+    /// Writes of the header.
+    pub header_writes: u64,
+}
+
+/// How long requests took, nanoseconds, to two digits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct quod_latency {
+    /// Requests.
+    pub count: u64,
+    /// On average.
+    pub mean_ns: u64,
+    /// Half of them took no longer.
+    pub median_ns: u64,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u64,
+    /// 999 of 1000 took no longer.
+    pub p999_ns: u64,
+    /// The longest.
+    pub longest_ns: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,5 +548,9 @@ mod tests {
         assert_eq!(offset_of!(quod_completion, extent_status), 64);
         assert_eq!(offset_of!(quod_error, role), 24);
         assert_eq!(offset_of!(quod_info, flags), 28);
+        assert_eq!(size_of::<quod_create_options>(), 72);
+        assert_eq!(offset_of!(quod_create_options, backing_file), 48);
+        assert_eq!(size_of::<quod_stats>(), 120);
+        assert_eq!(size_of::<quod_latency>(), 48);
     }
 }

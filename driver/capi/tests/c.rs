@@ -63,6 +63,24 @@ fn image(folder: &Path, name: &str, format: quod::Format) -> PathBuf {
     path
 }
 
+/// The first page's two commands: what cargo has built with these tests stands for the first.
+#[test]
+fn the_commands_of_the_documentation_work() {
+    let page = std::fs::read_to_string(folder().join("../../docs/c.md")).unwrap().replace("\\\n", "");
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.into_iter().find(|block| block.starts_with("cargo build")).unwrap();
+    let [first, second] = block.lines().collect::<Vec<&str>>()[..] else { panic!("{block}") };
+    assert_eq!(first, "cargo build --release -p quod-capi");
+    let tree = tempfile::tempdir().unwrap();
+    let release = tree.path().join("target/release");
+    std::fs::create_dir_all(&release).unwrap();
+    std::os::unix::fs::symlink(folder().parent().unwrap(), tree.path().join("driver")).unwrap();
+    std::os::unix::fs::symlink(libraries().join("libquod_capi.a"), release.join("libquod_capi.a")).unwrap();
+    let text = run(Command::new("sh").args(["-c", second]).current_dir(&tree));
+    assert!(text.starts_with("create: 64 MiB\n") && text.contains("\nopen: 67108864 bytes"), "{text}");
+    sound(&tree.path().join("disk.qcow2"));
+}
+
 /// An image is sound, and nothing of it has leaked.
 fn sound(image: &Path) {
     run(Command::new("qemu-img").arg("check").arg(image));
@@ -90,6 +108,7 @@ fn the_epoll_loop_runs() {
             "open: 8388608 bytes, clusters of 65536",
             "read: written and read back from a bare epoll loop",
             "map: 65536 bytes are data",
+            "stats: 45 bytes were written, 45 read",
         ];
         assert_eq!(lines[1..], rest);
         sound(&image);

@@ -66,6 +66,8 @@ static void all_closed(quod_driver *of, quod_disk disk)
     char byte;
     struct iovec piece = {&byte, 1};
     quod_info info;
+    quod_stats stats;
+    quod_latency latency;
     CLOSED(quod_submit_read(of, disk, 0, &piece, 1, 0, 0));
     CLOSED(quod_submit_write(of, disk, 0, &piece, 1, 0, 0));
     CLOSED(quod_submit_write_zeroes(of, disk, 0, 1, 0, 0));
@@ -80,6 +82,8 @@ static void all_closed(quod_driver *of, quod_disk disk)
     CLOSED(quod_disk_info(of, disk, 0, &info, sizeof info));
     CLOSED(quod_disk_layer_path(of, disk, 0, &byte, 1));
     CLOSED(quod_disk_poisoned(of, disk));
+    CLOSED(quod_disk_stats(of, disk, &stats, sizeof stats));
+    CLOSED(quod_disk_latency(of, disk, QUOD_OP_READ, &latency, sizeof latency));
 }
 
 static void without_a_driver(void)
@@ -89,6 +93,8 @@ static void without_a_driver(void)
     quod_completion done;
     quod_memory memory;
     quod_info info;
+    quod_stats stats;
+    quod_latency latency;
     quod_disk disk;
     MISUSE(quod_driver_new(NULL, NULL));
     MISUSE(quod_turn(NULL));
@@ -111,6 +117,8 @@ static void without_a_driver(void)
     MISUSE(quod_disk_info(NULL, 1, 0, &info, sizeof info));
     MISUSE(quod_disk_layer_path(NULL, 1, 0, &byte, 1));
     MISUSE(quod_disk_poisoned(NULL, 1));
+    MISUSE(quod_disk_stats(NULL, 1, &stats, sizeof stats));
+    MISUSE(quod_disk_latency(NULL, 1, QUOD_OP_READ, &latency, sizeof latency));
     MISUSE(quod_register_memory(NULL, &byte, 1, &memory));
     MISUSE(quod_unregister_memory(NULL, 1));
     MISUSE(quod_next_completion(NULL, &done, sizeof done));
@@ -164,6 +172,44 @@ static void options_that_cannot_be(const char *image)
     MISUSE(quod_open(driver, image, &options, &disk));
 }
 
+/* Images that cannot be made; `image` is open, and stays what it is. */
+static void images_that_cannot_be(const char *image)
+{
+    quod_create_options options, good = {.size = sizeof good, .virtual_size = 1 << 20, .format = QUOD_FORMAT_QCOW2};
+
+    MISUSE(quod_create(NULL, &good));
+    MISUSE(quod_create("", &good));
+    MISUSE(quod_create("new", NULL));
+#define REFUSED(field, value) \
+    do { \
+        options = good; \
+        options.field = value; \
+        MISUSE(quod_create("no/such/folder", &options)); \
+    } while (0)
+    REFUSED(size, 0);
+    REFUSED(size, SIZE_MAX);
+    REFUSED(format, QUOD_FORMAT_PROBE);
+    REFUSED(format, 99);
+    REFUSED(flags, 1u << 31);
+    REFUSED(reserved, 1);
+    REFUSED(preallocation, 99);
+    REFUSED(table_size, 4);                          /* QED's */
+    REFUSED(backing_format, QUOD_FORMAT_RAW);        /* of nothing */
+    REFUSED(backing_file, "");
+    REFUSED(backing_file, "\xff");
+    REFUSED(data_file, "");
+    good.format = QUOD_FORMAT_RAW;
+    REFUSED(cluster_size, 65536);
+    REFUSED(backing_file, "x");
+    REFUSED(version, 3);
+    REFUSED(data_file, "x");
+    good.format = QUOD_FORMAT_QED;
+    REFUSED(refcount_bits, 16);
+    good.format = QUOD_FORMAT_QCOW2;
+    fails(quod_create("no/such/folder", &good), ENOENT, QUOD_ERROR_KIND_IO);
+    fails(quod_create(image, &good), EAGAIN, QUOD_ERROR_KIND_LOCKED);
+}
+
 static void lists_and_ranges(quod_disk disk)
 {
     static char memory[4096];
@@ -173,6 +219,8 @@ static void lists_and_ranges(quod_disk disk)
     quod_memory name;
     quod_completion done;
     quod_info info;
+    quod_stats stats;
+    quod_latency latency;
 
     MISUSE(quod_submit_read(driver, disk, 0, NULL, 1, 0, 0));
     MISUSE(quod_submit_read(driver, disk, 0, &piece, 0, 0, 0));
@@ -203,6 +251,11 @@ static void lists_and_ranges(quod_disk disk)
     MISUSE(quod_disk_info(driver, disk, 0, &info, 1));
     MISUSE(quod_disk_info(driver, disk, 7, &info, sizeof info));
     MISUSE(quod_disk_layer_path(driver, disk, 0, NULL, 5));
+    MISUSE(quod_disk_stats(driver, disk, NULL, sizeof stats));
+    MISUSE(quod_disk_stats(driver, disk, &stats, SIZE_MAX));
+    MISUSE(quod_disk_latency(driver, disk, QUOD_OP_READ, NULL, sizeof latency));
+    MISUSE(quod_disk_latency(driver, disk, QUOD_OP_OPEN, &latency, sizeof latency));
+    MISUSE(quod_disk_latency(driver, disk, 99, &latency, sizeof latency));
     MISUSE(quod_register_memory(driver, NULL, 5, &name));
     MISUSE(quod_register_memory(driver, memory, 0, &name));
     MISUSE(quod_register_memory(driver, memory, SIZE_MAX, &name));
@@ -340,6 +393,7 @@ int main(int argc, char **argv)
     quod_open_options options = {.size = sizeof options, .flags = QUOD_OPEN_WRITE};
     quod_driver *other;
     quod_disk disk, early;
+    quod_stats stats;
     pthread_t thread;
 
     assert(argc == 5);
@@ -353,6 +407,7 @@ int main(int argc, char **argv)
 
     assert(quod_open(driver, argv[1], NULL, &early) == 0);
     MISUSE(quod_submit_flush(driver, early, 0)); /* not open yet */
+    MISUSE(quod_disk_stats(driver, early, &stats, sizeof stats));
     assert(next().disk == early);
     closed(early);
     disk = opened(argv[1], &options);
@@ -362,6 +417,7 @@ int main(int argc, char **argv)
     all_closed(driver, UINT64_MAX);
     all_closed(other, disk); /* another driver's */
     lists_and_ranges(disk);
+    images_that_cannot_be(argv[1]);
     slots(disk);
     assert(pthread_create(&thread, NULL, elsewhere, NULL) == 0 && pthread_join(thread, NULL) == 0);
     assert(quod_disk_poisoned(driver, disk) == 0);

@@ -66,6 +66,8 @@ int main(int argc, char **argv)
     quod_open_options options = {.size = sizeof options, .flags = QUOD_OPEN_WRITE | QUOD_OPEN_WRITETHROUGH};
     quod_memory region = 0;
     quod_completion done;
+    quod_stats stats;
+    quod_latency latency;
     int registered;
 
     assert(argc == 3);
@@ -113,6 +115,14 @@ int main(int argc, char **argv)
     ended(QUOD_OP_QUIESCE, quod_submit_quiesce(driver, disk, asked));
     ended(QUOD_OP_RESIZE, quod_submit_resize(driver, disk, 16 << 20, asked));
     assert(size() == 16 << 20 && quod_disk_poisoned(driver, disk) == 0);
+    assert(quod_disk_stats(driver, disk, &stats, sizeof stats) == 0);
+    assert(stats.bytes_written == 65536 * 3 + sizeof memory && stats.bytes_read == 2 * sizeof memory);
+    assert(stats.errors == 0 && stats.decompressions == 0);
+    assert(stats.allocations >= 3 && stats.table_hits > 0 && stats.commits > 0 && stats.syncs > 0);
+    assert(quod_disk_latency(driver, disk, QUOD_OP_WRITE, &latency, sizeof latency) == 0);
+    assert(latency.count == 2 && latency.median_ns > 0 && latency.longest_ns >= latency.p99_ns);
+    assert(quod_disk_latency(driver, disk, QUOD_OP_CLOSE, &latency, sizeof latency) == 0);
+    assert(latency.count == 0 && latency.longest_ns == 0);
     ended(QUOD_OP_EMPTY, quod_submit_empty(driver, disk, asked));
     assert(map(65536).extent_status == QUOD_STATUS_UNALLOCATED);
 
