@@ -3,7 +3,8 @@
 #
 # QEMU boots Debian's cloud kernel under TCG with an initramfs of busybox, e2fsprogs and fio, and a qcow2 image as its disk: served by
 # `quod serve vhost-user`; by the same, killed by -9 in the middle of fio and started again, three times; by `quod serve nbd`. The guest makes
-# a file system, writes files with fsync, trims, lets fio write and verify checksums, unmounts and checks it; then `qemu-img check` does.
+# a file system, writes files with fsync, trims, lets fio write and verify checksums, unmounts and checks it, and sees the disk grow while it
+# runs (vhost-user); then `qemu-img check` does. The servers are confined.
 # QUOD: the command (default: the release build of this tree). GUEST: a folder to work in, in which the kernel and the initramfs stay
 # (default: target/guest). Needs qemu-system-x86_64 of the same release as qemu-img, busybox (static), e2fsprogs, fio, and on Debian
 # the kernel's package, which is downloaded, not installed (or KERNEL and MODULES: a kernel and its /lib/modules/RELEASE).
@@ -96,6 +97,14 @@ must md5sum -c /mnt/sums
 must umount /mnt
 must e2fsck -fn /dev/vda
 say "checked: $(tail -n 1 /tmp/told)"
+# the disk grows while the machine runs, if it was said so
+sectors=$(cat /sys/block/vda/size)
+if [ "$grows" = 1 ]; then
+    say "waits for a larger disk"
+    until [ $(cat /sys/block/vda/size) -gt $sectors ]; do sleep 0.1; done
+    say "disk of $(cat /sys/block/vda/size) sectors"
+    must dd if=/dev/urandom of=/dev/vda bs=64k seek=$((sectors / 128)) count=1 conv=fsync
+fi
 say "ALL GOOD"
 poweroff -f
 INIT
@@ -111,10 +120,11 @@ modules=${MODULES:-$(echo kernel/lib/modules/*)}
 make_initramfs
 
 server='' guest=''
-trap '[ -z "$server" ] || kill -9 "$server" 2> /dev/null; [ -z "$guest" ] || kill -9 "$guest" 2> /dev/null; rm -f disk.qcow2 disk.sock served machine' EXIT
+trap '[ -z "$server" ] || kill -9 "$server" 2> /dev/null; [ -z "$guest" ] || kill -9 "$guest" 2> /dev/null; rm -f disk.qcow2 disk.sock disk.control served machine' EXIT
 
 serve() {
-    "$quod" serve "$1" -k disk.sock disk.qcow2 > served &
+    rm -f disk.control
+    "$quod" serve "$1" -k disk.sock --control disk.control disk.qcow2 > served &
     server=$!
     until grep -q Serving served; do
         kill -0 "$server" 2> /dev/null || die "the server does not begin"
@@ -122,14 +132,14 @@ serve() {
     done
 }
 
-# QEMU with one disk, on which fio works with so many MiB for so many seconds at least. What it says of a server that was killed is no finding, and shown if the guest fails.
+# QEMU with one disk, on which fio works with so many MiB for so many seconds at least; 1: and which grows then. What it says of a server that was killed is no finding, and shown if the guest fails.
 boot() {
-    local size=$1 seconds=$2
-    shift 2
+    local size=$1 seconds=$2 grows=$3
+    shift 3
     # with threads QEMU 10.0 ends in an assertion of its own now and then (iotlb_to_section)
     qemu-system-x86_64 -accel tcg,thread=single -smp 2 -nodefaults -display none -serial file:console -no-reboot \
         -machine q35,memory-backend=memory -object memory-backend-memfd,id=memory,size=640M,share=on \
-        -kernel "$kernel" -initrd initramfs -append "console=ttyS0 quiet panic=-1 size=$size seconds=$seconds" "$@" 2> machine &
+        -kernel "$kernel" -initrd initramfs -append "console=ttyS0 quiet panic=-1 size=$size seconds=$seconds grows=$grows" "$@" 2> machine &
     guest=$!
 }
 
@@ -152,11 +162,14 @@ run() {
     case $job in
     vhost-user)
         serve vhost-user
-        boot 24 0 "${vhost[@]}"
+        boot 24 0 1 "${vhost[@]}"
+        saw 'waits for a larger disk'
+        "$quod" control disk.control resize 2049M > /dev/null || die "the disk does not grow"
+        saw 'disk of 4196352 sectors'
         ;;
     kill)
         serve vhost-user
-        boot 16 9 "${vhost[@]}"
+        boot 16 9 0 "${vhost[@]}"
         saw 'fio begins'
         for times in 1 2 3; do
             sleep 1.5
@@ -168,7 +181,7 @@ run() {
         ;;
     nbd)
         serve nbd
-        boot 24 0 -drive "file=nbd+unix:///?socket=$PWD/disk.sock,format=raw,if=virtio,discard=unmap"
+        boot 24 0 0 -drive "file=nbd+unix:///?socket=$PWD/disk.sock,format=raw,if=virtio,discard=unmap"
         ;;
     *) die "no such job: $job" ;;
     esac

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # vhost-user-blk servers side by side, one front end: bench/vhost.sh FOLDER [SECONDS] [ROUNDS]
 #
-# An image of random bytes in FOLDER, served by quod and by qemu-storage-daemon, as qcow2 and as a raw file; `vhost-load` (bench/vhost) is the
-# front end. Servers take turns, ROUNDS times; the table has the medians of requests a second, p50, p99, and the server's processor time a
+# An image of random bytes in FOLDER, served by quod and by qemu-storage-daemon, as qcow2 and as a raw file; each run has a copy of its own, which is
+# in the page cache (a clone would not be). `vhost-load` (bench/vhost) is the front end. Servers take turns, ROUNDS times; the table has the
+# medians of requests a second, p50, p99, and the server's processor time a
 # request. QUOD, LOAD: the programs (default: the release build of this tree). SIZE: MiB of the image (512). DIRECT=1: past the page cache, too.
 # Needs qemu-utils (qemu-storage-daemon), python3.
 set -euo pipefail
@@ -40,8 +41,8 @@ serve() {
 
 run() {
     local server=$1 rw=$2 bs=$3 depth=$4
-    cp --reflink=auto vhost-base.qcow2 vhost-run.qcow2
-    cp --reflink=auto vhost-base.raw vhost-run.raw
+    cp --reflink=never vhost-base.qcow2 vhost-run.qcow2
+    cp --reflink=never vhost-base.raw vhost-run.raw
     rm -f vhost.sock
     serve "$server" &
     pid=$!

@@ -3,6 +3,7 @@
 //! Knows: the order of messages. Must never know: what requests ask for.
 //! Invariant: the memory stays the same over connections, as a guest's does.
 
+use crate::changes::Changes;
 use crate::queue::{AREA, Queue};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -62,6 +63,8 @@ pub struct Guest {
     /// The device's config space.
     pub config: Vec<u8>,
     kept: Option<(VhostUserInflight, File)>,
+    /// What the server tells unasked, if it can.
+    pub changes: Option<Changes>,
     /// The server's process.
     pub server: Option<u32>,
     poll: Poll,
@@ -92,6 +95,7 @@ fn greet(path: &Path, options: &Options) -> io::Result<Greeted> {
     let known = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::BACKEND_REQ
         | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
     let protocol = front.get_protocol_features().map_err(said)? & known;
@@ -134,6 +138,7 @@ impl Guest {
             features,
             config,
             kept: None,
+            changes: None,
             server,
             poll,
             events: Events::with_capacity(options.queues),
@@ -141,6 +146,9 @@ impl Guest {
         if options.inflight && protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
             let asked = VhostUserInflight::new(0, 0, options.queues as u16, options.size);
             guest.kept = Some(guest.front.get_inflight_fd(&asked).map_err(said)?);
+        }
+        if protocol.contains(VhostUserProtocolFeatures::BACKEND_REQ) {
+            guest.changes = Some(Changes::new()?);
         }
         guest.begin()?;
         Ok(guest)
@@ -166,10 +174,11 @@ impl Guest {
             return Ok(true);
         }
         match self.poll.poll(&mut self.events, Some(most)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
+            // a process that was stopped and goes on: nobody knows how long that took
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error),
+            Ok(()) => Ok(!self.events.is_empty()),
         }
-        Ok(!self.events.is_empty())
     }
 
     /// Where data may be: behind the rings.
@@ -194,6 +203,9 @@ impl Guest {
     }
 
     fn begin(&mut self) -> io::Result<()> {
+        if let Some(changes) = &self.changes {
+            self.front.set_backend_request_fd(&changes.given()).map_err(said)?;
+        }
         if let Some((inflight, file)) = &self.kept {
             self.front.set_inflight_fd(inflight, file.as_raw_fd()).map_err(said)?;
         }

@@ -5,9 +5,11 @@
 //! server answers.
 #![forbid(unsafe_code)]
 
+mod changes;
 mod guest;
 mod queue;
 
+pub use changes::Changes;
 pub use guest::{Guest, Options};
 pub use queue::{Ask, Queue};
 pub use vhost;

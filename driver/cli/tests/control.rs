@@ -371,6 +371,37 @@ fn a_new_size_is_seen() {
     assert!(told.code == Some(0) && !told.stdout.contains("failed"), "{told:?}");
 }
 
+/// A machine that runs is told, and asks; one that begins later asks anyway.
+#[test]
+fn a_new_size_is_told_to_a_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    image(path, "qcow2", "8M");
+    let served = Served::start(path, &["serve", "vhost-user", "-k", "s", "d"]);
+    let mut guest = Guest::connect(&path.join("s"), Options::default()).unwrap();
+    let mut asker = Asker::new(path);
+    for size in [16u64 << 20, 12 << 20] {
+        let asked = json!({ "size": size, "shrink": true });
+        assert_eq!(asker.ask_with("resize", asked), json!({ "return": { "size": size } }));
+        assert!(guest.changes.as_mut().unwrap().wait(PATIENCE).unwrap(), "it is told");
+        let told = guest.front.get_config(0, 57, VhostUserConfigFlags::empty(), &[0; 57]).unwrap().1;
+        assert_eq!(told[..8], (size / 512).to_le_bytes());
+        let last = size / 512 - 8;
+        for (sector, status) in [(last, 0), (last + 8, 1)] {
+            let data = guest.data();
+            let head = guest.queues[0].request(Ask::Write, sector, &[(data, 4096)]).unwrap().unwrap();
+            guest.queues[0].kick().unwrap();
+            while guest.queues[0].ended().unwrap().is_none() {
+                assert!(guest.wait(PATIENCE).unwrap());
+            }
+            assert_eq!(guest.queues[0].status(head), status, "sector {sector}");
+        }
+    }
+    drop(guest);
+    served.stop(path);
+    assert_eq!(qemu_img(&["check", "-q", "d"], path).code, Some(0));
+}
+
 /// Silence, floods, slow readers: clients of the disk are served, and so is the next one who asks.
 #[test]
 fn hostile_clients_hold_nobody() {

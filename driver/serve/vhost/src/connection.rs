@@ -7,6 +7,7 @@
 //! nothing of that ring is under way.
 
 use crate::blk::Facts;
+use crate::channel::{Channel, SET_BACKEND_REQ_FD};
 use crate::front::Front;
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -33,6 +34,8 @@ pub enum Heard {
     Gone,
     /// A message.
     Message {
+        /// Which.
+        code: u32,
         /// This is not to be under way before.
         quiet: Quiet,
         /// The front end is told if it is refused.
@@ -73,6 +76,7 @@ fn quiet(code: u32, body: &[u8]) -> Quiet {
         | GET_PROTOCOL_FEATURES
         | SET_PROTOCOL_FEATURES
         | GET_QUEUE_NUM
+        | SET_BACKEND_REQ_FD
         | GET_CONFIG
         | SET_CONFIG
         | GET_INFLIGHT_FD
@@ -108,6 +112,7 @@ pub struct Connection {
     socket: UnixStream,
     handler: BackendReqHandler<Mutex<Front>>,
     front: Arc<Mutex<Front>>,
+    channel: Option<Channel>,
 }
 
 impl Connection {
@@ -115,7 +120,7 @@ impl Connection {
         socket.set_nonblocking(true)?;
         let front = Arc::new(Mutex::new(Front::new(facts)));
         let handler = BackendReqHandler::from_stream(socket.try_clone()?, Arc::clone(&front));
-        Ok(Connection { socket, handler, front })
+        Ok(Connection { socket, handler, front, channel: None })
     }
 
     /// What was said so far.
@@ -161,7 +166,7 @@ impl Connection {
         }
         let code = word(0);
         let told = word(4) & NEED_REPLY != 0 && !ASKING.contains(&code);
-        Heard::Message { quiet: quiet(code, &bytes[HEAD..got.min(HEAD + len)]), told }
+        Heard::Message { code, quiet: quiet(code, &bytes[HEAD..got.min(HEAD + len)]), told }
     }
 
     fn is_ready(&self, flags: PollFlags) -> bool {
@@ -181,8 +186,20 @@ impl Connection {
     }
 
     /// Handles the message that was heard.
-    pub fn handle(&mut self) -> Result<(), Error> {
+    pub fn handle(&mut self, code: u32, told: bool) -> Result<(), Error> {
+        if code == SET_BACKEND_REQ_FD {
+            self.channel = Some(Channel::take(&self.socket, told).map_err(Error::ReqHandlerError)?);
+            return Ok(());
+        }
         self.handler.handle_request()
+    }
+
+    /// The disk has another size.
+    pub fn resized(&mut self, sectors: u64) {
+        self.front().resized(sectors);
+        if let Some(channel) = &mut self.channel {
+            channel.tell_of_change();
+        }
     }
 }
 
@@ -212,7 +229,7 @@ mod tests {
             theirs.write_all(&[*byte]).unwrap();
         }
         let heard = ours.hear();
-        assert!(matches!(heard, Heard::Message { quiet: Quiet::Ring(1), told: false }), "{heard:?}");
+        assert!(matches!(heard, Heard::Message { quiet: Quiet::Ring(1), told: false, .. }), "{heard:?}");
     }
 
     #[test]
@@ -246,7 +263,7 @@ mod tests {
                 break;
             }
             match ours.hear() {
-                Heard::Message { .. } => ours.handle().unwrap(),
+                Heard::Message { code, told, .. } => ours.handle(code, told).unwrap(),
                 _ => break,
             }
             handled += 1;
@@ -262,6 +279,7 @@ mod tests {
         assert_eq!(quiet(SET_VRING_KICK, &[5, 1, 0, 0, 0, 0, 0, 0]), Quiet::Ring(5));
         assert_eq!(quiet(SET_VRING_CALL, &index), Quiet::Nothing);
         assert_eq!(quiet(GET_VRING_BASE, &[]), Quiet::All);
+        assert_eq!(quiet(SET_BACKEND_REQ_FD, &[]), Quiet::Nothing);
         for code in [2, 3, 4, 5, 32, 34, 37, 38, 999] {
             assert_eq!(quiet(code, &index), Quiet::All, "{code}");
         }

@@ -205,7 +205,7 @@ impl Device {
     }
 
     /// The device can be looked at, quiesced, resized and ended from there. While it is quiesced requests
-    /// wait in the guest's rings; a new size is told to whoever asks for it, as a guest does when it begins.
+    /// wait in the guest's rings; a new size is told to the front end, and to whoever asks for it.
     ///
     /// # Errors
     /// [`VhostError::Wait`].
@@ -288,9 +288,9 @@ impl Device {
         let Some(control) = &mut self.control else { return };
         let stop = control.turn(&mut self.disk);
         if self.disk.take_change()
-            && let Some(connection) = &self.connection
+            && let Some(connection) = &mut self.connection
         {
-            connection.front().resized(self.disk.facts.sectors);
+            connection.resized(self.disk.facts.sectors);
         }
         if stop {
             self.end();
@@ -353,7 +353,7 @@ impl Device {
                 return;
             }
             let Some(connection) = &self.connection else { return };
-            let (quiet, told) = match connection.hear() {
+            let (code, quiet, told) = match connection.hear() {
                 Heard::Nothing => {
                     self.hears = false;
                     return;
@@ -362,7 +362,7 @@ impl Device {
                     self.leaving = true;
                     return;
                 }
-                Heard::Message { quiet, told } => (quiet, told),
+                Heard::Message { code, quiet, told } => (code, quiet, told),
             };
             if !self.is_quiet(quiet) {
                 self.waiting = quiet;
@@ -371,7 +371,7 @@ impl Device {
             self.waiting = Quiet::Nothing;
             self.take_down(quiet);
             let Some(connection) = &mut self.connection else { return };
-            if let Err(error) = connection.handle() {
+            if let Err(error) = connection.handle(code, told) {
                 tracing::warn!("a message of the front end's is refused: {error}");
                 if !told {
                     // it would go on as if it were not

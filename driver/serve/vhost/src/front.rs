@@ -72,7 +72,7 @@ impl Front {
         }
     }
 
-    /// The disk has another size. (The crate has no message that tells so: the guest asks when it begins.)
+    /// The disk has another size, which whoever asks is told.
     pub fn resized(&mut self, sectors: u64) {
         self.facts.sectors = sectors;
     }
@@ -265,6 +265,7 @@ impl VhostUserBackendReqHandlerMut for Front {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)

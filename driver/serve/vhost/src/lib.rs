@@ -11,6 +11,7 @@
 
 mod blk;
 mod chain;
+mod channel;
 mod connection;
 mod device;
 mod disk;
