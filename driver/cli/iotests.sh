@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs QEMU's own iotests for one format with quod in the places of qemu-io and qemu-img.
+# Runs QEMU's own iotests for one format with quod in the places of qemu-io, qemu-img and, if asked, qemu-nbd.
 #
 #   driver/cli/iotests.sh SOURCE [TEST...]
 #
@@ -18,6 +18,9 @@
 #   AIO      the engine handed to `check -i`: threads (its default) or io_uring.
 #   LIMIT    seconds that one test may take (default 120).
 #   FMT      image format: qed (the default), qcow2 or raw.
+#   NBD      the program in qemu-nbd's place: its own (the default), or `quod` for `quod serve nbd` behind a script that
+#            translates the options.
+#   PROTO    nbd: images behind a server (FMT=raw).
 #   OPTIONS  options of every image, handed to `check -o` (for instance compat=0.10).
 #
 # Prints one line a test: NUMBER pass|fail|notrun|timeout REASON. No emulator is needed: where a test starts one,
@@ -58,6 +61,50 @@ case "$*" in
 esac
 STUB
     chmod +x "$WORK/bin/qemu-stub"
+    [ "${NBD:-}" != quod ] || lay_out_nbd
+}
+
+# `quod serve nbd`, called as qemu-nbd is: what has no counterpart fails by name.
+lay_out_nbd() {
+    nbd=$WORK/bin/qemu-nbd
+    cat > "$nbd" <<WRAPPER
+#!/usr/bin/env bash
+quod=$(find_quod)
+WRAPPER
+    cat >> "$nbd" <<'WRAPPER'
+args=() image='' pid_file='' name='' format='' socket='' address=0.0.0.0 port='' fork=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --pid-file=*) pid_file=${1#*=} ;;
+    -v | -t | --persistent) ;;
+    -e | --shared) shift ;;
+    --shared=*) ;;
+    --fork) fork=1 ;;
+    -r | --read-only) args+=(--read-only) ;;
+    -f) shift; format=$1 ;;
+    -k) shift; socket=$1 ;;
+    -b) shift; address=$1 ;;
+    -p) shift; port=$1 ;;
+    -x) shift; name=$1 ;;
+    -l) shift; args+=(--load-snapshot "$1") ;;
+    -*) echo "qemu-nbd: quod serve nbd has no $1" >&2; exit 1 ;;
+    *) image=$1 ;;
+    esac
+    shift
+done
+[ -z "$format" ] || args+=(--format "$format")
+[ -z "$socket" ] || args+=(--socket "$socket")
+[ -n "$socket" ] || args+=(--tcp "$address:${port:-10809}")
+[ -z "$pid_file" ] || echo $$ > "$pid_file"
+if [ -n "$name" ]; then args+=(--export "$name=$image"); else args+=("$image"); fi
+[ -n "$fork" ] || exec "$quod" serve nbd --allow-backing / "${args[@]}" > /dev/null
+told=$(mktemp)
+"$quod" serve nbd --allow-backing / "${args[@]}" > "$told" &
+until grep -q Serving "$told"; do kill -0 $! || exit 1; sleep 0.05; done
+rm "$told"
+[ -z "$pid_file" ] || echo $! > "$pid_file"
+WRAPPER
+    chmod +x "$nbd"
 }
 
 run_one() {
@@ -67,7 +114,7 @@ run_one() {
         export TEST_DIR=$WORK/scratch QEMU_PROG=$WORK/bin/qemu-stub QSD_PROG=$WORK/bin/qemu-stub
         export QEMU_IMG_PROG=$WORK/bin/qemu-img QEMU_NBD_PROG=$nbd QEMU_IO_PROG=$WORK/bin/qemu-io
         export MALLOC_PERTURB_=0
-        timeout -k 5 "${LIMIT:-120}" ./check "-$FMT" ${OPTIONS:+-o "$OPTIONS"} ${CACHE:+-c "$CACHE"} \
+        timeout -k 5 "${LIMIT:-120}" ./check "-$FMT" ${PROTO:+"-$PROTO"} ${OPTIONS:+-o "$OPTIONS"} ${CACHE:+-c "$CACHE"} \
             ${AIO:+-i "$AIO"} --color off "$test"
     ) > "$log" 2>&1
     status=$?
@@ -105,7 +152,7 @@ build=$WORK/build/tests/qemu-iotests
 lay_out
 if [ $# -eq 0 ]; then
     # shellcheck disable=SC2046 # one word a test
-    set -- $(cd "$build" && TEST_DIR=$WORK/scratch ./check "-$FMT" -n 2>/dev/null)
+    set -- $(cd "$build" && TEST_DIR=$WORK/scratch ./check "-$FMT" ${PROTO:+"-$PROTO"} -n 2>/dev/null)
 fi
 for test in "$@"; do
     run_one "$test"

@@ -89,6 +89,24 @@ fn the_commands_of_the_documentation_work() {
         let served = Served::at("disk.sock", path, &args);
         let told = must("sh", &["-c", second], path);
         assert!(!told.contains("failed"), "{told}");
+        Served { server }.end(path);
+    }
+}
+
+/// A snapshot inside the image, by both kinds of names, beside the disk as it is.
+#[test]
+fn a_snapshot_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    qcow2(path, "d", "8M");
+    prepare("qemu-io", &["-c", "write -P 1 0 1M", "d"], path);
+    prepare("qemu-img", &["snapshot", "-c", "old", "d"], path);
+    prepare("qemu-io", &["-c", "write -P 2 0 1M", "d"], path);
+    for name in ["old", "snapshot.name=old", "snapshot.id=1"] {
+        let served = Served::new(path, &["-l", name, "d"]);
+        let told = must("qemu-io", &["-r", "-f", "raw", "-c", "read -P 1 0 1M", URI], path);
+        assert!(!told.contains("failed"), "{told}");
+        assert!(must("nbdinfo", &[URI], path).contains("\tis_read_only: true"));
         served.end(path);
     }
 }

@@ -10,6 +10,7 @@ use crate::words::errno::words;
 use crate::words::failure::could_not_open;
 use crate::words::format;
 use crate::words::holder::holders;
+use crate::words::snapshot;
 use quod::{Config, Error, ErrorKind, Format, Named, OpenGate, OpenOptions};
 use quod_door::{Address, Control};
 use std::fmt::Display;
@@ -30,6 +31,10 @@ pub struct Opening {
     /// Nobody may write
     #[arg(short, long)]
     read_only: bool,
+    /// The disk as it was when this snapshot in the image was taken (qcow2), to be read: its ID or name, or
+    /// snapshot.id=ID,snapshot.name=NAME
+    #[arg(short = 'l', long = "load-snapshot", value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Past the page cache (O_DIRECT)
     #[arg(long)]
     direct: bool,
@@ -42,6 +47,7 @@ impl Opening {
     /// How to open an image; or the end of the command.
     pub fn options(&self) -> Result<OpenOptions, ExitCode> {
         let format: Option<Format> = self.format.as_deref().map(format::parse).transpose().map_err(fail)?;
+        let snapshot = self.snapshot.as_deref().map(snapshot::parse).transpose().map_err(fail)?;
         let mut folders = Vec::new();
         for folder in &self.allow_backing {
             match folder.canonicalize() {
@@ -51,7 +57,9 @@ impl Opening {
                 }
             }
         }
-        let options = OpenOptions::new().write(!self.read_only).direct(self.direct).format(format);
+        let write = !self.read_only && snapshot.is_none();
+        let options = OpenOptions::new().write(write).direct(self.direct).format(format);
+        let options = options.snapshot(snapshot);
         Ok(if folders.is_empty() { options } else { options.open_gate(Folders(folders)) })
     }
 }
