@@ -58,6 +58,13 @@ pub fn survive_file_limits() {
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
+/// Nothing that asks for an end ends the command.
+pub fn survive() {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = flag::register(signal, Arc::new(AtomicBool::new(false)));
+    }
+}
+
 /// The signals that whoever started the command wants ignored (nohup, a background job of a script).
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

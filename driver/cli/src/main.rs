@@ -56,6 +56,8 @@ enum Command {
         args: Vec<String>,
     },
     Mount(mount::Args),
+    #[command(hide = true, name = mount::UNMOUNTER)]
+    Unmounter(mount::UnmounterArgs),
     Serve(serve::Args),
     Bench(bench::Args),
     Replay(replay::Args),
@@ -151,6 +153,7 @@ fn run(command: Command) -> ExitCode {
         Command::Resize(args) => resize::run(args),
         Command::Io { args } => io::run(&args),
         Command::Mount(args) => mount::run(args),
+        Command::Unmounter(args) => mount::run_unmounter(&args),
         Command::Serve(args) => serve::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Replay(args) => replay::run(args),

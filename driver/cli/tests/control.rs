@@ -1,4 +1,4 @@
-//! The control socket and the metrics of `quod serve nbd` and `quod mount`.
+//! The control socket and the metrics of what serves, and its sandbox.
 //!
 //! Checks:
 //! * what is asked is answered, by whoever may ask, and nonsense is refused in words;
@@ -15,7 +15,11 @@
 mod common;
 
 use common::server::Server;
-use common::{must, prepare, qemu_img, run};
+use common::{documented, must, prepare, qemu_img, run, shell};
+use quod_vhost_load::vhost::vhost_user::VhostUserFrontend;
+use quod_vhost_load::vhost::vhost_user::message::VhostUserConfigFlags;
+use quod_vhost_load::{Ask, Guest, Options};
+use rustix::fs::{FallocateFlags, fallocate};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -471,29 +475,130 @@ fn metrics_are_what_prometheus_takes() {
     served.stop(path);
 }
 
-/// Every thread, those that work for the driver, too.
+/// Something of each kind, so that all threads are there: discards are a worker's.
+fn use_of(door: &str, folder: &Path) {
+    match door {
+        "nbd" => {
+            let commands = ["-c", "write 0 1M", "-c", "flush", "-c", "discard 0 1M", "-c", "flush"];
+            must("qemu-io", &[&["-f", "raw"], &commands[..], &[URI]].concat(), folder);
+        }
+        "mount" => {
+            let file = fs::File::options().write(true).open(folder.join("disk")).unwrap();
+            file.write_all_at(&[1; 1 << 20], 0).unwrap();
+            file.sync_all().unwrap();
+            fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, 1 << 20).unwrap();
+            file.sync_all().unwrap();
+        }
+        _ => {
+            // what is under way is written down in memory that the server makes
+            let mut guest = Guest::connect(&folder.join("s"), Options::default()).unwrap();
+            let data = guest.data();
+            for (ask, lens) in [(Ask::Write, &[4096][..]), (Ask::Flush, &[])] {
+                let pieces: Vec<(u64, u32)> = lens.iter().map(|&len| (data, len)).collect();
+                let head = guest.queues[0].request(ask, 0, &pieces).unwrap().unwrap();
+                guest.queues[0].kick().unwrap();
+                while guest.queues[0].ended().unwrap().is_none() {
+                    assert!(guest.wait(PATIENCE).unwrap());
+                }
+                assert_eq!(guest.queues[0].status(head), 0);
+            }
+        }
+    }
+}
+
+/// Every thread, those that work for the driver, too; whatever is served.
 #[test]
 fn a_server_is_confined() {
-    for (more, wanted) in [(&["--sandbox=require"][..], "2"), (&[], "2"), (&["--sandbox=off"], "0")] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        image(path, "qcow2", "8M");
-        let served = Served::nbd(path, &[more, &["d"]].concat());
-        // discards are a worker's: there is one then
-        let commands = ["-c", "write 0 1M", "-c", "flush", "-c", "discard 0 1M", "-c", "flush"];
-        must("qemu-io", &[&["-f", "raw"], &commands[..], &[URI]].concat(), path);
-        let tasks = fs::read_dir(format!("/proc/{}/task", served.server.id())).unwrap();
-        let states: Vec<String> = tasks
-            .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
-            .filter(|status| !status.contains("Name:\tiou-"))
-            .collect();
-        for status in &states {
-            let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap();
-            assert_eq!(mode.trim(), wanted, "{more:?}: {status}");
+    let doors: [(&str, &[&str]); 3] = [
+        ("nbd", &["serve", "nbd", "-k", "s", "d"]),
+        ("mount", &["mount", "d", "disk"]),
+        ("vhost-user", &["serve", "vhost-user", "-k", "s", "d"]),
+    ];
+    for (door, args) in doors {
+        for (more, wanted) in [(&["--sandbox=require"][..], "2"), (&[], "2"), (&["--sandbox=off"], "0")] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path();
+            image(path, "qcow2", "8M");
+            fs::write(path.join("disk"), "").unwrap();
+            let served = Served::start(path, &[args, more].concat());
+            use_of(door, path);
+            let tasks = fs::read_dir(format!("/proc/{}/task", served.server.id())).unwrap();
+            let states: Vec<String> = tasks
+                .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+                .filter(|status| !status.contains("Name:\tiou-"))
+                .collect();
+            for status in &states {
+                let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap();
+                assert_eq!(mode.trim(), wanted, "{door}, {more:?}: {status}");
+            }
+            assert!(!states.is_empty());
+            served.stop(path);
+            assert_eq!(fs::metadata(path.join("disk")).unwrap().len(), 0, "it is unmounted");
+            assert_eq!(qemu_img(&["check", "-q", "d"], path).code, Some(0));
         }
-        assert!(!states.is_empty());
-        served.stop(path);
     }
+}
+
+/// `quod control` says the same as a client of the socket, for people and scripts.
+#[test]
+fn the_command_asks_and_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    image(path, "qcow2", "8M");
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "e", "8M"], path);
+    let served = Served::nbd(path, &["--export", "e=e", "d"]);
+    let ask = |args: &[&str]| run(env!("CARGO_BIN_EXE_quod"), &[&["control", "c"], args].concat(), path, "");
+    let told = |args: &[&str]| -> Value {
+        let answer = ask(args);
+        assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), ""), "{args:?}: {answer:?}");
+        serde_json::from_str(&answer.stdout).unwrap()
+    };
+    let refused = |args: &[&str], words: &str| {
+        let answer = ask(args);
+        assert!(answer.code == Some(1) && answer.stdout.is_empty(), "{args:?}: {answer:?}");
+        assert!(answer.stderr.starts_with("quod: ") && answer.stderr.contains(words), "{args:?}: {answer:?}");
+    };
+    assert_eq!(told(&["stats"])["protocol"], "nbd");
+    assert_eq!(told(&["resize", "--image", "e", "16M"]), json!({ "size": 16 << 20 }));
+    refused(&["resize", "--image", "e", "8M"], "shrink");
+    assert_eq!(told(&["resize", "--image", "e", "--shrink", "8M"]), json!({ "size": 8 << 20 }));
+    refused(&["resize", "8M"], "image");
+    refused(&["resize", "--image", "e", "x"], "'size'");
+    refused(&["resume"], "quiesced");
+    let left = told(&["quiesce", "--image", "", "--timeout", "5"])["seconds_left"].as_f64().unwrap();
+    assert!((1.0..=5.0).contains(&left), "{left}");
+    refused(&["quiesce", "--timeout", "3601"], "timeout: seconds, from 1 to 3600");
+    assert!(told(&["resume", "--image", ""])["quiesced_seconds"].as_f64().is_some());
+    let nobody = run(env!("CARGO_BIN_EXE_quod"), &["control", "missing", "stats"], path, "");
+    assert_eq!(
+        (nobody.code, nobody.stderr.as_str()),
+        (Some(1), "quod: missing: No such file or directory\n")
+    );
+    let stopped = ask(&["stop"]);
+    assert_eq!(stopped, common::Answer { code: Some(0), stdout: String::new(), stderr: String::new() });
+    served.ends();
+}
+
+/// The backup of docs/serve.md, as it stands there.
+#[test]
+fn the_backup_of_the_documentation_is_one() {
+    let blocks = documented("serve.md", "quod control");
+    let [block] = &blocks[..] else { panic!("{blocks:?}") };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "disk.qcow2", "64M"], path);
+    let served = Served::nbd(path, &["disk.qcow2"]);
+    let uri = format!("--uri={URI}");
+    let load = load(path, &["--ioengine=nbd", &uri]);
+    goes_on(&mut Asker::new(path));
+    for line in block {
+        let status = shell(line, path).stdout(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{line}");
+    }
+    end(load);
+    let checked = qemu_img(&["check", "-q", "backup.qcow2"], path);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    served.stop(path);
 }
 
 #[test]

@@ -62,17 +62,38 @@ const LEGACY: &[i64] =
 const LEGACY: &[i64] = &[];
 /// What may be asked of a device: its size, and that nobody needs a range (BLKGETSIZE64, BLKDISCARD).
 const IOCTLS: [u64; 2] = [0x8008_1272, 0x1277];
+/// What one kind of server needs beside that.
+#[derive(Clone, Copy)]
+pub struct Needs {
+    calls: &'static [i64],
+    ioctls: &'static [u64],
+}
+
+impl Needs {
+    /// Nothing: its clients are sockets.
+    pub const NBD: Needs = Needs { calls: &[], ioctls: &[] };
+    /// Memory that is shared with front ends (what is under way is written down there), and how many bytes a
+    /// socket has; that it does not block (FIONREAD, FIONBIO).
+    pub const VHOST_USER: Needs = Needs { calls: &[libc::SYS_memfd_create], ioctls: &[0x541b, 0x5421] };
+    /// Nothing: the kernel's requests are read and written, and another process unmounts.
+    pub const MOUNT: Needs = Needs { calls: &[], ioctls: &[] };
+}
+
 /// The name of a thread.
 const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 
 /// Gives up what is not needed any more; `renew` replaces threads that are not confined. Sockets in these
 /// folders may be removed at the end.
-pub fn confine<E>(folders: &[PathBuf], renew: impl FnOnce() -> Result<(), E>) -> Result<Lacking, E> {
+pub fn confine<E>(
+    needs: Needs,
+    folders: &[PathBuf],
+    renew: impl FnOnce() -> Result<(), E>,
+) -> Result<Lacking, E> {
     let mut lacking = Vec::new();
     lacking.extend(give_up_files(folders).err());
     // it holds for this thread, and for those that it starts from now on
     renew()?;
-    lacking.extend(give_up_calls().err());
+    lacking.extend(give_up_calls(needs).err());
     Ok(lacking)
 }
 
@@ -104,9 +125,9 @@ fn give_up_files(folders: &[PathBuf]) -> Result<(), String> {
 }
 
 /// No call but those that serving takes.
-fn give_up_calls() -> Result<(), String> {
+fn give_up_calls(needs: Needs) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("seccomp, which confines system calls: {error}");
-    for filter in filters().map_err(|error| failed(&error))? {
+    for filter in filters(needs).map_err(|error| failed(&error))? {
         seccompiler::apply_filter_all_threads(&filter).map_err(|error| failed(&error))?;
     }
     Ok(())
@@ -114,14 +135,14 @@ fn give_up_calls() -> Result<(), String> {
 
 /// One filter says that there is no clone3, whose flags nobody can see, so that the C library takes clone;
 /// the other has what is allowed. The stricter answer counts.
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn filters(needs: Needs) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let arch = std::env::consts::ARCH.try_into()?;
     let rule = |argument, operator, value| {
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value)?;
         SeccompRule::new(vec![condition])
     };
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> =
-        CALLS.iter().copied().flatten().map(|call| (*call, Vec::new())).collect();
+        CALLS.iter().copied().chain([needs.calls]).flatten().map(|call| (*call, Vec::new())).collect();
     let thread = libc::CLONE_THREAD as u64;
     allowed.insert(libc::SYS_clone3, Vec::new());
     allowed.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
@@ -129,8 +150,8 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     // a second signal ends the process
     allowed.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, std::process::id().into())?]);
     let mut commands = Vec::new();
-    for command in IOCTLS {
-        commands.push(rule(1, SeccompCmpOp::Eq, command)?);
+    for command in IOCTLS.iter().chain(needs.ioctls) {
+        commands.push(rule(1, SeccompCmpOp::Eq, *command)?);
     }
     allowed.insert(libc::SYS_ioctl, commands);
     let refuse = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());

@@ -3,7 +3,7 @@
 //!
 //! Knows: options. Must never know: who is served, and how.
 
-use super::sandbox;
+use super::sandbox::{self, Needs};
 use crate::interrupt;
 use crate::out::{fail, note};
 use crate::words::errno::words;
@@ -125,23 +125,25 @@ impl Managing {
     /// The driver's settings: times of requests are taken if somebody may ask for them.
     pub fn config(&self, config: Config) -> Config {
         let timing = self.control.is_some() || !self.metrics.is_empty();
-        config.timing(timing).restricted(self.sandbox != Sandbox::Off)
+        config.timing(timing).restricted(self.wants_sandbox())
     }
 
-    /// No less than the whole sandbox will do.
-    pub fn requires_sandbox(&self) -> bool {
-        self.sandbox == Sandbox::Require
+    /// There is to be a sandbox.
+    pub fn wants_sandbox(&self) -> bool {
+        self.sandbox != Sandbox::Off
     }
 
-    /// Gives up what is not needed any more: all images are open, and sockets are at these addresses. `renew`
-    /// replaces threads. What is not to be had is said once. Or the end of the command.
+    /// Gives up what is not needed any more: all images are open, sockets are at these addresses, and so much
+    /// more is needed. `renew` replaces threads. What is not to be had is said once. Or the end of the
+    /// command.
     pub fn confine<E: Display>(
         &self,
+        needs: Needs,
         sockets: impl Iterator<Item = Address>,
         has_restricted_ring: bool,
         renew: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), ExitCode> {
-        if self.sandbox == Sandbox::Off {
+        if !self.wants_sandbox() {
             return Ok(());
         }
         let own = self.control.iter().cloned().map(Address::Unix);
@@ -149,7 +151,7 @@ impl Managing {
         let mut folders: Vec<PathBuf> = all.filter_map(|address| folder(&address)).collect();
         folders.sort_unstable();
         folders.dedup();
-        let mut lacking = sandbox::confine(&folders, renew).map_err(fail)?;
+        let mut lacking = sandbox::confine(needs, &folders, renew).map_err(fail)?;
         if !has_restricted_ring {
             lacking.push("this kernel's io_uring cannot be restricted (Linux 6.1 can)".into());
         }
@@ -157,7 +159,7 @@ impl Managing {
             return Ok(());
         }
         let text = format!("the sandbox is not whole: {}", lacking.join("; "));
-        if self.requires_sandbox() {
+        if self.sandbox == Sandbox::Require {
             return Err(fail(format!("{text} (--sandbox=on goes on without)")));
         }
         note(format!("{text} (--sandbox=off says nothing)"));

@@ -28,5 +28,6 @@ mod serve;
 pub use error::MountError;
 pub use limits::IN_FLIGHT;
 pub use mount::{Mount, MountOptions};
+pub use mounted::unmount_when_told;
 
 pub use quod_door::Control;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -85,6 +86,37 @@ impl Mount {
     /// Facts about the disk.
     pub fn info(&self) -> &DiskInfo {
         &self.info
+    }
+
+    /// Where it is mounted, by a name that stays right.
+    pub fn place(&mut self) -> &Path {
+        self.serving.mounted().place()
+    }
+
+    /// The file is unmounted by another process, which has the other end of this stream and calls
+    /// [`unmount_when_told`](crate::unmount_when_told): for one that confines itself, so that it may neither
+    /// unmount nor start a program that does.
+    ///
+    /// # Errors
+    /// [`MountError::Wait`]: the stream cannot be made not to block.
+    pub fn unmount_through(&mut self, helper: UnixStream) -> Result<(), MountError> {
+        self.serving.mounted().unmount_through(helper).map_err(MountError::Wait)
+    }
+
+    /// The process has confined the calling thread: what the mount starts from now on is confined, too, and
+    /// threads that were not are replaced.
+    ///
+    /// # Errors
+    /// [`MountError::Driver`] as of [`Driver::renew_workers`].
+    pub fn is_confined(&mut self) -> Result<(), MountError> {
+        Ok(self.serving.driver().renew_workers()?)
+    }
+
+    /// The kernel does for the driver's ring what moves bytes, and nothing else; see
+    /// [`Driver::is_restricted`].
+    pub fn has_restricted_ring(&mut self) -> bool {
+        let driver = self.serving.driver();
+        driver.is_restricted() || driver.backend_name() != "io_uring"
     }
 
     /// An end is asked for when this descriptor is readable: the file is unmounted (lazily, if somebody has

@@ -1,4 +1,4 @@
-//! How a place is mounted, and unmounted.
+//! How a place is mounted, and unmounted: by this process, or by another one that may do so.
 //!
 //! Knows: fuser's mounting, places. Must never know: images, requests.
 //! Invariant: what was mounted is unmounted when [`Mounted`] is dropped, however that comes.
@@ -8,9 +8,11 @@ use crate::limits::{IN_FLIGHT, TRANSFER};
 use fuser::{Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL, SessionUnmounter};
 use rustix::fs::{Access, OFlags};
 use rustix::mount::UnmountFlags;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
 /// What fuser opens by itself, also where fusermount3 mounts.
@@ -35,6 +37,8 @@ impl Filesystem for Greeting {
 pub struct Mounted {
     session: Session<Greeting>,
     place: PathBuf,
+    /// Whoever has the other end unmounts.
+    helper: Option<UnixStream>,
     leaving: Leaving,
 }
 
@@ -42,6 +46,8 @@ pub struct Mounted {
 enum Leaving {
     No,
     Begun(JoinHandle<()>),
+    /// Another process was told; the stream ends when it has done it.
+    Told(UnixStream),
     /// No thread was to be had.
     Detached,
 }
@@ -65,12 +71,30 @@ impl Mounted {
         let fd = session.as_fd().try_clone_to_owned().map_err(failed)?;
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| failed(error.into()))?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
-        Ok((Mounted { session, place, leaving: Leaving::No }, fd))
+        Ok((Mounted { session, place, helper: None, leaving: Leaving::No }, fd))
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Whoever has the other end unmounts it when a byte comes, and ends then.
+    pub fn unmount_through(&mut self, helper: UnixStream) -> io::Result<()> {
+        helper.set_nonblocking(true)?;
+        self.helper = Some(helper);
+        Ok(())
     }
 
     /// Begins to unmount. Requests are to be answered meanwhile.
     pub fn begin_to_leave(&mut self) {
         if let Leaving::No = self.leaving {
+            // one that has died cannot be told: then it is tried as if there were none
+            let told = self.helper.take().filter(|mut helper| helper.write_all(&[0]).is_ok());
+            if let Some(helper) = told {
+                self.leaving = Leaving::Told(helper);
+                return;
+            }
             let (unmounter, place) = (self.session.unmount_callable(), self.place.clone());
             let thread = std::thread::Builder::new().name("quod-unmount".into());
             self.leaving = match thread.spawn(move || unmount(unmounter, &place)) {
@@ -88,9 +112,52 @@ impl Mounted {
         match &self.leaving {
             Leaving::No => false,
             Leaving::Begun(thread) => thread.is_finished(),
+            Leaving::Told(helper) => match (&*helper).read(&mut [0]) {
+                Ok(_) => true,
+                Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            },
             Leaving::Detached => true,
         }
     }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.helper.is_some() {
+            self.begin_to_leave();
+        }
+    }
+}
+
+/// Waits for a byte, and unmounts what this user has mounted at a place; without one, at the end of the
+/// stream, does nothing: it was unmounted by somebody else, or its server has died. Blocks. For the process
+/// that [`Mount::unmount_through`](crate::Mount::unmount_through) tells.
+///
+/// # Errors
+/// Of the stream; or nobody could unmount.
+pub fn unmount_when_told(place: &Path, mut told: impl Read) -> io::Result<()> {
+    let heard = loop {
+        match told.read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            heard => break heard?,
+        }
+    };
+    if heard == 0 || rustix::mount::unmount(place, UnmountFlags::NOFOLLOW).is_ok() {
+        return Ok(());
+    }
+    let Err(error) = rustix::mount::unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) else {
+        return Ok(());
+    };
+    // for others than root it is a program's to do
+    for program in ["fusermount3", "fusermount"] {
+        let mut command = Command::new(program);
+        command.args(["-u", "-q", "-z", "--"]).arg(place);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if command.status().is_ok_and(|status| status.success()) {
+            return Ok(());
+        }
+    }
+    Err(error.into())
 }
 
 /// In order, if nobody has it open; otherwise its name goes now, and the rest with the last client.

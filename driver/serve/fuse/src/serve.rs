@@ -13,7 +13,7 @@ use crate::mounted::Mounted;
 use crate::pool::Pool;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use quod::{Buffer, Buffers, Error};
+use quod::{Buffer, Buffers, Driver, Error};
 use quod_door::Control;
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -152,6 +152,14 @@ impl Serving {
         control.register(self.poll.registry(), CONTROL)?;
         self.control = Some(control);
         Ok(())
+    }
+
+    pub fn mounted(&mut self) -> &mut Mounted {
+        &mut self.mounted
+    }
+
+    pub fn driver(&mut self) -> &mut Driver {
+        &mut self.file.driver
     }
 
     /// Serves until the mount has gone, or an end was asked for; then closes the disk.

@@ -191,6 +191,21 @@ impl Device {
         &self.info
     }
 
+    /// The process has confined the calling thread: what the server starts from now on is confined, too, and
+    /// threads that were not are replaced.
+    ///
+    /// # Errors
+    /// [`VhostError::Driver`] as of [`Driver::renew_workers`].
+    pub fn is_confined(&mut self) -> Result<(), VhostError> {
+        Ok(self.disk.driver.renew_workers()?)
+    }
+
+    /// The kernel does for the driver's ring what moves bytes, and nothing else; see
+    /// [`Driver::is_restricted`].
+    pub fn has_restricted_ring(&self) -> bool {
+        self.disk.driver.is_restricted() || self.disk.driver.backend_name() != "io_uring"
+    }
+
     /// The server ends, in order, when this descriptor is readable: the end of a pipe that a signal writes
     /// to, for instance.
     ///

@@ -2,6 +2,7 @@
 //!
 //! Knows: options, addresses as people and systemd give them. Must never know: the protocol, the loop.
 
+use crate::cmd::sandbox::Needs;
 use crate::cmd::serving::{Managing, Opening, ended_by_signal, not_opened};
 use crate::interrupt;
 use crate::out::{fail, flush, has_failed};
@@ -124,7 +125,8 @@ fn serve(mut server: Server, args: &Args, exports: Vec<ExportOptions>) -> Result
     }
     let sockets: Vec<Address> = server.addresses().cloned().collect();
     let restricted = server.has_restricted_ring();
-    if let Err(code) = args.managing.confine(sockets.into_iter(), restricted, || server.is_confined()) {
+    let renew = || server.is_confined();
+    if let Err(code) = args.managing.confine(Needs::NBD, sockets.into_iter(), restricted, renew) {
         return Ok(code);
     }
     let secure = args.tls_certificates.is_some() && args.tls == Tls::Require;

@@ -2,6 +2,7 @@
 //!
 //! Knows: options, addresses as people and systemd give them. Must never know: the protocol, the loop.
 
+use crate::cmd::sandbox::Needs;
 use crate::cmd::serving::{Managing, Opening, ended_by_signal, not_listening};
 use crate::interrupt;
 use crate::out::{fail, flush, has_failed};
@@ -82,6 +83,12 @@ fn serve(
     }
     device.stop_when_readable(ended_by_signal().map_err(VhostError::Wait)?)?;
     warn_of_change(&args.image, Some(device.info()));
+    let sockets = args.socket.iter().cloned().map(Address::Unix);
+    let restricted = device.has_restricted_ring();
+    let renew = || device.is_confined();
+    if let Err(code) = args.managing.confine(Needs::VHOST_USER, sockets, restricted, renew) {
+        return Ok(code);
+    }
     if let Some(path) = &args.socket {
         sayln!("Serving at {}", path.display());
     }
