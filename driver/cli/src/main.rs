@@ -17,8 +17,8 @@ mod words;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use cmd::{
-    amend, bench, check, commit, compare, convert, create, dd, dump, info, map, measure, mount, rebase,
-    replay, resize, restore, serve, snapshot,
+    amend, bench, check, commit, compare, control, convert, create, dd, dump, info, map, measure, mount,
+    rebase, replay, resize, restore, serve, snapshot,
 };
 use std::path::Path;
 use std::process::ExitCode;
@@ -59,6 +59,7 @@ enum Command {
     #[command(hide = true, name = mount::UNMOUNTER)]
     Unmounter(mount::UnmounterArgs),
     Serve(serve::Args),
+    Control(control::Args),
     Bench(bench::Args),
     Replay(replay::Args),
 }
@@ -155,6 +156,7 @@ fn run(command: Command) -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Unmounter(args) => mount::run_unmounter(&args),
         Command::Serve(args) => serve::run(args),
+        Command::Control(args) => control::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Replay(args) => replay::run(args),
     }

@@ -116,6 +116,43 @@ impl Writer {
     }
 }
 
+/// Code of a boot sector: says its text at the first serial port, and resets the machine.
+const BOOT: &[u8] = &[
+    0xbe, 0x20, 0x7c, // mov si, text
+    0x31, 0xc0, 0x8e, 0xd8, // ds = 0
+    0xba, 0xf8, 0x03, // mov dx, port
+    0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, // until a zero: out dx, al
+    0xb0, 0xfe, 0xe6, 0x64, // the keyboard's controller resets
+    0xf4, 0xeb, 0xfd, // halt
+];
+const TEXT: &str = "booted from quod\r\n";
+
+/// The two commands of docs/serve.md, as they stand there: a machine starts from the disk. It is told beside
+/// that to have no screen, and to end when it is reset.
+#[test]
+fn the_commands_of_the_documentation_work() {
+    let blocks = documented("serve.md", "quod serve vhost-user");
+    let [block] = &blocks[..] else { panic!("{blocks:?}") };
+    let [first, second] = &block[..] else { panic!("{block:?}") };
+    assert!(second.starts_with("qemu-system-x86_64 "), "{second}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut sector = vec![0u8; 512];
+    sector[..BOOT.len()].copy_from_slice(BOOT);
+    sector[0x20..0x20 + TEXT.len()].copy_from_slice(TEXT.as_bytes());
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(path.join("sector"), &sector).unwrap();
+    prepare("qemu-img", &["create", "-q", "-f", "qcow2", "disk.qcow2", "8M"], path);
+    prepare("qemu-io", &["-c", "write -s sector 0 512", "disk.qcow2"], path);
+    let (server, line) = Server::start(&mut shell(&format!("exec {first}"), path));
+    assert_eq!(line, "Serving at disk.sock\n");
+    let machine = format!("{second} -display none -serial stdio -no-reboot");
+    let told = must("sh", &["-c", &machine], path);
+    assert!(told.contains(TEXT), "{told}");
+    assert_eq!(Served { server }.end().code(), Some(0));
+    must("qemu-img", &["check", "-q", "disk.qcow2"], path);
+}
+
 /// A server that is killed at any moment and started again: the front end waits, and loses nothing.
 #[test]
 fn a_killed_server_loses_nothing_and_answers_nothing_twice() {

@@ -8,6 +8,7 @@ pub mod check;
 pub mod commit;
 mod common;
 pub mod compare;
+pub mod control;
 pub mod convert;
 pub mod create;
 pub mod dd;
