@@ -14,7 +14,7 @@
 
 mod common;
 
-use common::{prepare, qemu_img, run};
+use common::{documented, prepare, qemu_img, run, shell};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -137,6 +137,28 @@ fn a_file_system_is_made_on_it_and_copied_with_its_holes() {
     assert_eq!(same.code, Some(0), "{same:?}");
     prepare("e2fsck", &["-f", "-n", "copy"], folder);
     check(folder, "image", true);
+}
+
+/// The two commands of docs/serve.md, as they stand there; and the third one that ends it.
+#[test]
+fn the_commands_of_the_documentation_work() {
+    let blocks = documented("serve.md", "touch");
+    let [block] = &blocks[..] else { panic!("{blocks:?}") };
+    let folder = folder();
+    let folder = folder.path();
+    create(folder, &["-f", "qcow2", "disk.qcow2", "64M"]);
+    let mut shell = shell(&block.join("\n"), folder).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(shell.stdout.take().unwrap());
+    let mut line = String::new();
+    told.read_line(&mut line).unwrap();
+    assert_eq!(line, "disk.qcow2 is at disk\n");
+    prepare("mkfs.ext4", &["-q", "-F", "disk"], folder);
+    prepare("e2fsck", &["-f", "-n", "disk"], folder);
+    assert!(unmount(&folder.join("disk")));
+    // whoever has the stream has ended
+    assert_eq!(told.read_line(&mut line).unwrap(), 0);
+    shell.wait().unwrap();
+    check(folder, "disk.qcow2", true);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::server::Server;
-use common::{must, prepare, qemu_img, run};
+use common::{documented, must, prepare, qemu_img, run, shell};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -19,14 +19,10 @@ struct Served {
 impl Served {
     /// `args` behind `quod serve nbd -k s`.
     fn new(folder: &Path, args: &[&str]) -> Served {
-        Served::at("s", folder, args)
-    }
-
-    fn at(socket: &str, folder: &Path, args: &[&str]) -> Served {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quod"));
-        command.args(["serve", "nbd", "-k", socket]).args(args).current_dir(folder);
+        command.args(["serve", "nbd", "-k", "s"]).args(args).current_dir(folder);
         let (server, line) = Server::start(&mut command);
-        assert_eq!(line, format!("Serving at nbd+unix:///?socket={socket}\n"));
+        assert_eq!(line, "Serving at nbd+unix:///?socket=s\n");
         Served { server }
     }
 
@@ -72,21 +68,15 @@ fn check(folder: &Path, image: &str) {
 /// The blocks of two commands of docs/serve.md, as they stand there.
 #[test]
 fn the_commands_of_the_documentation_work() {
-    let page =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/serve.md")).unwrap();
-    let blocks: Vec<&str> =
-        page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    // those of other protocols have tests of their own
-    let pairs = blocks.iter().filter_map(|block| block.trim_end().split_once('\n'));
-    let pairs: Vec<(&str, &str)> = pairs.filter(|(first, _)| first.starts_with("quod serve nbd")).collect();
-    assert!(pairs.len() >= 2, "{blocks:?}");
-    for (first, second) in pairs {
+    let blocks = documented("serve.md", "quod serve nbd");
+    assert!(blocks.len() >= 2, "{blocks:?}");
+    for block in blocks {
+        let [first, second] = &block[..] else { panic!("{block:?}") };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         qcow2(path, "disk.qcow2", "8M");
-        let args = first.strip_prefix("quod serve nbd --socket disk.sock ").expect(first);
-        let args: Vec<&str> = args.split(' ').collect();
-        let served = Served::at("disk.sock", path, &args);
+        let (server, line) = Server::start(&mut shell(&format!("exec {first}"), path));
+        assert_eq!(line, "Serving at nbd+unix:///?socket=disk.sock\n");
         let told = must("sh", &["-c", second], path);
         assert!(!told.contains("failed"), "{told}");
         Served { server }.end(path);
@@ -109,6 +99,9 @@ fn a_snapshot_is_served() {
         assert!(must("nbdinfo", &[URI], path).contains("\tis_read_only: true"));
         served.end(path);
     }
+    let told = run(env!("CARGO_BIN_EXE_quod"), &["serve", "nbd", "-k", "s", "-l", "new", "d"], path, "");
+    assert!(told.code == Some(1) && told.stderr.contains("napshot"), "{told:?}");
+    check(path, "d");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::server::Server;
-use common::{must, prepare, run};
+use common::{documented, must, prepare, run, shell};
 use quod_vhost_load::vm_memory::{Bytes, GuestAddress};
 use quod_vhost_load::{Ask, Guest, Options};
 use std::path::Path;

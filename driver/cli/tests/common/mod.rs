@@ -59,6 +59,24 @@ pub fn must(program: &str, args: &[&str], folder: &Path) -> String {
     answer.stdout
 }
 
+/// Blocks of commands of a page of docs/ that begin so, as they stand there: a line a command.
+pub fn documented(page: &str, beginning: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+    let text = std::fs::read_to_string(path).unwrap().replace("\\\n", "");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines = |block: &str| block.lines().map(str::to_string).collect();
+    blocks.filter(|block| block.starts_with(beginning)).map(lines).collect()
+}
+
+/// A line of a shell, in which `quod` is the command of this tree.
+pub fn shell(line: &str, folder: &Path) -> Command {
+    let own = Path::new(env!("CARGO_BIN_EXE_quod")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder).env("PATH", format!("{}:{path}", own.display()));
+    command
+}
+
 /// Prepares something with a QEMU tool.
 pub fn prepare(program: &str, args: &[&str], folder: &Path) {
     must(program, args, folder);
