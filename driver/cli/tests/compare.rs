@@ -129,6 +129,15 @@ fn errors_have_their_words_and_codes() {
         ("-T bad r q", 2),
         ("-f raw -F qcow2 r q", 1),
         ("--a-format raw --b-format raw r q", 1),
+        ("--image-opts driver=raw,file.filename=r driver=qcow2,file.filename=q", 1),
+        ("--image-opts driver=qcow2,file.filename=q driver=qcow2,file.filename=q", 0),
+        ("--image-opts -T none driver=qcow2,file.filename=q driver=qcow2,file.filename=q", 0),
+        ("-s --image-opts driver=qcow2,file.filename=q driver=raw,file.filename=q", 1),
+        ("-U --image-opts driver=raw,file.filename=r driver=qcow2,file.filename=q", 1),
+        ("--image-opts -f qcow2 driver=qcow2,file.filename=q driver=qcow2,file.filename=q", 2),
+        ("--image-opts -F qcow2 driver=qcow2,file.filename=q driver=qcow2,file.filename=q", 2),
+        ("--image-opts driver=qcow2,file.filename=none driver=qcow2,file.filename=q", 2),
+        ("--image-opts driver=qcow2,file.filename=q driver=bad,file.filename=q", 2),
     ];
     for (words, code) in cases {
         let args: Vec<&str> = words.split_whitespace().collect();

@@ -2,11 +2,11 @@
 //!
 //! Knows: the command line. Must never know: how disks are read.
 
+use super::named::Image;
 use super::progress::Progress;
 use crate::out::{self, fail, note};
-use crate::words::failure::why_not_opened;
-use crate::words::{cache, format};
-use quod::{AllowAll, OpenOptions, describe};
+use crate::words::cache;
+use quod::describe;
 use quod_tools::{self as tools, CompareError, CompareStep, Comparison};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +38,11 @@ pub struct Args {
     /// Look even if a writer has an image open
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// Both images are named by options: driver=qcow2,file.filename=...
+    #[arg(long)]
+    image_opts: bool,
+    #[arg(long, hide = true, value_name = "OBJECT")]
+    object: Vec<String>,
     /// The two images
     files: Vec<PathBuf>,
 }
@@ -49,26 +54,23 @@ pub fn run(args: Args) -> ExitCode {
     let Some(cache) = cache::parse(&args.cache) else {
         return with(2, format!("Invalid source cache option: {}", args.cache));
     };
-    let could_not =
-        |file: &PathBuf, why: String| with(2, format!("Could not open '{}': {why}", file.display()));
-    let mut options = Vec::new();
-    for (file, name) in [(first, &args.format), (second, &args.second_format)] {
-        match name.as_deref().map(format::parse).transpose() {
-            Ok(format) => options.push(
-                OpenOptions::new()
-                    .format(format)
-                    .direct(cache.direct)
-                    .lock(!args.force_share)
-                    .tolerate_writers(true)
-                    .cache_bytes(TABLES)
-                    .open_gate(AllowAll),
-            ),
-            Err(why) => return could_not(file, why),
-        }
+    if !args.object.is_empty() {
+        return fail("--object: there are no objects (not supported)");
     }
+    let named = [(first, &args.format), (second, &args.second_format)].map(|(words, format)| {
+        let mut image = Image::named(words, format.as_deref(), args.image_opts)?;
+        image.mode.direct |= cache.direct;
+        image.mode.force_share |= args.force_share;
+        let options = image.options()?.cache_bytes(TABLES);
+        Ok((image, options))
+    });
+    let [(first, options), (second, second_options)] = match named {
+        [Ok(first), Ok(second)] => [first, second],
+        [Err(why), _] | [_, Err(why)] => return with(2, why),
+    };
+    let both = [(first.path.as_path(), options), (second.path.as_path(), second_options)];
+    let images = [&first, &second];
     let mut progress = Progress::begin(args.progress && !args.quiet, 2.0);
-    let files = [first, second].map(PathBuf::as_path);
-    let both = [(files[0], options.swap_remove(0)), (files[1], options.swap_remove(0))];
     let result = tools::compare(both, args.strict, &mut |step| match step {
         CompareStep::Equal(part, whole) => progress.advance(part, whole),
         CompareStep::SizesDiffer if !args.quiet => sayln!("Warning: Image size mismatch!"),
@@ -81,15 +83,13 @@ pub fn run(args: Args) -> ExitCode {
             }
             ExitCode::from(u8::from(found != Comparison::Identical))
         }
-        Err(CompareError::Open(index, error)) => {
-            could_not(&args.files[index], why_not_opened(files[index], &error))
-        }
+        Err(CompareError::Open(index, error)) => with(2, images[index].not_opened(&error)),
         Err(CompareError::Status(index, error)) => {
-            let name = files[index].display();
+            let name = args.files[index].display();
             with(3, format!("Sector allocation test failed for {name}: {error}"))
         }
         Err(CompareError::Read(index, offset, error)) => {
-            let name = files[index].display();
+            let name = args.files[index].display();
             let why = describe(error.errno());
             with(4, format!("Error while reading offset {offset} of {name}: {why}"))
         }

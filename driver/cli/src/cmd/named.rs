@@ -38,20 +38,7 @@ impl Naming {
         if !self.object.is_empty() {
             return Err("--object: there are no objects (not supported)".into());
         }
-        if self.image_opts && self.format.is_some() {
-            return Err("--image-opts and --format are mutually exclusive".into());
-        }
-        let name = words.display().to_string();
-        let mut mode = Mode::default();
-        let path = match self.image_opts {
-            true => image_options(&name, None, &mut mode),
-            false => self.format.as_deref().map(format::parse).transpose().map(|format| {
-                mode.format = format;
-                file_named(words)
-            }),
-        };
-        let path = path.map_err(|why| format!("Could not open '{name}': {why}"))?;
-        Ok(Image { path, mode, name })
+        Image::named(words, self.format.as_deref(), self.image_opts)
     }
 
     /// A format was named, or options that may name one.
@@ -61,6 +48,24 @@ impl Naming {
 }
 
 impl Image {
+    /// The image that these words name: a file, or with `image_opts` options.
+    pub fn named(words: &Path, format: Option<&str>, image_opts: bool) -> Result<Image, String> {
+        if image_opts && format.is_some() {
+            return Err("--image-opts and --format are mutually exclusive".into());
+        }
+        let name = words.display().to_string();
+        let mut mode = Mode::default();
+        let path = match image_opts {
+            true => image_options(&name, None, &mut mode),
+            false => format.map(format::parse).transpose().map(|format| {
+                mode.format = format;
+                file_named(words)
+            }),
+        };
+        let path = path.map_err(|why| format!("Could not open '{name}': {why}"))?;
+        Ok(Image { path, mode, name })
+    }
+
     /// It cannot be opened, and this is why.
     pub fn could_not(&self, why: &str) -> String {
         format!("Could not open '{}': {why}", self.name)
