@@ -66,17 +66,21 @@ STUB
 
 # `quod serve nbd`, called as qemu-nbd is: what has no counterpart fails by name.
 lay_out_nbd() {
+    local real=$nbd
     nbd=$WORK/bin/qemu-nbd
     cat > "$nbd" <<WRAPPER
 #!/usr/bin/env bash
 quod=$(find_quod)
+real=$real
 WRAPPER
     cat >> "$nbd" <<'WRAPPER'
 args=() image='' pid_file='' name='' format='' socket='' address=0.0.0.0 port='' fork=''
+# as a client it is itself
+[[ " $* " != *" --list "* ]] || exec "$real" "$@"
 while [ $# -gt 0 ]; do
     case $1 in
     --pid-file=*) pid_file=${1#*=} ;;
-    -v | -t | --persistent) ;;
+    -v | -t | --persistent | -A) ;;
     -e | --shared) shift ;;
     --shared=*) ;;
     --fork) fork=1 ;;
