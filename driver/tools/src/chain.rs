@@ -37,7 +37,7 @@ pub enum ChainError {
 /// let found = quod_tools::chain(&top, None, false).unwrap();
 /// let paths: Vec<_> = found.into_iter().map(|image| image.path).collect();
 /// assert_eq!(paths, [top, base]);
-/// # Ok::<(), quod::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
