@@ -4,8 +4,9 @@
 
 use crate::words::failure::why_not_opened;
 use crate::words::format;
+use crate::words::nodes::is_description;
 use crate::words::open::{Mode, file_named, image_options};
-use quod::{AllowAll, OpenOptions};
+use quod::{AllowAll, Format, OpenOptions};
 use quod_tools as tools;
 use std::path::{Path, PathBuf};
 
@@ -45,13 +46,23 @@ impl Naming {
         let mut mode = Mode::default();
         let path = match self.image_opts {
             true => image_options(&name, None, &mut mode),
-            false => self.format.as_deref().map(format::parse).transpose().map(|format| {
+            false if is_description(words) => self.said().and_then(|format| {
+                let file = image_options("", Some(words), &mut mode)?;
+                mode.format = format.or(mode.format);
+                Ok(file)
+            }),
+            false => self.said().map(|format| {
                 mode.format = format;
                 file_named(words)
             }),
         };
         let path = path.map_err(|why| format!("Could not open '{name}': {why}"))?;
         Ok(Image { path, mode, name })
+    }
+
+    /// The format that was named, if one was.
+    fn said(&self) -> Result<Option<Format>, String> {
+        self.format.as_deref().map(format::parse).transpose()
     }
 
     /// A format was named, or options that may name one.
@@ -80,6 +91,8 @@ impl Image {
             .lock(mode.takes_locks())
             .lock_data_file(mode.data_locked.filter(|_| !mode.force_share))
             .tolerate_writers(true)
+            .no_backing(mode.no_backing)
+            .align(mode.filters.align.unwrap_or(1))
             .open_gate(AllowAll);
         if mode.needs_facts() {
             let facts =
