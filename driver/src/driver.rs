@@ -613,6 +613,8 @@ fn check(disk: &Disk, request: &Request) -> Result<(), Error> {
         RequestKind::Read { buffers, .. }
         | RequestKind::Write { buffers, .. }
         | RequestKind::WriteCompressed { buffers, .. }
+        | RequestKind::ReadState { buffers, .. }
+        | RequestKind::WriteState { buffers, .. }
             if buffers.is_nowhere() =>
         {
             Err(Error::Misuse("a read or write without a buffer"))

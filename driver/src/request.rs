@@ -151,6 +151,20 @@ pub enum RequestKind {
     Snapshot(Box<SnapshotAsk>),
     /// The image holds nothing of the disk any more: its backing layer shows.
     Empty,
+    /// Fill the buffers from the VM state (qcow2).
+    ReadState {
+        /// Bytes of the state.
+        offset: u64,
+        buffers: Buffers,
+    },
+    /// Write the buffers there.
+    WriteState {
+        /// Bytes of the state.
+        offset: u64,
+        buffers: Buffers,
+    },
+    /// Make room for so many bytes of VM state; what is written of it needs it.
+    GrowState { len: u64 },
 }
 
 /// The kinds of request, by name alone.
@@ -243,6 +257,9 @@ impl RequestKind {
             RequestKind::Resize { .. } => Kind::Resize,
             RequestKind::Snapshot(_) => Kind::Snapshot,
             RequestKind::Empty => Kind::Empty,
+            RequestKind::ReadState { .. } => Kind::Read,
+            RequestKind::WriteState { .. } => Kind::Write,
+            RequestKind::GrowState { .. } => Kind::Resize,
         }
     }
 
@@ -251,7 +268,9 @@ impl RequestKind {
         match self {
             RequestKind::Read { buffers, .. }
             | RequestKind::Write { buffers, .. }
-            | RequestKind::WriteCompressed { buffers, .. } => Some(buffers),
+            | RequestKind::WriteCompressed { buffers, .. }
+            | RequestKind::ReadState { buffers, .. }
+            | RequestKind::WriteState { buffers, .. } => Some(buffers),
             _ => None,
         }
     }
@@ -259,8 +278,12 @@ impl RequestKind {
     /// Takes the buffers along: what will come back.
     pub(crate) fn into_answer(self) -> CompletionKind {
         match self {
-            RequestKind::Read { buffers, .. } => CompletionKind::Read(buffers),
-            RequestKind::Write { buffers, .. } => CompletionKind::Write(buffers),
+            RequestKind::Read { buffers, .. } | RequestKind::ReadState { buffers, .. } => {
+                CompletionKind::Read(buffers)
+            }
+            RequestKind::Write { buffers, .. } | RequestKind::WriteState { buffers, .. } => {
+                CompletionKind::Write(buffers)
+            }
             RequestKind::WriteCompressed { buffers, .. } => CompletionKind::WriteCompressed(buffers),
             RequestKind::WriteZeroes { .. } => CompletionKind::WriteZeroes,
             RequestKind::Discard { .. } => CompletionKind::Discard,
@@ -268,7 +291,7 @@ impl RequestKind {
             RequestKind::Map { .. } => CompletionKind::Map(None),
             RequestKind::Quiesce => CompletionKind::Quiesce,
             RequestKind::Close => CompletionKind::Close,
-            RequestKind::Resize { .. } => CompletionKind::Resize,
+            RequestKind::Resize { .. } | RequestKind::GrowState { .. } => CompletionKind::Resize,
             RequestKind::Snapshot(_) => CompletionKind::Snapshot,
             RequestKind::Empty => CompletionKind::Empty,
         }
@@ -280,12 +303,15 @@ impl RequestKind {
         match self {
             RequestKind::Read { buffers, .. }
             | RequestKind::Write { buffers, .. }
-            | RequestKind::WriteCompressed { buffers, .. } => buffers.len(),
+            | RequestKind::WriteCompressed { buffers, .. }
+            | RequestKind::ReadState { buffers, .. }
+            | RequestKind::WriteState { buffers, .. } => buffers.len(),
             RequestKind::WriteZeroes { len, .. }
             | RequestKind::Discard { len, .. }
             | RequestKind::Map { len, .. } => *len,
             RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => 0,
-            RequestKind::Resize { .. } | RequestKind::Snapshot(_) | RequestKind::Empty => 0,
+            RequestKind::Resize { .. } | RequestKind::GrowState { .. } => 0,
+            RequestKind::Snapshot(_) | RequestKind::Empty => 0,
         }
     }
 
@@ -312,6 +338,13 @@ impl RequestKind {
             RequestKind::Resize { size } => (Core::Resize { size }, 0, 0, plain),
             RequestKind::Snapshot(_) => (Core::Snapshot, 0, 0, plain),
             RequestKind::Empty => (Core::Empty, 0, 0, plain),
+            RequestKind::ReadState { offset, ref buffers } => {
+                (Core::Read, offset, buffers.len(), Flags::STATE)
+            }
+            RequestKind::WriteState { offset, ref buffers } => {
+                (Core::Write, offset, buffers.len(), Flags::STATE)
+            }
+            RequestKind::GrowState { len } => (Core::Resize { size: len }, 0, 0, Flags::STATE),
         };
         quod_states::Request { kind, offset, len, flags, user }
     }
@@ -420,6 +453,39 @@ impl Request {
     /// refused as busy.
     pub fn resize(size: u64, user: u64) -> Request {
         Request { kind: RequestKind::Resize { size }, user }
+    }
+
+    /// Fill `buffers` from byte `offset` of the VM state on: what QEMU keeps of a machine beside its disk
+    /// (qcow2). What was never written reads as zeros.
+    ///
+    /// ```
+    /// use quod::{Buffer, OpenOptions, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 30))?;
+    /// let mut session = quod_tools::Session::open(&path, OpenOptions::new().write(true))?;
+    /// let state = vec![7; 100_000];
+    /// session.run(Request::grow_state(100_000, 0))?;
+    /// session.run(Request::write_state(0, Buffer::from(state), 0))?;
+    /// session.run(Request::read_state(0, Buffer::zeroed(100_000), 0))?;
+    /// session.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_state(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
+        Request { kind: RequestKind::ReadState { offset, buffers: buffers.into() }, user }
+    }
+
+    /// Write `buffers` to byte `offset` of the VM state and on, where there is room
+    /// ([`Request::grow_state`]). A snapshot that is made keeps it, and one that is applied brings it back. A
+    /// disk that grows to where it lies reads as zeros there, and of the state that part is gone.
+    pub fn write_state(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
+        Request { kind: RequestKind::WriteState { offset, buffers: buffers.into() }, user }
+    }
+
+    /// Make room for `len` bytes of VM state, durably: the table that leads to tables (L1) gets longer, if it
+    /// has to, and then meanwhile every request is refused as busy. The state takes space when it is written.
+    pub fn grow_state(len: u64, user: u64) -> Request {
+        Request { kind: RequestKind::GrowState { len }, user }
     }
 
     /// Make, apply or delete a snapshot in the image (qcow2), durably: all of it or, after an error or a

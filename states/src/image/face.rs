@@ -6,11 +6,11 @@
 //! nothing.
 
 use super::value::Image;
-use crate::acb::request::{Event, HitEnded, Refused, Request, RequestId, RequestKind};
+use crate::acb::request::{Event, Flags, HitEnded, Refused, Request, RequestId, RequestKind};
 use crate::acb::{Source, State, Transition};
 use crate::base::queue::NONE;
 use crate::error::Error;
-use crate::io::{Hit, Io, IoId, Outcome};
+use crate::io::{Hit, Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::outbox::{Alarm, Due, Purpose, Timer};
 use crate::rule::Rule;
@@ -42,7 +42,7 @@ impl Image {
     pub fn begin_hit(&mut self, request: &Request) -> Option<Hit> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         match request.kind {
-            RequestKind::Read => self.begin_hit_of::<false>(request),
+            RequestKind::Read if !request.flags.contains(Flags::STATE) => self.begin_hit_of::<false>(request),
             RequestKind::Write if request.flags.is_empty() && self.may_write_at_once() => {
                 self.begin_hit_of::<true>(request)
             }
@@ -95,6 +95,9 @@ impl Image {
     #[inline(never)]
     pub fn submit_no_hit(&mut self, request: Request) -> Result<RequestId, Refused> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
+        if request.flags.contains(Flags::STATE) {
+            return self.submit_state(request);
+        }
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
         let plain = matches!(request.kind, RequestKind::Read | RequestKind::Write);
@@ -158,6 +161,60 @@ impl Image {
             RequestKind::Discard | RequestKind::Map => {}
         }
         self.jobs.admits(request.kind, !self.options.sabotaged(Rule::Exclusive))
+    }
+
+    /// A request about the VM state: a read or a write behind the disk, where what the L1 table does not map
+    /// reads as zeros; or room for more in that table.
+    #[inline(never)]
+    fn submit_state(&mut self, mut request: Request) -> Result<RequestId, Refused> {
+        let begin = self.layout.state_begin(self.size, self.backing_len).map_err(Refused::Invalid)?;
+        let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
+        let room = self.mapped().max(begin);
+        let (pos, end) = match request.kind {
+            RequestKind::Read | RequestKind::Write => {
+                let pos =
+                    begin.checked_add(request.offset).filter(|pos| pos.checked_add(request.len).is_some());
+                let Some(pos) = pos else { return misuse("no VM state is so long") };
+                (pos, pos + request.len)
+            }
+            RequestKind::Resize { size } => {
+                let Some(end) = begin.checked_add(size) else { return misuse("no VM state is so long") };
+                request.kind = RequestKind::Resize { size: end };
+                (0, 0)
+            }
+            _ => return misuse("a VM state is read and written"),
+        };
+        if request.kind == RequestKind::Write && end > room {
+            return misuse("the L1 table has no room for so much VM state");
+        }
+        if request.kind.changes() && self.options.read_only {
+            return misuse("the image is open for reading only");
+        }
+        if let RequestKind::Resize { size } = request.kind {
+            self.layout.admit_state(size).map_err(Refused::Invalid)?;
+        }
+        if self.jobs.is_closing() {
+            return Err(Refused::Invalid(Error::Closed));
+        }
+        self.jobs.admits(request.kind, !self.options.sabotaged(Rule::Exclusive))?;
+        // where the state lies depends on the disk's size
+        if self.requests.is_full() || self.jobs.resizing().is_some() {
+            return Err(Refused::Busy);
+        }
+        let (from, to) = (pos.min(room), end.min(room));
+        if let Some(geometry) = self.layout.geometry() {
+            self.tables.reserve(geometry.slice_count(to.max(self.size)));
+        }
+        request.offset = pos;
+        let (acb, id) = self.requests.begin(&request, from, to);
+        debug_assert!(from <= to && to <= room, "nothing is looked up that no table maps");
+        if to < end && request.kind == RequestKind::Read {
+            let (buffer_offset, len) = (to.max(pos) - pos, end - to.max(pos));
+            self.outbox.tell(IoOp::ZeroBuffer { request: id, buffer_offset, len });
+        }
+        self.start(acb, request.kind);
+        self.settle();
+        Ok(id)
     }
 
     /// Begins nothing more for the requests with this `user` value: reads, writes, write-zeroes, discards and

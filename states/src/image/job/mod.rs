@@ -69,7 +69,8 @@ impl Image {
         if self.jobs.emptying() == Some(Emptying::Entries) {
             return self.drop_run(a, run, slot);
         }
-        debug_assert!(self.jobs.resizing() == Some(&Resizing::Range), "no other step has a range");
+        let ranges = [Some(&Resizing::Range), Some(&Resizing::Behind)];
+        debug_assert!(ranges.contains(&self.jobs.resizing()), "no other step has a range");
         self.resize_run(a, self.new_size(a), run, slot)
     }
 
