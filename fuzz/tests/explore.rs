@@ -24,7 +24,7 @@ const FEWER: Bounds = Bounds { states: 100_000, images: 32 };
 /// many back at once: bounded, most are explored to their end.
 const SOME: Bounds = Bounds { states: 10_000, images: 16 };
 /// With an operation that fails: `quod-fuzz explore --faults 1` goes further.
-const FAILING: Bounds = Bounds { states: 100_000, images: 16 };
+const FAILING: Bounds = Bounds { states: 30_000, images: 16 };
 
 /// One writes the page at a time.
 static PAGE: Mutex<()> = Mutex::new(());
