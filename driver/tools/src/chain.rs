@@ -61,10 +61,16 @@ fn name_below(layers: &[ImageInfo]) -> String {
     backing.map(|backing| String::from_utf8_lossy(&backing.name).into_owned()).unwrap_or_default()
 }
 
+/// Which file a name leads to: its device, and its number there. None: to none that can be looked at.
+pub(crate) type FileOf = Option<(u64, u64)>;
+
+pub(crate) fn file_of(path: &Path) -> FileOf {
+    std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
+}
+
 /// Both names lead to one file.
 pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
-    let id = |path: &Path| std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()));
-    id(one).is_some_and(|id_of_one| Some(id_of_one) == id(other))
+    file_of(one).is_some_and(|file| Some(file) == file_of(other))
 }
 
 #[cfg(test)]

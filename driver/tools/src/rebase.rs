@@ -10,12 +10,12 @@
 //!   at most.
 
 use crate::bytes::is_zero;
+use crate::chain::{FileOf, file_of};
 use crate::disks::{Disks, Walk};
 use crate::layers::MapRun;
 use quod::{
     Buffer, Buffers, Completion, CompletionKind, Config, DiskId, Error, Format, OpenOptions, Request,
 };
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Bytes of a piece at most.
@@ -121,13 +121,6 @@ pub fn rebase(
     }
     copied?;
     flushed.and(closed).map_err(RebaseError::Write)
-}
-
-/// Which file it is.
-type FileOf = Option<(u64, u64)>;
-
-fn file_of(path: &Path) -> FileOf {
-    std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
 }
 
 /// Those of all layers, each with what it is read as.

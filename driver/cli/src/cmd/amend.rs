@@ -115,8 +115,7 @@ fn change(args: &Args) -> Result<(), String> {
     if wanted.change != Amendment::default() {
         tools::amend(&image.path, options, wanted.change).map_err(|error| failed(&error))?;
     }
-    progress.complete();
-    progress.end();
+    progress.finish(true);
     Ok(())
 }
 

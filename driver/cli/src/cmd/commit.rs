@@ -7,17 +7,13 @@ use super::progress::Progress;
 use crate::interrupt;
 use crate::out::{fail, program};
 use crate::words::failure::{warn_about_probing, warn_of_bitmaps, why_not_opened};
+use crate::words::open::{COMMIT_MS, TABLES_ONCE};
 use crate::words::{cache, sizes};
 use quod::{AllowAll, Format, OpenOptions, describe};
 use quod_tools::{self as tools, ChainError, ImageInfo, MergeError, MergePlan};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Bytes of tables that are kept of each image that is read: each is looked at once.
-const SOURCE_TABLES: u64 = 1 << 20;
-/// Mappings are written when there are enough of them, and at the end.
-const COMMIT_MS: u32 = 3_600_000;
 
 /// Write what an image has to its backing file, and empty it
 #[derive(clap::Args)]
@@ -108,7 +104,7 @@ fn commit(args: &Args) -> Result<(), String> {
             .format(if index == target { format } else { Some(chain[index].info.format) })
             .direct(cache.direct)
             .tolerate_writers(true)
-            .cache_bytes(if index == target { 16 << 20 } else { SOURCE_TABLES })
+            .cache_bytes(if index == target { 16 << 20 } else { TABLES_ONCE })
             .commit_ms(COMMIT_MS)
             .lock(image.mode.takes_locks())
             .open_gate(AllowAll)
@@ -121,10 +117,7 @@ fn commit(args: &Args) -> Result<(), String> {
     let merged = tools::merge(&layers, base, plan, interrupt::asked, &mut |part, whole| {
         progress.advance(part, whole);
     });
-    if merged.is_ok() {
-        progress.complete();
-    }
-    progress.end();
+    progress.finish(merged.is_ok());
     merged.map_err(|error| told(&image, &chain[..=target], &error))
 }
 

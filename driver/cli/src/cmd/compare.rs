@@ -6,13 +6,11 @@ use super::named::Image;
 use super::progress::Progress;
 use crate::out::{self, fail, note};
 use crate::words::cache;
+use crate::words::open::TABLES_ONCE;
 use quod::describe;
 use quod_tools::{self as tools, CompareError, CompareStep, Comparison};
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Bytes of tables that are kept of each image of a chain: each is looked at once.
-const TABLES: u64 = 1 << 20;
 
 /// Check whether two images have the same contents
 #[derive(clap::Args)]
@@ -61,7 +59,7 @@ pub fn run(args: Args) -> ExitCode {
         let mut image = Image::named(words, format.as_deref(), args.image_opts)?;
         image.mode.direct |= cache.direct;
         image.mode.force_share |= args.force_share;
-        let options = image.options()?.cache_bytes(TABLES);
+        let options = image.options()?.cache_bytes(TABLES_ONCE);
         Ok((image, options))
     });
     let [(first, options), (second, second_options)] = match named {

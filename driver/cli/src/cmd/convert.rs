@@ -8,6 +8,7 @@ use crate::interrupt;
 use crate::out::{fail, note, program};
 use crate::words::cache::Cache;
 use crate::words::failure::why_not_opened;
+use crate::words::open::{COMMIT_MS, TABLES_ONCE};
 use crate::words::{cache, format, sizes, snapshot};
 use quod::fault::FormatLack;
 use quod::{AllowAll, Error, ErrorKind, Format, Lack, OpenOptions, SnapshotSelector, describe};
@@ -15,12 +16,8 @@ use quod_tools::{self as tools, CopyError, CopyPlan, CopyStep, Sources};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Bytes of tables that are kept of each image of a source: each is looked at once.
-const SOURCE_TABLES: u64 = 1 << 20;
 /// Bytes of the target's tables that are kept.
 const TARGET_TABLES: u64 = 16 << 20;
-/// The target's mappings are written when there are enough of them, and at the end.
-const COMMIT_MS: u32 = 3_600_000;
 /// Bytes of zeros that are looked for at most.
 const SPARSE_MAX: u64 = 16 << 20;
 /// Pieces in flight at most, as many as QEMU has coroutines.
@@ -227,7 +224,7 @@ fn convert(args: &Args) -> Result<(), String> {
             .direct(source_cache.direct)
             .lock(!args.force_share)
             .tolerate_writers(true)
-            .cache_bytes(SOURCE_TABLES)
+            .cache_bytes(TABLES_ONCE)
             .snapshot(snapshot.clone())
             .open_gate(AllowAll);
         let why = |error: &Error| could_not(file, why_not_opened(file, error));
@@ -261,10 +258,7 @@ fn convert(args: &Args) -> Result<(), String> {
             note(format_args!("warning: error while reading offset {offset}: {why}"));
         }
     });
-    if copied.is_ok() {
-        progress.complete();
-    }
-    progress.end();
+    progress.finish(copied.is_ok());
     copied.map_err(|error| told(target, &error))
 }
 

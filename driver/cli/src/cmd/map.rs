@@ -6,15 +6,13 @@ use super::common::Asked;
 use crate::out;
 use crate::out::fail;
 use crate::words::format::Output;
+use crate::words::open::TABLES_ONCE;
 use crate::words::sizes;
 use crate::words::sizes::SizeError;
 use quod::{AllowAll, Error, OpenOptions};
 use quod_tools::{MapRun, Mapper};
 use std::path::Path;
 use std::process::ExitCode;
-
-/// Bytes of tables that are kept: each is looked at once.
-const TABLES: u64 = 1 << 20;
 
 /// Show where the data of an image lies
 #[derive(clap::Args)]
@@ -45,7 +43,7 @@ pub fn run(mut args: Args) -> ExitCode {
         .format(format)
         .lock(!args.asked.force_share)
         .tolerate_writers(true)
-        .cache_bytes(TABLES)
+        .cache_bytes(TABLES_ONCE)
         .open_gate(AllowAll);
     let mut mapper = match Mapper::open(&args.asked.file, options) {
         Ok(mapper) => mapper,

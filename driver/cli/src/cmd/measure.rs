@@ -7,14 +7,12 @@ use super::create::{self, Refused, Values};
 use super::named::Naming;
 use crate::out::fail;
 use crate::words::format::{self, Output};
+use crate::words::open::TABLES_ONCE;
 use crate::words::{json, sizes};
 use quod_tools::{self as tools, Measure};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Bytes of tables that are kept: each is looked at once.
-const TABLES: u64 = 1 << 20;
 
 /// Tell how large a file or device an image needs
 #[derive(clap::Args)]
@@ -119,7 +117,7 @@ fn measured(args: &Args) -> Result<(Measure, Option<u64>), String> {
     let (Some(image), Some(opening)) = (image, opening) else {
         return tools::measure(&options).map(|found| (found, None)).map_err(|error| error.to_string());
     };
-    let opening = opening.lock(!args.force_share && image.mode.takes_locks()).cache_bytes(TABLES);
+    let opening = opening.lock(!args.force_share && image.mode.takes_locks()).cache_bytes(TABLES_ONCE);
     let facts = tools::info(&image.path, image.mode.format, args.force_share || image.mode.unlocked);
     let facts = facts.map_err(|error| image.not_opened(&error))?;
     let found = tools::measure_copy(&image.path, opening, &mut options);

@@ -28,10 +28,13 @@ impl Progress {
         }
     }
 
-    /// All of it is done.
-    pub fn complete(&mut self) {
-        self.done = 100.0;
-        self.show();
+    /// The job has ended, all of it or not.
+    pub fn finish(mut self, all: bool) {
+        if all {
+            self.done = 100.0;
+            self.show();
+        }
+        self.end();
     }
 
     /// The command says other things from now on.

@@ -8,16 +8,12 @@ use super::progress::Progress;
 use crate::interrupt;
 use crate::out::{fail, program};
 use crate::words::failure::{warn_about_probing, warn_of_bitmaps, why_not_opened};
+use crate::words::open::{COMMIT_MS, TABLES_ONCE};
 use crate::words::{cache, format};
 use quod::{AllowAll, Error, ErrorKind, Fault, Format, Lack, Named, OpenOptions, Role, describe};
 use quod_tools::{self as tools, RebaseError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Bytes of tables that are kept of each image that is read: each is looked at once.
-const SOURCE_TABLES: u64 = 1 << 20;
-/// Mappings are written when there are enough of them, and at the end.
-const COMMIT_MS: u32 = 3_600_000;
 
 /// Change the backing file of an image
 #[derive(clap::Args)]
@@ -114,7 +110,7 @@ fn change(args: &Args) -> Result<(), String> {
             .direct(below.direct)
             .lock(!args.force_share && image.mode.takes_locks())
             .tolerate_writers(true)
-            .cache_bytes(SOURCE_TABLES)
+            .cache_bytes(TABLES_ONCE)
             .open_gate(AllowAll);
         copy(args, &image, options, new.as_deref().map(|path| (path, below)))?;
     }
@@ -146,10 +142,7 @@ fn copy(
     let copied = tools::rebase((&image.path, options), new, interrupt::asked, &mut |part, whole| {
         progress.advance(part, whole);
     });
-    if copied.is_ok() {
-        progress.complete();
-    }
-    progress.end();
+    progress.finish(copied.is_ok());
     let new_one = |error: &Error| {
         let path = path.as_deref().unwrap_or(Path::new(""));
         format!("Could not open new backing file '{name}': {}", why_not_opened(path, error))

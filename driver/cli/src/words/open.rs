@@ -8,6 +8,10 @@ use quod::{BackendKind, Format};
 use quod_tools::ImageInfo;
 use std::path::{Path, PathBuf};
 
+/// Bytes of tables that are kept of an image that is read once from its beginning to its end.
+pub const TABLES_ONCE: u64 = 1 << 20;
+/// Milliseconds: where a job ends with a flush, mappings are written when there are enough of them, and then.
+pub const COMMIT_MS: u32 = 3_600_000;
 const NEITHER: &str = "Must specify either driver or file";
 
 /// How an image is opened.
