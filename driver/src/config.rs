@@ -172,6 +172,7 @@ pub struct OpenOptions {
     pub(crate) follow_backing: bool,
     pub(crate) data_file: Option<PathBuf>,
     pub(crate) near_window: bool,
+    pub(crate) align: u32,
     pub(crate) max_depth: u32,
     pub(crate) snapshot: Option<SnapshotSelector>,
     #[cfg(feature = "sabotage")]
@@ -209,6 +210,7 @@ impl OpenOptions {
             follow_backing: true,
             data_file: None,
             near_window: false,
+            align: 1,
             max_depth: 32,
             snapshot: None,
             #[cfg(feature = "sabotage")]
@@ -390,6 +392,14 @@ impl OpenOptions {
     /// dissect.hypervisor does not. It takes more time, and makes longer clusters.
     pub fn near_window(mut self, near: bool) -> Self {
         self.near_window = near;
+        self
+    }
+
+    /// Transfers keep to blocks of so many bytes at least, with all files of the disk, as they do with
+    /// O_DIRECT on a device of such blocks; default 1: to what each file asks for. For stores that do less
+    /// well than they say. A power of two, 64 KiB at most; others count as the next that is.
+    pub fn align(mut self, bytes: u32) -> Self {
+        self.align = bytes.clamp(1, 64 << 10).next_power_of_two();
         self
     }
 

@@ -146,11 +146,12 @@ impl<B: Backend> Engine<B> {
 
     /// The file's length is known. If it may be written, and it is not known what its file system's answers
     /// are worth, that is found out, unless an open file there has told it already.
-    fn found(&mut self, index: u32, stat: Stat) -> Next {
+    fn found(&mut self, index: u32, mut stat: Stat) -> Next {
         let config = self.config;
         let disk = &mut self.disks[index as usize];
         let depth = disk.layers.len();
         let Phase::Opening(opener) = &mut disk.phase else { return Next::Wait };
+        stat.offset_align = stat.offset_align.max(opener.options.align);
         opener.stat = Some(stat);
         let writes = depth == 0 && opener.options.write;
         if !writes || stat.store == Store::Known {

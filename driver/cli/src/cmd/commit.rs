@@ -89,6 +89,13 @@ fn commit(args: &Args) -> Result<(), String> {
             format!("Did not find '{name}' in the backing chain of '{}'", image.path.display())
         })?,
     };
+    // `info` follows descriptions to tell of them; nothing is written by the word of one
+    let described = chain[..target].iter().filter_map(|over| over.info.backing.as_ref());
+    if let Some(name) = described.map(|backing| &backing.name).find(|name| name.starts_with(b"json:")) {
+        let name = String::from_utf8_lossy(name);
+        let why = "the name describes a block device; only files are opened";
+        return Err(image.could_not(&format!("Could not open backing file: Could not open '{name}': {why}")));
+    }
     let named = chain[target].path.display();
     keep_snapshots(&chain[..target], args.force, &format!("what '{named}' has"))?;
     let empty = !args.drop && args.base.is_none();

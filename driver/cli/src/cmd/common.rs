@@ -5,6 +5,7 @@
 use crate::out::fail;
 use crate::words::failure::could_not_open;
 use crate::words::format::{self, Output};
+use crate::words::nodes::is_description;
 use crate::words::open::{Mode, file_named, image_options};
 use quod::{Error, Format};
 use std::path::PathBuf;
@@ -42,7 +43,8 @@ impl Asked {
         if !self.object.is_empty() {
             return Err(fail("--object: there are no objects (not supported)"));
         }
-        if !self.image_opts {
+        let described = !self.image_opts && is_description(&self.file);
+        if !self.image_opts && !described {
             self.file = file_named(&self.file);
             return self
                 .format
@@ -51,21 +53,24 @@ impl Asked {
                 .transpose()
                 .map_err(|text| self.cannot_open(&text));
         }
-        if self.format.is_some() {
+        if self.image_opts && self.format.is_some() {
             return Err(fail("--image-opts and --format are mutually exclusive"));
         }
         let mut mode = Mode::default();
-        let named =
-            image_options(&self.file.display().to_string(), None, &mut mode).and_then(|file| {
-                match (&mode.data_file, &mode.unknown, &mode.runtime.0) {
-                    (None, None, None) => Ok(file),
-                    (Some(_), ..) => Err("data-file.filename is not supported here".into()),
-                    (_, Some(name), _) | (_, _, Some(name)) => Err(format!("{name} is not supported here")),
-                }
-            });
+        let text = if described { String::new() } else { self.file.display().to_string() };
+        let word = self.file.clone();
+        let named = image_options(&text, described.then_some(&*word), &mut mode).and_then(|file| {
+            match (&mode.data_file, &mode.unknown, &mode.runtime.0) {
+                (None, None, None) => Ok(file),
+                (Some(_), ..) => Err("data-file.filename is not supported here".into()),
+                (_, Some(name), _) | (_, _, Some(name)) => Err(format!("{name} is not supported here")),
+            }
+        });
         self.file = named.map_err(|text| self.cannot_open(&text))?;
         self.force_share |= mode.force_share || mode.unlocked;
-        Ok(mode.format)
+        let named =
+            self.format.as_deref().map(format::parse).transpose().map_err(|text| self.cannot_open(&text))?;
+        Ok(named.or(mode.format))
     }
 
     /// A format was named, or options that may name one.

@@ -4,6 +4,7 @@
 
 use crate::words::failure::why_not_opened;
 use crate::words::format;
+use crate::words::nodes::is_description;
 use crate::words::open::{Mode, file_named, image_options};
 use quod::{AllowAll, OpenOptions};
 use quod_tools as tools;
@@ -55,9 +56,15 @@ impl Image {
         }
         let name = words.display().to_string();
         let mut mode = Mode::default();
+        let said = format.map(format::parse).transpose();
         let path = match image_opts {
             true => image_options(&name, None, &mut mode),
-            false => format.map(format::parse).transpose().map(|format| {
+            false if is_description(words) => said.and_then(|format| {
+                let file = image_options("", Some(words), &mut mode)?;
+                mode.format = format.or(mode.format);
+                Ok(file)
+            }),
+            false => said.map(|format| {
                 mode.format = format;
                 file_named(words)
             }),
@@ -85,12 +92,13 @@ impl Image {
             .lock(mode.takes_locks())
             .lock_data_file(mode.data_locked.filter(|_| !mode.force_share))
             .tolerate_writers(true)
+            .no_backing(mode.no_backing)
             .open_gate(AllowAll);
         if mode.needs_facts() {
             let facts =
                 tools::info(&self.path, mode.format, true).map_err(|error| self.not_opened(&error))?;
-            let bytes = mode.fit(&facts).map_err(|why| self.could_not(&why))?;
-            options = bytes.into_iter().fold(options, OpenOptions::cache_bytes);
+            let fitted = mode.fit(&facts).map_err(|why| self.could_not(&why))?;
+            options = fitted.add_to(options);
         }
         Ok(mode.data_file.iter().fold(options, OpenOptions::data_file))
     }
@@ -99,6 +107,9 @@ impl Image {
     pub fn writable(&self) -> Result<OpenOptions, String> {
         if self.mode.force_share {
             return Err(self.could_not("force-share=on can only be used with read-only images"));
+        }
+        if self.mode.filters.compress {
+            return Err(self.could_not("driver=compress has a meaning for 'quod io' alone"));
         }
         Ok(self.options()?.write(true))
     }

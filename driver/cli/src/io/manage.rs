@@ -5,6 +5,7 @@
 use super::target::Target;
 use super::tool::{Failed, Tool};
 use crate::words::failure::{warn_about_probing, why_not_opened};
+use crate::words::nodes::is_description;
 use crate::words::open::{Mode, image_options};
 use crate::words::{format, keyval};
 use quod::{Format, describe};
@@ -40,6 +41,7 @@ pub fn open(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     };
     let file = match (&options, path) {
         (Some(text), path) => image_options(text, path, &mut mode),
+        (None, Some(path)) if is_description(path) => image_options("", Some(path), &mut mode),
         (None, path) => Ok(path.map(Path::to_path_buf).unwrap_or_default()),
     };
     match (file, path) {

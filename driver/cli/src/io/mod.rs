@@ -19,6 +19,7 @@ mod write;
 use crate::interrupt;
 use crate::out::{fail, program};
 use crate::words::getopt::{Found, Spec};
+use crate::words::nodes::is_description;
 use crate::words::open::{Mode, image_options};
 use crate::words::{format, getopt};
 use std::path::Path;
@@ -117,6 +118,12 @@ pub fn run(words: &[String]) -> ExitCode {
 
 fn open_operand(tool: &mut Tool, image: &str, asked: &Asked) -> Result<(), tool::Failed> {
     let mut mode = asked.mode.clone();
+    if !asked.option_string && is_description(Path::new(image)) {
+        return match image_options("", Some(Path::new(image)), &mut mode) {
+            Ok(path) => manage::open_image(tool, &path, mode, true),
+            Err(text) => Err(tool.complain(&format!("can't open device {image}: {text}"))),
+        };
+    }
     if !asked.option_string {
         mode.format = match asked.format.as_deref().map(format::parse).transpose() {
             Ok(format) => format,

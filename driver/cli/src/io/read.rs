@@ -108,7 +108,7 @@ fn fetch(tool: &mut Tool, offset: u64, lengths: &[u64]) -> Result<Vec<u8>, i32> 
     let total = lengths.iter().sum();
     let target = tool.target.as_ref().ok_or(libc::EBADF)?;
     target.check_range(offset, total)?;
-    let copy = target.mode.copy_on_read && !target.mode.read_only;
+    let copy = (target.mode.copy_on_read || target.mode.filters.copy_on_read) && !target.mode.read_only;
     if total == 0 {
         return Ok(Vec::new());
     }

@@ -5,9 +5,11 @@
 //! `close`.
 
 use crate::words::failure::{warn_about_bitmaps, why_not_opened};
-use crate::words::open::Mode;
+use crate::words::nodes::COPIED;
+use crate::words::open::{Fitted, Mode};
 use quod::{AllowAll, Bitmaps, Buffer, Buffers, Completion, Config, DiskInfo, Driver};
-use quod::{Error, Extent, Format, OpenOptions, Refusal, Request, Status};
+use quod::{DeviceOp, Error, ErrorKind, Extent, FileRole, Format};
+use quod::{OpenOptions, Refusal, Request, Status};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,10 +46,10 @@ impl<T> Target<T> {
             false => (path.to_path_buf(), None),
         };
         let reason = |error: Error| why_not_opened(path, &error);
-        let cache_bytes = match mode.needs_facts() {
+        let fitted = match mode.needs_facts() {
             // the options are looked at before anything is changed
             true => mode.fit(&tools::info(path, mode.format, true).map_err(reason)?)?,
-            false => None,
+            false => Fitted::default(),
         };
         let config = Config::default().backend(mode.engine);
         let mut options = OpenOptions::new()
@@ -57,10 +59,9 @@ impl<T> Target<T> {
             .lock(mode.takes_locks())
             .lock_data_file(mode.data_locked.filter(|_| !mode.force_share))
             .tolerate_writers(true)
+            .no_backing(mode.no_backing)
             .open_gate(AllowAll);
-        if let Some(bytes) = cache_bytes {
-            options = options.cache_bytes(bytes);
-        }
+        options = fitted.add_to(options);
         if let Some(data_file) = &mode.data_file {
             options = options.data_file(data_file);
         }
@@ -242,6 +243,9 @@ impl<T> Target<T> {
             let read = self.run(|user| Request::read(at, Buffer::zeroed(take as usize), user))?;
             let buffer = read.kind.into_buffers().and_then(Buffers::into_owned);
             let buffer = buffer.ok_or(Error::Misuse("a read lost its buffer"))?;
+            if let Some(errno) = self.mode.filters.fails(COPIED, at, take) {
+                return Err(injected(&self.path, at, errno));
+            }
             if buffer.as_slice().iter().all(|&byte| byte == 0) {
                 self.run(|user| Request::write_zeroes(at, take, user))?;
             } else {
@@ -258,6 +262,12 @@ impl<T> Target<T> {
         let closed = self.run(Request::close).map(drop);
         (self.take_finished(), waited.and(closed))
     }
+}
+
+/// An error that was asked for.
+fn injected(path: &Path, offset: u64, errno: i32) -> Error {
+    let kind = ErrorKind::Device { op: DeviceOp::Write, offset, errno };
+    Error::File { path: path.to_path_buf(), role: FileRole::Image, kind }
 }
 
 /// A QED overlay in a temporary folder.

@@ -149,12 +149,34 @@ fn store(tool: &mut Tool, offset: u64, lengths: &[u64], bytes: Vec<u8>, fua: boo
     if bytes.is_empty() {
         return Ok(());
     }
+    if target.mode.filters.compress {
+        return store_compressed(tool, offset, &bytes);
+    }
     if let Some(unmap) = target.mode.detect_zeroes.filter(|_| bytes.iter().all(|&byte| byte == 0)) {
         let len = bytes.len() as u64;
         return tool.run(|user| durable(zeroes(offset, len, unmap, user), fua)).map(drop);
     }
     let buffers = fill(lengths, &bytes);
     tool.run(|user| durable(Request::write(offset, buffers, user), fua)).map(drop)
+}
+
+/// The clusters that the bytes lie in, with what they read as around them.
+fn store_compressed(tool: &mut Tool, offset: u64, bytes: &[u8]) -> Result<(), i32> {
+    let target = tool.target.as_ref().ok_or(libc::EBADF)?;
+    let cluster = target.compressed_cluster().ok_or(libc::ENOTSUP)?;
+    let start = offset - offset % cluster;
+    let end = (offset + bytes.len() as u64).next_multiple_of(cluster).min(target.size());
+    let mut whole = vec![0; (end - start) as usize];
+    if (end - start) as usize > bytes.len() {
+        let len = whole.len();
+        let read = tool.run(|user| Request::read(start, Buffer::zeroed(len), user))?;
+        if let Some(around) = read.kind.buffers() {
+            around.copy_to(&mut whole);
+        }
+    }
+    let within = (offset - start) as usize;
+    whole[within..within + bytes.len()].copy_from_slice(bytes);
+    compress(tool, start, &whole)
 }
 
 /// Whole clusters, where nothing is: all of them, or none.

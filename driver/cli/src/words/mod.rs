@@ -11,6 +11,7 @@ pub mod holder;
 pub mod json;
 pub mod keyval;
 pub mod luks;
+pub mod nodes;
 pub mod numbers;
 pub mod open;
 pub mod qcow2;

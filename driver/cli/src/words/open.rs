@@ -2,9 +2,10 @@
 //!
 //! Knows: names of modes and options. Must never know: requests.
 
+use super::nodes::{self, Filters};
 use super::runtime::{Runtime, switch};
 use super::{format, keyval};
-use quod::{BackendKind, Format};
+use quod::{BackendKind, Format, OpenOptions};
 use quod_tools::ImageInfo;
 use std::path::{Path, PathBuf};
 
@@ -47,10 +48,31 @@ pub struct Mode {
     pub engine: BackendKind,
     /// The external data file, instead of the one that the image names.
     pub data_file: Option<PathBuf>,
+    /// The backing file is not opened.
+    pub no_backing: bool,
+    /// What stands above the image, or around its file.
+    pub filters: Filters,
     /// Options that only qcow2 has: the first one's name, and what was said.
     pub runtime: (Option<String>, Runtime),
     /// An option that no format has.
     pub unknown: Option<String>,
+}
+
+/// What options come to with one image.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Fitted {
+    /// Bytes for tables, if something was said about them.
+    tables: Option<u64>,
+    /// The blocks that transfers keep to, if that was said.
+    align: Option<u32>,
+}
+
+impl Fitted {
+    /// Adds it to how an image is opened.
+    pub fn add_to(self, options: OpenOptions) -> OpenOptions {
+        let options = self.tables.into_iter().fold(options, OpenOptions::cache_bytes);
+        self.align.into_iter().fold(options, OpenOptions::align)
+    }
 }
 
 impl Mode {
@@ -108,6 +130,9 @@ impl Mode {
         if self.force_share && !self.read_only {
             return Some("force-share=on can only be used with read-only images");
         }
+        if self.filters.copy_on_read && self.read_only {
+            return Some("Block node is read-only");
+        }
         if self.copy_on_read && self.read_only {
             return Some("Can't use copy-on-read on read-only device");
         }
@@ -150,24 +175,34 @@ impl Mode {
 
     /// Something was said that the image must be looked at for.
     pub fn needs_facts(&self) -> bool {
-        self.runtime.0.is_some() || self.unknown.is_some()
+        self.runtime.0.is_some() || self.unknown.is_some() || self.filters.align.is_some()
     }
 
-    /// Do the options suit the image? Answers the bytes for tables, if something was said about them.
-    pub fn fit(&self, image: &ImageInfo) -> Result<Option<u64>, String> {
+    /// Do the options suit the image?
+    pub fn fit(&self, image: &ImageInfo) -> Result<Fitted, String> {
         let foreign = self.runtime.0.as_ref().filter(|_| image.info.format != Format::Qcow2);
-        match self.unknown.as_ref().or(foreign) {
-            Some(name) => Err(unknown(name, format::name(image.info.format))),
-            None => self.runtime.1.fit(image),
+        if let Some(name) = self.unknown.as_ref().or(foreign) {
+            return Err(unknown(name, format::name(image.info.format)));
         }
+        // a block is not larger than a cluster: what is not the cluster's own is never written with it
+        let align = self.filters.align.unwrap_or(1);
+        let align = match image.info.format {
+            Format::Qcow2 => align.min(image.info.cluster_size),
+            _ => align,
+        };
+        Ok(Fitted { tables: self.runtime.1.fit(image)?, align: Some(align) })
     }
 }
 
 /// Reads `driver=qed,file.filename=...`: sets what it says in `mode`, answers the file. `path`: the file,
 /// named beside the options. Other options are refused by name.
 pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result<PathBuf, String> {
-    let pairs = keyval::parse(text).ok_or_else(|| format!("Invalid option list: {text}"))?;
-    let mut file = path.map(Path::to_path_buf);
+    let pairs = match text.is_empty() && path.is_some() {
+        true => Vec::new(),
+        false => keyval::parse(text).ok_or_else(|| format!("Invalid option list: {text}"))?,
+    };
+    let (pairs, mut file, filters) = nodes::peel(pairs, path)?;
+    mode.filters = filters;
     let driver = pairs.iter().find(|(name, _)| name == "driver").map(|(_, value)| value.as_str());
     let file_driver = driver == Some("file");
     if let Some(name) = driver.filter(|_| !file_driver) {
@@ -187,6 +222,7 @@ pub fn image_options(text: &str, path: Option<&Path>, mode: &mut Mode) -> Result
             "locking" if file_driver => mode.unlocked = !locking(value)?,
             "data-file.locking" => mode.data_locked = Some(locking(value)?),
             "data-file.filename" => mode.data_file = Some(PathBuf::from(value)),
+            "backing" if value.is_empty() => mode.no_backing = true,
             "force-share" => mode.force_share = switch(name, value)?,
             "file" => return Err(format!("Cannot find device='{value}' nor node-name='{value}'")),
             _ => match (mode.set_option(name, value), driver) {
@@ -294,7 +330,7 @@ mod tests {
                 "Block protocol 'file' doesn't support the option 'foo'",
             ),
             ("driver=vmdk,file.filename=x", "Unknown driver 'vmdk'"),
-            ("driver=qed,file.driver=blkdebug", "Unknown driver 'blkdebug'"),
+            ("driver=qed,file.driver=nbd", "Unknown driver 'nbd'"),
             ("filename=x", "Must specify either driver or file"),
             ("driver=qed,file.filename=x,file.locking=maybe", "invalid parameter value: maybe"),
             ("driver=qcow2,file.filename=x,data-file.locking=off", "Must specify either driver or file"),
