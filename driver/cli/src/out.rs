@@ -100,6 +100,11 @@ pub fn program() -> &'static str {
     PROGRAM.get().map_or("quod", String::as_str)
 }
 
+/// Called by the name `qemu-img`: what is said is what that says, and nothing more.
+pub fn stands_in() -> bool {
+    program() == "qemu-img"
+}
+
 /// Prints a message on stderr; the exit code of a failed command.
 pub fn fail(text: impl Display) -> ExitCode {
     note(text);

@@ -19,10 +19,17 @@ fn qemu_img_is_what_it_says_it_is() {
     std::fs::create_dir(path.join("bin")).unwrap();
     symlink(env!("CARGO_BIN_EXE_quod"), path.join("bin/qemu-img")).unwrap();
     make(path, &["qcow2", "i", "1M"]);
+    // a disk that no L1 table could map: the phrase alone, without the field
+    let mut bytes = std::fs::read(path.join("i")).unwrap();
+    bytes[24..32].copy_from_slice(&(1u64 << 60).to_be_bytes());
+    std::fs::write(path.join("broken"), bytes).unwrap();
     for words in [
         "",
         "nothing",
         "info nowhere",
+        "info broken",
+        "check broken",
+        "map broken",
         "info i",
         "check i",
         "commit i",

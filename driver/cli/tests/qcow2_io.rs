@@ -187,6 +187,38 @@ fn reopen_takes_options() {
     same_commands(over, &["reopen -o backing.driver=qcow2", "reopen -o backing.driver=file", "length"]);
 }
 
+/// What is wrong with an image is said once, when it is met.
+#[test]
+fn corruption_is_told_where_it_is_met() {
+    let damage = |folder: &Path| {
+        let options = "refcount_bits=64,cluster_size=1k";
+        prepare("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, "a", "1M"], folder);
+        let commands = ["-c", "write 0 124k", "-c", "discard 121k 1k", "-c", "discard 123k 1k"];
+        prepare("qemu-io", &[&commands[..], &["a"]].concat(), folder);
+        let mut bytes = std::fs::read(folder.join("a")).unwrap();
+        let at = |bytes: &[u8], field: usize| {
+            u64::from_be_bytes(bytes[field..field + 8].try_into().unwrap()) as usize
+        };
+        let (l1, reftable) = (at(&bytes, 40), at(&bytes, 48));
+        bytes[reftable + 14] |= 6;
+        std::fs::write(folder.join("counts"), &bytes).unwrap();
+        bytes[reftable + 14] &= !6;
+        bytes[l1 + 6] |= 2;
+        std::fs::write(folder.join("table"), &bytes).unwrap();
+    };
+    let (ours, theirs) = (fresh(), fresh());
+    damage(ours.path());
+    damage(theirs.path());
+    for args in [
+        &["-c", "write 121k 3k", "counts"][..],
+        &["-r", "-c", "read 0 1k", "-c", "read 0 1k", "table"],
+        &["-c", "read 0 1k", "table"],
+    ] {
+        let (we, they) = (quod_io(args, ours.path(), ""), qemu_io(args, theirs.path(), ""));
+        assert!(we == they && we.stderr.contains("orrupt: "), "{args:?}: {we:?} {they:?}");
+    }
+}
+
 #[test]
 fn a_signal_ends_the_tool() {
     // the kernel lets go of an io_uring's files, and their locks, some time after the process is gone

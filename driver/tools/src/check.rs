@@ -5,12 +5,16 @@
 use crate::host::{Host, unsupported};
 use crate::info::read_qcow2;
 use quod::{Error, Lack};
+use quod_states::qcow2::header::{BITMAPS, RAW_DATA_FILE};
 use quod_states::qcow2::{self, Purpose};
 use quod_states::{Format, Report, qed};
 use std::path::Path;
 
 pub use quod_states::Repair;
 pub use quod_states::qcow2::Finding;
+
+/// Where a qcow2 header of version 3 has the feature bits that a writer clears unless it knows them.
+const AUTOCLEAR_AT: usize = 88;
 
 /// One finding.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -203,10 +207,21 @@ impl Checker {
 
 fn run_qcow2(
     host: &mut Host,
-    header: qcow2::Header,
+    mut header: qcow2::Header,
     repair: Option<Repair>,
     listener: &mut dyn FnMut(Finding),
 ) -> Result<CheckReport, Error> {
+    let kept = BITMAPS | RAW_DATA_FILE;
+    if repair.is_some() && header.stale_autoclear(kept) != 0 {
+        // before anything else is written: what they stand for is not kept up here
+        header.clear_autoclear(kept);
+        let mut sector = host.head(512)?;
+        if let Some(field) = sector.get_mut(AUTOCLEAR_AT..AUTOCLEAR_AT + 8) {
+            field.copy_from_slice(&header.autoclear.to_be_bytes());
+            host.write(0, &sector)?;
+            host.sync()?;
+        }
+    }
     let mut check = qcow2::Check::new(header, host.len(), repair).on_device(host.is_device());
     let report = host.pump(&mut check, |check| {
         while let Some(finding) = check.poll_finding() {

@@ -29,6 +29,8 @@ pub struct Target<T> {
     bitmaps: Option<Bitmaps>,
     size: u64,
     next_user: u64,
+    /// It was said that the image is corrupt.
+    pub told_corrupt: bool,
     started: HashMap<u64, T>,
     finished: Vec<(T, Completion)>,
     /// The folder of the temporary overlay.
@@ -76,6 +78,7 @@ impl<T> Target<T> {
             bitmaps,
             size,
             next_user: 1,
+            told_corrupt: false,
             started: HashMap::new(),
             finished: Vec::new(),
             _overlay: overlay,

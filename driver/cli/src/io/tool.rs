@@ -6,6 +6,7 @@
 use super::report::{Aio, outcome};
 use super::target::Target;
 use crate::out::{Stream, program};
+use crate::words::failure::met_corruption;
 use crate::words::getopt::{Found, Spec};
 use crate::words::numbers::c_integer;
 use crate::words::sizes::SizeError;
@@ -130,7 +131,14 @@ impl Tool {
     /// Does something with the open image and prints what has ended meanwhile. The error number if it failed.
     pub fn with<R>(&mut self, work: impl FnOnce(&mut Target<Aio>) -> Result<R, Error>) -> Result<R, i32> {
         let Some(target) = self.target.as_mut() else { return Err(libc::EBADF) };
-        let result = work(target).map_err(|error| error.errno());
+        let result = work(target);
+        if let Err(error) = &result
+            && let Some(text) = met_corruption(error, !target.mode.read_only)
+            && !std::mem::replace(&mut target.told_corrupt, true)
+        {
+            complain!("{text}");
+        }
+        let result = result.map_err(|error| error.errno());
         let finished = target.take_finished();
         self.print_finished(finished);
         result

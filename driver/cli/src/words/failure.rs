@@ -2,8 +2,8 @@
 //!
 //! Knows: the driver's errors, the name that the program was called by. Must never know: how to recover.
 
-use crate::out::{fail, program};
-use quod::fault::{ExtensionFault, FormatLack, HeaderFault, QedFault};
+use crate::out::{fail, program, stands_in};
+use quod::fault::{ExtensionFault, FormatLack, HeaderFault, L1Fault, QedFault, ReftableFault};
 use quod::{Bitmaps, DiskInfo, Error, ErrorKind, Fault, FileOp, FileRole, Format, Lack, describe};
 use quod_tools::ImageInfo;
 use std::path::Path;
@@ -226,6 +226,31 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
     })
 }
 
+/// What QEMU says on stderr when it meets this in an open image. None: it has no words for it.
+pub fn met_corruption(error: &Error, writable: bool) -> Option<String> {
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    // as C prints it
+    let hex = |number: u64| if number == 0 { "0".into() } else { format!("{number:#x}") };
+    let Some(ErrorKind::Corrupt(fault)) = error.kind() else { return None };
+    let what = match *fault {
+        Fault::Reftable { index, entry, why: ReftableFault::Unaligned } => {
+            format!("Refblock offset {entry:#x} unaligned (reftable index: {})", hex(index))
+        }
+        Fault::L1Entry { index, entry, why: L1Fault::Unaligned } => {
+            format!("L2 table offset {:#x} unaligned (L1 index: {})", entry & OFFSET, hex(index))
+        }
+        _ => return None,
+    };
+    Some(match writable {
+        true => {
+            format!("qcow2: Marking image as corrupt: {what}; further corruption events will be suppressed")
+        }
+        false => {
+            format!("qcow2: Image is corrupt: {what}; further non-fatal corruption events will be suppressed")
+        }
+    })
+}
+
 /// Which field, which value, what is wrong: for a header that is one of its format, but a broken one.
 fn detail(error: &Error) -> Option<String> {
     let Some(ErrorKind::Corrupt(fault)) = error.kind() else { return None };
@@ -294,7 +319,8 @@ pub fn warn_of_change(path: &Path, disk: Option<&DiskInfo>) {
 /// Ends a command with the reason why its image could not be opened.
 pub fn could_not_open(path: &Path, error: &Error) -> ExitCode {
     let text = format!("Could not open '{}': {}", path.display(), why_not_opened(path, error));
-    match detail(error) {
+    // who asked for qemu-img gets its words alone
+    match detail(error).filter(|_| !stands_in()) {
         Some(detail) => fail(format!("{text} ({detail})")),
         None => fail(text),
     }

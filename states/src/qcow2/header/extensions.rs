@@ -95,9 +95,9 @@ pub(super) fn end(bytes: &[u8], start: usize, end: usize) -> usize {
 pub(super) fn name_features(extensions: &[Extension], unknown: u64) -> Lack {
     let (mut left, mut named) = (unknown, Vec::new());
     let table = extensions.iter().rfind(|extension| extension.kind == Extension::FEATURE_NAMES);
-    let records = table.map_or(&[][..], |table| table.data.as_chunks::<RECORD>().0);
-    for record in records {
-        let [set, bit, name @ ..] = record;
+    // the last one may be cut off, as QEMU takes it: zeros follow
+    for record in table.map_or(&[][..], |table| &table.data).chunks(RECORD) {
+        let [set, bit, name @ ..] = record else { break };
         let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         if len == 0 {
             break;

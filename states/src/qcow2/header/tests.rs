@@ -180,6 +180,13 @@ fn unknown_incompatible_bits_are_named() {
     be::put(&mut block, at, b"time walk");
     let error = refusal(&block, Purpose::Read);
     assert_eq!(error, "unsupported: qcow2 feature(s): time walk, unknown incompatible bits 0x4000000000000");
+    // a table whose last record ends with its name
+    be::put_u32(&mut block, at - 6, 11);
+    be::put_u64(&mut block, at - 2 + 16, 0);
+    assert_eq!(refusal(&block, Purpose::Read), error);
+    be::put_u32(&mut block, at - 6, 2);
+    be::put_u64(&mut block, at - 2 + 8, 0);
+    assert!(refusal(&block, Purpose::Read).ends_with("unknown incompatible bits 0x4010000000000"));
 }
 
 fn with_extension(kind: u32, data: &[u8]) -> Vec<u8> {
