@@ -74,6 +74,61 @@ fn the_disk_reads_as_before_over_any_backing_file() {
     }
 }
 
+/// `-c`: what is written is compressed, but where a cluster has bytes already.
+#[test]
+fn what_is_written_can_be_compressed() {
+    for shape in SHAPES.into_iter().filter(|(format, _)| *format == "qcow2") {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        images(folder, shape);
+        let answer = quod(&["rebase", "-c", "-b", "", "top"], folder);
+        assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), ""), "{shape:?}");
+        must("qemu-img", &["compare", "top", "before"], folder);
+        let checked = must("qemu-img", &["check", "--output", "json", "top"], folder);
+        let checked: serde_json::Value = serde_json::from_str(&checked).unwrap();
+        let (all, compressed) = (&checked["allocated-clusters"], &checked["compressed-clusters"]);
+        let plain = all.as_u64().unwrap() - compressed.as_u64().unwrap_or(0);
+        // two runs of the image's own, of 5 and 64 KiB; one cluster of zeros
+        let cluster = info(folder, "top")["cluster-size"].as_u64().unwrap();
+        assert!(plain <= 2 + (69 << 10) / cluster + 1, "{shape:?}: {checked}");
+        // each of the largest clusters has something of its own
+        let some = compressed.as_u64().is_some_and(|count| count > 0);
+        assert!(some || cluster == 2 << 20, "{shape:?}: {checked}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), &["raw", "raw", "1M"]);
+    make(folder.path(), &["qed", "qed", "1M"]);
+    for format in ["raw", "qed"] {
+        let args = ["rebase", "-c", "-f", format, "-b", "", format];
+        let (said, wanted) = (quod(&args, folder.path()), qemu_img(&args, folder.path()));
+        assert!(said == wanted && said.code == Some(1), "{said:?} {wanted:?}");
+    }
+}
+
+/// A header may name a format that only another program opens.
+#[test]
+fn the_backing_format_may_be_one_that_quod_has_not() {
+    let folders = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    let [ours, theirs] = [&folders[0], &folders[1]].map(tempfile::TempDir::path);
+    for folder in [ours, theirs] {
+        make(folder, &["qcow2", "a", "1M"]);
+        make(folder, &["qed", "b", "1M"]);
+    }
+    for image in ["a", "b"] {
+        for format in ["host_device", "vmdk", "nbd", "foo", ""] {
+            let args = ["rebase", "-u", "-b", "/some/file", "-F", format, image];
+            assert_eq!(quod(&args, ours), qemu_img(&args, theirs), "{args:?}");
+            let told = |folder| {
+                let found = info(folder, image);
+                [found["backing-filename"].clone(), found["backing-filename-format"].clone()]
+            };
+            assert_eq!(told(ours), told(theirs), "{args:?}");
+        }
+        let args = ["rebase", "-b", "/some/file", "-F", "vmdk", image];
+        assert_eq!(quod(&args, ours).code, Some(1));
+    }
+}
+
 #[test]
 fn words_and_codes_are_the_same() {
     let folders = [(), ()].map(|()| tempfile::tempdir().unwrap());

@@ -34,6 +34,20 @@ pub fn set_backing_as(
     format: Option<Format>,
     backing: Option<(&str, Option<Format>)>,
 ) -> Result<(), Error> {
+    let backing = backing.map(|(name, format)| (name, format.map(Format::name)));
+    set_backing_named(path, format, backing)
+}
+
+/// The same with the name of a format that need not be one of quod's: the image cannot be opened with what is
+/// below it then, but by programs that know it.
+///
+/// # Errors
+/// As of [`set_backing`].
+pub fn set_backing_named(
+    path: impl AsRef<Path>,
+    format: Option<Format>,
+    backing: Option<(&str, Option<&str>)>,
+) -> Result<(), Error> {
     let path = path.as_ref();
     let mut host = Host::open(path, true, true)?;
     match format.map_or_else(|| host.probe(), Ok)? {
@@ -46,10 +60,10 @@ pub fn set_backing_as(
 /// Bytes that a device writes whole.
 const SECTOR: usize = 512;
 
-fn of_qcow2(host: &mut Host, backing: Option<(&str, Option<Format>)>) -> Result<(), Error> {
+fn of_qcow2(host: &mut Host, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
     let mut header = read_qcow2(host, Purpose::Write)?;
     let name = backing.map(|(name, _)| name.as_bytes());
-    let format = backing.and_then(|(_, format)| format).map(|format| format.name().as_bytes());
+    let format = backing.and_then(|(_, format)| format).map(str::as_bytes);
     header.move_backing(name, format).map_err(|error| host.error(&error))?;
     // the guest's data stays what it is, and so do the bitmaps
     header.clear_autoclear(BITMAPS | RAW_DATA_FILE);
@@ -74,7 +88,7 @@ pub(crate) fn write_header(host: &mut Host, block: &[u8]) -> Result<(), Error> {
     host.sync()
 }
 
-fn of_qed(host: &mut Host, backing: Option<(&str, Option<Format>)>) -> Result<(), Error> {
+fn of_qed(host: &mut Host, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
     let path = host.path().to_path_buf();
     let (mut header, _) = read_header(host)?;
     if header.need_check() {
@@ -84,7 +98,7 @@ fn of_qed(host: &mut Host, backing: Option<(&str, Option<Format>)>) -> Result<()
         }
         header = read_header(host)?.0;
     }
-    let raw = backing.is_some_and(|(_, format)| format == Some(Format::Raw));
+    let raw = backing.is_some_and(|(_, format)| format == Some(Format::Raw.name()));
     let name = backing.map(|(name, _)| name.as_bytes());
     header.set_backing(name, raw).map_err(|error| host.error(&error))?;
     if header.autoclear_features != 0 {

@@ -42,7 +42,7 @@ mod session;
 mod snapshot;
 
 pub use amend::{Amendment, amend};
-pub use backing::{set_backing, set_backing_as};
+pub use backing::{set_backing, set_backing_as, set_backing_named};
 pub use below::Below;
 pub use chain::{ChainError, chain};
 pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
@@ -63,7 +63,7 @@ pub use quod_states::qcow2::bitmap::Bitmap;
 pub use quod_states::qcow2::snapshot::Snapshot;
 pub use quod_states::qcow2::{Encryption, Preallocation};
 pub use range::{Part, PartError};
-pub use rebase::{RebaseError, rebase};
+pub use rebase::{RebaseError, RebasePlan, rebase};
 pub use restore::{RestoreError, RestoreOptions, Restored, TextFault, Unfit, restore};
 pub use session::Session;
 pub use snapshot::{snapshot, snapshot_now};

@@ -25,6 +25,13 @@ const DEPTH: usize = 16;
 /// Larger clusters are compared, and written, in parts: the image copies the rest from the old chain.
 const UNIT_MAX: u64 = 2 << 20;
 
+/// How an image gets what it needs.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct RebasePlan {
+    /// Its clusters are written compressed: of a qcow2 image without a data file.
+    pub compress: bool,
+}
+
 /// Why an image did not get what it needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RebaseError {
@@ -49,7 +56,7 @@ pub enum RebaseError {
 ///
 /// ```
 /// use quod::{AllowAll, Format, OpenOptions};
-/// use quod_tools::{CreateOptions, Session, create, rebase, set_backing};
+/// use quod_tools::{CreateOptions, RebasePlan, Session, create, rebase, set_backing};
 /// # let folder = tempfile::tempdir()?;
 /// # let (base, top) = (folder.path().join("base"), folder.path().join("top"));
 /// create(&base, &CreateOptions::new(Format::Qcow2, 1 << 20))?;
@@ -59,7 +66,8 @@ pub enum RebaseError {
 /// let mut options = CreateOptions::new(Format::Qcow2, 1 << 20);
 /// options.backing = Some(("base".into(), Some(Format::Qcow2)));
 /// create(&top, &options)?;
-/// rebase((&top, OpenOptions::new().open_gate(AllowAll)), None, || false, &mut |_, _| {}).unwrap();
+/// let image = (top.as_path(), OpenOptions::new().open_gate(AllowAll));
+/// rebase(image, None, RebasePlan::default(), || false, &mut |_, _| {}).unwrap();
 /// set_backing(&top, None)?;
 /// let mut bytes = [0; 5];
 /// Session::open(&top, OpenOptions::new())?.read(70_000, &mut bytes)?;
@@ -72,6 +80,7 @@ pub enum RebaseError {
 pub fn rebase(
     image: (&Path, OpenOptions),
     new: Option<(&Path, OpenOptions)>,
+    plan: RebasePlan,
     stop: fn() -> bool,
     told: &mut dyn FnMut(u64, u64),
 ) -> Result<(), RebaseError> {
@@ -90,7 +99,9 @@ pub fn rebase(
     }
     let top = old.layers().next().map(|layer| layer.info.clone());
     let (unit, flags) = top.map_or((512, false), |info| {
-        (u64::from(info.unit).clamp(512, UNIT_MAX), info.format == Format::Qcow2 && info.version >= 3)
+        // what is compressed is a whole cluster
+        let unit = if plan.compress { info.cluster_size } else { info.unit };
+        (u64::from(unit).clamp(512, UNIT_MAX), info.format == Format::Qcow2 && info.version >= 3)
     });
     let (size, files) = (disks.size(disk), files_of(&old));
     let mut work = Work {
@@ -101,6 +112,7 @@ pub fn rebase(
         new: below,
         unit,
         flags,
+        compress: plan.compress,
         at: 0,
         size,
         slots: Vec::new(),
@@ -140,6 +152,8 @@ struct New {
 struct Slot {
     at: u64,
     len: usize,
+    /// What differs becomes compressed clusters.
+    compress: bool,
     /// Reads or writes that have not ended.
     waits: usize,
     old: Option<Buffer>,
@@ -156,6 +170,8 @@ struct Work<'a> {
     unit: u64,
     /// It can say that a cluster is zeros, whatever is below.
     flags: bool,
+    /// What is written becomes compressed clusters.
+    compress: bool,
     at: u64,
     size: u64,
     slots: Vec<Option<Slot>>,
@@ -219,6 +235,19 @@ impl Work<'_> {
         })
     }
 
+    /// The image has bytes of its own there: its cluster is not written compressed.
+    fn has_own(&mut self, mut at: u64, end: u64) -> Result<bool, RebaseError> {
+        while at < end {
+            let run =
+                self.old.at(&mut self.disks, at).map_err(|error| RebaseError::Read(false, at, error))?;
+            if run.depth == 0 && run.present {
+                return Ok(true);
+            }
+            at = run.start + run.length;
+        }
+        Ok(false)
+    }
+
     /// Begins with the next piece: whole units, of which the image has none.
     fn begin(&mut self) -> Result<(), RebaseError> {
         let at = self.at;
@@ -230,17 +259,19 @@ impl Work<'_> {
             return Ok(());
         }
         // where a unit is of several kinds all of it is compared
-        let (kind, end) = match whole > at {
-            true => (kind, whole),
-            false => (Kind::Compare(true, true), (at - at % self.unit + self.unit).min(self.size)),
+        let mixed = whole <= at;
+        let (kind, end) = match mixed {
+            false => (kind, whole),
+            true => (Kind::Compare(true, true), (at - at % self.unit + self.unit).min(self.size)),
         };
+        let compress = self.compress && !(mixed && self.has_own(at, end)?);
         let Kind::Compare(old, new) = kind else { return Ok(()) };
         let step = PIECE.max(self.unit);
         let len = (end.min(at - at % step + step) - at) as usize;
         self.at = at + len as u64;
         let Some(index) = self.slots.iter().position(Option::is_none) else { return Ok(()) };
         let (old_buffer, new_buffer) = (self.zeroed(len), self.zeroed(len));
-        let mut slot = Slot { at, len, waits: 0, old: Some(old_buffer), new: Some(new_buffer) };
+        let mut slot = Slot { at, len, compress, waits: 0, old: Some(old_buffer), new: Some(new_buffer) };
         let wanted = [
             (old, false, self.disk, self.size),
             match &self.new {
@@ -310,13 +341,14 @@ impl Work<'_> {
 
     /// Writes the units that differ.
     fn both_read(&mut self, index: usize) -> Result<(), RebaseError> {
-        let Some(Slot { at, len, old: Some(old), new: Some(new), .. }) = &self.slots[index] else {
+        let Some(Slot { at, len, compress, old: Some(old), new: Some(new), .. }) = &self.slots[index] else {
             self.end(index);
             return Ok(());
         };
-        let (at, len) = (*at, *len);
+        let (at, len, compress) = (*at, *len, *compress);
         let (old, new) = (&old.as_slice()[..len], &new.as_slice()[..len]);
-        let requests = differing(self.unit as usize, self.flags, (at, index as u64 * 2), old, new);
+        let how = How { unit: self.unit as usize, flags: self.flags, compress };
+        let requests = differing(how, (at, index as u64 * 2), old, new);
         let count = requests.len();
         if let Some(slot) = &mut self.slots[index] {
             slot.waits = count;
@@ -339,9 +371,17 @@ impl Work<'_> {
     }
 }
 
-/// The writes of the units of `old`, a range at `at`, that differ from those of `new`. `flags`: zeros may be
-/// written as such.
-fn differing(unit: usize, flags: bool, (at, user): (u64, u64), old: &[u8], new: &[u8]) -> Vec<Request> {
+/// How what differs is written; see [`Work`].
+#[derive(Clone, Copy)]
+struct How {
+    unit: usize,
+    flags: bool,
+    compress: bool,
+}
+
+/// The writes of the units of `old`, a range at `at`, that differ from those of `new`.
+fn differing(how: How, (at, user): (u64, u64), old: &[u8], new: &[u8]) -> Vec<Request> {
+    let How { unit, flags, compress } = how;
     let mut runs: Vec<(bool, usize, usize)> = Vec::new();
     for from in (0..old.len()).step_by(unit) {
         let to = (from + unit).min(old.len());
@@ -350,12 +390,14 @@ fn differing(unit: usize, flags: bool, (at, user): (u64, u64), old: &[u8], new: 
         }
         let zero = flags && is_zero(&old[from..to]);
         match runs.last_mut() {
-            Some(last) if last.0 == zero && last.2 == from => last.2 = to,
+            // a compressed write is one cluster
+            Some(last) if last.0 == zero && last.2 == from && (zero || !compress) => last.2 = to,
             _ => runs.push((zero, from, to)),
         }
     }
     let requests = runs.into_iter().map(|(zero, from, to)| match zero {
         true => Request::write_zeroes(at + from as u64, (to - from) as u64, user),
+        false if compress => Request::write_compressed(at + from as u64, Buffer::from(&old[from..to]), user),
         false => Request::write(at + from as u64, Buffer::from(&old[from..to]), user),
     });
     requests.collect()
@@ -373,17 +415,21 @@ mod tests {
         new[5] = 9;
         new[600] = 9;
         new[2047] = 9;
-        let ranges = |flags| {
-            let requests = differing(512, flags, (4096, 7), &old, &new);
+        let ranges = |flags, compress| {
+            let requests = differing(How { unit: 512, flags, compress }, (4096, 7), &old, &new);
             let range = |request: Request| match request.kind {
-                RequestKind::Write { offset, buffers, .. } => (true, offset, buffers.len()),
+                RequestKind::Write { offset, buffers, .. } if !compress => (true, offset, buffers.len()),
+                RequestKind::WriteCompressed { offset, buffers, .. } => (true, offset, buffers.len()),
                 RequestKind::WriteZeroes { offset, len, .. } => (false, offset, len),
                 other => panic!("{other:?}"),
             };
             requests.into_iter().map(range).collect::<Vec<_>>()
         };
-        assert_eq!(ranges(true), [(true, 4096, 512), (false, 4608, 512), (true, 4096 + 1536, 512)]);
-        assert_eq!(ranges(false), [(true, 4096, 1024), (true, 4096 + 1536, 512)]);
-        assert!(differing(512, true, (0, 0), &old, &old).is_empty());
+        assert_eq!(ranges(true, false), [(true, 4096, 512), (false, 4608, 512), (true, 4096 + 1536, 512)]);
+        assert_eq!(ranges(false, false), [(true, 4096, 1024), (true, 4096 + 1536, 512)]);
+        let clusters = [(true, 4096, 512), (true, 4608, 512), (true, 4096 + 1536, 512)];
+        assert_eq!(ranges(false, true), clusters);
+        let how = How { unit: 512, flags: true, compress: true };
+        assert!(differing(how, (0, 0), &old, &old).is_empty());
     }
 }

@@ -11,7 +11,7 @@ use crate::words::failure::{warn_about_probing, warn_of_bitmaps, why_not_opened}
 use crate::words::open::{COMMIT_MS, TABLES_ONCE};
 use crate::words::{cache, format};
 use quod::{AllowAll, Error, ErrorKind, Fault, Format, Lack, Named, OpenOptions, Role, describe};
-use quod_tools::{self as tools, RebaseError};
+use quod_tools::{self as tools, RebaseError, RebasePlan};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,7 +38,8 @@ pub struct Args {
     /// Though it changes what internal snapshots hold
     #[arg(long)]
     force: bool,
-    #[arg(short = 'c', long, hide = true)]
+    /// Write compressed clusters
+    #[arg(short = 'c', long)]
     compress: bool,
     /// Read backing files even if a writer has them open
     #[arg(short = 'U', long)]
@@ -64,9 +65,6 @@ pub fn run(args: Args) -> ExitCode {
 
 fn change(args: &Args) -> Result<(), String> {
     let [file] = args.files.as_slice() else { return Err("Expecting one image file name".into()) };
-    if args.compress {
-        return Err("-c: compressed clusters are not written here (not supported)".into());
-    }
     if !args.backing_unsafe && args.backing.is_none() {
         return Err("Must specify backing file (-b) or use unsafe mode (-u)".into());
     }
@@ -80,6 +78,8 @@ fn change(args: &Args) -> Result<(), String> {
     let name = args.backing.as_deref().filter(|name| !name.is_empty());
     let format = match args.backing_format.as_deref().map(format::parse).transpose() {
         Ok(format) => format.filter(|_| name.is_some()),
+        // neither file is opened
+        Err(_) if args.backing_unsafe && args.backing_format.as_deref().is_some_and(format::is_known) => None,
         Err(_) => {
             return Err(format!(
                 "Invalid format name: '{}'",
@@ -91,10 +91,14 @@ fn change(args: &Args) -> Result<(), String> {
         warn_about_probing(&image.path);
     }
     let cannot = |why: &str| could_not(name, why);
+    let data_file = facts.qcow2.as_deref().is_some_and(|facts| facts.data_file_name.is_some());
+    if args.compress && (facts.info.format != Format::Qcow2 || data_file) {
+        return Err("Compression not supported for this file format".into());
+    }
     if facts.info.format == Format::Raw {
         return Err(cannot("Operation not supported"));
     }
-    if let (Some(_), None) = (name, format) {
+    if let (Some(_), None) = (name, &args.backing_format) {
         return Err(cannot("backing format must be specified"));
     }
     let new = name.map(|name| file_of(&image.path, name)).transpose();
@@ -114,8 +118,8 @@ fn change(args: &Args) -> Result<(), String> {
             .open_gate(AllowAll);
         copy(args, &image, options, new.as_deref().map(|path| (path, below)))?;
     }
-    let named = name.map(|name| (name, format));
-    tools::set_backing_as(&image.path, image.mode.format, named)
+    let named = name.map(|name| (name, args.backing_format.as_deref()));
+    tools::set_backing_named(&image.path, image.mode.format, named)
         .map_err(|error| why_not_changed(name, &error))
 }
 
@@ -139,7 +143,8 @@ fn copy(
     let name = args.backing.as_deref().unwrap_or_default();
     let path = new.as_ref().map(|(path, _)| path.to_path_buf());
     let mut progress = Progress::begin(args.progress && !args.quiet, 1.0);
-    let copied = tools::rebase((&image.path, options), new, interrupt::asked, &mut |part, whole| {
+    let plan = RebasePlan { compress: args.compress };
+    let copied = tools::rebase((&image.path, options), new, plan, interrupt::asked, &mut |part, whole| {
         progress.advance(part, whole);
     });
     progress.finish(copied.is_ok());
