@@ -18,7 +18,7 @@ use crate::stats::Stats;
 use crate::trace::TimedTransition;
 use crate::transform::inflate::is_built_in;
 use quod_backend::{AnyBackend, Backend};
-use quod_states::{Counters, Refused, SnapshotAsk};
+use quod_states::{BitmapAsk, Counters, Refused, SnapshotAsk};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -335,8 +335,10 @@ impl<B: Backend> Driver<B> {
         let index = layer_of(&request.kind);
         let layer = &mut disk.layers[index];
         let core = request.kind.to_core(request.user);
-        if let RequestKind::Snapshot(ask) = &request.kind {
-            layer.image.plan_snapshot(SnapshotAsk::clone(ask));
+        match &request.kind {
+            RequestKind::Snapshot(ask) => layer.image.plan_snapshot(SnapshotAsk::clone(ask)),
+            RequestKind::Bitmap(ask) => layer.image.plan_bitmap(BitmapAsk::clone(ask)),
+            _ => {}
         }
         // a hit never comes here, but when times are taken
         match layer.image.submit_no_hit(core) {

@@ -142,6 +142,8 @@ pub enum ErrorKind {
     },
     /// The image has no such snapshot.
     NoSnapshot,
+    /// The image has no such persistent bitmap.
+    NoBitmap,
     /// The host's file system, or the device that the image is on, is full.
     NoSpace,
     /// A compressed write of a cluster that is allocated: it has data, or space, already. Nothing was
@@ -239,6 +241,7 @@ impl Error {
             }
             Core::Gone(errno) => ErrorKind::Gone { errno: *errno },
             Core::NoSnapshot => ErrorKind::NoSnapshot,
+            Core::NoBitmap => ErrorKind::NoBitmap,
             Core::Occupied(guest) => ErrorKind::Occupied { offset: *guest },
             Core::NoSpace => ErrorKind::NoSpace,
             Core::Poisoned => ErrorKind::Poisoned,
@@ -308,7 +311,7 @@ impl ErrorKind {
                 *errno
             }
             ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => libc::ENOSPC,
-            ErrorKind::NoSnapshot => libc::ENOENT,
+            ErrorKind::NoSnapshot | ErrorKind::NoBitmap => libc::ENOENT,
             ErrorKind::Unsupported(_) | ErrorKind::Foreign(_) => libc::ENOTSUP,
             ErrorKind::Locked(_) => libc::EAGAIN,
             ErrorKind::NotAllowed { .. } | ErrorKind::Ambiguous { .. } => libc::EPERM,
@@ -360,6 +363,7 @@ impl ErrorKind {
                 write!(f, "{path}: what holds it has gone ({why}); it only reads until it is opened again")
             }
             ErrorKind::NoSnapshot => write!(f, "{path}: the image has no such snapshot"),
+            ErrorKind::NoBitmap => write!(f, "{path}: the image has no such bitmap"),
             ErrorKind::NoSpace => write!(f, "{path}: no space left on the host device"),
             ErrorKind::Occupied { offset } => write!(
                 f,

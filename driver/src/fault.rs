@@ -6,7 +6,8 @@
 //! Knows: which types of the machines an embedder meets in an error. Must never know: any other of theirs.
 
 pub use quod_states::fault::{
-    BitmapFault, BitsFault, By, ClusterFault, DanglingFault, ExtensionFault, HeaderFault, L1Fault, L2Fault,
-    Metadata, NewFault, PointerFault, QedFault, ReferenceFault, ReftableFault, SnapshotFault, WalkFault,
+    BitmapFault, BitmapLack, BitsFault, By, ClusterFault, DanglingFault, ExtensionFault, HeaderFault,
+    L1Fault, L2Fault, Metadata, NewFault, PointerFault, QedFault, ReferenceFault, ReftableFault,
+    SnapshotFault, WalkFault,
 };
 pub use quod_states::{Error as LayerError, Lack as FormatLack, Op};

@@ -73,8 +73,9 @@ pub use trace::TimedTransition;
 
 pub use quod_backend::{BackendKind, Buffer, CpuSet, Segment};
 pub use quod_states::{
-    AcbId, AllocationGate, Backing, Bitmaps, Counters, Extent, Fault, Foreign, Format, Info, Met, Policy,
-    Report, RequestId, SnapshotAsk, SnapshotSelector, State, Status, Transition, qcow2::Compression,
+    AcbId, AllocationGate, Backing, BitmapAsk, BitmapBits, BitmapChange, Bitmaps, Counters, Extent, Fault,
+    Foreign, Format, Info, Met, Policy, Report, RequestId, SnapshotAsk, SnapshotSelector, State, Status,
+    Transition, qcow2::Compression,
 };
 
 // for the crates of the workspace

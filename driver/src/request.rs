@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::memory::buffers::Buffers;
-use quod_states::{Extent, Flags, Met, SnapshotAsk};
+use quod_states::{BitmapAsk, Extent, Flags, Met, SnapshotAsk};
 use std::time::Duration;
 
 /// Names a disk of one driver, from [`Driver::open`](crate::Driver::open) to the completion of its close, or
@@ -149,6 +149,8 @@ pub enum RequestKind {
     },
     /// Make, apply or delete a snapshot in the image (qcow2).
     Snapshot(Box<SnapshotAsk>),
+    /// Change a persistent bitmap of the image (qcow2).
+    Bitmap(Box<BitmapAsk>),
     /// The image holds nothing of the disk any more: its backing layer shows.
     Empty,
 }
@@ -178,13 +180,15 @@ pub enum Kind {
     Resize,
     /// [`RequestKind::Snapshot`].
     Snapshot,
+    /// [`RequestKind::Bitmap`].
+    Bitmap,
     /// [`RequestKind::Empty`].
     Empty,
 }
 
 impl Kind {
     /// All of them; each one's index is its number.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Read,
         Kind::Write,
         Kind::WriteCompressed,
@@ -196,6 +200,7 @@ impl Kind {
         Kind::Close,
         Kind::Resize,
         Kind::Snapshot,
+        Kind::Bitmap,
         Kind::Empty,
     ];
 
@@ -213,6 +218,7 @@ impl Kind {
             Kind::Close => "close",
             Kind::Resize => "resize",
             Kind::Snapshot => "snapshot",
+            Kind::Bitmap => "bitmap",
             Kind::Empty => "empty",
         }
     }
@@ -222,7 +228,7 @@ impl Kind {
         match self {
             Kind::Write | Kind::WriteCompressed | Kind::WriteZeroes | Kind::Discard => true,
             Kind::Resize | Kind::Snapshot | Kind::Empty => true,
-            Kind::Read | Kind::Flush | Kind::Map | Kind::Quiesce | Kind::Close => false,
+            Kind::Read | Kind::Flush | Kind::Map | Kind::Quiesce | Kind::Close | Kind::Bitmap => false,
         }
     }
 }
@@ -242,6 +248,7 @@ impl RequestKind {
             RequestKind::Close => Kind::Close,
             RequestKind::Resize { .. } => Kind::Resize,
             RequestKind::Snapshot(_) => Kind::Snapshot,
+            RequestKind::Bitmap(_) => Kind::Bitmap,
             RequestKind::Empty => Kind::Empty,
         }
     }
@@ -270,6 +277,7 @@ impl RequestKind {
             RequestKind::Close => CompletionKind::Close,
             RequestKind::Resize { .. } => CompletionKind::Resize,
             RequestKind::Snapshot(_) => CompletionKind::Snapshot,
+            RequestKind::Bitmap(_) => CompletionKind::Bitmap,
             RequestKind::Empty => CompletionKind::Empty,
         }
     }
@@ -285,7 +293,8 @@ impl RequestKind {
             | RequestKind::Discard { len, .. }
             | RequestKind::Map { len, .. } => *len,
             RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => 0,
-            RequestKind::Resize { .. } | RequestKind::Snapshot(_) | RequestKind::Empty => 0,
+            RequestKind::Resize { .. } | RequestKind::Snapshot(_) => 0,
+            RequestKind::Bitmap(_) | RequestKind::Empty => 0,
         }
     }
 
@@ -310,7 +319,7 @@ impl RequestKind {
             RequestKind::Quiesce => (Core::Quiesce, 0, 0, plain),
             RequestKind::Close => (Core::Close, 0, 0, plain),
             RequestKind::Resize { size } => (Core::Resize { size }, 0, 0, plain),
-            RequestKind::Snapshot(_) => (Core::Snapshot, 0, 0, plain),
+            RequestKind::Snapshot(_) | RequestKind::Bitmap(_) => (Core::Snapshot, 0, 0, plain),
             RequestKind::Empty => (Core::Empty, 0, 0, plain),
         };
         quod_states::Request { kind, offset, len, flags, user }
@@ -458,6 +467,42 @@ impl Request {
         Request { kind: RequestKind::Snapshot(Box::new(ask)), user }
     }
 
+    /// Change a persistent bitmap of the image (qcow2), durably: all of it or, after an error or a power cut,
+    /// nothing. Bitmaps that are enabled are for whoever writes the image and keeps them up; quod does not,
+    /// so the first change of the guest's data makes all of them invalid ([`Info::bitmaps`](crate::Info)).
+    /// What a snapshot's request waits for, and refuses, this one does.
+    ///
+    /// [`ErrorKind::NoBitmap`](crate::ErrorKind::NoBitmap) if there is no such bitmap,
+    /// [`BitmapLack`](crate::fault::BitmapLack) for what cannot be done.
+    ///
+    /// ```
+    /// use quod::{BitmapAsk, BitmapChange, CompletionKind, Config, Driver, OpenOptions, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 30))?;
+    /// # let mut driver = Driver::new(Config::default())?;
+    /// # let disk = driver.open(&path, OpenOptions::new().write(true))?;
+    /// # while driver.next_completion().is_none() {
+    /// #     driver.wait(None)?;
+    /// # }
+    /// for change in [BitmapChange::Add { granularity_bits: None, enabled: true }, BitmapChange::Remove] {
+    ///     let ask = BitmapAsk { name: b"monday".to_vec(), change };
+    ///     driver.submit(disk, Request::bitmap(ask, 1))?;
+    ///     let done = loop {
+    ///         driver.wait(None)?;
+    ///         if let Some(done) = driver.next_completion() {
+    ///             break done;
+    ///         }
+    ///     };
+    ///     done.result?;
+    ///     assert!(matches!(done.kind, CompletionKind::Bitmap));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn bitmap(ask: BitmapAsk, user: u64) -> Request {
+        Request { kind: RequestKind::Bitmap(Box::new(ask)), user }
+    }
+
     /// The image holds nothing of the disk any more, durably: what its backing layer has shows, or zeros, and
     /// its space comes free. Snapshots keep what they have. For an image whose contents were merged into its
     /// backing layer, durably; anything else is lost. qcow2 and QED alone. It waits for all that is in
@@ -515,6 +560,8 @@ pub enum CompletionKind {
     Resize,
     /// The snapshot is made, applied or deleted.
     Snapshot,
+    /// The bitmap is changed.
+    Bitmap,
     /// The image is empty.
     Empty,
 }
@@ -535,6 +582,7 @@ impl CompletionKind {
             CompletionKind::Close => Kind::Close,
             CompletionKind::Resize => Kind::Resize,
             CompletionKind::Snapshot => Kind::Snapshot,
+            CompletionKind::Bitmap => Kind::Bitmap,
             CompletionKind::Empty => Kind::Empty,
         })
     }

@@ -7,6 +7,7 @@ mod create;
 mod edit;
 mod form;
 mod head;
+mod maps;
 mod qcow2;
 mod qed;
 mod start;
@@ -17,6 +18,7 @@ pub use edit::Editor;
 pub(crate) use edit::STALE;
 pub use form::{DATA, Data, Form, Qcow2, Shape};
 pub use head::{autoclear, is_marked, probe};
+pub use maps::{Map, MapChange, maps};
 pub use qed::cluster as qed_cluster;
 pub use start::{Part, Start, start};
 

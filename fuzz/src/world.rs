@@ -17,13 +17,14 @@ pub use subject::{Kept, Session, Subject, Tweak, as_is};
 pub use tally::Tally;
 
 use crate::image;
+use crate::image::Map;
 use crate::probe::Probe;
 use ask::{pack_id, request};
 use quod::{Buffers, Completion, Config, DiskId, Driver, Error, ErrorKind, Format, Refusal, Rejected};
 use quod_backend::Backend;
 use quod_backend::sim::{Aftermath, Chooser, CrashPlan, Fault, FaultPlan, Fifo, OpKind, Sim};
 use quod_bench::contract::exact::{Fill, Model, View};
-use quod_bench::contract::hash::hash_words;
+use quod_bench::contract::hash::{hash_bytes, hash_words};
 use quod_bench::contract::{Checked, Failure, fail};
 use quod_states::acb::edges::{Edges, QCOW2_EDGES, QED_EDGES, RAW_EDGES};
 use std::collections::BTreeMap;
@@ -60,6 +61,9 @@ pub struct World {
     kept: Kept,
     /// the list, and what the guest sees, that may be found as well.
     next: Option<(Kept, Option<Arc<[u8]>>)>,
+    /// The bitmaps that somebody may trust, as far as it was answered, and those that may be found as well.
+    maps: Vec<Map>,
+    next_maps: Vec<Vec<Map>>,
     /// Operations have failed in this session: requests may fail too, and nothing is promised about space.
     faulted: bool,
     /// Operations that had failed before the session.
@@ -98,6 +102,8 @@ impl World {
             sizes: Vec::new(),
             kept,
             next: None,
+            maps: Vec::new(),
+            next_maps: Vec::new(),
             faulted: false,
             failed_before: 0,
             blind: false,
@@ -181,7 +187,10 @@ impl World {
     pub fn promises(&self) -> u128 {
         let next = self.next.as_ref().map_or(u64::MAX, |(kept, _)| kept.len() as u64);
         let lists = [self.kept.len() as u64, next];
-        hash_words(self.model.digest() ^ u128::from(self.is_tidy()), self.sizes.iter().copied().chain(lists))
+        let digest = self.model.digest() ^ u128::from(self.is_tidy());
+        let maps = format!("{:?}", (&self.maps, &self.next_maps));
+        let digest = if self.subject.mapped { hash_bytes(digest, maps.as_bytes()) } else { digest };
+        hash_words(digest, self.sizes.iter().copied().chain(lists))
     }
 
     /// The image.
@@ -234,14 +243,14 @@ impl World {
             return Ok(false);
         }
         // what a snapshot holds is known if nothing is in flight
-        if ask.is_snapshot() && !self.tickets.is_empty() {
+        if ask.is_edit() && !self.tickets.is_empty() {
             return Ok(false);
         }
         if ask == Ask::Empty && !self.subject.empties() {
             return Ok(false);
         }
         let ids = if ask.is_snapshot() { image::snapshot_ids(self.sim(), TOP)? } else { Vec::new() };
-        let Some(request) = request(ask, user, &ids) else {
+        let Some(request) = request(ask, user, &ids, self.model.len()) else {
             let Ask::Cancel { back } = ask else { return fail("not a request") };
             return self.cancel(disk, user.saturating_sub(back));
         };
@@ -271,6 +280,17 @@ impl World {
         }
         if ask.is_snapshot() {
             self.next = Some(self.list_after(ask)?);
+        }
+        if let Ask::Map { index, change } = ask {
+            match change.done(index, self.model.len(), &self.maps) {
+                Ok(next) => self.next_maps.push(next),
+                // the request that it builds on has failed
+                Err(_) if self.faulted => self.next_maps.push(self.maps.clone()),
+                Err(failure) => return Err(failure),
+            }
+        } else if ask.changes() && !ask.is_snapshot() {
+            // they are not kept up
+            self.next_maps.push(Vec::new());
         }
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
@@ -438,6 +458,11 @@ impl World {
             };
             self.model.end(index, ok, fua);
         }
+        if ok && ticket.ask.changes() && !ticket.ask.is_edit() {
+            // what was there is invalid, durably
+            self.maps.clear();
+            self.next_maps.clear();
+        }
         match ticket.ask {
             Ask::Read { offset, .. } if ok && !self.blind => {
                 self.read_ended(&ticket, offset, done.kind.buffers(), done.user)
@@ -453,6 +478,15 @@ impl World {
                 self.model.resize(len.max(least));
                 // it is durable: only those in flight may still be found
                 self.sizes = self.resizing().collect();
+                Ok(())
+            }
+            Ask::Map { .. } => {
+                // of a failed header nobody knows which directory it leads to
+                match (ok, self.is_poisoned()) {
+                    (true, _) => self.maps = self.next_maps.drain(..).next_back().unwrap_or_default(),
+                    (false, true) => {}
+                    (false, false) => drop(self.next_maps.pop()),
+                }
                 Ok(())
             }
             Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } if ok => {
@@ -495,6 +529,11 @@ impl World {
     /// After a power cut now, may there be so many snapshots?
     pub fn may_have_snapshots(&self, count: usize) -> bool {
         count == self.kept.len() || self.next.as_ref().is_some_and(|(kept, _)| kept.len() == count)
+    }
+
+    /// After a power cut now, may there be these bitmaps? In use, or gone, they may always be.
+    pub fn may_have_maps(&self, found: &[Map]) -> bool {
+        found == self.maps || self.next_maps.iter().any(|next| next == found)
     }
 
     /// What else than the model says the guest may find after a power cut now: all of it.

@@ -49,6 +49,11 @@ fn is_of_snapshots(scenario: &Scenario) -> bool {
     scenario.asks.iter().any(|ask| ask.is_snapshot())
 }
 
+/// It is about bitmaps: another one.
+fn is_of_bitmaps(scenario: &Scenario) -> bool {
+    scenario.asks.iter().any(|ask| ask.is_edit() && !ask.is_snapshot())
+}
+
 /// How many edges were taken; none is left. Those of work on a snapshot are another test's.
 fn edges_taken(edges: Edges, taken: &Explored, failing: &Explored) -> String {
     let edges: Vec<(State, State)> =
@@ -108,7 +113,8 @@ fn row(scenario: &Scenario, bounds: [Bounds; 2]) -> (String, [Explored; 2]) {
 
 /// Every scenario of a format, on two threads.
 fn all_hold(format: Format, bounds: [Bounds; 2]) {
-    let mine = |scenario: &Scenario| scenario.format() == format && !is_of_snapshots(scenario);
+    let own = |scenario: &Scenario| is_of_snapshots(scenario) || is_of_bitmaps(scenario);
+    let mine = |scenario: &Scenario| scenario.format() == format && !own(scenario);
     let scenarios: Vec<Scenario> = scenario::all().into_iter().filter(mine).collect();
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let work = || {
@@ -165,6 +171,16 @@ fn snapshots_hold_in_every_order_and_with_any_operation_failing() {
     let own = QCOW2_EDGES.iter().filter(|(from, to)| [*from, *to].contains(&State::Snapshot));
     let left: Vec<_> = own.filter(|edge| !taken.took(**edge)).collect();
     assert!(left.is_empty(), "no scenario takes {left:?}");
+}
+
+#[test]
+fn bitmaps_hold_in_every_order_and_with_any_operation_failing() {
+    let scenarios: Vec<Scenario> = scenario::all().into_iter().filter(is_of_bitmaps).collect();
+    assert!(scenarios.len() > 10, "{}", scenarios.len());
+    for scenario in &scenarios {
+        let outs = [Failing::Nothing, Failing::One].map(|failing| holds(scenario, failing, SOME));
+        assert!(outs.iter().all(|out| out.states > 3 && out.ends > 0), "{}: {outs:?}", scenario.name);
+    }
 }
 
 #[test]

@@ -123,6 +123,9 @@ noticed! {
     fn unknown_bits_are_cleared_first() AutoclearFirst "qcow2-unknown-autoclear-bits" Explorer
     fn a_new_list_is_durable_before_the_header() SnapshotBeforeHeader "qcow2-snapshot-made" Explorer
     fn an_old_list_is_free_last() SnapshotBeforeFree "qcow2-snapshot-deleted" Explorer
+    fn a_new_directory_is_durable_before_the_header() SnapshotBeforeHeader "qcow2-bitmap-merged" Explorer
+    fn an_old_directory_is_free_last() SnapshotBeforeFree "qcow2-bitmap-merged-and-removed" Explorer
+    fn a_long_header_changes_in_steps() HeaderSteps "qcow2-bitmap-added-over-a-backing-file" Explorer
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer
     fn nothing_shared_is_written_in_place() CopiedOnly "qcow2-shared" ExplorerAndSimulator
     fn entries_durable_before_a_flush_ends() SyncTables "qcow2-writer" Explorer

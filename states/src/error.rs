@@ -28,6 +28,8 @@ pub enum Error {
     Gone(i32),
     /// The image has no such snapshot.
     NoSnapshot,
+    /// The image has no such persistent bitmap.
+    NoBitmap,
     /// A compressed write of the cluster at this guest offset, which has data, or space, already.
     Occupied(u64),
     /// The host's file system is full.
@@ -53,6 +55,7 @@ impl fmt::Display for Error {
             }
             Error::Gone(errno) => write!(f, "what holds the image is gone (device error {errno})"),
             Error::NoSnapshot => f.write_str("the image has no such snapshot"),
+            Error::NoBitmap => f.write_str("the image has no such bitmap"),
             Error::Occupied(guest) => {
                 write!(
                     f,

@@ -136,6 +136,13 @@ impl Health {
         }
     }
 
+    /// The image rests, and its header says something else than before: `stale` as when it is opened.
+    pub(crate) fn renew(&mut self, stale: bool) {
+        debug_assert!(!self.is_clearing() && !self.is_halted(), "it rests, in order");
+        self.autoclear = if stale { Autoclear::Stale } else { Autoclear::Clear };
+        self.held = stale;
+    }
+
     /// The invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         match self.held == (self.is_halted() || !self.is_clear()) {
@@ -166,6 +173,10 @@ mod tests {
         assert!(!health.is_held() && health.is_clear());
         assert_eq!(health.check(), Ok(()));
         assert!(!Health::new(false).is_held());
+        health.renew(true);
+        assert!(health.is_held() && health.is_stale());
+        health.renew(false);
+        assert!(!health.is_held() && health.is_clear());
     }
 
     #[test]

@@ -57,4 +57,4 @@ pub use probe::Foreign;
 pub use qcow2::snapshot::Selector as SnapshotSelector;
 #[cfg(feature = "sabotage")]
 pub use rule::Rule;
-pub use snapshots::Ask as SnapshotAsk;
+pub use snapshots::{Ask as SnapshotAsk, BitmapAsk, BitmapBits, BitmapChange};

@@ -155,4 +155,6 @@ pub enum Rule {
     PackedCounted = 1 << 64,
     /// QC24: a host cluster that was given up takes no more compressed bytes.
     PackedClosed = 1 << 65,
+    /// QC25: a header of several sectors changes in steps, each of them durable before the next.
+    HeaderSteps = 1 << 66,
 }

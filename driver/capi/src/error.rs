@@ -102,7 +102,7 @@ fn kind(failure: &Failure) -> quod_error_kind {
             ErrorKind::Corrupt(_) => Kind::Corrupt,
             ErrorKind::Device { .. } => Kind::Device,
             ErrorKind::Gone { .. } => Kind::Gone,
-            ErrorKind::NoSnapshot => Kind::Other,
+            ErrorKind::NoSnapshot | ErrorKind::NoBitmap => Kind::Other,
             ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => Kind::NoSpace,
             ErrorKind::Occupied { .. } => Kind::Occupied,
             ErrorKind::Poisoned => Kind::Poisoned,

@@ -277,7 +277,7 @@ fn op(done: &Completion) -> quod_op {
         Some(Kind::Flush) => quod_op::Flush,
         Some(Kind::Map) => quod_op::Map,
         // none is submitted from C
-        Some(Kind::Quiesce | Kind::Snapshot) => quod_op::Quiesce,
+        Some(Kind::Quiesce | Kind::Snapshot | Kind::Bitmap) => quod_op::Quiesce,
         Some(Kind::Resize) => quod_op::Resize,
         Some(Kind::Close) => quod_op::Close,
         Some(Kind::Empty) => quod_op::Empty,

@@ -17,8 +17,8 @@ mod words;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use cmd::{
-    amend, bench, check, commit, compare, control, convert, create, dd, dump, info, map, measure, mount,
-    rebase, replay, resize, restore, serve, snapshot,
+    amend, bench, bitmap, check, commit, compare, control, convert, create, dd, dump, info, map, measure,
+    mount, rebase, replay, resize, restore, serve, snapshot,
 };
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +46,7 @@ enum Command {
     Resize(resize::Args),
     Measure(measure::Args),
     Snapshot(snapshot::Args),
+    Bitmap(bitmap::Args),
     Dump(dump::Args),
     Restore(restore::Args),
     /// Read and write an image by commands, as qemu-io does ('quod io -h' tells more)
@@ -140,6 +141,7 @@ fn run(command: Command) -> ExitCode {
         Command::Create(args) => create::run(args),
         Command::Measure(args) => measure::run(args),
         Command::Snapshot(args) => snapshot::run(args),
+        Command::Bitmap(args) => bitmap::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Info(args) => info::run(args),

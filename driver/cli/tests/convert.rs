@@ -195,7 +195,6 @@ fn refusals_have_qemus_words() {
     let _ = std::fs::remove_file(folder.join("x"));
     let before = bytes(folder, "s.qed");
     for (args, named) in [
-        ("--bitmaps -O qcow2 s.raw x", "--bitmaps: "),
         ("--object secret,id=a,data=b s.raw x", "--object: "),
         ("--image-opts file.filename=s.raw x", "--image-opts: "),
         ("-O qcow2 top.qcow2 s.qed", "s.qed: error while converting qcow2: Failed to get \"write\" lock"),

@@ -116,6 +116,7 @@ pub fn words(error: &Error) -> String {
         ErrorKind::Device { op, errno, .. } => format!("{op}: error {errno}"),
         ErrorKind::NoSpace | ErrorKind::DeviceTooSmall { .. } => "no space".to_string(),
         ErrorKind::NoSnapshot => "no such snapshot".to_string(),
+        ErrorKind::NoBitmap => "no such bitmap".to_string(),
         ErrorKind::Occupied { .. } => "allocated already".to_string(),
         ErrorKind::Poisoned => "poisoned".to_string(),
         ErrorKind::Gone { errno } => format!("gone: error {errno}"),

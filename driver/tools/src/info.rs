@@ -158,14 +158,7 @@ fn qcow2_info(host: &mut Host, header: &qcow2::Header) -> Result<Qcow2Info, Erro
         snapshots.push(snapshot);
         at += size as u64;
     }
-    let bitmaps = match header.bitmaps() {
-        Some(list) => {
-            let directory = host.read(list.directory_offset, list.directory_size as usize)?;
-            bitmap::parse_directory(&directory, list.count, header.shape(), header.guest_size())
-                .map_err(ours)?
-        }
-        None => Vec::new(),
-    };
+    let bitmaps = directory(host, header)?;
     let (shape, guest_size) = (header.shape(), header.guest_size());
     Ok(Qcow2Info {
         lazy_refcounts: header.lazy_refcounts(),
@@ -180,6 +173,14 @@ fn qcow2_info(host: &mut Host, header: &qcow2::Header) -> Result<Qcow2Info, Erro
         bitmaps,
         luks,
     })
+}
+
+/// The image's persistent bitmaps; none, if nobody keeps them up.
+pub(crate) fn directory(host: &mut Host, header: &qcow2::Header) -> Result<Vec<Bitmap>, Error> {
+    let Some(list) = header.bitmaps() else { return Ok(Vec::new()) };
+    let directory = host.read(list.directory_offset, list.directory_size as usize)?;
+    let bitmaps = bitmap::parse_directory(&directory, list.count, header.shape(), header.guest_size());
+    bitmaps.map_err(|error| host.error(&error))
 }
 
 /// The header of a qcow2 image.

@@ -16,6 +16,7 @@
 mod amend;
 mod backing;
 mod below;
+mod bitmap;
 mod bytes;
 mod chain;
 mod check;
@@ -44,6 +45,7 @@ mod snapshot;
 pub use amend::{Amendment, amend};
 pub use backing::{set_backing, set_backing_as, set_backing_named};
 pub use below::Below;
+pub use bitmap::{bitmap, bitmap_bits, copy_bitmap};
 pub use chain::{ChainError, chain};
 pub use check::{CheckReport, Checker, Finding, Problem, Repair, check, check_with};
 pub use compare::{CompareError, CompareStep, Comparison, compare};

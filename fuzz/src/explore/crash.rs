@@ -105,7 +105,13 @@ impl Images {
     /// Judges one image.
     fn judge_image(&mut self, world: &World, image: Sim, bound: usize, out: &mut Explored) -> Checked {
         let header = image.file_range(TOP, 0, 512);
+        let maps = world.subject().mapped.then(|| image::maps(&image, TOP));
         let content = self.recover(image, bound, out)?;
+        if let Some(maps) = maps.transpose()?
+            && !world.may_have_maps(&maps)
+        {
+            return fail(format!("after a power cut there are the bitmaps {maps:?}"));
+        }
         let count = image::snapshots(&header);
         if !world.subject().lists.is_empty() && !world.may_have_snapshots(count) {
             return fail(format!("after a power cut there are {count} snapshots"));

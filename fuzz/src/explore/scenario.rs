@@ -2,6 +2,7 @@
 //!
 //! Knows: the families. Must never know: what they are about.
 
+mod bitmaps;
 mod cancel;
 mod data_file;
 mod device;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Scenario> {
         device::all,
         rules::all,
         cancel::all,
+        bitmaps::all,
         snapshots::all,
     ];
     families.into_iter().flat_map(|family| family()).collect()

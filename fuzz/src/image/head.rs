@@ -20,12 +20,12 @@ pub fn is_marked(block: &[u8]) -> bool {
 }
 
 /// Bits of this first block that a writer must clear which does not know them: the autoclear bits, but for
-/// that of a raw data file.
+/// those of a raw data file and of bitmaps (`maps` tells which of those somebody may trust).
 pub fn autoclear(block: &[u8]) -> u64 {
     let long = |at: usize| block.get(at..).and_then(|bytes| bytes.first_chunk()).copied().unwrap_or_default();
     match probe::head(block).unwrap_or(Format::Raw) {
         Format::Qed => u64::from_le_bytes(long(32)),
-        Format::Qcow2 if block[7] == 3 => u64::from_be_bytes(long(88)) & !2,
+        Format::Qcow2 if block[7] == 3 => u64::from_be_bytes(long(88)) & !3,
         Format::Qcow2 | Format::Raw => 0,
     }
 }

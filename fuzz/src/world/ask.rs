@@ -2,6 +2,7 @@
 //!
 //! Knows: kinds, ranges, payloads. Must never know: what is allowed as an answer.
 
+use crate::image::MapChange;
 use quod::{Buffer, Buffers, Request, SnapshotAsk, SnapshotSelector};
 use quod_bench::contract::payload;
 
@@ -48,6 +49,11 @@ pub enum Ask {
     Drop {
         index: usize,
     },
+    /// A persistent bitmap changes: that of this number.
+    Map {
+        index: u8,
+        change: MapChange,
+    },
     /// Of an image without a backing file: the disk reads as zeros, durably.
     Empty,
     Close,
@@ -70,6 +76,11 @@ impl Ask {
         matches!(self, Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. })
     }
 
+    /// It is about what the image keeps beside the disk: nobody else is let in.
+    pub fn is_edit(self) -> bool {
+        self.is_snapshot() || matches!(self, Ask::Map { .. })
+    }
+
     /// The guest's bytes that it is about.
     pub fn range(self) -> Option<(u64, u64)> {
         match self {
@@ -79,7 +90,7 @@ impl Ask {
             | Ask::Zero { offset, len, .. }
             | Ask::Discard { offset, len } => Some((offset, offset + len)),
             Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close | Ask::Cancel { .. } => None,
-            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } | Ask::Empty => None,
+            Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } | Ask::Map { .. } | Ask::Empty => None,
         }
     }
 }
@@ -90,8 +101,8 @@ pub(super) fn pack_id(user: u64) -> u64 {
 }
 
 /// The driver's request, if it is one; payloads are split into up to three buffers, by its number. `ids`: of
-/// the snapshots in the list.
-pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>]) -> Option<Request> {
+/// the snapshots in the list; `size`: bytes of the disk.
+pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>], size: u64) -> Option<Request> {
     let which = |index: usize| SnapshotSelector::Id(ids.get(index).cloned().unwrap_or_default());
     let split = |bytes: Vec<u8>| -> Buffers {
         if !user.is_multiple_of(3) || bytes.len() < 3 {
@@ -124,6 +135,7 @@ pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>]) -> Option<Request> {
         }
         Ask::Apply { index } => Request::snapshot(SnapshotAsk::Apply(which(index)), user),
         Ask::Drop { index } => Request::snapshot(SnapshotAsk::Delete(which(index)), user),
+        Ask::Map { index, change } => Request::bitmap(change.ask(index, size), user),
         Ask::Empty => Request::empty(user),
         Ask::Close => Request::close(user),
         Ask::Cancel { .. } => return None,

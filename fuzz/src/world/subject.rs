@@ -23,6 +23,8 @@ pub struct Subject {
     pub snapshots: Kept,
     /// The lists of snapshots that requests lead to.
     pub lists: Vec<Kept>,
+    /// Requests are about its bitmaps, of which it has none at first.
+    pub mapped: bool,
     /// Nothing but the list changes: no power cut may leave a leak that was not there.
     pub tight: bool,
     /// Clusters in use by nothing, at the start.
@@ -49,6 +51,7 @@ impl Subject {
             below: 0,
             snapshots: Vec::new(),
             lists: Vec::new(),
+            mapped: false,
             tight: false,
             leaks: 0,
             kept: (0, [].into()),

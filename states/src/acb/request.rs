@@ -72,8 +72,9 @@ pub enum RequestKind {
         /// Bytes.
         size: u64,
     },
-    /// Make, apply or delete a snapshot: what was said by
-    /// [`Image::plan_snapshot`](crate::Image::plan_snapshot) just before.
+    /// Make, apply or delete a snapshot, or change a persistent bitmap: what was said by
+    /// [`Image::plan_snapshot`](crate::Image::plan_snapshot), or
+    /// [`Image::plan_bitmap`](crate::Image::plan_bitmap), just before.
     Snapshot,
     /// Nothing of the disk is in this image any more, durably: its backing layer shows, or zeros.
     Empty,

@@ -92,7 +92,7 @@ states! {
     SyncTables,
     /// waits for the length of the file, or the size of the guest disk, to be set
     Resize,
-    /// waits for a snapshot to be made, applied or deleted
+    /// waits for a snapshot to be made, applied or deleted, or for a persistent bitmap to be changed
     Snapshot,
     /// waits for nothing: its range is finished or failed, the answer is on its way
     Done,

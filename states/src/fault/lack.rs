@@ -6,6 +6,54 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+/// Why a persistent bitmap of an image cannot be added, changed or merged.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BitmapLack {
+    /// The format of this name has none,
+    Format(&'static str),
+    /// and neither has version 2 of qcow2.
+    Version2,
+    /// There is one of that name.
+    Exists,
+    /// It was not stored when the image was last written: nobody knows its bits.
+    InUse,
+    /// More bitmaps than an image may have, or a longer directory of them.
+    TooMany,
+    /// More bits than a bitmap may have: a bit has to stand for more.
+    TooLarge,
+    /// The disk has no byte that could change.
+    EmptyDisk,
+    /// The bits that are to be merged are those of a disk of another size: the image's, theirs.
+    OtherSize(u64, u64),
+    /// More bits than are merged at once.
+    TooLargeToMerge,
+    /// The first cluster has no room for where the bitmaps lie, beside its name of a backing file.
+    HeaderFull,
+}
+
+impl fmt::Display for BitmapLack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BitmapLack::Format(format) => write!(f, "the format {format} has no persistent bitmaps"),
+            BitmapLack::Version2 => f.write_str("version 2 of qcow2 has no persistent bitmaps"),
+            BitmapLack::Exists => f.write_str("the image has a bitmap of that name"),
+            BitmapLack::InUse => f.write_str(
+                "the bitmap was not stored when the image was last written: it can only be removed",
+            ),
+            BitmapLack::TooMany => f.write_str("more than 65535 bitmaps, or 64 MiB of a directory of them"),
+            BitmapLack::TooLarge => f.write_str("a bitmap of more than 512 MiB; use a larger granularity"),
+            BitmapLack::EmptyDisk => f.write_str("a bitmap of a disk without a byte"),
+            BitmapLack::OtherSize(own, theirs) => {
+                write!(f, "bits of a disk of {theirs} bytes do not fit one of {own} bytes")
+            }
+            BitmapLack::HeaderFull => {
+                f.write_str("bitmaps in an image whose first cluster has no room for more")
+            }
+            BitmapLack::TooLargeToMerge => f.write_str("merging bitmaps of more than 32 MiB"),
+        }
+    }
+}
+
 /// What quod does not do.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Lack {
@@ -54,6 +102,8 @@ pub enum Lack {
     Snapshots(&'static str),
     /// To write compressed clusters to an image of a format that has none, or with a data file.
     WriteCompressed,
+    /// To change a persistent bitmap so.
+    Bitmap(BitmapLack),
 }
 
 impl fmt::Display for Lack {
@@ -111,6 +161,7 @@ impl fmt::Display for Lack {
             Lack::WriteCompressed => f.write_str(
                 "writing compressed clusters but to a qcow2 image that has its clusters in its own file",
             ),
+            Lack::Bitmap(lack) => lack.fmt(f),
             Lack::ResizeDevice(len) => write!(f, "resizing a device: it has {len} bytes"),
         }
     }

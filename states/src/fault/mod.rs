@@ -12,7 +12,7 @@ mod prose;
 mod why;
 
 pub use foreign::Foreign;
-pub use lack::Lack;
+pub use lack::{BitmapLack, Lack};
 pub use op::Op;
 pub use why::{
     BitmapFault, BitsFault, ClusterFault, DanglingFault, ExtensionFault, HeaderFault, L1Fault, L2Fault,
@@ -199,6 +199,8 @@ pub enum By {
     Data,
     /// A cluster that is not counted: it would be handed out.
     Free,
+    /// The table, or the bits, of a persistent bitmap.
+    Bitmap,
 }
 
 /// A kind of metadata. The order is that of their names.

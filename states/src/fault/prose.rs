@@ -62,6 +62,7 @@ impl By {
             (By::L2Table, with) => ("L1 table", with.overlapped()),
             (By::Data, Metadata::L2Table) => ("L2 table, guest cluster", "the data overlaps an L2 table"),
             (By::Data, with) => ("L2 table, guest cluster", with.overlapped()),
+            (By::Bitmap, with) => ("bitmap table, host cluster", with.overlapped()),
             (By::Free, with) => ("refcount of the host cluster", with.not_counted()),
         }
     }
@@ -153,7 +154,9 @@ impl Fault {
             why,
         }));
         all.extend(DanglingFault::ALL.iter().map(|&why| Fault::Dangling { index, entry: value, why }));
-        let kinds = [By::L2Table, By::Data, By::Free].into_iter().chain(Metadata::KINDS.map(By::Metadata));
+        let kinds = [By::L2Table, By::Data, By::Free, By::Bitmap]
+            .into_iter()
+            .chain(Metadata::KINDS.map(By::Metadata));
         for by in kinds {
             all.extend(Metadata::KINDS.map(|with| Fault::Overlap { by, index, at: value, with }));
         }

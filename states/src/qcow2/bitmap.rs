@@ -1,6 +1,6 @@
 //! Persistent dirty bitmaps: the header extension, the directory, the entries of a bitmap's table.
 //!
-//! Knows: what is stored about bitmaps. Must never know: their bits.
+//! Knows: what is stored about bitmaps, and how long it is. Must never know: which bits are set.
 //!
 //! Invariants:
 //! * a directory takes memory only for entries that it really has;
@@ -11,6 +11,7 @@ use super::entry::{OFFSET, Shape};
 use crate::error::Error;
 use crate::fault::{BitmapFault, BitsFault, ExtensionFault, Fault};
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 /// Bitmaps of an image.
 pub const BITMAPS_MAX: u32 = 65535;
@@ -22,9 +23,14 @@ pub const TABLE_MAX: u32 = 0x0800_0000;
 const DATA_MAX: u64 = 0x2000_0000;
 /// Bytes of an entry's fixed part.
 const FIXED: usize = 24;
+/// Dirty tracking, the only type that there is.
+const KIND: u8 = 1;
 const IN_USE: u32 = 1;
 const AUTO: u32 = 2;
-const NAME_MAX: u16 = 1023;
+/// Bytes of a name.
+pub const NAME_MAX: u16 = 1023;
+/// The smallest and the largest power of two that a bit may stand for.
+pub const GRANULARITY_BITS: RangeInclusive<u8> = 9..=31;
 
 /// The header extension.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -96,6 +102,50 @@ impl Extension {
         }
         Ok(extension)
     }
+
+    /// The extension's data.
+    pub fn encode(&self) -> [u8; 24] {
+        debug_assert!(self.count > 0 && self.count <= BITMAPS_MAX, "without bitmaps there is no extension");
+        let mut data = [0; 24];
+        be::put_u32(&mut data, 0, self.count);
+        be::put_u64(&mut data, 8, self.directory_size);
+        be::put_u64(&mut data, 16, self.directory_offset);
+        data
+    }
+}
+
+/// A directory of these bitmaps.
+pub fn encode_directory(bitmaps: &[Bitmap]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for bitmap in bitmaps {
+        bitmap.encode(&mut bytes);
+    }
+    debug_assert!(bytes.len().is_multiple_of(8), "entries are padded");
+    bytes
+}
+
+/// What a granularity is where nobody has said one: the size of a cluster, between 4 and 64 KiB.
+pub const fn default_granularity_bits(cluster_bits: u32) -> u8 {
+    debug_assert!(cluster_bits >= 9 && cluster_bits <= 21, "limits of the format");
+    match cluster_bits {
+        ..12 => 12,
+        17.. => 16,
+        bits => bits as u8,
+    }
+}
+
+/// Bytes of the bits of a disk of `size` bytes.
+pub const fn bytes_of(size: u64, granularity_bits: u8) -> u64 {
+    debug_assert!(granularity_bits >= 9 && granularity_bits <= 31, "limits of the format");
+    size.div_ceil(1 << granularity_bits).div_ceil(8)
+}
+
+/// Entries of the table of a bitmap of a disk of `size` bytes; None: the bitmap would be too large.
+pub fn entries_of(size: u64, granularity_bits: u8, cluster_bits: u32) -> Option<u32> {
+    let entries = bytes_of(size, granularity_bits).div_ceil(1 << cluster_bits);
+    debug_assert!((9..=21).contains(&cluster_bits), "limits of the format");
+    let fits = entries <= TABLE_MAX.into() && entries << cluster_bits <= DATA_MAX;
+    u32::try_from(entries).ok().filter(|_| fits)
 }
 
 /// Reads a directory of `count` bitmaps of a guest disk of `size` bytes.
@@ -175,6 +225,26 @@ impl Bitmap {
         self.flags & AUTO != 0
     }
 
+    /// It is kept up, or is not.
+    pub fn set_auto(&mut self, set: bool) {
+        self.flags = if set { self.flags | AUTO } else { self.flags & !AUTO };
+        debug_assert!(self.auto() == set, "it says so");
+    }
+
+    /// The entry, with its padding.
+    pub fn encode(&self, directory: &mut Vec<u8>) {
+        debug_assert!(self.table_offset > 0 && self.table_entries > 0, "a bitmap has a table");
+        let (start, len) = (directory.len(), FIXED + self.name.len());
+        directory.resize(start + len.next_multiple_of(8), 0);
+        let entry = directory.get_mut(start..).unwrap_or_default();
+        be::put_u64(entry, 0, self.table_offset);
+        be::put_u32(entry, 8, self.table_entries);
+        be::put_u32(entry, 12, self.flags);
+        be::put(entry, 16, &[KIND, self.granularity_bits]);
+        be::put(entry, 18, &(self.name.len() as u16).to_be_bytes());
+        be::put(entry, FIXED, &self.name);
+    }
+
     /// Bytes of its table.
     pub const fn table_bytes(&self) -> u64 {
         debug_assert!(self.table_entries <= TABLE_MAX, "a longer table was refused");
@@ -188,7 +258,7 @@ impl Bitmap {
         if self.table_offset == 0 || !self.table_offset.is_multiple_of(shape.cluster_size()) {
             return corrupt(BitmapFault::TableUnaligned, index, self.table_offset);
         }
-        if !(9..=31).contains(&self.granularity_bits) {
+        if !GRANULARITY_BITS.contains(&self.granularity_bits) {
             return corrupt(BitmapFault::Granularity, index, self.granularity_bits.into());
         }
         if self.flags & !(IN_USE | AUTO) != 0 {
@@ -197,7 +267,7 @@ impl Bitmap {
         if name_len == 0 || name_len > NAME_MAX {
             return corrupt(BitmapFault::Name, index, name_len.into());
         }
-        if kind != 1 {
+        if kind != KIND {
             return corrupt(BitmapFault::Kind, index, kind.into());
         }
         let data = u64::from(self.table_entries) << shape.cluster_bits;
@@ -264,6 +334,29 @@ mod tests {
         assert!(parse_directory(&bytes[..60], 2, SHAPE, 1 << 30).is_err());
         // one cluster of bits at 64 KiB: 32 GiB
         assert!(parse_directory(&bytes, 2, SHAPE, 1 << 36).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_read() {
+        let mut bytes = entry(b"first", 2);
+        bytes.extend(entry(b"eight by", 1));
+        let bitmaps = parse_directory(&bytes, 2, SHAPE, 1 << 30).unwrap();
+        assert_eq!(encode_directory(&bitmaps), bytes);
+        let mut bitmap = bitmaps[0].clone();
+        bitmap.set_auto(false);
+        assert!(!bitmap.auto() && !bitmap.in_use());
+        let extension = Extension { count: 2, directory_size: 64, directory_offset: 0x5_0000 };
+        assert_eq!(Extension::parse(&extension.encode(), 65536), Ok(extension));
+    }
+
+    /// qemu-img's numbers.
+    #[test]
+    fn sizes() {
+        assert_eq!([9, 12, 14, 16, 21].map(default_granularity_bits), [12, 12, 14, 16, 16]);
+        assert_eq!((bytes_of(1 << 30, 16), bytes_of((1 << 30) + 1, 16), bytes_of(0, 9)), (2048, 2049, 0));
+        assert_eq!((entries_of(1 << 30, 16, 16), entries_of(64 << 40, 16, 16)), (Some(1), Some(2048)));
+        assert_eq!((entries_of(64 << 40, 14, 16), entries_of(64 << 40, 13, 16)), (Some(8192), None));
+        assert_eq!((entries_of(64 << 30, 9, 9), entries_of(0, 16, 16)), (Some(32768), Some(0)));
     }
 
     #[test]

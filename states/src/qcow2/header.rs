@@ -392,6 +392,7 @@ impl Header {
 }
 
 mod access;
+mod switch;
 
 #[cfg(test)]
 mod tests;

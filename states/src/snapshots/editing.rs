@@ -1,29 +1,29 @@
-//! The work on snapshots as the image holds it: asked for, waited for, under way.
+//! The work on snapshots, or bitmaps, as the image holds it: asked for, waited for, under way.
 //!
 //! Knows: which acb waits for it. Must never know: what is done.
 //!
 //! Invariant: one acb waits while it works, and nobody before or after.
 
 use super::Edit;
-use super::ask::Ask;
+use super::ask::Task;
 use crate::base::queue::Queue;
 
 /// See the module's header.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Editing {
-    ask: Ask,
+    ask: Task,
     begun: bool,
     edit: Option<Edit>,
     waiter: Queue,
 }
 
 impl Editing {
-    pub(crate) const fn new(ask: Ask) -> Editing {
+    pub(crate) const fn new(ask: Task) -> Editing {
         Editing { ask, begun: false, edit: None, waiter: Queue::new() }
     }
 
     /// What is asked.
-    pub(crate) const fn ask(&self) -> &Ask {
+    pub(crate) const fn ask(&self) -> &Task {
         debug_assert!(self.begun || self.edit.is_none(), "it works when it has begun");
         &self.ask
     }
@@ -57,7 +57,7 @@ impl Editing {
     }
 
     /// It begins to.
-    pub(crate) fn work(&mut self, begin: impl FnOnce(Ask) -> Edit) {
+    pub(crate) fn work(&mut self, begin: impl FnOnce(Task) -> Edit) {
         debug_assert!(self.edit.is_none() && !self.waiter.is_empty(), "once, and somebody waits for it");
         self.edit = Some(begin(self.ask.clone()));
     }

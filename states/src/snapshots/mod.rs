@@ -1,11 +1,12 @@
-//! A snapshot is made, applied or deleted: what the image shall be is written beside what it is, and one
-//! write of the header leads from the one to the other.
+//! A snapshot is made, applied or deleted, or a persistent bitmap changed: what the image shall be is written
+//! beside what it is, and one write of the header leads from the one to the other.
 //!
 //! New are all refcount blocks and their table, the L1 table, those L2 tables whose entries come to say
-//! something else, and the list of snapshots. They lie where nobody counts anything, so until the header is
-//! written the image is what it was, with no cluster counted that nobody refers to; and when it is, the new
-//! counts say that the old blocks and tables are free. A power cut finds the old image or the new one, and a
-//! check finds nothing in either ([ordering.md], QC21 and QC22).
+//! something else, and the list of snapshots; or the directory of bitmaps, and the table and bits of the one
+//! that changes. They lie where nobody counts anything, so until the header is written the image is what it
+//! was, with no cluster counted that nobody refers to; and when it is, the new counts say that the old blocks
+//! and tables are free. A power cut finds the old image or the new one, and a check finds nothing in either
+//! ([ordering.md], QC21, QC22 and QC25).
 //!
 //! Knows: the format. Must never know: requests; that the image rests meanwhile, with all that it had to
 //! write in the file, is its owner's business.
@@ -13,19 +14,26 @@
 //! Invariants:
 //! * one I/O at a time; what an answer leads to is done again from where it was stopped;
 //! * until the header is on its way nothing that the image leads to has changed;
-//! * bounded: 16 MiB of counts, the L1 tables (32 MiB each at most), the list (64 MiB at most).
+//! * bounded: 16 MiB of counts, the L1 tables (32 MiB each at most), the list (64 MiB at most), the directory
+//!   of bitmaps (64 MiB at most) and of one bitmap the table and the bits (8 and 32 MiB at most).
 
 mod ask;
+mod bitmap;
+mod bits;
 mod counts;
 mod editing;
 mod list;
+mod maps;
 mod parts;
 mod place;
 mod stop;
 mod walk;
 
-pub use ask::Ask;
+pub(crate) use ask::Task;
+pub use ask::{Ask, BitmapAsk, BitmapBits, BitmapChange};
+pub use bits::BITS_MAX;
 pub(crate) use editing::Editing;
+pub(crate) use maps::admit as admit_bitmap;
 
 use crate::base::span::Span;
 use crate::error::Error;
@@ -40,6 +48,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use counts::Counts;
 use list::{List, Plan};
+use maps::Maps;
 use place::Places;
 use stop::Stop;
 use walk::Walk;
@@ -53,6 +62,14 @@ enum Part {
     /// What the file holds is durable.
     Settle,
     List,
+    /// The directory of bitmaps.
+    Directory,
+    /// The L1 table that was read is the disk's.
+    Keep,
+    /// The table that was read is that of the bitmap.
+    Map,
+    /// The bits that it leads to.
+    Bits,
     /// Places for all refcount blocks.
     Blocks,
     /// An L1 table is read: where it lies, its entries.
@@ -64,6 +81,9 @@ enum Part {
     /// it becomes the disk's.
     Flag,
     PlaceL1,
+    /// The bits of a bitmap, and its table.
+    PlaceBits,
+    PlaceMap,
     PlaceList,
     PlaceTable,
     /// What nothing leads to any more.
@@ -81,8 +101,12 @@ enum Part {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Region {
     L1,
+    /// Of snapshots, or the directory of bitmaps.
     List,
     Table,
+    Bits,
+    /// Of a bitmap.
+    Map,
 }
 
 /// What the owner does next.
@@ -118,9 +142,11 @@ pub(crate) struct Before<'a> {
 /// See the module's header.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Edit {
-    ask: Ask,
+    ask: Task,
     /// The old header; the new one, from `Part::Header` on.
     header: Header,
+    /// What is written in the file's first bytes, one block after the other.
+    blocks: VecDeque<Vec<u8>>,
     shape: Shape,
     parts: VecDeque<Part>,
     /// How far the part at hand is.
@@ -129,6 +155,7 @@ pub(crate) struct Edit {
     waits: Option<Stop>,
     list: List,
     plan: Option<Plan>,
+    maps: Maps,
     counts: Counts,
     places: Places,
     walk: Walk,
@@ -146,25 +173,31 @@ pub(crate) struct Edit {
     old: Vec<Span>,
     end: u64,
     file_len: u64,
-    skips: (bool, bool),
+    /// Clusters of a bitmap's bits, once they are known.
+    bits_clusters: u64,
+    skips: (bool, bool, bool),
     header_sent: bool,
 }
 
 impl Edit {
     /// `rules`: is this one removed?
-    pub(crate) fn new(ask: Ask, on: &Before<'_>, removed: impl Fn(Rule) -> bool) -> Edit {
+    pub(crate) fn new(ask: Task, on: &Before<'_>, removed: impl Fn(Rule) -> bool) -> Edit {
         let bits = on.header.cluster_bits;
         debug_assert!(on.end.is_multiple_of(1 << bits), "what is in use is whole clusters");
-        debug_assert!(!on.header.has_data_file() && !on.header.is_dirty(), "such images were refused");
+        debug_assert!(!on.header.is_dirty(), "what is dirty is in order before");
+        let snapshot = matches!(ask, Task::Snapshot(_));
+        debug_assert!(!snapshot || !on.header.has_data_file(), "such images were refused");
         Edit {
             ask,
             header: on.header.clone(),
+            blocks: VecDeque::new(),
             shape: on.header.shape(),
             parts: [Part::Settle, Part::List].into(),
             at: 0,
             waits: None,
             list: List::default(),
             plan: None,
+            maps: Maps::default(),
             counts: Counts::new(on.header.refcounts(), on.table),
             places: Places::new(on.end >> bits, on.device.then_some(on.file_len >> bits)),
             walk: Walk::default(),
@@ -177,7 +210,12 @@ impl Edit {
             old: Vec::new(),
             end: on.end,
             file_len: on.file_len,
-            skips: (removed(Rule::SnapshotBeforeHeader), removed(Rule::SnapshotBeforeFree)),
+            bits_clusters: 0,
+            skips: (
+                removed(Rule::SnapshotBeforeHeader),
+                removed(Rule::SnapshotBeforeFree),
+                removed(Rule::HeaderSteps),
+            ),
             header_sent: false,
         }
     }
@@ -192,7 +230,8 @@ impl Edit {
 
     /// The header leads to the new image, or may: what fails from here on leaves it unknown which it is.
     pub(crate) const fn is_switching(&self) -> bool {
-        debug_assert!(!self.header_sent || self.plan.is_some(), "it is known what the header says");
+        let planned = self.plan.is_some() || self.maps.table.is_some();
+        debug_assert!(!self.header_sent || planned, "it is known what the header says");
         self.header_sent
     }
 
@@ -236,7 +275,7 @@ impl Edit {
             Stop::WriteTable(host) => (host, cluster, true),
             Stop::ReadPiece { offset, len } => (offset, len as u32, false),
             Stop::WritePiece { offset, len } => (offset, len as u32, true),
-            Stop::Header => (0, self.header.block_len(), true),
+            Stop::Header => (0, self.blocks.front().map_or(0, |block| block.len() as u32), true),
             Stop::Sync | Stop::Grow { .. } | Stop::Bad(_) => {
                 self.waits = Some(Stop::Sync);
                 return IoOp::Sync;
@@ -265,7 +304,11 @@ impl Edit {
             Some(Stop::WriteBlock(index)) => self.counts.encode(*index, buf),
             Some(Stop::WriteTable(_)) => self.walk.encode(buf),
             Some(Stop::WritePiece { .. }) => self.encode_piece(buf),
-            Some(Stop::Header) => self.header.encode_block(buf),
+            Some(Stop::Header) => {
+                if let Some(block) = self.blocks.front().filter(|block| block.len() == buf.len()) {
+                    buf.copy_from_slice(block);
+                }
+            }
             other => debug_assert!(false, "nothing to encode: {other:?}"),
         }
     }
@@ -281,7 +324,11 @@ impl Edit {
             Some(Stop::WriteBlock(index)) => self.counts.wrote(index),
             Some(Stop::WriteTable(_)) => self.walk.wrote(),
             Some(Stop::WritePiece { .. }) => self.at += 1,
-            Some(Stop::Sync | Stop::Header) => self.at = 1,
+            Some(Stop::Sync) => self.at = 1,
+            Some(Stop::Header) => {
+                self.blocks.pop_front();
+                self.at = 1;
+            }
             // the file is longer
             Some(Stop::Grow { .. } | Stop::Bad(_)) | None => {}
         }
@@ -291,6 +338,11 @@ impl Edit {
         debug_assert!(!bytes.is_empty(), "a piece has bytes");
         match self.parts.front() {
             Some(Part::List) => self.list.read(bytes),
+            Some(Part::Directory) => self.maps.read(bytes),
+            Some(Part::Bits) => {
+                self.maps.piece_read(self.at, self.header.cluster_size(), bytes);
+                self.at += 1;
+            }
             _ => {
                 let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word));
                 self.loading.extend(words);

@@ -4,12 +4,14 @@
 //!
 //! Invariant: a part that is stopped goes on where it was: what it has done it does not do again.
 
+use super::ask::Task;
 use super::list::Plan;
 use super::stop::Stop;
 use super::walk::Ground;
 use super::{CHUNK, Edit, Edited, Part, Region};
 use crate::base::span::Span;
 use crate::error::Error;
+use crate::fault::{BitmapLack, Lack};
 use crate::qcow2::snapshot::Snapshot;
 use crate::qcow2::{L1, Shape};
 use crate::space::counts::{OpenedMetadata, Refcounted};
@@ -31,6 +33,9 @@ impl Edit {
             Part::Settle | Part::Durable | Part::HeaderDurable if self.at == 1 => Ok(()),
             Part::Settle | Part::Durable | Part::HeaderDurable => Err(Stop::Sync),
             Part::List => self.read_list(),
+            Part::Directory | Part::Keep | Part::Map | Part::Bits | Part::PlaceBits | Part::PlaceMap => {
+                self.go_on_with_bitmap(part, counted)
+            }
             Part::Blocks => self.place_blocks(counted),
             Part::Load(offset, entries) => self.load(offset, entries),
             Part::Add | Part::Remove | Part::Flag => {
@@ -54,7 +59,13 @@ impl Edit {
             Part::PlaceL1 if !self.new_l1 => Ok(()),
             Part::PlaceL1 => self.place(Region::L1, self.active.len() as u64 * 8, counted),
             Part::PlaceList => {
-                self.bytes = self.list.encode();
+                self.bytes = match self.ask {
+                    Task::Snapshot(_) => self.list.encode(),
+                    Task::Bitmap(_) => {
+                        let map = self.placed(Region::Map).map(|(host, _)| host);
+                        self.maps.place_table(map)
+                    }
+                };
                 self.place(Region::List, self.bytes.len() as u64, counted)
             }
             Part::PlaceTable => {
@@ -65,8 +76,9 @@ impl Edit {
             Part::Flush => self.flush(),
             Part::Write => self.write(),
             Part::Header if self.at == 1 => Ok(()),
+            Part::Header if self.header_sent => Err(Stop::Header),
             Part::Header => {
-                self.change_header();
+                self.change_header()?;
                 Err(Stop::Header)
             }
         }
@@ -78,7 +90,11 @@ impl Edit {
         if let Some((offset, len)) = self.list.next(&self.header).map_err(Stop::Bad)? {
             return Err(Stop::ReadPiece { offset, len });
         }
-        let plan = self.list.change(&self.ask, &self.header).map_err(Stop::Bad)?;
+        let Task::Snapshot(ask) = &self.ask else {
+            self.parts.push_back(Part::Directory);
+            return Ok(());
+        };
+        let plan = self.list.change(ask, &self.header).map_err(Stop::Bad)?;
         let active = Part::Load(self.header.l1_offset, self.header.l1_entries);
         let load = |of: &Snapshot| Part::Load(of.l1_offset, of.l1_entries);
         self.parts.push_back(Part::Blocks);
@@ -95,16 +111,22 @@ impl Edit {
         if !matches!(plan, Plan::Apply(_)) {
             self.parts.push_back(Part::PlaceList);
         }
-        self.parts.extend([Part::PlaceTable, Part::Forget, Part::Flush, Part::Write]);
-        self.parts.extend([Part::Durable, Part::Header, Part::HeaderDurable]);
+        self.plan_end();
         debug_assert!(self.plan.is_none(), "there is one plan");
         self.plan = Some(plan);
         Ok(())
     }
 
+    /// What follows when all but the refcount table has its place.
+    pub(super) fn plan_end(&mut self) {
+        self.parts.extend([Part::PlaceTable, Part::Forget, Part::Flush, Part::Write]);
+        self.parts.extend([Part::Durable, Part::Header, Part::HeaderDurable]);
+        debug_assert!(!self.header_sent, "the header comes last");
+    }
+
     fn place_blocks(&mut self, counted: &Refcounted) -> Result<(), Stop> {
         // blocks that counting the new ones takes come behind these, with places of their own
-        debug_assert!(self.plan.is_some(), "it is known what comes");
+        debug_assert!(self.plan.is_some() || self.maps.table.is_some(), "it is known what comes");
         while self.at < self.counts.len() {
             if self.counts.old_block(self.at) != 0 && self.counts.new_block(self.at) == 0 {
                 self.places.take_block(self.at, &mut self.counts, counted)?;
@@ -159,7 +181,7 @@ impl Edit {
     }
 
     /// So many bytes get a place, if they are any.
-    fn place(&mut self, region: Region, bytes: u64, counted: &Refcounted) -> Result<(), Stop> {
+    pub(super) fn place(&mut self, region: Region, bytes: u64, counted: &Refcounted) -> Result<(), Stop> {
         debug_assert!(self.placed(region).is_none(), "it has one place");
         let clusters = bytes.div_ceil(self.cluster());
         if clusters > 0 {
@@ -171,9 +193,9 @@ impl Edit {
     }
 
     /// Where the new one lies, and its clusters.
-    fn placed(&self, region: Region) -> Option<(u64, u64)> {
+    pub(super) fn placed(&self, region: Region) -> Option<(u64, u64)> {
         let found = self.placed.iter().find(|(kind, _, _)| *kind == region);
-        debug_assert!(self.placed.len() <= 3, "each has one place");
+        debug_assert!(self.placed.len() <= 4, "each has one place");
         found.map(|(_, host, clusters)| (*host, *clusters))
     }
 
@@ -187,6 +209,9 @@ impl Edit {
             let blocks = (0..self.counts.len()).map(|index| self.counts.old_block(index));
             self.old.extend(blocks.filter(|block| *block != 0).map(|block| Span::at(block, cluster)));
             let l1 = |offset, entries: u32| Span::at(offset, u64::from(entries) * 8);
+            if matches!(self.ask, Task::Bitmap(_)) {
+                self.old.extend(self.maps.dropped(&self.header));
+            }
             match &self.plan {
                 Some(Plan::Delete(of)) => self.old.push(l1(of.l1_offset, of.l1_entries)),
                 Some(Plan::Create | Plan::Apply(_)) | None => {}
@@ -194,7 +219,7 @@ impl Edit {
             if self.new_l1 && !matches!(self.plan, Some(Plan::Create)) {
                 self.old.push(l1(header.l1_offset, header.l1_entries));
             }
-            if !matches!(self.plan, Some(Plan::Apply(_))) {
+            if !matches!(self.plan, Some(Plan::Apply(_)) | None) {
                 self.old.push(Span::at(header.snapshots_offset, self.list.len()));
             }
             self.old.retain(|span| !span.is_empty());
@@ -260,6 +285,8 @@ impl Edit {
         match region {
             Region::L1 => words(&self.active, buf),
             Region::Table => words(self.counts.table(), buf),
+            Region::Map => words(self.maps.words(), buf),
+            Region::Bits => self.maps.encode_bits(at, self.shape, buf),
             Region::List => {
                 let rest = self.bytes.get(at as usize..).unwrap_or_default();
                 let count = rest.len().min(buf.len());
@@ -268,8 +295,9 @@ impl Edit {
         }
     }
 
-    /// The header leads to all that is new.
-    fn change_header(&mut self) {
+    /// The header leads to all that is new; as long as it is not one sector alone, in several steps.
+    fn change_header(&mut self) -> Result<(), Stop> {
+        let old = self.header.clone();
         if let Some((host, clusters)) = self.placed(Region::Table) {
             (self.header.reftable_offset, self.header.reftable_clusters) = (host, clusters as u32);
         }
@@ -279,13 +307,31 @@ impl Edit {
             // one without entries is nowhere
             self.header.l1_offset = self.placed(Region::L1).map_or(0, |(host, _)| host);
         }
+        let list = self.placed(Region::List).map_or(0, |(host, _)| host);
         match &self.plan {
             Some(Plan::Apply(of)) => self.header.size = of.disk_size().unwrap_or(self.header.size),
-            _ => {
+            Some(Plan::Create | Plan::Delete(_)) => {
                 self.header.snapshots = self.list.entries.len() as u32;
-                self.header.snapshots_offset = self.placed(Region::List).map_or(0, |(host, _)| host);
+                self.header.snapshots_offset = list;
+            }
+            None => {
+                let bitmaps = self.maps.extension(list, self.bytes.len() as u64);
+                let full = |_| Stop::Bad(Error::Unsupported(Lack::Bitmap(BitmapLack::HeaderFull)));
+                self.header.set_bitmaps(bitmaps).map_err(full)?;
+                self.blocks = old.steps_to(&mut self.header).map_err(full)?.into();
+                if self.skips.2 {
+                    self.blocks.drain(..self.blocks.len() - 1);
+                }
             }
         }
+        if self.blocks.is_empty() {
+            self.blocks.push_back(self.header.encode());
+        }
+        for _ in 1..self.blocks.len() {
+            self.parts.extend([Part::Header, Part::HeaderDurable]);
+        }
+        debug_assert!(!self.blocks.is_empty(), "a header is written");
+        Ok(())
     }
 
     /// What the owner has to know of the new image.
@@ -297,6 +343,7 @@ impl Edit {
         // what is longer has no blocks there
         reftable.resize(entries, 0);
         let list = match self.plan {
+            // of bitmaps, which are no snapshots
             Some(Plan::Apply(_)) | None => self.list.len(),
             Some(Plan::Create | Plan::Delete(_)) => self.bytes.len() as u64,
         };

@@ -51,6 +51,12 @@ impl Refcounted {
         self.overlap(Span::at(host, self.header.cluster_size()))
     }
 
+    /// Which metadata clusters from `host` on overlap.
+    pub(crate) fn overlaps_any(&self, host: u64, bytes: u64) -> Option<Metadata> {
+        debug_assert!(bytes > 0, "nothing overlaps nothing");
+        self.any_overlap(Span::at(host, bytes))
+    }
+
     /// Clusters that are not counted may not hold metadata: they would be handed out, or a hole punched.
     pub(crate) fn check_uncounted(&self, first: u64, count: u64) -> Result<(), Error> {
         debug_assert!(count > 0);

@@ -2,6 +2,7 @@
 //!
 //! Knows: the command line, when a target reads as zeros. Must never know: how disks are copied.
 
+use super::carried::Carried;
 use super::create::{self, Refused, Values};
 use super::progress::Progress;
 use crate::interrupt;
@@ -83,6 +84,12 @@ pub struct Args {
     /// Copy this snapshot of the source: its ID or name, or snapshot.id=ID,snapshot.name=NAME
     #[arg(short = 'l', long = "source-snapshot", value_name = "SNAPSHOT")]
     snapshot: Option<String>,
+    /// Copy the source's persistent bitmaps, too (qcow2)
+    #[arg(long)]
+    bitmaps: bool,
+    /// With --bitmaps: leave out those that are inconsistent
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
     /// The sources, one behind the other, and the target
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -95,10 +102,6 @@ struct Lacks {
     #[arg(short = 'C', long, hide = true)]
     copy_range_offloading: bool,
     #[arg(long, hide = true)]
-    bitmaps: bool,
-    #[arg(long, hide = true)]
-    skip_broken_bitmaps: bool,
-    #[arg(long, hide = true)]
     object: Option<String>,
     #[arg(long, hide = true, alias = "source-image-opts")]
     image_opts: bool,
@@ -110,7 +113,6 @@ impl Lacks {
     fn refuse(&self) -> Result<(), String> {
         let named = [
             (self.copy_range_offloading, "-C: ranges are copied by reading and writing"),
-            (self.bitmaps || self.skip_broken_bitmaps, "--bitmaps: bitmaps are not copied"),
             (self.object.is_some(), "--object: there are no objects"),
             (self.image_opts, "--image-opts: sources are named by their files"),
             (self.target_image_opts, "--target-image-opts: the target is named by its file"),
@@ -183,6 +185,9 @@ fn read(args: &Args) -> Result<Order, String> {
     if args.no_create && !args.options.is_empty() {
         return Err("-o has no effect when skipping image creation".into());
     }
+    if args.skip_broken_bitmaps && !args.bitmaps {
+        return Err("Use of --skip-broken-bitmaps requires --bitmaps".into());
+    }
     if args.target_is_zero && !args.no_create {
         return Err("--target-is-zero requires use of -n flag".into());
     }
@@ -211,6 +216,9 @@ fn convert(args: &Args) -> Result<(), String> {
     let Order { target: format, mut plan, source_cache, target_cache, snapshot } = read(args)?;
     plan.flush = !target_cache.unsafe_;
     let Some((target, sources)) = args.files.split_last() else { return Ok(()) };
+    if args.bitmaps && sources.len() > 1 {
+        return Err("Copying bitmaps only possible with single source".into());
+    }
     if snapshot.is_some() && sources.len() > 1 {
         return Err("No support for concatenating multiple snapshot".into());
     }
@@ -230,6 +238,13 @@ fn convert(args: &Args) -> Result<(), String> {
         let why = |error: &Error| could_not(file, why_not_opened(file, error));
         from.open(file, options).map_err(|error| no_snapshot(&error).unwrap_or_else(|| why(&error)))?;
     }
+    let carried = match sources {
+        [source] if args.bitmaps => {
+            let named = args.format.as_deref().map(format::parse).transpose()?;
+            Some(Carried::of(source, named, format, args.skip_broken_bitmaps)?)
+        }
+        _ => None,
+    };
     let mut near_window = false;
     if !args.no_create {
         let (backed, near) = make(args, format, target, &from)?;
@@ -244,6 +259,7 @@ fn convert(args: &Args) -> Result<(), String> {
         compressible(args, format)?;
         plan.over_backing = args.backing.is_some();
     }
+    carried.as_ref().map_or(Ok(()), |carried| carried.check(target))?;
     let options = OpenOptions::new()
         .format(Some(format))
         .direct(target_cache.direct)
@@ -259,7 +275,8 @@ fn convert(args: &Args) -> Result<(), String> {
         }
     });
     progress.finish(copied.is_ok());
-    copied.map_err(|error| told(target, &error))
+    copied.map_err(|error| told(target, &error))?;
+    carried.map_or(Ok(()), |carried| carried.copy(target))
 }
 
 /// What QEMU says of a snapshot that is not there.

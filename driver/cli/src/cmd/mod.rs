@@ -4,6 +4,8 @@
 
 pub mod amend;
 pub mod bench;
+pub mod bitmap;
+mod carried;
 pub mod check;
 pub mod commit;
 mod common;

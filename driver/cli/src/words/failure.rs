@@ -48,6 +48,7 @@ fn of_kind(image: &Path, file: &Path, role: FileRole, kind: &ErrorKind) -> Optio
         ErrorKind::Device { .. }
         | ErrorKind::Gone { .. }
         | ErrorKind::NoSnapshot
+        | ErrorKind::NoBitmap
         | ErrorKind::NoSpace
         | ErrorKind::Occupied { .. }
         | ErrorKind::DeviceTooSmall { .. }
@@ -72,6 +73,7 @@ fn is_its_own(kind: &ErrorKind) -> bool {
         | ErrorKind::Device { .. }
         | ErrorKind::Gone { .. }
         | ErrorKind::NoSnapshot
+        | ErrorKind::NoBitmap
         | ErrorKind::NoSpace
         | ErrorKind::Occupied { .. }
         | ErrorKind::DeviceTooSmall { .. }
@@ -222,7 +224,8 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
         | FormatLack::SnapshotBitmaps
         | FormatLack::SnapshotDataFile
         | FormatLack::Snapshots(_)
-        | FormatLack::WriteCompressed => return None,
+        | FormatLack::WriteCompressed
+        | FormatLack::Bitmap(_) => return None,
     })
 }
 

@@ -249,9 +249,12 @@ impl Scenario {
             sim.insert_sparse(DATA, self.size, options);
         }
         let lists = self.lists(&start.snapshots, &start.content);
+        let mapped = self.warm.iter().chain(&self.asks).any(|ask| matches!(ask, Ask::Map { .. }));
+        let alone = self.warm.is_empty() && self.asks.iter().all(|ask| ask.is_edit());
         let subject = Subject {
-            tight: !lists.is_empty() && self.warm.is_empty() && self.asks.iter().all(|ask| ask.is_snapshot()),
+            tight: (mapped || !lists.is_empty()) && alone,
             lists,
+            mapped,
             form: self.form,
             backed: self.backing.is_some(),
             below: 0,

@@ -1,11 +1,11 @@
-//! A snapshot is made, applied or deleted, while the image rests.
+//! A snapshot is made, applied or deleted, or a persistent bitmap changed, while the image rests.
 //!
 //! All else has ended before, all that memory knows is in the file, and no I/O is in flight; then
 //! `snapshots/` reads and writes the file alone, and what it leaves is taken over as an opening would find
 //! it.
 //!
 //! Knows: when that may begin, what of the image is another afterwards. Must never know: how a snapshot is
-//! made.
+//! made, or a bitmap changed.
 //!
 //! Invariants:
 //! * nothing is accepted from the begin to the end;
@@ -14,7 +14,7 @@
 
 use crate::acb::{AcbIndex, State, Want};
 use crate::error::Error;
-use crate::fault::{Lack, Op};
+use crate::fault::{BitmapLack, Lack, Op};
 use crate::image::format::Layout;
 use crate::image::next::Next;
 use crate::image::value::Image;
@@ -22,7 +22,7 @@ use crate::io::{IoOp, Outcome};
 use crate::outbox::{Due, Purpose};
 use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
 use crate::rule::Rule;
-use crate::snapshots::{Ask, Before, Edit, Edited, Editing, Turn};
+use crate::snapshots::{Ask, Before, BitmapAsk, Edit, Edited, Editing, Task, Turn, admit_bitmap};
 use crate::space::counts::Refcounted;
 use crate::space::kind::Uncounted;
 use crate::space::quarantine::Quarantine;
@@ -33,19 +33,38 @@ use alloc::boxed::Box;
 impl Image {
     /// What the [`RequestKind::Snapshot`](crate::RequestKind::Snapshot) that is submitted next asks for.
     pub fn plan_snapshot(&mut self, ask: Ask) {
+        self.plan(Task::Snapshot(ask));
+    }
+
+    /// The same of a persistent bitmap.
+    pub fn plan_bitmap(&mut self, ask: BitmapAsk) {
+        self.plan(Task::Bitmap(ask));
+    }
+
+    fn plan(&mut self, task: Task) {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         if self.edit.as_deref().is_none_or(|edit| !edit.has_begun()) {
-            self.edit = Some(Box::new(Editing::new(ask)));
+            self.edit = Some(Box::new(Editing::new(task)));
         }
     }
 
     /// May what was planned be done to this image?
     pub(crate) fn admit_snapshot(&self) -> Result<(), Error> {
         debug_assert!(!self.options.read_only, "what is read alone was refused");
+        let task = self.edit.as_deref().map(Editing::ask);
         let Some(counted) = self.refcounted.as_deref() else {
-            return Err(Error::Unsupported(Lack::Snapshots(self.layout.name())));
+            let name = self.layout.name();
+            return Err(Error::Unsupported(match task {
+                Some(Task::Bitmap(_)) => Lack::Bitmap(BitmapLack::Format(name)),
+                Some(Task::Snapshot(_)) | None => Lack::Snapshots(name),
+            }));
         };
-        match self.edit.as_deref().map(Editing::ask) {
+        let ask = match task {
+            Some(Task::Bitmap(ask)) => return admit_bitmap(ask, &counted.header),
+            Some(Task::Snapshot(ask)) => Some(ask),
+            None => None,
+        };
+        match ask {
             _ if counted.header.has_data_file() => Err(Error::Unsupported(Lack::SnapshotDataFile)),
             None => Err(Error::Misuse("a snapshot's request without what it asks for")),
             Some(Ask::Create { name, .. }) if name.len() > usize::from(u16::MAX) => {
@@ -79,9 +98,15 @@ impl Image {
     /// Of the autoclear bits only that of bitmaps is to go before a change, and what the guest reads stays.
     fn keeps_what_is_stale(&self) -> bool {
         debug_assert!(self.edit.is_some(), "a snapshot was planned");
-        let applies = self.edit.as_deref().is_some_and(|edit| matches!(edit.ask(), Ask::Apply(_)));
         let kept = |counted: &Refcounted| counted.header.stale_autoclear(RAW_DATA_FILE | BITMAPS) == 0;
-        !applies && self.health.is_stale() && self.refcounted.as_deref().is_some_and(kept)
+        match self.edit.as_deref().map(Editing::ask) {
+            // others go with the header that has the new directory: until then nothing else changes
+            Some(Task::Bitmap(_)) => self.health.is_stale(),
+            Some(Task::Snapshot(Ask::Apply(_))) | None => false,
+            Some(Task::Snapshot(Ask::Create { .. } | Ask::Delete(_))) => {
+                self.health.is_stale() && self.refcounted.as_deref().is_some_and(kept)
+            }
+        }
     }
 
     /// All others have to end.
@@ -205,6 +230,7 @@ impl Image {
         let Edited { header, metadata, end, file_len, freed } = edited;
         debug_assert!(self.tables.dirty == 0 && self.tables.young == 0, "all of it was in the file");
         self.layout = Layout::qcow2(&header);
+        self.health.renew(header.stale_autoclear(RAW_DATA_FILE) != 0);
         self.size = header.guest_size();
         let start = self.layout.start(self.size, file_len, &self.options);
         self.space = start.space;
@@ -248,10 +274,15 @@ impl Image {
         let Some(mut waiter) = self.edit.as_deref_mut().map(Editing::end) else { return };
         debug_assert!(!waiter.is_empty(), "its acb waits for it");
         if let Err(error) = result {
-            // what contradicts the format ends all changes, whoever has met it
-            let told = match self.fail_lookup(Box::new(error)) {
-                Next::Fail(error) => *error,
-                _ => Error::Poisoned,
+            // what contradicts the format ends all changes, whoever has met it; bitmaps no guest sees
+            let edit = self.edit.as_deref();
+            let bitmap = edit.is_some_and(|edit| matches!(edit.ask(), Task::Bitmap(_)));
+            let told = match bitmap {
+                true => error,
+                false => match self.fail_lookup(Box::new(error)) {
+                    Next::Fail(error) => *error,
+                    _ => Error::Poisoned,
+                },
             };
             self.requests.fail_all(&waiter, &told);
         }

@@ -264,6 +264,33 @@ impl Header {
         Ok(())
     }
 
+    /// Where the persistent bitmaps lie from now on, all of them valid; the block is laid out anew. Other
+    /// autoclear bits that are not kept up go.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] of version 2, [`Error::NoSpace`] where the header has no room.
+    pub fn set_bitmaps(&mut self, bitmaps: Option<bitmap::Extension>) -> Result<(), Error> {
+        if self.version < 3 {
+            return Err(Error::Misuse("version 2 has no persistent bitmaps"));
+        }
+        let mut next = self.clone();
+        next.clear_autoclear(RAW_DATA_FILE);
+        next.extensions.retain(|extension| extension.kind != Extension::BITMAPS);
+        if let Some(bitmaps) = &bitmaps {
+            let data = bitmaps.encode().to_vec();
+            next.extensions.push(Extension { kind: Extension::BITMAPS, data });
+            next.autoclear |= BITMAPS;
+        }
+        next.bitmaps = bitmaps;
+        next.lay_out()?;
+        debug_assert!(
+            next.extension(Extension::BITMAPS).is_some() == bitmaps.is_some(),
+            "what is told is there"
+        );
+        *self = next;
+        Ok(())
+    }
+
     /// Another version of the format: 2 or 3; the block is laid out anew.
     ///
     /// # Errors
