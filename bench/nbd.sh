@@ -2,7 +2,8 @@
 # NBD servers side by side, one client: bench/nbd.sh FOLDER [SECONDS] [ROUNDS]
 #
 # An image of random bytes in FOLDER, served by quod, qemu-nbd, qemu-storage-daemon (qcow2) and nbdkit (the same as a raw file) over a UNIX
-# socket; fio's nbd engine is the client. Servers take turns, ROUNDS times; the table has the median of throughput and p99, and the processor
+# socket; fio's nbd engine is the client. Each run has a copy of its own, which is in the page cache (a clone would not be). Servers take
+# turns, ROUNDS times; the table has the median of throughput and p99, and the processor
 # time a request of server and client. QUOD: the command (default: the release build of this tree). SIZE: MiB of the image (512).
 # Needs qemu-utils, qemu-storage-daemon, nbdkit, libnbd-bin, fio, python3.
 set -euo pipefail
@@ -38,10 +39,12 @@ serve() {
 ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
 
 run() {
-    local server=$1 rw=$2 bs=$3 depth=$4 pid before after
-    cp --reflink=auto nbd-base.qcow2 nbd-run.qcow2
-    cp --reflink=auto nbd-base.raw nbd-run.raw
-    rm -f nbd.sock
+    local server=$1 rw=$2 bs=$3 depth=$4 form=qcow2 pid before after
+    [ "$server" != nbdkit ] || form=raw
+    rm -f nbd.sock nbd-run.*
+    cp --reflink=never "nbd-base.$form" "nbd-run.$form"
+    # else the copy is written back while it is measured
+    sync "nbd-run.$form"
     serve "$server" &
     pid=$!
     while [ ! -S nbd.sock ]; do sleep 0.05; done

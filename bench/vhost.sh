@@ -5,6 +5,7 @@
 # in the page cache (a clone would not be). `vhost-load` (bench/vhost) is the front end. Servers take turns, ROUNDS times; the table has the
 # medians of requests a second, p50, p99, and the server's processor time a
 # request. QUOD, LOAD: the programs (default: the release build of this tree). SIZE: MiB of the image (512). DIRECT=1: past the page cache, too.
+# SERVERS: only these.
 # Needs qemu-utils (qemu-storage-daemon), python3.
 set -euo pipefail
 folder=${1:?a folder to work in}
@@ -41,9 +42,12 @@ serve() {
 
 run() {
     local server=$1 rw=$2 bs=$3 depth=$4
-    cp --reflink=never vhost-base.qcow2 vhost-run.qcow2
-    cp --reflink=never vhost-base.raw vhost-run.raw
-    rm -f vhost.sock
+    local form=qcow2
+    case $server in *raw*) form=raw ;; esac
+    rm -f vhost.sock vhost-run.*
+    cp --reflink=never "vhost-base.$form" "vhost-run.$form"
+    # else the copy is written back while it is measured
+    sync "vhost-run.$form"
     serve "$server" &
     pid=$!
     until [ -S vhost.sock ]; do sleep 0.05; done
@@ -56,6 +60,7 @@ run() {
 
 servers=(quod storage-daemon quod-raw storage-daemon-raw)
 [ -z "${DIRECT:-}" ] || servers+=(quod-direct quod-registered-direct storage-daemon-direct quod-raw-direct storage-daemon-raw-direct)
+[ -z "${SERVERS:-}" ] || read -ra servers <<< "$SERVERS"
 for ((round = 0; round < rounds; round++)); do
     for job in "randread 4096 64" "randwrite 4096 64" "randread 4096 1" "read 262144 16"; do
         for server in "${servers[@]}"; do
