@@ -140,6 +140,12 @@ pub trait Backend {
     /// one being one), EFAULT and EINVAL (no memory), [`uring::is_wrong_thread`].
     fn register_memory(&mut self, region: Segment) -> std::io::Result<MemoryId>;
 
+    /// Buffers that are made and registered before they are needed spare time later; not of a model of a
+    /// disk, which lives for microseconds.
+    fn is_model(&self) -> bool {
+        false
+    }
+
     /// As `register_memory`, of what `other`, a backend of the same process, has registered under `id`: the
     /// pages are not pinned, and not counted, once more, where the kernel can do that (Linux 6.13, and both
     /// are the same thread's). Each is taken back by itself.

@@ -15,6 +15,13 @@ pub(crate) fn nanos_histogram() -> Histogram<u32> {
     bounds.unwrap_or_else(|_| unreachable!("constant bounds"))
 }
 
+/// One that nothing is recorded in: of a few bytes, where the other has 16 KiB.
+pub(crate) fn no_histogram() -> Histogram<u32> {
+    let bounds = Histogram::new_with_bounds(1, 2, 0);
+    // as above
+    bounds.unwrap_or_else(|_| unreachable!("constant bounds"))
+}
+
 /// Some times, and the longest and all of them together, exactly.
 #[derive(Clone, Debug)]
 struct Times {

@@ -3,8 +3,9 @@
 //! Knows: kinds of requests and what they met. Must never know: which request.
 //! Invariant: recording never allocates; a request counts in one kind and in one path class.
 
-use crate::hold::nanos_histogram;
-use crate::request::{CompletionKind, Kind};
+use crate::completion::CompletionKind;
+use crate::hold::{nanos_histogram, no_histogram};
+use crate::request::Kind;
 use hdrhistogram::Histogram;
 use quod_states::{Counters, Met};
 use std::time::Duration;
@@ -116,7 +117,9 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn new() -> Stats {
+    /// `timed`: with histograms that have room for every latency; 300 KiB.
+    pub(crate) fn new(timed: bool) -> Stats {
+        let histogram = || if timed { nanos_histogram() } else { no_histogram() };
         Stats {
             counters: Counters::default(),
             bytes_read: 0,
@@ -124,8 +127,8 @@ impl Stats {
             decompressions: 0,
             compressions: 0,
             errors: 0,
-            kinds: Kind::ALL.iter().map(|_| nanos_histogram()).collect(),
-            paths: PathClass::ALL.iter().map(|_| nanos_histogram()).collect(),
+            kinds: Kind::ALL.iter().map(|_| histogram()).collect(),
+            paths: PathClass::ALL.iter().map(|_| histogram()).collect(),
         }
     }
 
@@ -192,7 +195,7 @@ mod tests {
 
     #[test]
     fn failures_move_no_bytes() {
-        let mut stats = Stats::new();
+        let mut stats = Stats::new(true);
         for (kind, ok) in [(Kind::Read, true), (Kind::Write, false)] {
             stats.count(kind, 4096, ok);
             stats.time(kind, Met::HIT, Duration::from_micros(5));

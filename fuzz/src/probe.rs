@@ -172,6 +172,10 @@ impl Backend for Probe {
         0
     }
 
+    fn is_model(&self) -> bool {
+        true
+    }
+
     fn register_memory(&mut self, _: Segment) -> std::io::Result<quod_backend::MemoryId> {
         Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
     }

@@ -351,6 +351,10 @@ impl Backend for Sim {
         0
     }
 
+    fn is_model(&self) -> bool {
+        true
+    }
+
     fn register_memory(&mut self, _: Segment) -> std::io::Result<crate::MemoryId> {
         Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
     }

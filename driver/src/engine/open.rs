@@ -8,13 +8,14 @@
 
 use super::Engine;
 use super::translate::{land_plain, plain};
+use crate::completion::{CompletionKind, Ended};
 use crate::error::{Error, ErrorKind, FileOp, Lack};
 use crate::info::{DiskInfo, LayerInfo};
 use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::{Flight, FlightTask, NO_IO, Place, Target};
 use crate::layer::opener::{Next, OpenStep, Opener, is_conflict, step_error, stricter};
 use crate::layer::{Layer, LayerFile};
-use crate::request::{CompletionKind, DiskId, Ended};
+use crate::request::DiskId;
 use crate::stats::Stats;
 use crate::transform::inflate::is_built_in;
 use quod_backend::{Backend, Errno, LockMode, Op, OpenFlags, Output, Proven, Stat, Store};
@@ -311,7 +312,7 @@ impl<B: Backend> Engine<B> {
         let Opener { options, started, infos, .. } = *opener;
         disk.info = DiskInfo::of(infos);
         debug_assert_eq!(disk.info.as_ref().map(DiskInfo::virtual_size), below, "machine and header differ");
-        disk.stats = Some(Box::new(Stats::new()));
+        disk.stats = Some(Box::new(Stats::new(self.config.timing)));
         let layers = disk.layers.len() as u16;
         for layer in 0..layers {
             self.settle(Place { disk: index, layer });

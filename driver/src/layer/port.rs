@@ -39,9 +39,11 @@ pub(crate) struct Port<B> {
 
 impl<B: Backend> Port<B> {
     pub(crate) fn new(mut backend: B) -> Port<B> {
-        let mut arena = Arena::new();
-        // where that cannot be done it costs speed alone
-        let _ = backend.register_memory(arena.first_piece());
+        let mut arena = Arena::new(!backend.is_model());
+        if !backend.is_model() {
+            // where that cannot be done it costs speed alone
+            let _ = backend.register_memory(arena.first_piece());
+        }
         let room = backend.capacity().clamp(64, 4096);
         Port {
             backend,

@@ -33,8 +33,10 @@ struct LoanSlot {
 /// The lender.
 #[derive(Debug)]
 pub(crate) struct Arena {
+    /// Nothing where the backend is a model.
     first: Buffer,
-    zeros: Buffer,
+    /// None: nobody has asked yet.
+    zeros: Option<Buffer>,
     slots: Vec<LoanSlot>,
     /// Free slots per class.
     idle: [Vec<u32>; CLASSES.len()],
@@ -44,23 +46,18 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    pub(crate) fn new() -> Arena {
-        let mut first = Buffer::zeroed(FIRST * CLASSES[0]);
+    /// `ahead`: with a first piece, which is registered.
+    pub(crate) fn new(ahead: bool) -> Arena {
+        let count = if ahead { FIRST } else { 0 };
+        let mut first = Buffer::zeroed(count * CLASSES[0]);
         let mut slots = Vec::with_capacity(4 * FIRST);
-        for index in 0..FIRST {
+        for index in 0..count {
             let memory = buffers::part(&mut first, index * CLASSES[0], CLASSES[0]);
             slots.push(LoanSlot { class: 0, memory, owner: None });
         }
         let mut idle = IDLE.map(Vec::with_capacity);
-        idle[0].extend((0..FIRST as u32).rev());
-        Arena {
-            first,
-            zeros: Buffer::zeroed(ZEROS),
-            slots,
-            idle,
-            gone: Vec::with_capacity(4 * FIRST),
-            lent: 0,
-        }
+        idle[0].extend((0..count as u32).rev());
+        Arena { first, zeros: None, slots, idle, gone: Vec::with_capacity(4 * FIRST), lent: 0 }
     }
 
     /// The piece to register with the backend.
@@ -132,7 +129,8 @@ impl Arena {
         let mut left = len;
         while left > 0 {
             let piece = left.min(ZEROS as u64) as usize;
-            segments.push(buffers::part(&mut self.zeros, 0, piece));
+            let zeros = self.zeros.get_or_insert_with(|| Buffer::zeroed(ZEROS));
+            segments.push(buffers::part(zeros, 0, piece));
             left -= piece as u64;
         }
     }
@@ -150,7 +148,7 @@ mod tests {
 
     #[test]
     fn loans_are_reused_by_class() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::new(true);
         let small = arena.take(4096);
         let large = arena.take(100_000);
         let huge = arena.take(5 << 20);
@@ -168,7 +166,7 @@ mod tests {
 
     #[test]
     fn idle_buffers_are_bounded() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::new(true);
         let loans: Vec<Loan> = (0..100).map(|_| arena.take(1 << 20)).collect();
         for loan in loans {
             arena.give_back(loan);
@@ -179,7 +177,7 @@ mod tests {
 
     #[test]
     fn zeroed_loans_are_zero_and_zeros_come_in_pieces() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::new(true);
         let loan = arena.take(4096);
         arena.bytes_mut(&loan, 4096).fill(9);
         arena.give_back(loan);

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn fills_start_as_zeros_and_restart_with_the_generation() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::new(false);
         let mut fill = Fill::default();
         let part = fill.begin(&mut arena, 1, 1024, 512, 100);
         buffers::scatter(&[5; 100], &[part]);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn an_unread_side_is_zeros() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::new(false);
         let mut list = Segments::new();
         Fill::default().append(&mut arena, 0, 700, &mut list);
         assert_eq!(buffers::total(&list), 700);

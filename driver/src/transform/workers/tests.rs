@@ -13,7 +13,7 @@ const SIZE: usize = 64 << 10;
 #[test]
 fn workers_finish_what_they_were_sent_and_say_so() {
     let backend = Threads::new(1).unwrap();
-    let mut arena = Arena::new();
+    let mut arena = Arena::new(false);
     let bytes = text(SIZE);
     let packed = deflated(&bytes);
     let mut send = |pool: &mut Workers, number: usize| {
@@ -71,7 +71,7 @@ fn workers_get_no_signals() {
     let backend = Threads::new(1).unwrap();
     let mut workers =
         Workers::new(backend.notify_fd().unwrap(), Crew { first: 1, most: 4, cpus: None }).unwrap();
-    let mut arena = Arena::new();
+    let mut arena = Arena::new(false);
     let loan = arena.take(1);
     workers.send(StreamTask {
         stream: Stream::new(Compression::Deflate, 0, 1),
