@@ -4,6 +4,7 @@
 //! Invariants: no call but [`Driver::wait`] blocks; whatever a call changed is settled when it returns; the
 //! number of accepted requests and of undelivered completions is bounded by [`Config::requests`] per disk.
 
+use crate::completion::{Completion, Ended};
 use crate::config::{Config, OpenOptions};
 use crate::engine::Engine;
 use crate::error::{BackendOp, Error, ErrorKind, Lack};
@@ -13,7 +14,7 @@ use crate::layer::disk::{Disk, Phase};
 use crate::layer::flight::Place;
 use crate::layer::opener::Opener;
 use crate::refusal::{Refusal, Rejected};
-use crate::request::{Completion, DiskId, Ended, Request, RequestKind};
+use crate::request::{DiskId, Request, RequestKind};
 use crate::stats::Stats;
 use crate::trace::TimedTransition;
 use crate::transform::inflate::is_built_in;
@@ -615,6 +616,8 @@ fn check(disk: &Disk, request: &Request) -> Result<(), Error> {
         RequestKind::Read { buffers, .. }
         | RequestKind::Write { buffers, .. }
         | RequestKind::WriteCompressed { buffers, .. }
+        | RequestKind::ReadState { buffers, .. }
+        | RequestKind::WriteState { buffers, .. }
             if buffers.is_nowhere() =>
         {
             Err(Error::Misuse("a read or write without a buffer"))

@@ -41,6 +41,7 @@
 
 #![warn(clippy::missing_errors_doc)]
 
+mod completion;
 mod config;
 mod driver;
 mod engine;
@@ -59,6 +60,7 @@ mod stats;
 mod trace;
 mod transform;
 
+pub use completion::{Completion, CompletionKind};
 pub use config::{Config, OpenOptions};
 pub use driver::Driver;
 pub use error::{BackendOp, DeviceOp, Error, ErrorKind, FileOp, FileRole, Lack, Lock};
@@ -67,7 +69,7 @@ pub use hold::Hold;
 pub use info::{DiskInfo, LayerInfo};
 pub use memory::buffers::{Buffers, RawBuffers};
 pub use refusal::{Refusal, Rejected};
-pub use request::{Completion, CompletionKind, DiskId, Kind, MemoryId, Request, RequestKind};
+pub use request::{DiskId, Kind, MemoryId, Request, RequestKind};
 pub use stats::{PathClass, Stats};
 pub use trace::TimedTransition;
 

@@ -1,12 +1,10 @@
-//! What an embedder asks and gets: requests, completions, and the names of disks.
+//! What an embedder asks: requests, and the names of disks.
 //!
-//! Knows: offsets, lengths, guest buffers. Must never know: layers' machines, operations.
+//! Knows: offsets, lengths, guest buffers. Must never know: completions, layers' machines, operations.
 //! Invariant: buffers travel with the request and come back exactly once: rejected, or completed.
 
-use crate::error::Error;
 use crate::memory::buffers::Buffers;
-use quod_states::{BitmapAsk, Extent, Flags, Met, SnapshotAsk};
-use std::time::Duration;
+use quod_states::{BitmapAsk, Flags, SnapshotAsk};
 
 /// Names a disk of one driver, from [`Driver::open`](crate::Driver::open) to the completion of its close, or
 /// of the opening if that fails. Never reused: a closed disk's id stays invalid, and to another driver of
@@ -153,6 +151,20 @@ pub enum RequestKind {
     Bitmap(Box<BitmapAsk>),
     /// The image holds nothing of the disk any more: its backing layer shows.
     Empty,
+    /// Fill the buffers from the VM state (qcow2).
+    ReadState {
+        /// Bytes of the state.
+        offset: u64,
+        buffers: Buffers,
+    },
+    /// Write the buffers there.
+    WriteState {
+        /// Bytes of the state.
+        offset: u64,
+        buffers: Buffers,
+    },
+    /// Make room for so many bytes of VM state; what is written of it needs it.
+    GrowState { len: u64 },
 }
 
 /// The kinds of request, by name alone.
@@ -250,6 +262,9 @@ impl RequestKind {
             RequestKind::Snapshot(_) => Kind::Snapshot,
             RequestKind::Bitmap(_) => Kind::Bitmap,
             RequestKind::Empty => Kind::Empty,
+            RequestKind::ReadState { .. } => Kind::Read,
+            RequestKind::WriteState { .. } => Kind::Write,
+            RequestKind::GrowState { .. } => Kind::Resize,
         }
     }
 
@@ -258,27 +273,10 @@ impl RequestKind {
         match self {
             RequestKind::Read { buffers, .. }
             | RequestKind::Write { buffers, .. }
-            | RequestKind::WriteCompressed { buffers, .. } => Some(buffers),
+            | RequestKind::WriteCompressed { buffers, .. }
+            | RequestKind::ReadState { buffers, .. }
+            | RequestKind::WriteState { buffers, .. } => Some(buffers),
             _ => None,
-        }
-    }
-
-    /// Takes the buffers along: what will come back.
-    pub(crate) fn into_answer(self) -> CompletionKind {
-        match self {
-            RequestKind::Read { buffers, .. } => CompletionKind::Read(buffers),
-            RequestKind::Write { buffers, .. } => CompletionKind::Write(buffers),
-            RequestKind::WriteCompressed { buffers, .. } => CompletionKind::WriteCompressed(buffers),
-            RequestKind::WriteZeroes { .. } => CompletionKind::WriteZeroes,
-            RequestKind::Discard { .. } => CompletionKind::Discard,
-            RequestKind::Flush => CompletionKind::Flush,
-            RequestKind::Map { .. } => CompletionKind::Map(None),
-            RequestKind::Quiesce => CompletionKind::Quiesce,
-            RequestKind::Close => CompletionKind::Close,
-            RequestKind::Resize { .. } => CompletionKind::Resize,
-            RequestKind::Snapshot(_) => CompletionKind::Snapshot,
-            RequestKind::Bitmap(_) => CompletionKind::Bitmap,
-            RequestKind::Empty => CompletionKind::Empty,
         }
     }
 
@@ -288,13 +286,15 @@ impl RequestKind {
         match self {
             RequestKind::Read { buffers, .. }
             | RequestKind::Write { buffers, .. }
-            | RequestKind::WriteCompressed { buffers, .. } => buffers.len(),
+            | RequestKind::WriteCompressed { buffers, .. }
+            | RequestKind::ReadState { buffers, .. }
+            | RequestKind::WriteState { buffers, .. } => buffers.len(),
             RequestKind::WriteZeroes { len, .. }
             | RequestKind::Discard { len, .. }
             | RequestKind::Map { len, .. } => *len,
             RequestKind::Flush | RequestKind::Quiesce | RequestKind::Close => 0,
-            RequestKind::Resize { .. } | RequestKind::Snapshot(_) => 0,
-            RequestKind::Bitmap(_) | RequestKind::Empty => 0,
+            RequestKind::Resize { .. } | RequestKind::GrowState { .. } => 0,
+            RequestKind::Snapshot(_) | RequestKind::Bitmap(_) | RequestKind::Empty => 0,
         }
     }
 
@@ -321,6 +321,13 @@ impl RequestKind {
             RequestKind::Resize { size } => (Core::Resize { size }, 0, 0, plain),
             RequestKind::Snapshot(_) | RequestKind::Bitmap(_) => (Core::Snapshot, 0, 0, plain),
             RequestKind::Empty => (Core::Empty, 0, 0, plain),
+            RequestKind::ReadState { offset, ref buffers } => {
+                (Core::Read, offset, buffers.len(), Flags::STATE)
+            }
+            RequestKind::WriteState { offset, ref buffers } => {
+                (Core::Write, offset, buffers.len(), Flags::STATE)
+            }
+            RequestKind::GrowState { len } => (Core::Resize { size: len }, 0, 0, Flags::STATE),
         };
         quod_states::Request { kind, offset, len, flags, user }
     }
@@ -431,6 +438,39 @@ impl Request {
         Request { kind: RequestKind::Resize { size }, user }
     }
 
+    /// Fill `buffers` from byte `offset` of the VM state on: what QEMU keeps of a machine beside its disk
+    /// (qcow2). What was never written reads as zeros.
+    ///
+    /// ```
+    /// use quod::{Buffer, OpenOptions, Request};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("disk.qcow2");
+    /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 30))?;
+    /// let mut session = quod_tools::Session::open(&path, OpenOptions::new().write(true))?;
+    /// let state = vec![7; 100_000];
+    /// session.run(Request::grow_state(100_000, 0))?;
+    /// session.run(Request::write_state(0, Buffer::from(state), 0))?;
+    /// session.run(Request::read_state(0, Buffer::zeroed(100_000), 0))?;
+    /// session.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_state(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
+        Request { kind: RequestKind::ReadState { offset, buffers: buffers.into() }, user }
+    }
+
+    /// Write `buffers` to byte `offset` of the VM state and on, where there is room
+    /// ([`Request::grow_state`]). A snapshot that is made keeps it, and one that is applied brings it back. A
+    /// disk that grows to where it lies reads as zeros there, and of the state that part is gone.
+    pub fn write_state(offset: u64, buffers: impl Into<Buffers>, user: u64) -> Request {
+        Request { kind: RequestKind::WriteState { offset, buffers: buffers.into() }, user }
+    }
+
+    /// Make room for `len` bytes of VM state, durably: the table that leads to tables (L1) gets longer, if it
+    /// has to, and then meanwhile every request is refused as busy. The state takes space when it is written.
+    pub fn grow_state(len: u64, user: u64) -> Request {
+        Request { kind: RequestKind::GrowState { len }, user }
+    }
+
     /// Make, apply or delete a snapshot in the image (qcow2), durably: all of it or, after an error or a
     /// power cut, nothing. It begins when all that was taken before it has ended, and until it has ended
     /// every request is refused as busy; it takes as long as reading all tables of the disk and of the
@@ -529,167 +569,5 @@ impl Request {
             *may_unmap = true;
         }
         self
-    }
-}
-
-/// What a completion is about, with all that comes back of this kind of request.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CompletionKind {
-    /// `Driver::open` ended; the disk takes requests now, or (with an error) its id is invalid.
-    Opened,
-    /// A read ended: the buffers are filled, or (with an error) hold anything.
-    Read(Buffers),
-    /// A write ended.
-    Write(Buffers),
-    /// A compressed write ended.
-    WriteCompressed(Buffers),
-    /// The range reads as zeros.
-    WriteZeroes,
-    /// A discard ended.
-    Discard,
-    /// A flush ended.
-    Flush,
-    /// What the range begins with; None: it failed.
-    Map(Option<Extent>),
-    /// The file was self-consistent.
-    Quiesce,
-    /// The disk is closed, its id invalid, however it ended.
-    Close,
-    /// The disk has its new size.
-    Resize,
-    /// The snapshot is made, applied or deleted.
-    Snapshot,
-    /// The bitmap is changed.
-    Bitmap,
-    /// The image is empty.
-    Empty,
-}
-
-impl CompletionKind {
-    /// Which kind of request ended; None: it was an opening.
-    pub const fn request(&self) -> Option<Kind> {
-        Some(match self {
-            CompletionKind::Opened => return None,
-            CompletionKind::Read(_) => Kind::Read,
-            CompletionKind::Write(_) => Kind::Write,
-            CompletionKind::WriteCompressed(_) => Kind::WriteCompressed,
-            CompletionKind::WriteZeroes => Kind::WriteZeroes,
-            CompletionKind::Discard => Kind::Discard,
-            CompletionKind::Flush => Kind::Flush,
-            CompletionKind::Map(_) => Kind::Map,
-            CompletionKind::Quiesce => Kind::Quiesce,
-            CompletionKind::Close => Kind::Close,
-            CompletionKind::Resize => Kind::Resize,
-            CompletionKind::Snapshot => Kind::Snapshot,
-            CompletionKind::Bitmap => Kind::Bitmap,
-            CompletionKind::Empty => Kind::Empty,
-        })
-    }
-
-    /// The buffers of a read or a write, compressed or not.
-    pub const fn buffers(&self) -> Option<&Buffers> {
-        match self {
-            CompletionKind::Read(buffers)
-            | CompletionKind::Write(buffers)
-            | CompletionKind::WriteCompressed(buffers) => Some(buffers),
-            _ => None,
-        }
-    }
-
-    /// What a map that succeeded has found.
-    pub const fn extent(&self) -> Option<Extent> {
-        match self {
-            CompletionKind::Map(extent) => *extent,
-            _ => None,
-        }
-    }
-
-    /// As [`CompletionKind::buffers`], to keep.
-    pub fn into_buffers(self) -> Option<Buffers> {
-        match self {
-            CompletionKind::Read(buffers)
-            | CompletionKind::Write(buffers)
-            | CompletionKind::WriteCompressed(buffers) => Some(buffers),
-            _ => None,
-        }
-    }
-}
-
-/// Something ended. Each opening and each request that was taken has one.
-///
-/// ```
-/// use quod::{Completion, CompletionKind, Error, ErrorKind};
-/// /// What a virtio block device answers its guest: OK, IOERR or UNSUPP.
-/// fn status(done: &Completion) -> u8 {
-///     match &done.result {
-///         Ok(()) => 0,
-///         Err(Error::File { kind: ErrorKind::Unsupported(_), .. }) => 2,
-///         Err(error) => {
-///             eprintln!("{:?} after {:?}: {error}", done.kind.request(), done.latency);
-///             1
-///         }
-///     }
-/// }
-/// # use quod::{Buffer, Config, Driver, OpenOptions, Request};
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("disk.raw");
-/// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Raw, 1 << 20))?;
-/// # let mut driver = Driver::new(Config::default())?;
-/// # let disk = driver.open(&path, OpenOptions::new())?;
-/// # let mut next = |driver: &mut Driver| loop {
-/// #     if let Some(done) = driver.next_completion() {
-/// #         break Ok::<_, Error>(done);
-/// #     }
-/// #     driver.wait(None)?;
-/// # };
-/// # assert_eq!(status(&next(&mut driver)?), 0);
-/// # driver.submit(disk, Request::read(0, Buffer::zeroed(512), 5))?;
-/// let done = next(&mut driver)?;
-/// assert_eq!((status(&done), done.disk, done.user), (0, disk, 5));
-/// if let CompletionKind::Read(buffers) = done.kind {
-///     assert_eq!(buffers.len(), 512); // ours again: to be looked at, and used for the next request
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Completion {
-    /// Whose.
-    pub disk: DiskId,
-    /// The `user` value of the request or of the open options.
-    pub user: u64,
-    /// What, and what comes back with it.
-    pub kind: CompletionKind,
-    /// How.
-    pub result: Result<(), Error>,
-    /// What the request met on its way.
-    pub met: Met,
-    /// From submission to completion; of a request that ended in the call that brought it, the call's time.
-    /// None without [`Config::timing`](field@crate::Config::timing).
-    pub latency: Option<Duration>,
-}
-
-/// A completion until it is taken.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub disk: DiskId,
-    pub user: u64,
-    pub kind: CompletionKind,
-    /// In a box: it is long, and there is none, nearly always.
-    pub result: Result<(), Box<Error>>,
-    pub met: Met,
-    pub latency: Option<Duration>,
-}
-
-impl From<Ended> for Completion {
-    #[inline]
-    fn from(ended: Ended) -> Completion {
-        let Ended { disk, user, kind, result, met, latency } = ended;
-        let result = match result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(*error),
-        };
-        Completion { disk, user, kind, result, met, latency }
     }
 }

@@ -270,6 +270,13 @@ impl World {
             {
                 return Ok(false);
             }
+            // there is no room for it, as making it has failed
+            Err(Rejected { reason: Refusal::Error(Error::File { .. } | Error::Misuse(_)), .. })
+                if matches!(ask, Ask::WriteState { .. }) =>
+            {
+                self.next_user += 1;
+                return Ok(true);
+            }
             Err(rejected) => return fail(format!("{ask:?} is refused: {}", rejected.reason)),
         }
         self.note(|| format!("#{user} {ask:?}"));

@@ -270,3 +270,62 @@ fn bitmaps_are_named_before_they_are_made_inconsistent() {
     // what is gone is not named again
     assert_eq!(quod(&["resize", "-q", "x.qcow2", "6M"], path).stderr, "");
 }
+
+#[test]
+fn the_vm_state_is_written_and_read_behind_the_disk() {
+    for image in ["x.qcow2", "old.qcow2", "lazy.qcow2", "over.qcow2"] {
+        same_commands(
+            &["-f", "qcow2", image],
+            &[
+                "read -b 0 64k",
+                "write -P 1 0 64k",
+                "write -b -P 7 512 100k",
+                "read -b -P 7 512 100k",
+                "read -b -P 0 0 512",
+                "read -b -P 0 1M 64k",
+                "write -b -P 8 1G 64k",
+                "read -b -P 8 1G 64k",
+                "read -b -v 1G 512",
+                "read -P 1 0 64k",
+                "write -b 0 0",
+                "read -b 0 0",
+                "read -b 100T 512",
+                "write -b 1 512",
+                "write -b 0 100",
+                "read -b 0 100",
+                "write -b -z 0 512",
+                "write -b -f 0 512",
+                "length",
+            ],
+        );
+    }
+    same_commands(&["-f", "raw", "x.raw"], &["write -b 0 512", "read -b 0 512"]);
+}
+
+/// What one program writes the other one reads, in the disk's own tables and in a snapshot's.
+#[test]
+fn a_vm_state_changes_hands() {
+    let folder = fresh();
+    let path = folder.path();
+    let write = |pattern: &str| format!("write -b -P {pattern} 0 300k");
+    let read = |pattern: &str| format!("read -b -P {pattern} 0 300k");
+    let both: [fn(&[&str], &Path, &str) -> common::Answer; 2] = [quod_io, qemu_io];
+    for (writer, reader) in [(both[0], both[1]), (both[1], both[0])] {
+        let run = |tool: fn(&[&str], &Path, &str) -> common::Answer, command: &str| {
+            let answer = tool(&["-f", "qcow2", "-c", command, "x.qcow2"], path, "");
+            assert_eq!(answer.code, Some(0), "{command}: {answer:?}");
+            assert!(!answer.stdout.contains("failed"), "{command}: {answer:?}");
+        };
+        run(writer, &write("5"));
+        run(reader, &read("5"));
+        assert_eq!(quod(&["snapshot", "-c", "state", "x.qcow2"], path).code, Some(0));
+        run(writer, &write("6"));
+        run(reader, &read("6"));
+        assert_eq!(qemu_img(&["snapshot", "-a", "state", "x.qcow2"], path).code, Some(0));
+        run(writer, &read("5"));
+        run(reader, &read("5"));
+        assert_eq!(quod(&["snapshot", "-d", "state", "x.qcow2"], path).code, Some(0));
+        let answer = qemu_img(&["check", "-f", "qcow2", "x.qcow2"], path);
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+    }
+}

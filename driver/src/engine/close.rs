@@ -4,9 +4,9 @@
 //! Invariant: nothing is closed while an operation of the disk is in flight.
 
 use super::Engine;
+use crate::completion::Ended;
 use crate::layer::disk::{Closing, Phase};
 use crate::layer::flight::{Flight, FlightTask, NO_IO, Target};
-use crate::request::Ended;
 use quod_backend::{Backend, Op};
 
 impl<B: Backend> Engine<B> {

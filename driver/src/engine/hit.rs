@@ -7,9 +7,10 @@
 
 use super::Engine;
 use super::translate::{read_data, translate, write_data};
+use crate::completion::Ended;
 use crate::layer::disk::Phase;
 use crate::layer::flight::{Place, Whole};
-use crate::request::{DiskId, Ended, Request, RequestKind};
+use crate::request::{DiskId, Request, RequestKind};
 use quod_backend::Backend;
 use quod_states::{Flags, Hit, Io, IoOp};
 use std::time::Duration;

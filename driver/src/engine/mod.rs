@@ -14,13 +14,14 @@ mod timers;
 mod translate;
 mod turn;
 
+use crate::completion::Ended;
 use crate::config::Config;
 use crate::layer::Layer;
 use crate::layer::disk::Disk;
 use crate::layer::flight::Place;
 use crate::layer::out::{LayerJob, Out};
 use crate::layer::port::Port;
-use crate::request::{DiskId, Ended};
+use crate::request::DiskId;
 use crate::trace::Transitions;
 use crate::transform::Transform;
 use quod_backend::{Backend, Completion as Landed};

@@ -6,6 +6,7 @@
 
 use super::Engine;
 use super::translate::{land_plain, read_data, translate, write_data};
+use crate::completion::{CompletionKind, Ended};
 use crate::error::Error;
 use crate::layer::flight::{Dest, Flight, FlightTask, Place};
 use crate::layer::out::{LayerJob, plain_outcome};
@@ -13,7 +14,6 @@ use crate::layer::{Child, Layer, Origin, Owner, timer_index};
 use crate::memory::arena::Arena;
 use crate::memory::buffers;
 use crate::memory::fill::side;
-use crate::request::{CompletionKind, Ended};
 use crate::trace::TimedTransition;
 use quod_backend::{Backend, Errno, Output, Segments};
 use quod_states::{

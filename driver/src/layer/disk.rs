@@ -6,8 +6,9 @@
 use super::flight::Flight;
 use super::opener::Opener;
 use super::{Layer, Origin, Owner};
+use crate::completion::Ended;
 use crate::info::DiskInfo;
-use crate::request::{DiskId, Ended};
+use crate::request::DiskId;
 use crate::stats::Stats;
 use quod_backend::FileId;
 use std::path::PathBuf;

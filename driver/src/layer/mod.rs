@@ -13,9 +13,10 @@ pub(crate) mod out;
 pub(crate) mod packs;
 pub(crate) mod port;
 
+use crate::completion::CompletionKind;
 use crate::error::{Error, ErrorKind, FileRole};
 use crate::memory::fill::Fill;
-use crate::request::{CompletionKind, Request};
+use crate::request::Request;
 use clusters::Clusters;
 use packs::{Method, Packs};
 use quod_backend::{Errno, FileId, Proven, Segments, Stat, Store};
@@ -223,7 +224,7 @@ impl Layer {
     pub(crate) fn occupy(&mut self, id: RequestId, request: Request, started: Duration) -> u64 {
         let Request { kind, user } = request;
         let len = kind.len();
-        let mut kind = kind.into_answer();
+        let mut kind = CompletionKind::answering(kind);
         let segments = match &mut kind {
             CompletionKind::Read(buffers)
             | CompletionKind::Write(buffers)

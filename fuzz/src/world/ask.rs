@@ -39,6 +39,15 @@ pub enum Ask {
     Resize {
         len: u64,
     },
+    /// Room for so many bytes of VM state.
+    GrowState {
+        len: u64,
+    },
+    /// Some of it is written. What it is nobody looks at: it is there so that the disk is not harmed.
+    WriteState {
+        offset: u64,
+        len: u64,
+    },
     /// The disk is kept, as the last snapshot of the list.
     Keep,
     /// The disk becomes what the snapshot of this index keeps.
@@ -91,6 +100,7 @@ impl Ask {
             | Ask::Discard { offset, len } => Some((offset, offset + len)),
             Ask::Flush | Ask::Quiesce | Ask::Resize { .. } | Ask::Close | Ask::Cancel { .. } => None,
             Ask::Keep | Ask::Apply { .. } | Ask::Drop { .. } | Ask::Map { .. } | Ask::Empty => None,
+            Ask::GrowState { .. } | Ask::WriteState { .. } => None,
         }
     }
 }
@@ -129,6 +139,10 @@ pub(super) fn request(ask: Ask, user: u64, ids: &[Vec<u8>], size: u64) -> Option
         Ask::Flush => Request::flush(user),
         Ask::Quiesce => Request::quiesce(user),
         Ask::Resize { len } => Request::resize(len, user),
+        Ask::GrowState { len } => Request::grow_state(len, user),
+        Ask::WriteState { offset, len } => {
+            Request::write_state(offset, split(vec![0xbb; len as usize]), user)
+        }
         Ask::Keep => {
             let ask = SnapshotAsk::Create { name: b"kept".to_vec(), date_sec: 1, date_nsec: 2 };
             Request::snapshot(ask, user)

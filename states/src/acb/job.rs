@@ -56,6 +56,8 @@ pub(crate) enum Resizing {
     CopySync(Span),
     /// The header leads to it: the old one.
     Switch(Span),
+    /// What lies behind the disk, where it grows to, is given up: a VM state is no disk.
+    Behind,
     /// What comes to light or goes.
     Range,
     /// That is made durable.
@@ -70,7 +72,7 @@ impl Resizing {
         match self {
             Resizing::Settle | Resizing::Place | Resizing::Copy(_) => true,
             Resizing::CopySync(_) | Resizing::Switch(_) => true,
-            Resizing::Range | Resizing::RangeSync | Resizing::Size => false,
+            Resizing::Behind | Resizing::Range | Resizing::RangeSync | Resizing::Size => false,
         }
     }
 }

@@ -14,6 +14,10 @@ bitflags::bitflags! {
         const FUA = 1;
         /// Write-zeroes may give host space back.
         const MAY_UNMAP = 2;
+        /// Of the VM state, which qcow2 keeps behind the disk: a read or a write, whose offset is one of the
+        /// state then; or a resize, which leaves the disk as it is and gets the L1 table room for that many
+        /// bytes of state.
+        const STATE = 4;
     }
 }
 

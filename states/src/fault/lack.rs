@@ -96,6 +96,10 @@ pub enum Lack {
     SnapshotBitmaps,
     /// Snapshots of an image whose guest data lies in another file.
     SnapshotDataFile,
+    /// A VM state in an image of this format, or with a data file.
+    State(&'static str),
+    /// A VM state in an image whose backing file reaches to where it would lie.
+    StateBacking,
     /// To resize a device, of so many bytes.
     ResizeDevice(u64),
     /// Snapshots in a file of a format that has none, by its name.
@@ -157,6 +161,8 @@ impl fmt::Display for Lack {
                 f.write_str("applying a snapshot to an image with persistent bitmaps, which would be wrong")
             }
             Lack::SnapshotDataFile => f.write_str("snapshots of an image with a data file"),
+            Lack::State(format) => write!(f, "a VM state in the format {format}, or beside a data file"),
+            Lack::StateBacking => f.write_str("a VM state over a backing file that is longer than the disk"),
             Lack::Snapshots(format) => write!(f, "the format {format} has no snapshots"),
             Lack::WriteCompressed => f.write_str(
                 "writing compressed clusters but to a qcow2 image that has its clusters in its own file",

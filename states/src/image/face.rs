@@ -6,11 +6,11 @@
 //! nothing.
 
 use super::value::Image;
-use crate::acb::request::{Event, HitEnded, Refused, Request, RequestId, RequestKind};
+use crate::acb::request::{Event, Flags, HitEnded, Refused, Request, RequestId, RequestKind};
 use crate::acb::{Source, State, Transition};
 use crate::base::queue::NONE;
 use crate::error::Error;
-use crate::io::{Hit, Io, IoId, Outcome};
+use crate::io::{Hit, Io, IoId, IoOp, Outcome};
 use crate::machine::Machine;
 use crate::outbox::{Alarm, Due, Purpose, Timer};
 use crate::rule::Rule;
@@ -42,7 +42,7 @@ impl Image {
     pub fn begin_hit(&mut self, request: &Request) -> Option<Hit> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         match request.kind {
-            RequestKind::Read => self.begin_hit_of::<false>(request),
+            RequestKind::Read if !request.flags.contains(Flags::STATE) => self.begin_hit_of::<false>(request),
             RequestKind::Write if request.flags.is_empty() && self.may_write_at_once() => {
                 self.begin_hit_of::<true>(request)
             }
@@ -95,6 +95,9 @@ impl Image {
     #[inline(never)]
     pub fn submit_no_hit(&mut self, request: Request) -> Result<RequestId, Refused> {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
+        if request.flags.contains(Flags::STATE) {
+            return self.submit_state(request);
+        }
         // the common case at one glance, the reasons for a refusal apart
         let inside = request.offset.checked_add(request.len).is_some_and(|end| end <= self.size);
         let plain = matches!(request.kind, RequestKind::Read | RequestKind::Write);
@@ -158,6 +161,26 @@ impl Image {
             RequestKind::Discard | RequestKind::Map => {}
         }
         self.jobs.admits(request.kind, !self.options.sabotaged(Rule::Exclusive))
+    }
+
+    /// A request about the VM state, where what the L1 table does not map reads as zeros.
+    #[inline(never)]
+    fn submit_state(&mut self, mut request: Request) -> Result<RequestId, Refused> {
+        let room = self.admit_state_request(&mut request)?;
+        let (pos, end) = (request.offset, request.offset + request.len);
+        let (from, to) = (pos.min(room), end.min(room));
+        if let Some(geometry) = self.layout.geometry() {
+            self.tables.reserve(geometry.slice_count(to.max(self.size)));
+        }
+        let (acb, id) = self.requests.begin(&request, from, to);
+        debug_assert!(from <= to && to <= room, "nothing is looked up that no table maps");
+        if to < end && request.kind == RequestKind::Read {
+            let (buffer_offset, len) = (to.max(pos) - pos, end - to.max(pos));
+            self.outbox.tell(IoOp::ZeroBuffer { request: id, buffer_offset, len });
+        }
+        self.start(acb, request.kind);
+        self.settle();
+        Ok(id)
     }
 
     /// Begins nothing more for the requests with this `user` value: reads, writes, write-zeroes, discards and

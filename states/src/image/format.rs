@@ -238,6 +238,41 @@ impl Layout {
         }
     }
 
+    /// Guest bytes that so many entries of an L1 table map.
+    pub(super) fn mapped(&self, l1_entries: u32) -> u64 {
+        debug_assert!(u64::from(l1_entries) * 8 <= L1_BYTES_MAX, "a longer table was refused");
+        match self {
+            // 22 bits of entries, 39 of what each maps
+            Layout::Qcow2(geometry, _) => u64::from(l1_entries) * geometry.table_span(),
+            Layout::Raw | Layout::Qed(..) => 0,
+        }
+    }
+
+    /// Where the VM state begins behind a disk of this size: at the first L2 table of its own, as for QEMU.
+    ///
+    /// # Errors
+    /// The format has none; so has an image with a data file, whose every byte is the guest's.
+    pub(super) fn state_begin(&self, size: u64, backing_len: Option<u64>) -> Result<u64, Error> {
+        let Layout::Qcow2(geometry, Shape { data_file: false, .. }) = self else {
+            return Err(Error::Unsupported(Lack::State(self.name())));
+        };
+        let begin = size.next_multiple_of(geometry.table_span());
+        debug_assert!(begin >= size, "the L1 table maps the disk");
+        match backing_len.is_some_and(|len| len > begin) {
+            true => Err(Error::Unsupported(Lack::StateBacking)),
+            false => Ok(begin),
+        }
+    }
+
+    /// May the L1 table map so many bytes, the VM state behind the disk among them?
+    pub(super) fn admit_state(&self, end: u64) -> Result<(), Error> {
+        debug_assert!(self.state_begin(0, None).is_ok(), "the format has one");
+        match self.shape().is_some_and(|shape| shape.l1_entries(end) * 8 <= L1_BYTES_MAX) {
+            true => Ok(()),
+            false => Err(Error::Misuse("the VM state is beyond what an L1 table of 32 MiB maps")),
+        }
+    }
+
     /// May the disk, of size `now` over a backing layer of so many bytes, get this size?
     pub(super) fn admit_resize(
         &self,

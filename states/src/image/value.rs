@@ -41,6 +41,9 @@ pub struct Image {
     pub(super) options: Options,
     pub(super) size: u64,
     pub(super) backing_len: Option<u64>,
+    /// Entries of the L1 table when the image was opened (qcow2); where clusters are counted, their header
+    /// has those of now.
+    l1_entries: u32,
     pub(super) requests: Requests,
     pub(super) outbox: Outbox,
     pub(super) tables: TableCache,
@@ -91,6 +94,7 @@ impl Image {
         let stale = header.stale_autoclear(RAW_DATA_FILE) != 0;
         let size = header.guest_size();
         let mut image = Image::new(Layout::qcow2(header), size, file_len, stale, options);
+        image.l1_entries = header.l1_entries;
         if let Some(tables) = written {
             let tail = tables.tail;
             let mut counted = Refcounted::new(header.clone(), tables, image.space.end());
@@ -120,6 +124,7 @@ impl Image {
             options: *options,
             size,
             backing_len: None,
+            l1_entries: 0,
             requests: Requests::new(edges, acbs, requests, options.trace),
             // one load or copy an acb at most, the tables, holes, and header, sync, growth, counts going down
             outbox: Outbox::new(acbs, acbs + TABLE_WRITES_MAX + PUNCHES_MAX + 10, requests),
@@ -147,6 +152,13 @@ impl Image {
     pub fn virtual_size(&self) -> u64 {
         debug_assert!(self.size.is_multiple_of(512), "a disk has whole sectors");
         self.size
+    }
+
+    /// Guest bytes that the L1 table maps: the disk's, and what lies behind it. Of other formats 0.
+    pub(super) fn mapped(&self) -> u64 {
+        debug_assert!(self.refcounted.is_none() || self.layout.shape().is_some(), "qcow2 alone counts");
+        let now = self.refcounted.as_deref().map_or(self.l1_entries, |counted| counted.header.l1_entries);
+        self.layout.mapped(now)
     }
 
     /// Counts.

@@ -12,6 +12,7 @@ mod long_work;
 mod qcow2;
 mod qed;
 mod raw;
+mod state;
 mod unmap_extents;
 mod waits;
 mod zeroes;

@@ -55,10 +55,13 @@ pub fn read(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     if flags.common.state {
         sectors(tool, offset, "offset")?;
         sectors(tool, count, "count")?;
-        return Err(tool.failed("read", libc::ENOTSUP));
     }
     let start = Instant::now();
-    let bytes = fetch(tool, offset, &[count]).map_err(|errno| tool.failed("read", errno))?;
+    let bytes = match flags.common.state {
+        true => fetch_state(tool, offset, count),
+        false => fetch(tool, offset, &[count]),
+    };
+    let bytes = bytes.map_err(|errno| tool.failed("read", errno))?;
     let elapsed = start.elapsed();
     let range = skip as usize..(skip + length) as usize;
     let wrong =
@@ -116,5 +119,14 @@ fn fetch(tool: &mut Tool, offset: u64, lengths: &[u64]) -> Result<Vec<u8>, i32> 
         tool.with(|target| target.populate(offset, total))?;
     }
     let done = tool.run(|user| Request::read(offset, buffers(lengths), user))?;
+    Ok(gather(&done))
+}
+
+/// Bytes of the VM state.
+fn fetch_state(tool: &mut Tool, offset: u64, count: u64) -> Result<Vec<u8>, i32> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let done = tool.run(|user| Request::read_state(offset, buffers(&[count]), user))?;
     Ok(gather(&done))
 }

@@ -66,7 +66,7 @@ pub fn write(tool: &mut Tool, words: &[String]) -> Result<(), Failed> {
     let bytes = if flags.zero { Vec::new() } else { contents(tool, &flags, count)? };
     let start = Instant::now();
     let result = if flags.common.state {
-        Err(libc::ENOTSUP)
+        store_state(tool, offset, bytes)
     } else if flags.zero {
         write_zeroes(tool, &flags, offset, count)
     } else if flags.compressed {
@@ -216,4 +216,17 @@ fn write_zeroes(tool: &mut Tool, flags: &Flags, offset: u64, len: u64) -> Result
         return Ok(());
     }
     tool.run(|user| durable(zeroes(offset, len, unmap, user), fua)).map(drop)
+}
+
+/// Bytes of the VM state.
+fn store_state(tool: &mut Tool, offset: u64, bytes: Vec<u8>) -> Result<(), i32> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let len = bytes.len() as u64;
+    let end = offset.checked_add(len).ok_or(libc::EFBIG)?;
+    let grown = tool.run(|user| Request::grow_state(end, user));
+    // it is more than the table that leads there may map
+    grown.map_err(|errno| if errno == libc::EINVAL { libc::EFBIG } else { errno })?;
+    tool.run(|user| Request::write_state(offset, fill(&[len], &bytes), user)).map(drop)
 }

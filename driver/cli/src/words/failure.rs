@@ -223,6 +223,8 @@ fn of_format_lack(lack: &FormatLack) -> Option<String> {
         | FormatLack::TooManySnapshots
         | FormatLack::SnapshotBitmaps
         | FormatLack::SnapshotDataFile
+        | FormatLack::State(_)
+        | FormatLack::StateBacking
         | FormatLack::Snapshots(_)
         | FormatLack::WriteCompressed
         | FormatLack::Bitmap(_) => return None,

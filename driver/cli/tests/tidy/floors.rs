@@ -10,7 +10,22 @@ const FLOORS: [(&str, &[&str]); 6] = [
     ("engine", &["engine"]),
     ("transform", &["transform"]),
     ("layer", &["layer"]),
-    ("words", &["config", "error", "fault", "gate", "hold", "info", "refusal", "request", "stats", "trace"]),
+    (
+        "words",
+        &[
+            "completion",
+            "config",
+            "error",
+            "fault",
+            "gate",
+            "hold",
+            "info",
+            "refusal",
+            "request",
+            "stats",
+            "trace",
+        ],
+    ),
     ("memory", &["memory"]),
 ];
 const ROOT: &str = "driver/src/";

@@ -263,6 +263,20 @@ fn others() -> Vec<Scenario> {
         )
         .sized(SPAN + 2048)
         .made(&[data(0, 1)]),
+        // behind the disk, in tables of its own, that a longer L1 table leads to
+        scenario(
+            "qcow2-state-behind-the-disk",
+            SMALL,
+            1,
+            &[
+                write(0, 512),
+                Ask::GrowState { len: SPAN },
+                Ask::WriteState { offset: 256, len: 512 },
+                Ask::Flush,
+                Ask::Resize { len: SPAN + 2048 },
+                Ask::Flush,
+            ],
+        ),
         // what is linked behind the new end comes to light when the disk grows again
         scenario("qcow2-shrink-and-grow", USUAL, 2, &[write(6 * K, 512), small, large, Ask::Flush])
             .made(&[data(0, 2)]),

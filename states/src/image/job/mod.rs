@@ -1,13 +1,14 @@
 //! Jobs on the whole image: what the general paths ask of them, answered by the one that runs.
 //!
 //! Knows: which jobs there are. Must never know: the steps of one (`close.rs`, `resize.rs`, `snapshot.rs`,
-//! `empty.rs`).
+//! `empty.rs`, `vm_state.rs`).
 
 mod close;
 mod empty;
 mod move_l1;
 mod resize;
 mod snapshot;
+mod vm_state;
 
 use super::next::Next;
 use super::value::Image;
@@ -69,7 +70,8 @@ impl Image {
         if self.jobs.emptying() == Some(Emptying::Entries) {
             return self.drop_run(a, run, slot);
         }
-        debug_assert!(self.jobs.resizing() == Some(&Resizing::Range), "no other step has a range");
+        let ranges = [Some(&Resizing::Range), Some(&Resizing::Behind)];
+        debug_assert!(ranges.contains(&self.jobs.resizing()), "no other step has a range");
         self.resize_run(a, self.new_size(a), run, slot)
     }
 

@@ -1,8 +1,9 @@
 //! A new size of the disk.
 //!
-//! A larger qcow2 disk: what comes to light reads as zeros, whatever lies there or shows through. If its L1
-//! table has no room for it, the table moves first. A smaller one: all clusters behind the new end are given
-//! up, and that is durable before the header says so (QC17).
+//! A larger qcow2 disk: what comes to light reads as zeros, whatever lies there or shows through; a VM state
+//! that lies there is given up. If its L1 table has no room for it, the table moves first. A smaller one: all
+//! clusters behind the new end are given up, and that is durable before the header says so (QC17). Room for
+//! a VM state: the table moves, and nothing else.
 //!
 //! Knows: sizes, the L1 table on its way. Must never know: how entries change (`unmap.rs`).
 //!
@@ -14,7 +15,7 @@
 //!   when that is durable (QC11).
 
 use crate::acb::job::{Copying, Resizing};
-use crate::acb::request::Met;
+use crate::acb::request::{Flags, Met};
 use crate::acb::{AcbIndex, State, Want};
 use crate::base::geometry::{SliceNumber, align_up};
 use crate::base::queue::Queue;
@@ -36,10 +37,20 @@ impl Image {
         if self.health.is_halted() {
             return Next::fail(Error::Poisoned);
         }
+        if self.is_for_state(a) && size <= self.mapped() {
+            return Next::Done;
+        }
         // others must know of it before it waits for anything
         self.announce_resize(size);
         let held = if self.health.is_held() { self.may_change(a) } else { None };
         held.unwrap_or_else(|| self.resize(a, size))
+    }
+
+    /// The disk stays as it is: the L1 table gets room for the VM state behind it.
+    fn is_for_state(&self, a: AcbIndex) -> bool {
+        let acb = self.requests.acb(a);
+        debug_assert!(acb.kind.is_job(), "it asks for a resize");
+        acb.flags.contains(Flags::STATE)
     }
 
     /// It may change the image now.
@@ -66,9 +77,36 @@ impl Image {
     fn announce_resize(&mut self, size: u64) {
         let (Some(shape), Some(counted)) = (self.layout.shape(), self.refcounted.as_deref()) else { return };
         let moves = shape.l1_entries(size) > u64::from(counted.header.l1_entries);
-        let first = if moves { Resizing::Settle } else { Resizing::Range };
+        let first = match self.behind(size, self.mapped()) {
+            _ if moves => Resizing::Settle,
+            Some(_) => Resizing::Behind,
+            None => Resizing::Range,
+        };
         debug_assert!(!self.jobs.is_alone(), "nothing that has to be alone runs");
-        self.jobs.resize(first, moves || size < self.size);
+        // where the state lies depends on the disk's size: those that are about it end first
+        let of_state = self.requests.iter().filter(|(_, acb)| acb.flags.contains(Flags::STATE)).count();
+        let alone = moves || size < self.size || of_state > 0;
+        self.jobs.resize(first, alone);
+    }
+
+    /// What an L1 table that maps so much of them maps behind the disk, and a disk of this size would show.
+    fn behind(&self, size: u64, mapped: u64) -> Option<Span> {
+        let begin = self.layout.state_begin(self.size, None).ok()?;
+        let end = size.min(mapped);
+        debug_assert!(begin >= self.size, "the disk ends there");
+        (begin < end).then(|| Span::new(begin, end))
+    }
+
+    /// The step that changes entries becomes the acb's range. An L1 table that moved had `mapped` before.
+    fn begin_range(&mut self, a: AcbIndex, size: u64, mapped: u64) {
+        debug_assert!(self.requests.acb(a).kind.is_job(), "the size changes");
+        let Some(span) = self.behind(size, mapped) else {
+            self.jobs.next(Resizing::Range);
+            return self.set_resize_range(a, size);
+        };
+        self.jobs.next(Resizing::Behind);
+        let acb = self.requests.acb_mut(a);
+        (acb.pos, acb.extent.end, acb.end) = (span.start, span.start, span.end);
     }
 
     /// Alone, if it has to be; else at once.
@@ -76,8 +114,8 @@ impl Image {
         debug_assert!(self.refcounted.is_some() && self.jobs.resizing().is_some());
         let Some(geometry) = self.layout.geometry().copied() else { return Next::Look };
         self.tables.reserve(geometry.slice_count(size.max(self.size)));
-        if self.jobs.resizing() == Some(&Resizing::Range) {
-            self.set_resize_range(a, size);
+        if self.jobs.resizing() != Some(&Resizing::Settle) {
+            self.begin_range(a, size, self.mapped());
         }
         if !self.jobs.is_alone() {
             return Next::Look;
@@ -109,7 +147,7 @@ impl Image {
     /// The next run of it: what comes to light reads as zeros, what goes is given up.
     pub(super) fn resize_run(&mut self, a: AcbIndex, size: u64, run: Run, slot: Option<u32>) -> Next {
         debug_assert!(run.len > 0);
-        if size >= self.size {
+        if size >= self.size && self.jobs.resizing() == Some(&Resizing::Range) {
             return self.zero_counted(a, run, slot);
         }
         self.drop_run(a, run, slot)
@@ -122,6 +160,11 @@ impl Image {
             _ if self.health.is_halted() => Next::fail(Error::Poisoned),
             Some(Resizing::Place) => self.place_l1(a, size),
             Some(Resizing::Copy(_)) => self.l1_copied(a),
+            Some(Resizing::Behind) => {
+                self.jobs.next(Resizing::Range);
+                self.set_resize_range(a, size);
+                Next::On
+            }
             Some(Resizing::Range)
                 if self.requests.acb(a).commit.window != 0
                     && !self.options.sabotaged(Rule::RangeBeforeSize) =>
@@ -167,8 +210,12 @@ impl Image {
             Some(Resizing::CopySync(new)) => self.switch_l1(a, new),
             Some(Resizing::Switch(old)) => {
                 self.l1_moved(old);
-                self.jobs.next(Resizing::Range);
-                self.set_resize_range(a, size);
+                if self.is_for_state(a) {
+                    self.jobs.next(Resizing::Size);
+                    return Next::Done;
+                }
+                let reach = self.layout.mapped((old.len() / 8) as u32);
+                self.begin_range(a, size, reach);
                 self.look_again(a)
             }
             Some(Resizing::RangeSync) => self.write_size(a, size),
