@@ -293,7 +293,7 @@ fn compressed_and_shared_clusters_are_rewritten() {
 }
 
 #[test]
-fn bitmaps_do_not_look_valid_after_we_wrote() {
+fn bitmaps_are_in_use_while_we_write_and_right_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image.qcow2");
     create(&image, "compat=1.1", 4 << 20, None);
@@ -317,15 +317,49 @@ fn bitmaps_do_not_look_valid_after_we_wrote() {
     let mut session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
     let bitmaps = session.info().unwrap().layers()[0].info.bitmaps.clone().expect("the opening says so");
     assert_eq!((bitmaps.valid, bitmaps.names, bitmaps.dropped), (1, vec![b"changes".to_vec()], false));
+    assert!(bitmaps.kept);
+    let flags = || good("qemu-img", &["info", "-U", arg(&image)]).contains("in-use");
     session.write(0, &[1; 512]).unwrap();
+    assert!(flags(), "whoever finds the file now does not trust it");
+    session.quiesce().unwrap();
+    assert!(!flags());
+    session.write(1 << 20, &[1; 512]).unwrap();
+    assert!(flags());
     let disk = session.disk();
-    assert!(!session.driver().keeps_bitmaps(disk));
+    assert!(session.driver().keeps_bitmaps(disk));
     session.close().unwrap();
     let info = good("qemu-img", &["info", arg(&image)]);
-    assert!(!info.contains("changes"), "{info}");
-    // they are gone already: nothing is said of them any more
+    assert!(info.contains("changes") && !info.contains("in-use"), "{info}");
+    let bits = |image: &Path| quod_tools::bitmap_bits(image, None, b"changes", false).unwrap().bits;
+    assert_eq!(bits(&image)[..3], [1, 0, 1]);
+    good("qemu-img", &["check", "-q", arg(&image)]);
+    // one that was not stored can only be removed
+    let mut session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
+    session.write(2 << 20, &[1; 512]).unwrap();
+    session.flush().unwrap();
+    drop(session);
+    assert!(flags());
     let session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
     assert!(session.info().unwrap().layers()[0].info.bitmaps.is_none());
+    session.close().unwrap();
+    good("qemu-img", &["bitmap", "--remove", arg(&image), "changes"]);
+}
+
+#[test]
+fn a_disk_of_another_size_has_no_valid_bitmaps() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.qcow2");
+    create(&image, "compat=1.1", 4 << 20, None);
+    good("qemu-img", &["bitmap", "--add", arg(&image), "changes"]);
+    for size in [5 << 20, 3 << 20] {
+        let mut session = Session::open(&image, OpenOptions::new().write(true)).unwrap();
+        session.write(0, &[1; 512]).unwrap();
+        session.resize(size).unwrap();
+        session.write(0, &[2; 512]).unwrap();
+        session.close().unwrap();
+        let info = good("qemu-img", &["info", arg(&image)]);
+        assert!(!info.contains("changes"), "{info}");
+    }
 }
 
 /// An image that may be written, of every kind, and nobody writes: not a byte of it changes.

@@ -61,9 +61,12 @@ pub struct World {
     kept: Kept,
     /// the list, and what the guest sees, that may be found as well.
     next: Option<(Kept, Option<Arc<[u8]>>)>,
-    /// The bitmaps that somebody may trust, as far as it was answered, and those that may be found as well.
+    /// The bitmaps, as far as it was answered; as they will be stored; and as they may be found as well.
     maps: Vec<Map>,
+    live_maps: Vec<Map>,
     next_maps: Vec<Vec<Map>>,
+    /// The guest has changed something since they were stored: those that are enabled may be in use.
+    maps_used: bool,
     /// Operations have failed in this session: requests may fail too, and nothing is promised about space.
     faulted: bool,
     /// Operations that had failed before the session.
@@ -103,7 +106,9 @@ impl World {
             kept,
             next: None,
             maps: Vec::new(),
+            live_maps: Vec::new(),
             next_maps: Vec::new(),
+            maps_used: false,
             faulted: false,
             failed_before: 0,
             blind: false,
@@ -188,7 +193,7 @@ impl World {
         let next = self.next.as_ref().map_or(u64::MAX, |(kept, _)| kept.len() as u64);
         let lists = [self.kept.len() as u64, next];
         let digest = self.model.digest() ^ u128::from(self.is_tidy());
-        let maps = format!("{:?}", (&self.maps, &self.next_maps));
+        let maps = format!("{:?}", (&self.maps, &self.live_maps, &self.next_maps, self.maps_used));
         let digest = if self.subject.mapped { hash_bytes(digest, maps.as_bytes()) } else { digest };
         hash_words(digest, self.sizes.iter().copied().chain(lists))
     }
@@ -282,15 +287,16 @@ impl World {
             self.next = Some(self.list_after(ask)?);
         }
         if let Ask::Map { index, change } = ask {
-            match change.done(index, self.model.len(), &self.maps) {
+            match change.done(index, self.model.len(), &self.live_maps) {
                 Ok(next) => self.next_maps.push(next),
                 // the request that it builds on has failed
-                Err(_) if self.faulted => self.next_maps.push(self.maps.clone()),
+                Err(_) if self.faulted => self.next_maps.push(self.live_maps.clone()),
                 Err(failure) => return Err(failure),
             }
         } else if ask.changes() && !ask.is_snapshot() {
-            // they are not kept up
-            self.next_maps.push(Vec::new());
+            let (start, end) = ask.range().unwrap_or((0, self.model.len()));
+            self.live_maps.iter_mut().for_each(|map| map.note(start, end));
+            self.maps_used = true;
         }
         let writes = match ask {
             Ask::Write { offset, len, .. } => self.writes(offset, offset + len, Fill::Data(user)),
@@ -459,9 +465,8 @@ impl World {
             self.model.end(index, ok, fua);
         }
         if ok && ticket.ask.changes() && !ticket.ask.is_edit() {
-            // what was there is invalid, durably
-            self.maps.clear();
-            self.next_maps.clear();
+            // what it changed is in none that was stored before
+            self.maps.clone_from(&self.live_maps);
         }
         match ticket.ask {
             Ask::Read { offset, .. } if ok && !self.blind => {
@@ -469,6 +474,9 @@ impl World {
             }
             Ask::Flush | Ask::Quiesce if ok => {
                 self.tidy = ticket.ask == Ask::Quiesce && ticket.alone && self.is_quiet(done.user);
+                if self.tidy && !self.faulted {
+                    self.maps_are_stored();
+                }
                 self.model.flushed(ticket.submitted);
                 Ok(())
             }
@@ -483,7 +491,10 @@ impl World {
             Ask::Map { .. } => {
                 // of a failed header nobody knows which directory it leads to
                 match (ok, self.is_poisoned()) {
-                    (true, _) => self.maps = self.next_maps.drain(..).next_back().unwrap_or_default(),
+                    (true, _) => {
+                        self.live_maps = self.next_maps.drain(..).next_back().unwrap_or_default();
+                        self.maps_are_stored();
+                    }
                     (false, true) => {}
                     (false, false) => drop(self.next_maps.pop()),
                 }
@@ -531,9 +542,24 @@ impl World {
         count == self.kept.len() || self.next.as_ref().is_some_and(|(kept, _)| kept.len() == count)
     }
 
-    /// After a power cut now, may there be these bitmaps? In use, or gone, they may always be.
+    /// All that was noted is in the file.
+    fn maps_are_stored(&mut self) {
+        self.maps.clone_from(&self.live_maps);
+        self.maps_used = false;
+    }
+
+    /// After a power cut now, may there be these bitmaps? One that is enabled may be in use if the guest has
+    /// changed something.
     pub fn may_have_maps(&self, found: &[Map]) -> bool {
-        found == self.maps || self.next_maps.iter().any(|next| next == found)
+        let lists = self.next_maps.iter().chain([&self.maps, &self.live_maps]);
+        lists.into_iter().any(|list| {
+            let mut left = found.iter().peekable();
+            let fits = list.iter().all(|map| {
+                let there = left.next_if(|found| *found == map).is_some();
+                there || self.maps_used && map.is_enabled()
+            });
+            fits && left.next().is_none()
+        })
     }
 
     /// What else than the model says the guest may find after a power cut now: all of it.

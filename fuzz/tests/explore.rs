@@ -51,7 +51,7 @@ fn is_of_snapshots(scenario: &Scenario) -> bool {
 
 /// It is about bitmaps: another one.
 fn is_of_bitmaps(scenario: &Scenario) -> bool {
-    scenario.asks.iter().any(|ask| ask.is_edit() && !ask.is_snapshot())
+    scenario.warm.iter().chain(&scenario.asks).any(|ask| ask.is_edit() && !ask.is_snapshot())
 }
 
 /// How many edges were taken; none is left. Those of work on a snapshot are another test's.

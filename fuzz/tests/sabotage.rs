@@ -125,6 +125,7 @@ noticed! {
     fn an_old_list_is_free_last() SnapshotBeforeFree "qcow2-snapshot-deleted" Explorer
     fn a_new_directory_is_durable_before_the_header() SnapshotBeforeHeader "qcow2-bitmap-merged" Explorer
     fn an_old_directory_is_free_last() SnapshotBeforeFree "qcow2-bitmap-merged-and-removed" Explorer
+    fn bitmaps_are_in_use_first() InUseFirst "qcow2-bitmap-kept-up-in-place" Explorer
     fn a_long_header_changes_in_steps() HeaderSteps "qcow2-bitmap-added-over-a-backing-file" Explorer
     fn the_range_before_the_size() RangeBeforeSize "qcow2-grow-over-the-backing" Explorer
     fn nothing_shared_is_written_in_place() CopiedOnly "qcow2-shared" ExplorerAndSimulator

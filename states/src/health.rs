@@ -143,6 +143,13 @@ impl Health {
         self.held = stale;
     }
 
+    /// Some of the bits have to go that were kept up.
+    pub(crate) fn stale_again(&mut self) {
+        debug_assert!(!self.is_clearing() || self.held, "changes wait until the bits are gone");
+        self.autoclear = Autoclear::Stale;
+        self.held = true;
+    }
+
     /// The invariant that does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         match self.held == (self.is_halted() || !self.is_clear()) {

@@ -40,8 +40,10 @@ pub struct Backing {
     pub format_name: Option<Vec<u8>>,
 }
 
-/// Persistent bitmaps of an image that is open for writing. quod does not keep them up: the first change of
-/// the image makes them invalid, durably, before anything else is written; until then they stay as they are.
+/// Persistent bitmaps of an image that is open for writing. Those that are enabled are kept up: they are in
+/// use, in the file, from before the first change on, and stored when the image is closed or made quiet. Where
+/// that cannot be (`kept`), and when the disk gets another size, all of them are made invalid, durably,
+/// before anything else is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Bitmaps {
@@ -51,6 +53,9 @@ pub struct Bitmaps {
     pub names: Vec<Vec<u8>>,
     /// The opening itself had to repair the image, which was dirty: they are invalid already.
     pub dropped: bool,
+    /// Those that are enabled are kept up while the image is written: the directory has 64 KiB at most, and
+    /// the bits of each of them 32 MiB.
+    pub kept: bool,
 }
 
 /// Facts about an open image.

@@ -112,8 +112,10 @@ pub(crate) enum Purpose {
     L1Read,
     /// and the new one.
     L1Write,
-    /// A snapshot being made, applied or deleted.
+    /// A snapshot being made, applied or deleted, or a bitmap changed.
     Snapshot,
+    /// The directory of bitmaps, which says that they are in use.
+    Marks,
 }
 
 /// I/O of a shared object that is in flight.

@@ -157,4 +157,6 @@ pub enum Rule {
     PackedClosed = 1 << 65,
     /// QC25: a header of several sectors changes in steps, each of them durable before the next.
     HeaderSteps = 1 << 66,
+    /// QC15: bitmaps that are kept up are in use, durably, before the first change of the guest's data.
+    InUseFirst = 1 << 67,
 }

@@ -189,8 +189,8 @@
 #define QUOD_INFO_ZSTD 16
 
 /**
- * Its persistent bitmaps are valid: nothing has changed since it was opened for writing. The first write,
- * write-zeroes, discard or resize makes them invalid.
+ * Its persistent bitmaps are valid: those that are enabled are kept up while it is written, and stored when it
+ * is closed. A resize makes them invalid.
  */
 #define QUOD_INFO_BITMAPS 32
 

@@ -79,8 +79,8 @@ pub const QUOD_INFO_DATA_FILE: u32 = 4;
 pub const QUOD_INFO_DATA_FILE_RAW: u32 = 8;
 /// Its compressed clusters are of the kind zstd.
 pub const QUOD_INFO_ZSTD: u32 = 16;
-/// Its persistent bitmaps are valid: nothing has changed since it was opened for writing. The first write,
-/// write-zeroes, discard or resize makes them invalid.
+/// Its persistent bitmaps are valid: those that are enabled are kept up while it is written, and stored when it
+/// is closed. A resize makes them invalid.
 pub const QUOD_INFO_BITMAPS: u32 = 32;
 
 /// For `quod_create_options.flags`: refcounts may be postponed while the dirty bit is set (qcow2, version 3).

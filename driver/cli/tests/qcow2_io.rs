@@ -227,9 +227,10 @@ fn a_signal_ends_the_tool() {
     same(&["-c", "sigraise 66", "-c", "sigraise x", "-c", "sigraise", "-c", "sigraise 0", "x.qcow2"]);
 }
 
-/// What changes an image with bitmaps names them first; what only reads says nothing, and leaves them valid.
+/// What gives a disk with bitmaps another size names them first; what only reads leaves every byte, and what
+/// writes keeps them up.
 #[test]
-fn bitmaps_are_named_before_they_are_made_inconsistent() {
+fn bitmaps_are_kept_up_or_named_before_they_are_made_inconsistent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     prepare("qemu-img", &["create", "-q", "-f", "qcow2", "x.qcow2", "4M"], path);
@@ -244,20 +245,21 @@ fn bitmaps_are_named_before_they_are_made_inconsistent() {
     let io = |command| ["io", "-c", "read 0 512", "-c", command, "x.qcow2"];
     let warning = "warning: 'x.qcow2': changing the image makes the persistent bitmaps \"monday\", \
                    \"week \\\"7\\\"\" inconsistent\n";
-    let cases: [(&[&str], bool); 11] = [
-        (&io("read 0 64k"), false),
-        (&io("flush"), false),
-        (&["bench", "-c", "1", "x.qcow2"], false),
-        (&["replay", "-q", "--image", "x.qcow2", "reads"], false),
-        (&io("write 0 512"), true),
-        (&io("discard 0 64k"), true),
-        (&io("truncate 5M"), true),
-        (&io("aio_write 0 512"), true),
-        (&["resize", "-q", "x.qcow2", "5M"], true),
-        (&["bench", "-w", "-c", "1", "x.qcow2"], true),
-        (&["replay", "-q", "--image", "x.qcow2", "writes"], true),
+    // writes, and makes them inconsistent
+    let cases: [(&[&str], bool, bool); 11] = [
+        (&io("read 0 64k"), false, false),
+        (&io("flush"), false, false),
+        (&["bench", "-c", "1", "x.qcow2"], false, false),
+        (&["replay", "-q", "--image", "x.qcow2", "reads"], false, false),
+        (&io("write 0 512"), true, false),
+        (&io("discard 0 64k"), true, false),
+        (&io("aio_write 0 512"), true, false),
+        (&["bench", "-w", "-c", "1", "x.qcow2"], true, false),
+        (&["replay", "-q", "--image", "x.qcow2", "writes"], true, false),
+        (&io("truncate 5M"), true, true),
+        (&["resize", "-q", "x.qcow2", "5M"], true, true),
     ];
-    for (words, changes) in cases {
+    for (words, writes, changes) in cases {
         std::fs::write(path.join("x.qcow2"), &image).unwrap();
         let answer = quod(words, path);
         assert_eq!(answer.code, Some(0), "{words:?}: {answer:?}");
@@ -265,7 +267,9 @@ fn bitmaps_are_named_before_they_are_made_inconsistent() {
         let unchanged = std::fs::read(path.join("x.qcow2")).unwrap() == image;
         let info = qemu_img(&["info", "x.qcow2"], path);
         let inconsistent = info.stderr.contains("inconsistent");
-        assert_eq!((unchanged, inconsistent), (!changes, changes), "{words:?}: {info:?}");
+        assert_eq!((unchanged, inconsistent), (!writes, changes), "{words:?}: {info:?}");
+        assert_eq!(info.stdout.matches("auto").count(), if changes { 0 } else { 2 }, "{words:?}: {info:?}");
+        assert!(!info.stdout.contains("in-use"), "{words:?}: {info:?}");
     }
     // what is gone is not named again
     assert_eq!(quod(&["resize", "-q", "x.qcow2", "6M"], path).stderr, "");

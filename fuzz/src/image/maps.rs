@@ -47,6 +47,22 @@ fn ends(size: u64) -> Vec<u8> {
     bits
 }
 
+impl Map {
+    /// Whoever writes the image keeps it up.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// The guest may have changed these bytes.
+    pub fn note(&mut self, start: u64, end: u64) {
+        if self.enabled && start < end {
+            for bit in start >> GRANULARITY_BITS..=(end - 1) >> GRANULARITY_BITS {
+                self.bits[(bit / 8) as usize] |= 1 << (bit % 8);
+            }
+        }
+    }
+}
+
 impl MapChange {
     /// As the driver is asked for it, of a disk of so many bytes.
     pub fn ask(self, index: u8, size: u64) -> BitmapAsk {

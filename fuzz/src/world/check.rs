@@ -60,8 +60,8 @@ impl World {
         if !self.subject.lists.is_empty() && image::snapshot_ids(self.sim(), TOP)?.len() != self.kept.len() {
             return fail(format!("a clean close leaves another list than one of {}", self.kept.len()));
         }
-        if self.subject.mapped && image::maps(self.sim(), TOP)? != self.maps {
-            return fail(format!("a clean close leaves other bitmaps than {:?}", self.maps));
+        if self.subject.mapped && image::maps(self.sim(), TOP)? != self.live_maps {
+            return fail(format!("a clean close leaves other bitmaps than {:?}", self.live_maps));
         }
         if !self.subject.checks() {
             return Ok(());

@@ -111,6 +111,7 @@ const QCOW2_ALONE: Edges = &[
     (SyncTables, Resize),
     (SyncTables, Snapshot),
     (Resize, Done),
+    (Snapshot, Resize),
     (Snapshot, Done),
 ];
 

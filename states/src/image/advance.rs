@@ -85,7 +85,7 @@ impl Image {
             State::MarkDirty | State::SyncData | State::UpdateL2 | State::SyncTables => self.committed(a),
             State::WaitRequests => self.job_alone(a),
             State::Resize => self.length_set(a),
-            State::Snapshot => Next::Done,
+            State::Snapshot => self.edited(a),
             State::Done => Next::Done,
         }
     }
@@ -138,8 +138,10 @@ impl Image {
             if error.is_some() || holds {
                 self.let_go(a);
             }
-            if let Some(job) = Job::of(kind) {
-                self.job_ended(job);
+            match Job::of(kind) {
+                Some(job) => self.job_ended(job),
+                None if kind == RequestKind::Quiesce => self.quiesce_ended(),
+                None => {}
             }
             self.waits.turn_over(&mut self.requests, a);
         }
@@ -158,7 +160,11 @@ impl Image {
     /// Tables are written and durable, and the header says so: the pipeline's answer to the acbs that wait
     /// for it.
     fn committed(&mut self, a: AcbIndex) -> Next {
-        if self.requests.acb(a).kind.is_job() { self.job_committed(a) } else { Next::Done }
+        match self.requests.acb(a).kind {
+            kind if kind.is_job() => self.job_committed(a),
+            RequestKind::Quiesce => self.quiet(a),
+            _ => Next::Done,
+        }
     }
 
     /// The acb's range is done: complete, or first through the commit pipeline.

@@ -19,9 +19,11 @@
 use super::next::Next;
 use super::value::Image;
 use crate::acb::AcbIndex;
-use crate::acb::request::{Event, Met};
+use crate::acb::request::{Event, Met, Request, RequestKind};
 use crate::error::Error;
-use crate::outbox::Due;
+use crate::fault::Op;
+use crate::io::IoOp;
+use crate::outbox::{Due, Purpose};
 use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
 use crate::rule::Rule;
 use crate::space::kind::ClusterRun;
@@ -98,8 +100,78 @@ impl Image {
         debug_assert!(self.health.is_halted());
     }
 
-    /// The bits are cleared in memory; the next round writes the header.
+    /// What the request may change is noted, if bitmaps are kept up.
+    #[inline]
+    pub(super) fn note_change(&mut self, request: &Request) {
+        let Some(counted) = self.refcounted.as_deref_mut() else { return };
+        let Some(tracking) = &mut counted.tracking else { return };
+        debug_assert!(!self.options.read_only, "what is read alone is not counted");
+        match request.kind {
+            RequestKind::Write
+            | RequestKind::WriteCompressed
+            | RequestKind::WriteZeroes
+            | RequestKind::Discard => tracking.note(request.offset, request.offset + request.len),
+            RequestKind::Empty => tracking.note(0, self.size),
+            // a disk of another size has other bitmaps: these go, durably, before it changes
+            RequestKind::Resize { .. } => {
+                tracking.give_up();
+                if counted.is_stale() {
+                    self.health.stale_again();
+                }
+            }
+            RequestKind::Read | RequestKind::Flush | RequestKind::Map => {}
+            RequestKind::Quiesce | RequestKind::Close | RequestKind::Snapshot => {}
+        }
+    }
+
+    /// Bitmaps that are kept up are in use, in the file, and the other bits cleared in memory; the next round
+    /// writes the header.
     fn clear_autoclear(&mut self) {
+        let tracking = self.refcounted.as_deref_mut().and_then(|counted| counted.tracking.as_mut());
+        if let Some(tracking) = tracking {
+            if let Some((offset, len)) = tracking.begin_mark() {
+                let op = IoOp::WriteTable { offset, len };
+                self.outbox.emit(Purpose::Marks, Op::WriteHeader, offset, op);
+                if self.options.sabotaged(Rule::InUseFirst) {
+                    self.health.ask();
+                    self.health.clear_at_once();
+                }
+                return;
+            }
+            if tracking.is_marking() {
+                return;
+            }
+        }
+        self.clear_bits();
+    }
+
+    pub(super) fn encode_marks(&self, buf: &mut [u8]) {
+        let tracking = self.refcounted.as_deref().and_then(|counted| counted.tracking.as_ref());
+        debug_assert!(tracking.is_some(), "they are on their way");
+        if let Some(tracking) = tracking {
+            tracking.encode(buf);
+        }
+    }
+
+    /// The directory says that bitmaps are in use, or a disk of another size has none of them.
+    pub(super) fn marks_written(&mut self, result: Result<(), Error>) {
+        if self.health.is_poisoned() {
+            return;
+        }
+        if let Err(error) = result {
+            return self.poison_with(error);
+        }
+        // a sync has to cover it
+        self.commit.wrote();
+        if let Some(tracking) = self.refcounted.as_deref_mut().and_then(|counted| counted.tracking.as_mut()) {
+            tracking.marked();
+        }
+        if self.health.is_stale() && !self.health.is_halted() {
+            self.clear_bits();
+        }
+    }
+
+    fn clear_bits(&mut self) {
         debug_assert!(!self.options.read_only);
         self.clear_autoclear_bits();
         self.commit.header_changed(&mut self.outbox);

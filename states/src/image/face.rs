@@ -65,7 +65,8 @@ impl Image {
     /// Nothing is in the way of a write in place.
     #[inline]
     fn may_write_at_once(&self) -> bool {
-        !self.options.read_only && !self.health.is_held() && self.waits.has_no_modifiers()
+        let noted = || self.refcounted.as_deref().is_some_and(|counted| counted.tracking.is_some());
+        !self.options.read_only && !self.health.is_held() && self.waits.has_no_modifiers() && !noted()
     }
 
     /// The I/O of a hit has ended without an error: what `handle_completion` and `poll_event` come to, at
@@ -119,6 +120,7 @@ impl Image {
             | RequestKind::Empty => (0, 0),
         };
         debug_assert!(pos <= end && end <= self.size);
+        self.note_change(&request);
         let (acb, id) = self.requests.begin(&request, pos, end);
         self.start(acb, request.kind);
         self.settle();
@@ -311,6 +313,7 @@ impl Machine for Image {
             }
             Purpose::L1Write => self.encode_l1(buf),
             Purpose::Snapshot => self.encode_snapshot(buf),
+            Purpose::Marks => self.encode_marks(buf),
             Purpose::Table(slot) => {
                 let encode = self.layout.encoding();
                 let slice = self.tables.slot(slot);
@@ -373,6 +376,7 @@ impl Machine for Image {
             Purpose::L1Read => self.l1_read(outcome, result),
             Purpose::L1Write => self.l1_written(result),
             Purpose::Snapshot => self.snapshot_answered(outcome, result),
+            Purpose::Marks => self.marks_written(result),
         }
         self.outbox.due |= Due::FEED;
         if self.edit.is_some() {

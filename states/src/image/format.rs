@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::fault::Lack;
 use crate::info::Format;
 use crate::options::Options;
-use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qcow2::{self, L1, Shape, entry::COPIED};
 use crate::qed;
 use crate::rule::Rule;
@@ -349,11 +348,11 @@ impl HeaderMut<'_> {
         }
     }
 
-    /// Clears the autoclear bits that are not kept up.
-    pub(super) fn clear_autoclear(self) {
+    /// Clears the autoclear bits that are not kept up: others than those of `keep`.
+    pub(super) fn clear_autoclear(self, keep: u64) {
         match self {
             HeaderMut::Qed(header) => header.autoclear_features = 0,
-            HeaderMut::Qcow2(header) => header.clear_autoclear(RAW_DATA_FILE),
+            HeaderMut::Qcow2(header) => header.clear_autoclear(keep),
         }
     }
 }

@@ -7,6 +7,7 @@
 use super::value::Image;
 #[cfg(feature = "sabotage")]
 use crate::rule::Rule;
+use crate::space::counts::Refcounted;
 
 impl Image {
     /// Does this image's dirty bit allow what is not in order to be written?
@@ -31,8 +32,9 @@ impl Image {
     /// Clears the autoclear bits that are not kept up, in memory.
     pub(super) fn clear_autoclear_bits(&mut self) {
         debug_assert!(self.header_len().is_some(), "a raw image has none");
+        let keep = self.refcounted.as_deref().map_or(0, Refcounted::kept_up);
         if let Some(header) = self.layout.header_mut(self.refcounted.as_deref_mut()) {
-            header.clear_autoclear();
+            header.clear_autoclear(keep);
         }
     }
 

@@ -22,7 +22,6 @@ use crate::health::Health;
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::qcow2;
-use crate::qcow2::header::RAW_DATA_FILE;
 use crate::qed::Header;
 use crate::snapshots::Editing;
 use crate::space::Cx;
@@ -88,9 +87,8 @@ impl Image {
         options: &Options,
     ) -> Image {
         debug_assert!(options.read_only || written.is_some());
-        let stale = header.stale_autoclear(RAW_DATA_FILE) != 0;
         let size = header.guest_size();
-        let mut image = Image::new(Layout::qcow2(header), size, file_len, stale, options);
+        let mut image = Image::new(Layout::qcow2(header), size, file_len, false, options);
         if let Some(tables) = written {
             let tail = tables.tail;
             let mut counted = Refcounted::new(header.clone(), tables, image.space.end());
@@ -99,6 +97,7 @@ impl Image {
                 image.space.begin_at(tail);
             }
             counted.unseen.end = image.space.used_end() >> header.cluster_bits;
+            image.health = Health::new(counted.is_stale());
             image.refcounted = Some(Box::new(counted));
             if header.l1_entries > 0 {
                 image.space.reach(header.l1_offset + u64::from(header.l1_entries) * 8);

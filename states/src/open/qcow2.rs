@@ -31,6 +31,7 @@ use crate::qcow2::tail::{Next, Tail};
 use crate::qcow2::{self, Header, L1, Purpose, bitmap};
 use crate::rule::Rule;
 use crate::space::counts::OpenedMetadata;
+use crate::space::tracking::Tracking;
 use crate::steps::Steps;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -140,8 +141,11 @@ impl Qcow2Opening {
         let Some(list) = self.header.bitmaps() else { return self.put_in_order() };
         let (names, invalid) = bitmap::names(directory, list.count);
         let valid = list.count.saturating_sub(invalid);
+        let block = u64::from(self.options.align.max(512));
+        self.tables.tracking = Tracking::new(&self.header, directory, block);
+        let kept = self.tables.tracking.is_some();
         debug_assert!(valid + invalid <= list.count, "each is one or the other");
-        self.info.bitmaps = (valid > 0).then_some(Bitmaps { valid, names, dropped: false });
+        self.info.bitmaps = (valid > 0).then_some(Bitmaps { valid, names, dropped: false, kept });
         self.put_in_order();
     }
 
@@ -152,8 +156,9 @@ impl Qcow2Opening {
         }
         self.header.clear_autoclear(RAW_DATA_FILE);
         if let Some(bitmaps) = &mut self.info.bitmaps {
-            bitmaps.dropped = true;
+            (bitmaps.dropped, bitmaps.kept) = (true, false);
         }
+        self.tables.tracking = None;
         debug_assert!(!self.options.read_only, "what is read alone is not written");
         let len = self.header.block_len();
         self.steps.emit(MetadataStep::ClearAutoclear, IoOp::WriteTable { offset: 0, len });

@@ -140,6 +140,29 @@ pub const fn bytes_of(size: u64, granularity_bits: u8) -> u64 {
     size.div_ceil(1 << granularity_bits).div_ceil(8)
 }
 
+/// Sets the bits from `first` on, up to `end`.
+pub(crate) fn set_bits(bytes: &mut [u8], first: u64, end: u64) {
+    let mut at = first;
+    debug_assert!(end <= bytes.len() as u64 * 8, "each has a place");
+    while at < end {
+        let (index, bit) = ((at / 8) as usize, at % 8);
+        if bit == 0 && end - at >= 16 {
+            // whole bytes at once
+            let last = (end / 8) as usize;
+            if let Some(bytes) = bytes.get_mut(index..last) {
+                bytes.fill(0xff);
+            }
+            at = end / 8 * 8;
+            continue;
+        }
+        let count = (8 - bit).min(end - at);
+        if let Some(byte) = bytes.get_mut(index) {
+            *byte |= ((0xffu16 >> (8 - count)) << bit) as u8;
+        }
+        at += count;
+    }
+}
+
 /// Entries of the table of a bitmap of a disk of `size` bytes; None: the bitmap would be too large.
 pub fn entries_of(size: u64, granularity_bits: u8, cluster_bits: u32) -> Option<u32> {
     let entries = bytes_of(size, granularity_bits).div_ceil(1 << cluster_bits);
@@ -223,6 +246,22 @@ impl Bitmap {
     pub const fn auto(&self) -> bool {
         debug_assert!(self.flags & !(IN_USE | AUTO) == 0, "other flags were refused");
         self.flags & AUTO != 0
+    }
+
+    /// In the bytes of its directory: it is in use.
+    pub(crate) fn mark_in_use(&self, directory: &mut [u8]) {
+        // the flags' last byte: no sector of them is torn
+        let flags = directory.get_mut(self.at + 15);
+        debug_assert!(flags.is_some(), "the entry was read there");
+        if let Some(flags) = flags {
+            *flags |= IN_USE as u8;
+        }
+    }
+
+    /// All that was noted is in it.
+    pub(crate) fn set_stored(&mut self) {
+        self.flags &= !IN_USE;
+        debug_assert!(!self.in_use(), "it says so");
     }
 
     /// It is kept up, or is not.
@@ -357,6 +396,22 @@ mod tests {
         assert_eq!((entries_of(1 << 30, 16, 16), entries_of(64 << 40, 16, 16)), (Some(1), Some(2048)));
         assert_eq!((entries_of(64 << 40, 14, 16), entries_of(64 << 40, 13, 16)), (Some(8192), None));
         assert_eq!((entries_of(64 << 30, 9, 9), entries_of(0, 16, 16)), (Some(32768), Some(0)));
+    }
+
+    #[test]
+    fn bits_are_set() {
+        let all = |bits: &[u8]| {
+            (0..bits.len() as u64 * 8)
+                .filter(|n| bits[(n / 8) as usize] >> (n % 8) & 1 != 0)
+                .collect::<Vec<u64>>()
+        };
+        for first in 0..40 {
+            for end in first..=40 {
+                let mut bits = [0; 5];
+                set_bits(&mut bits, first, end);
+                assert_eq!(all(&bits), (first..end).collect::<Vec<u64>>());
+            }
+        }
     }
 
     #[test]

@@ -70,4 +70,6 @@ pub struct BitmapBits {
 pub(crate) enum Task {
     Snapshot(Ask),
     Bitmap(BitmapAsk),
+    /// A bitmap that was kept up gets the bits that were noted, and is in use no more.
+    Store(BitmapAsk),
 }

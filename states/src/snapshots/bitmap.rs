@@ -15,7 +15,7 @@ use crate::space::counts::Refcounted;
 impl Edit {
     /// Works on a part that only bitmaps have, until it is done.
     pub(super) fn go_on_with_bitmap(&mut self, part: Part, counted: &Refcounted) -> Result<(), Stop> {
-        debug_assert!(matches!(self.ask, Task::Bitmap(_)), "snapshots have none of these");
+        debug_assert!(self.is_bitmap(), "snapshots have none of these");
         match part {
             Part::Directory => self.read_directory(counted),
             Part::Keep => {
@@ -34,7 +34,7 @@ impl Edit {
             },
             Part::PlaceBits => {
                 if self.at == 0
-                    && let Task::Bitmap(ask) = &self.ask
+                    && let Task::Bitmap(ask) | Task::Store(ask) = &self.ask
                 {
                     self.bits_clusters = self.maps.prepare(&ask.change, self.header.cluster_size());
                     self.at = 1;
@@ -59,10 +59,11 @@ impl Edit {
         if let Some((offset, len)) = self.maps.next(&self.header) {
             return Err(Stop::ReadPiece { offset, len });
         }
-        let Task::Bitmap(ask) = &self.ask else {
+        let (Task::Bitmap(ask) | Task::Store(ask)) = &self.ask else {
             return Err(Stop::Bad(Error::Misuse("a directory of bitmaps for a snapshot")));
         };
-        self.maps.change(ask, &self.header).map_err(Stop::Bad)?;
+        let stores = matches!(self.ask, Task::Store(_));
+        self.maps.change(ask, stores, &self.header).map_err(Stop::Bad)?;
         // where L2 tables lie is known afterwards as it is before
         self.parts.extend([Part::Load(self.header.l1_offset, self.header.l1_entries), Part::Keep]);
         if let Some((offset, entries)) = self.maps.old_table() {

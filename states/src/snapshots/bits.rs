@@ -64,17 +64,8 @@ impl Bits {
 
     /// Sets the bits from `first` on, up to `end`.
     fn set(&mut self, first: u64, end: u64) {
-        let (mut at, end) = (first, end.min(self.count));
         debug_assert!(first < self.count, "it stands for something");
-        while at < end {
-            let (byte, bit) = ((at / 8) as usize, at % 8);
-            let count = (8 - bit).min(end - at);
-            // cannot fail: below `count`
-            if let Some(byte) = self.bytes.get_mut(byte) {
-                *byte |= ((0xffu16 >> (8 - count)) << bit) as u8;
-            }
-            at += count;
-        }
+        bitmap::set_bits(&mut self.bytes, first, end.min(self.count));
     }
 
     /// Every byte that one of `other`'s bits stands for has its bit.

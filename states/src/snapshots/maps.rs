@@ -116,7 +116,7 @@ impl Maps {
     }
 
     /// Changes the directory as it was asked.
-    pub(super) fn change(&mut self, ask: &BitmapAsk, header: &Header) -> Result<Table, Error> {
+    pub(super) fn change(&mut self, ask: &BitmapAsk, stores: bool, header: &Header) -> Result<Table, Error> {
         debug_assert!(self.table.is_none(), "it is changed once");
         if let Some(list) = header.bitmaps() {
             let bytes = self.bytes.get(..list.directory_size as usize).unwrap_or(&self.bytes);
@@ -130,7 +130,7 @@ impl Maps {
                 Table::Comes
             }
             (_, None) => return Err(Error::NoBitmap),
-            (change, Some(index)) => self.change_entry(index, change, header)?,
+            (change, Some(index)) => self.change_entry(index, change, stores, header)?,
         };
         self.table = Some(table);
         Ok(table)
@@ -170,14 +170,23 @@ impl Maps {
         }
     }
 
-    fn change_entry(&mut self, index: usize, change: &BitmapChange, header: &Header) -> Result<Table, Error> {
+    fn change_entry(
+        &mut self,
+        index: usize,
+        change: &BitmapChange,
+        stores: bool,
+        header: &Header,
+    ) -> Result<Table, Error> {
         // cannot fail: it was found there
         let Some(bitmap) = self.entries.get_mut(index) else { return Err(Error::NoBitmap) };
-        if bitmap.in_use() && *change != BitmapChange::Remove {
+        if bitmap.in_use() && *change != BitmapChange::Remove && !stores {
             return Err(refused(BitmapLack::InUse));
         }
         (self.old, self.index) = (Some(bitmap.clone()), Some(index));
         debug_assert!(bitmap.table_entries > 0, "a bitmap has a table");
+        if stores {
+            bitmap.set_stored();
+        }
         Ok(match change {
             BitmapChange::Remove => {
                 self.entries.remove(index);

@@ -126,6 +126,8 @@ pub(crate) struct Edited {
     pub(crate) file_len: u64,
     /// Nobody counts these any more, though a request in flight may have found them.
     pub(crate) freed: Vec<ClusterRun>,
+    /// The directory of bitmaps, if it is a new one.
+    pub(crate) directory: Option<Vec<u8>>,
 }
 
 /// What the image is like where the work begins.

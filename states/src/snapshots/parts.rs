@@ -61,7 +61,7 @@ impl Edit {
             Part::PlaceList => {
                 self.bytes = match self.ask {
                     Task::Snapshot(_) => self.list.encode(),
-                    Task::Bitmap(_) => {
+                    Task::Bitmap(_) | Task::Store(_) => {
                         let map = self.placed(Region::Map).map(|(host, _)| host);
                         self.maps.place_table(map)
                     }
@@ -209,7 +209,7 @@ impl Edit {
             let blocks = (0..self.counts.len()).map(|index| self.counts.old_block(index));
             self.old.extend(blocks.filter(|block| *block != 0).map(|block| Span::at(block, cluster)));
             let l1 = |offset, entries: u32| Span::at(offset, u64::from(entries) * 8);
-            if matches!(self.ask, Task::Bitmap(_)) {
+            if self.is_bitmap() {
                 self.old.extend(self.maps.dropped(&self.header));
             }
             match &self.plan {
@@ -295,6 +295,11 @@ impl Edit {
         }
     }
 
+    pub(super) fn is_bitmap(&self) -> bool {
+        debug_assert!(self.maps.table.is_none() || self.plan.is_none(), "one or the other");
+        matches!(self.ask, Task::Bitmap(_) | Task::Store(_))
+    }
+
     /// The header leads to all that is new; as long as it is not one sector alone, in several steps.
     fn change_header(&mut self) -> Result<(), Stop> {
         let old = self.header.clone();
@@ -360,7 +365,8 @@ impl Edit {
             (metadata.l2, metadata.twice) = (owners, twice);
         }
         let freed = self.counts.take_freed();
-        Edited { header, metadata, end: self.reached().1, file_len: self.file_len, freed }
+        let directory = self.is_bitmap().then(|| core::mem::take(&mut self.bytes));
+        Edited { header, metadata, end: self.reached().1, file_len: self.file_len, freed, directory }
     }
 }
 

@@ -19,12 +19,14 @@ use super::metadata_map::MetadataMap;
 use super::overlaps::{beyond_the_end, overlapping, two_entries};
 use super::owners::Owners;
 use super::quarantine::Quarantine;
+use super::tracking::Tracking;
 use crate::base::geometry::Geometry;
 use crate::base::span::Span;
 use crate::error::Error;
 use crate::fault::{Fault, Op, ReftableFault};
 use crate::io::IoOp;
 use crate::outbox::{Due, Outbox, Purpose};
+use crate::qcow2::header::{BITMAPS, RAW_DATA_FILE};
 use crate::qcow2::refcount::BlockShape;
 use crate::qcow2::{Header, entry};
 use crate::rule::Rule;
@@ -49,6 +51,8 @@ pub(crate) struct OpenedMetadata {
     pub(crate) twice: Option<(u64, u64)>,
     /// Of the clusters from here on, bytes, the counts are 0.
     pub(crate) tail: Option<u64>,
+    /// Bitmaps that are kept up.
+    pub(crate) tracking: Option<Tracking>,
 }
 
 /// A refcount table that is to be replaced by a larger one.
@@ -96,6 +100,8 @@ pub(crate) struct Refcounted {
     pub(crate) packed: u64,
     /// Metadata overlaps, or is not counted: no count, no table may change.
     pub(crate) broken: Option<Error>,
+    /// What the guest may have changed, if bitmaps are kept up.
+    pub(crate) tracking: Option<Tracking>,
 }
 
 /// What the counts of a run say.
@@ -116,7 +122,7 @@ impl Refcounted {
     /// The file ends at `end`, a border of clusters.
     pub(crate) fn new(header: Header, tables: OpenedMetadata, end: u64) -> Refcounted {
         debug_assert!(end.is_multiple_of(header.cluster_size()));
-        let OpenedMetadata { reftable: table, snapshots, l2, twice, .. } = tables;
+        let OpenedMetadata { reftable: table, snapshots, l2, twice, tracking, .. } = tables;
         let cluster = header.cluster_size();
         debug_assert!(cluster.is_power_of_two(), "limits of the format");
         let mut fixed = alloc::vec![Span::at(0, cluster)];
@@ -148,8 +154,23 @@ impl Refcounted {
             starving: false,
             packed: 0,
             broken,
+            tracking,
             header,
         }
+    }
+
+    /// Autoclear bits that are kept up.
+    pub(crate) fn kept_up(&self) -> u64 {
+        let kept = self.tracking.as_ref().is_some_and(|tracking| !tracking.is_given_up());
+        debug_assert!(!kept || self.header.bitmaps().is_some(), "what is kept up is there");
+        if kept { RAW_DATA_FILE | BITMAPS } else { RAW_DATA_FILE }
+    }
+
+    /// Before the guest's data changes the header, or the directory of bitmaps, has to say so.
+    pub(crate) fn is_stale(&self) -> bool {
+        let marks = self.tracking.as_ref().is_some_and(Tracking::must_mark);
+        debug_assert!(!marks || self.header.bitmaps().is_some(), "what is kept up is there");
+        marks || self.header.stale_autoclear(self.kept_up()) != 0
     }
 
     /// First byte behind the metadata whose place is known.

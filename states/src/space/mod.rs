@@ -19,6 +19,7 @@ pub(crate) mod packed;
 mod places;
 pub(crate) mod quarantine;
 pub(crate) mod reclaim;
+pub(crate) mod tracking;
 
 use crate::base::geometry::Geometry;
 use crate::options::Options;

@@ -6,7 +6,7 @@ use super::named::{Image, Naming};
 use super::progress::Progress;
 use crate::interrupt;
 use crate::out::{fail, program};
-use crate::words::failure::{resize_rule, warn_of_change};
+use crate::words::failure::{resize_rule, warn_of_size};
 use crate::words::{cache, keyval, sizes};
 use quod::{Error, Format, describe};
 use quod_tools::{self as tools, Amendment, Session};
@@ -105,7 +105,7 @@ fn change(args: &Args) -> Result<(), String> {
     let failed = |error: &Error| told(&image, error);
     let sized = match size {
         Some(new) => {
-            warn_of_change(&image.path, session.info());
+            warn_of_size(&image.path, session.info());
             session.resize(new).map_err(|error| failed(&error))
         }
         None => Ok(()),

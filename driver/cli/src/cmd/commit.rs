@@ -99,9 +99,8 @@ fn commit(args: &Args) -> Result<(), String> {
     let named = chain[target].path.display();
     keep_snapshots(&chain[..target], args.force, &format!("what '{named}' has"))?;
     let empty = !args.drop && args.base.is_none();
-    warn_of_bitmaps(&chain[target]);
-    if empty {
-        warn_of_bitmaps(&chain[0]);
+    if chain[target].info.virtual_size < chain[0].info.virtual_size {
+        warn_of_bitmaps(&chain[target]);
     }
     let below = |index: usize| {
         // a format that nobody names is found out, and writes to a raw image's beginning are looked at

@@ -7,7 +7,7 @@ use super::named::{Image, Naming};
 use super::progress::Progress;
 use crate::interrupt;
 use crate::out::{fail, program};
-use crate::words::failure::{warn_about_probing, warn_of_bitmaps, why_not_opened};
+use crate::words::failure::{warn_about_probing, why_not_opened};
 use crate::words::open::{COMMIT_MS, TABLES_ONCE};
 use crate::words::{cache, format};
 use quod::{AllowAll, Error, ErrorKind, Fault, Format, Lack, Named, OpenOptions, Role, describe};
@@ -104,7 +104,6 @@ fn change(args: &Args) -> Result<(), String> {
     let new = name.map(|name| file_of(&image.path, name)).transpose();
     if !args.backing_unsafe {
         keep_snapshots(std::slice::from_ref(&facts), args.force, "what the backing file has")?;
-        warn_of_bitmaps(&facts);
         let new = new.map_err(|why| {
             format!("Could not open new backing file '{}': {why}", name.unwrap_or_default())
         })?;

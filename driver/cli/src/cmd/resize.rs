@@ -5,7 +5,7 @@
 use super::named::Naming;
 use crate::interrupt;
 use crate::out::{fail, note, program};
-use crate::words::failure::{resize_rule, warn_about_probing, warn_of_change};
+use crate::words::failure::{resize_rule, warn_about_probing, warn_of_size};
 use crate::words::sizes;
 use crate::words::sizes::SizeError;
 use quod::fault::FormatLack;
@@ -81,7 +81,7 @@ fn resize(args: &Args) -> Result<(), String> {
     let result = match refusal(args, format, old, new) {
         Some(text) => Err(text),
         None => {
-            warn_of_change(file, session.info());
+            warn_of_size(file, session.info());
             session.resize(new).map_err(|error| why(format, &error)).and_then(|()| {
                 let how = mode(&args.preallocation);
                 let filled = tools::preallocate(&mut session, old, new, how, interrupt::asked);

@@ -9,7 +9,7 @@ use crate::words::nodes::COPIED;
 use crate::words::open::{Fitted, Mode};
 use quod::{AllowAll, Bitmaps, Buffer, Buffers, Completion, Config, DiskInfo, Driver};
 use quod::{DeviceOp, Error, ErrorKind, Extent, FileRole, Format};
-use quod::{OpenOptions, Refusal, Request, Status};
+use quod::{OpenOptions, Refusal, Request, RequestKind, Status};
 use quod_tools::{self as tools, CreateOptions, Session};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ impl<T> Target<T> {
             _overlay: overlay,
         };
         if target.bitmaps.as_ref().is_some_and(|bitmaps| bitmaps.dropped) {
-            target.warn();
+            target.warn(false);
         }
         Ok(target)
     }
@@ -151,7 +151,7 @@ impl<T> Target<T> {
         self.next_user += 1;
         let mut request = request(user);
         if request.kind.name().changes() {
-            self.warn();
+            self.warn(matches!(request.kind, RequestKind::Resize { .. }));
         }
         loop {
             match self.session.submit(request) {
@@ -163,9 +163,9 @@ impl<T> Target<T> {
         }
     }
 
-    /// Says once what happens to the bitmaps.
-    fn warn(&mut self) {
-        if let Some(bitmaps) = self.bitmaps.take() {
+    /// Says once what happens to the bitmaps, if they are not kept up, or the disk gets another size.
+    fn warn(&mut self, resize: bool) {
+        if let Some(bitmaps) = self.bitmaps.take_if(|bitmaps| resize || !bitmaps.kept) {
             warn_about_bitmaps(&self.path, &bitmaps);
         }
     }

@@ -301,7 +301,7 @@ fn warn_about(path: &Path, names: &[Vec<u8>], valid: u32, dropped: bool) {
     complain!("{}: warning: '{}': {why} {list} inconsistent", program(), path.display());
 }
 
-/// The same of an image that was looked at and is about to be changed.
+/// The same of an image that was looked at, whose disk is about to get another size.
 pub fn warn_of_bitmaps(image: &ImageInfo) {
     const IN_USE: u32 = 1;
     let all = image.qcow2.as_deref().map_or(&[][..], |facts| &facts.bitmaps);
@@ -312,11 +312,22 @@ pub fn warn_of_bitmaps(image: &ImageInfo) {
     }
 }
 
-/// The same of a disk that was just opened, which is about to be changed.
+/// The same of a disk that was just opened, which is about to be changed: if its bitmaps are not kept up.
 pub fn warn_of_change(path: &Path, disk: Option<&DiskInfo>) {
-    if let Some(bitmaps) = disk.and_then(|disk| disk.image().info.bitmaps.as_ref()) {
+    if let Some(bitmaps) = bitmaps_of(disk).filter(|bitmaps| !bitmaps.kept) {
         warn_about_bitmaps(path, bitmaps);
     }
+}
+
+/// The same of one that is about to get another size.
+pub fn warn_of_size(path: &Path, disk: Option<&DiskInfo>) {
+    if let Some(bitmaps) = bitmaps_of(disk) {
+        warn_about_bitmaps(path, bitmaps);
+    }
+}
+
+fn bitmaps_of(disk: Option<&DiskInfo>) -> Option<&Bitmaps> {
+    disk.and_then(|disk| disk.image().info.bitmaps.as_ref())
 }
 
 /// Ends a command with the reason why its image could not be opened.

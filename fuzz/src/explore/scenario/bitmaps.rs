@@ -42,5 +42,23 @@ pub fn all() -> Vec<Scenario> {
         scenario("qcow2-bitmap-added-to-what-is-new", USUAL, 1, &[ADD, Ask::Close])
             .warmed(&[write(512, 512), write(2 * K, K)]),
         scenario("qcow2-lazy-bitmap-added", LAZY, 1, &[ADD, Ask::Close]).warmed(&[write(0, 2 * K)]),
+        scenario("qcow2-bitmap-merged-and-written-over", SMALL, 1, &[MERGE, write(0, 512), Ask::Flush])
+            .warmed(&[ADD]),
+        // kept up
+        scenario("qcow2-bitmap-kept-up", USUAL, 1, &[write(K, 512), Ask::Close]).warmed(&[ADD]),
+        scenario("qcow2-bitmap-kept-up-in-place", SMALL, 1, &[write(512, 512), Ask::Quiesce, write(0, 512)])
+            .made(&[data(0, 2)])
+            .warmed(&[ADD]),
+        scenario(
+            "qcow2-bitmap-kept-up-of-two-writes",
+            USUAL,
+            2,
+            &[write(0, 512), write(2 * K, 512), Ask::Close],
+        )
+        .warmed(&[ADD, second]),
+        scenario("qcow2-bitmap-kept-up-and-cleared", USUAL, 1, &[write(0, 512), clear, Ask::Close])
+            .warmed(&[ADD]),
+        scenario("qcow2-bitmap-kept-up-beside-one-that-is-not", USUAL, 1, &[write(0, 512), Ask::Quiesce])
+            .warmed(&[ADD, second, map(1, MapChange::Disable)]),
     ]
 }

@@ -8,6 +8,7 @@ mod empty;
 mod move_l1;
 mod resize;
 mod snapshot;
+mod store;
 
 use super::next::Next;
 use super::value::Image;
@@ -87,7 +88,7 @@ impl Image {
         let durable = |window| window <= self.commit.windows.tables_durable();
         debug_assert!(durable(self.requests.acb(a).commit.window), "it was told so");
         match self.job(a) {
-            Job::Close => self.trim(a),
+            Job::Close => self.store_or_trim(a),
             Job::Resize { size } => self.size_durable(a, size),
             Job::Snapshot => self.snapshot_rests(a),
             Job::Empty => self.emptied_durably(a),

@@ -14,7 +14,7 @@
 //!   when that is durable (QC11).
 
 use crate::acb::job::{Copying, Resizing};
-use crate::acb::request::Met;
+use crate::acb::request::{Met, RequestKind};
 use crate::acb::{AcbIndex, State, Want};
 use crate::base::geometry::{SliceNumber, align_up};
 use crate::base::queue::Queue;
@@ -191,7 +191,7 @@ impl Image {
     /// The acb leaves the pipeline.
     pub(super) fn leave_pipeline(&mut self, a: AcbIndex) {
         let acb = self.requests.acb_mut(a);
-        debug_assert!(acb.kind.is_job());
+        debug_assert!(acb.kind.is_job() || acb.kind == RequestKind::Quiesce);
         acb.commit.window = 0;
         // the last phases of a round with nothing to write pass without being shown
         match acb.state {

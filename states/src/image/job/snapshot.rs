@@ -29,6 +29,7 @@ use crate::space::quarantine::Quarantine;
 use crate::tables::cache::TableCache;
 use crate::tables::dangling::Dangling;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 impl Image {
     /// What the [`RequestKind::Snapshot`](crate::RequestKind::Snapshot) that is submitted next asks for.
@@ -44,28 +45,30 @@ impl Image {
     fn plan(&mut self, task: Task) {
         debug_assert!(self.outbox.due.is_empty(), "the mutator before has settled");
         if self.edit.as_deref().is_none_or(|edit| !edit.has_begun()) {
-            self.edit = Some(Box::new(Editing::new(task)));
+            self.edit = Some(Box::new(Editing::new(Some(task))));
         }
     }
 
     /// May what was planned be done to this image?
     pub(crate) fn admit_snapshot(&self) -> Result<(), Error> {
         debug_assert!(!self.options.read_only, "what is read alone was refused");
-        let task = self.edit.as_deref().map(Editing::ask);
+        let task = self.edit.as_deref().and_then(Editing::ask);
         let Some(counted) = self.refcounted.as_deref() else {
             let name = self.layout.name();
             return Err(Error::Unsupported(match task {
                 Some(Task::Bitmap(_)) => Lack::Bitmap(BitmapLack::Format(name)),
-                Some(Task::Snapshot(_)) | None => Lack::Snapshots(name),
+                Some(Task::Snapshot(_) | Task::Store(_)) | None => Lack::Snapshots(name),
             }));
         };
         let ask = match task {
             Some(Task::Bitmap(ask)) => return admit_bitmap(ask, &counted.header),
             Some(Task::Snapshot(ask)) => Some(ask),
-            None => None,
+            Some(Task::Store(_)) | None => None,
         };
         match ask {
             _ if counted.header.has_data_file() => Err(Error::Unsupported(Lack::SnapshotDataFile)),
+            // refused as busy
+            None if self.is_storing() => Ok(()),
             None => Err(Error::Misuse("a snapshot's request without what it asks for")),
             Some(Ask::Create { name, .. }) if name.len() > usize::from(u16::MAX) => {
                 Err(Error::Misuse("the name of a snapshot has 65535 bytes at most"))
@@ -99,9 +102,9 @@ impl Image {
     fn keeps_what_is_stale(&self) -> bool {
         debug_assert!(self.edit.is_some(), "a snapshot was planned");
         let kept = |counted: &Refcounted| counted.header.stale_autoclear(RAW_DATA_FILE | BITMAPS) == 0;
-        match self.edit.as_deref().map(Editing::ask) {
+        match self.edit.as_deref().and_then(Editing::ask) {
             // others go with the header that has the new directory: until then nothing else changes
-            Some(Task::Bitmap(_)) => self.health.is_stale(),
+            Some(Task::Bitmap(_) | Task::Store(_)) => self.health.is_stale(),
             Some(Task::Snapshot(Ask::Apply(_))) | None => false,
             Some(Task::Snapshot(Ask::Create { .. } | Ask::Delete(_))) => {
                 self.health.is_stale() && self.refcounted.as_deref().is_some_and(kept)
@@ -126,11 +129,17 @@ impl Image {
             return Next::fail(Error::Poisoned);
         }
         self.leave_pipeline(a);
+        // what is kept up is stored before it changes
+        let stores = match self.edit.as_deref().and_then(Editing::ask) {
+            Some(Task::Bitmap(_)) => self.stores(),
+            _ => Vec::new(),
+        };
         self.requests.set_state(a, State::Snapshot);
         let Some(edit) = self.edit.as_deref_mut() else {
             debug_assert!(false, "it was planned");
             return Next::Done;
         };
+        edit.first(stores.into_iter());
         self.requests.wait_in(edit.waiter_mut(), a);
         self.outbox.due |= Due::JOB;
         Next::Wait
@@ -161,8 +170,10 @@ impl Image {
             return;
         };
         let before = Before { header: &counted.header, table: &counted.table, end, file_len, device };
-        edit.work(|ask| Edit::new(ask, &before, |rule| options.sabotaged(rule)));
-        self.edit_on();
+        match edit.work(|task| Edit::new(task, &before, |rule| options.sabotaged(rule))) {
+            true => self.edit_on(),
+            false => self.end_snapshot(Ok(())),
+        }
     }
 
     /// The next I/O of it, or its end.
@@ -180,11 +191,11 @@ impl Image {
             }
             Turn::Done(Ok(edited)) => {
                 self.take_over(*edited);
-                self.end_snapshot(Ok(()));
+                self.edit_more(Ok(()));
             }
             Turn::Done(Err(error)) => {
                 self.abandon_snapshot();
-                self.end_snapshot(Err(error));
+                self.edit_more(Err(error));
             }
         }
     }
@@ -212,10 +223,22 @@ impl Image {
         if edit.is_switching() && !halted {
             // the file has the old header or the new one
             self.poison_with(error.clone());
-        } else if !halted {
+            return self.end_snapshot(Err(error));
+        }
+        if !halted {
             self.abandon_snapshot();
         }
-        self.end_snapshot(Err(error));
+        self.edit_more(Err(error));
+    }
+
+    /// A part of it ended. A bitmap that cannot be stored stays in use, and the others are stored.
+    fn edit_more(&mut self, result: Result<(), Error>) {
+        let Some(edit) = self.edit.as_deref_mut() else { return };
+        edit.rest();
+        match result {
+            Err(error) if edit.ask().is_some() || self.health.is_halted() => self.end_snapshot(Err(error)),
+            Ok(()) | Err(_) => self.outbox.due |= Due::JOB,
+        }
     }
 
     pub(crate) fn encode_snapshot(&self, buf: &mut [u8]) {
@@ -227,10 +250,14 @@ impl Image {
 
     /// What the file holds now becomes what memory knows.
     fn take_over(&mut self, edited: Edited) {
-        let Edited { header, metadata, end, file_len, freed } = edited;
+        let Edited { header, mut metadata, end, file_len, freed, directory } = edited;
         debug_assert!(self.tables.dirty == 0 && self.tables.young == 0, "all of it was in the file");
         self.layout = Layout::qcow2(&header);
-        self.health.renew(header.stale_autoclear(RAW_DATA_FILE) != 0);
+        // until all of it is done it is what it was
+        metadata.tracking = self.refcounted.as_deref_mut().and_then(|counted| counted.tracking.take());
+        if let (Some(directory), Some(edit)) = (directory, self.edit.as_deref_mut()) {
+            edit.directory = Some(directory);
+        }
         self.size = header.guest_size();
         let start = self.layout.start(self.size, file_len, &self.options);
         self.space = start.space;
@@ -244,6 +271,7 @@ impl Image {
         for run in freed {
             counted.quarantine.bury(Uncounted::found(run));
         }
+        self.health.renew(counted.is_stale());
         self.refcounted = Some(Box::new(counted));
         self.outbox.due |= Due::PUNCH | Due::SLOTS;
     }
@@ -273,10 +301,11 @@ impl Image {
     fn end_snapshot(&mut self, result: Result<(), Error>) {
         let Some(mut waiter) = self.edit.as_deref_mut().map(Editing::end) else { return };
         debug_assert!(!waiter.is_empty(), "its acb waits for it");
+        self.track_again();
         if let Err(error) = result {
             // what contradicts the format ends all changes, whoever has met it; bitmaps no guest sees
             let edit = self.edit.as_deref();
-            let bitmap = edit.is_some_and(|edit| matches!(edit.ask(), Task::Bitmap(_)));
+            let bitmap = edit.is_some_and(|edit| !matches!(edit.ask(), Some(Task::Snapshot(_))));
             let told = match bitmap {
                 true => error,
                 false => match self.fail_lookup(Box::new(error)) {
