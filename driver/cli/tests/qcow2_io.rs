@@ -309,7 +309,8 @@ fn a_vm_state_changes_hands() {
     let path = folder.path();
     let write = |pattern: &str| format!("write -b -P {pattern} 0 300k");
     let read = |pattern: &str| format!("read -b -P {pattern} 0 300k");
-    let both: [fn(&[&str], &Path, &str) -> common::Answer; 2] = [quod_io, qemu_io];
+    type Io = fn(&[&str], &Path, &str) -> common::Answer;
+    let both: [Io; 2] = [quod_io, qemu_io];
     for (writer, reader) in [(both[0], both[1]), (both[1], both[0])] {
         let run = |tool: fn(&[&str], &Path, &str) -> common::Answer, command: &str| {
             let answer = tool(&["-f", "qcow2", "-c", command, "x.qcow2"], path, "");
