@@ -412,8 +412,8 @@ impl Request {
     }
 
     /// What is the first run of the range made of, in this layer (0: the image, 1: its backing file)? The
-    /// answer is in [`CompletionKind::Map`], begins at `offset`, and may be shorter than it could be: ask
-    /// again for the rest.
+    /// answer is in [`CompletionKind::Map`](crate::CompletionKind::Map), begins at `offset`, and may be
+    /// shorter than it could be: ask again for the rest.
     pub fn map(layer: usize, offset: u64, len: u64, user: u64) -> Request {
         Request { kind: RequestKind::Map { layer, offset, len }, user }
     }
