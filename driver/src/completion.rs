@@ -47,12 +47,11 @@ impl CompletionKind {
     /// What will come back of a request: its buffers go along.
     pub(crate) fn answering(request: RequestKind) -> CompletionKind {
         match request {
-            RequestKind::Read { buffers, .. } | RequestKind::ReadState { buffers, .. } => {
-                CompletionKind::Read(buffers)
-            }
-            RequestKind::Write { buffers, .. } | RequestKind::WriteState { buffers, .. } => {
-                CompletionKind::Write(buffers)
-            }
+            // each by itself: their buffers lie in different places, and the usual two are not to pay for that
+            RequestKind::Read { buffers, .. } => CompletionKind::Read(buffers),
+            RequestKind::Write { buffers, .. } => CompletionKind::Write(buffers),
+            RequestKind::ReadState { buffers, .. } => CompletionKind::Read(buffers),
+            RequestKind::WriteState { buffers, .. } => CompletionKind::Write(buffers),
             RequestKind::WriteCompressed { buffers, .. } => CompletionKind::WriteCompressed(buffers),
             RequestKind::WriteZeroes { .. } => CompletionKind::WriteZeroes,
             RequestKind::Discard { .. } => CompletionKind::Discard,

@@ -447,9 +447,10 @@ impl Request {
     /// # let path = folder.path().join("disk.qcow2");
     /// # quod_tools::create(&path, &quod_tools::CreateOptions::new(quod::Format::Qcow2, 1 << 30))?;
     /// let mut session = quod_tools::Session::open(&path, OpenOptions::new().write(true))?;
-    /// let state = vec![7; 100_000];
+    /// let mut state = Buffer::zeroed(100_000);
+    /// state.as_mut_slice().fill(7);
     /// session.run(Request::grow_state(100_000, 0))?;
-    /// session.run(Request::write_state(0, Buffer::from(state), 0))?;
+    /// session.run(Request::write_state(0, state, 0))?;
     /// session.run(Request::read_state(0, Buffer::zeroed(100_000), 0))?;
     /// session.close()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
