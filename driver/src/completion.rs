@@ -47,7 +47,7 @@ impl CompletionKind {
     /// What will come back of a request: its buffers go along.
     pub(crate) fn answering(request: RequestKind) -> CompletionKind {
         match request {
-            // each by itself: their buffers lie in different places, and the usual two are not to pay for that
+            // each by itself: buffers lie in different places, and the usual two are not to pay for that
             RequestKind::Read { buffers, .. } => CompletionKind::Read(buffers),
             RequestKind::Write { buffers, .. } => CompletionKind::Write(buffers),
             RequestKind::ReadState { buffers, .. } => CompletionKind::Read(buffers),
