@@ -84,8 +84,8 @@ impl Image {
         };
         debug_assert!(!self.jobs.is_alone(), "nothing that has to be alone runs");
         // where the state lies depends on the disk's size: those that are about it end first
-        let of_state = self.requests.iter().filter(|(_, acb)| acb.flags.contains(Flags::STATE)).count();
-        let alone = moves || size < self.size || of_state > 0;
+        let of_state = self.requests.iter().any(|(_, acb)| acb.flags.contains(Flags::STATE));
+        let alone = moves || size < self.size || of_state;
         self.jobs.resize(first, alone);
     }
 

@@ -14,7 +14,7 @@ use crate::rule::Rule;
 impl Image {
     /// A request about the VM state becomes one about what lies behind the disk: a read or a write there, or
     /// room for more in the L1 table. Returns how far that table maps.
-    pub(in crate::image) fn admit_state_request(&mut self, request: &mut Request) -> Result<u64, Refused> {
+    pub(in crate::image) fn admit_state_request(&self, request: &mut Request) -> Result<u64, Refused> {
         let begin = self.layout.state_begin(self.size, self.backing_len).map_err(Refused::Invalid)?;
         let misuse = |what| Err(Refused::Invalid(Error::Misuse(what)));
         let room = self.mapped().max(begin);
